@@ -1,0 +1,56 @@
+# make demo    a small model from raw text to a chat assistant, on this machine's CPU in some minutes
+# make test    the tests
+# make check   format, lint, types, import rules
+# make clean   removes .venv, builds and caches; never runs/
+#
+# Each works from a fresh clone and makes .venv at the first call. Needs Python 3.11 or newer.
+#   PYTHON=python3.12            another interpreter for .venv
+#   PIP_ARGS="--find-links DIR"  your own index or wheels, e.g. the CPU-only or a CUDA build of torch
+#   ARGS="..."                   appended to the command of demo (overrides) or test (pytest's arguments)
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := llamatrain launch pretrain sft reward rlhf evaluation toyworld
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt $(PIP_ARGS)
+
+.PHONY: help demo test check clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/installed
+	@$(BIN)/llamatrain pipeline preset=demo $(ARGS)
+
+test: $(VENV)/installed-test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/installed-test
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:
+	@rm -rf $(VENV) build dist llamatrain.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find $(SOURCES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: a second call installs again only when setup.py or constraints.txt changed.
+$(VENV)/installed: setup.py constraints.txt | $(BIN)/python
+	@echo "Installing llamatrain and what it needs into $(VENV): a minute or two, about 1.6 GB ..."
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/installed-test: setup.py constraints.txt | $(BIN)/python
+	@echo "Installing llamatrain with its tests' tools into $(VENV): a minute or two, about 1.7 GB ..."
+	@$(INSTALL) -e ".[test]"
+	@touch $(VENV)/installed $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "llamatrain needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,0 +1,316 @@
+"""Hydra's configuration as checked dataclasses: the one entry of every program.
+
+`main(program, schema, task)` composes configs/<program>.yaml with the command line, holds the result against the
+program's dataclass and runs the task. Hydra only composes: it changes no folder, sets up no logging, writes nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import UserError
+
+C = TypeVar("C")
+
+EXIT_FAILURE, EXIT_USER, EXIT_STOPPED = 1, 2, 75
+
+
+class Stopped(Exception):
+    """A signal stopped the run after it was saved: exit code 75."""
+
+
+def config_folder() -> Path:
+    """Return the folder of the YAML files: beside the package in a checkout, inside it when installed."""
+    here = Path(__file__).resolve().parent
+    inside = here / "configs"
+    return inside if inside.is_dir() else here.parent / "configs"
+
+
+# --- composing ---------------------------------------------------------------------------------------------------
+
+
+def preset_overrides(program: str, name: str) -> list[str]:
+    """Return what preset `name` tells `program`: a list of overrides, put before the user's own."""
+    preset = load_preset(name)
+    overrides = preset.get(program) or []
+    if not isinstance(overrides, list):
+        raise UserError(f"preset {name}: '{program}' must be a list of overrides, got {type(overrides).__name__}")
+    return [str(override) for override in overrides]
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Read configs/preset/<name>.yaml, or a file of the user's own given by its path: program -> overrides."""
+    own = Path(name)
+    path = own if own.suffix in (".yaml", ".yml") else config_folder() / "preset" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (config_folder() / "preset").glob("*.yaml"))
+        raise UserError(f"preset={name}: no such preset; there are {', '.join(known)}, or give a path to a .yaml file")
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+
+
+def _with_preset(program: str, overrides: Sequence[str]) -> list[str]:
+    names = [o.split("=", 1)[1] for o in overrides if o.startswith("preset=")]
+    own = [o for o in overrides if not o.startswith("preset=")]
+    return [*itertools.chain.from_iterable(preset_overrides(program, name) for name in names), *own]
+
+
+def _hydra(program: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose without a schema."""
+    path = config_folder() / f"{program}.yaml"
+    if not path.is_file():
+        raise UserError(f"no configuration for program '{program}' in {config_folder()}")
+    GlobalHydra.instance().clear()
+    overrides = _with_preset(program, overrides)
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return hydra_compose(program, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, program, overrides)) from None
+
+
+def compose_dict(program: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose a program's configuration as a plain dictionary, without its schema; `???` stays where a value is needed."""
+    config = _hydra(program, overrides)
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, program, overrides)) from None
+
+
+def compose(program: str, schema: type[C], overrides: Sequence[str] = ()) -> C:
+    """Compose a program's configuration as its dataclass; every mistake is a UserError that names the key."""
+    config = _hydra(program, overrides)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema), config)
+        missing = sorted(OmegaConf.missing_keys(typed))
+        if missing:
+            raise UserError(_explain_missing(missing, program))
+        return cast(C, OmegaConf.to_object(typed))
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, program, overrides, schema)) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration dataclass as plain dictionaries and lists."""
+    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+
+
+def _explain_missing(keys: list[str], program: str) -> str:
+    needs = "; ".join(f"{key}: {_comment(program, key) or 'needs a value'}" for key in keys)
+    return f"llamatrain {program} needs a value for {', '.join(keys)} ({needs})"
+
+
+def _comment(program: str, key: str) -> str:
+    """Return the comment beside a key in its YAML."""
+    leaf = key.split(".")[-1]
+    for line in (config_folder() / f"{program}.yaml").read_text().splitlines():
+        found = re.match(rf"\s*{re.escape(leaf)}:[^#]*#\s*(.*)", line)
+        if found:
+            return found[1]
+    return ""
+
+
+def _explain(error: Exception, program: str, overrides: Sequence[str], schema: type | None = None) -> str:
+    """Turn Hydra's and OmegaConf's errors into one line that names the key, the value and the need."""
+    cause = error.__cause__ or error
+    text = str(cause).strip() or str(error).strip()
+    first = text.splitlines()[0] if text else type(error).__name__
+    key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '([^']+)')", text)
+    group = re.search(r"(?:In '([^']+)': )?Could not (?:find|override|load) '?([^'\s]+)'?", str(error))
+    if unknown:
+        name = str(key or unknown[1])
+        known = _known_keys(program, schema)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or _same_leaf(name, known)
+        hint = f"; the nearest is '{near[0]}'" if near else ""
+        return f"unknown key '{name}' for llamatrain {program}{hint} (see `llamatrain {program} --help`)"
+    if "Could not find" in str(error) or "Could not load" in str(error):
+        return f"llamatrain {program}: " + " ".join(str(error).split())
+    if key:
+        given = next((o.split("=", 1)[1] for o in reversed(overrides) if o.lstrip("+").startswith(f"{key}=")), None)
+        value = f"={given}" if given is not None else ""
+        return f"{key}{value}: {first[0].lower()}{first[1:]}"
+    if group and not text:
+        return f"llamatrain {program}: {str(error).splitlines()[0]}"
+    return f"llamatrain {program}: {first}"
+
+
+def _same_leaf(name: str, known: list[str]) -> list[str]:
+    leaf = name.split(".")[-1]
+    leaves = {k.split(".")[-1]: k for k in known}
+    return [leaves[n] for n in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
+
+
+def _known_keys(program: str, schema: type | None) -> list[str]:
+    keys: list[str] = []
+
+    def visit(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                visit(value, f"{prefix}{name}.")
+
+    visit(compose_dict(program), "")
+    if schema is not None:
+        keys.extend(f.name for f in fields(cast(Any, schema)) if f.name not in keys)
+    return keys
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+def main(program: str, schema: type[C], task: Callable[[C], None], argv: Sequence[str] | None = None) -> None:
+    """Run a program: compose its configuration from the command line and call the task; never returns.
+
+    Exit codes: 0 done, 1 failure, 2 the user's mistake, 75 stopped by a signal, saved and resumable.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(_guarded(lambda: _dispatch(program, schema, task, arguments)))
+
+
+def _guarded(body: Callable[[], int]) -> int:
+    try:
+        return body()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # one message, not one a rank
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"stopped: {stop}", file=sys.stderr)
+        return EXIT_STOPPED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except Exception:
+        traceback.print_exc()
+        return EXIT_FAILURE
+
+
+def _dispatch(program: str, schema: type[C], task: Callable[[C], None], arguments: list[str]) -> int:
+    if any(a in ("--help", "-h") for a in arguments):
+        print(help_text(program, task))
+        return 0
+    flags = [a for a in arguments if a.startswith("-")]
+    overrides = [a for a in arguments if not a.startswith("-")]
+    if flags == ["--cfg"] and overrides[:1] == ["job"]:
+        print(OmegaConf.to_yaml(OmegaConf.structured(compose(program, schema, overrides[1:]))), end="")
+        return 0
+    if flags in (["--multirun"], ["-m"]):
+        return _multirun(program, overrides)
+    if flags:
+        raise UserError(f"unknown option {flags[0]}: there are --help, --cfg job and --multirun")
+    stray = [o for o in overrides if "=" not in o and not o.startswith("~")]
+    if stray:
+        raise UserError(f"'{stray[0]}' is not an override: need key=value (see `llamatrain {program} --help`)")
+    config = compose(program, schema, overrides)
+    task(config)
+    return 0
+
+
+def _multirun(program: str, overrides: list[str]) -> int:
+    """Run the product of all comma-separated values, one process and one run folder each."""
+    parsed: list[Override] = OverridesParser.create().parse_overrides(overrides)
+    choices: list[list[str]] = []
+    swept: list[bool] = []
+    for override in parsed:
+        if override.is_sweep_override():
+            choices.append([f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()])
+        else:
+            choices.append([str(override.input_line)])
+        swept.append(override.is_sweep_override())
+    if not any(swept):
+        raise UserError("--multirun needs at least one key with several values, like optim.lr=1e-4,3e-4")
+    base = compose_dict(program, [c[0] for c in choices])["run"]["name"]
+    jobs = list(itertools.product(*choices))
+    worst = 0
+    for number, job in enumerate(jobs):
+        varied = [value for value, is_swept in zip(job, swept, strict=True) if is_swept]
+        label = re.sub(r"[^A-Za-z0-9=.,+-]+", "_", ",".join(varied))
+        named = any(value.startswith("run.name=") for value in varied)
+        name = [] if named else [f"run.name={_quoted(f'{base}/{number}_{label}')}"]
+        print(f"job {number + 1} of {len(jobs)}: {' '.join(varied)}", flush=True)
+        main_module = sys.modules["__main__"].__spec__
+        assert main_module is not None, "programs are started with python -m"
+        code = subprocess.run(
+            [sys.executable, "-m", main_module.name.removesuffix(".__main__"), *job, *name]
+        ).returncode
+        if code == EXIT_STOPPED or code < 0:
+            return code if code > 0 else EXIT_FAILURE
+        worst = worst or code
+    return worst
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def help_text(program: str, task: Callable[..., None]) -> str:
+    """Return a program's help: what it does, its config groups, and its keys as the commented YAML."""
+    folder = config_folder()
+    about = (sys.modules[task.__module__].__doc__ or "").strip()
+    source = (folder / f"{program}.yaml").read_text()
+    used = re.findall(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", source.split("_self_")[0], re.M)
+    lines = [about, "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
+    lines += [
+        "Options: --help   --cfg job (print the composed configuration)   --multirun (comma-separated values: one run each)"
+    ]
+    presets = sorted(p.stem for p in (folder / "preset").glob("*.yaml") if program in load_preset(p.stem))
+    if presets:
+        lines += ["", f"Presets: {', '.join(presets)}"]
+    if used:
+        lines += ["", "Config groups (group=choice; the default is marked):"]
+        for group, package, default in used:
+            names = sorted(p.stem for p in (folder / group).glob("*.yaml"))
+            shown = ", ".join(f"{n}*" if n == default else n for n in names)
+            lines.append(f"  {f'{group}@{package}' if package else group:<12} {shown}")
+    lines += ["", "Keys:"]
+    for group, package, default in used:
+        path = folder / group / f"{default}.yaml"
+        if path.is_file():
+            values = OmegaConf.to_yaml(OmegaConf.create(compose_dict(program).get(package or group, {})))
+            comments = _comments(folder / group)
+            lines.append(f"  {package or group}:")
+            lines += [f"    {_annotated(line, comments)}" for line in values.splitlines()]
+    body = re.sub(r"(?ms)^defaults:.*?^(?=\S)(?<!defaults:)", "", source)
+    lines += [f"  {line}".rstrip() for line in body.strip().splitlines()]
+    return "\n".join(lines)
+
+
+def _comments(folder: Path) -> dict[str, str]:
+    """Return key -> comment over all files of a group."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        for line in path.read_text().splitlines():
+            match = re.match(r"\s*(\w+):[^#]*#\s*(.*)", line)
+            if match:
+                found.setdefault(match[1], match[2])
+    return found
+
+
+def _annotated(line: str, comments: dict[str, str]) -> str:
+    key = line.strip().split(":")[0]
+    return f"{line:<34} # {comments[key]}" if key in comments else line

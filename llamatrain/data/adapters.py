@@ -1,0 +1,168 @@
+"""Adapters: rows of public data sets to rows of our kinds.
+
+| adapter | reads | makes |
+|---|---|---|
+| `hh_rlhf` | Anthropic's transcripts `chosen` / `rejected` | preference (no rating), prompt, dialogue (the chosen one, last answer) |
+| `hh_rlhf_helpfulness`, `hh_rlhf_safety` | the same, the kind said rather than told from the file's name | the same |
+| `oasst` | OpenAssistant message trees | dialogue: the best-ranked path through each English tree |
+| `fairytale_stories` | FairytaleQA stories (`title`, `text`) | document |
+| `fairytale_questions` | FairytaleQA questions about a section | dialogue: section and question -> answer |
+| `hf` | a data set with our own fields | every kind |
+
+An adapter is a function of one raw row and the source's name that yields our rows (none where the row has nothing to
+give).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llamatrain.chat import TAGS
+from llamatrain.errors import UserError
+
+Row = dict[str, Any]
+Convert = Callable[[Row, str], Iterator[Row]]
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant", "prompter": "user", "assistant": "assistant"}
+
+
+def _transcript(text: str) -> list[Row] | None:
+    """Return the messages of `\\n\\nHuman: ...\\n\\nAssistant: ...`; None where they do not alternate or hold the chat
+    format's tags.
+    """
+    parts = _TURN.split(text)
+    messages = [
+        {"role": _ROLES[role], "content": content.strip()}
+        for role, content in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    alternate = all((message["role"] == "user") == (index % 2 == 0) for index, message in enumerate(messages))
+    usable = all(
+        (m["content"] or m["role"] == "assistant") and not any(tag in m["content"] for tag in TAGS) for m in messages
+    )
+    whole = len(messages) >= 2 and len(messages) % 2 == 0 and not parts[0].strip()
+    return messages if alternate and usable and whole else None
+
+
+def _hh_pair(row: Row) -> tuple[list[Row], str, str] | None:
+    """Return the shared messages and the two answers; None where the transcripts part before the last answer."""
+    chosen, rejected = _transcript(row["chosen"]), _transcript(row["rejected"])
+    if chosen is None or rejected is None or chosen[:-1] != rejected[:-1]:
+        return None
+    return chosen[:-1], chosen[-1]["content"], rejected[-1]["content"]
+
+
+def _hh_kind(source: str) -> str:
+    name = source.lower()
+    if "harmless" in name or "red-team" in name:
+        return "safety"
+    if "helpful" in name:
+        return "helpfulness"
+    raise UserError(
+        f"{source!r} does not say 'helpful' or 'harmless'; needs hh_rlhf_helpfulness: or hh_rlhf_safety: before it"
+    )
+
+
+def _hh_adapter(fixed: str | None) -> dict[str, Convert]:
+    def preference(row: Row, source: str) -> Iterator[Row]:
+        pair = _hh_pair(row)
+        if pair is not None:
+            messages, chosen, rejected = pair
+            kind = fixed or _hh_kind(source)
+            yield {"messages": messages, "chosen": chosen, "rejected": rejected, "kind": kind, "source": "hh_rlhf"}
+
+    def prompt(row: Row, source: str) -> Iterator[Row]:
+        pair = _hh_pair(row)
+        if pair is not None:
+            safety = (fixed or _hh_kind(source)) == "safety"
+            yield {"id": f"hh_rlhf-{_identity(pair[0])}", "messages": pair[0], "source": "hh_rlhf", "safety": safety}
+
+    def dialogue(row: Row, source: str) -> Iterator[Row]:
+        messages = _transcript(row["chosen"])
+        if messages is not None:
+            safety = (fixed or _hh_kind(source)) == "safety"
+            yield {"messages": messages, "source": "hh_rlhf", "safety": safety, "loss": "last"}
+
+    return {"preference": preference, "prompt": prompt, "dialogue": dialogue}
+
+
+def _oasst_dialogue(row: Row, source: str) -> Iterator[Row]:
+    """Walk down from the prompt, each time to the reply of the best rank (0 is best; unranked ones last), as far as the
+    last answer.
+    """
+    node: Row = row["prompt"]
+    path: list[Row] = []
+    while node.get("lang") == "en" and not node.get("deleted"):
+        path.append({"role": _ROLES[node["role"]], "content": node["text"].strip()})
+        replies = [
+            reply for reply in node.get("replies") or () if reply.get("lang") == "en" and not reply.get("deleted")
+        ]
+        if not replies:
+            break
+        node = min(replies, key=lambda reply: (reply.get("rank") is None, reply.get("rank") or 0))
+    if len(path) % 2 == 1:
+        path.pop()
+    usable = all(m["content"] and not any(tag in m["content"] for tag in TAGS) for m in path)
+    if path and usable:
+        yield {"messages": path, "source": "oasst"}
+
+
+def _fairytale_document(row: Row, source: str) -> Iterator[Row]:
+    yield {"text": row["text"], "source": "fairytales", "meta": {"title": row["title"]}}
+
+
+def _fairytale_dialogue(row: Row, source: str) -> Iterator[Row]:
+    question = f"{row['context'].strip()}\n\n{row['question'].strip()}"
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": row["answer"].strip()}]
+    yield {"messages": messages, "source": "fairytales"}
+
+
+def _own_fields(row: Row, source: str) -> Iterator[Row]:
+    yield row
+
+
+ADAPTERS: dict[str, dict[str, Convert]] = {
+    "hh_rlhf": _hh_adapter(None),
+    "hh_rlhf_helpfulness": _hh_adapter("helpfulness"),
+    "hh_rlhf_safety": _hh_adapter("safety"),
+    "oasst": {"dialogue": _oasst_dialogue},
+    "fairytale_stories": {"document": _fairytale_document},
+    "fairytale_questions": {"dialogue": _fairytale_dialogue},
+    "hf": dict.fromkeys(
+        ("document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"), _own_fields
+    ),
+}
+
+
+def read_hub(name: str) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of `owner/name[/folder][:split]` (or a local folder with a colon-free name) with where they stand.
+    """
+    for index, row in enumerate(_load(name)):
+        yield f"{name}, row {index}", dict(row)
+
+
+def hub_fingerprint(name: str) -> str:
+    """Return the fingerprint that `datasets` gives a data set."""
+    return str(_load(name)._fingerprint)
+
+
+def _load(name: str) -> Any:
+    import datasets  # here, because it takes a second and most runs read files
+
+    path, _, split = name.partition(":")
+    parts = path.split("/")
+    folder = None
+    if len(parts) > 2 and not path.startswith((".", "/")):
+        path, folder = "/".join(parts[:2]), "/".join(parts[2:])
+    try:
+        return datasets.load_dataset(path, data_dir=folder, split=split or "train")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: no such file, and `datasets` does not load it either: {error}") from error
+
+
+def _identity(messages: list[Row]) -> str:
+    text = "\x00".join(f"{message['role']}\x01{message['content']}" for message in messages)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

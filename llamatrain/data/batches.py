@@ -1,0 +1,327 @@
+"""Batches addressed by step: what a step trains on follows from the seed, the data and the step, never from ranks or
+history.
+
+Rows stand in one endless sequence of places: epoch after epoch, each in its own pseudo-random order (`permuted`). Step
+s takes places s * batch_size and on; an epoch's end may fall within a batch. A resumed run, on any number of ranks,
+asks for the step it is at.
+
+Shapes: B rows of a micro-batch, T = seq_len tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llamatrain.chat import Message, encode_dialogue, without_oldest_turn
+from llamatrain.data.order import mix, permuted
+from llamatrain.data.packing import Batch, Sample, collate, pack, with_weight
+from llamatrain.errors import UserError, missing
+from llamatrain.tokenizer import Tokenizer
+
+Places = NDArray[np.int64]
+TooLong = Literal["skip", "stop", "drop_turns"]
+MANIFEST = "manifest.json"
+
+
+class _Batches:
+    """Global batches of rows, split over micro-batches and ranks. A subclass makes the rows at given places."""
+
+    fingerprint: str
+    steps_per_epoch: float
+
+    def __init__(
+        self, batch_size: int, micro_batch_size: int, seed: int, rank: int, world_size: int, skip: Sequence[int]
+    ) -> None:
+        if batch_size < 1 or micro_batch_size < 1 or batch_size % (micro_batch_size * world_size):
+            raise UserError(
+                f"a batch of {batch_size} rows does not divide into micro_batch_size={micro_batch_size} rows on each of "
+                f"{world_size} ranks: needs a multiple of {micro_batch_size * world_size}"
+            )
+        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        skipped = np.unique(np.asarray(skip, dtype=np.int64))
+        self._skip_after = skipped - np.arange(len(skipped))  # how many samples are taken before each skipped one
+
+    def sample_ids(self, step: int) -> list[int]:
+        """Return the global places of a step's rows; places named in `skip` are passed over, the next ones taking their
+        place.
+        """
+        return self._places(step).tolist()
+
+    def batch_at(self, step: int) -> list[Batch]:
+        """Return this rank's micro-batches of the global batch of `step` (counted from 0)."""
+        share = self.batch_size // self.world_size
+        own = self._places(step)[self.rank * share : (self.rank + 1) * share]
+        size = self.micro_batch_size
+        return [self._rows_at(own[start : start + size]) for start in range(0, share, size)]
+
+    def eval_batches(self, limit: int | None = None) -> Iterator[Batch]:
+        """Yield this rank's share of all rows (or the first `limit`) in order, once: micro-batches, as many on every
+        rank.
+
+        What is missing from the last ones is padding (rows without a target, weight 0).
+        """
+        rows = self._count() if limit is None else min(limit, self._count())
+        size = self.micro_batch_size
+        rounds = -(-rows // (size * self.world_size))
+        for number in range(rounds):
+            start = (number * self.world_size + self.rank) * size
+            yield self._eval_rows(range(min(start, rows), min(start + size, rows)))
+
+    def _places(self, step: int) -> Places:
+        wanted = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
+        return wanted + np.searchsorted(self._skip_after, wanted, side="right")
+
+    def _shuffled(self, places: Places, count: int) -> Places:
+        """Map places to rows 0..count-1, every row once an epoch."""
+        rows = np.empty_like(places)
+        for epoch in np.unique(places // count).tolist():
+            chosen = places // count == epoch
+            rows[chosen] = permuted(places[chosen] % count, count, mix(self.seed, epoch))
+        return rows
+
+    def _count(self) -> int:
+        raise NotImplementedError
+
+    def _rows_at(self, places: Places) -> Batch:
+        raise NotImplementedError
+
+    def _eval_rows(self, rows: range) -> Batch:
+        raise NotImplementedError
+
+
+class TokenBatches(_Batches):
+    """Windows of `seq_len` tokens over a corpus folder of the program `corpus`, memory-mapped.
+
+    Neighbouring windows share one token, so every token of the corpus but the first is a target exactly once an epoch
+    (up to a tail shorter than a window, which only `eval_batches` shows). Documents share a window; with `isolate` each
+    is a segment of its own, positions restart with it, and its first token (BOS) is no target. `tokenizer`, where
+    given, must be the corpus's own.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        seq_len: int,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        isolate: bool = False,
+        tokenizer: Tokenizer | None = None,
+        skip: Sequence[int] = (),
+    ) -> None:
+        super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip)
+        if seq_len < 2:
+            raise UserError(f"seq_len={seq_len}: needs 2 tokens or more")
+        self.manifest = read_manifest(folder, tokenizer)
+        self.tokens = np.memmap(Path(folder) / "tokens.bin", dtype=self.manifest["dtype"], mode="r")
+        self.documents = np.memmap(
+            Path(folder) / "documents.bin", dtype=np.int64, mode="r"
+        )  # first token of each, then the end
+        self.seq_len, self.isolate = seq_len, isolate
+        self.windows = (len(self.tokens) - 1) // (seq_len - 1)
+        if self.windows < 1:
+            raise UserError(f"{folder} holds {len(self.tokens)} tokens; seq_len={seq_len} needs that many at least")
+        self.steps_per_epoch = self.windows / batch_size
+        files = self.manifest["files"]
+        self.fingerprint = hashlib.sha256("".join(files[name]["sha256"] for name in sorted(files)).encode()).hexdigest()
+
+    def _count(self) -> int:
+        return -(-(len(self.tokens) - 1) // (self.seq_len - 1))
+
+    def windows_at(self, places: Places) -> Batch:
+        """Return the windows at places of the endless sequence, one row each."""
+        return self._read(self._shuffled(places, self.windows), len(places))
+
+    def _rows_at(self, places: Places) -> Batch:
+        return self.windows_at(places)
+
+    def _eval_rows(self, rows: range) -> Batch:
+        return self._read(np.asarray(rows, dtype=np.int64), self.micro_batch_size)
+
+    def _read(self, windows: Places, rows: int) -> Batch:
+        """Return windows by number as a batch of `rows`, filled up with padding."""
+        shape = (rows, self.seq_len)
+        input_ids, position_ids, segment_ids = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+        loss_mask = np.zeros(shape, dtype=bool)
+        for row, window in enumerate(windows.tolist()):
+            start = window * (self.seq_len - 1)
+            tokens = self.tokens[start : start + self.seq_len]
+            length = len(tokens)
+            input_ids[row, :length] = tokens
+            loss_mask[row, 1:length] = True
+            position_ids[row, :length], segment_ids[row, :length] = np.arange(length), 1
+            if self.isolate:
+                at = np.arange(start, start + length)
+                document = np.searchsorted(self.documents, at, side="right") - 1
+                begin = self.documents[document]
+                position_ids[row, :length] = at - np.maximum(begin, start)
+                segment_ids[row, :length] = document - document[0] + 1
+                loss_mask[row, :length] &= at != begin
+        columns = {"input_ids": input_ids, "position_ids": position_ids, "segment_ids": segment_ids, "loss_mask": loss_mask}
+        return with_weight({name: torch.from_numpy(column) for name, column in columns.items()})
+
+
+class DialogueBatches(_Batches):
+    """Dialogues, tokenized once and packed into rows of `seq_len` tokens, each a segment of its own (`isolate`).
+
+    The packing is fixed by the seed; the order of the packed rows is drawn anew each epoch. A row with the field `loss`
+    overrides `loss`. `too_long` says what becomes of a dialogue longer than seq_len: `skip` it, `stop`, or
+    `drop_turns`, which leaves out its oldest turns and skips it only if its last one alone is too long. `counts` tells:
+    dialogues, kept, skipped, shortened, rows, tokens, target_tokens. `replay_fraction` of all rows are windows of the
+    corpus `replay` instead (a small model forgets without them).
+    """
+
+    def __init__(
+        self,
+        dialogues: Iterable[dict[str, Any]],
+        tokenizer: Tokenizer,
+        *,
+        seq_len: int,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        too_long: TooLong = "skip",
+        isolate: bool = True,
+        loss: Literal["all", "last"] = "all",
+        replay: str | Path | None = None,
+        replay_fraction: float = 0.0,
+        skip: Sequence[int] = (),
+    ) -> None:
+        super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip)
+        if too_long not in ("skip", "stop", "drop_turns"):
+            raise UserError(f"too_long={too_long!r}: needs skip, stop or drop_turns")
+        if not 0 <= replay_fraction < 1 or (replay_fraction > 0) != (replay is not None):
+            raise UserError(
+                f"replay={replay}, replay_fraction={replay_fraction}: needs a corpus and a fraction in (0, 1), or null and 0"
+            )
+        self.seq_len, self.isolate = seq_len, isolate
+        self._fraction = Fraction(replay_fraction).limit_denominator(10_000)
+        self._tokenize(dialogues, tokenizer, too_long, loss)
+        self._pack()
+        self.replay = None
+        if replay is not None:
+            self.replay = TokenBatches(
+                replay,
+                seq_len=seq_len,
+                batch_size=1,
+                micro_batch_size=1,
+                seed=mix(seed, 1),
+                tokenizer=tokenizer,
+                isolate=isolate,
+            )
+        self.steps_per_epoch = len(self._members) / (batch_size * (1 - float(self._fraction)))
+        digest = hashlib.sha256(self._ids.tobytes() + self._mask.tobytes() + self._starts.tobytes())
+        digest.update(f"{self.replay.fingerprint if self.replay else None} {self._fraction}".encode())
+        self.fingerprint = digest.hexdigest()
+
+    def _tokenize(
+        self, dialogues: Iterable[dict[str, Any]], tokenizer: Tokenizer, too_long: TooLong, loss: Literal["all", "last"]
+    ) -> None:
+        ids: list[NDArray[np.uint32]] = []
+        masks: list[NDArray[np.bool_]] = []
+        read = shortened = 0
+        for row in dialogues:
+            read += 1
+            messages: list[Message] | None = row["messages"]
+            while messages is not None:
+                tokens, mask = encode_dialogue(messages, tokenizer, row.get("loss", loss))
+                if len(tokens) <= self.seq_len:
+                    ids.append(np.array(tokens, dtype=np.uint32))
+                    masks.append(np.array(mask, dtype=bool))
+                    shortened += len(messages) < len(row["messages"])
+                    break
+                if too_long == "stop":
+                    raise UserError(
+                        f"dialogue {read} has {len(tokens)} tokens, seq_len={self.seq_len} holds fewer: needs a longer seq_len, or "
+                        "too_long=skip or drop_turns"
+                    )
+                messages = without_oldest_turn(messages) if too_long == "drop_turns" else None
+        if not ids:
+            raise UserError(f"none of {read} dialogues fits into seq_len={self.seq_len} tokens: needs one at least")
+        self._ids, self._mask = np.concatenate(ids), np.concatenate(masks)
+        self._starts = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])])
+        self.counts = {
+            "dialogues": read,
+            "kept": len(ids),
+            "skipped": read - len(ids),
+            "shortened": shortened,
+            "tokens": len(self._ids),
+            "target_tokens": int(self._mask.sum()),
+        }
+
+    def _pack(self) -> None:
+        """Pack into rows; the seed decides between dialogues of equal length."""
+        count = len(self._starts) - 1
+        shuffled = permuted(np.arange(count), count, self.seed)
+        lengths = np.diff(self._starts)[shuffled]
+        self._members = [shuffled[row] for row in pack(lengths.tolist(), self.seq_len)]
+        self.counts["rows"] = len(self._members)
+
+    def _count(self) -> int:
+        return len(self._members)
+
+    def _rows_at(self, places: Places) -> Batch:
+        # Of the first p places of the endless sequence, floor(p * fraction) are corpus windows.
+        over, under = self._fraction.numerator, self._fraction.denominator
+        before = places * over // under
+        replayed = (places + 1) * over // under > before
+        rows = np.full(len(places), -1, dtype=np.int64)
+        rows[~replayed] = self._shuffled((places - before)[~replayed], len(self._members))
+        batch = self._packed(rows)
+        if self.replay is None or not replayed.any():
+            return batch
+        windows = self.replay.windows_at(before[replayed]) slots = torch.from_numpy(np.flatnonzero(replayed)) return
+        with_weight({name: batch[name].index_copy(0, slots, windows[name]) for name in batch if name != "weight"})
+
+    def _eval_rows(self, rows: range) -> Batch:
+        return self._packed(np.asarray(rows, dtype=np.int64))
+
+    def _packed(self, rows: Places) -> Batch:
+        """Return packed rows by number, an empty row for -1 and for what is missing from a micro-batch."""
+        samples: list[Sample] = []
+        members: list[list[int]] = [[] for _ in range(self.micro_batch_size)]
+        for slot, row in enumerate(rows.tolist()):
+            for index in self._members[row].tolist() if row >= 0 else ():
+                span = slice(self._starts[index], self._starts[index + 1])
+                members[slot].append(len(samples))
+                samples.append(Sample(self._ids[span].tolist(), self._mask[span].tolist()))
+        return collate(samples, members, self.seq_len, self.isolate)[0]
+
+
+def read_manifest(folder: str | Path, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+    """Return a corpus folder's manifest after checking the files' sizes, and that `tokenizer`, where given, made it."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise missing(path, made_by="corpus")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        files = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no manifest of a corpus ({type(error).__name__}: {error}); `llamatrain corpus` makes it anew") from error
+    for name, size in files.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise UserError(f"{folder / name} {state}, its manifest says {size} bytes; `llamatrain corpus` makes it anew")
+    if tokenizer is not None and manifest["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(
+            f"{folder} was made with another tokenizer (sha256 {manifest['tokenizer'][:12]}) than {tokenizer.path} "
+            f"(sha256 {tokenizer.fingerprint[:12]}): needs the same one"
+        )
+    return manifest

@@ -1,0 +1,56 @@
+"""Order as random access: a pseudo-random permutation of 0..n-1 whose value at any place costs O(1) time and memory."""
+
+from __future__ import annotations
+
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ROUNDS = 6
+_MASK = (1 << 64) - 1
+
+
+@overload
+def permuted(index: int, n: int, seed: int) -> int: ...
+@overload
+def permuted(index: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]: ...
+def permuted(index: int | NDArray[np.int64], n: int, seed: int) -> int | NDArray[np.int64]:
+    """Return where `index` (a number or an array, in 0..n-1) goes in the permutation of n things that `seed` names.
+
+    A Feistel network permutes the numbers of an even number of bits; a result of n or more is sent through again until
+    it is below n.
+    """
+    places = np.atleast_1d(np.asarray(index, dtype=np.int64))
+    if places.size and not (places.min() >= 0 and places.max() < n):
+        raise ValueError(f"index {index} is not within 0..{n - 1}")
+    half = np.uint64(max((max(n - 1, 1).bit_length() + 1) // 2, 1))
+    keys = [np.uint64(mix(seed, number)) for number in range(_ROUNDS)]
+    values = _feistel(places.astype(np.uint64), half, keys)
+    while (outside := values >= n).any():
+        values[outside] = _feistel(values[outside], half, keys)
+    result = values.astype(np.int64)
+    return int(result[0]) if isinstance(index, int | np.integer) else result
+
+
+def mix(*numbers: int) -> int:
+    """Return a 64-bit number in which every bit depends on all the numbers: a seed of seeds."""
+    state = 0
+    for number in numbers:
+        state = int(_scramble(np.array([(state + 0x9E3779B97F4A7C15 + (number & _MASK)) & _MASK], dtype=np.uint64))[0])
+    return state
+
+
+def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: list[np.uint64]) -> NDArray[np.uint64]:
+    low = (np.uint64(1) << half) - np.uint64(1)
+    left, right = values >> half, values & low
+    for key in keys:
+        left, right = right, left ^ (_scramble(right ^ key) & low)
+    return (left << half) | right
+
+
+def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (arrays wrap around silently)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

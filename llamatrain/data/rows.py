@@ -1,0 +1,303 @@
+"""Rows: JSON objects of the project's kinds, read from files or through an adapter, and checked.
+
+A source is spelled
+
+    PATH                 a .jsonl or .jsonl.gz file of our own fields ADAPTER:PATH         a file of somebody else's
+    (`llamatrain.data.adapters`), or a data set of the Hugging Face hub by its name hf:NAME[:SPLIT]      a data set of
+    the hub (or a folder) with our own fields
+
+and may end in `@fold0/5`, the first fifth of its rows by a hash of the prompt, or `@without0/5`, all others: cross
+validation. Rows of one conversation, told by its first user message, always fall into one fold.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from llamatrain.chat import check_messages
+from llamatrain.data import adapters
+from llamatrain.errors import MissingFileError, UserError
+
+Row = dict[str, Any]
+Kind = Literal["document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"]
+Check = Callable[[Any], str | None]  # what is needed instead, or None
+
+RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
+
+
+def _string(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return "a text"
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return "valid Unicode (it holds half a surrogate pair)"
+    return None
+
+
+def _nonempty(value: Any) -> str | None:
+    return _string(value) or (None if value.strip() else "a text that is not empty")
+
+
+def _bool(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "true or false"
+
+
+def _integer(value: Any) -> str | None:
+    return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+
+
+def _number(value: Any) -> str | None:
+    fine = (
+        isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) != float("inf")
+    )
+    return None if fine else "a number"
+
+
+def _share(value: Any) -> str | None:
+    return None if _number(value) is None and 0 <= value <= 1 else "a number in [0, 1]"
+
+
+def _anything(value: Any) -> str | None:
+    return None
+
+
+def _one_of(*values: str) -> Check:
+    return lambda value: None if value in values else "one of " + ", ".join(values)
+
+
+# field: (its check, is it required); `messages` is checked by `check_messages`. Other fields pass unchecked.
+FIELDS: dict[str, dict[str, tuple[Check, bool]]] = {
+    "document": {
+        "text": (_nonempty, True),
+        "source": (_string, True),
+        "url": (_string, False),
+        "meta": (_anything, False),
+    },
+    "dialogue": {"source": (_string, True), "safety": (_bool, False), "loss": (_one_of("all", "last"), False)},
+    "prompt": {"id": (_nonempty, True), "source": (_string, True), "safety": (_bool, True)},
+    "response": {
+        "prompt_id": (_nonempty, True),
+        "response": (_string, True),
+        "model": (_string, True),
+        "temperature": (_number, True),
+        "seed": (_integer, True),
+        "finished": (_bool, True),
+        "helpfulness": (_number, False),
+        "safety_score": (_number, False),
+        "combined": (_number, False),
+    },
+    "comparison": {
+        "id": (_nonempty, True),
+        "response_a": (_string, True),
+        "response_b": (_string, True),
+        "model_a": (_string, True),
+        "model_b": (_string, True),
+        "temperature_a": (_number, True),
+        "temperature_b": (_number, True),
+        "safety": (_bool, True),
+    },
+    "preference": {
+        "chosen": (_string, True),
+        "rejected": (_string, True),
+        "kind": (_one_of("helpfulness", "safety"), True),
+        "rating": (_one_of(*RATINGS), False),
+        "chosen_safe": (_bool, False),
+        "rejected_safe": (_bool, False),
+        "annotator": (_string, False),
+    },
+    "judgement": {
+        "prompt_id": (_nonempty, True),
+        "helpfulness": (_share, True),
+        "safety": (_share, True),
+        "reasons": (_anything, False),
+    },
+}
+ENDS: dict[str, Literal["user", "assistant"]] = {
+    "dialogue": "assistant",
+    "prompt": "user",
+    "response": "user",
+    "comparison": "user",
+    "preference": "user",
+}
+
+
+def read_rows(source: str | Path, kind: Kind) -> Iterator[Row]:
+    """Yield the checked rows of a source (see the module's docstring), which must have one at least.
+
+    An optional field that is null counts as absent. Raises MissingFileError, or UserError naming file, line, field,
+    what was found and what is needed.
+    """
+    if kind not in get_args(Kind):
+        raise UserError(f"kind={kind!r}: needs one of {', '.join(get_args(Kind))}")
+    name, fold = _split_fold(str(source))
+    empty = True
+    for where, row in _read(name, kind):
+        _check(row, kind, where)
+        if fold is None or fold.holds(row):
+            empty = False
+            yield row
+    if empty:
+        raise UserError(f"{source}: holds no {kind} rows, needs one at least")
+
+
+def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
+    """Write rows as .jsonl (or .jsonl.gz) under a temporary name, then rename it; returns how many."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    count = 0
+    try:
+        with temporary.open("wb") as raw:
+            # No name and no time in the gzip header: equal rows make equal files.
+            file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+            for row in rows:
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+                count += 1
+            file.close()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def file_fingerprint(source: str | Path) -> str:
+    """Return the sha256 of a source: of the file's bytes and, where there are such, the adapter's name and the fold."""
+    name, fold = _split_fold(str(source))
+    adapter, path = _split_adapter(name)
+    if adapter is None or Path(path).is_file():
+        digest = hashlib.sha256()
+        with _existing(path).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        content = digest.hexdigest()
+    else:
+        content = adapters.hub_fingerprint(path)
+    if adapter is None and fold is None:
+        return content
+    return hashlib.sha256(f"{content} {adapter} {fold}".encode()).hexdigest()
+
+
+def conversation_key(row: Row) -> str:
+    """Return the text by which rows fall into folds: the first user message, or the document, or the id."""
+    for message in row.get("messages", ()):
+        if message["role"] == "user":
+            return str(message["content"]).strip()
+    return str(row.get("text") or row.get("prompt_id") or "")
+
+
+class _Fold:
+    """One of `count` parts of a source by a hash of the conversation, or all parts but that one."""
+
+    def __init__(self, without: bool, part: int, count: int) -> None:
+        self.without, self.part, self.count = without, part, count
+
+    def holds(self, row: Row) -> bool:
+        digest = hashlib.sha256(conversation_key(row).encode()).digest()
+        return (int.from_bytes(digest[:8], "big") % self.count == self.part) != self.without
+
+    def __str__(self) -> str:
+        return f"{'without' if self.without else 'fold'}{self.part}/{self.count}"
+
+
+def _split_fold(source: str) -> tuple[str, _Fold | None]:
+    match = re.fullmatch(r"(.+)@(fold|without)(\d+)/(\d+)", source)
+    if match is None:
+        return source, None
+    part, count = int(match[3]), int(match[4])
+    if part >= count:
+        raise UserError(f"{source}: fold {part} of {count} does not exist, needs 0 to {count - 1}")
+    return match[1], _Fold(match[2] == "without", part, count)
+
+
+def _split_adapter(name: str) -> tuple[str | None, str]:
+    """Split `adapter:path`; a path may hold a colon where what stands before it looks like no name."""
+    adapter, colon, path = name.partition(":")
+    if not colon or not re.fullmatch(r"\w+", adapter) or Path(name).exists():
+        return None, name
+    if adapter not in adapters.ADAPTERS:
+        raise UserError(f"{name}: there is no adapter {adapter!r}, needs one of {', '.join(sorted(adapters.ADAPTERS))}")
+    return adapter, path
+
+
+def _read(name: str, kind: Kind) -> Iterator[tuple[str, Row]]:
+    """Yield each row with where it stands, for messages."""
+    adapter, path = _split_adapter(name)
+    if adapter is None:
+        yield from _read_json(_existing(path))
+        return
+    convert = adapters.ADAPTERS[adapter].get(kind)
+    if convert is None:
+        kinds = ", ".join(adapters.ADAPTERS[adapter])
+        raise UserError(f"{name}: the adapter {adapter!r} makes no {kind} rows, only {kinds}")
+    raw = adapters.read_hub(path) if not _is_file(path) else _read_json(_existing(path))
+    for where, row in raw:
+        try:
+            yield from ((where, made) for made in convert(row, path))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where}: no row as {adapter!r} expects it ({type(error).__name__}: {error})") from error
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file() or path.endswith((".json", ".jsonl", ".gz"))
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist; needs a .jsonl or .jsonl.gz file, or `adapter:path`")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; needs a .jsonl or .jsonl.gz file in it")
+    return path
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Row]]:
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                where = f"{path}:{number}"
+                if not line.strip():
+                    raise UserError(f"{where}: the line is empty, needs a JSON object")
+                try:
+                    row = json.loads(line)
+                except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                    raise UserError(
+                        f"{where}: not JSON ({error}); found {_show(line[:60])}, needs a JSON object"
+                    ) from error
+                if not isinstance(row, dict):
+                    raise UserError(f"{where}: found {_show(row)}, needs a JSON object")
+                yield where, row
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UserError(f"{path}:{number + 1}: not a whole gzip file ({error})") from error
+
+
+def _check(row: Row, kind: Kind, where: str) -> None:
+    ends = ENDS.get(kind)
+    if ends is not None:
+        if "messages" not in row:
+            raise UserError(f"{where}: field 'messages' is missing from the {kind}, needs a list of messages")
+        check_messages(row["messages"], f"{where}: field 'messages'", ends=ends)
+    for field, (check, required) in FIELDS[kind].items():
+        value = row.get(field)
+        if value is None:
+            if required:
+                found = "is null" if field in row else "is missing"
+                raise UserError(f"{where}: field {field!r} of the {kind} {found}, needs {check(None) or 'a value'}")
+            row.pop(field, None)
+            continue
+        needed = check(value)
+        if needed is not None:
+            raise UserError(f"{where}: field {field!r} of the {kind}: found {_show(value)}, needs {needed}")
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

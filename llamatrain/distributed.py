@@ -1,0 +1,129 @@
+"""Ranks, devices and the few collectives that the programs use.
+
+A program starts alike under plain `python` (one process), torchrun, the deepspeed launcher and srun: `setup` reads
+whichever variables are there. With one process every collective is a no-op.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from .errors import UserError
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=60)  # rank 0 may tokenize or write for long while the others wait
+
+
+def setup() -> None:
+    """Read the launcher's variables and join the process group (NCCL on CUDA, gloo otherwise). Idempotent."""
+    if dist.is_initialized():
+        return
+    _translate_slurm()
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    backend = "nccl" if cuda else "gloo"
+    if "RANK" not in os.environ:  # plain python: no port is opened
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+        return
+    absent = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if absent:
+        raise UserError(
+            f"RANK is set but {', '.join(absent)} is not: start with torchrun, deepspeed or srun, or unset RANK"
+        )
+    os.environ.setdefault("LOCAL_RANK", "0")
+    dist.init_process_group(backend, timeout=TIMEOUT)
+
+
+def _translate_slurm() -> None:
+    """Give srun's variables the names that torch knows; the batch script exports MASTER_ADDR and MASTER_PORT."""
+    env = os.environ
+    if "RANK" in env or "SLURM_PROCID" not in env or "SLURM_STEP_NUM_TASKS" not in env or "MASTER_ADDR" not in env:
+        return
+    env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
+    env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")
+
+
+def rank() -> int:
+    """Return this process's number among all ranks."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return the number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Tell whether this is rank 0, which writes files and talks to the terminal."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """Return the device of this rank."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce_sum(value: T) -> T:
+    """Sum a float or a tensor over all ranks; a float is summed in float64, a tensor is not changed in place."""
+    if world_size() == 1:
+        return value
+    if isinstance(value, torch.Tensor):
+        total = value.detach().clone().to(device())
+        dist.all_reduce(total)
+        return total.to(value.device)  # type: ignore[return-value]
+    tensor = torch.tensor(value, dtype=torch.float64, device=device())
+    dist.all_reduce(tensor)
+    return tensor.item()  # type: ignore[return-value]
+
+
+def any_rank(flag: bool) -> bool:
+    """Tell whether the flag is set on at least one rank."""
+    return all_reduce_sum(float(flag)) > 0
+
+
+def broadcast_object(value: T) -> T:
+    """Return rank 0's (small, picklable) value on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=device())
+    return box[0]
+
+
+def gather_objects(value: T) -> list[T]:
+    """Return the values of all ranks, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
+def shard(items: Iterable[T]) -> list[T]:
+    """Return this rank's share of the items: every world_size-th, beginning at its rank."""
+    return list(items)[rank() :: world_size()]
+
+
+def shutdown() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

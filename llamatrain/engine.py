@@ -1,0 +1,351 @@
+"""The one contact with DeepSpeed: a model, AdamW and its schedule under ZeRO stages 0-3, in float32 or bfloat16.
+
+DeepSpeed is told that the caller owns gradient accumulation: any number of `backward` calls, then one `step`. Losses
+arrive divided by the weight of the whole global batch, so DeepSpeed's average over the ranks is undone here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from . import distributed
+from .errors import UserError
+from .optim import OptimConfig, parameter_groups
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class ZeroConfig:
+    """What DeepSpeed divides over the ranks, and the precision; choices stand in configs/zero/."""
+
+    stage: int
+    dtype: str
+    offload_optimizer: bool
+    offload_parameters: bool
+
+    def __post_init__(self) -> None:
+        """Check what belongs together."""
+        if self.stage not in (0, 1, 2, 3):
+            raise UserError(f"zero.stage={self.stage}: need 0, 1, 2 or 3")
+        if self.dtype not in DTYPES:
+            raise UserError(f"zero.dtype={self.dtype}: need float32 or bfloat16")
+        if self.dtype == "bfloat16" and self.stage == 0:
+            raise UserError(
+                "zero.dtype=bfloat16 needs zero.stage of 1 or higher: stage 0 keeps no float32 master weights"
+            )
+        if self.offload_optimizer and self.stage == 0:
+            raise UserError("zero.offload_optimizer=true needs zero.stage of 1 or higher")
+        if self.offload_parameters and self.stage != 3:
+            raise UserError("zero.offload_parameters=true needs zero.stage=3")
+
+
+def _import_deepspeed() -> Any:
+    """Import DeepSpeed quietly and keep it from compiling its shared-memory collectives on a CPU."""
+    if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
+        os.environ.setdefault("DS_LOG_LEVEL", "error")
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore")
+    import deepspeed
+
+    if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
+        from deepspeed.utils import logger
+
+        logger.setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    return deepspeed
+
+
+class Engine:
+    """A model in training: forward, backward, step, and its state by parameter name."""
+
+    def __init__(
+        self, model: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: int, micro_batch_size: int = 1
+    ) -> None:
+        """Wrap a model; `total_steps` is the length of the learning-rate schedule in optimizer steps."""
+        distributed.setup()
+        deepspeed = _import_deepspeed()
+        self.optim, self.zero, self.total_steps = optim, zero, total_steps
+        self.dtype = DTYPES[zero.dtype]
+        self.device = distributed.device()
+        self.steps_done = 0
+        self._norm = 0.0
+        config = _deepspeed_config(optim, zero, micro_batch_size)
+        groups = parameter_groups(model, optim)
+        if zero.offload_optimizer:  # DeepSpeed's own CPU Adam; a client optimizer is refused there
+            config["optimizer"] = {
+                "type": "AdamW",
+                "params": {"lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay},
+            }
+            self._ds, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+        else:
+            fused = zero.stage < 3 or not torch.cuda.is_available()
+            adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=_pair(optim.betas), eps=optim.eps, fused=fused)
+            self._ds, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
+        self._adamw: torch.optim.Optimizer = self._ds.basic_optimizer
+        if zero.stage == 0:
+            # DeepSpeed reports no norm at stage 0; after its reduction and before the update is the place to clip.
+            self._adamw.register_step_pre_hook(self._clip)
+
+    # --- learning ---
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model forward."""
+        return self._ds(*args, **kwargs)
+
+    @property
+    def module(self) -> Any:
+        """Return the bare model; under ZeRO-3 its parameters are divided over the ranks."""
+        return self._ds.module
+
+    @property
+    def lr(self) -> float:
+        """Return the learning rate of the next update."""
+        return self.optim.lr_at(self.steps_done, self.total_steps)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulate gradients of a loss that is already divided by the global batch's weight."""
+        self._ds.backward(loss * distributed.world_size(), scale_wrt_gas=False)
+
+    def step(self) -> float:
+        """Clip, update, move the schedule on, forget the gradients; return the gradient norm before clipping."""
+        for group in self._adamw.param_groups:
+            group["lr"] = self.lr
+        self._ds.step()
+        self.steps_done += 1
+        norm = self._norm if self.zero.stage == 0 else self._ds.get_global_grad_norm()
+        return float(norm)
+
+    def _clip(self, *_: Any) -> None:
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        limit = self.optim.grad_clip or float("inf")
+        self._norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+
+    @contextlib.contextmanager
+    def generating(self) -> Iterator[Any]:
+        """Give the plain model for generation or scoring; under ZeRO-3 its weights are gathered once."""
+        module = self.module
+        was_training = module.training
+        module.eval()
+        try:
+            with torch.no_grad(), _whole(self._ds, self.zero) as whole:
+                yield whole
+        finally:
+            module.train(was_training)
+
+    # --- state by parameter name ---
+
+    def parameters_by_name(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every weight in full, in the training precision; all ranks take part, one weight at a time."""
+        for name, parameter in self.module.named_parameters():
+            with _gathered(parameter):
+                yield name, parameter.data
+
+    def optimizer_state_by_name(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+        """Yield every parameter's moments and, in bfloat16, its float32 master weight; all ranks take part."""
+        if self.steps_done == 0:
+            return
+        get = _fragments()
+        self._link_moments()
+        for name, parameter in self.module.named_parameters():
+            if self.zero.stage == 0:
+                state = {key: self._adamw.state[parameter][key] for key in MOMENTS}
+            else:
+                state = {key: get.safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+                if self.dtype != torch.float32:
+                    state["master"] = get.safe_get_full_fp32_param(parameter)
+            yield name, {key: value.view(_shape(parameter)) for key, value in state.items()}
+
+    def load_parameters(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Set weights, and the float32 master weights behind them, from (name, full tensor)."""
+        set_ = _fragments()
+        parameters = dict(self.module.named_parameters())
+        for name, tensor in weights:
+            if name not in parameters:
+                raise UserError(f"the checkpoint holds an unknown weight {name}")
+            parameter = parameters[name]
+            with torch.no_grad(), _gathered(parameter, write=True):
+                parameter.data.copy_(tensor)
+            if self.zero.stage > 0:
+                set_.safe_set_full_fp32_param(parameter, tensor.to(self.device, torch.float32))
+
+    def load_optimizer_state(self, where: dict[str, Path]) -> None:
+        """Set moments (and master weights) from tensor name -> safetensors file; none there means a fresh optimizer."""
+        if not where:
+            return
+        set_ = _fragments()
+        self._make_moments()
+        files: dict[Path, Any] = {}
+        for name, parameter in self.module.named_parameters():
+            for key in (*MOMENTS, "master"):
+                path = where.get(f"{key}.{name}")
+                if path is None:
+                    if key == "master":
+                        continue
+                    raise UserError(f"the trainer state has no {key} for {name}: it belongs to another model")
+                if path not in files:
+                    files[path] = safe_open(path, framework="pt").__enter__()  # closed with the dictionary
+                value = files[path].get_tensor(f"{key}.{name}").to(self.device)
+                if self.zero.stage == 0:
+                    if key != "master":
+                        self._adamw.state[parameter][key].copy_(value)
+                elif key == "master":
+                    set_.safe_set_full_fp32_param(parameter, value)
+                else:
+                    set_.safe_set_full_optimizer_state(parameter, value, key)
+
+    def _make_moments(self) -> None:
+        """Create AdamW's state, which otherwise appears with the first step."""
+        if self.zero.stage == 3:  # there the groups are filled only during the step
+            flats = self._ds.optimizer.fp32_partitioned_groups_flat
+        else:
+            flats = [flat for group in self._adamw.param_groups for flat in group["params"]]
+        for flat in flats:
+            state = self._adamw.state[flat]
+            for key in MOMENTS:
+                if key not in state:
+                    state[key] = torch.zeros_like(flat, dtype=torch.float32)
+            # DeepSpeed's CPU Adam counts in an int, torch's fused AdamW in a tensor beside the parameter.
+            state.setdefault("step", 0 if self.zero.offload_optimizer else torch.tensor(0.0, device=flat.device))
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Let DeepSpeed (stages 1 and 2) know which part of each parameter's moments lies in this rank's partition."""
+        link = getattr(self._ds.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+        if link is not None:
+            self._ds.optimizer._hp_optimizer_states_linked = False
+            link()
+
+    def set_step(self, step: int) -> None:
+        """Set the number of updates done: the schedule's place and AdamW's bias correction."""
+        self.steps_done = step
+        for state in self._adamw.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"].fill_(float(step))
+            elif "step" in state:
+                state["step"] = step
+
+
+def frozen(model: nn.Module, zero: ZeroConfig) -> Any:
+    """Prepare a model that is only read (reference, reward models): on its device, in the training precision.
+
+    Every rank holds it whole. Under ZeRO-3 it is divided over the ranks and gathered layer by layer while it runs.
+    """
+    distributed.setup()
+    model.requires_grad_(False).eval()
+    model.to(device=distributed.device(), dtype=DTYPES[zero.dtype])
+    if zero.stage < 3 or distributed.world_size() == 1:
+        return model
+    deepspeed = _import_deepspeed()
+    config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": _zero_section(zero)}
+    if zero.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    engine.eval()
+    return engine
+
+
+def build(make: Callable[[], nn.Module], zero: ZeroConfig) -> nn.Module:
+    """Make a model; under ZeRO-3 on several ranks each parameter is divided as soon as it is made."""
+    distributed.setup()
+    if zero.stage < 3 or distributed.world_size() == 1:
+        return make()
+    deepspeed = _import_deepspeed()
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": _zero_section(zero)}
+    if zero.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+    with deepspeed.zero.Init(config_dict_or_path=config):
+        return make()
+
+
+# --- DeepSpeed's particulars ---------------------------------------------------------------------------------------
+
+
+def _deepspeed_config(optim: OptimConfig, zero: ZeroConfig, micro_batch_size: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": optim.grad_clip if zero.stage > 0 else 0.0,
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": _zero_section(zero),
+    }
+    if zero.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+    return config
+
+
+def _zero_section(zero: ZeroConfig) -> dict[str, Any]:
+    section: dict[str, Any] = {"stage": zero.stage}
+    if zero.stage == 3:
+        # Gather by size of the model's own parts; small parameters (norms) stay on every rank.
+        section["stage3_param_persistence_threshold"] = 10_000 if torch.cuda.is_available() else 0
+    if torch.cuda.is_available() and zero.stage == 2:
+        section["overlap_comm"] = True
+    if not torch.cuda.is_available():
+        section["overlap_comm"] = False
+    if zero.offload_optimizer:
+        section["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if zero.offload_parameters:
+        section["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return section
+
+
+def _pair(betas: list[float]) -> tuple[float, float]:
+    return betas[0], betas[1]
+
+
+def _shape(parameter: torch.Tensor) -> torch.Size:
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+def _fragments() -> Any:
+    import deepspeed.utils
+
+    return deepspeed.utils
+
+
+@contextlib.contextmanager
+def _gathered(parameter: torch.Tensor, write: bool = False) -> Iterator[None]:
+    """Make a ZeRO-3 parameter whole; what rank 0 writes into it is divided again. A no-op for other parameters."""
+    if not hasattr(parameter, "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if write else None):
+        yield
+
+
+@contextlib.contextmanager
+def _whole(ds: Any, zero: ZeroConfig) -> Iterator[Any]:
+    """Gather a ZeRO-3 model's weights once and take its hooks off; they are put back whatever happens inside."""
+    if zero.stage < 3:
+        yield ds.module
+        return
+    from deepspeed.runtime.zero import unwrap_model_for_generation
+
+    failure: BaseException | None = None
+    with unwrap_model_for_generation(ds) as whole:
+        try:
+            yield whole.module if hasattr(whole, "module") else whole
+        except BaseException as error:  # unwrap has no try/finally: let it put the hooks back first
+            failure = error
+    if failure is not None:
+        raise failure

@@ -1,0 +1,124 @@
+"""The one supervised loop: pretraining, fine-tuning, reward models and rejection-sampling fine-tuning."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import torch
+
+from . import distributed
+from .engine import Engine
+from .errors import UserError
+from .losses import Batch
+from .run import Run
+from .tokenizer import Tokenizer
+
+LossFn = Callable[[Any, Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+class Batches(Protocol):
+    """Random access to the global batches: what step `step` trains on, as this rank's micro-batches."""
+
+    def batch_at(self, step: int) -> list[Batch]:
+        """Return this rank's micro-batches of the step's global batch."""
+
+
+def fit(
+    engine: Engine,
+    batches: Batches,
+    loss_fn: LossFn,
+    run: Run,
+    total_steps: int,
+    tokenizer: Tokenizer,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+) -> None:
+    """Train to `total_steps`, resuming where the run stopped; checkpoints, metrics and signals as the run says.
+
+    `loss_fn` returns sums over a micro-batch; they are divided by the weight (target tokens, pairs) of the whole global
+    batch, so micro-batch size, accumulation and ranks change neither loss nor gradients.
+    """
+    engines = {"model": engine}
+    start, _ = run.resume(engines)
+    if start >= total_steps:
+        run.print(f"{run.program}: nothing left to train, the run is at step {start} of {total_steps}")
+    with run.progress(
+        total_steps, run.program, "steps", done=min(start, total_steps), every=run.config.log_every
+    ) as bar:
+        for step in range(start, total_steps):
+            metrics = train_step(engine, batches.batch_at(step), loss_fn)
+            done = step + 1
+            if not math.isfinite(metrics["train/loss"]):
+                raise UserError(
+                    f"train/loss is {metrics['train/loss']} at step {done}: lower optim.lr or look at the data; "
+                    f"the last checkpoint in {run.checkpoints} is from before it"
+                )
+            if evaluate is not None and run.eval_due(done, total_steps):
+                metrics.update(evaluate())
+            run.log(done, metrics)
+            bar.update(loss=metrics["train/loss"], tokens_per_second=round(metrics["train/tokens_per_second"]))
+            stop = run.stop_requested()
+            if stop or run.due(done) or done == total_steps:
+                run.save(done, engines, tokenizer)
+            if stop and done < total_steps:
+                run.stop(done)
+    run.finish(max(start, total_steps))
+
+
+def train_step(engine: Engine, micro_batches: list[Batch], loss_fn: LossFn) -> dict[str, float]:
+    """Take one optimizer step on a global batch; return its metrics, averaged over the global weight."""
+    started = time.perf_counter()
+    own = sum(float(batch["weight"]) for batch in micro_batches)
+    own_tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in micro_batches)
+    weight, tokens = distributed.all_reduce_sum(torch.tensor([own, own_tokens], dtype=torch.float64)).tolist()
+    if weight == 0:
+        raise UserError("a global batch holds no target: every row's loss mask is empty")
+    sums: dict[str, torch.Tensor] = {}
+    for batch in micro_batches:
+        loss, extra = loss_fn(engine, on_device(batch, engine.device))
+        engine.backward(loss / weight)
+        for key, value in {"loss": loss, **extra}.items():
+            sums[key] = (
+                sums.get(key, torch.zeros((), dtype=torch.float64, device=engine.device)) + value.detach().double()
+            )
+    lr = engine.lr
+    norm = engine.step()
+    total = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / weight
+    metrics = {f"train/{key}": float(value) for key, value in zip(sums, total, strict=True)}
+    seconds = time.perf_counter() - started
+    return {
+        **metrics,
+        "train/lr": lr,
+        "train/grad_norm": norm,
+        "train/tokens": tokens,
+        "train/tokens_per_second": tokens / seconds,
+        "train/step_seconds": seconds,
+    }
+
+
+@torch.no_grad()
+def evaluate_loss(engine: Engine, batches: Iterable[Batch], loss_fn: LossFn) -> dict[str, float]:
+    """Return the averages of `loss_fn` over batches (this rank's share of them), over all ranks, as eval/<key>."""
+    engine.module.eval()
+    sums: dict[str, torch.Tensor] = {}
+    weight = 0.0
+    for batch in batches:
+        loss, extra = loss_fn(engine, on_device(batch, engine.device))
+        weight += float(batch["weight"])
+        for key, value in {"loss": loss, **extra}.items():
+            sums[key] = (
+                sums.get(key, torch.zeros((), dtype=torch.float64, device=engine.device)) + value.detach().double()
+            )
+    engine.module.train()
+    weight = distributed.all_reduce_sum(weight)
+    total = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / max(weight, 1.0)
+    return {f"eval/{key}": float(value) for key, value in zip(sums, total, strict=True)}
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on the engine's device."""
+    if device.type == "cpu":
+        return batch
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

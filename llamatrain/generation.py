@@ -1,0 +1,235 @@
+"""Sampling responses, many at a time (released code; paper 3.2.3 samples for RLHF).
+
+A finished response leaves the batch and a waiting prompt takes its slot. The noise of each token is a function of
+(seed, prompt id, sample number, position), so a response does not depend on batch size, refill, ranks or restarts (up
+to the rounding of logits).
+
+Shapes: B active rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from llamatrain.errors import UserError
+from llamatrain.model.kv_cache import KVCache
+from llamatrain.model.transformer import Transformer
+
+
+@dataclass
+class Sampling:
+    """How tokens are drawn: temperature 0 is greedy; top_p 1 keeps every token."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+
+
+@dataclass
+class Generated:
+    """A response. `tokens` ends in EOS if `finished`; otherwise the length limit or the context's end cut it.
+
+    `logprobs` are those of the whole distribution at the sampler's temperature, before top-p (greedy: at 1).
+    """
+
+    prompt_tokens: list[int]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finished: bool = False
+
+
+def generate(
+    model: Transformer,
+    prompts: list[list[int]],
+    keys: list[tuple[str, int]],
+    sampling: Sampling,
+    eos_id: int,
+    batch_size: int,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Generated]:
+    """Return a response to every prompt, in order; `keys` are (prompt id, sample number).
+
+    `on_done` hears the index of each response as it ends. UserError: an empty prompt, or one longer than the context.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+    responses = [Generated(prompt) for prompt in prompts]
+    limits = [_room(model, prompt, key, sampling) for prompt, key in zip(prompts, keys, strict=True)]
+    noise = [noise_key(sampling.seed, *key) for key in keys]
+    waiting = [i for i, limit in enumerate(limits) if limit > 0]
+    slots = min(batch_size, len(waiting))
+    refill = max(1, slots // 8)  # newcomers are prefilled together: one forward for several
+    active: list[int] = []  # active[s] is the response in slot s
+
+    def accept(rows: range, logits: Tensor) -> None:
+        """Draw the next token of these slots, then close the gaps that ended responses leave."""
+        sampled = [responses[active[s]] for s in rows]
+        uniforms = uniform([noise[active[s]] for s in rows], [len(response.tokens) for response in sampled])
+        tokens, logprobs = sample(logits, sampling.temperature, sampling.top_p, uniforms)
+        for response, token, logprob in zip(sampled, tokens.tolist(), logprobs.tolist(), strict=True):
+            response.tokens.append(token)
+            response.logprobs.append(logprob)
+            response.finished = token == eos_id
+        for s in reversed(rows):
+            response = responses[active[s]]
+            if response.finished or len(response.tokens) == limits[active[s]]:
+                ended, last = active[s], active.pop()
+                if s < len(active):
+                    active[s] = last
+                    cache.move(len(active), s, _cached(responses[last]))
+                if on_done is not None:
+                    on_done(ended)
+
+    with _inference(model):
+        if waiting:
+            cache = model.new_cache(slots, max(len(prompts[i]) + limits[i] for i in waiting))
+        waiting.reverse()
+        while waiting or active:
+            free = min(slots - len(active), len(waiting))
+            if free >= min(refill, len(waiting)) and free > 0:
+                newcomers = [waiting.pop() for _ in range(free)]
+                start = len(active)
+                active += newcomers
+                accept(range(start, len(active)), _prefill(model, cache, start, [prompts[i] for i in newcomers]))
+            else:
+                accept(range(len(active)), _step(model, cache, [responses[i] for i in active]))
+    for i, limit in enumerate(limits):
+        if limit == 0 and on_done is not None:
+            on_done(i)
+    return responses
+
+
+def stream(
+    model: Transformer, prompt: list[int], key: tuple[str, int], sampling: Sampling, eos_id: int
+) -> Iterator[int]:
+    """Yield the tokens of one response as they are drawn, EOS included; the same tokens as `generate`'s."""
+    limit = _room(model, prompt, key, sampling)
+    noise = noise_key(sampling.seed, *key)
+    response = Generated(prompt)
+    cache = model.new_cache(1, len(prompt) + limit)
+    while len(response.tokens) < limit and not response.finished:
+        with _inference(model):  # not across the yield: the caller's own state must not change
+            logits = _step(model, cache, [response]) if response.tokens else _prefill(model, cache, 0, [prompt])
+            drawn, _ = sample(logits, sampling.temperature, sampling.top_p, uniform([noise], [len(response.tokens)]))
+        response.tokens.append(int(drawn))
+        response.finished = response.tokens[-1] == eos_id
+        yield response.tokens[-1]
+
+
+def sample(
+    logits: Tensor, temperature: float, top_p: float, uniforms: npt.NDArray[np.float64]
+) -> tuple[Tensor, Tensor]:
+    """Draw one token a row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B,).
+
+    Returns tokens (B,) and their log-probabilities (B,) in the whole distribution at this temperature.
+    """
+    logprobs = torch.log_softmax(logits / (temperature or 1.0), -1)
+    if temperature == 0:
+        tokens = logprobs.argmax(-1, keepdim=True)
+        return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
+    probabilities = logprobs.exp()
+    if top_p < 1:
+        probabilities = nucleus(probabilities, top_p)
+    # In vocabulary order: sorted, rounding would swap near-equal tokens and so change the draw.
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    targets = torch.from_numpy(uniforms).to(logits.device)[:, None] * cumulative[:, -1:]
+    # right=True: the first token whose cumulative exceeds the target, never one of probability 0
+    tokens = torch.searchsorted(cumulative, targets, right=True).clamp_(max=logits.shape[-1] - 1)
+    return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Return the probabilities (B, V) with those outside the nucleus set to 0, not renormalised.
+
+    Released code: sort descending and drop a token where those before it already hold more than top_p.
+    """
+    ordered = _descending(probabilities)
+    kept = (ordered.cumsum(-1) - ordered <= top_p).sum(-1, keepdim=True).clamp_(min=1)  # the first always stays
+    least = ordered.gather(-1, kept - 1)
+    above, equal = probabilities > least, probabilities == least
+    among_equals = kept - above.sum(-1, keepdim=True)  # of equal tokens the earlier ids stay, as in a stable sort
+    return probabilities.where(above | (equal & (equal.cumsum(-1) <= among_equals)), 0.0)
+
+
+def _descending(values: Tensor) -> Tensor:
+    """Sort each row. NumPy's vectorised sort is some thirty times faster than torch's on a CPU."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1)).flip(-1)
+    return values.sort(-1, descending=True).values
+
+
+def noise_key(seed: int, prompt_id: str, number: int) -> int:
+    """Return the 64-bit key of one response's noise."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}/{prompt_id}".encode()).digest()[:8], "little")
+
+
+def uniform(keys: list[int], positions: list[int]) -> npt.NDArray[np.float64]:
+    """Return a number in [0, 1) for each key and position in the response: SplitMix64 as a counter-based generator."""
+    x = np.array(keys, dtype=np.uint64) + np.array(positions, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    uniforms: npt.NDArray[np.float64] = (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniforms
+
+
+def _room(model: Transformer, prompt: list[int], key: tuple[str, int], sampling: Sampling) -> int:
+    """Return how many tokens the response may have."""
+    context = model.config.max_seq_len
+    if not 0 < len(prompt) <= context:
+        raise UserError(f"prompt {key[0]!r} has {len(prompt)} tokens; the model's context (max_seq_len) is {context}")
+    return min(sampling.max_new_tokens, context - len(prompt))
+
+
+def _cached(response: Generated) -> int:
+    """Return how many positions of a response are in the cache: all but the token drawn last."""
+    return len(response.prompt_tokens) + len(response.tokens) - 1
+
+
+def _prefill(model: Transformer, cache: KVCache, start: int, prompts: list[list[int]]) -> Tensor:
+    """Fill the slots from `start` with prompts and return the logits (B, V) after each; equal prompts run once."""
+    unique = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    source = [unique[tuple(prompt)] for prompt in prompts]
+    width = max(map(len, prompts))
+    ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in unique])
+    device = cache.keys.device
+    last = torch.tensor([row * width + len(prompt) - 1 for row, prompt in zip(source, prompts, strict=True)])
+    rows = cache.empty_rows(start, width, source)
+    logits: Tensor = model(ids.to(device), cache=rows, select=last.to(device))
+    return logits
+
+
+def _step(model: Transformer, cache: KVCache, responses: list[Generated]) -> Tensor:
+    """Feed each slot its last token and return the logits (B, V) that follow."""
+    ids = torch.tensor([[response.tokens[-1]] for response in responses], device=cache.keys.device)
+    logits: Tensor = model(ids, cache=cache.rows(0, 1, [_cached(response) for response in responses]))
+    return logits[:, 0]
+
+
+@contextmanager
+def _inference(model: Transformer) -> Iterator[None]:
+    """Evaluation mode without gradients, and back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

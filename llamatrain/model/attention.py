@@ -1,0 +1,56 @@
+"""Rotary positions and grouped-query attention.
+
+Shapes: B rows, T positions, H query heads, K key-value heads, D head dimension, L keys to attend to.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Rotary = tuple[Tensor, Tensor]
+
+
+def rotary_table(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
+    """Return cos and signed sin, (1 or B, 1, T, D), of the angles at these positions (HF layout: halves, not pairs)."""
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    angles = position_ids[:, None, :, None].float() * (1.0 / theta**exponents)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate the two halves of each head of x, (B, H, T, D), by its position."""
+    cos, sin = rotary
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def segment_mask(segment_ids: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return the additive mask (B, 1, T, T) that keeps segments apart, or None where plain causal attention does.
+
+    Plain causal attention does where every row is a single segment, alone or followed by padding. Padding, segment 0,
+    sees itself: a row of -inf would become NaN.
+    """
+    if segment_ids is None or bool((segment_ids <= 1).all() & (segment_ids.diff(dim=1) <= 0).all()):
+        return None
+    length = segment_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
+    return additive((segment_ids[:, None, :, None] == segment_ids[:, None, None, :]) & causal, dtype)
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn True (visible) into 0 and False into -inf, once for all layers."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of queries (B, H, T, D) over keys and values (B, K, L, D); mask None: causal. Returns (B, H, T, D)."""
+    batch, heads, length, width = queries.shape
+    kv_heads = keys.shape[1]
+    if heads == kv_heads:
+        return F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=mask is None and length > 1)
+    if length == 1:  # one new token: the query heads that share keys become query positions, nothing is repeated
+        queries = queries.view(batch, kv_heads, heads // kv_heads, width)
+        return F.scaled_dot_product_attention(queries, keys, values, mask).view(batch, heads, 1, width)
+    return F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=mask is None, enable_gqa=True)

@@ -1,0 +1,327 @@
+"""The Llama 2 transformer (paper 2.2): parameter names, layout and config.json of Hugging Face's LlamaForCausalLM.
+
+Shapes: B rows, T positions, C model dimension, V vocabulary, N selected positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from llamatrain.errors import UserError
+from llamatrain.model.attention import Rotary, additive, attend, rotary_table, rotate, segment_mask
+from llamatrain.model.kv_cache import CacheRows, KVCache
+
+
+@dataclass
+class ModelConfig:
+    """The shape of a model; `vocab_size` None stands for the tokenizer's."""
+
+    vocab_size: int | None
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    hidden_dim: int
+    max_seq_len: int
+    rope_theta: float
+    norm_eps: float
+    tie_embeddings: bool
+    init_std: float
+    activation_checkpointing: str
+
+    def __post_init__(self) -> None:
+        for key in ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "max_seq_len", "rope_theta", "norm_eps"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"model.{key} is {getattr(self, key)}; it must be positive")
+        if self.vocab_size is not None and self.vocab_size <= 0:
+            raise UserError(f"model.vocab_size is {self.vocab_size}; it must be positive, or null for the tokenizer's")
+        if self.dim % self.n_heads or self.head_dim % 2:
+            raise UserError(f"model.dim {self.dim} must be an even multiple of model.n_heads {self.n_heads}")
+        if self.n_heads % self.n_kv_heads:
+            raise UserError(f"model.n_heads {self.n_heads} must be a multiple of model.n_kv_heads {self.n_kv_heads}")
+        if self.activation_checkpointing not in ("none", "full"):
+            raise UserError(f"model.activation_checkpointing is {self.activation_checkpointing!r}; use none or full")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+    def with_vocabulary(self, size: int) -> ModelConfig:
+        """Return this config for a tokenizer of `size` pieces; a larger vocab_size (padding) is kept."""
+        if self.vocab_size is not None and self.vocab_size < size:
+            raise UserError(f"model.vocab_size is {self.vocab_size}; the tokenizer has {size} pieces")
+        return dataclasses.replace(self, vocab_size=self.vocab_size or size)
+
+    def to_hf(self, scalar_head: bool) -> dict[str, Any]:
+        """Return the content of config.json: LlamaForCausalLM, or LlamaForSequenceClassification with one label."""
+        config: dict[str, Any] = {
+            "architectures": ["LlamaForSequenceClassification" if scalar_head else "LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.dim,
+            "intermediate_size": self.hidden_dim,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.max_seq_len,
+            "rope_theta": self.rope_theta,  # read by transformers 4 and vLLM; transformers 5 reads rope_parameters
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rms_norm_eps": self.norm_eps,
+            "tie_word_embeddings": self.tie_embeddings,
+            "initializer_range": self.init_std,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "mlp_bias": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "use_cache": True,
+        }
+        if scalar_head:
+            config |= {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}, "pad_token_id": 0}
+        return config
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any]) -> ModelConfig:
+        """Read config.json of a Llama; UserError names what this model cannot do."""
+        try:
+            dim, n_heads = config["hidden_size"], config["num_attention_heads"]
+            rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+            only = {
+                "model_type": (config["model_type"], "llama"),
+                "hidden_act": (config.get("hidden_act", "silu"), "silu"),
+                "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
+                "head_dim": (config.get("head_dim") or dim // n_heads, dim // n_heads),
+                "attention_bias": (config.get("attention_bias", False), False),
+                "mlp_bias": (config.get("mlp_bias", False), False),
+            }
+            for key, (value, needed) in only.items():
+                if value != needed:
+                    raise UserError(f"config.json: {key} is {value!r}; only {needed!r} is supported")
+            return cls(
+                vocab_size=config["vocab_size"],
+                dim=dim,
+                n_layers=config["num_hidden_layers"],
+                n_heads=n_heads,
+                n_kv_heads=config.get("num_key_value_heads") or n_heads,
+                hidden_dim=config["intermediate_size"],
+                max_seq_len=config["max_position_embeddings"],
+                rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
+                norm_eps=config["rms_norm_eps"],
+                tie_embeddings=config.get("tie_word_embeddings", False),
+                init_std=config.get("initializer_range", 0.02),
+                activation_checkpointing="none",
+            )
+        except KeyError as error:
+            raise UserError(f"config.json: the key {error.args[0]!r} is missing") from None
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a leaf fills its weight: N(0, std) from a stream that depends on the seed and the parameter's name alone.
+
+    The paper does not say how it initialised. Leaves call this in their constructors because DeepSpeed's zero.Init
+    empties each parameter when its module's constructor ends. Seed None leaves weights as they are, to be loaded.
+    """
+
+    seed: int | None
+    std: float
+    name: str = ""
+
+    def at(self, name: str, scale: float = 1.0) -> Init:
+        """Return the initialisation of a child."""
+        return Init(self.seed, self.std * scale, f"{self.name}.{name}" if self.name else name)
+
+    def fill(self, weight: Tensor) -> None:
+        """Fill the weight in place, the same on every device, dtype and rank."""
+        if self.seed is None or weight.is_meta:
+            return
+        digest = hashlib.sha256(f"{self.seed}/{self.name}".encode()).digest()
+        random = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+        values = random.standard_normal(tuple(weight.shape), dtype=np.float32)
+        values *= self.std
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(values))
+
+
+class Linear(nn.Linear):
+    """A matrix without bias, initialised in its constructor."""
+
+    def __init__(self, n_in: int, n_out: int, init: Init) -> None:
+        super().__init__(n_in, n_out, bias=False)
+        init.fill(self.weight)
+
+    def reset_parameters(self) -> None:
+        """Do nothing: the constructor fills the weight."""
+
+
+class Embedding(nn.Embedding):
+    """Token embeddings, initialised in their constructor."""
+
+    def __init__(self, vocab_size: int, dim: int, init: Init) -> None:
+        super().__init__(vocab_size, dim)
+        init.fill(self.weight)
+
+    def reset_parameters(self) -> None:
+        """Do nothing: the constructor fills the weight."""
+
+
+class RMSNorm(nn.Module):
+    """Normalise in float32, cast back, then scale: the released order."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), None, self.eps) * self.weight
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig, layer: int, init: Init) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        kv_dim = config.n_kv_heads * config.head_dim
+        self.q_proj = Linear(config.dim, config.dim, init.at("q_proj.weight"))
+        self.k_proj = Linear(config.dim, kv_dim, init.at("k_proj.weight"))
+        self.v_proj = Linear(config.dim, kv_dim, init.at("v_proj.weight"))
+        self.o_proj = Linear(config.dim, config.dim, init.at("o_proj.weight", residual_scale(config)))
+
+    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, cache: CacheRows | None) -> Tensor:
+        batch, length, dim = x.shape
+        split = (batch, length, -1, self.head_dim)
+        queries = rotate(self.q_proj(x).view(split).transpose(1, 2), rotary)
+        keys = rotate(self.k_proj(x).view(split).transpose(1, 2), rotary)
+        values = self.v_proj(x).view(split).transpose(1, 2)
+        if cache is not None:
+            keys, values = cache.update(self.layer, keys, values)
+        mixed = attend(queries, keys, values, mask)
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return out
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: ModelConfig, init: Init) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.dim, config.hidden_dim, init.at("gate_proj.weight"))
+        self.up_proj = Linear(config.dim, config.hidden_dim, init.at("up_proj.weight"))
+        self.down_proj = Linear(config.hidden_dim, config.dim, init.at("down_proj.weight", residual_scale(config)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Layer(nn.Module):
+    """One pre-norm block."""
+
+    def __init__(self, config: ModelConfig, layer: int, init: Init) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.self_attn = Attention(config, layer, init.at("self_attn"))
+        self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.mlp = FeedForward(config, init.at("mlp"))
+
+    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, cache: CacheRows | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class Decoder(nn.Module):
+    """Embeddings, layers and the final norm: what the language model and the scalar model share."""
+
+    def __init__(self, config: ModelConfig, init: Init) -> None:
+        super().__init__()
+        if config.vocab_size is None:
+            raise UserError("model.vocab_size is null; give it, or a tokenizer to take it from")
+        self.config = config
+        self.embed_tokens = Embedding(config.vocab_size, config.dim, init.at("embed_tokens.weight"))
+        self.layers = nn.ModuleList(Layer(config, i, init.at(f"layers.{i}")) for i in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        cache: CacheRows | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """Return the normed hidden states, (B, T, C), or (N, C) at the flattened positions `select`."""
+        length = input_ids.shape[1]
+        x = self.embed_tokens(input_ids)
+        if cache is not None:
+            position_ids = cache.position_ids
+            mask = None if cache.visible is None else additive(cache.visible, x.dtype)
+        else:
+            mask = segment_mask(segment_ids, x.dtype)
+            if position_ids is None:
+                position_ids = torch.arange(length, device=x.device)[None]
+        rotary = rotary_table(position_ids, self.config.head_dim, self.config.rope_theta, x.dtype)
+        recompute = self.config.activation_checkpointing == "full" and torch.is_grad_enabled()
+        for layer in self.layers:
+            if recompute:
+                x = checkpoint(layer, x, rotary, mask, cache, use_reentrant=False)
+            else:
+                x = layer(x, rotary, mask, cache)
+        if select is not None:
+            x = x.flatten(0, 1).index_select(0, select)
+        out: Tensor = self.norm(x)
+        return out
+
+
+class Transformer(nn.Module):
+    """The language model. `seed` initialises it; None leaves the weights as they are, to be loaded."""
+
+    def __init__(self, config: ModelConfig, seed: int | None) -> None:
+        super().__init__()
+        init = Init(seed, config.init_std)
+        self.config = config
+        self.model = Decoder(config, init.at("model"))
+        if not config.tie_embeddings:  # a tied head has no parameter of its own, as HF stores it
+            assert config.vocab_size is not None
+            self.lm_head = Linear(config.dim, config.vocab_size, init.at("lm_head.weight"))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        cache: CacheRows | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """Return float32 logits, (B, T, V), or (N, V) at the flattened positions `select` (N,).
+
+        A token sees the earlier tokens of its own segment (0 is padding; None: one segment a row). With a cache the
+        positions follow from it and position_ids and segment_ids are not used.
+        """
+        x = self.model(input_ids, position_ids, segment_ids, cache, select)
+        logits: Tensor = F.linear(x, self.model.embed_tokens.weight) if self.config.tie_embeddings else self.lm_head(x)
+        return logits.float()
+
+    def new_cache(self, slots: int, max_len: int) -> KVCache:
+        """Return an empty cache for `slots` sequences of up to `max_len` tokens."""
+        config, weight = self.config, self.model.norm.weight
+        return KVCache(config.n_layers, slots, config.n_kv_heads, max_len, config.head_dim, weight.dtype, weight.device)
+
+
+def residual_scale(config: ModelConfig) -> float:
+    """Return what the matrices that write into the residual stream are scaled by, so that its variance stays level."""
+    return 1 / math.sqrt(2 * config.n_layers)

@@ -1,0 +1,357 @@
+"""A run: its folder, status, metrics, checkpoints, signals, console and wandb. The only file that imports wandb.
+
+    runs/<name>/  config.yaml  metrics.jsonl  status.json  wandb/  checkpoints/  final
+
+Rank 0 writes; every method may be called on all ranks alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+from . import __version__, distributed, manifest
+from .config import Stopped, to_dict
+from .errors import UserError
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .tokenizer import Tokenizer
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+RESUME = ("auto", "never", "required")
+WANDB_MODES = ("offline", "online", "disabled")
+
+
+@dataclass
+class WandbConfig:
+    """Where the dashboard's data go."""
+
+    mode: str
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+
+    def __post_init__(self) -> None:
+        """Check the mode."""
+        if self.mode not in WANDB_MODES:
+            raise UserError(f"run.wandb.mode={self.mode}: need one of {', '.join(WANDB_MODES)}")
+
+
+@dataclass
+class RunConfig:
+    """What every program's run needs; configs/run/default.yaml says what each key means."""
+
+    name: str
+    dir: str
+    seed: int
+    resume: str
+    save_every: int
+    keep: int
+    eval_every: int
+    log_every: int
+    progress: bool
+    verbose: bool
+    wandb: WandbConfig
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if self.resume not in RESUME:
+            raise UserError(f"run.resume={self.resume}: need one of {', '.join(RESUME)}")
+        if not self.name or self.name.startswith("/") or ".." in Path(self.name).parts:
+            raise UserError(f"run.name={self.name}: need a name (a relative path without ..)")
+        for key in ("save_every", "keep", "eval_every"):
+            if getattr(self, key) < 0:
+                raise UserError(f"run.{key}={getattr(self, key)}: need 0 or more")
+        if self.log_every < 1:
+            raise UserError(f"run.log_every={self.log_every}: need 1 or more")
+
+
+class Run:
+    """One program's run, as a context manager."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        program: str,
+        settings: Any,
+        parents: Mapping[str, Path] | None = None,
+        data: Mapping[str, str] | None = None,
+    ) -> None:
+        """Open the run folder.
+
+        `settings` is the program's whole configuration; `parents` the checkpoints it starts from; `data` the
+        fingerprints of its data sets, which must not change between start and resume.
+        """
+        if config.verbose:
+            os.environ["LLAMATRAIN_VERBOSE"] = "1"
+        distributed.setup()
+        self.config, self.program = config, program
+        self.settings = to_dict(settings)
+        self.parents, self.data = dict(parents or {}), dict(data or {})
+        self.folder = Path(config.dir) / config.name
+        self.checkpoints = self.folder / "checkpoints"
+        self.is_main = distributed.is_main()
+        self.step = 0
+        self._received: str | None = None
+        self._finished = False
+        self._bar: Progress | None = None
+        self._wandb: Any = None
+        self._old_handlers: dict[int, Any] = {}
+        self._before = 0.0
+        self._wandb_id = uuid.uuid4().hex[:8]
+        self._opened = time.time()
+        if self.is_main:
+            self._open()
+        distributed.barrier()
+        self._metrics = (self.folder / "metrics.jsonl").open("a") if self.is_main else None
+
+    def _open(self) -> None:
+        if self.config.resume == "never" and self.folder.exists():
+            for name in ("checkpoints", "final", "metrics.jsonl", "status.json", "wandb"):
+                path = self.folder / name
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        if self.config.resume == "required" and not any(self.checkpoints.glob("step_*")):
+            raise UserError(f"run.resume=required, but {self.checkpoints} holds no checkpoint")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run.dir={self.config.dir}: cannot make {self.folder} ({error.strerror})") from None
+        old = self.status()
+        self._before = float(old.get("seconds", 0.0)) if any(self.checkpoints.glob("step_*")) else 0.0
+        self._wandb_id = old.get("wandb_id", self._wandb_id)
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        self._write_status("running")
+
+    # --- context ---
+
+    def __enter__(self) -> Run:
+        """Watch for signals that ask to save and stop."""
+        for number in SIGNALS:
+            self._old_handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Record how the run ended."""
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        if self.is_main:
+            if error is None:
+                self._write_status("done")
+            elif isinstance(error, Stopped):
+                self._write_status("stopped", str(error))
+            else:
+                self._write_status("failed", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if error is None else 1, quiet=True)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._received == "SIGINT":
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step's end
+        self._received = signal.Signals(number).name
+        if self.is_main:
+            print(f"\n{self._received}: saving at the end of this step", file=sys.stderr, flush=True)
+
+    # --- status ---
+
+    def status(self) -> dict[str, Any]:
+        """Return status.json as it lies in the folder, or nothing."""
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "status.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return content
+
+    def _write_status(self, state: str, reason: str = "") -> None:
+        content = {
+            "state": state,
+            "program": self.program,
+            "step": self.step,
+            "reason": reason,
+            "started": self._opened,
+            "updated": time.time(),
+            "seconds": round(self._before + time.time() - self._opened, 2),
+            "ranks": distributed.world_size(),
+            "wandb_id": self._wandb_id,
+        }
+        temporary = self.folder / "status.json.tmp"
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, self.folder / "status.json")
+
+    # --- console and metrics ---
+
+    def print(self, text: str) -> None:
+        """Print a line (rank 0), above the progress bar where there is one."""
+        if not self.is_main or not self.config.progress:
+            return
+        if self._bar is not None:
+            self._bar.print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def progress(self, total: int, description: str, unit: str, done: int = 0, every: int = 0) -> Progress:
+        """Return a progress bar of this run (use it in a with statement)."""
+        show = self.is_main and self.config.progress
+        self._bar = Progress(total, description, unit, done=done, show=show, every=every)
+        return self._bar
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write a step's metrics to metrics.jsonl and wandb (rank 0)."""
+        self.step = step
+        if self._metrics is None:
+            return
+        numbers = {key: float(value) for key, value in values.items()}
+        self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
+        self._metrics.flush()
+        if self.config.wandb.mode != "disabled":
+            self._dashboard().log(numbers, step=step)
+
+    def _dashboard(self) -> Any:
+        if self._wandb is None:
+            os.environ.setdefault("WANDB_SILENT", "true")
+            import wandb
+
+            self._wandb = wandb.init(
+                id=self._wandb_id,
+                resume="allow",
+                dir=str(self.folder),
+                name=self.config.name,
+                project=self.config.wandb.project,
+                entity=self.config.wandb.entity,
+                group=self.config.wandb.group,
+                tags=self.config.wandb.tags,
+                mode=self.config.wandb.mode,  # type: ignore[arg-type]
+                job_type=self.program,
+                config=self.settings,
+                settings=wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=False),
+            )
+        return self._wandb
+
+    # --- cadence and signals ---
+
+    def eval_due(self, step: int, total: int) -> bool:
+        """Tell whether held-out data are evaluated after `step` (always after the last)."""
+        return step == total or (self.config.eval_every > 0 and step % self.config.eval_every == 0)
+
+    def due(self, step: int) -> bool:
+        """Tell whether a checkpoint is due after `step`."""
+        return self.config.save_every > 0 and step % self.config.save_every == 0
+
+    def stop_requested(self) -> bool:
+        """Tell, on all ranks alike, whether any of them was told to stop."""
+        return distributed.any_rank(self._received is not None)
+
+    def stop(self, step: int) -> NoReturn:
+        """Leave after the step's checkpoint was saved."""
+        self.step = step
+        name = self._received or "a signal on another rank"
+        raise Stopped(f"{name} at step {step}; saved in {self.checkpoints}. The same command goes on from there")
+
+    # --- checkpoints ---
+
+    def resume(self, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
+        """Restore the newest checkpoint of this run into the engines; return its step and state, or (0, {})."""
+        from . import checkpoint
+
+        newest = checkpoint.latest(self.checkpoints)
+        if newest is None:
+            if self.is_main:
+                self._cut_metrics(0)
+            return 0, {}
+        lineage = json.loads((newest / "llamatrain.json").read_text())
+        changed = sorted(k for k in self.data if lineage["data"].get(k) != self.data[k])
+        if changed:
+            raise UserError(
+                f"the data behind '{changed[0]}' changed since {newest} was saved: take back the change, "
+                f"or start anew with run.resume=never or another run.name"
+            )
+        state = checkpoint.restore(newest, engines)
+        step = int(lineage["step"])
+        for name, engine in engines.items():
+            engine.set_step(int(state.get("updates", {}).get(name, step)))
+        self.step = step
+        if self.is_main:
+            self._cut_metrics(step)
+            self._write_status("running")
+        self.print(f"resumed from {newest} at step {step}")
+        return step, state
+
+    def _cut_metrics(self, step: int) -> None:
+        """Drop metrics after the checkpoint's step, so that a resumed run leaves no doubles."""
+        assert self._metrics is not None
+        path = self.folder / "metrics.jsonl"
+        self._metrics.close()
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step and step > 0:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError):
+                continue  # the line that a kill cut short
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(temporary, path)
+        self._metrics = path.open("a")
+
+    def save(
+        self, step: int, engines: Mapping[str, Engine], tokenizer: Tokenizer, state: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Save a checkpoint of all engines (the first is the published model) and drop the oldest beyond `run.keep`."""
+        from . import checkpoint
+
+        target = self.checkpoints / f"step_{step:08d}"
+        lineage = {
+            "program": self.program,
+            "step": step,
+            "config": self.settings,
+            "parents": {k: {"path": str(p), "sha256": _parent_hash(p)} for k, p in self.parents.items()},
+            "data": self.data,
+            "version": __version__,
+        }
+        updates = {name: engine.steps_done for name, engine in engines.items()}
+        checkpoint.save(target, engines, tokenizer, lineage, {**(state or {}), "updates": updates})
+        self.step = step
+        if self.is_main:
+            self._write_status("running")
+            found = checkpoint.published(self.checkpoints)
+            if self.config.keep:
+                for old in found[: -self.config.keep]:
+                    shutil.rmtree(old)
+        distributed.barrier()
+        return target
+
+    def finish(self, step: int) -> None:
+        """Point `final` at the last checkpoint."""
+        self.step = step
+        if self.is_main:
+            link = self.folder / "final.tmp"
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path("checkpoints") / f"step_{step:08d}")
+            os.replace(link, self.folder / "final")
+        distributed.barrier()
+
+
+def _parent_hash(path: Path) -> str | None:
+    folder = path / "final" if (path / "final").exists() else path
+    return manifest.fingerprint(folder) if (folder / manifest.NAME).is_file() else None

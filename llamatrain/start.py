@@ -1,0 +1,61 @@
+"""Engines that start from a checkpoint: fine-tuning, reward models, PPO's policy and critic."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .checkpoint import load_config, load_weights
+from .engine import Engine, ZeroConfig, build
+from .errors import UserError
+from .model import ModelConfig, ScalarModel, Transformer
+from .model.transformer import Decoder, Init
+from .optim import OptimConfig
+
+HEAD, SCORE = "lm_head.weight", "score.weight"
+
+
+def language_engine(
+    folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int, activation_checkpointing: str = "none"
+) -> Engine:
+    """Return an engine that trains the language model of a checkpoint folder (see `checkpoint.resolve`)."""
+    config, scalar = load_config(folder)
+    if scalar:
+        raise UserError(f"{folder} is a reward model; a language model is needed here")
+    config = dataclasses.replace(config, activation_checkpointing=activation_checkpointing)
+    return _filled(build(lambda: Transformer(config, None), zero), folder, optim, zero, total_steps)
+
+
+def scalar_engine(
+    folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int, seed: int, activation_checkpointing: str = "none"
+) -> Engine:
+    """Return an engine that trains a scalar model: a reward model's checkpoint goes on, a language model's gets a new head."""
+    config = dataclasses.replace(load_config(folder)[0], activation_checkpointing=activation_checkpointing)
+    return _filled(build(lambda: _scalar_model(config, seed), zero), folder, optim, zero, total_steps)
+
+
+def _scalar_model(config: ModelConfig, seed: int) -> ScalarModel:
+    """Make a scalar model whose decoder is left to be loaded and whose head is initialised."""
+    return ScalarModel(config, seed, Decoder(config, Init(None, config.init_std)))
+
+
+def _filled(model: nn.Module, folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> Engine:
+    engine = Engine(model, optim, zero, total_steps)
+    left = {name for name, _ in model.named_parameters()}
+
+    def weights() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in load_weights(folder):
+            if name in left:
+                left.discard(name)
+                yield name, tensor
+            elif name != HEAD and not name.endswith("rotary_emb.inv_freq"):
+                raise UserError(f"{folder}: unknown weight {name}")
+
+    engine.load_parameters(weights())
+    if left - {SCORE}:
+        raise UserError(f"{folder}: weight {sorted(left - {SCORE})[0]} is missing")
+    return engine

@@ -1,0 +1,113 @@
+"""Means, proportions and differences with 95 % confidence intervals.
+
+The unit of chance is the prompt: the several samples of a prompt are averaged first, because they resemble each other.
+Everything is closed-form (Student's t, Wilson), so a result never depends on a resampling seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % confidence interval; `low` and `high` are None where one value cannot give an interval."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return the fields for a JSON file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Wins among decided comparisons, with its interval; ties are removed and counted."""
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    wins: int
+    losses: int
+    ties: int
+
+
+def wilson(proportion: float, count: float) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a proportion observed in `count` trials (which need not be whole)."""
+    if count <= 0:
+        return 0.0, 1.0
+    z2 = Z95 * Z95
+    centre = (proportion + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 / (1 + z2 / count) * math.sqrt(proportion * (1 - proportion) / count + z2 / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def t_quantile(degrees: int) -> float:
+    """Return the 97.5 % point of Student's t distribution.
+
+    With t = sqrt(degrees) * tan(angle) the density is cos(angle) ** (degrees - 1): smooth, bounded and quickly summed.
+    """
+    root = math.sqrt(degrees)
+    angles = np.linspace(0.0, min(math.pi / 2, 12 / root), 20001)
+    density = np.cos(angles) ** (degrees - 1)
+    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return root * math.tan(float(np.interp(0.95, mass / mass[-1], angles)))
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return the mean of independent values with Student's t interval."""
+    if not values:
+        raise ValueError("a mean needs at least one value")
+    array = np.asarray(values, dtype=np.float64)
+    mean, count = float(array.mean()), len(array)
+    if count < 2:
+        return Interval(mean, None, None, count)
+    half = t_quantile(count - 1) * float(array.std(ddof=1)) / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half, count)
+
+
+def by_prompt(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Average the samples of each prompt."""
+    return {prompt: float(np.mean(samples)) for prompt, samples in values.items() if len(samples)}
+
+
+def paired_interval(model: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]) -> Interval | None:
+    """Return the mean difference model - baseline over the prompts both have, each prompt's samples averaged first."""
+    ours, theirs = by_prompt(model), by_prompt(baseline)
+    differences = [ours[prompt] - theirs[prompt] for prompt in ours if prompt in theirs]
+    return mean_interval(differences) if differences else None
+
+
+def win_rate(
+    model: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]], tie: float = 1e-9
+) -> WinRate:
+    """Compare sample i of the model with sample i of the baseline on every prompt; values closer than `tie` are ties.
+
+    The interval is Wilson's on the effective number of comparisons: the decided ones, divided by how much the samples of a
+    prompt vary together (the design effect of a cluster sample). With one sample a prompt it is Wilson's plain interval.
+    """
+    wins, decided, ties = [], [], 0
+    for prompt in model.keys() & baseline.keys():
+        gaps = [a - b for a, b in zip(model[prompt], baseline[prompt], strict=False)]
+        won, lost = sum(gap > tie for gap in gaps), sum(gap < -tie for gap in gaps)
+        ties += len(gaps) - won - lost
+        if won + lost:
+            wins.append(won)
+            decided.append(won + lost)
+    total, won_all = sum(decided), sum(wins)
+    if not total:
+        return WinRate(None, None, None, 0, 0, ties)
+    rate = won_all / total
+    spread = sum((w - rate * n) ** 2 for w, n in zip(wins, decided, strict=True)) / total**2
+    effective = min(float(total), rate * (1 - rate) / spread) if spread > 0 else float(len(decided))
+    low, high = wilson(rate, effective)
+    return WinRate(rate, low, high, won_all, total - won_all, ties)

@@ -1,0 +1,188 @@
+"""The Llama tokenizer (paper 2.2): SentencePiece BPE with byte fallback, and its export for Hugging Face tools.
+
+Text is never normalised: any Unicode string comes back from `decode(encode(text))` unchanged, but for U+2581, which
+SentencePiece uses for the space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from llamatrain.errors import UserError, missing
+
+MODEL_FILE = "tokenizer.model"
+SPACE = "\u2581"  # how SentencePiece writes a space
+
+# The released chat format (`llamatrain.chat`) for transformers and vLLM. Each turn starts with BOS, as in the released
+# code.
+CHAT_TEMPLATE = """\
+{%- if messages[0]['role'] == 'system' -%}
+  {%- set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' -%}
+  {%- set turns = messages[1:] -%}
+{%- else -%}
+  {%- set system = '' -%}
+  {%- set turns = messages -%}
+{%- endif -%}
+{%- for message in turns -%}
+  {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+    {{- raise_exception('Roles must alternate user/assistant/user/assistant, after an optional system message') -}}
+  {%- endif -%}
+  {%- if message['role'] == 'user' -%}
+    {{- bos_token + '[INST] ' + ((system if loop.first else '') + message['content']).strip() + ' [/INST]' -}}
+  {%- else -%}
+    {{- ' ' + message['content'].strip() + ' ' + eos_token -}}
+  {%- endif -%}
+{%- endfor -%}
+"""
+
+
+class Tokenizer:
+    """A SentencePiece model: text to token ids and back.
+
+    `path` is a `tokenizer.model` or a folder that holds one (a checkpoint, the run folder of the program `tokenizer`).
+    Raises MissingFileError where there is none, UserError where the file is no SentencePiece model with BOS and EOS.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.path = path / MODEL_FILE if path.is_dir() else path
+        if not self.path.is_file():
+            raise missing(self.path, made_by="tokenizer")
+        self.model_bytes = self.path.read_bytes()
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(self.model_bytes)
+        except RuntimeError as error:
+            raise UserError(f"{self.path} is not a SentencePiece model ({len(self.model_bytes)} bytes)") from error
+        self.vocab_size: int = self._processor.vocab_size()
+        self.bos_id: int = self._processor.bos_id()
+        self.eos_id: int = self._processor.eos_id()
+        if min(self.bos_id, self.eos_id) < 0:
+            raise UserError(f"{self.path} has no BOS or no EOS piece; a Llama tokenizer needs both")
+        self.fingerprint = hashlib.sha256(self.model_bytes).hexdigest()
+
+    def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
+        """Return the ids of `text`, with BOS before and EOS after them where asked for."""
+        ids: list[int] = self._processor.encode(text)
+        return [self.bos_id] * bos + ids + [self.eos_id] * eos
+
+    def encode_many(self, texts: Iterable[str], threads: int = 1) -> list[list[int]]:
+        """Return the ids of every text, without BOS and EOS, on `threads` threads."""
+        ids: list[list[int]] = self._processor.encode(list(texts), num_threads=threads)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`; BOS and EOS leave nothing in it, bytes that are no UTF-8 become U+FFFD."""
+        text: str = self._processor.decode([int(i) for i in ids])
+        return text
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.model and what transformers needs to give the same ids (tokenizer_config.json,
+        tokenizer.json).
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = json.dumps(self._hf_config(), indent=2, ensure_ascii=False) + "\n"
+        fast = json.dumps(self._hf_fast(), ensure_ascii=False) + "\n"
+        _replace(folder / MODEL_FILE, self.model_bytes)
+        _replace(folder / "tokenizer_config.json", config.encode())
+        _replace(folder / "tokenizer.json", fast.encode())
+
+    def _piece(self, index: int) -> str:
+        piece: str = self._processor.id_to_piece(index)
+        return piece
+
+    def _hf_config(self) -> dict[str, Any]:
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self._piece(self.bos_id),
+            "eos_token": self._piece(self.eos_id),
+            "unk_token": self._piece(self._processor.unk_id()),
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": CHAT_TEMPLATE,
+        }
+
+    def _hf_fast(self) -> dict[str, Any]:
+        """The same model as a `tokenizers` file.
+
+        Without it transformers 5 derives one from tokenizer.model whose pre-tokenizer drops the dummy prefix after BOS
+        and before a leading space, which gives other ids than SentencePiece.
+        """
+        unk_id: int = self._processor.unk_id()
+        special = sorted({unk_id, self.bos_id, self.eos_id})
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        bos = self._piece(self.bos_id)
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": i, "content": self._piece(i), **flags} for i in special],
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [
+                    {"type": "Prepend", "prepend": SPACE},
+                    {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+                ],
+            },
+            "pre_tokenizer": None,
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [
+                    {"SpecialToken": {"id": bos, "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                    {"SpecialToken": {"id": bos, "type_id": 1}},
+                    {"Sequence": {"id": "B", "type_id": 1}},
+                ],
+                "special_tokens": {bos: {"id": bos, "ids": [self.bos_id], "tokens": [bos]}},
+            },
+            "decoder": {
+                "type": "Sequence",
+                "decoders": [
+                    {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                    {"type": "ByteFallback"},
+                    {"type": "Fuse"},
+                    {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+                ],
+            },
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": self._piece(unk_id),
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": True,
+                "byte_fallback": True,
+                "ignore_merges": False,
+                "vocab": {self._piece(i): i for i in range(self.vocab_size)},
+                "merges": self._merges(),
+            },
+        }
+
+    def _merges(self) -> list[list[str]]:
+        """Every pair of pieces that makes a piece, best piece first: SentencePiece merges by the score of the result.
+        """
+        model = self._processor
+        ids = [
+            i for i in range(self.vocab_size) if not (model.is_byte(i) or model.is_control(i) or model.is_unknown(i))
+        ]
+        pieces = {self._piece(i): i for i in ids}
+        ranked = sorted(pieces, key=lambda piece: (-model.get_score(pieces[piece]), pieces[piece]))
+        splits = ((piece[:cut], piece[cut:]) for piece in ranked for cut in range(1, len(piece)))
+        return [[left, right] for left, right in splits if left in pieces and right in pieces]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it: nobody sees half of it."""
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -1,0 +1,67 @@
+"""Package metadata: ranges of what is needed, and the nesting that keeps generic names out of site-packages.
+
+In a checkout the stages are folders of their own (`python -m reward`); a wheel carries them inside the one package
+`llamatrain` (`python -m llamatrain.reward`), since names such as `reward` or `configs` belong to other distributions.
+`constraints.txt` pins the versions that were tested.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NESTED = ("pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld", "launch")
+
+
+def packages() -> list[str]:
+    """Return the installed names of every package; `configs` holds only data."""
+    nested = find_packages(include=[pattern for name in NESTED for pattern in (name, f"{name}.*")])
+    library = find_packages(include=["llamatrain", "llamatrain.*"])
+    return [*library, *(f"llamatrain.{name}" for name in nested), "llamatrain.configs"]
+
+
+setup(
+    name="llamatrain",
+    version="0.1.0",
+    description="Train a Llama-2-style chat model, from raw text through SFT, reward models and RLHF to its evaluation",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11",
+    packages=packages(),
+    package_dir={f"llamatrain.{name}": name for name in (*NESTED, "configs")},
+    package_data={"llamatrain.configs": ["**/*.yaml"]},
+    include_package_data=False,
+    install_requires=[
+        "torch>=2.13,<3",
+        "deepspeed>=0.19.8,<0.20",
+        "datasets>=5,<6",
+        "sentencepiece>=0.2,<0.3",
+        "wandb>=0.31,<1",
+        "hydra-core>=1.3.2,<1.4",
+        "safetensors>=0.8,<1",
+        "numpy>=2,<3",
+        "rich>=15,<16",
+        "matplotlib>=3.11,<4",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=9,<10",
+            "pytest-timeout>=2.4,<3",
+            "coverage>=7.10,<8",
+            "transformers>=5,<6",
+            "ruff>=0.17,<0.18",
+            "mypy>=2,<3",
+            "import-linter>=2.16,<3",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["llamatrain = llamatrain.launch.cli:main"]},
+)

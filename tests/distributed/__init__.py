@@ -1,0 +1,1 @@
+"""Checks that need several ranks, or processes that are killed."""

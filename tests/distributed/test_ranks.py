@@ -1,0 +1,24 @@
+"""ZeRO 0-3 on one rank and on two: numbers, resume and generation (the checks stand in worker.py)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKS = ["stages", "bfloat16", "resume", "generation"]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks(ranks: int, tmp_path: Path, tokenizer_path: Path, repository: Path) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"] if ranks > 1 else []
+    command = [sys.executable, *(launcher or ["-m"]), "tests.distributed.worker", str(tmp_path), str(tokenizer_path)]
+    done = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert [line.removeprefix("ok ") for line in done.stdout.splitlines() if line.startswith("ok ")] == CHECKS

@@ -1,0 +1,201 @@
+"""The checks of one launch: run by every rank, on one rank or on two; prints `ok <check>` from rank 0.
+
+A plain PyTorch loop on the whole global batch is the reference for every ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from llamatrain import checkpoint, distributed
+from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.fit import train_step
+from llamatrain.generation import Sampling, generate
+from llamatrain.losses import Batch, language_model_loss
+from llamatrain.model import ModelConfig, Transformer
+from llamatrain.optim import OptimConfig, parameter_groups
+from llamatrain.tokenizer import Tokenizer
+
+MODEL = ModelConfig(
+    vocab_size=400,
+    dim=32,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    hidden_dim=48,
+    max_seq_len=64,
+    rope_theta=10000.0,
+    norm_eps=1e-5,
+    tie_embeddings=False,
+    init_std=0.02,
+    activation_checkpointing="none",
+)
+OPTIM = OptimConfig(
+    lr=1e-2,
+    betas=[0.9, 0.95],
+    eps=1e-5,
+    weight_decay=0.1,
+    grad_clip=0.5,
+    schedule="cosine",
+    warmup_steps=2,
+    warmup_fraction=0.0,
+    final_lr_fraction=0.1,
+)
+ROWS, LENGTH, STEPS = 8, 24, 6
+
+
+def zero(stage: int, dtype: str = "float32") -> ZeroConfig:
+    return ZeroConfig(stage=stage, dtype=dtype, offload_optimizer=False, offload_parameters=False)
+
+
+def global_batch(step: int) -> list[Batch]:
+    """Return the step's rows: two segments each, with answers of very different lengths."""
+    generator = torch.Generator().manual_seed(step)
+    rows = []
+    for _ in range(ROWS):
+        ids = torch.randint(3, 400, (1, LENGTH), generator=generator)
+        cut = int(torch.randint(4, LENGTH - 4, (), generator=generator))
+        positions = torch.cat([torch.arange(cut), torch.arange(LENGTH - cut)])[None]
+        segments = torch.cat([torch.full((cut,), 1), torch.full((LENGTH - cut,), 2)])[None]
+        mask = torch.zeros(1, LENGTH, dtype=torch.bool)
+        answer = int(torch.randint(1, LENGTH - cut, (), generator=generator))
+        mask[0, LENGTH - answer :] = True
+        mask[0, cut - 1] = True
+        rows.append({"input_ids": ids, "position_ids": positions, "segment_ids": segments, "loss_mask": mask})
+    return rows
+
+
+def stack(rows: list[Batch]) -> Batch:
+    batch = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+    batch["weight"] = batch["loss_mask"].sum().float()
+    return batch
+
+
+def micro_batches(step: int, size: int) -> list[Batch]:
+    """Return this rank's micro-batches of `size` rows."""
+    share = ROWS // distributed.world_size()
+    own = global_batch(step)[distributed.rank() * share : (distributed.rank() + 1) * share]
+    return [stack(own[i : i + size]) for i in range(0, share, size)]
+
+
+def reference(steps: int = STEPS) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+    """Train with plain PyTorch on whole global batches; return losses, gradient norms and the weights."""
+    model = Transformer(MODEL, seed=0)
+    optimizer = torch.optim.AdamW(parameter_groups(model, OPTIM), lr=1.0, betas=(0.9, 0.95), eps=OPTIM.eps)
+    losses, norms = [], []
+    for step in range(steps):
+        batch = stack(global_batch(step))
+        logits = model(batch["input_ids"], batch["position_ids"], batch["segment_ids"])
+        chosen = batch["loss_mask"][:, 1:]
+        loss = F.cross_entropy(logits[:, :-1][chosen], batch["input_ids"][:, 1:][chosen])
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.grad_clip)))
+        for group in optimizer.param_groups:
+            group["lr"] = OPTIM.lr_at(step, STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses, norms, {k: v.detach().clone() for k, v in model.named_parameters()}
+
+
+def close(a: list[float], b: list[float], tolerance: float) -> None:
+    worst = max(abs(x - y) for x, y in zip(a, b, strict=True))
+    assert worst <= tolerance, f"differ by {worst}: {a} {b}"
+
+
+def check_stages() -> None:
+    """Every stage, and every split into micro-batches, gives the reference's losses, norms and weights."""
+    losses, norms, weights = reference()
+    share = ROWS // distributed.world_size()
+    for stage in range(4):
+        for size in (1, share) if stage in (0, 3) else (2,):
+            engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
+            rows = [train_step(engine, micro_batches(step, size), language_model_loss) for step in range(STEPS)]
+            close([row["train/loss"] for row in rows], losses, 1e-5)
+            close([row["train/grad_norm"] for row in rows], norms, 1e-5)
+            for name, weight in engine.parameters_by_name():
+                assert torch.allclose(weight, weights[name], atol=1e-5), (stage, name)
+    say("stages")
+
+
+def check_bfloat16() -> None:
+    """Low precision follows the reference within its rounding."""
+    losses, _, _ = reference()
+    for stage in (1, 2, 3):
+        engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage, "bfloat16"), STEPS)
+        rows = [train_step(engine, micro_batches(step, 4), language_model_loss) for step in range(STEPS)]
+        close([row["train/loss"] for row in rows], losses, 3e-2)
+    say("bfloat16")
+
+
+def check_resume(folder: Path, tokenizer: Tokenizer) -> None:
+    """A checkpoint of one stage goes on at the same stage bit by bit, and at any other within rounding."""
+    engines: dict[int, Engine] = {}
+    ends: dict[int, dict[str, torch.Tensor]] = {}
+    for stage in range(4):
+        engine = engines[stage] = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
+        for step in range(STEPS):
+            if step == 3:
+                checkpoint.save(folder / f"step_{stage}", {"model": engine}, tokenizer, {"step": 3}, {"note": stage})
+            train_step(engine, micro_batches(step, 2), language_model_loss)
+        ends[stage] = {name: weight.clone() for name, weight in engine.parameters_by_name()}
+    for source, target in [(0, 0), (1, 1), (2, 2), (3, 3), (0, 3), (3, 1), (2, 0)]:
+        engine = Engine(Transformer(MODEL, seed=7), OPTIM, zero(target), STEPS)
+        state = checkpoint.restore(folder / f"step_{source}", {"model": engine})
+        assert state["note"] == source
+        engine.set_step(3)
+        for step in range(3, STEPS):
+            train_step(engine, micro_batches(step, 2), language_model_loss)
+        for name, weight in engine.parameters_by_name():
+            if source == target:
+                assert torch.equal(weight, ends[source][name]), (source, target, name)
+            else:
+                assert torch.allclose(weight, ends[source][name], atol=1e-5), (source, target, name)
+    say("resume")
+
+
+def check_generation() -> None:
+    """Every stage generates what the plain model does, though ranks stop after different numbers of tokens."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=4 + 8 * distributed.rank(), seed=3)
+    prompts, keys = [[1, 20, 30], [1, 40]], [("a", 0), ("b", 0)]
+    plain = generate(Transformer(MODEL, seed=0), prompts, keys, sampling, 2, 2)
+    for stage in (0, 3):
+        engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
+        with engine.generating() as model:
+            found = generate(model, prompts, keys, sampling, 2, 2)
+        assert [g.tokens for g in found] == [g.tokens for g in plain]
+        try:
+            with engine.generating():
+                raise KeyError("inside")
+        except KeyError:
+            pass
+        train_step(engine, micro_batches(0, 2), language_model_loss)  # the hooks are back
+    say("generation")
+
+
+def say(check: str) -> None:
+    distributed.barrier()
+    if distributed.is_main():
+        print(f"ok {check}", flush=True)
+
+
+def main() -> None:
+    """Run all checks; arguments: a folder and a tokenizer."""
+    torch.set_num_threads(1)
+    distributed.setup()
+    folder, tokenizer = Path(sys.argv[1]), Tokenizer(Path(sys.argv[2]))
+    check_stages()
+    check_bfloat16()
+    check_resume(folder, tokenizer)
+    check_generation()
+    assert replace(OPTIM, lr=1.0).lr_at(0, STEPS) == 0.5
+    distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Packed pairs: order, balance, and scores that packing does not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llamatrain.data.rows import write_rows
+from llamatrain.errors import UserError
+from llamatrain.model import ModelConfig, ScalarModel
+from llamatrain.tokenizer import Tokenizer
+from reward.data import Pair, PairBatches, collate_pairs, load_pairs, mix_pairs
+from reward.scoring import score_pairs, scores_at_ends
+
+
+def make_pairs(count: int, seed: int = 0) -> list[Pair]:
+    random = np.random.default_rng(seed)
+
+    def tokens() -> np.ndarray:
+        return np.append(random.integers(3, 400, int(random.integers(3, 60))), 2).astype(np.int32)
+
+    ratings = ["significantly_better", "slightly_better", None]
+    return [Pair(tokens(), tokens(), ratings[i % 3], i % 2 == 0, None, "made.jsonl", i) for i in range(count)]
+
+
+def make_batches(pairs: list[Pair], **changes: int) -> PairBatches:
+    settings = {"max_length": 128, "batch_pairs": 8, "micro_batch_size": 2, "seed": 0} | changes
+    return PairBatches(pairs, margin="small", **settings)
+
+
+def write_preferences(path: Path, count: int, kind: str = "helpfulness", long: int = 0) -> str:
+    def row(i: int) -> dict[str, object]:
+        question = "Where does the red fox live? " * (40 if i < long else 1)
+        return {
+            "messages": [{"role": "user", "content": f"{question}{i}"}],
+            "chosen": f"The red fox lives in the forest near the river {i}.",
+            "rejected": "No.",
+            "kind": kind,
+            "rating": "better",
+        }
+
+    write_rows(path, (row(i) for i in range(count)))
+    return str(path)
+
+
+def test_packed_scores_equal_scores_one_by_one(model_config: ModelConfig) -> None:
+    pairs = make_pairs(7)
+    model = ScalarModel(model_config, seed=1)
+    with torch.no_grad():
+        packed = scores_at_ends(model, collate_pairs(pairs, 128, "none"))
+        alone = [[model(torch.from_numpy(t).long()[None])[0, -1].item() for t in (p.chosen, p.rejected)] for p in pairs]
+    assert torch.allclose(packed, torch.tensor(alone), atol=1e-5)
+    assert score_pairs(model, pairs, 128, 3) == [pytest.approx(tuple(s), abs=1e-5) for s in alone]
+
+
+def test_collate_pairs_columns() -> None:
+    pairs = make_pairs(3)
+    batch = collate_pairs(pairs, 128, "small")
+    rows, columns = batch["ends"].unbind(-1)
+    assert batch["input_ids"][rows, columns].unique().tolist() == [2]  # EOS
+    assert batch["loss_mask"].sum() == 6
+    assert batch["loss_mask"][rows, columns].all()
+    assert batch["margin"].tolist() == pytest.approx([1.0, 1 / 3, 0.0])
+    assert batch["safe"][:, 0].tolist() == [1.0, 0.0, 1.0]
+    assert batch["safe"][:, 1].isnan().all()
+    assert batch["weight"] == 3
+
+
+def test_an_epoch_shows_every_pair_once_and_ranks_share_it() -> None:
+    pairs = make_pairs(24)
+    one = make_batches(pairs)
+    ids = [i for step in range(3) for i in one.sample_ids(step)]
+    assert sorted(ids) == list(range(24))
+    assert one.sample_ids(0) != one.sample_ids(3)
+    assert one.steps_per_epoch == 3
+    tokens = sum(len(pairs[i]) for i in one.sample_ids(1))
+    for world_size in (1, 2, 4):
+        parts = [make_batches(pairs, rank=rank, world_size=world_size).batch_at(1) for rank in range(world_size)]
+        batches = [batch for part in parts for batch in part]
+        assert len(batches) == 4
+        assert sum(int((batch["segment_ids"] > 0).sum()) for batch in batches) == tokens
+
+
+def test_micro_batches_are_balanced() -> None:
+    pairs = make_pairs(64)
+    batches = make_batches(pairs, batch_pairs=64, micro_batch_size=8).batch_at(0)
+    tokens = [int((batch["segment_ids"] > 0).sum()) for batch in batches]
+    assert max(tokens) < 1.15 * min(tokens)
+
+
+def test_batches_refuse_what_does_not_divide() -> None:
+    with pytest.raises(UserError, match="batch_pairs=8 must be a multiple of micro_batch_size=3"):
+        make_batches(make_pairs(9), micro_batch_size=3)
+    with pytest.raises(UserError, match="batch_pairs=8 is more than the 5"):
+        make_batches(make_pairs(5))
+
+
+def test_fingerprint_follows_tokens_and_labels() -> None:
+    pairs = make_pairs(8)
+    assert make_batches(pairs).fingerprint == make_batches(make_pairs(8)).fingerprint
+    assert make_batches(pairs).fingerprint != make_batches(make_pairs(8, seed=1)).fingerprint
+
+
+def test_load_pairs_encodes_both_sides(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    pairs, skipped = load_pairs(write_preferences(tmp_path / "p.jsonl", 4), tokenizer, 128, "skip")
+    assert (len(pairs), skipped) == (4, 0)
+    assert pairs[1].chosen[-1] == pairs[1].rejected[-1] == tokenizer.eos_id
+    assert tokenizer.decode(pairs[1].chosen.tolist()).endswith("forest near the river 1. ")
+    assert (pairs[1].rating, pairs[1].chosen_safe, pairs[1].row) == ("better", None, 1)
+
+
+def test_long_pairs_are_skipped_and_counted_or_stop(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write_preferences(tmp_path / "p.jsonl", 5, long=2)
+    pairs, skipped = load_pairs(path, tokenizer, 128, "skip")
+    assert ([pair.row for pair in pairs], skipped) == ([2, 3, 4], 2)
+    with pytest.raises(UserError, match="row 1 has .* tokens, max_length=128"):
+        load_pairs(path, tokenizer, 128, "stop")
+    with pytest.raises(UserError, match="too_long=cut: need skip or stop"):
+        load_pairs(path, tokenizer, 128, "cut")
+    with pytest.raises(UserError, match="holds no pair of at most max_length=10"):
+        load_pairs(path, tokenizer, 10, "skip")
+
+
+def test_the_other_kind_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write_preferences(tmp_path / "p.jsonl", 2, kind="safety")
+    with pytest.raises(UserError, match="row 1 is a safety preference, but kind=helpfulness"):
+        load_pairs(path, tokenizer, 128, "skip", kind="helpfulness")
+
+
+def test_mix_is_exact() -> None:
+    own, other = make_pairs(90), make_pairs(40, seed=1)
+    mixed = mix_pairs(own, other, 0.1, seed=0)
+    assert mixed[:90] == own
+    assert len(mixed) == 100
+    assert all(pair in other for pair in mixed[90:])
+    assert [id(p) for p in mix_pairs(own, other, 0.1, seed=0)] == [id(p) for p in mixed]
+    assert mix_pairs(own, [], 0.0, seed=0) == own
+    with pytest.raises(UserError, match="mix_share=0.1 needs files in mix"):
+        mix_pairs(own, [], 0.1, seed=0)
+    with pytest.raises(UserError, match="mix_share=1"):
+        mix_pairs(own, other, 1.0, seed=0)

@@ -1,0 +1,1 @@
+"""Tests of supervised fine-tuning."""
