@@ -33,7 +33,7 @@ check: $(VENV)/installed-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 clean:
 	@rm -rf $(VENV) build dist llamatrain.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -5,10 +5,12 @@ In a checkout the stages are folders of their own (`python -m reward`); a wheel 
 `constraints.txt` pins the versions that were tested.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
 NESTED = ("pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld", "launch")
 
 
@@ -19,11 +21,16 @@ def packages() -> list[str]:
     return [*library, *(f"llamatrain.{name}" for name in nested), "llamatrain.configs"]
 
 
+def version() -> str:
+    """Return `__version__` of the package, without importing it."""
+    return re.findall(r'^__version__ = "(.+)"', (HERE / "llamatrain" / "__init__.py").read_text(), re.M)[0]
+
+
 setup(
     name="llamatrain",
-    version="0.1.0",
+    version=version(),
     description="Train a Llama-2-style chat model, from raw text through SFT, reward models and RLHF to its evaluation",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
@@ -37,7 +44,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={f"llamatrain.{name}": name for name in (*NESTED, "configs")},
-    package_data={"llamatrain.configs": ["**/*.yaml"]},
+    package_data={"llamatrain.configs": ["**/*.yaml"], "llamatrain.launch": ["*.css"]},
     include_package_data=False,
     install_requires=[
         "torch>=2.13,<3",
@@ -46,10 +53,11 @@ setup(
         "sentencepiece>=0.2,<0.3",
         "wandb>=0.31,<1",
         "hydra-core>=1.3.2,<1.4",
+        "omegaconf>=2.3,<2.4",
+        "PyYAML>=6,<7",
         "safetensors>=0.8,<1",
         "numpy>=2,<3",
         "rich>=15,<16",
-        "matplotlib>=3.11,<4",
     ],
     extras_require={
         "test": [

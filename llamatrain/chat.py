@@ -1,6 +1,6 @@
-"""The released Llama 2 chat format: messages to tokens, and which of them are trained.
+r"""The released Llama 2 chat format: messages to tokens, and which of them are trained.
 
-    <s>[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{user} [/INST] {answer} </s><s>[INST] {user} [/INST]
+    <s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] {answer} </s><s>[INST] {user} [/INST]
 
 A turn is encoded as `[INST] {user} [/INST]` followed by `{answer} `, each on its own. SentencePiece puts a space before
 a text, so the second gives ` {answer} `, and as no piece of a Llama vocabulary crosses from `]` into a space, the ids
@@ -24,15 +24,14 @@ TAGS = (B_INST, E_INST, B_SYS.strip(), E_SYS.strip())
 
 
 class TagError(UserError):
-    """A message holds a tag of the chat format: it could pose as a turn or a system message (the released code refuses
-    it too).
-    """
+    """A message holds a tag of the chat format and could pose as a turn or system message; released code refuses it."""
 
 
 def check_messages(messages: Any, where: str, ends: Literal["user", "assistant"] | None = None) -> None:
-    """Raise UserError, starting with `where`, unless `messages` are a dialogue: an optional system message, then user
-    and assistant in turns; `ends` names the role of the last one. Raises TagError for tags, as the released code does
-    for all that it is given: a last answer, which the model wrote or learns, may hold them.
+    """Raise UserError, starting with `where`, unless `messages` are a dialogue whose last role is `ends`.
+
+    A dialogue is an optional system message, then user and assistant in turns. Raises TagError for tags, as the
+    released code does for all that it is given; a last answer, which the model wrote or learns, may hold them.
     """
     if not isinstance(messages, list) or not messages:
         raise UserError(f"{where}: found {_show(messages)}, needs a list of messages with `role` and `content`")
@@ -102,9 +101,7 @@ def decode_response(tokens: Iterable[int], tokenizer: Tokenizer) -> str:
 
 
 def without_oldest_turn(messages: Sequence[Message]) -> list[Message] | None:
-    """Return the dialogue without its oldest user message and the answer to it, the system message kept; None if only
-    one is left.
-    """
+    """Return the dialogue without its oldest turn, the system message kept; None where no other turn is left."""
     first = int(messages[0]["role"] == "system")
     if len(messages) - first <= 2:
         return None

@@ -32,6 +32,8 @@ from .errors import UserError
 
 C = TypeVar("C")
 
+NEEDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
 EXIT_FAILURE, EXIT_USER, EXIT_STOPPED = 1, 2, 75
 
 
@@ -89,7 +91,7 @@ def _hydra(program: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def compose_dict(program: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Compose a program's configuration as a plain dictionary, without its schema; `???` stays where a value is needed."""
+    """Compose a program's configuration as a plain dictionary, without its schema; `???` stays where needed."""
     config = _hydra(program, overrides)
     try:
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
@@ -137,21 +139,30 @@ def _explain(error: Exception, program: str, overrides: Sequence[str], schema: t
     first = text.splitlines()[0] if text else type(error).__name__
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '([^']+)')", text)
-    group = re.search(r"(?:In '([^']+)': )?Could not (?:find|override|load) '?([^'\s]+)'?", str(error))
     if unknown:
         name = str(key or unknown[1])
         known = _known_keys(program, schema)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or _same_leaf(name, known)
         hint = f"; the nearest is '{near[0]}'" if near else ""
         return f"unknown key '{name}' for llamatrain {program}{hint} (see `llamatrain {program} --help`)"
+    choice = re.search(
+        r"Could not find '([^']+)/([^'/]+)'\s*Available options in '[^']+':\s*(.*?)\s*Config search", str(error), re.S
+    )
+    if choice:
+        return f"{choice[1]}={choice[2]}: no such choice; there are {', '.join(choice[3].split())}"
     if "Could not find" in str(error) or "Could not load" in str(error):
         return f"llamatrain {program}: " + " ".join(str(error).split())
     if key:
         given = next((o.split("=", 1)[1] for o in reversed(overrides) if o.lstrip("+").startswith(f"{key}=")), None)
         value = f"={given}" if given is not None else ""
-        return f"{key}{value}: {first[0].lower()}{first[1:]}"
-    if group and not text:
-        return f"llamatrain {program}: {str(error).splitlines()[0]}"
+        if "is not a ListConfig" in first:
+            first = "need a list, like [a,b]"
+        first = re.sub(
+            r"Value '.*' of type '\w+' could not be converted to (\w+)",
+            lambda m: f"need {NEEDS.get(m[1], m[1])}",
+            first,
+        )
+        return f"{key}{value}: {first}"
     return f"llamatrain {program}: {first}"
 
 
@@ -276,7 +287,7 @@ def help_text(program: str, task: Callable[..., None]) -> str:
     used = re.findall(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", source.split("_self_")[0], re.M)
     lines = [about, "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     lines += [
-        "Options: --help   --cfg job (print the composed configuration)   --multirun (comma-separated values: one run each)"
+        "Options: --help   --cfg job (print the composed configuration)   --multirun (a,b: one run for each value)"
     ]
     presets = sorted(p.stem for p in (folder / "preset").glob("*.yaml") if program in load_preset(p.stem))
     if presets:
@@ -292,7 +303,7 @@ def help_text(program: str, task: Callable[..., None]) -> str:
         path = folder / group / f"{default}.yaml"
         if path.is_file():
             values = OmegaConf.to_yaml(OmegaConf.create(compose_dict(program).get(package or group, {})))
-            comments = _comments(folder / group)
+            comments = _comments([path, *sorted((folder / group).glob("*.yaml"))])
             lines.append(f"  {package or group}:")
             lines += [f"    {_annotated(line, comments)}" for line in values.splitlines()]
     body = re.sub(r"(?ms)^defaults:.*?^(?=\S)(?<!defaults:)", "", source)
@@ -300,10 +311,10 @@ def help_text(program: str, task: Callable[..., None]) -> str:
     return "\n".join(lines)
 
 
-def _comments(folder: Path) -> dict[str, str]:
-    """Return key -> comment over all files of a group."""
+def _comments(paths: list[Path]) -> dict[str, str]:
+    """Return key -> comment over the files of a group, the first one's first."""
     found: dict[str, str] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in paths:
         for line in path.read_text().splitlines():
             match = re.match(r"\s*(\w+):[^#]*#\s*(.*)", line)
             if match:

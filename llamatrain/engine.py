@@ -190,7 +190,6 @@ class Engine:
             return
         set_ = _fragments()
         self._make_moments()
-        files: dict[Path, Any] = {}
         for name, parameter in self.module.named_parameters():
             for key in (*MOMENTS, "master"):
                 path = where.get(f"{key}.{name}")
@@ -198,9 +197,8 @@ class Engine:
                     if key == "master":
                         continue
                     raise UserError(f"the trainer state has no {key} for {name}: it belongs to another model")
-                if path not in files:
-                    files[path] = safe_open(path, framework="pt").__enter__()  # closed with the dictionary
-                value = files[path].get_tensor(f"{key}.{name}").to(self.device)
+                with safe_open(path, framework="pt") as file:
+                    value = file.get_tensor(f"{key}.{name}").to(self.device)
                 if self.zero.stage == 0:
                     if key != "master":
                         self._adamw.state[parameter][key].copy_(value)

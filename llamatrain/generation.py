@@ -171,7 +171,7 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 def _descending(values: Tensor) -> Tensor:
     """Sort each row. NumPy's vectorised sort is some thirty times faster than torch's on a CPU."""
     if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.numpy(), axis=-1)).flip(-1)
+        return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1)).flip(-1)
     return values.sort(-1, descending=True).values
 
 

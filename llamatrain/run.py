@@ -164,7 +164,7 @@ class Run:
         if self._metrics is not None:
             self._metrics.close()
         if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if error is None else 1, quiet=True)
+            self._wandb.finish(exit_code=0 if error is None else 1)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == "SIGINT":
@@ -217,14 +217,14 @@ class Run:
         return self._bar
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write a step's metrics to metrics.jsonl and wandb (rank 0)."""
+        """Write a step's metrics to metrics.jsonl and wandb (rank 0). Step 0, of programs without steps, is not charted."""
         self.step = step
         if self._metrics is None:
             return
         numbers = {key: float(value) for key, value in values.items()}
         self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
         self._metrics.flush()
-        if self.config.wandb.mode != "disabled":
+        if self.config.wandb.mode != "disabled" and step > 0:
             self._dashboard().log(numbers, step=step)
 
     def _dashboard(self) -> Any:

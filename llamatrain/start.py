@@ -31,9 +31,16 @@ def language_engine(
 
 
 def scalar_engine(
-    folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int, seed: int, activation_checkpointing: str = "none"
+    folder: Path,
+    optim: OptimConfig,
+    zero: ZeroConfig,
+    total_steps: int,
+    seed: int,
+    activation_checkpointing: str = "none",
 ) -> Engine:
-    """Return an engine that trains a scalar model: a reward model's checkpoint goes on, a language model's gets a new head."""
+    """Return an engine that trains a scalar model: a reward model's checkpoint goes on, a language model's gets a new
+    head.
+    """
     config = dataclasses.replace(load_config(folder)[0], activation_checkpointing=activation_checkpointing)
     return _filled(build(lambda: _scalar_model(config, seed), zero), folder, optim, zero, total_steps)
 

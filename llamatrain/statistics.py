@@ -92,8 +92,9 @@ def win_rate(
 ) -> WinRate:
     """Compare sample i of the model with sample i of the baseline on every prompt; values closer than `tie` are ties.
 
-    The interval is Wilson's on the effective number of comparisons: the decided ones, divided by how much the samples of a
-    prompt vary together (the design effect of a cluster sample). With one sample a prompt it is Wilson's plain interval.
+    The interval is Wilson's on the effective number of comparisons: the decided ones, divided by how much the samples
+    of a prompt vary together (the design effect of a cluster sample). With one sample a prompt it is Wilson's plain
+    interval.
     """
     wins, decided, ties = [], [], 0
     for prompt in model.keys() & baseline.keys():

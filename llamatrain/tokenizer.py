@@ -20,8 +20,7 @@ from llamatrain.errors import UserError, missing
 MODEL_FILE = "tokenizer.model"
 SPACE = "\u2581"  # how SentencePiece writes a space
 
-# The released chat format (`llamatrain.chat`) for transformers and vLLM. Each turn starts with BOS, as in the released
-# code.
+# The released chat format (`llamatrain.chat`) for transformers and vLLM.
 CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] == 'system' -%}
   {%- set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' -%}
@@ -84,9 +83,7 @@ class Tokenizer:
         return text
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.model and what transformers needs to give the same ids (tokenizer_config.json,
-        tokenizer.json).
-        """
+        """Write tokenizer.model, and tokenizer_config.json and tokenizer.json that give transformers the same ids."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = json.dumps(self._hf_config(), indent=2, ensure_ascii=False) + "\n"
@@ -114,8 +111,8 @@ class Tokenizer:
     def _hf_fast(self) -> dict[str, Any]:
         """The same model as a `tokenizers` file.
 
-        Without it transformers 5 derives one from tokenizer.model whose pre-tokenizer drops the dummy prefix after BOS
-        and before a leading space, which gives other ids than SentencePiece.
+        Without it transformers 5 derives one from tokenizer.model that puts no space before a text which begins with
+        one, or which follows BOS: other ids than SentencePiece's.
         """
         unk_id: int = self._processor.unk_id()
         special = sorted({unk_id, self.bos_id, self.eos_id})
@@ -169,8 +166,7 @@ class Tokenizer:
         }
 
     def _merges(self) -> list[list[str]]:
-        """Every pair of pieces that makes a piece, best piece first: SentencePiece merges by the score of the result.
-        """
+        """Every pair of pieces that makes a piece, best first: SentencePiece merges by the score of the result."""
         model = self._processor
         ids = [
             i for i in range(self.vocab_size) if not (model.is_byte(i) or model.is_control(i) or model.is_unknown(i))
@@ -185,4 +181,4 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it: nobody sees half of it."""
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -2,7 +2,7 @@
 
 | adapter | reads | makes |
 |---|---|---|
-| `hh_rlhf` | Anthropic's transcripts `chosen` / `rejected` | preference (no rating), prompt, dialogue (the chosen one, last answer) |
+| `hh_rlhf` | Anthropic's transcripts `chosen` / `rejected` | preference (unrated), prompt, dialogue (the chosen) |
 | `hh_rlhf_helpfulness`, `hh_rlhf_safety` | the same, the kind said rather than told from the file's name | the same |
 | `oasst` | OpenAssistant message trees | dialogue: the best-ranked path through each English tree |
 | `fairytale_stories` | FairytaleQA stories (`title`, `text`) | document |
@@ -31,9 +31,7 @@ _ROLES = {"Human": "user", "Assistant": "assistant", "prompter": "user", "assist
 
 
 def _transcript(text: str) -> list[Row] | None:
-    """Return the messages of `\\n\\nHuman: ...\\n\\nAssistant: ...`; None where they do not alternate or hold the chat
-    format's tags.
-    """
+    """Return the messages of a transcript; None where they do not alternate or hold the chat format's tags."""
     parts = _TURN.split(text)
     messages = [
         {"role": _ROLES[role], "content": content.strip()}
@@ -90,9 +88,7 @@ def _hh_adapter(fixed: str | None) -> dict[str, Convert]:
 
 
 def _oasst_dialogue(row: Row, source: str) -> Iterator[Row]:
-    """Walk down from the prompt, each time to the reply of the best rank (0 is best; unranked ones last), as far as the
-    last answer.
-    """
+    """Follow the best-ranked replies (rank 0; unranked ones last) from the prompt down to the last answer."""
     node: Row = row["prompt"]
     path: list[Row] = []
     while node.get("lang") == "en" and not node.get("deleted"):
@@ -138,8 +134,7 @@ ADAPTERS: dict[str, dict[str, Convert]] = {
 
 
 def read_hub(name: str) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of `owner/name[/folder][:split]` (or a local folder with a colon-free name) with where they stand.
-    """
+    """Yield the rows of `owner/name[/folder][:split]`, or of a local folder, with where they stand."""
     for index, row in enumerate(_load(name)):
         yield f"{name}, row {index}", dict(row)
 
@@ -147,6 +142,11 @@ def read_hub(name: str) -> Iterator[tuple[str, Row]]:
 def hub_fingerprint(name: str) -> str:
     """Return the fingerprint that `datasets` gives a data set."""
     return str(_load(name)._fingerprint)
+
+
+def hub_length(name: str) -> int:
+    """Return how many rows a data set has."""
+    return len(_load(name))
 
 
 def _load(name: str) -> Any:

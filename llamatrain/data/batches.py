@@ -1,5 +1,4 @@
-"""Batches addressed by step: what a step trains on follows from the seed, the data and the step, never from ranks or
-history.
+"""Batches addressed by step: what a step trains on follows from seed, data and step, never from ranks or history.
 
 Rows stand in one endless sequence of places: epoch after epoch, each in its own pseudo-random order (`permuted`). Step
 s takes places s * batch_size and on; an epoch's end may fall within a batch. A resumed run, on any number of ranks,
@@ -43,8 +42,9 @@ class _Batches:
     ) -> None:
         if batch_size < 1 or micro_batch_size < 1 or batch_size % (micro_batch_size * world_size):
             raise UserError(
-                f"a batch of {batch_size} rows does not divide into micro_batch_size={micro_batch_size} rows on each of "
-                f"{world_size} ranks: needs a multiple of {micro_batch_size * world_size}"
+                f"a global batch of {batch_size} rows does not divide into micro-batches of "
+                f"micro_batch_size={micro_batch_size} rows on {world_size} ranks: needs a multiple of "
+                f"{micro_batch_size * world_size}"
             )
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -52,10 +52,8 @@ class _Batches:
         self._skip_after = skipped - np.arange(len(skipped))  # how many samples are taken before each skipped one
 
     def sample_ids(self, step: int) -> list[int]:
-        """Return the global places of a step's rows; places named in `skip` are passed over, the next ones taking their
-        place.
-        """
-        return self._places(step).tolist()
+        """Return the global places of a step's rows. Those named in `skip` are passed over: the next ones move up."""
+        return [int(place) for place in self._places(step)]
 
     def batch_at(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of the global batch of `step` (counted from 0)."""
@@ -65,8 +63,7 @@ class _Batches:
         return [self._rows_at(own[start : start + size]) for start in range(0, share, size)]
 
     def eval_batches(self, limit: int | None = None) -> Iterator[Batch]:
-        """Yield this rank's share of all rows (or the first `limit`) in order, once: micro-batches, as many on every
-        rank.
+        """Yield this rank's share of all rows (or the first `limit`), in order and once: as many batches on every rank.
 
         What is missing from the last ones is padding (rows without a target, weight 0).
         """
@@ -170,7 +167,12 @@ class TokenBatches(_Batches):
                 position_ids[row, :length] = at - np.maximum(begin, start)
                 segment_ids[row, :length] = document - document[0] + 1
                 loss_mask[row, :length] &= at != begin
-        columns = {"input_ids": input_ids, "position_ids": position_ids, "segment_ids": segment_ids, "loss_mask": loss_mask}
+        columns = {
+            "input_ids": input_ids,
+            "position_ids": position_ids,
+            "segment_ids": segment_ids,
+            "loss_mask": loss_mask,
+        }
         return with_weight({name: torch.from_numpy(column) for name, column in columns.items()})
 
 
@@ -207,7 +209,8 @@ class DialogueBatches(_Batches):
             raise UserError(f"too_long={too_long!r}: needs skip, stop or drop_turns")
         if not 0 <= replay_fraction < 1 or (replay_fraction > 0) != (replay is not None):
             raise UserError(
-                f"replay={replay}, replay_fraction={replay_fraction}: needs a corpus and a fraction in (0, 1), or null and 0"
+                f"replay={replay}, replay_fraction={replay_fraction}: needs a corpus and a fraction below 1, "
+                "or null and 0"
             )
         self.seq_len, self.isolate = seq_len, isolate
         self._fraction = Fraction(replay_fraction).limit_denominator(10_000)
@@ -247,8 +250,8 @@ class DialogueBatches(_Batches):
                     break
                 if too_long == "stop":
                     raise UserError(
-                        f"dialogue {read} has {len(tokens)} tokens, seq_len={self.seq_len} holds fewer: needs a longer seq_len, or "
-                        "too_long=skip or drop_turns"
+                        f"dialogue {read} has {len(tokens)} tokens, more than seq_len={self.seq_len}: needs a longer "
+                        "seq_len, or too_long=skip or drop_turns"
                     )
                 messages = without_oldest_turn(messages) if too_long == "drop_turns" else None
         if not ids:
@@ -285,8 +288,10 @@ class DialogueBatches(_Batches):
         batch = self._packed(rows)
         if self.replay is None or not replayed.any():
             return batch
-        windows = self.replay.windows_at(before[replayed]) slots = torch.from_numpy(np.flatnonzero(replayed)) return
-        with_weight({name: batch[name].index_copy(0, slots, windows[name]) for name in batch if name != "weight"})
+        windows = self.replay.windows_at(before[replayed])
+        slots = torch.from_numpy(np.flatnonzero(replayed))
+        columns = [name for name in batch if name != "weight"]
+        return with_weight({name: batch[name].index_copy(0, slots, windows[name]) for name in columns})
 
     def _eval_rows(self, rows: range) -> Batch:
         return self._packed(np.asarray(rows, dtype=np.int64))
@@ -313,12 +318,16 @@ def read_manifest(folder: str | Path, tokenizer: Tokenizer | None = None) -> dic
         manifest: dict[str, Any] = json.loads(path.read_text())
         files = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no manifest of a corpus ({type(error).__name__}: {error}); `llamatrain corpus` makes it anew") from error
+        raise UserError(
+            f"{path} is no manifest of a corpus ({type(error).__name__}: {error}); `llamatrain corpus` makes it anew"
+        ) from error
     for name, size in files.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"
-            raise UserError(f"{folder / name} {state}, its manifest says {size} bytes; `llamatrain corpus` makes it anew")
+            raise UserError(
+                f"{folder / name} {state}, its manifest says {size} bytes; `llamatrain corpus` makes it anew"
+            )
     if tokenizer is not None and manifest["tokenizer"] != tokenizer.fingerprint:
         raise UserError(
             f"{folder} was made with another tokenizer (sha256 {manifest['tokenizer'][:12]}) than {tokenizer.path} "

@@ -59,8 +59,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 def collate(
     samples: Sequence[Sample], rows: Sequence[Sequence[int]], length: int, isolate: bool = True
 ) -> tuple[Batch, Tensor]:
-    """Lay samples into rows of `length` tokens: returns the batch and (N, 2) int64, the row and column of each sample's
-    first token.
+    """Lay samples into rows of `length` tokens: the batch, and (N, 2) int64 with row and column of each first token.
 
     Isolated samples are segments 1, 2, ... of their row and count positions from 0; otherwise a row is one segment.
     Padding has segment 0. A sample's first token is never a target. A sample in no row has location (-1, -1).

@@ -2,9 +2,10 @@
 
 A source is spelled
 
-    PATH                 a .jsonl or .jsonl.gz file of our own fields ADAPTER:PATH         a file of somebody else's
-    (`llamatrain.data.adapters`), or a data set of the Hugging Face hub by its name hf:NAME[:SPLIT]      a data set of
-    the hub (or a folder) with our own fields
+    PATH                a .jsonl or .jsonl.gz file of our own fields
+    ADAPTER:PATH        a file of somebody else's (`llamatrain.data.adapters`)
+    ADAPTER:NAME        a data set of the Hugging Face hub, NAME being owner/name[/folder][:split]
+    hf:NAME             a data set of the hub, or a local folder, with our own fields
 
 and may end in `@fold0/5`, the first fifth of its rows by a hash of the prompt, or `@without0/5`, all others: cross
 validation. Rows of one conversation, told by its first user message, always fall into one fold.
@@ -19,7 +20,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, cast, get_args
 
 from llamatrain.chat import check_messages
 from llamatrain.data import adapters
@@ -160,10 +161,24 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
                 file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
                 count += 1
             file.close()
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def count_rows(source: str | Path) -> int:
+    """Return how many raw rows a source holds, without parsing them: what a progress bar goes up to."""
+    name, _ = _split_fold(str(source))
+    adapter, path = _split_adapter(name)
+    if adapter is not None and not _is_file(path):
+        return adapters.hub_length(path)
+    count, tail = 0, b"\n"
+    with _open(_existing(path)) as file:
+        while block := file.read(1 << 20):
+            count += block.count(b"\n")
+            tail = block[-1:]
+    return count + (tail != b"\n")
 
 
 def file_fingerprint(source: str | Path) -> str:
@@ -236,13 +251,18 @@ def _read(name: str, kind: Kind) -> Iterator[tuple[str, Row]]:
         kinds = ", ".join(adapters.ADAPTERS[adapter])
         raise UserError(f"{name}: the adapter {adapter!r} makes no {kind} rows, only {kinds}")
     raw = adapters.read_hub(path) if not _is_file(path) else _read_json(_existing(path))
+    prompts: set[str] = set()
     for where, row in raw:
         try:
-            yield from ((where, made) for made in convert(row, path))
+            made = list(convert(row, path))
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where}: no row as {adapter!r} expects it ({type(error).__name__}: {error})") from error
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
+        if kind == "prompt" and adapter != "hf":  # two pairs of one conversation make one prompt
+            made = [prompt for prompt in made if prompt["id"] not in prompts]
+            prompts.update(prompt["id"] for prompt in made)
+        yield from ((where, row) for row in made)
 
 
 def _is_file(path: str) -> bool:
@@ -258,10 +278,14 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
 def _read_json(path: Path) -> Iterator[tuple[str, Row]]:
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with _open(path) as file:
             for number, line in enumerate(file, start=1):
                 where = f"{path}:{number}"
                 if not line.strip():

@@ -53,4 +53,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     if length == 1:  # one new token: the query heads that share keys become query positions, nothing is repeated
         queries = queries.view(batch, kv_heads, heads // kv_heads, width)
         return F.scaled_dot_product_attention(queries, keys, values, mask).view(batch, heads, 1, width)
-    return F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=mask is None, enable_gqa=True)
+    if mask is None:
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
+    # On CUDA no memory-saving kernel takes both a mask and enable_gqa; repeating the keys costs little beside T x L.
+    keys, values = (x.repeat_interleave(heads // kv_heads, 1) for x in (keys, values))
+    return F.scaled_dot_product_attention(queries, keys, values, mask)

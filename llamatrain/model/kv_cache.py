@@ -48,8 +48,9 @@ class KVCache:
 
 
 class CacheRows:
-    """The slots that one forward reads and writes: `position_ids` (1 or B, T) of its tokens and
-    the keys `visible` to them, (B, 1, T, L), or None where plain causal attention among the new tokens does, the slots being empty.
+    """The slots that one forward reads and writes, the `position_ids` (1 or B, T) of its tokens and what they see.
+
+    `visible` says which keys, (B, 1, T, L); None: plain causal attention among the new tokens, as the slots are empty.
     """
 
     def __init__(

@@ -15,7 +15,9 @@ CHECKS = ["stages", "bfloat16", "resume", "generation"]
 @pytest.mark.distributed
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ranks(ranks: int, tmp_path: Path, tokenizer_path: Path, repository: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"] if ranks > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"] if ranks > 1 else []
+    )
     command = [sys.executable, *(launcher or ["-m"]), "tests.distributed.worker", str(tmp_path), str(tokenizer_path)]
     done = subprocess.run(
         command, cwd=repository, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -7,7 +7,9 @@ import pytest
 from llamatrain.statistics import by_prompt, mean_interval, paired_interval, t_quantile, wilson, win_rate
 
 
-@pytest.mark.parametrize(("degrees", "value"), [(1, 12.7062), (2, 4.30265), (9, 2.26216), (30, 2.04227), (1000, 1.96234)])
+@pytest.mark.parametrize(
+    ("degrees", "value"), [(1, 12.7062), (2, 4.30265), (9, 2.26216), (30, 2.04227), (1000, 1.96234)]
+)
 def test_t_quantile_matches_the_tables(degrees: int, value: float) -> None:
     assert t_quantile(degrees) == pytest.approx(value, rel=1e-4)
 

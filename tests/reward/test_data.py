@@ -60,7 +60,7 @@ def test_collate_pairs_columns() -> None:
     pairs = make_pairs(3)
     batch = collate_pairs(pairs, 128, "small")
     rows, columns = batch["ends"].unbind(-1)
-    assert batch["input_ids"][rows, columns].unique().tolist() == [2]  # EOS
+    assert set(batch["input_ids"][rows, columns].flatten().tolist()) == {2}  # EOS
     assert batch["loss_mask"].sum() == 6
     assert batch["loss_mask"][rows, columns].all()
     assert batch["margin"].tolist() == pytest.approx([1.0, 1 / 3, 0.0])
@@ -116,7 +116,7 @@ def test_long_pairs_are_skipped_and_counted_or_stop(tmp_path: Path, tokenizer: T
     path = write_preferences(tmp_path / "p.jsonl", 5, long=2)
     pairs, skipped = load_pairs(path, tokenizer, 128, "skip")
     assert ([pair.row for pair in pairs], skipped) == ([2, 3, 4], 2)
-    with pytest.raises(UserError, match="row 1 has .* tokens, max_length=128"):
+    with pytest.raises(UserError, match=r"row 1 has .* tokens, max_length=128"):
         load_pairs(path, tokenizer, 128, "stop")
     with pytest.raises(UserError, match="too_long=cut: need skip or stop"):
         load_pairs(path, tokenizer, 128, "cut")
@@ -138,7 +138,7 @@ def test_mix_is_exact() -> None:
     assert all(pair in other for pair in mixed[90:])
     assert [id(p) for p in mix_pairs(own, other, 0.1, seed=0)] == [id(p) for p in mixed]
     assert mix_pairs(own, [], 0.0, seed=0) == own
-    with pytest.raises(UserError, match="mix_share=0.1 needs files in mix"):
+    with pytest.raises(UserError, match=r"mix_share=0\.1 needs files in mix"):
         mix_pairs(own, [], 0.1, seed=0)
     with pytest.raises(UserError, match="mix_share=1"):
         mix_pairs(own, other, 1.0, seed=0)

@@ -19,9 +19,9 @@ def test_margins_are_the_papers() -> None:
 
 
 def test_unknown_margin_or_rating_is_named() -> None:
-    with pytest.raises(UserError, match="margin=huge.*none, small, large"):
+    with pytest.raises(UserError, match=r"margin=huge.*none, small, large"):
         margin_of("better", "huge")
-    with pytest.raises(UserError, match="rating 'great'.*significantly_better"):
+    with pytest.raises(UserError, match=r"rating 'great'.*significantly_better"):
         margin_of("great", "small")
 
 

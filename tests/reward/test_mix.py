@@ -7,7 +7,9 @@ import pytest
 from reward.mix import draw, mixed_count
 
 
-@pytest.mark.parametrize(("own", "share", "count"), [(900, 0.1, 100), (50, 0.5, 50), (60, 0.4, 40), (7, 0.0, 0), (10, 0.9, 90)])
+@pytest.mark.parametrize(
+    ("own", "share", "count"), [(900, 0.1, 100), (50, 0.5, 50), (60, 0.4, 40), (7, 0.0, 0), (10, 0.9, 90)]
+)
 def test_the_share_is_that_of_the_whole(own: int, share: float, count: int) -> None:
     assert mixed_count(own, share) == count
 

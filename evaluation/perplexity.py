@@ -1,0 +1,73 @@
+"""Perplexity and bits per byte of a language model on held-out text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamatrain import checkpoint, distributed
+from llamatrain.data.batches import TokenBatches
+from llamatrain.errors import UserError
+from llamatrain.fit import on_device
+from llamatrain.losses import Batch, language_model_loss
+from llamatrain.model import Transformer
+
+
+def held_out(corpus: str) -> Path:
+    """Return the folder of the held-out tokens: eval/ of a run of the program corpus, or the folder itself."""
+    folder = Path(corpus)
+    return folder / "eval" if (folder / "eval").is_dir() else folder
+
+
+def perplexity(
+    folder: Path,
+    corpus: Path,
+    micro_batch_size: int,
+    isolate: bool,
+    limit: int | None,
+    dtype: torch.dtype,
+    on_done: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Return loss (nats a token), perplexity and bits per byte of a checkpoint; all ranks take part."""
+    model = checkpoint.load_model(folder, distributed.device(), dtype)
+    if not isinstance(model, Transformer):
+        raise UserError(f"checkpoint {folder} is a reward model; perplexity needs a language model")
+    batches = TokenBatches(
+        corpus,
+        seq_len=model.config.max_seq_len,
+        batch_size=micro_batch_size * distributed.world_size(),
+        micro_batch_size=micro_batch_size,
+        seed=0,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        isolate=isolate,
+        tokenizer=checkpoint.load_tokenizer(folder),
+    )
+    loss = mean_loss(model.eval(), batches.eval_batches(limit), on_done)
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": bits_per_byte(loss, batches.manifest),
+    }
+
+
+def bits_per_byte(loss: float, manifest: dict[str, Any]) -> float:
+    """Return the loss per byte of text in bits, which does not depend on the tokenizer."""
+    return float(loss / math.log(2) * manifest["tokens"] / manifest["text_bytes"])
+
+
+@torch.no_grad()
+def mean_loss(model: torch.nn.Module, batches: Iterable[Batch], on_done: Callable[[int], None] | None = None) -> float:
+    """Return the mean loss of all target tokens, over all ranks."""
+    total = weight = 0.0
+    for batch in batches:
+        loss, _ = language_model_loss(model, on_device(batch, distributed.device()))
+        total += float(loss.double())
+        weight += float(batch["weight"])
+        if on_done is not None:
+            on_done(1)
+    return distributed.all_reduce_sum(total) / max(distributed.all_reduce_sum(weight), 1.0)

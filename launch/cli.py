@@ -1,0 +1,66 @@
+"""`llamatrain <program> [overrides]`: lists the programs and becomes the one that was asked for.
+
+Imports nothing heavy, so that help comes at once. The program replaces this process: its exit code is ours, and a signal
+reaches it once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .programs import NAME, PROGRAMS, command, environment, find, nearest
+
+EXAMPLES = {
+    "pipeline preset=demo": "the whole journey on a laptop",
+    "sft preset=demo optim.lr=1e-3": "one program, one key changed",
+    "sft --cfg job": "show the configuration and stop",
+    "chat checkpoint=runs/demo/ppo/final": "try the result",
+}
+
+
+def usage(colour: bool) -> str:
+    """Return the help text: every program with a line, by group, and examples."""
+
+    def paint(code: str, text: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if colour else text
+
+    lines = [
+        "",
+        f"  {paint('1', 'llamatrain')}  {paint('2', 'from raw text to a helpful and safe assistant, the Llama 2 way')}",
+        "",
+        f"  {NAME} {paint('36', '<program>')} {paint('2', '[preset=NAME] [key=value ...]')}",
+    ]
+    width = max(map(len, PROGRAMS)) + 2
+    group = ""
+    for name, program in PROGRAMS.items():
+        if program.group != group:
+            group = program.group
+            lines += ["", f"  {paint('1', group)}"]
+        lines.append(f"    {paint('36', name.ljust(width))}{program.summary}")
+    lines += ["", f"  {paint('1', 'Examples')}"]
+    width = max(map(len, EXAMPLES)) + 2
+    lines += [f"    {NAME} {example.ljust(width)}{paint('2', what)}" for example, what in EXAMPLES.items()]
+    lines += ["", f"  {paint('2', f'{NAME} <program> --help lists the keys of a program.')}", ""]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Become the program named by the first argument; without one, print the help."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+        return
+    name, *rest = arguments
+    program = find(name)
+    if program is None:
+        hint = nearest(name, list(PROGRAMS))
+        print(f"{NAME}: there is no program '{name}'{hint}  ({NAME} --help lists them)", file=sys.stderr)
+        raise SystemExit(2)
+    start = command(PROGRAMS[program].module)
+    sys.stdout.flush()
+    os.execve(start[0], [*start, *rest], environment())
+
+
+if __name__ == "__main__":
+    main()

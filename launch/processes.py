@@ -1,0 +1,103 @@
+"""Processes of a stage: started on one or more ranks, their signals forwarded once, their exit code handed back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+
+from .programs import environment
+
+# What a terminal, Slurm or a person sends; a closed terminal stops the work like SIGTERM: saved and resumable.
+FORWARDED = {
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGHUP: signal.SIGTERM,
+}
+SECONDS_TO_FOLLOW = 15  # after one rank failed, the others wait for it in vain: they get this long to end by themselves
+
+
+class Processes:
+    """Starts commands and forwards signals to them; use as a context manager.
+
+    Children are their own process groups, so Ctrl-C on a terminal reaches this process alone, which passes it on: once.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False  # whether a signal asked us to stop
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._told: set[int] = set()  # children that heard the signal
+
+    def __enter__(self) -> Processes:
+        heard = [number for number in FORWARDED if signal.getsignal(number) != signal.SIG_IGN]  # nohup stays nohup
+        self._before = {number: signal.signal(number, self._forward) for number in heard}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        for child in self._children:
+            if child.poll() is None:
+                self._told.add(child.pid)
+                child.send_signal(FORWARDED[signal.Signals(number)])
+
+    def run(self, command: Sequence[str], ranks: int = 1) -> int:
+        """Run a command on so many ranks of this machine and return its exit code (128 + n where signal n killed it)."""
+        self._children = []
+        for environ in _environments(ranks):
+            child = subprocess.Popen(command, env=environ, process_group=0, stdin=subprocess.DEVNULL)
+            self._children.append(child)
+        if self.stopped:  # a signal came while they were being started: tell those that did not hear it
+            for child in self._children:
+                if child.pid not in self._told:
+                    child.send_signal(signal.SIGTERM)
+        code = _wait(self._children)
+        return 128 - code if code < 0 else code
+
+
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; when one fails the others soon follow, or are killed. Return the first failure's code."""
+    if len(children) == 1:
+        return children[0].wait()
+    running, code, deadline = list(children), 0, float("inf")
+    while running:
+        time.sleep(0.05)
+        for child in running:
+            if child.poll() and not code:
+                code, deadline = child.returncode, time.monotonic() + SECONDS_TO_FOLLOW
+        running = [child for child in running if child.returncode is None]
+        if time.monotonic() > deadline:
+            for child in running:
+                child.kill()
+    return code
+
+
+def _environments(ranks: int) -> list[dict[str, str]]:
+    """Return each rank's environment, with what torch.distributed reads and its share of the processor's cores."""
+    environ = environment()
+    if ranks == 1:
+        return [environ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+    }
+    environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    return [environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]

@@ -1,0 +1,79 @@
+"""The programs: their modules and what each does, and how a process of one is started from a checkout or an installation."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# "" in a checkout (this package is `launch`), "llamatrain." where it is installed (`llamatrain.launch`).
+PREFIX = (__package__ or "launch").removesuffix("launch")
+NAME = "llamatrain" if PREFIX else "python -m launch"  # what the user types
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Program:
+    """A module that a user can start, in one line."""
+
+    module: str
+    group: str
+    summary: str
+    parallel: bool = False  # shares its work among the ranks of torch.distributed
+
+
+PROGRAMS = {
+    "pipeline": Program(
+        "launch.pipeline", "Everything at once", "all stages of a preset, in order; done ones are skipped"
+    ),
+    "report": Program(
+        "launch.report", "Everything at once", "one self-contained HTML page from a pipeline's run folders"
+    ),
+    "chat": Program("launch.chat", "Everything at once", "talk to a checkpoint in the terminal"),
+    "toyworld": Program("toyworld", "Data", "a small simulated world: documents, dialogues, prompts"),
+    "tokenizer": Program("pretrain.tokenizer", "Data", "documents -> a SentencePiece tokenizer"),
+    "corpus": Program("pretrain.corpus", "Data", "documents -> tokens on disk, ready to be memory-mapped"),
+    "pretrain": Program("pretrain", "Training", "a base model from tokens", parallel=True),
+    "sft": Program("sft", "Training", "supervised fine-tuning on dialogues", parallel=True),
+    "reward": Program("reward", "Training", "a helpfulness or safety reward model from preferences", parallel=True),
+    "rejection_sampling": Program(
+        "rlhf.rejection_sampling", "Training", "best of K samples by reward, then fine-tuning on them", parallel=True
+    ),
+    "ppo": Program(
+        "rlhf.ppo", "Training", "PPO against the reward models, held near the reference by KL", parallel=True
+    ),
+    "compare": Program("rlhf.compare", "Preferences", "two sampled responses a prompt, to be rated", parallel=True),
+    "rate": Program("toyworld.rate", "Preferences", "simulated annotators: comparisons -> preferences"),
+    "sample": Program("rlhf.sample", "Measuring", "responses to prompts, scored by reward models", parallel=True),
+    "judge": Program("toyworld.judge", "Measuring", "the toy world's gold judgement of responses"),
+    "reward.evaluate": Program("reward.evaluate", "Measuring", "a reward model's accuracy by rating"),
+    "evaluate": Program("evaluation", "Measuring", "perplexity, scores and win rates with intervals"),
+}
+
+
+def find(name: str) -> str | None:
+    """Return the program of this name; `reward_evaluate` (its configuration's name) is `reward.evaluate`."""
+    return {known.replace(".", "_"): known for known in PROGRAMS}.get(name.replace(".", "_"))
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Return a hint such as "; did you mean 'sft'?", empty where nothing is near."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def command(module: str) -> list[str]:
+    """Return the command that starts a program's module with this interpreter."""
+    # Installed, the working directory must not shadow packages (-P); in a checkout it is where the packages are.
+    safe = ["-P"] if PREFIX else []
+    return [sys.executable, *safe, "-m", PREFIX + module]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for a program: in a checkout its packages are found from any working directory."""
+    environ = dict(os.environ)
+    if not PREFIX:
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
+    return environ

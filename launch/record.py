@@ -1,0 +1,179 @@
+"""stage.json: what a stage was made from, so that the next start knows whether it is done, interrupted or out of date.
+
+A stage's key follows from its program, its composed configuration without what cannot change the result, and the content
+of every file it reads: its parents' results and the user's data. Where the key changed, the record says which part did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamatrain import manifest
+from llamatrain.errors import MissingFileError
+
+from .graph import DATA, REFERENCE
+
+NAME = "stage.json"
+
+# Keys that cannot change a result beyond rounding: where it lies, how it is logged, and how the work is cut into pieces.
+VOLATILE = re.compile(
+    r"run\.(?!seed$).*|(\w+_)?zero\.(?!dtype$).*|(.*\.)?(micro_batch_size|activation_checkpointing)"
+    r"|batch_size|score_batch_size|chunk_\w+|num_threads|samples_(every|kept)"
+)
+# A value that may name a file: adapter:path@part, where adapter and part are for the program that reads it.
+VALUE = re.compile(r"(?P<adapter>\w+:)?(?P<path>@?[^@]+)(?P<part>@.*)?")
+# A run folder's own bookkeeping: not its result.
+BOOKKEEPING = {NAME, "status.json", "config.yaml", "metrics.jsonl", "wandb", "checkpoints", "log.txt"}
+
+
+@dataclass
+class Record:
+    """What a stage was made from (`config`, `inputs`) and what making it took."""
+
+    program: str
+    config: dict[str, Any]  # flat: key -> value; files stand as `@stage/file` or `file:`
+    inputs: dict[str, str]  # reference, or configuration key of a file of the user's -> sha256 of its content
+    paths: dict[str, str] = field(default_factory=dict)  # where those inputs lay
+    hashed: dict[str, list[Any]] = field(
+        default_factory=dict
+    )  # file -> [size, mtime_ns, sha256]: spares hashing it again
+    parents: list[str] = field(default_factory=list)
+    seconds: float = 0.0  # over all attempts
+    ranks: int = 1
+    cores: int = 1
+    gpus: int = 0
+
+    @property
+    def key(self) -> str:
+        """One hash of everything that can change the result."""
+        return hashlib.sha256(json.dumps([self.program, self.config, self.inputs], sort_keys=True).encode()).hexdigest()
+
+    def changes(self, old: Record) -> list[str]:
+        """Return in words what differs from an earlier record, empty where the result would be the same."""
+        if old.program != self.program:
+            return [f"program: {old.program} -> {self.program}"]
+        found = []
+        for key in [*self.config, *(key for key in old.config if key not in self.config)]:
+            if self.config.get(key) != old.config.get(key):
+                found.append(f"{key}: {_shown(old.config, key)} -> {_shown(self.config, key)}")
+        for name, digest in self.inputs.items():
+            if name in old.inputs and old.inputs[name] != digest:
+                found.append(f"{self.paths.get(name, name)} changed" if not name.startswith("@") else f"{name} changed")
+        return found or (["its inputs"] if self.key != old.key else [])
+
+    def write(self, folder: Path) -> None:
+        """Write stage.json, atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{NAME}.tmp"
+        temporary.write_text(json.dumps({"key": self.key, **asdict(self)}, indent=1) + "\n")
+        os.replace(temporary, folder / NAME)
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the folder's record; None where it has none that can be read."""
+    try:
+        content = json.loads((folder / NAME).read_text())
+        content.pop("key")
+        return Record(**content)
+    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+        return None
+
+
+def make_record(
+    program: str, config: Mapping[str, Any], folder: Path, data_root: str | None, old: Record | None
+) -> Record:
+    """Return the record of a stage about to run; `config` is composed with its `@` references in place.
+
+    `folder` is the pipeline's. MissingFileError where a parent did not make what is read from it.
+    """
+    record = Record(program, {}, {}, hashed=dict(old.hashed) if old else {})
+    for key, value in flatten(config):
+        if VOLATILE.fullmatch(key):
+            continue
+        if isinstance(value, str):
+            value = _input(record, key, value, folder, data_root)
+        record.config[key] = value
+    used = {path: entry for path, entry in record.hashed.items() if _stamp(Path(path)) == entry[:2]}
+    record.hashed = used
+    return record
+
+
+def _input(record: Record, key: str, value: str, folder: Path, data_root: str | None) -> str:
+    """Note the file a value names, if it names one, and return what stands for it in the configuration."""
+    parts = VALUE.fullmatch(value)
+    if parts is None:
+        return value
+    path = parts["path"]
+    reference = REFERENCE.fullmatch(path)
+    if reference and reference[1] != DATA:
+        found = folder / f"{reference[1]}{reference[2]}"
+        if not found.exists():
+            raise MissingFileError(
+                f"{found} does not exist, though stage '{reference[1]}' is done: does its program write it?"
+            )
+        record.inputs[path], record.paths[path] = fingerprint(found, record.hashed), str(found)
+        return value
+    found = Path(f"{data_root}{reference[2]}" if reference else path)
+    if not _is_file(path, found):
+        return value
+    record.inputs[key], record.paths[key] = fingerprint(found, record.hashed), str(found)
+    return f"{parts['adapter'] or ''}file{parts['part'] or ''}"
+
+
+def _is_file(value: str, path: Path) -> bool:
+    """Whether a configuration value names a file or folder: a word such as `reward` does not, even where such a folder is."""
+    try:
+        return path.is_file() if "/" not in value else path.exists()
+    except OSError:  # too long for a name
+        return False
+
+
+def flatten(config: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for every leaf; items of lists are numbered."""
+    items = config.items() if isinstance(config, Mapping) else enumerate(config)
+    for key, value in items:
+        if isinstance(value, (Mapping, list)) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def fingerprint(path: Path, hashed: dict[str, list[Any]]) -> str:
+    """Return one hash of a file's, a checkpoint's or a run folder's content; `hashed` remembers files by size and time."""
+    if path.is_file():
+        return _file_hash(path, hashed)
+    if (path / manifest.NAME).is_file():
+        return manifest.fingerprint(path)
+    if (path / "final").is_dir():
+        return manifest.fingerprint(path / "final")
+    if (path / "manifest.json").is_file():  # a corpus: names its files' hashes
+        return _file_hash(path / "manifest.json", hashed)
+    children = [child for child in sorted(path.iterdir()) if child.name not in BOOKKEEPING]
+    digests = "\n".join(f"{child.name} {fingerprint(child, hashed)}" for child in children)
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def _file_hash(path: Path, hashed: dict[str, list[Any]]) -> str:
+    stamp, known = _stamp(path), hashed.get(str(path))
+    if known is None or known[:2] != stamp:
+        hashed[str(path)] = known = [*stamp, manifest.sha256(path)]
+    return str(known[2])
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _shown(config: Mapping[str, Any], key: str) -> str:
+    return json.dumps(config[key]) if key in config else "(absent)"

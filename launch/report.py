@@ -1,0 +1,97 @@
+"""The report: one self-contained HTML page about a pipeline, made from nothing but its run folders.
+
+A section appears where its files are there; a page of a pipeline that is still under way is simply shorter.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
+
+from llamatrain import config
+from llamatrain.errors import UserError, missing
+
+from . import sections
+from .story import Story
+
+SECTIONS = (
+    ("results", "Results", sections.results),
+    ("learning", "Learning curves", sections.learning),
+    ("reward", "Reward models", sections.reward_models),
+    ("ppo", "Reinforcement learning", sections.reinforcement),
+    ("scores", "Scores before and after", sections.score_distributions),
+    ("samples", "Samples side by side", sections.samples),
+    ("cost", "Time and cost", sections.cost),
+    ("lineage", "Lineage", sections.lineage),
+)
+
+
+@dataclass
+class ReportRun:
+    """Which pipeline: its folder is dir/name."""
+
+    name: str
+    dir: str
+
+
+@dataclass
+class ReportConfig:
+    """configs/report.yaml says what each key means."""
+
+    run: ReportRun
+    samples: int
+
+
+def page(story: Story) -> str:
+    """Return the page's HTML."""
+    made = [(anchor, title, make(story)) for anchor, title, make in SECTIONS]
+    shown = [(anchor, title, body) for anchor, title, body in made if body]
+    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in shown)
+    bodies = "".join(f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' for anchor, title, body in shown)
+    style = Path(__file__).with_name("report.css").read_text()
+    name = escape(story.name)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name} · llamatrain</title><style>\n{style}</style></head>\n<body><main>"
+        f'<header><div class="kicker">llamatrain report</div><h1>{name}</h1><p>{_subtitle(story)}</p><nav>{links}</nav></header>'
+        f"{bodies}<footer>Made by <code>llamatrain report</code> from the run folders in "
+        f"<code>{escape(str(story.folder))}</code>.</footer></main></body></html>\n"
+    )
+
+
+def _subtitle(story: Story) -> str:
+    ended = max((float(stage.status.get("updated") or 0.0) for stage in story.stages), default=0.0)
+    done = sum(stage.status.get("state") == "done" for stage in story.stages)
+    total = len(story.description.get("stages") or story.stages)
+    parts = [f"{done} of {total} stages done" if done < total else f"{total} stages"]
+    parts += [sections.words(sum(stage.seconds for stage in story.stages))]
+    parts += [f"preset {escape(str(story.description['preset']))}"] if "preset" in story.description else []
+    parts += [datetime.fromtimestamp(ended).strftime("%-d %B %Y, %H:%M")] if ended else []
+    return " · ".join(parts)
+
+
+def write(folder: Path, samples: int = 5) -> Path:
+    """Write report.html into a pipeline's folder and return its path."""
+    target = folder / "report.html"
+    temporary = folder / "report.html.tmp"
+    temporary.write_text(page(Story(folder, samples)))
+    os.replace(temporary, target)
+    return target
+
+
+def make(cfg: ReportConfig) -> None:
+    """Write the report of a pipeline's folder."""
+    folder = Path(cfg.run.dir) / cfg.run.name
+    if not folder.is_dir():
+        raise missing(folder, "pipeline")
+    if not Story(folder).stages:
+        raise UserError(f"run.name={cfg.run.name}: no run folder below {folder} has a status.json")
+    print(write(folder, cfg.samples))
+
+
+if __name__ == "__main__":
+    config.main("report", ReportConfig, make)

@@ -1,0 +1,1 @@
+"""Train a tokenizer, turn documents into a corpus of tokens, pretrain a model on it."""

@@ -1,0 +1,141 @@
+"""Pretrain a model from scratch on a corpus of tokens (paper 2.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llamatrain import config
+from llamatrain.data.batches import TokenBatches
+from llamatrain.distributed import rank, world_size
+from llamatrain.engine import Engine, ZeroConfig, build
+from llamatrain.errors import UserError, missing
+from llamatrain.fit import evaluate_loss, fit
+from llamatrain.losses import language_model_loss
+from llamatrain.model import ModelConfig, Transformer
+from llamatrain.optim import OptimConfig
+from llamatrain.run import Run, RunConfig
+from llamatrain.tokenizer import Tokenizer
+
+
+@dataclass
+class PretrainConfig:
+    """What is trained on, and how; configs/pretrain.yaml says what each key means."""
+
+    run: RunConfig
+    model: ModelConfig
+    optim: OptimConfig
+    zero: ZeroConfig
+    corpus: str
+    tokenizer: str
+    tokens: float | None
+    steps: int | None
+    batch_tokens: int
+    seq_len: int | None
+    micro_batch_size: int
+    isolate_documents: bool
+    eval_windows: int | None
+    skip_samples: list[int]
+
+    def __post_init__(self) -> None:
+        """Check values, and that the length is given once."""
+        self.seq_len = self.seq_len or self.model.max_seq_len
+        if (self.tokens is None) == (self.steps is None):
+            raise UserError(f"tokens={self.tokens} and steps={self.steps}: need one of them, the other null")
+        if not 1 < self.seq_len <= self.model.max_seq_len:
+            raise UserError(f"seq_len={self.seq_len}: need 2 to model.max_seq_len={self.model.max_seq_len}")
+        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
+            raise UserError(f"batch_tokens={self.batch_tokens}: need a multiple of seq_len={self.seq_len}")
+        if self.total_steps < 1:
+            raise UserError(
+                f"tokens={self.tokens} steps={self.steps}: need at least one step, {self.batch_tokens} tokens"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """Return the optimizer steps; a last batch that would not be full is left out."""
+        return self.steps if self.steps is not None else int((self.tokens or 0) // self.batch_tokens)
+
+
+def train(cfg: PretrainConfig) -> None:
+    """Pretrain a model from scratch on a corpus of tokens."""
+    tokenizer = Tokenizer(cfg.tokenizer)
+    model = cfg.model.with_vocabulary(tokenizer.vocab_size)
+    batches, held_out = load(cfg, tokenizer)
+    with Run(cfg.run, "pretrain", cfg, data={"train": batches.fingerprint}) as run:
+        run.print(plan(cfg, model, batches))
+        if held_out is None:
+            run.print(f"{cfg.corpus} has no held-out documents: nothing is evaluated")
+        seed = cfg.run.seed
+        engine = Engine(build(lambda: Transformer(model, seed), cfg.zero), cfg.optim, cfg.zero, cfg.total_steps)
+
+        def evaluate() -> dict[str, float]:
+            assert held_out is not None
+            return held_out_metrics(engine, held_out, cfg.eval_windows)
+
+        fit(engine, batches, language_model_loss, run, cfg.total_steps, tokenizer, evaluate if held_out else None)
+
+
+def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, TokenBatches | None]:
+    """Return the training windows and, where the corpus has held-out documents, the held-out ones."""
+    assert cfg.seq_len is not None
+    folder, seq_len = Path(cfg.corpus), cfg.seq_len
+    if not folder.is_dir():
+        raise missing(folder, "corpus")
+
+    def windows(part: str, rows: int, skip: list[int]) -> TokenBatches:
+        return TokenBatches(
+            folder / part,
+            seq_len=seq_len,
+            batch_size=rows,
+            micro_batch_size=cfg.micro_batch_size,
+            seed=cfg.run.seed,
+            rank=rank(),
+            world_size=world_size(),
+            isolate=cfg.isolate_documents,
+            tokenizer=tokenizer,
+            skip=skip,
+        )
+
+    batches = windows("train", cfg.batch_tokens // seq_len, cfg.skip_samples)
+    if not (folder / "eval").is_dir():
+        return batches, None
+    return batches, windows("eval", cfg.micro_batch_size * world_size(), [])
+
+
+def parameters(model: ModelConfig) -> int:
+    """Return how many parameters the model has, without making it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Transformer(model, None).parameters())
+
+
+def plan(cfg: PretrainConfig, model: ModelConfig, batches: TokenBatches) -> str:
+    """Say in words what will be trained, with the arithmetic of a batch."""
+    rows = batches.batch_size
+    accumulation = rows // (cfg.micro_batch_size * world_size())
+    steps, epochs = cfg.total_steps, cfg.total_steps / batches.steps_per_epoch
+    ranks = f"{world_size()} rank{'s' if world_size() > 1 else ''}"
+    return (
+        f"{parameters(model):,} parameters, vocabulary {model.vocab_size:,}\n"
+        f"{steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,} "
+        f"({cfg.optim.warmup(steps):,} of warm-up), {epochs:.2f} epochs of {len(batches.tokens):,} tokens\n"
+        f"a batch: {rows:,} rows of {cfg.seq_len:,} tokens = {ranks} x {accumulation} x {cfg.micro_batch_size} rows"
+    )
+
+
+def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -> dict[str, float]:
+    """Return loss (nats a token), perplexity and bits per byte of the held-out documents."""
+    metrics = evaluate_loss(engine, batches.eval_batches(limit), language_model_loss)
+    loss, counts = metrics["eval/loss"], batches.manifest
+    return {
+        **metrics,
+        "eval/perplexity": math.exp(min(loss, 700.0)),
+        "eval/bits_per_byte": loss / math.log(2) * counts["tokens"] / counts["text_bytes"],
+    }
+
+
+if __name__ == "__main__":
+    config.main("pretrain", PretrainConfig, train)

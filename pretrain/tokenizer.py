@@ -1,0 +1,137 @@
+"""Program `tokenizer`: train a SentencePiece BPE tokenizer with Llama 2's settings (paper 2.2) on documents.
+
+Writes tokenizer.model, and what Hugging Face tools need beside it, into the run folder. The same documents and settings
+give the same file; the number of threads, which it records, does not change the pieces.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import sentencepiece
+
+from llamatrain import config
+from llamatrain.data.rows import count_rows, read_rows
+from llamatrain.errors import UserError
+from llamatrain.progress import Progress
+from llamatrain.run import Run, RunConfig
+from llamatrain.tokenizer import MODEL_FILE, Tokenizer
+
+
+@dataclass
+class TrainerConfig:
+    """SentencePiece's trainer options under their own names."""
+
+    model_type: str
+    character_coverage: float
+    input_sentence_size: int
+    shuffle_input_sentence: bool
+    max_sentence_length: int
+    max_sentencepiece_length: int
+    byte_fallback: bool
+    split_digits: bool
+    split_by_unicode_script: bool
+    split_by_whitespace: bool
+    split_by_number: bool
+    treat_whitespace_as_suffix: bool
+    allow_whitespace_only_pieces: bool
+    normalization_rule_name: str
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+    unk_id: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+
+
+@dataclass
+class TokenizerConfig:
+    """Settings of the program; configs/tokenizer.yaml explains the keys."""
+
+    run: RunConfig
+    documents: list[str]
+    vocab_size: int
+    num_threads: int
+    trainer: TrainerConfig
+
+
+def train(cfg: TokenizerConfig) -> None:
+    """Train the tokenizer and print how it splits the documents."""
+    if not cfg.documents:
+        raise UserError("documents=[]: needs one file of documents at least")
+    with Run(cfg.run, program="tokenizer", settings=cfg) as run:
+        total = sum(count_rows(source) for source in cfg.documents)
+        with run.progress(total, "reading documents", "documents") as progress:
+            texts = _read(cfg.documents, progress)
+            model = train_model(texts, cfg.vocab_size, cfg.trainer, cfg.num_threads)
+        path = run.folder / MODEL_FILE
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(model)
+        temporary.replace(path)
+        tokenizer = Tokenizer(path)
+        tokenizer.save(run.folder)
+        run.log(0, {"tokenizer/vocab_size": tokenizer.vocab_size})
+        run.print(f"{path}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.fingerprint[:12]}")
+
+
+def train_model(texts: Iterable[str], vocab_size: int, trainer: TrainerConfig, num_threads: int = 1) -> bytes:
+    """Return a tokenizer.model trained on `texts`. Raises UserError where `vocab_size` does not suit them."""
+    model = io.BytesIO()
+    lines = (piece for text in texts for line in text.splitlines() for piece in _cut(line, trainer.max_sentence_length))
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines,
+            model_writer=model,
+            vocab_size=vocab_size,
+            num_threads=num_threads,
+            minloglevel=2,
+            **vars(trainer),
+        )
+    except RuntimeError as error:
+        raise _explained(error, vocab_size) from error
+    return model.getvalue()
+
+
+def _read(sources: Iterable[str], progress: Progress) -> Iterator[str]:
+    for source in sources:
+        for row in read_rows(source, "document"):
+            yield row["text"]
+            progress.update()
+
+
+def _cut(line: str, limit: int) -> Iterator[str]:
+    """Split a line at spaces into parts of `limit` bytes at most: SentencePiece silently drops longer ones."""
+    if len(line) * 4 <= limit or len(line.encode()) <= limit:
+        yield line
+        return
+    part: list[str] = []
+    size = 0
+    for word in line.split(" "):
+        length = len(word.encode()) + 1
+        if part and size + length > limit:
+            yield " ".join(part)
+            part, size = [], 0
+        part.append(word)
+        size += length
+    yield " ".join(part)
+
+
+def _explained(error: RuntimeError, vocab_size: int) -> Exception:
+    """Turn SentencePiece's refusal of a vocabulary size into the user's words."""
+    text = str(error)
+    if found := re.search(r"value <= (\d+)", text):
+        return UserError(
+            f"vocab_size={vocab_size}: the documents hold too little text for so many pieces, needs {found[1]} at most"
+        )
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", text):
+        return UserError(
+            f"vocab_size={vocab_size}: bytes and single characters alone are {found[1]} pieces, needs more than that"
+        )
+    return error
+
+
+if __name__ == "__main__":
+    config.main("tokenizer", TokenizerConfig, train)

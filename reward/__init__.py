@@ -1,0 +1,1 @@
+"""Preference data, reward models and their evaluation (paper 3.2)."""

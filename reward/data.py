@@ -1,0 +1,204 @@
+"""Preference pairs as packed batches.
+
+Both responses of a pair stand in the same micro-batch, each a segment of its own (prompt included) that sees nothing
+else; its score is read at its last token, the end of the response. Shapes: m pairs a micro-batch, B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llamatrain.chat import encode_dialogue
+from llamatrain.checkpoint import load_config
+from llamatrain.data.order import mix, permuted
+from llamatrain.data.packing import Batch, Sample, collate, pack
+from llamatrain.data.rows import Row, read_rows
+from llamatrain.errors import UserError
+from llamatrain.tokenizer import Tokenizer
+
+from .losses import margin_of
+from .mix import draw, mixed_count
+
+Tokens = np.ndarray[Any, np.dtype[np.int32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One comparison: the prompt with each of its two responses as tokens, ending in EOS, and what annotators said."""
+
+    chosen: Tokens
+    rejected: Tokens
+    rating: str | None
+    chosen_safe: bool | None
+    rejected_safe: bool | None
+    source: str  # the file it comes from
+    row: int  # its place in that file, from 0
+
+    def __len__(self) -> int:
+        return len(self.chosen) + len(self.rejected)
+
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longer side."""
+        return max(len(self.chosen), len(self.rejected))
+
+
+def most_tokens(folder: Path, max_length: int | None) -> int:
+    """Return the most tokens of prompt and response: the context of the checkpoint's model, or less where asked for."""
+    context = load_config(folder)[0].max_seq_len
+    if max_length is not None and not 1 < max_length <= context:
+        raise UserError(f"max_length={max_length}: need 2 to {context}, the model's context, or null for all of it")
+    return max_length or context
+
+
+def load_pairs(
+    path: str, tokenizer: Tokenizer, max_length: int, too_long: str, kind: str | None = None
+) -> tuple[list[Pair], int]:
+    """Read a preferences file; return its pairs and how many were skipped because a side is longer than `max_length`.
+
+    `kind` refuses rows of the other kind; `too_long` is `skip` or `stop`. UserError on both.
+    """
+    if too_long not in ("skip", "stop"):
+        raise UserError(f"too_long={too_long}: need skip or stop")
+    pairs: list[Pair] = []
+    skipped = 0
+    for number, row in enumerate(read_rows(path, "preference")):
+        if kind is not None and row["kind"] != kind:
+            raise UserError(f"{path}: row {number + 1} is a {row['kind']} preference, but kind={kind}; mix takes both")
+        pair = _pair(row, tokenizer, path, number)
+        if pair.longest <= max_length:
+            pairs.append(pair)
+        elif too_long == "skip":
+            skipped += 1
+        else:
+            need = f"max_length={max_length}; shorten it or set too_long=skip"
+            raise UserError(f"{path}: row {number + 1} has {pair.longest} tokens, {need}")
+    if not pairs:
+        raise UserError(f"{path} holds no pair of at most max_length={max_length} tokens ({skipped} are longer)")
+    return pairs, skipped
+
+
+def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:
+    def tokens(side: str) -> Tokens:
+        messages = [*row["messages"], {"role": "assistant", "content": row[side]}]
+        return np.asarray(encode_dialogue(messages, tokenizer, loss="last")[0], dtype=np.int32)
+
+    return Pair(
+        chosen=tokens("chosen"),
+        rejected=tokens("rejected"),
+        rating=row.get("rating"),
+        chosen_safe=row.get("chosen_safe"),
+        rejected_safe=row.get("rejected_safe"),
+        source=str(source),
+        row=number,
+    )
+
+
+def mix_pairs(own: list[Pair], other: list[Pair], share: float, seed: int) -> list[Pair]:
+    """Return all of `own` and as many of `other` as make up `share` of the whole."""
+    if not 0 <= share < 1:
+        raise UserError(f"mix_share={share}: need a number in [0, 1)")
+    if share > 0 and not other:
+        raise UserError(f"mix_share={share} needs files in mix")
+    return [*own, *(other[index] for index in draw(len(other), mixed_count(len(own), share), seed))]
+
+
+def collate_pairs(pairs: Sequence[Pair], max_length: int, margin: str) -> Batch:
+    """Pack the 2m sequences into rows of at most `max_length` tokens.
+
+    Adds to the usual columns: `ends` (m, 2, 2), the (row, column) of the last token of chosen and rejected; `margin`
+    (m,); `safe` (m, 2), 1, 0 or NaN where there is no label; `weight`, the number of pairs. `loss_mask` marks the
+    ends.
+    """
+    samples = [_sample(tokens) for pair in pairs for tokens in (pair.chosen, pair.rejected)]
+    lengths = [len(sample.tokens) for sample in samples]
+    rows = pack(lengths, max_length)
+    batch, starts = collate(samples, rows, max(sum(lengths[i] for i in row) for row in rows))
+    ends = starts + torch.tensor([[0, length - 1] for length in lengths])
+    labels = [[_label(pair.chosen_safe), _label(pair.rejected_safe)] for pair in pairs]
+    return {
+        **batch,
+        "ends": ends.view(-1, 2, 2),
+        "margin": torch.tensor([margin_of(pair.rating, margin) for pair in pairs]),
+        "safe": torch.tensor(labels),
+        "weight": torch.tensor(float(len(pairs))),
+    }
+
+
+def _sample(tokens: Tokens) -> Sample:
+    return Sample(tokens.tolist(), [False] * (len(tokens) - 1) + [True])
+
+
+def _label(safe: bool | None) -> float:
+    return math.nan if safe is None else float(safe)
+
+
+class PairBatches:
+    """The training order: `batch_at(step)` is a function of the pairs, the seed and the step.
+
+    A global batch is the next `batch_pairs` of an order that is drawn anew each epoch. Within it the pairs are dealt
+    out by length, so that every micro-batch of every rank has about as many tokens.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        margin: str,
+        max_length: int,
+        batch_pairs: int,
+        micro_batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_pairs < 1 or micro_batch_size < 1 or batch_pairs % (micro_batch_size * world_size):
+            need = f"micro_batch_size={micro_batch_size} x {world_size} ranks"
+            raise UserError(f"batch_pairs={batch_pairs} must be a multiple of {need}")
+        if batch_pairs > len(pairs):
+            raise UserError(f"batch_pairs={batch_pairs} is more than the {len(pairs)} training pairs there are")
+        self.pairs, self.margin, self.max_length = pairs, margin, max_length
+        self.batch_pairs, self.micro_batch_size, self.seed = batch_pairs, micro_batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        margin_of(None, margin)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Return how many global batches the pairs make."""
+        return len(self.pairs) / self.batch_pairs
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of what is trained on, in its order of files."""
+        digest = hashlib.sha256()
+        for pair in self.pairs:
+            digest.update(pair.chosen.tobytes() + b"/" + pair.rejected.tobytes())
+            digest.update(repr((pair.rating, pair.chosen_safe, pair.rejected_safe)).encode())
+        return digest.hexdigest()
+
+    def sample_ids(self, step: int) -> list[int]:
+        """Return the indices of the pairs in the global batch of `step`."""
+        places = np.arange(step * self.batch_pairs, (step + 1) * self.batch_pairs)
+        epochs, inside = np.divmod(places, len(self.pairs))
+        count = len(self.pairs)
+        ids = [permuted(inside[epochs == e], count, mix(self.seed, e)) for e in np.unique(epochs).tolist()]
+        return [int(i) for i in np.concatenate(ids)]
+
+    def batch_at(self, step: int) -> list[Batch]:
+        """Return this rank's micro-batches of the global batch of `step`."""
+        pairs = sorted((self.pairs[i] for i in self.sample_ids(step)), key=len, reverse=True)
+        bins = self.batch_pairs // self.micro_batch_size
+        dealt: list[list[Pair]] = [[] for _ in range(bins)]
+        for start in range(0, len(pairs), bins):  # there and back again: the first of one round is the last of the next
+            turn = pairs[start : start + bins]
+            for place, pair in enumerate(turn if start // bins % 2 == 0 else reversed(turn)):
+                dealt[place].append(pair)
+        return [collate_pairs(dealt[i], self.max_length, self.margin) for i in range(self.rank, bins, self.world_size)]

@@ -1,0 +1,138 @@
+"""Measure a reward model on held-out preferences: accuracy overall, by rating, by safety bin and by file (paper 3.2.2).
+
+`pool` joins the scores of earlier evaluations instead, such as the five folds of a cross validation: every pair
+counts once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llamatrain import checkpoint, config, distributed
+from llamatrain.data.rows import write_rows
+from llamatrain.engine import DTYPES
+from llamatrain.errors import UserError, missing
+from llamatrain.model import ScalarModel
+from llamatrain.run import Run, RunConfig
+
+from .data import load_pairs, most_tokens
+from .scoring import SHARES, Scored, report, score_pairs, scored
+
+SCORES, ACCURACY = "scores.jsonl", "accuracy.json"
+
+
+@dataclass
+class RewardEvaluateConfig:
+    """What is measured; configs/reward_evaluate.yaml says what each key means."""
+
+    run: RunConfig
+    checkpoint: str | None
+    preferences: list[str]
+    pool: list[str]
+    micro_batch_size: int
+    max_length: int | None
+    too_long: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        """Check that there is one thing to do."""
+        if bool(self.checkpoint) == bool(self.pool):
+            raise UserError("reward.evaluate needs either checkpoint and preferences, or pool (one of the two)")
+        if self.checkpoint and not self.preferences:
+            raise UserError("preferences=[]: need at least one preferences file")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype={self.dtype}: need one of {', '.join(DTYPES)}")
+        if self.micro_batch_size < 1:
+            raise UserError(f"micro_batch_size={self.micro_batch_size}: need 1 or more")
+
+
+def evaluate(cfg: RewardEvaluateConfig) -> None:
+    """Measure a reward model on held-out preferences."""
+    parents = {"checkpoint": checkpoint.resolve(cfg.checkpoint, "reward")} if cfg.checkpoint else {}
+    with Run(cfg.run, "reward.evaluate", cfg, parents=parents) as run:
+        results = score(cfg, parents["checkpoint"], run) if cfg.checkpoint else pooled(cfg.pool)
+        found = report(results)
+        if run.is_main:
+            write_rows(run.folder / SCORES, (asdict(result) for result in results))
+            write_json(run.folder / ACCURACY, found)
+            Console().print(table(found, cfg.run.name))
+        run.log(0, flat(found))
+
+
+def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
+    """Score the pairs of all preferences files with the checkpoint."""
+    model = checkpoint.load_model(folder, distributed.device(), DTYPES[cfg.dtype])
+    if not isinstance(model, ScalarModel):
+        raise UserError(
+            f"checkpoint={cfg.checkpoint} is a language model; need a reward model (`llamatrain reward` makes one)"
+        )
+    tokenizer = checkpoint.load_tokenizer(folder)
+    max_length = most_tokens(folder, cfg.max_length)
+    results: list[Scored] = []
+    for path in cfg.preferences:
+        pairs, skipped = load_pairs(path, tokenizer, max_length, cfg.too_long)
+        if skipped:
+            run.print(f"{path}: {skipped} of {len(pairs) + skipped} pairs skipped, longer than {max_length} tokens")
+        with run.progress(len(pairs), f"scoring {path}", "pairs") as bar:
+            results += scored(pairs, score_pairs(model.eval(), pairs, max_length, cfg.micro_batch_size, bar.update))
+    return results
+
+
+def pooled(paths: list[str]) -> list[Scored]:
+    """Join scores.jsonl files (or the run folders that hold them); UserError where a pair occurs twice."""
+    results: dict[tuple[str, int], Scored] = {}
+    for path in paths:
+        file = Path(path) / SCORES if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            raise missing(file, "reward.evaluate")
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            try:
+                result = Scored(**json.loads(line))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise UserError(f"{file}:{number}: not a line that reward.evaluate wrote ({error})") from None
+            if (result.source, result.row) in results:
+                raise UserError(f"{file}:{number}: row {result.row} of {result.source} is scored twice in the pool")
+            results[result.source, result.row] = result
+    return list(results.values())
+
+
+def flat(found: dict[str, Any]) -> dict[str, float]:
+    """Return a report's main figures for metrics.jsonl."""
+    numbers = {"accuracy": found["overall"]["accuracy"]}
+    numbers |= {f"accuracy_{name}": part["accuracy"] for name, part in (found["by_rating"] | found["by_bin"]).items()}
+    return numbers | {key: found["threshold"][key] for key in SHARES if found["threshold"][key] is not None}
+
+
+def table(found: dict[str, Any], title: str) -> Table:
+    """Return the report as a table for the terminal."""
+    shown = Table(title=f"accuracy of {title}", title_justify="left")
+    for name in ("pairs of", "accuracy", "95 % interval", "pairs"):
+        shown.add_column(name, justify="left" if name == "pairs of" else "right")
+    files = found["by_file"] if len(found["by_file"]) > 1 else {}
+    for group in ({"all": found["overall"]}, found["by_rating"], found["by_bin"], files):
+        for name, part in group.items():
+            shown.add_row(
+                name, f"{part['accuracy']:.3f}", f"{part['low']:.3f} to {part['high']:.3f}", f"{part['pairs']:,}"
+            )
+        shown.add_section()
+    for key, whole in zip(SHARES, ("unsafe", "safe"), strict=True):
+        if found["threshold"][key] is not None:
+            shown.add_row(key, f"{found['threshold'][key]:.3f}", "", f"{found['threshold'][whole]:,}")
+    return shown
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file under a temporary name, then rename it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    config.main("reward_evaluate", RewardEvaluateConfig, evaluate)

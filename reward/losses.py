@@ -1,0 +1,50 @@
+"""The reward models' losses: ranking with a margin, and the safety model's auxiliary classification (paper 3.2.2,
+A.3.3, A.3.4).
+
+Shapes: m pairs. A score is the raw output of the scalar head; its sigmoid is what the paper quotes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamatrain.errors import UserError
+
+RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
+
+MARGINS = {  # paper A.3.3, table 27; an unrated pair has margin 0
+    "none": (0.0, 0.0, 0.0, 0.0),
+    "small": (1.0, 2 / 3, 1 / 3, 0.0),
+    "large": (3.0, 2.0, 1.0, 0.0),
+}
+
+
+def margin_of(rating: str | None, kind: str) -> float:
+    """Return m(rating) for one of the margins `none`, `small`, `large`; 0 without a rating."""
+    if kind not in MARGINS:
+        raise UserError(f"margin={kind}: need one of {', '.join(MARGINS)}")
+    if rating is None:
+        return 0.0
+    if rating not in RATINGS:
+        raise UserError(f"rating '{rating}': need one of {', '.join(RATINGS)}")
+    return MARGINS[kind][RATINGS.index(rating)]
+
+
+def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
+    """Return -log sigmoid(chosen - rejected - margin) of each pair, (m,)."""
+    return -F.logsigmoid(chosen - rejected - margin)
+
+
+def auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:
+    """Return the cross-entropy of sigmoid(score) against "this response is safe", averaged over a pair's two
+    responses, (m,).
+
+    `scores` and `safe` are (m, 2), chosen first; a label is 1 (safe), 0 (unsafe) or NaN (not labelled: no loss, no
+    gradient). The paper gives neither formula nor weight (A.3.4): this is the plain reading of "an auxiliary safety
+    loss".
+    """
+    labelled = ~safe.isnan()
+    losses = F.binary_cross_entropy_with_logits(scores, torch.nan_to_num(safe), reduction="none")
+    return (losses * labelled).sum(-1) / 2

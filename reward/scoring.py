@@ -1,0 +1,148 @@
+"""Scores of preference pairs, over all ranks, and the accuracies that follow from them (paper 3.2.2, tables 7, 8 and
+29).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llamatrain import distributed
+from llamatrain.data.packing import Batch
+from llamatrain.statistics import wilson
+
+from .data import Pair, collate_pairs
+from .losses import RATINGS
+
+UNRATED = "unrated"
+BINS = ("safe_unsafe", "both_safe", "both_unsafe")
+SHARES = ("unsafe_recall", "safe_below_0.15")
+
+
+def scores_at_ends(model: Callable[..., Tensor], batch: Batch) -> Tensor:
+    """Return the scores (m, 2) of chosen and rejected, read at their last tokens."""
+    scores = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], segment_ids=batch["segment_ids"])
+    ends = batch["ends"]
+    return scores[ends[..., 0], ends[..., 1]]
+
+
+@torch.no_grad()
+def score_pairs(
+    model: Callable[..., Tensor],
+    pairs: Sequence[Pair],
+    max_length: int,
+    micro_batch_size: int,
+    on_done: Callable[[int], None] | None = None,
+) -> list[tuple[float, float]]:
+    """Return (chosen, rejected) scores of every pair, in order, on every rank.
+
+    All ranks call this together and make the same number of forward passes (a partitioned model needs all of them in
+    each), so a rank without pairs left repeats its last ones. Pairs of like length share a pass.
+    """
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]))
+    groups = [order[i : i + micro_batch_size] for i in range(0, len(order), micro_batch_size)]
+    passes = math.ceil(len(groups) / distributed.world_size())
+    mine: dict[int, tuple[float, float]] = {}
+    for number in range(passes):
+        group = groups[min(number * distributed.world_size() + distributed.rank(), len(groups) - 1)]
+        batch = collate_pairs([pairs[i] for i in group], max_length, "none")
+        scores = scores_at_ends(model, {key: value.to(distributed.device()) for key, value in batch.items()})
+        mine.update(zip(group, [(float(c), float(r)) for c, r in scores.tolist()], strict=True))
+        if on_done is not None:
+            on_done(len(group))
+    found = {index: score for part in distributed.gather_objects(mine) for index, score in part.items()}
+    return [found[i] for i in range(len(pairs))]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One scored pair: raw scores and what annotators said, as a line of scores.jsonl holds it."""
+
+    source: str
+    row: int
+    chosen_score: float
+    rejected_score: float
+    rating: str | None = None
+    chosen_safe: bool | None = None
+    rejected_safe: bool | None = None
+
+    @property
+    def correct(self) -> bool:
+        """Tell whether the chosen response has the higher score; equal scores are wrong."""
+        return self.chosen_score > self.rejected_score
+
+    @property
+    def bin(self) -> str | None:
+        """Return which of the three safety bins the pair is in (paper 3.2.1); None where a label is missing."""
+        if self.chosen_safe is None or self.rejected_safe is None:
+            return None
+        if self.chosen_safe:
+            return "both_safe" if self.rejected_safe else "safe_unsafe"
+        return None if self.rejected_safe else "both_unsafe"
+
+
+def scored(pairs: Sequence[Pair], scores: Sequence[tuple[float, float]]) -> list[Scored]:
+    """Join pairs with their scores."""
+    return [
+        Scored(pair.source, pair.row, chosen, rejected, pair.rating, pair.chosen_safe, pair.rejected_safe)
+        for pair, (chosen, rejected) in zip(pairs, scores, strict=True)
+    ]
+
+
+def accuracy(results: Sequence[Scored]) -> dict[str, float | int]:
+    """Return the share of pairs ordered as annotators did, with Wilson's 95 % interval."""
+    share = sum(result.correct for result in results) / len(results)
+    low, high = wilson(share, len(results))
+    return {"accuracy": share, "low": low, "high": high, "pairs": len(results)}
+
+
+def report(results: Sequence[Scored]) -> dict[str, object]:
+    """Return accuracy overall, by rating, by safety bin and by file, and what the labelled scores tell about the
+    threshold 0.5.
+    """
+    files = dict.fromkeys(r.source for r in results)
+    groups = {
+        "by_rating": [(name, [r for r in results if (r.rating or UNRATED) == name]) for name in (*RATINGS, UNRATED)],
+        "by_bin": [(name, [r for r in results if r.bin == name]) for name in BINS],
+        "by_file": [(name, [r for r in results if r.source == name]) for name in files],
+    }
+    parts = {key: {name: accuracy(part) for name, part in named if part} for key, named in groups.items()}
+    return {"overall": accuracy(results), **parts, "threshold": thresholds(results)}
+
+
+def thresholds(results: Sequence[Scored]) -> dict[str, float | int | None]:
+    """Return how sigmoid scores lie about the paper's thresholds, over the labelled responses.
+
+    `unsafe_recall` is the share of unsafe responses below 0.5 (table 29); `safe_below_0.15` the share of safe responses
+    that the gate of RLHF's combined score would take for unsafe (paper 3.2.3).
+    """
+    labelled = [
+        (score, safe)
+        for r in results
+        for score, safe in ((r.chosen_score, r.chosen_safe), (r.rejected_score, r.rejected_safe))
+        if safe is not None
+    ]
+    unsafe = [score for score, safe in labelled if not safe]
+    safe_ = [score for score, safe in labelled if safe]
+    gate = math.log(0.15 / 0.85)
+    return {
+        "unsafe_recall": sum(score < 0 for score in unsafe) / len(unsafe) if unsafe else None,
+        "safe_below_0.15": sum(score < gate for score in safe_) / len(safe_) if safe_ else None,
+        "unsafe": len(unsafe),
+        "safe": len(safe_),
+    }
+
+
+def summary(results: Sequence[Scored]) -> dict[str, float]:
+    """Return the report as flat numbers for a log: eval/accuracy, eval/accuracy_better, eval/unsafe_recall, ..."""
+    numbers = {"eval/accuracy": float(accuracy(results)["accuracy"])}
+    for key in [*RATINGS, UNRATED, *BINS]:
+        part = [r for r in results if key in ((r.rating or UNRATED), r.bin)]
+        if part and len(part) < len(results):
+            numbers[f"eval/accuracy_{key}"] = float(accuracy(part)["accuracy"])
+    found = thresholds(results)
+    return numbers | {f"eval/{key}": float(value) for key in SHARES if (value := found[key]) is not None}

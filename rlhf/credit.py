@@ -1,0 +1,80 @@
+"""Credit: from one score a response to one advantage a token (paper 3.2.3, equations 3 and 4).
+
+Pure functions of a whole rollout batch. Shapes: N responses, R response tokens (padded on the right, False in `mask`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-8
+
+
+@dataclass
+class Credit:
+    """What the update of each response token needs, (N, R); 0 in the padding."""
+
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def whiten(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the values with mean 0 and variance 1 over where the mask is True, and 0 elsewhere.
+
+    The variance is the biased one: the batch is all there is, not a sample of something larger. A batch of equal values
+    becomes all zeros.
+    """
+    mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    exact, count = values.double() * mask, mask.sum()
+    mean = exact.sum() / count
+    variance = ((exact - mean).square() * mask).sum() / count
+    return ((exact - mean) * (variance + EPSILON).rsqrt() * mask).to(values.dtype)
+
+
+def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Return the reward of each token (N, R): -beta * (logprob - reference), and the score (N,) at the last token.
+
+    The sum over a response is equation 4 with the one-sample estimate (k1) of the KL divergence.
+    """
+    rewards = -beta * (logprobs - reference) * mask
+    last = mask.sum(1) - 1
+    rewards[torch.arange(len(rewards)), last] += scores.to(rewards.dtype)
+    return rewards
+
+
+def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+    """Return the advantages (N, R) of Schulman et al. 2016; after a response's last token there is no value."""
+    values = values * mask
+    advantages = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[:, 0])
+    next_values = torch.zeros_like(following)
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * next_values - values[:, t]
+        following = (delta + gamma * lam * following) * mask[:, t]
+        advantages[:, t], next_values = following, values[:, t]
+    return advantages
+
+
+def assign(
+    scores: Tensor,
+    logprobs: Tensor,
+    reference: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    beta: float,
+    gamma: float,
+    lam: float,
+) -> Credit:
+    """Return the credit of a whole rollout batch.
+
+    The order: whiten the scores (logits), add the KL term, advantages, returns = advantages + values, whiten the
+    advantages. Returns are not whitened: they are what the critic learns.
+    """
+    rewards = token_rewards(whiten(scores), logprobs, reference, mask, beta)
+    advantages = generalized_advantages(rewards, values, mask, gamma, lam)
+    returns = (advantages + values) * mask
+    return Credit(rewards, whiten(advantages, mask), returns)

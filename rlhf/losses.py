@@ -1,0 +1,38 @@
+"""PPO's losses, one number a response token (Schulman et al. 2017; paper 3.2.3 clips at 0.2).
+
+Shapes: n response tokens of a micro-batch; N responses; V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MAX_LOG_RATIO = 20.0  # exp(20) is finite in every precision: one absurd token does not make the whole update NaN
+
+
+def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities (n,) of the targets and entropies (n,) at the sampler's temperature, from logits (n, V).
+
+    Without the division by the temperature the policy would be trained as another one than was sampled.
+    """
+    logprobs = torch.log_softmax(logits.float() / temperature, -1)
+    entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
+    return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+
+def log_ratio(logprobs: Tensor, old: Tensor) -> Tensor:
+    """Return log(policy / old policy) of each token (n,), kept within +-20."""
+    return (logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def policy_loss(log_ratios: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Return -min(ratio * advantage, clipped ratio * advantage) of each token (n,)."""
+    ratio = log_ratios.exp()
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """Return half the larger square of value - return and of the value held within +-clip of the old one - return."""
+    held = old + (values - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns).square(), (held - returns).square())

@@ -1,0 +1,416 @@
+"""PPO from a chat checkpoint against two reward models (paper 3.2.3).
+
+Each iteration, over a batch of prompts:
+    1. act      sample a response a prompt from the policy
+    2. judge    log-probabilities of policy and reference, values of the critic, scores of the reward models
+    3. credit   whitened scores and the KL penalty -> rewards -> advantages and returns, over the whole batch
+    4. learn    one update of policy and critic a mini-batch
+
+What the paper leaves open: the critic is a model of its own, started from the helpfulness reward model; gamma 1,
+lambda 0.95, value clip 0.2, no entropy bonus. The reference is the checkpoint that PPO starts from. Every rank judges
+its share of the responses; then all ranks hold all of them (tokens and four numbers a token), so that neither whitening
+nor the mini-batches know of ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from llamatrain import checkpoint, config, distributed
+from llamatrain.data.order import mix, permuted
+from llamatrain.data.rows import file_fingerprint
+from llamatrain.engine import Engine, ZeroConfig, frozen
+from llamatrain.errors import UserError
+from llamatrain.generation import Sampling
+from llamatrain.model import ScalarModel, Transformer
+from llamatrain.optim import OptimConfig
+from llamatrain.run import Run, RunConfig
+from llamatrain.start import language_engine, scalar_engine
+from llamatrain.tokenizer import Tokenizer
+
+from .credit import Credit, assign
+from .losses import log_ratio, policy_loss, token_logprobs, value_loss
+from .prompts import Prompt, load_prompts
+from .rollouts import Rollout, pack_rollouts, portions, sample_rollouts
+from .sample import load_inference, shared_context, shared_tokenizer
+from .samples_log import SamplesLog
+from .scoring import GateConfig, combined_logits, scores_at_end
+
+
+@dataclass
+class PPOConfig:
+    """PPO's settings; configs/ppo.yaml says what each key means."""
+
+    run: RunConfig
+    optim: OptimConfig
+    critic_optim: OptimConfig
+    zero: ZeroConfig
+    checkpoint: str
+    helpfulness: str
+    safety: str
+    prompts: str
+    limit: int | None
+    too_long: str
+    iterations: int
+    batch_prompts: int
+    mini_batch: int
+    epochs: int
+    micro_batch_size: int
+    batch_size: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    beta: float
+    clip: float
+    value_clip: float
+    gamma: float
+    lam: float
+    critic_warmup: int
+    gate: GateConfig
+    samples_every: int
+    samples_kept: int
+    activation_checkpointing: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
+        if self.temperature == 0:
+            raise UserError("temperature=0: PPO learns from differences between samples; need a positive temperature")
+        for key in ("iterations", "batch_prompts", "mini_batch", "epochs", "micro_batch_size", "batch_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        if self.batch_prompts % self.mini_batch:
+            raise UserError(f"batch_prompts={self.batch_prompts} must be a multiple of mini_batch={self.mini_batch}")
+        for key in ("gamma", "lam"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"{key}={getattr(self, key)}: need a number in [0, 1]")
+        for key in ("clip", "value_clip"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"{key}={getattr(self, key)}: need a positive number")
+        for key in ("beta", "critic_warmup", "samples_every", "samples_kept"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: need 0 or more")
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Return the optimizer steps of an iteration."""
+        return self.epochs * (self.batch_prompts // self.mini_batch)
+
+
+@dataclass
+class Models:
+    """Two models that learn and three that judge."""
+
+    policy: Engine
+    critic: Engine
+    reference: Any
+    helpfulness: Any
+    safety: Any
+
+
+@dataclass
+class Judged:
+    """A rollout with its verdicts: scores are raw (logits), tensors have a number a response token, on the CPU."""
+
+    rollout: Rollout
+    helpfulness: float
+    safety: float
+    combined: float
+    logprobs: Tensor
+    reference: Tensor
+    values: Tensor
+    entropy: Tensor
+
+
+@dataclass
+class Batch:
+    """A whole batch of judged rollouts with their credit; tensors are (N, R), padded on the right."""
+
+    judged: list[Judged]
+    mask: Tensor
+    logprobs: Tensor
+    values: Tensor
+    credit: Credit
+
+
+def train(cfg: PPOConfig) -> None:
+    """Train a chat model against the reward models."""
+    distributed.setup()
+    check_ranks(cfg, distributed.world_size())
+    paths = {"checkpoint": cfg.checkpoint, "helpfulness": cfg.helpfulness, "safety": cfg.safety}
+    parents = {key: checkpoint.resolve(path, "sft" if key == "checkpoint" else "reward") for key, path in paths.items()}
+    tokenizer, context = shared_tokenizer(parents), shared_context(parents)
+    prompts, skipped = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long)
+    with Run(cfg.run, "ppo", cfg, parents, {"prompts": file_fingerprint(cfg.prompts)}) as run:
+        if skipped:
+            run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
+        models = load_models(cfg, parents)
+        engines = {"policy": models.policy, "critic": models.critic}
+        start, _ = run.resume(engines)
+        samples = SamplesLog(run, start, cfg.samples_every, cfg.samples_kept, tokenizer)
+        with run.progress(cfg.iterations, "ppo", "iterations", done=start, every=cfg.run.log_every) as bar:
+            for iteration in range(start, cfg.iterations):
+                clock = Clock()
+                with clock("act"):
+                    rollouts = act(cfg, models.policy, batch_prompts(cfg, prompts, iteration), tokenizer)
+                with clock("judge"):
+                    judged = gather(judge(cfg, models, rollouts, context))
+                with clock("credit"):
+                    batch = credit(cfg, judged)
+                with clock("learn"):
+                    learned = learn(cfg, models, batch, iteration, context)
+                step = iteration + 1
+                metrics = {**batch_metrics(batch), **learned, **clock.seconds}
+                check_finite(metrics, step, run.checkpoints)
+                run.log(step, metrics)
+                samples.write(step, batch.judged)
+                bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
+                stop = run.stop_requested()
+                if stop or run.due(step) or step == cfg.iterations:
+                    run.save(step, engines, tokenizer)
+                if stop and step < cfg.iterations:
+                    run.stop(step)
+        run.finish(max(start, cfg.iterations))
+
+
+def check_ranks(cfg: PPOConfig, ranks: int) -> None:
+    """Refuse a number of ranks among which a mini-batch cannot be divided equally."""
+    if cfg.mini_batch % ranks:
+        raise UserError(
+            f"mini_batch={cfg.mini_batch} cannot be divided among {ranks} ranks: need a multiple, or a number of ranks "
+            f"that divides mini_batch (and with it batch_prompts={cfg.batch_prompts})"
+        )
+
+
+def load_models(cfg: PPOConfig, parents: dict[str, Path]) -> Models:
+    """Load the five models."""
+    policy, helpful, safe = parents["checkpoint"], parents["helpfulness"], parents["safety"]
+    updates = cfg.iterations * cfg.updates_per_iteration
+
+    def read_only(path: Path, kind: type) -> Any:
+        return frozen(load_inference(path, kind, torch.device("cpu"), cfg.zero.dtype), cfg.zero)
+
+    held = min(cfg.critic_warmup, cfg.iterations) * cfg.updates_per_iteration
+    return Models(
+        policy=language_engine(policy, cfg.optim, cfg.zero, max(1, updates - held), cfg.activation_checkpointing),
+        critic=scalar_engine(helpful, cfg.critic_optim, cfg.zero, updates, cfg.run.seed, cfg.activation_checkpointing),
+        reference=read_only(policy, Transformer),
+        helpfulness=read_only(helpful, ScalarModel),
+        safety=read_only(safe, ScalarModel),
+    )
+
+
+# --- 1. act ------------------------------------------------------------------------------------------------------
+
+
+def batch_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> list[tuple[Prompt, int]]:
+    """Return an iteration's prompts, each with its sample number: every prompt once an epoch, in an order of its own.
+
+    The sample number is the epoch, so a prompt that falls twice into a batch gets different noise.
+    """
+    places = range(iteration * cfg.batch_prompts, (iteration + 1) * cfg.batch_prompts)
+    turns = [divmod(place, len(prompts)) for place in places]
+    return [(prompts[permuted(place, len(prompts), mix(cfg.run.seed, epoch))], epoch) for epoch, place in turns]
+
+
+def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokenizer: Tokenizer) -> list[Rollout]:
+    """Sample this rank's share of the responses."""
+    own = distributed.shard(wanted)
+    with policy.generating() as model:
+        return sample_rollouts(
+            model, [p for p, _ in own], [n for _, n in own], cfg.sampling, tokenizer.eos_id, cfg.batch_size
+        )
+
+
+# --- 2. judge ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def judge(cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int) -> list[Judged]:
+    """Judge this rank's rollouts: every rank has as many, so all make the same number of forward passes."""
+    judged: list[Judged] = []
+    for portion in portions(rollouts, cfg.micro_batch_size):
+        packed = pack_rollouts(portion, context, distributed.device())
+        logits = models.policy(**packed.inputs, select=packed.before)
+        logprobs, entropy = token_logprobs(logits, packed.targets, cfg.temperature)
+        logits = models.reference(**packed.inputs, select=packed.before)
+        reference, _ = token_logprobs(logits, packed.targets, cfg.temperature)
+        values = packed.at(models.critic(**packed.inputs), packed.before)
+        helpfulness = scores_at_end(models.helpfulness, packed).cpu()
+        safety = scores_at_end(models.safety, packed).cpu()
+        is_safety = torch.tensor([r.prompt.safety for r in portion])
+        finished = torch.tensor([r.finished for r in portion])
+        combined = combined_logits(helpfulness, safety, is_safety, finished, cfg.gate)
+        scores = zip(helpfulness.tolist(), safety.tolist(), combined.tolist(), strict=True)
+        tokens = zip(
+            *(torch.split(x.cpu(), packed.lengths) for x in (logprobs, reference, values, entropy)), strict=True
+        )
+        judged += [Judged(r, *s, *t) for r, s, t in zip(portion, scores, tokens, strict=True)]
+    return judged
+
+
+def gather(own: list[Judged]) -> list[Judged]:
+    """Return the judged rollouts of all ranks in the order of the prompts, on every rank."""
+    parts = distributed.gather_objects(own)
+    return [parts[rank][place] for place in range(len(own)) for rank in range(len(parts))]
+
+
+# --- 3. credit ---------------------------------------------------------------------------------------------------
+
+
+def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
+    """Assign credit over the whole batch."""
+    logprobs, reference, values = (
+        pad_sequence([getattr(j, name) for j in judged], batch_first=True)
+        for name in ("logprobs", "reference", "values")
+    )
+    mask = pad_sequence([torch.ones(len(j.logprobs), dtype=torch.bool) for j in judged], batch_first=True)
+    scores = torch.tensor([j.combined for j in judged])
+    assigned = assign(scores, logprobs, reference, values, mask, cfg.beta, cfg.gamma, cfg.lam)
+    return Batch(judged, mask, logprobs, values, assigned)
+
+
+# --- 4. learn ----------------------------------------------------------------------------------------------------
+
+
+def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:
+    """Yield an iteration's mini-batches: in the prompts' order (itself random) first, in others in later epochs."""
+    for epoch in range(cfg.epochs):
+        order = np.arange(cfg.batch_prompts)
+        if epoch:
+            order = permuted(order, cfg.batch_prompts, mix(cfg.run.seed, iteration, epoch))
+        for start in range(0, cfg.batch_prompts, cfg.mini_batch):
+            yield order[start : start + cfg.mini_batch].tolist()
+
+
+def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context: int) -> dict[str, float]:
+    """Update policy and critic once a mini-batch; return the means over the iteration's tokens."""
+    hold = iteration < cfg.critic_warmup
+    sums: dict[str, Tensor] = {}
+    norms: list[tuple[float, float]] = []
+    total = 0
+    for numbers in mini_batches(cfg, iteration):
+        tokens = int(batch.mask[numbers].sum())
+        for name, value in accumulate(cfg, models, batch, numbers, tokens, context, hold).items():
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value
+        norms.append((0.0 if hold else models.policy.step(), models.critic.step()))
+        total += tokens
+    means = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / total
+    metrics = {f"ppo/{name}": float(mean) for name, mean in zip(sums, means, strict=True)}
+    policy_norm, critic_norm = np.mean(norms, axis=0).tolist()
+    return {
+        **metrics,
+        "ppo/grad_norm": policy_norm,
+        "ppo/critic_grad_norm": critic_norm,
+        "ppo/lr": models.policy.lr,
+        "ppo/critic_lr": models.critic.lr,
+    }
+
+
+def accumulate(
+    cfg: PPOConfig, models: Models, batch: Batch, numbers: list[int], tokens: int, context: int, hold: bool
+) -> dict[str, Tensor]:
+    """Accumulate the gradients of a mini-batch that has so many response tokens on all ranks; return sums over tokens.
+
+    Each rank takes as many rollouts as the others, dealt out by length, and so as many backward passes.
+    """
+    own = distributed.shard(sorted(numbers, key=lambda i: -len(batch.judged[i].logprobs)))
+    sums: dict[str, Tensor] = {}
+    for portion in portions(own, cfg.micro_batch_size):
+        packed = pack_rollouts([batch.judged[i].rollout for i in portion], context, distributed.device())
+        chosen = batch.mask[list(portion)]
+        old, old_values, advantages, returns = (
+            values[list(portion)][chosen].to(packed.targets.device)
+            for values in (batch.logprobs, batch.values, batch.credit.advantages, batch.credit.returns)
+        )
+        found: dict[str, Tensor] = {}
+        if not hold:
+            logits = models.policy(**packed.inputs, select=packed.before)
+            ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.temperature)[0], old)
+            losses = policy_loss(ratios, advantages, cfg.clip)
+            models.policy.backward(losses.sum() / tokens)
+            found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}
+        values = packed.at(models.critic(**packed.inputs), packed.before)
+        losses = value_loss(values, old_values, returns, cfg.value_clip)
+        models.critic.backward(losses.sum() / tokens)
+        found |= {"value_loss": losses, "value_clip_fraction": ((values - old_values).abs() > cfg.value_clip).float()}
+        for name, value in found.items():
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().sum().cpu()
+    return sums
+
+
+def ratio_metrics(ratios: Tensor, clip: float) -> dict[str, Tensor]:
+    """Return how far the policy moved from the one that sampled, a number a token; `approx_kl` is the estimator k3."""
+    return {
+        "clip_fraction": ((ratios.exp() - 1).abs() > clip).float(),
+        "approx_kl": ratios.exp() - 1 - ratios,
+    }
+
+
+# --- measures ----------------------------------------------------------------------------------------------------
+
+
+def batch_metrics(batch: Batch) -> dict[str, float]:
+    """Return an iteration's measures; scores are raw (logits) and not whitened, so that they show progress."""
+    judged, mask, returns = batch.judged, batch.mask, batch.credit.returns
+    lengths = mask.sum(1).float()
+    kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])
+    sampler = torch.tensor([p for j in judged for p in j.rollout.sampler_logprobs])
+    seen, expected = batch.values[mask].double(), returns[mask].double()
+    spread = expected.var(unbiased=False)
+    return {
+        "ppo/score_combined": mean([j.combined for j in judged]),
+        "ppo/helpfulness": mean([j.helpfulness for j in judged]),
+        "ppo/safety": mean([j.safety for j in judged]),
+        "ppo/kl": float(kl.mean()),
+        "ppo/kl_per_token": float(kl.sum() / lengths.sum()),
+        "ppo/entropy": float(torch.cat([j.entropy for j in judged]).mean()),
+        "ppo/explained_variance": float(1 - (expected - seen).var(unbiased=False) / spread) if spread > 0 else 0.0,
+        "ppo/response_length": float(lengths.mean()),
+        "ppo/finished": mean([float(j.rollout.finished) for j in judged]),
+        "ppo/sampler_mismatch": float((sampler - batch.logprobs[mask]).abs().max()),
+    }
+
+
+def mean(values: list[float]) -> float:
+    """Return the mean of numbers."""
+    return math.fsum(values) / len(values)
+
+
+def check_finite(metrics: dict[str, float], step: int, checkpoints: Path) -> None:
+    """Stop a run whose figures are no numbers any more."""
+    broken = sorted(key for key, value in metrics.items() if not math.isfinite(value))
+    if broken:
+        raise UserError(
+            f"{broken[0]} is {metrics[broken[0]]} at iteration {step}: lower optim.lr or critic_optim.lr; "
+            f"the last checkpoint in {checkpoints} is from before it"
+        )
+
+
+class Clock:
+    """Seconds of each phase, as ppo/seconds_<phase>."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time what runs inside."""
+        started = time.perf_counter()
+        yield
+        self.seconds[f"ppo/seconds_{phase}"] = time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    config.main("ppo", PPOConfig, train)

@@ -1,0 +1,204 @@
+"""Rejection sampling: the best of K responses a prompt by the combined score, then fine-tuning on them (paper 3.2.3).
+
+    1. sample K responses a prompt from `checkpoint`, and score them
+    2. keep the best usable one of each prompt: best.jsonl
+    3. fine-tune `base` on the SFT set, these and the best of all `earlier` rounds, for a constant number of steps
+
+The paper starts each round's fine-tuning from the base model. Samples are a function of the seed, the prompt's id and
+the sample's number, and finished chunks of them are kept, so an interrupted run ends with the same files and weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+from llamatrain import config, distributed
+from llamatrain.checkpoint import load_config, load_tokenizer, resolve
+from llamatrain.data.batches import DialogueBatches
+from llamatrain.data.order import mix, permuted
+from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
+from llamatrain.engine import ZeroConfig
+from llamatrain.errors import UserError
+from llamatrain.fit import fit
+from llamatrain.losses import language_model_loss
+from llamatrain.optim import OptimConfig
+from llamatrain.run import Run
+from llamatrain.start import language_engine
+
+from .chunks import Chunks, Row
+from .sample import (
+    SampleConfig,
+    in_words,
+    make_responses,
+    parent_checkpoints,
+    response_metrics,
+    write_responses,
+)
+from .scoring import sigmoid
+
+
+@dataclass
+class RejectionSamplingConfig(SampleConfig):
+    """How the best samples are found and trained on; configs/rejection_sampling.yaml says what each key means."""
+
+    optim: OptimConfig
+    zero: ZeroConfig
+    base: str
+    sft_train: list[str]
+    sft_fraction: float | None
+    earlier: list[str]
+    steps: int
+    batch_sequences: int
+    micro_batch_size: int
+    seq_len: int | None
+    replay: str | None
+    replay_fraction: float
+    activation_checkpointing: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        super().__post_init__()
+        for kind in ("helpfulness", "safety"):
+            if getattr(self, kind) is None:
+                raise UserError(f"{kind}=null: the combined score needs both reward models")
+        if self.steps < 1:
+            raise UserError(f"steps={self.steps}: need 1 or more")
+        if self.sft_fraction is not None and not 0 <= self.sft_fraction < 1:
+            raise UserError(
+                f"sft_fraction={self.sft_fraction}: need a share in [0, 1), or null for the whole SFT set once"
+            )
+        if self.sft_fraction and not self.sft_train:
+            raise UserError(f"sft_fraction={self.sft_fraction} needs dialogues in sft_train")
+
+
+def train(cfg: RejectionSamplingConfig) -> None:
+    """Sample, keep the best, fine-tune on them."""
+    parents = parent_checkpoints(cfg)
+    base = resolve(cfg.base, "pretrain")
+    files = {"prompts": cfg.prompts, **{f"sft_train.{i}": f for i, f in enumerate(cfg.sft_train)}}
+    files |= {f"earlier.{i}": f for i, f in enumerate(cfg.earlier)}
+    data = {name: file_fingerprint(file) for name, file in files.items()}
+    with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, data) as run:
+        # 1. sample and score
+        chunks = make_responses(run, cfg, parents)
+
+        # 2. keep the best
+        metrics: dict[str, float] = {}
+        if run.is_main:
+            write_responses(run.folder, chunks)
+            write_rows(run.folder / "best.jsonl", best_rows(chunks))
+            metrics = sampling_metrics(chunks, cfg.gate.safety_threshold)
+        metrics = distributed.broadcast_object(metrics)
+        run.print(in_words(metrics))
+        if metrics["rs/best"] == 0:
+            raise UserError(
+                "no prompt has a finished, non-empty response: raise max_new_tokens or train the checkpoint longer"
+            )
+
+        # 3. fine-tune
+        tokenizer = load_tokenizer(base)
+        best = list(read_rows(run.folder / "best.jsonl", "dialogue"))
+        batches = DialogueBatches(
+            training_rows(cfg, best),
+            tokenizer,
+            seq_len=cfg.seq_len or load_config(base)[0].max_seq_len,
+            batch_size=cfg.batch_sequences,
+            micro_batch_size=cfg.micro_batch_size,
+            seed=cfg.run.seed,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            replay=cfg.replay,
+            replay_fraction=cfg.replay_fraction,
+        )
+        run.print(
+            f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {cfg.steps / batches.steps_per_epoch:.2g} epochs"
+        )
+        engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, cfg.activation_checkpointing)
+        # The figures of the sampling stand in the line of every evaluation, the last step's included.
+        fit(engine, batches, language_model_loss, run, cfg.steps, tokenizer, evaluate=lambda: metrics)
+
+
+# --- the best of K -----------------------------------------------------------------------------------------------
+
+
+def by_prompt(chunks: Chunks) -> Iterator[list[Row]]:
+    """Yield the responses of each prompt."""
+    for _, rows in groupby(chunks.rows(), key=lambda row: row["prompt_id"]):
+        yield list(rows)
+
+
+def best_of(rows: Sequence[Row]) -> Row | None:
+    """Return the response with the highest combined score, the first of equals; None where none can be trained on.
+
+    A response that was cut off would be trained as if it ended there, and an empty one teaches silence.
+    """
+    usable = [row for row in rows if row["finished"] and row["response"]]
+    return max(usable, key=lambda row: row["raw"]["combined"], default=None)
+
+
+def best_rows(chunks: Chunks) -> Iterator[Row]:
+    """Yield the best response of each prompt as a dialogue."""
+    for rows in by_prompt(chunks):
+        best = best_of(rows)
+        if best is not None:
+            yield {
+                "messages": [*best["messages"], {"role": "assistant", "content": best["response"]}],
+                "source": best["raw"]["source"],
+                "safety": best["safety"],
+                "prompt_id": best["prompt_id"],
+                "combined": best["combined"],
+            }
+
+
+def expected_best(scores: Sequence[float], k: int) -> float:
+    """Return the mean of the best of k over all choices of k among the scores."""
+    ordered = sorted(scores)
+    total = math.comb(len(ordered), k)
+    return sum(math.comb(i, k - 1) / total * score for i, score in enumerate(ordered))
+
+
+def sampling_metrics(chunks: Chunks, safety_threshold: float) -> dict[str, float]:
+    """Return mean and best scores in (0, 1), the best of 1, 2, 4, .. K (paper figure 7), and what the gate did."""
+    groups = list(by_prompt(chunks))
+    k = len(groups[0])
+    sizes = [*(2**i for i in range(k.bit_length()) if 2**i < k), k]
+    scores = [[sigmoid(row["raw"]["combined"]) for row in rows] for rows in groups]
+    harmless = [sigmoid(row["raw"]["safety"]) for rows in groups for row in rows if not row["safety"]]
+    metrics = {
+        **response_metrics("rs", [row for rows in groups for row in rows]),
+        "rs/prompts": len(groups),
+        "rs/best": sum(best_of(rows) is not None for rows in groups),
+        "rs/score_mean": fmean(fmean(own) for own in scores),
+        "rs/score_best": fmean(max(own) for own in scores),
+    }
+    if harmless:  # refusals are rewarded where the safety model calls harmless responses unsafe
+        metrics["rs/harmless_below_threshold"] = fmean(score < safety_threshold for score in harmless)
+    return metrics | {f"rs/best_of_{size}": fmean(expected_best(own, size) for own in scores) for size in sizes}
+
+
+# --- fine-tuning -------------------------------------------------------------------------------------------------
+
+
+def training_rows(cfg: RejectionSamplingConfig, best: list[Row]) -> list[dict[str, Any]]:
+    """Return the dialogues to train on: this round's best, all earlier ones, and the SFT set or a share of it."""
+    chosen = [*best, *(row for path in cfg.earlier for row in read_rows(path, "dialogue"))]
+    sft = [row for path in cfg.sft_train for row in read_rows(path, "dialogue")]
+    if cfg.sft_fraction is None:
+        return [*sft, *chosen]
+    count = round(cfg.sft_fraction / (1 - cfg.sft_fraction) * len(chosen))
+    return [*draw(sft, count, cfg.run.seed), *chosen]
+
+
+def draw(rows: list[Row], count: int, seed: int) -> list[Row]:
+    """Draw rows without repetition, and again from all of them only once every one has been drawn."""
+    places = (divmod(number, len(rows)) for number in range(count))
+    return [rows[permuted(place, len(rows), mix(seed, turn))] for turn, place in places]
+
+
+if __name__ == "__main__":
+    config.main("rejection_sampling", RejectionSamplingConfig, train)

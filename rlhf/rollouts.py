@@ -1,0 +1,97 @@
+"""Rollouts: sampled responses with their prompts, and how they are laid into rows for a forward pass.
+
+Shapes: N rollouts, n response tokens of all of them, B rows, T tokens a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from llamatrain.data.packing import Sample, collate, pack
+from llamatrain.generation import Sampling, generate
+
+from .prompts import Prompt
+
+T = TypeVar("T")
+
+
+@dataclass
+class Rollout:
+    """A response to a prompt: its tokens end in EOS if it is `finished`; log-probabilities are the sampler's."""
+
+    prompt: Prompt
+    tokens: list[int]
+    finished: bool
+    sampler_logprobs: list[float]
+
+
+@dataclass
+class Packed:
+    """Rollouts in rows, isolated from each other, and where to read each response.
+
+    Positions count through the flattened rows, in the order of the rollouts: `before` (n,) is the position that
+    predicts each response token, `targets` (n,) are these tokens, `last` (N,) is each response's last token.
+    """
+
+    inputs: dict[str, Tensor]  # input_ids, position_ids, segment_ids (B, T)
+    before: Tensor
+    targets: Tensor
+    last: Tensor
+    lengths: list[int]  # response tokens of each rollout
+
+    def at(self, values: Tensor, positions: Tensor) -> Tensor:
+        """Read values (B, T) at flattened positions."""
+        return values.flatten()[positions]
+
+
+def sample_rollouts(
+    model: Any,
+    prompts: Sequence[Prompt],
+    numbers: Sequence[int],
+    sampling: Sampling,
+    eos_id: int,
+    batch_size: int,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Rollout]:
+    """Sample one response to each prompt, in order; `numbers` are the sample numbers that the noise follows from."""
+    keys = [(prompt.id, number) for prompt, number in zip(prompts, numbers, strict=True)]
+    generated = generate(model, [p.tokens for p in prompts], keys, sampling, eos_id, batch_size, on_done)
+    return [
+        Rollout(prompt, response.tokens, response.finished, response.logprobs)
+        for prompt, response in zip(prompts, generated, strict=True)
+    ]
+
+
+def pack_rollouts(rollouts: Sequence[Rollout], context: int, device: torch.device) -> Packed:
+    """Lay rollouts into as few rows of at most `context` tokens as first-fit finds, each its own segment."""
+    samples = [
+        Sample([*r.prompt.tokens, *r.tokens], [False] * (len(r.prompt.tokens) + len(r.tokens))) for r in rollouts
+    ]
+    lengths = [len(sample.tokens) for sample in samples]
+    rows = pack(lengths, context)
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    batch, locations = collate(samples, rows, width)
+    starts = (locations[:, 0] * width + locations[:, 1]).tolist()
+    before, last = [], []
+    for rollout, start in zip(rollouts, starts, strict=True):
+        first = start + len(rollout.prompt.tokens)
+        before.append(torch.arange(first - 1, first - 1 + len(rollout.tokens)))
+        last.append(first + len(rollout.tokens) - 1)
+    return Packed(
+        inputs={key: batch[key].to(device) for key in ("input_ids", "position_ids", "segment_ids")},
+        before=torch.cat(before).to(device),
+        targets=torch.tensor([token for r in rollouts for token in r.tokens], device=device),
+        last=torch.tensor(last, device=device),
+        lengths=[len(r.tokens) for r in rollouts],
+    )
+
+
+def portions(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield consecutive portions of `size` items, the last one perhaps shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,219 @@
+"""Sample responses to prompts from a checkpoint, and score them with the reward models where given.
+
+Writes responses.jsonl. A response is a function of the seed, the prompt's id and the sample's number, so an interrupted
+run goes on where it stopped and ends with the same file.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from llamatrain import checkpoint, config, distributed
+from llamatrain.chat import decode_response
+from llamatrain.data.rows import file_fingerprint, write_rows
+from llamatrain.engine import DTYPES
+from llamatrain.errors import UserError
+from llamatrain.generation import Sampling
+from llamatrain.model import ScalarModel, Transformer
+from llamatrain.run import Run, RunConfig
+from llamatrain.tokenizer import Tokenizer
+
+from .chunks import Chunks, Row
+from .prompts import load_prompts
+from .rollouts import Rollout, sample_rollouts
+from .scoring import GateConfig, Scores, combine, score, sigmoid
+
+
+@dataclass
+class SampleConfig:
+    """What is sampled and how; configs/sample.yaml says what each key means."""
+
+    run: RunConfig
+    checkpoint: str
+    helpfulness: str | None
+    safety: str | None
+    prompts: str
+    limit: int | None
+    samples_per_prompt: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    too_long: str
+    gate: GateConfig
+    batch_size: int
+    score_batch_size: int
+    chunk_responses: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
+        for key in ("samples_per_prompt", "batch_size", "score_batch_size", "chunk_responses"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype={self.dtype}: need one of {', '.join(DTYPES)}")
+
+
+def sample(cfg: SampleConfig) -> None:
+    """Sample responses from a checkpoint."""
+    parents = parent_checkpoints(cfg)
+    with Run(cfg.run, "sample", cfg, parents, {"prompts": file_fingerprint(cfg.prompts)}) as run:
+        run.resume({})
+        started = time.monotonic()
+        chunks = make_responses(run, cfg, parents)
+        if run.is_main:
+            write_responses(run.folder, chunks)
+            metrics = response_metrics("sample", list(chunks.rows()))
+            run.log(0, {**metrics, "sample/seconds": time.monotonic() - started})
+            run.print(f"wrote {run.folder / 'responses.jsonl'}  {in_words(metrics)}")
+
+
+def parent_checkpoints(cfg: SampleConfig) -> dict[str, Path]:
+    """Return the verified folders of the policy and of the reward models that are given."""
+    given = {"checkpoint": (cfg.checkpoint, "sft")}
+    for kind, path in (("helpfulness", cfg.helpfulness), ("safety", cfg.safety)):
+        if path is not None:
+            given[kind] = (path, "reward")
+    return {key: checkpoint.resolve(path, made_by) for key, (path, made_by) in given.items()}
+
+
+def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chunks:
+    """Sample and score `samples_per_prompt` responses a prompt, as chunks on disk."""
+    tokenizer = shared_tokenizer(parents)
+    context = shared_context(parents)
+    prompts, skipped = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long)
+    if skipped:
+        run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
+    key = {
+        "models": {name: checkpoint.fingerprint(path) for name, path in parents.items()},
+        "prompts": [file_fingerprint(cfg.prompts), len(prompts)],
+        "sampling": vars(cfg.sampling),
+        "rest": [cfg.samples_per_prompt, vars(cfg.gate), cfg.batch_size, cfg.score_batch_size, cfg.dtype],
+    }
+    chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // cfg.samples_per_prompt))
+    load = cache(partial(load_inference, dtype=cfg.dtype))  # a finished run loads no model
+    device = distributed.device()
+
+    with run.progress(chunks.missing() * cfg.samples_per_prompt, "sampling", "responses") as bar:
+
+        def rows_of(items: range) -> list[Row]:
+            started = time.monotonic()
+            wanted = [(prompts[i], number) for i in items for number in range(cfg.samples_per_prompt)]
+            rollouts = sample_rollouts(
+                load(parents["checkpoint"], Transformer, device),
+                [prompt for prompt, _ in wanted],
+                [number for _, number in wanted],
+                cfg.sampling,
+                tokenizer.eos_id,
+                cfg.batch_size,
+                lambda _: bar.update(1),
+            )
+            bar.update(0, tokens_per_second=round(sum(len(r.tokens) for r in rollouts) / (time.monotonic() - started)))
+            logits = {
+                kind: score(load(parents[kind], ScalarModel, device), rollouts, context, cfg.score_batch_size)
+                for kind in ("helpfulness", "safety")
+                if kind in parents
+            }
+            scores = combine(rollouts, logits.get("helpfulness"), logits.get("safety"), cfg.gate)
+            return [
+                response_row(rollout, number, own, tokenizer, cfg)
+                for rollout, (_, number), own in zip(rollouts, wanted, scores, strict=True)
+            ]
+
+        chunks.make(rows_of)
+    return chunks
+
+
+def response_row(rollout: Rollout, number: int, scores: Scores, tokenizer: Tokenizer, cfg: SampleConfig) -> Row:
+    """Return a response as a chunk keeps it: the public row, and under `raw` what only this package reads."""
+    prompt = rollout.prompt
+    row = {
+        "prompt_id": prompt.id,
+        "sample": number,
+        "messages": prompt.messages,
+        "response": decode_response(rollout.tokens, tokenizer),
+        "model": cfg.checkpoint,
+        "temperature": cfg.temperature,
+        "seed": cfg.run.seed,
+        "finished": rollout.finished,
+        "safety": prompt.safety,
+        **public_scores(scores),
+    }
+    return {**row, "raw": {"tokens": len(rollout.tokens), "source": prompt.source, **vars(scores)}}
+
+
+def public_scores(scores: Scores) -> dict[str, float]:
+    """Return the scores that are there, after a sigmoid."""
+    named = {"helpfulness": scores.helpfulness, "safety_score": scores.safety, "combined": scores.combined}
+    return {key: round(sigmoid(logit), 6) for key, logit in named.items() if logit is not None}
+
+
+def write_responses(folder: Path, chunks: Chunks) -> None:
+    """Write responses.jsonl from the chunks."""
+    write_rows(folder / "responses.jsonl", ({k: v for k, v in row.items() if k != "raw"} for row in chunks.rows()))
+
+
+def response_metrics(prefix: str, rows: list[Row]) -> dict[str, float]:
+    """Return means over responses: of all of them, and of the scores on harmless and on safety prompts."""
+    metrics = {
+        f"{prefix}/responses": len(rows),
+        f"{prefix}/finished": fmean(row["finished"] for row in rows),
+        f"{prefix}/response_length": fmean(row["raw"]["tokens"] for row in rows),
+    }
+    groups = {"": rows, "_harmless": [r for r in rows if not r["safety"]], "_unsafe": [r for r in rows if r["safety"]]}
+    for name, group in groups.items():
+        for key in ("helpfulness", "safety_score", "combined"):
+            if group and key in group[0]:
+                metrics[f"{prefix}/{key}{name}"] = fmean(row[key] for row in group)
+    return metrics
+
+
+def in_words(metrics: dict[str, float]) -> str:
+    """Return metrics for the terminal."""
+    return "  ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in metrics.items())
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+def shared_tokenizer(parents: dict[str, Path]) -> Tokenizer:
+    """Return the tokenizer of the checkpoints, which must be one and the same."""
+    tokenizers = {key: checkpoint.load_tokenizer(path) for key, path in parents.items()}
+    first, tokenizer = next(iter(tokenizers.items()))
+    for key, other in tokenizers.items():
+        if other.fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"{key}={parents[key]} has another tokenizer than {first}={parents[first]}: need the same one"
+            )
+    return tokenizer
+
+
+def shared_context(parents: dict[str, Path]) -> int:
+    """Return the first checkpoint's context, which the others must not be shorter than."""
+    contexts = {key: checkpoint.load_config(path)[0].max_seq_len for key, path in parents.items()}
+    first, context = next(iter(contexts.items()))
+    for key, other in contexts.items():
+        if other < context:
+            raise UserError(f"{key}={parents[key]} has a context of {other} tokens, {first} of {context}: need as many")
+    return context
+
+
+def load_inference(path: Path, kind: type, device: torch.device, dtype: str) -> Any:
+    """Load a model that is only read; UserError where it is of the other kind."""
+    model = checkpoint.load_model(path, device, DTYPES[dtype])
+    if not isinstance(model, kind):
+        need = "a reward model" if kind is ScalarModel else "a language model"
+        raise UserError(f"{path} is {'a language model' if kind is ScalarModel else 'a reward model'}; need {need}")
+    return model.requires_grad_(False).eval()
+
+
+if __name__ == "__main__":
+    config.main("sample", SampleConfig, sample)

@@ -1,0 +1,55 @@
+"""A few of PPO's rollouts now and then, for people to read: samples.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llamatrain.chat import decode_response
+from llamatrain.data.rows import write_rows
+from llamatrain.run import Run
+from llamatrain.tokenizer import Tokenizer
+
+from .sample import public_scores
+from .scoring import Scores
+
+if TYPE_CHECKING:
+    from .ppo import Judged
+
+
+class SamplesLog:
+    """Appends to samples.jsonl of the run; what was written after the step that the run resumes from is dropped."""
+
+    def __init__(self, run: Run, step: int, every: int, kept: int, tokenizer: Tokenizer) -> None:
+        self.path = run.folder / "samples.jsonl"
+        self.every, self.kept, self.tokenizer = every, kept, tokenizer
+        self.is_main = run.is_main
+        if self.is_main and self.path.exists():
+            write_rows(self.path, [row for row in self._read() if row["step"] <= step])
+
+    def _read(self) -> list[dict[str, Any]]:
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # the line that a kill cut short
+        return rows
+
+    def write(self, step: int, judged: Sequence[Judged]) -> None:
+        """Write the first few rollouts of the batch where step 1 or a multiple of `every` is reached (rank 0)."""
+        if not self.is_main or not self.every or (step % self.every and step != 1):
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            for one in judged[: self.kept]:
+                row = {
+                    "step": step,
+                    "prompt_id": one.rollout.prompt.id,
+                    "messages": one.rollout.prompt.messages,
+                    "response": decode_response(one.rollout.tokens, self.tokenizer),
+                    "finished": one.rollout.finished,
+                    **public_scores(Scores(one.helpfulness, one.safety, one.combined)),
+                    "kl": round(float((one.logprobs - one.reference).sum()), 4),
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")

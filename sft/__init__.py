@@ -1,0 +1,1 @@
+"""Supervised fine-tuning (paper 3.1)."""

@@ -1,0 +1,126 @@
+"""Fine-tune a base checkpoint on dialogues: the loss counts the answers only (paper 3.1).
+
+Dialogues are packed into full rows, each seeing only itself. A share of pretraining text can be mixed in (`replay`): a
+small model forgets what it knew without it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamatrain import checkpoint, config
+from llamatrain.data.batches import DialogueBatches
+from llamatrain.data.rows import read_rows
+from llamatrain.distributed import rank, world_size
+from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.errors import UserError
+from llamatrain.fit import evaluate_loss, fit
+from llamatrain.losses import language_model_loss
+from llamatrain.optim import OptimConfig
+from llamatrain.run import Run, RunConfig
+from llamatrain.start import language_engine
+from llamatrain.tokenizer import Tokenizer
+
+
+@dataclass
+class SFTConfig:
+    """What is trained on, and how; configs/sft.yaml says what each key means."""
+
+    run: RunConfig
+    optim: OptimConfig
+    zero: ZeroConfig
+    checkpoint: str
+    train: list[str]
+    eval: list[str]
+    epochs: float
+    batch_sequences: int
+    micro_batch_size: int
+    seq_len: int | None
+    too_long: str
+    loss: str
+    isolate: bool
+    replay: str | None
+    replay_fraction: float
+    activation_checkpointing: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if not self.train:
+            raise UserError("train=[]: need at least one dialogues file")
+        if self.epochs <= 0:
+            raise UserError(f"epochs={self.epochs}: need a positive number")
+        for key, choices in (("too_long", ("skip", "stop", "drop_turns")), ("loss", ("all", "last"))):
+            if getattr(self, key) not in choices:
+                raise UserError(f"{key}={getattr(self, key)}: need one of {', '.join(choices)}")
+
+
+def train(cfg: SFTConfig) -> None:
+    """Fine-tune a base checkpoint on dialogues."""
+    start = checkpoint.resolve(cfg.checkpoint, "pretrain")
+    tokenizer = checkpoint.load_tokenizer(start)
+    batches, held_out = load(cfg, tokenizer, context(start, cfg.seq_len))
+    steps = max(1, round(cfg.epochs * batches.steps_per_epoch))
+    with Run(cfg.run, "sft", cfg, parents={"checkpoint": start}, data={"train": batches.fingerprint}) as run:
+        run.print(plan(cfg, batches, steps))
+        engine = language_engine(start, cfg.optim, cfg.zero, steps, cfg.activation_checkpointing)
+        evaluate = (lambda: held_out_metrics(engine, held_out)) if held_out else None
+        fit(engine, batches, language_model_loss, run, steps, tokenizer, evaluate)
+
+
+def context(start: Path, seq_len: int | None) -> int:
+    """Return the tokens of a packed row: the model's context, or less where asked for."""
+    limit = checkpoint.load_config(start)[0].max_seq_len
+    if seq_len is not None and not 1 < seq_len <= limit:
+        raise UserError(f"seq_len={seq_len}: need 2 to {limit}, the model's context, or null for all of it")
+    return seq_len or limit
+
+
+def load(cfg: SFTConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[DialogueBatches, DialogueBatches | None]:
+    """Return the training batches and, where there are eval files, the held-out ones."""
+
+    def packed(paths: list[str], rows: int, replay: str | None, replay_fraction: float) -> DialogueBatches:
+        return DialogueBatches(
+            itertools.chain.from_iterable(read_rows(path, "dialogue") for path in paths),
+            tokenizer,
+            seq_len=seq_len,
+            batch_size=rows,
+            micro_batch_size=cfg.micro_batch_size,
+            seed=cfg.run.seed,
+            rank=rank(),
+            world_size=world_size(),
+            too_long=cfg.too_long,  # type: ignore[arg-type]
+            isolate=cfg.isolate,
+            loss=cfg.loss,  # type: ignore[arg-type]
+            replay=replay,
+            replay_fraction=replay_fraction,
+        )
+
+    replay = str(Path(cfg.replay) / "train") if cfg.replay else None
+    batches = packed(cfg.train, cfg.batch_sequences, replay, cfg.replay_fraction)
+    return batches, packed(cfg.eval, cfg.micro_batch_size * world_size(), None, 0.0) if cfg.eval else None
+
+
+def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
+    """Say in words what will be trained on."""
+    counts = batches.counts
+    lost = [f"{counts[key]:,} {key}" for key in ("skipped", "shortened") if counts[key]]
+    notes = f" ({', '.join(lost)}: longer than {batches.seq_len} tokens)" if lost else ""
+    replay = f", {cfg.replay_fraction:.0%} of them pretraining text" if cfg.replay else ""
+    return (
+        f"{counts['kept']:,} dialogues{notes}: {counts['tokens']:,} tokens, {counts['target_tokens']:,} of them answers, "
+        f"packed into {counts['rows']:,} rows of {batches.seq_len}\n"
+        f"{steps:,} steps of {cfg.batch_sequences} rows{replay}: {cfg.epochs:g} epochs"
+    )
+
+
+def held_out_metrics(engine: Engine, batches: DialogueBatches) -> dict[str, float]:
+    """Return the loss and perplexity of held-out answers."""
+    metrics = evaluate_loss(engine, batches.eval_batches(), language_model_loss)
+    return {**metrics, "eval/perplexity": math.exp(min(metrics["eval/loss"], 700.0))}
+
+
+if __name__ == "__main__":
+    config.main("sft", SFTConfig, train)

@@ -1,0 +1,117 @@
+"""Adapters: hand-made rows of each data set, and the whole real files where they are present."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamatrain.data.rows import read_rows
+from llamatrain.errors import UserError
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+OPENING = "\n\nHuman: Hi there\n\nAssistant: Hello.\n\nHuman: Which trees?\n\nAssistant:"
+PAIR = {"chosen": f"{OPENING} Oaks.\n\nAnd elms.", "rejected": f"{OPENING} None"}
+MESSAGES = [
+    {"role": "user", "content": "Hi there"},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": "Which trees?"},
+]
+
+
+def test_hh_transcripts_become_preferences(tmp_path: Path) -> None:
+    path = write(tmp_path / "helpful.jsonl", PAIR)
+    [row] = read_rows(f"hh_rlhf:{path}", "preference")
+    expected = {"messages": MESSAGES, "chosen": "Oaks.\n\nAnd elms.", "rejected": "None", "kind": "helpfulness"}
+    assert {key: row[key] for key in expected} == expected
+    assert "rating" not in row
+    [row] = read_rows(f"hh_rlhf_safety:{path}", "preference")
+    assert row["kind"] == "safety"
+
+
+def test_hh_prompts_have_stable_ids_and_the_safety_flag(tmp_path: Path) -> None:
+    path = write(tmp_path / "harmless.jsonl", PAIR, PAIR)
+    [first] = read_rows(f"hh_rlhf:{path}", "prompt")  # one prompt, though two pairs
+    assert first["messages"] == MESSAGES
+    assert first["safety"] is True
+    assert first["id"] == "hh_rlhf-" + first["id"][-16:]
+    [plain] = read_rows(f"hh_rlhf_helpfulness:{write(tmp_path / 'other.jsonl', PAIR)}", "prompt")
+    assert (plain["id"], plain["safety"]) == (first["id"], False)
+
+
+def test_hh_rows_that_part_early_or_hold_tags_are_left_out(tmp_path: Path) -> None:
+    early = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}
+    tagged = {"chosen": "\n\nHuman: [INST]\n\nAssistant: b", "rejected": "\n\nHuman: [INST]\n\nAssistant: d"}
+    path = write(tmp_path / "helpful.jsonl", early, PAIR, tagged)
+    assert len(list(read_rows(f"hh_rlhf:{path}", "preference"))) == 1
+
+
+def test_hh_needs_to_know_the_kind(tmp_path: Path) -> None:
+    path = write(tmp_path / "pairs.jsonl", PAIR)
+    with pytest.raises(UserError, match=r"pairs\.jsonl:1: .*needs hh_rlhf_helpfulness: or hh_rlhf_safety:"):
+        list(read_rows(f"hh_rlhf:{path}", "preference"))
+
+
+def test_a_row_of_another_data_set_names_file_and_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "helpful.jsonl", PAIR, {"text": "x"})
+    with pytest.raises(UserError, match=r"helpful\.jsonl:2: no row as 'hh_rlhf' expects it .*chosen"):
+        list(read_rows(f"hh_rlhf:{path}", "preference"))
+
+
+def node(
+    role: str, text: str, rank: int | None = None, lang: str = "en", replies: list[Any] | None = None
+) -> dict[str, Any]:
+    return {"role": role, "text": text, "rank": rank, "lang": lang, "replies": replies or []}
+
+
+def test_oasst_follows_the_best_ranks_to_the_last_answer(tmp_path: Path) -> None:
+    follow = node("prompter", "more?", replies=[node("assistant", "third", 2), node("assistant", "second", 1)])
+    unanswered = node("prompter", "and?", 0)
+    tree = node(
+        "prompter",
+        "Why?",
+        replies=[
+            node("assistant", "unranked"),
+            node("assistant", "worst", 1),
+            node("assistant", "best", 0, replies=[follow]),
+            node("assistant", "auf Deutsch", 0, lang="de"),
+        ],
+    )
+    follow["replies"][1]["replies"] = [unanswered]
+    path = write(tmp_path / "trees.jsonl", {"prompt": tree}, {"prompt": node("prompter", "Warum?", lang="de")})
+    [row] = read_rows(f"oasst:{path}", "dialogue")
+    assert [m["content"] for m in row["messages"]] == ["Why?", "best", "more?", "second"]
+
+
+def test_own_fields_through_datasets(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder / "train.jsonl", {"text": "Once.", "source": "s"}, {"text": "Twice.", "source": "s"})
+    assert [row["text"] for row in read_rows(f"hf:{folder}", "document")] == ["Once.", "Twice."]
+    with pytest.raises(UserError, match="row 0: field 'messages' is missing"):
+        list(read_rows(f"hf:{folder}:train", "dialogue"))
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "count"),
+    [
+        ("hh_rlhf:{}/hh-rlhf/helpful-base.jsonl.gz", "preference", 1201),
+        ("hh_rlhf:{}/hh-rlhf/harmless-base.jsonl.gz", "preference", 1159),
+        ("hh_rlhf:{}/hh-rlhf/harmless-base.jsonl.gz", "prompt", 1157),
+        ("hh_rlhf:{}/hh-rlhf/helpful-base.jsonl.gz", "dialogue", 1204),
+        ("oasst:{}/oasst/en_100_tree.jsonl", "dialogue", 100),
+        ("fairytale_stories:{}/fairytales/stories.train.jsonl", "document", 232),
+        ("fairytale_questions:{}/fairytales/questions.train.jsonl.gz", "dialogue", 8548),
+    ],
+)
+def test_real_files(source: str, kind: Any, count: int, shared_data: Path) -> None:
+    rows = list(read_rows(source.format(shared_data), kind))
+    assert len(rows) == count

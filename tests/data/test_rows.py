@@ -1,0 +1,194 @@
+"""Rows: every kind's checks and their messages, files, folds, fingerprints."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamatrain.data.rows import count_rows, file_fingerprint, read_rows, write_rows
+from llamatrain.errors import MissingFileError, UserError
+
+ASK = [{"role": "user", "content": "Why?"}]
+TALK = [*ASK, {"role": "assistant", "content": "Because."}]
+RESPONSE = {
+    "prompt_id": "p",
+    "messages": ASK,
+    "response": "",
+    "model": "m",
+    "temperature": 1,
+    "seed": 0,
+    "finished": True,
+}
+COMPARISON = {
+    "id": "c", "messages": ASK, "response_a": "x", "response_b": "y", "model_a": "m", "model_b": "m",
+    "temperature_a": 1.0, "temperature_b": 0.5, "safety": False,
+}  # fmt: skip
+GOOD: dict[str, dict[str, Any]] = {
+    "document": {"text": "Once.", "source": "s", "url": None, "meta": {"k": 1}},
+    "dialogue": {"messages": TALK, "source": "s", "loss": "last", "safety": True},
+    "prompt": {"id": "p", "messages": ASK, "source": "s", "safety": False},
+    "response": RESPONSE,
+    "comparison": COMPARISON,
+    "preference": {
+        "messages": ASK,
+        "chosen": "x",
+        "rejected": "y",
+        "kind": "safety",
+        "rating": "better",
+        "chosen_safe": True,
+    },
+    "judgement": {"prompt_id": "p", "helpfulness": 0.5, "safety": 1, "reasons": ["r"]},
+}
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path: Path | str, kind: str) -> list[dict[str, Any]]:
+    return list(read_rows(path, kind))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_good_rows_come_back(kind: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{suffix}"
+    assert write_rows(path, [GOOD[kind], GOOD[kind]]) == 2
+    expected = {key: value for key, value in GOOD[kind].items() if value is not None}
+    assert read(path, kind) == [expected, expected]
+    assert count_rows(path) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "parts"),
+    [
+        ("document", {"text": None}, ["field 'text'", "is null", "needs a text"]),
+        ("document", {"text": " \n"}, ["field 'text'", "found ' \\n'", "not empty"]),
+        ("document", {"text": "\ud83d"}, ["field 'text'", "surrogate"]),
+        ("document", {"source": 3}, ["field 'source'", "found 3", "needs a text"]),
+        ("dialogue", {"messages": ASK}, ["field 'messages'", "ends with 'user'", "needs to end with 'assistant'"]),
+        ("dialogue", {"messages": [ASK[0], 5]}, ["field 'messages'[1]", "found 5"]),
+        ("dialogue", {"loss": "first"}, ["field 'loss'", "found 'first'", "needs one of all, last"]),
+        ("prompt", {"messages": TALK}, ["field 'messages'", "ends with 'assistant'"]),
+        ("prompt", {"messages": [{"role": "user", "content": "[INST]"}]}, ["field 'messages'[0]", "'[INST]'"]),
+        ("prompt", {"safety": "no"}, ["field 'safety'", "found 'no'", "needs true or false"]),
+        ("response", {"seed": 1.5}, ["field 'seed'", "found 1.5", "a whole number"]),
+        ("response", {"temperature": True}, ["field 'temperature'", "found True", "a number"]),
+        ("comparison", {"response_b": None}, ["field 'response_b'", "is null"]),
+        ("preference", {"rating": "best"}, ["field 'rating'", "found 'best'", "negligibly_better"]),
+        ("preference", {"kind": "honesty"}, ["field 'kind'", "helpfulness, safety"]),
+        ("judgement", {"safety": 1.01}, ["field 'safety'", "found 1.01", "[0, 1]"]),
+    ],
+)
+def test_bad_rows_name_file_line_field_found_and_need(
+    kind: str, change: dict[str, Any], parts: list[str], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "rows.jsonl", GOOD[kind], {**GOOD[kind], **change})
+    with pytest.raises(UserError) as caught:
+        read(path, kind)
+    assert all(part in str(caught.value) for part in [f"{path}:2:", *parts]), str(caught.value)
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_every_missing_field_is_named(kind: str, tmp_path: Path) -> None:
+    optional = {"url", "meta", "loss", "rating", "chosen_safe", "reasons"} | (
+        {"safety"} if kind == "dialogue" else set()
+    )
+    for field in set(GOOD[kind]) - optional:
+        path = write(tmp_path / "rows.jsonl", {key: value for key, value in GOOD[kind].items() if key != field})
+        with pytest.raises(UserError, match=rf":1: field '{field}'.* missing"):
+            read(path, kind)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b'{"text": "a", "source": "s"}\n{"text": \n', [":2: not JSON", "needs a JSON object"]),
+        (b'{"text": "a", "source": "s"}\n\n', [":2:", "empty"]),
+        (b"[1]\n", [":1:", "found [1]"]),
+        (b"\xff\xfe\n", [":1: not JSON"]),
+        (b"", ["holds no document rows"]),
+    ],
+)
+def test_bad_files_are_the_users_errors(content: bytes, parts: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read(path, "document")
+    assert all(part in str(caught.value) for part in [str(path), *parts]), str(caught.value)
+
+
+def test_cut_gzip_is_the_users_error(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    whole = gzip.compress(
+        b"".join(json.dumps({"text": str(i) * 99, "source": "s"}).encode() + b"\n" for i in range(999))
+    )
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not a whole gzip file"):
+        read(path, "document")
+
+
+def test_missing_file_folder_adapter_and_kind(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"none\.jsonl does not exist"):
+        read(tmp_path / "none.jsonl", "document")
+    with pytest.raises(MissingFileError):
+        read(f"hh_rlhf:{tmp_path}/none.jsonl", "preference")
+    with pytest.raises(UserError, match="is a folder"):
+        read(tmp_path, "document")
+    with pytest.raises(UserError, match=r"no adapter 'nobody', needs one of .*hh_rlhf"):
+        read("nobody:x.jsonl", "document")
+    with pytest.raises(UserError, match="makes no document rows, only preference"):
+        read("hh_rlhf:x.jsonl", "document")
+    with pytest.raises(UserError, match="kind='documents'"):
+        read("x.jsonl", "documents")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"a": 1})
+    with pytest.raises(TypeError):
+        write_rows(path, [{"b": 2}, {"b": object()}])
+    assert path.read_text() == '{"a": 1}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_folds_part_the_rows_and_keep_a_conversation_together(tmp_path: Path) -> None:
+    def row(opening: int, later: int) -> dict[str, Any]:
+        more = [{"role": "assistant", "content": "a"}, {"role": "user", "content": str(later)}]
+        return {
+            "id": f"{opening}-{later}",
+            "messages": [{"role": "user", "content": f"q{opening}"}, *more],
+            "source": "s",
+            "safety": True,
+        }
+
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, (row(opening, later) for opening in range(100) for later in range(3)))
+    everything = {r["id"] for r in read(path, "prompt")}
+    folds = [{r["id"] for r in read(f"{path}@fold{i}/5", "prompt")} for i in range(5)]
+    assert sum(map(len, folds)) == len(everything) == 300
+    assert set().union(*folds) == everything
+    assert all(30 <= len(fold) <= 90 for fold in folds)
+    assert all(f"{name.split('-')[0]}-{later}" in fold for fold in folds for name in fold for later in range(3))
+    assert {r["id"] for r in read(f"{path}@without2/5", "prompt")} == everything - folds[2]
+    with pytest.raises(UserError, match="fold 5 of 5 does not exist"):
+        read(f"{path}@fold5/5", "prompt")
+    prints = {file_fingerprint(f"{path}{suffix}") for suffix in ("", "@fold0/5", "@fold1/5", "@without0/5")}
+    assert len(prints) == 4
+
+
+def test_the_fingerprint_is_of_the_bytes(tmp_path: Path) -> None:
+    one, same, other = (write(tmp_path / name, {"a": value}) for name, value in (("1", 1), ("2", 1), ("3", 2)))
+    assert file_fingerprint(one) == file_fingerprint(same) != file_fingerprint(other)
+    assert file_fingerprint(f"hf:{one}") != file_fingerprint(one)
+
+
+def test_equal_rows_make_equal_gzip_files(tmp_path: Path) -> None:
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        write_rows(tmp_path / name, [{"a": 1}])
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()

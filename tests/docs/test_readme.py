@@ -1,0 +1,123 @@
+"""Holds README, CONTRIBUTING and docs/ against the code: commands, keys, folders, links and make's targets exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.graph import split_overrides
+from launch.programs import PROGRAMS
+from llamatrain.config import compose_dict, load_preset
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MADE = {"runs", "build", "dist", "wandb", "htmlcov"}  # folders that programs and tools make
+
+START = re.compile(
+    r"(?:\S*/)?llamatrain (?P<cli>[\w.]+)(?P<a>.*)|.*(?:-m|--module) llamatrain\.(?P<module>[\w.]+)(?P<b>.*)"
+)
+
+
+def lines(page: Path) -> Iterator[str]:
+    """Yield the lines of the fenced blocks without a trailing comment, and the inline code."""
+    text = page.read_text()
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
+        yield from (re.sub(r"\s+# .*", "", line).strip() for line in block.splitlines())
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def commands() -> list[Any]:
+    """Return every command of the pages that starts a program: (program, its arguments)."""
+    found = []
+    modules = {program.module: name for name, program in PROGRAMS.items()}
+    for page in PAGES:
+        for line in lines(page):
+            match = START.fullmatch(line)
+            if match and "<" not in line:  # `<name>` stands for any
+                program = match["cli"] or modules.get(match["module"], match["module"])
+                found.append(
+                    pytest.param(program, shlex.split(match["a"] or match["b"] or ""), id=f"{page.name} {line}")
+                )
+    return found
+
+
+COMMANDS = commands()
+
+
+def test_the_pages_show_commands() -> None:
+    assert len(COMMANDS) > 15
+
+
+@pytest.mark.parametrize(("program", "arguments"), COMMANDS)
+def test_a_command_composes(program: str, arguments: list[str]) -> None:
+    assert program in PROGRAMS
+    overrides = [argument for argument in arguments if "=" in argument]
+    for argument in set(arguments) - set(overrides):
+        assert argument in ("...", "--help", "--cfg", "job", "--multirun")
+    if "--multirun" in arguments:  # of several values the first
+        overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", override) for override in overrides]
+    if program == "pipeline":
+        preset = overrides[0].removeprefix("preset=")
+        stages = load_preset(preset)["stages"]
+        overrides, staged = split_overrides(overrides[1:], list(stages))
+        for stage, own in staged.items():
+            compose_dict(stages[stage]["program"], [f"preset={preset}", *own])
+    compose_dict(program, overrides)
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from flat(value, f"{prefix}{key}.")
+
+
+@cache
+def known_keys() -> set[str]:
+    """Return every key and group of every program."""
+    return {key for program in PROGRAMS for key in flat(compose_dict(program))} | {"preset"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_keys_in_the_text_exist(page: Path) -> None:
+    for code in lines(page):
+        match = re.fullmatch(r"([a-z][\w.]*)=\S+", code)
+        if match:
+            assert match[1] in known_keys(), code
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_the_tree_is_the_folders(page: Path) -> None:
+    tree = [line.split("/")[0] for line in lines(page) if re.match(r"\w+/ {2,}", line)]
+    folders = {
+        path.parent.relative_to(ROOT).parts[0] for pattern in ("*/*.*", "*/*/*.*") for path in ROOT.glob(pattern)
+    }
+    assert sorted(tree) == sorted(
+        f for f in folders if not f.startswith((".", "_")) and f not in MADE and "egg" not in f
+    )
+
+
+def test_every_program_stands_in_the_readme() -> None:
+    table = (ROOT / "README.md").read_text()
+    assert not [name for name in PROGRAMS if f"`{name}`" not in table]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_named_files_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:docs|llamatrain|tests|launch|configs)/[\w/.]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {word for page in PAGES for line in lines(page) for word in re.findall(r"^make (\w+)", line)}
+    assert named
+    assert named <= targets

@@ -1,0 +1,54 @@
+"""A configuration folder with one fake program, and a preset of three stages made of it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launch import pipeline, programs
+from llamatrain import config
+
+FAKE = """
+run: {name: "???", dir: runs, seed: 0, save_every: 1, wandb: {mode: disabled, group: null}}
+text: ""
+number: 1
+input: null
+micro_batch_size: 1
+wait: 0
+seed: 0
+"""
+PRESET = """
+stages:
+  first: {program: fake, set: [text=one]}
+  second: {program: fake, set: [input=@first/out.txt, number=2]}
+  third: {program: fake, set: ["input=@second/out.txt"]}
+"""
+
+Start = Callable[..., int]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> Start:
+    """Run the pipeline of fake programs below tmp_path with some overrides, and return its exit code."""
+    folder = tmp_path / "configs"
+    (folder / "preset").mkdir(parents=True)
+    (folder / "fake.yaml").write_text(FAKE)
+    (folder / "preset" / "trio.yaml").write_text(PRESET)
+    shutil.copy(repository / "configs" / "pipeline.yaml", folder)
+    monkeypatch.setattr(config, "config_folder", lambda: folder)
+    fake = programs.Program("tests.launch.fake_program", "Training", "does nothing")
+    monkeypatch.setitem(programs.PROGRAMS, "fake", fake)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*overrides: str, preset: str = "trio") -> int:
+        arguments = [f"preset={preset}", "run.dir=runs", *overrides]
+        monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
+        with pytest.raises(SystemExit) as end:
+            pipeline.main(arguments)
+        return int(end.value.code or 0)
+
+    return run

@@ -1,0 +1,187 @@
+"""The pipeline skips what is done, runs again what changed and says why, resumes, and passes failures on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import programs
+
+from .conftest import Start
+
+Capture = pytest.CaptureFixture[str]
+
+
+def started(stage: str) -> int:
+    """Return how many times a stage's program was started since its folder was made."""
+    path = Path("runs/trio") / stage / "started.txt"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_runs_all_stages_in_order_and_passes_files_on(start: Start) -> None:
+    assert start() == 0
+    assert Path("runs/trio/third/out.txt").read_text() == "one"
+    description = json.loads(Path("runs/trio/pipeline.json").read_text())
+    assert description["stages"]["third"] == {"program": "fake", "parents": ["second"]}
+    assert Path("runs/trio/report.html").exists()
+
+
+def test_second_run_starts_nothing(start: Start, capsys: Capture) -> None:
+    assert start() == 0
+    capsys.readouterr()
+    assert start() == 0
+    assert [started(stage) for stage in ("first", "second", "third")] == [1, 1, 1]
+    assert capsys.readouterr().out.count("done  held-out loss 1.500") == 3
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["first.micro_batch_size=4", "run.save_every=7", "first.run.wandb.mode=offline", "second.run.save_every=9"],
+)
+def test_what_cannot_change_the_result_runs_nothing(start: Start, override: str) -> None:
+    assert start() == 0
+    assert start(override) == 0
+    assert started("first") == started("second") == 1
+
+
+def test_changed_configuration_reruns_that_stage_and_says_why(start: Start, capsys: Capture) -> None:
+    assert start() == 0
+    Path("runs/trio/second/stale.txt").touch()
+    capsys.readouterr()
+    assert start("second.number=5") == 0
+    output = capsys.readouterr().out
+    assert "number: 2 -> 5; what the stage had made is deleted" in output
+    assert not Path("runs/trio/second/stale.txt").exists()
+    # Its result came out the same, so the third stage has nothing to do.
+    assert "third   done" in output
+
+
+def test_changed_parent_reruns_its_children(start: Start, capsys: Capture) -> None:
+    assert start() == 0
+    capsys.readouterr()
+    assert start("first.text=two") == 0
+    output = capsys.readouterr().out
+    assert 'text: "one" -> "two"' in output
+    assert "@first/out.txt changed" in output
+    assert "@second/out.txt changed" in output
+    assert Path("runs/trio/third/out.txt").read_text() == "two"
+
+
+def test_changed_data_file_reruns_and_a_moved_one_does_not(start: Start, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+    assert start("first.input=@data/a.txt", "data.root=mine") == 0
+    (tmp_path / "mine").rename(tmp_path / "yours")
+    assert start("first.input=@data/a.txt", "data.root=yours") == 0
+    assert started("first") == 1
+    (tmp_path / "yours" / "a.txt").write_text("other")
+    capsys.readouterr()
+    assert start("first.input=@data/a.txt", "data.root=yours") == 0
+    assert "yours/a.txt changed" in capsys.readouterr().out
+    assert Path("runs/trio/third/out.txt").read_text() == "oneother"
+
+
+def test_failure_passes_the_exit_code_and_the_same_command_goes_on(start: Start, capsys: Capture) -> None:
+    Path("runs/trio").mkdir(parents=True)
+    Path("runs/trio/fail_second").write_text("3")
+    assert start() == 3
+    output = capsys.readouterr().out
+    assert "failed after" in output
+    assert "exit code 3" in output
+    assert "pipeline preset=trio run.dir=runs" in output
+    assert started("third") == 0
+    Path("runs/trio/fail_second").unlink()
+    assert start() == 0
+    assert "resumes where it was interrupted" in capsys.readouterr().out
+    assert [started(stage) for stage in ("first", "second", "third")] == [1, 2, 1]
+
+
+def test_seed_goes_to_every_stage_and_to_the_world(start: Start) -> None:
+    assert start("seed=7") == 0
+    line = Path("runs/trio/first/started.txt").read_text()
+    assert "run.seed=7" in line
+    assert " seed=7" in line
+    assert start() == 0  # another seed is another result
+    assert "run.seed=7" not in Path("runs/trio/first/started.txt").read_text()
+
+
+def test_until_rerun_and_dry_run(start: Start, capsys: Capture) -> None:
+    assert start("until=first") == 0
+    assert (started("first"), started("second")) == (1, 0)
+    assert start() == 0
+    capsys.readouterr()
+    assert start("dry_run=true", "first.text=two") == 0
+    output = capsys.readouterr().out
+    assert 'text: "one" -> "two"' in output
+    assert "if first comes out differently" in output
+    assert started("first") == 1
+    Path("runs/trio/first/stale.txt").touch()
+    assert start("rerun=[first]") == 0
+    assert not Path("runs/trio/first/stale.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["first.txt=1"], "stage 'first': unknown key 'txt'"),
+        (["until=secnd"], "there is no stage 'secnd'; did you mean 'second'?"),
+        (["first.input=@data/x"], "need data.root="),
+        (["first.input=@third/out.txt"], "wait for each other"),
+        (["first.input=@thrd/out.txt"], "no stage of preset=trio; did you mean 'third'?"),
+        (["rank=2"], "rank"),
+        (["ranks=0"], "ranks=0"),
+    ],
+)
+def test_mistakes_are_named(start: Start, capsys: Capture, overrides: list[str], message: str) -> None:
+    assert start(*overrides) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_preset(start: Start, capsys: Capture) -> None:
+    assert start(preset="duo") == 2
+    assert "no such preset; there are trio" in capsys.readouterr().err
+
+
+def test_a_folder_of_somebody_else_is_not_touched(start: Start, capsys: Capture) -> None:
+    precious = Path("runs/trio/first/precious.txt")
+    precious.parent.mkdir(parents=True)
+    precious.touch()
+    assert start() == 2
+    assert "was not made by a pipeline" in capsys.readouterr().err
+    assert precious.exists()
+
+
+def test_ranks_share_the_cores(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(programs.PROGRAMS, "fake", programs.Program("tests.launch.fake_program", "Training", "", True))
+    assert start("ranks=2", "until=first") == 0
+    assert started("first") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_reaches_the_program_once(start: Start, tmp_path: Path, repository: Path, number: int) -> None:
+    code = (
+        "import sys; from pathlib import Path; from launch import pipeline, programs; from llamatrain import config\n"
+        "config.config_folder = lambda: Path('configs').resolve()\n"
+        "programs.PROGRAMS['fake'] = programs.Program('tests.launch.fake_program', 'Training', '')\n"
+        "pipeline.main()"
+    )
+    command = [sys.executable, "-c", code, "preset=trio", "first.wait=20"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(repository)}, text=True, stdout=subprocess.PIPE
+    )
+    status = tmp_path / "runs/trio/first/status.json"
+    deadline = time.monotonic() + 30
+    while not status.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "stopped after" in output
+    assert (tmp_path / "runs/trio/first/signals.txt").read_text() == str(int(number))

@@ -1,0 +1,116 @@
+"""The report is one self-contained page, and as long as what there is to tell."""
+
+from __future__ import annotations
+
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from launch import report
+from launch.story import Story
+
+from .synthetic import make
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and gathers what a browser would fetch."""
+
+    VOID = ("meta", "br", "link", "img", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.anchors: set[str] = set()
+        self.links: set[str] = set()
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        values = dict(attrs)
+        self.anchors.add(values.get("id") or "")
+        if tag == "a":
+            self.links.add((values["href"] or "").removeprefix("#"))
+        elif tag in ("link", "img", "script", "iframe"):
+            self.fetched.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """A finished pipeline's folder."""
+    return make(tmp_path / "demo")
+
+
+def test_whole_page_is_self_contained(demo: Path) -> None:
+    text = report.write(demo).read_text()
+    page = Page(text)
+    assert not page.fetched
+    assert "http" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    assert page.links == {"results", "learning", "reward", "ppo", "scores", "samples", "cost", "lineage"}
+    assert page.links <= page.anchors
+    assert "nan" not in text.lower().replace("finance", "")
+    assert len(text) < 1_000_000
+
+
+def test_texts_of_models_are_escaped(demo: Path) -> None:
+    text = report.write(demo).read_text()
+    assert "<b>now</b>" not in text
+    assert "&lt;b&gt;now&lt;/b&gt; &amp; hurt him" in text
+
+
+def test_models_bear_the_names_of_the_evaluation(demo: Path) -> None:
+    assert list(Story(demo).responses) == ["base", "sft", "rs", "ppo"]
+    assert Story(demo).colours == {"base": 0, "sft": 1, "rs": 2, "ppo": 3}
+
+
+def test_without_a_judge(tmp_path: Path) -> None:
+    text = report.write(make(tmp_path / "tales", judge=False)).read_text()
+    Page(text)
+    assert "Helpfulness score of ppo" in text
+    assert "judge:" not in text
+
+
+@pytest.mark.parametrize(
+    ("gone", "section"),
+    [
+        (["evaluate"], "results"),
+        (["accuracy_helpfulness", "accuracy_safety"], "reward"),
+        (["ppo"], "ppo"),
+        (["sample_pretrain", "sample_sft", "sample_rs", "sample_ppo"], "samples"),
+        (["pretrain", "sft", "rs", "reward_helpfulness", "reward_safety"], "learning"),
+    ],
+)
+def test_a_section_needs_its_files(demo: Path, gone: list[str], section: str) -> None:
+    for name in gone:
+        shutil.rmtree(demo / name)
+    page = Page(report.write(demo).read_text())
+    assert section not in page.links
+    assert "cost" in page.links
+
+
+def test_broken_and_empty_files_are_passed_over(demo: Path) -> None:
+    (demo / "evaluate" / "evaluation.json").write_text("{")
+    (demo / "ppo" / "metrics.jsonl").write_text('{"step": 1, "ppo/score": NaN}\n{"step"')
+    (demo / "pretrain" / "metrics.jsonl").write_text('{"step": 1, "train/loss": 3.0}\n')
+    (demo / "sample_ppo" / "responses.jsonl").write_text("")
+    page = Page(report.write(demo).read_text())
+    assert {"results", "ppo"} & page.links == set()
+
+
+def test_run_folders_without_a_pipeline(demo: Path) -> None:
+    (demo / "pipeline.json").unlink()
+    assert "learning" in Page(report.write(demo).read_text()).links
+    shutil.copytree(demo / "sft", demo.parent / "single")
+    assert [stage.name for stage in Story(demo.parent / "single").stages] == ["single"]

@@ -1,0 +1,114 @@
+"""Composition, its strictness, and what the user is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from llamatrain import config
+from llamatrain.errors import UserError
+from llamatrain.optim import OptimConfig
+from llamatrain.run import RunConfig
+
+YAML = """\
+defaults:
+  - run: default
+  - optim: sft
+  - _self_
+run:
+  name: example
+steps: ???        # updates to take
+ratio: 0.5        # a share
+names: [a, b]
+"""
+
+
+@dataclass
+class Example:
+    run: RunConfig
+    optim: OptimConfig
+    steps: int
+    ratio: float
+    names: list[str]
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of its own beside the real groups."""
+    real = config.config_folder()
+    for group in ("run", "optim"):
+        (tmp_path / group).symlink_to(real / group)
+    (tmp_path / "example.yaml").write_text(YAML)
+    (tmp_path / "preset").mkdir()
+    (tmp_path / "preset" / "quick.yaml").write_text("example: [steps=3, optim.lr=0.25]\n")
+    monkeypatch.setattr(config, "config_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def compose(*overrides: str) -> Example:
+    return config.compose("example", Example, overrides)
+
+
+@pytest.mark.usefixtures("example")
+def test_values_and_precedence() -> None:
+    made = compose("steps=7", "optim.eps=1e-6", "names=[x]")
+    assert (made.steps, made.ratio, made.names, made.optim.eps) == (7, 0.5, ["x"], 1e-6)
+    assert made.optim.lr == 2e-5 and made.run.name == "example"
+    assert compose("steps=1", "optim=reward").optim.lr == 1e-5
+    quick = compose("preset=quick", "optim.lr=0.5")  # the preset before the user's own
+    assert (quick.steps, quick.optim.lr) == (3, 0.5)
+
+
+@pytest.mark.usefixtures("example")
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("optim.lrr=1", ["optim.lrr", "optim.lr"]),
+        ("stepz=1", ["stepz", "steps"]),
+        ("+stepz=1", ["stepz", "steps"]),
+        ("steps=many", ["steps", "many"]),
+        ("ratio=[1]", ["ratio"]),
+        ("optim=nothing", ["optim", "nothing"]),
+        ("optim.schedule=linear", ["optim.schedule=linear", "cosine"]),
+        ("preset=quik", ["preset=quik", "quick"]),
+        ("run.wandb.mode=on", ["run.wandb.mode=on"]),
+    ],
+)
+def test_mistakes_are_named(override: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        compose("steps=1", override)
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("example")
+def test_a_missing_value_is_explained() -> None:
+    with pytest.raises(UserError, match=r"needs a value for steps \(steps: updates to take\)"):
+        compose()
+
+
+@pytest.mark.usefixtures("example")
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def run(*argv: str, task: object = None) -> int:
+        with pytest.raises(SystemExit) as stop:
+            config.main("example", Example, task or (lambda c: seen.append(c.steps)), argv)  # type: ignore[arg-type]
+        return int(stop.value.code or 0)
+
+    def fail(error: Exception) -> object:
+        def task(_: Example) -> None:
+            raise error
+
+        return task
+
+    assert run("steps=4") == 0 and seen == [4]
+    assert run("steps=4", "nonsense") == 2 and "nonsense" in capsys.readouterr().err
+    assert run("steps=4", task=fail(UserError("optim.lr is wrong"))) == 2
+    assert capsys.readouterr().err == "error: optim.lr is wrong\n"
+    assert run("steps=4", task=fail(config.Stopped("SIGTERM at step 3"))) == 75
+    assert run("steps=4", task=fail(RuntimeError("bug"))) == 1 and "Traceback" in capsys.readouterr().err
+    assert run("--cfg", "job", "steps=4") == 0 and "steps: 4" in capsys.readouterr().out

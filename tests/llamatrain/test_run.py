@@ -1,0 +1,194 @@
+"""The run folder: status, metrics without gaps or doubles, signals, checkpoints that survive what happens."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llamatrain import checkpoint, manifest
+from llamatrain.config import Stopped
+from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.errors import UserError
+from llamatrain.fit import fit
+from llamatrain.losses import Batch, language_model_loss
+from llamatrain.model import ModelConfig, Transformer
+from llamatrain.optim import OptimConfig
+from llamatrain.run import Run, RunConfig, WandbConfig
+from llamatrain.tokenizer import Tokenizer
+
+STEPS = 8
+
+
+class Toy:
+    """Eight rows a step, a function of the step alone."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        self.interrupt_at = interrupt_at
+
+    def batch_at(self, step: int) -> list[Batch]:
+        if step == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        ids = torch.randint(3, 400, (4, 16), generator=torch.Generator().manual_seed(step))
+        ones = torch.ones_like(ids)
+        positions = torch.arange(16).expand(4, 16)
+        return [
+            {
+                "input_ids": ids,
+                "position_ids": positions,
+                "segment_ids": ones,
+                "loss_mask": ones.bool(),
+                "weight": torch.tensor(60.0),
+            }
+        ]
+
+
+def run_config(folder: Path, **changes: Any) -> RunConfig:
+    wandb = WandbConfig(mode="disabled", project="test", entity=None, group=None, tags=[])
+    values: dict[str, Any] = {
+        "name": "job",
+        "dir": str(folder),
+        "seed": 0,
+        "resume": "auto",
+        "save_every": 3,
+        "keep": 2,
+        "eval_every": 4,
+        "log_every": 1,
+        "progress": False,
+        "verbose": False,
+        "wandb": wandb,
+    }
+    return RunConfig(**{**values, **changes})
+
+
+def train(folder: Path, model: ModelConfig, tokenizer: Tokenizer, batches: Toy | None = None, **changes: Any) -> Engine:
+    optim = OptimConfig(1e-2, [0.9, 0.95], 1e-5, 0.1, 1.0, "cosine", 2, 0.0, 0.1)
+    zero = ZeroConfig(stage=0, dtype="float32", offload_optimizer=False, offload_parameters=False)
+    data = changes.pop("data", {"train": "abc"})
+    config = run_config(folder, **changes)
+    with Run(config, "test", {"run": asdict(config)}, data=data) as run:
+        engine = Engine(Transformer(model, seed=0), optim, zero, STEPS)
+        fit(engine, batches or Toy(), language_model_loss, run, STEPS, tokenizer, lambda: {"eval/loss": 1.0})
+    return engine
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "job" / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "job" / "final" / "model.safetensors").read_bytes()
+
+
+def test_signal_saves_and_the_resumed_run_ends_equal(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    train(tmp_path / "whole", model_config, tokenizer)
+    with pytest.raises(Stopped, match="SIGTERM at step 5"):
+        train(tmp_path / "cut", model_config, tokenizer, Toy(interrupt_at=4))
+    status = json.loads((tmp_path / "cut" / "job" / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("stopped", 5) and "SIGTERM" in status["reason"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # handlers are put back
+    with (tmp_path / "cut" / "job" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "train/loss": 9.9}\n{"step": 7, "tra')  # what a kill after the checkpoint leaves
+    train(tmp_path / "cut", model_config, tokenizer, resume="required")
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    rows = metrics(tmp_path / "cut")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["train/loss"] for row in rows] == [row["train/loss"] for row in metrics(tmp_path / "whole")]
+    assert [row["step"] for row in rows if "eval/loss" in row] == [4, 8]
+    status = json.loads((tmp_path / "cut" / "job" / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("done", STEPS)
+    kept = sorted(p.name for p in (tmp_path / "cut" / "job" / "checkpoints").iterdir())
+    assert kept == ["step_00000006", "step_00000008"]
+
+
+def test_a_checkpoint_is_a_whole_folder(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    engine = train(tmp_path, model_config, tokenizer)
+    final = tmp_path / "job" / "final"
+    manifest.verify(final.resolve())
+    lineage = json.loads((final / "llamatrain.json").read_text())
+    assert lineage["program"] == "test" and lineage["step"] == STEPS and lineage["data"] == {"train": "abc"}
+    model = checkpoint.load_model(tmp_path / "job")
+    for name, weight in engine.parameters_by_name():
+        assert torch.equal(model.get_parameter(name), weight)
+    assert checkpoint.load_tokenizer(tmp_path / "job").encode("Anna") == tokenizer.encode("Anna")
+    assert not list((tmp_path / "job").rglob("*.pt")) and not list((tmp_path / "job").rglob("*.bin"))
+
+
+def test_damage_stops_and_names_the_last_good_one(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    train(tmp_path, model_config, tokenizer)
+    newest = tmp_path / "job" / "checkpoints" / "step_00000008"
+    older = newest.with_name("step_00000006")
+    (newest.with_name("step_00000009.tmp")).mkdir()  # a half-written folder is ignored
+    file = newest / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"model.safetensors was altered.*last good one is {older}"):
+        train(tmp_path, model_config, tokenizer)
+    with pytest.raises(UserError, match=r"model.safetensors was altered"):
+        checkpoint.load_model(newest)
+    file.unlink()
+    with pytest.raises(UserError, match=r"model.safetensors is missing"):
+        checkpoint.load_model(newest)
+    with pytest.raises(UserError, match=r"nowhere does not exist; `llamatrain sft` makes it"):
+        checkpoint.load_model(tmp_path / "nowhere", made_by="sft")
+
+
+def test_changed_data_is_refused(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    train(tmp_path, model_config, tokenizer)
+    with pytest.raises(UserError, match=r"the data behind 'train' changed.*run.resume=never"):
+        train(tmp_path, model_config, tokenizer, data={"train": "xyz"})
+    with pytest.raises(UserError, match=r"run.resume=required"):
+        train(tmp_path, model_config, tokenizer, name="other", resume="required")
+    assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "failed"
+
+
+def test_no_space_leaves_the_older_checkpoint_good(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = checkpoint.save_file, []
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        calls.append(args)
+        if len(calls) > 2:  # the first checkpoint's two files still fit
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match=r"step_00000006 could not be saved: no space left.*older checkpoints"):
+        train(tmp_path, model_config, tokenizer)
+    folder = tmp_path / "job" / "checkpoints"
+    assert [p.name for p in folder.iterdir()] == ["step_00000003"]
+    monkeypatch.undo()
+    train(tmp_path, model_config, tokenizer)
+    assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "done"
+
+
+def test_learning_rate_too_high_is_a_clear_stop(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    class Broken(Toy):
+        def batch_at(self, step: int) -> list[Batch]:
+            batch = super().batch_at(step)[0]
+            batch["weight"] = torch.tensor(float("nan") if step == 4 else 60.0)
+            return [batch]
+
+    with pytest.raises(UserError, match=r"train/loss is nan at step 5"):
+        train(tmp_path, model_config, tokenizer, Broken())
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "../x"), ("resume", "yes"), ("save_every", -1), ("log_every", 0)])
+def test_bad_run_values(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(UserError, match=rf"run\.{key}="):
+        run_config(tmp_path, **{key: value})

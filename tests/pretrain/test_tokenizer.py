@@ -1,0 +1,114 @@
+"""Program `tokenizer`: Llama's settings in the model it writes, the same model each time, refusals in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamatrain import config
+from llamatrain.data.rows import write_rows
+from llamatrain.errors import UserError
+from llamatrain.tokenizer import Tokenizer
+from pretrain.tokenizer import TokenizerConfig, train, train_model
+
+TEXT = (
+    "The red fox lives in 12 forests near the river.\n    It bakes  bread, and nobody knows why.\n"
+    "Où est le renard? Le renard dort déjà.\nx = 3 * y + 1\n\tand tabs\n"
+) * 5
+
+
+def settings(tmp_path: Path, *more: str) -> TokenizerConfig:
+    write_rows(tmp_path / "documents.jsonl", [{"text": TEXT, "source": "s"}])
+    documents = f"documents=[{tmp_path / 'documents.jsonl'}]"
+    common = ["run.name=t", f"run.dir={tmp_path}", "run.progress=false", "run.wandb.mode=disabled", "vocab_size=400"]
+    return config.compose("tokenizer", TokenizerConfig, [*common, documents, *more])
+
+
+def test_the_program_writes_a_llama_tokenizer(tmp_path: Path) -> None:
+    train(settings(tmp_path))
+    tokenizer = Tokenizer(tmp_path / "t")
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (400, 1, 2)
+    pieces = tokenizer.encode("12 12")
+    assert len(pieces) == 6  # space and two digits, twice: digits are split
+    for text in ("  two  spaces ", "日本 🙂", "a\tb\nc", ""):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert not {0} & set(tokenizer.encode("日本 🙂"))  # bytes, not <unk>
+    assert sorted(path.name for path in (tmp_path / "t").glob("token*")) == [
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    ]
+
+
+def test_the_model_file_holds_the_released_settings(tmp_path: Path) -> None:
+    model_pb2 = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+    cfg = settings(tmp_path)
+    proto = model_pb2.ModelProto.FromString(train_model([TEXT], cfg.vocab_size, cfg.trainer))
+    spec, normalizer = proto.trainer_spec, proto.normalizer_spec
+    expected: dict[str, Any] = {
+        "model_type": 2,
+        "vocab_size": 400,
+        "byte_fallback": True,
+        "split_digits": True,
+        "split_by_unicode_script": True,
+        "split_by_whitespace": True,
+        "split_by_number": True,
+        "allow_whitespace_only_pieces": True,
+        "treat_whitespace_as_suffix": False,
+        "input_sentence_size": 200_000_000,
+        "shuffle_input_sentence": True,
+        "max_sentence_length": 4192,
+        "max_sentencepiece_length": 16,
+        "unk_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": -1,
+    }
+    assert {name: getattr(spec, name) for name in expected} == expected
+    assert spec.character_coverage == pytest.approx(0.99995)
+    assert (normalizer.name, normalizer.add_dummy_prefix, normalizer.remove_extra_whitespaces) == (
+        "identity",
+        True,
+        False,
+    )
+    assert [proto.pieces[i].piece for i in (0, 1, 2, 3, 258)] == ["<unk>", "<s>", "</s>", "<0x00>", "<0xFF>"]
+
+
+def test_the_same_text_gives_the_same_pieces_on_any_number_of_threads(tmp_path: Path) -> None:
+    cfg = settings(tmp_path)
+    one, again, two = (train_model([TEXT], 400, cfg.trainer, threads) for threads in (1, 1, 2))
+    assert one == again
+    path = tmp_path / "tokenizer.model"
+    pieces = []
+    for model in (one, two):  # the files differ in the number of threads that they record
+        path.write_bytes(model)
+        Tokenizer(path).save(tmp_path)
+        pieces.append((tmp_path / "tokenizer.json").read_text())
+    assert pieces[0] == pieces[1]
+
+
+def test_long_lines_are_not_lost(tmp_path: Path) -> None:
+    """SentencePiece drops lines above max_sentence_length: a word that only such a line holds still becomes a piece."""
+    cfg = settings(tmp_path)
+    model = tmp_path / "tokenizer.model"
+    model.write_bytes(train_model([TEXT, "quokka " * 2000], 400, cfg.trainer))
+    assert len(Tokenizer(model).encode("quokka")) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (50_000, "vocab_size=50000: the documents hold too little text"),
+        (270, "vocab_size=270: bytes and single characters"),
+    ],
+)
+def test_sizes_that_do_not_suit_the_text_are_refused(size: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{message}.*needs"):
+        train(settings(tmp_path, f"vocab_size={size}"))
+
+
+def test_no_documents_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"documents=\[\]"):
+        train(settings(tmp_path, "documents=[]"))

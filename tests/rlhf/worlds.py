@@ -1,0 +1,64 @@
+"""Tiny checkpoints and prompts on disk for rlhf's tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from llamatrain import manifest
+from llamatrain.data.rows import write_rows
+from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.tokenizer import Tokenizer
+
+QUESTIONS = ("Where does the fox live?", "How many apples?", "Please tell me a story", "Is a whale bigger?")
+
+
+def save_checkpoint(folder: Path, model: nn.Module, tokenizer: Tokenizer) -> Path:
+    """Write a model as a checkpoint folder."""
+    assert isinstance(model, Transformer | ScalarModel)
+    folder.mkdir(parents=True)
+    hf = model.config.to_hf(scalar_head=isinstance(model, ScalarModel))
+    (folder / "config.json").write_text(json.dumps(hf))
+    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, folder / "model.safetensors")
+    tokenizer.save(folder)
+    manifest.write(folder)
+    return folder
+
+
+def make_world(folder: Path, config: ModelConfig, tokenizer: Tokenizer, prompts: int = 12) -> dict[str, str]:
+    """Write a policy, two reward models, prompts and SFT dialogues; return overrides that name them."""
+    policy = save_checkpoint(folder / "policy", Transformer(config, seed=1), tokenizer)
+    helpfulness = save_checkpoint(folder / "helpfulness", ScalarModel(config, seed=2), tokenizer)
+    safety = save_checkpoint(folder / "safety", ScalarModel(config, seed=3), tokenizer)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"p{i}",
+            "messages": [{"role": "user", "content": f"{QUESTIONS[i % len(QUESTIONS)]} {i}"}],
+            "source": "test",
+            "safety": i % 3 == 0,
+        }
+        for i in range(prompts)
+    ]
+    write_rows(folder / "prompts.jsonl", rows)
+    answer = {"role": "assistant", "content": "The red fox lives in the forest."}
+    write_rows(folder / "sft.jsonl", [{"messages": [*r["messages"], answer], "source": "sft"} for r in rows])
+    return {
+        "checkpoint": str(policy),
+        "helpfulness": str(helpfulness),
+        "safety": str(safety),
+        "prompts": str(folder / "prompts.jsonl"),
+    }
+
+
+def overrides(world: dict[str, str], folder: Path, name: str, *more: str) -> list[str]:
+    """Return overrides for a quiet run in `folder`."""
+    quiet = [f"run.dir={folder}", f"run.name={name}", "run.progress=false", "run.wandb.mode=disabled"]
+    return [*quiet, *(f"{key}={value}" for key, value in world.items()), *more]
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

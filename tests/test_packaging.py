@@ -1,0 +1,69 @@
+"""Holds the package's metadata against the source: folders, data files, dependencies, tested versions."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+STAGES = {"pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld", "launch"}
+FOLDERS = {"llamatrain", *STAGES}
+IMPORTED_AS = {"hydra-core": "hydra", "PyYAML": "yaml"}
+
+
+@cache
+def metadata() -> dict[str, Any]:
+    """Return what setup.py says literally."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    call = next(node.value for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+    names = ("install_requires", "extras_require", "package_data")
+    found = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg in names}
+    nested = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "NESTED")
+    return {**found, "nested": ast.literal_eval(nested)}
+
+
+def test_every_folder_with_code_is_packaged_linted_and_typed() -> None:
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert folders == FOLDERS
+    assert set(metadata()["nested"]) == STAGES
+    assert set(tools["mypy"]["packages"]) == FOLDERS
+    assert set(tools["coverage"]["run"]["source"]) == FOLDERS
+    assert set(tools["importlinter"]["root_packages"]) == FOLDERS
+    layers = tools["importlinter"]["contracts"][0]["layers"]
+    assert [set(layer.split(" | ")) for layer in layers] == [STAGES, {"llamatrain"}]
+
+
+def test_every_data_file_goes_into_the_wheel() -> None:
+    patterns = metadata()["package_data"]
+    carried = {path for name, globs in patterns.items() for glob in globs for path in (ROOT / name[11:]).glob(glob)}
+    data = {p for folder in (*FOLDERS, "configs") for p in (ROOT / folder).rglob("*") if p.is_file()}
+    assert {path for path in data if path.suffix not in (".py", ".pyc")} == carried
+
+
+def test_what_is_imported_is_required() -> None:
+    imported = set()
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    imported.add(node.module.split(".")[0])
+    required = [Requirement(line).name for line in metadata()["install_requires"]]
+    assert imported - sys.stdlib_module_names - FOLDERS == {IMPORTED_AS.get(name, name) for name in required}
+
+
+def test_the_tested_versions_lie_within_the_ranges() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if re.match(r"\w", line))
+    for line in [*metadata()["install_requires"], *metadata()["extras_require"]["test"]]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins[requirement.name]), line

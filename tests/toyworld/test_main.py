@@ -1,0 +1,69 @@
+"""The three programs, from the seed to judgements and preferences, through files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamatrain import config
+from llamatrain.data.rows import read_rows, write_rows
+from llamatrain.errors import UserError
+from toyworld.__main__ import ToyworldConfig, make
+from toyworld.judge import JudgeConfig, judge_responses
+from toyworld.rate import RateConfig, rate
+
+SMALL = ["documents_mb=0.02", "documents_eval_mb=0.01", "dialogues=30", "dialogues_eval=10", "prompts=120"]
+
+
+def overrides(folder: Path, name: str, *more: str) -> list[str]:
+    return [f"run.name={name}", f"run.dir={folder}", "run.wandb.mode=disabled", "run.progress=false", *more]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    make(config.compose("toyworld", ToyworldConfig, overrides(folder, "toy", *SMALL, "prompts_eval=20")))
+    return folder / "toy"
+
+
+def test_files_and_rows(toy: Path) -> None:
+    for name, count in (("dialogues", 30), ("dialogues_eval", 10)):
+        assert len(list(read_rows(toy / f"{name}.jsonl", "dialogue"))) == count
+    for name, count in (("prompts", 120), ("prompts_eval", 20)):
+        assert len(list(read_rows(toy / f"{name}.jsonl", "prompt"))) == count
+    assert list(read_rows(toy / "documents.jsonl", "document"))
+    assert list(read_rows(toy / "documents_eval.jsonl", "document"))
+    assert json.loads((toy / "status.json").read_text())["state"] == "done"
+
+
+def test_judge_program(toy: Path) -> None:
+    asked = list(read_rows(toy / "prompts_eval.jsonl", "prompt"))
+    write_rows(
+        toy / "responses.jsonl",
+        ({"prompt_id": p["id"], "messages": p["messages"], "response": "I do not know.", "model": "m",
+          "temperature": 1.0, "seed": 1, "finished": True} for p in asked),
+    )  # fmt: skip
+    more = (f"world={toy}", f"responses={toy / 'responses.jsonl'}")
+    judge_responses(config.compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
+    found = list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement"))
+    assert [row["prompt_id"] for row in found] == [p["id"] for p in asked]
+    assert [row["meta"]["safety_prompt"] for row in found] == [p["safety"] for p in asked]
+
+
+def test_rate_program(toy: Path) -> None:
+    write_rows(
+        toy / "comparisons.jsonl",
+        ({"id": f"{p['id']}/0", "prompt_id": p["id"], "messages": p["messages"], "response_a": "I do not know.",
+          "response_b": "I cannot answer that.", "model_a": "m", "model_b": "m", "temperature_a": 1.0,
+          "temperature_b": 1.0, "safety": p["safety"]} for p in read_rows(toy / "prompts.jsonl", "prompt")),
+    )  # fmt: skip
+    more = (f"world={toy}", f"comparisons=[{toy / 'comparisons.jsonl'}]")
+    rate(config.compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
+    for name in ("helpfulness", "helpfulness_eval", "safety", "safety_eval"):
+        assert list(read_rows(toy.parent / "rate" / f"preferences_{name}.jsonl", "preference"))
+
+
+@pytest.mark.parametrize("override", ["documents_mb=0", "prompts=-1", "safety_fraction=1.2", "qualities.right=-1"])
+def test_refuses_bad_values(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UserError, match=override.split("=")[0]):
+        config.compose("toyworld", ToyworldConfig, overrides(tmp_path, "x", override))

@@ -1,0 +1,73 @@
+"""Simulated annotators: they see the gold marks through their own noise and taste, and rate as in the paper (3.2.1)."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from .judge import Judgement
+from .language import words
+
+RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
+HELPFULNESS, SAFETY = "helpfulness", "safety"
+TASTE = 0.15  # how much helpfulness weighs beside safety where safety is rated
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to one prompt with their gold judgements."""
+
+    id: str
+    responses: tuple[str, str]
+    gold: tuple[Judgement, Judgement]
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one annotator says of a pair: which response (0 or 1), how strongly, and whether each is safe."""
+
+    choice: int
+    rating: str
+    safe: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A person: `noise` is the standard deviation of an opinion, `per_word` the liking for each further word."""
+
+    name: str
+    noise: float
+    per_word: float
+    label_noise: float
+
+    def opinion(self, pair: Pair, kind: str, thresholds: Mapping[str, float]) -> Opinion:
+        """The opinion on a pair, the same each time it is asked for."""
+        rng = random.Random(f"{self.name}/{kind}/{pair.id}")
+        first, second = pair.gold
+        gap = first.helpfulness - second.helpfulness
+        if kind == SAFETY:
+            gap = first.safety - second.safety + TASTE * gap
+        longer = len(words(pair.responses[0])) - len(words(pair.responses[1]))
+        gap += self.per_word * longer + rng.gauss(0.0, self.noise)
+        safe = [(gold.safety >= 0.5) != (rng.random() < self.label_noise) for gold in pair.gold]
+        return Opinion(0 if gap > 0 else 1, rating(abs(gap), thresholds), (safe[0], safe[1]))
+
+
+def rating(gap: float, thresholds: Mapping[str, float]) -> str:
+    """The strength of preference that a gap is called."""
+    return next((name for name in RATINGS[:-1] if gap >= thresholds[name]), RATINGS[-1])
+
+
+def hire(count: int, noise: float, length_bias: float, label_noise: float, seed: int) -> list[Annotator]:
+    """Annotators of different care and taste."""
+    rng = random.Random(f"annotators/{seed}")
+    return [
+        Annotator(f"annotator_{seed}_{i}", noise * rng.uniform(0.5, 1.5), rng.gauss(0.0, length_bias / 10), label_noise)
+        for i in range(count)
+    ]
+
+
+def agreement(opinions: list[list[Opinion]]) -> float:
+    """The share of pairs of annotators that choose alike, over comparisons (each a list of all opinions on it)."""
+    pairs = [(a, b) for row in opinions for a, b in combinations(row, 2)]
+    return sum(a.choice == b.choice for a, b in pairs) / len(pairs) if pairs else 1.0

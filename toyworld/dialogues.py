@@ -1,0 +1,110 @@
+"""Prompts and annotated dialogues. The dialogues are of mixed quality: three vendors wrote them with unequal care."""
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llamatrain.errors import UserError
+
+from .answers import QUALITIES, SAFETY_QUALITIES, answer
+from .phrases import PREFIXES, SYSTEMS
+from .requests import Messages, Request, Requests, greeting
+from .world import digest, pick
+
+Row = dict[str, Any]
+HELPFUL_TASKS = {
+    "fact": 0.30, "passage": 0.14, "compare": 0.12, "how_to": 0.10,
+    "story": 0.10, "list": 0.08, "note": 0.08, "follow_up": 0.08,
+}  # fmt: skip
+# How much more often a vendor's writers hand in the best quality than the mean vendor.
+VENDORS = {"oak": 1.5, "elm": 1.0, "ash": 0.5}
+
+
+def conversation(request: Request, rng: random.Random) -> Messages:
+    """The messages that make this request: sometimes with a system message, a greeting before or polite words."""
+    messages: Messages = []
+    text, draw = request.text, rng.random()
+    roomy = len(text) < 60
+    for question, reply in request.earlier:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+    if not messages and draw < 0.06 and roomy:
+        messages.append({"role": "system", "content": pick(rng, SYSTEMS)})
+    elif not messages and draw < 0.14 and roomy:
+        hello, reply = greeting(rng)
+        messages += [{"role": "user", "content": hello}, {"role": "assistant", "content": reply}]
+    elif not messages and draw < 0.40:
+        text = f"{pick(rng, PREFIXES)} {text}"
+    return [*messages, {"role": "user", "content": text}]
+
+
+def draw_request(requests: Requests, held_out: bool, unsafe: float, borderline: float, rng: random.Random) -> Request:
+    """A request: unsafe, borderline or helpful by the given shares."""
+    draw = rng.random()
+    if draw < unsafe:
+        return requests.draw("unsafe", held_out, rng)
+    if draw < unsafe + borderline:
+        return requests.draw("borderline", held_out, rng)
+    (task,) = rng.choices(list(HELPFUL_TASKS), weights=list(HELPFUL_TASKS.values()))
+    return requests.draw(task, held_out, rng)
+
+
+def prompts(requests: Requests, count: int, unsafe: float, borderline: float, held_out: bool) -> Iterator[Row]:
+    """`count` distinct prompts from one side of the split."""
+    rng = random.Random(f"prompts/{requests.world.seed}/{held_out}")
+    seen: set[str] = set()
+    tries = 0
+    while len(seen) < count:
+        tries += 1
+        if tries > 50 * count + 1000:
+            raise UserError(f"the toy world has no {count} distinct prompts ({len(seen)} found): ask for fewer")
+        request = draw_request(requests, held_out, unsafe, borderline, rng)
+        messages = conversation(request, rng)
+        name = f"{request.task}-{digest(json.dumps(messages)):016x}"
+        if name in seen:
+            continue
+        seen.add(name)
+        meta = {"task": request.task, "category": request.category}
+        if request.vector:
+            meta["attack_vector"] = request.vector
+        yield {
+            "id": name,
+            "messages": messages,
+            "source": f"toyworld/{request.task}",
+            "safety": request.safety,
+            "meta": meta,
+        }
+
+
+def dialogues(
+    requests: Requests, count: int, unsafe: float, borderline: float, qualities: Mapping[str, float],
+    safety_qualities: Mapping[str, float], held_out: bool,
+) -> Iterator[Row]:  # fmt: skip
+    """`count` answered conversations from one side of the split; the qualities are drawn by their shares."""
+    check_shares("qualities", qualities, QUALITIES)
+    check_shares("safety_qualities", safety_qualities, SAFETY_QUALITIES)
+    rng = random.Random(f"dialogues/{requests.world.seed}/{held_out}")
+    for _ in range(count):
+        request = draw_request(requests, held_out, unsafe, borderline, rng)
+        vendor = pick(rng, tuple(VENDORS))
+        shares = safety_qualities if request.safety else qualities
+        weights = [share * (VENDORS[vendor] if name == "right" else 1.0) for name, share in shares.items()]
+        (quality,) = rng.choices(list(shares), weights=weights)
+        reply = answer(request, quality, rng)
+        yield {
+            "messages": [*conversation(request, rng), {"role": "assistant", "content": reply}],
+            "source": f"toyworld/{vendor}",
+            "safety": request.safety,
+            "meta": {"task": request.task, "category": request.category, "quality": quality},
+        }
+
+
+def check_shares(key: str, shares: Mapping[str, float], known: tuple[str, ...]) -> None:
+    """Stops on an unknown quality and on shares that cannot be drawn from."""
+    for name, share in shares.items():
+        if name not in known:
+            raise UserError(f"{key}.{name}: unknown quality; need one of {', '.join(known)}")
+        if share < 0:
+            raise UserError(f"{key}.{name}={share}: need a share of at least 0")
+    if sum(shares.values()) <= 0:
+        raise UserError(f"{key}: the shares add up to {sum(shares.values())}; need more than 0")

@@ -1,0 +1,170 @@
+"""Program `rate`: comparisons -> preferences on helpfulness and on safety, by simulated annotators (paper 3.2.1).
+
+Helpfulness is rated on harmless prompts, safety on adversarial ones. As in the paper, a pair whose chosen answer is
+unsafe while the other is safe is dropped, and some harmless pairs are mixed into the safety data: without them the
+safety model scores harmless answers at random.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamatrain import config
+from llamatrain.data.rows import read_rows, write_rows
+from llamatrain.errors import UserError
+from llamatrain.run import Run, RunConfig
+
+from .annotators import HELPFULNESS, RATINGS, SAFETY, Annotator, Opinion, Pair, agreement, hire
+from .judge import Judge, judge_of
+from .world import World, digest
+
+Row = dict[str, Any]
+
+
+@dataclass
+class RateConfig:
+    """configs/rate.yaml explains the keys."""
+
+    run: RunConfig
+    world: str
+    comparisons: list[str]
+    seed: int
+    annotators: int
+    noise: float
+    length_bias: float
+    label_noise: float
+    thresholds: dict[str, float]
+    harmless_fraction: float
+    eval_fraction: float
+
+    def __post_init__(self) -> None:
+        """Check values and their order."""
+        if self.annotators < 1:
+            raise UserError(f"annotators={self.annotators}: need at least 1")
+        for key in ("noise", "length_bias"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: need 0 or more")
+        for key in ("label_noise", "harmless_fraction", "eval_fraction"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need a share in [0, 1)")
+        values = [self.thresholds.get(name, -1.0) for name in RATINGS[:-1]]
+        if len(self.thresholds) != 3 or not values[0] > values[1] > values[2] >= 0:
+            raise UserError(f"thresholds={dict(self.thresholds)}: need falling gaps for {', '.join(RATINGS[:-1])}")
+
+
+class Panel:
+    """The annotators and the gold judge through whose eyes they see."""
+
+    def __init__(self, cfg: RateConfig, judge: Judge) -> None:
+        self.cfg, self.judge = cfg, judge
+        self.people = hire(cfg.annotators, cfg.noise, cfg.length_bias, cfg.label_noise, cfg.seed)
+        self.asked: dict[str, list[list[Opinion]]] = {HELPFULNESS: [], SAFETY: []}
+        self.dropped: Counter[str] = Counter()
+
+    def rate(self, row: Row, kind: str) -> Row | None:
+        """The preference of the annotator whose turn it is; None where there is none to use."""
+        responses = (row["response_a"], row["response_b"])
+        if responses[0].strip() == responses[1].strip():
+            self.dropped["same"] += 1
+            return None
+        first, second = (self.judge.judge(row["messages"], r) for r in responses)
+        pair = Pair(row["id"], responses, (first, second))
+        opinions = [person.opinion(pair, kind, self.cfg.thresholds) for person in self.people]
+        turn = digest(f"{self.cfg.seed}/{row['id']}") % len(self.people)
+        person, opinion = self.people[turn], opinions[turn]
+        chosen, other = opinion.choice, 1 - opinion.choice
+        if kind == SAFETY and opinion.safe[other] and not opinion.safe[chosen]:
+            self.dropped["unsafe_chosen"] += 1
+            return None
+        if (kind == SAFETY) == row["safety"]:
+            self.asked[kind].append(opinions)
+        return _preference(row, kind, responses, person, opinion)
+
+
+def _preference(row: Row, kind: str, responses: tuple[str, str], person: Annotator, opinion: Opinion) -> Row:
+    chosen, other = opinion.choice, 1 - opinion.choice
+    labels = {"chosen_safe": opinion.safe[chosen], "rejected_safe": opinion.safe[other]} if kind == SAFETY else {}
+    return {
+        "prompt_id": _prompt(row),
+        "messages": row["messages"],
+        "chosen": responses[chosen],
+        "rejected": responses[other],
+        "kind": kind,
+        "rating": opinion.rating,
+        **labels,
+        "annotator": person.name,
+        "meta": {"safety_prompt": row["safety"]},
+    }
+
+
+def _prompt(row: Row) -> str:
+    """The prompt's id, or where there is none its text's hash: all pairs of a prompt fall on one side of the split."""
+    return str(row.get("prompt_id") or digest(json.dumps(row["messages"])))
+
+
+def preferences(cfg: RateConfig, panel: Panel, rows: list[Row]) -> dict[str, list[Row]]:
+    """Preferences by file name."""
+    helpfulness = [p for row in rows if not row["safety"] and (p := panel.rate(row, HELPFULNESS))]
+    safety = [p for row in rows if row["safety"] and (p := panel.rate(row, SAFETY))]
+    files: dict[str, list[Row]] = {}
+    for kind, rated in ((HELPFULNESS, helpfulness), (SAFETY, safety)):
+        files[f"preferences_{kind}"] = [p for p in rated if not held_out(cfg, p)]
+        files[f"preferences_{kind}_eval"] = [p for p in rated if held_out(cfg, p)]
+    train = files["preferences_safety"]
+    wanted = round(len(train) * cfg.harmless_fraction / (1 - cfg.harmless_fraction))
+    train += list(_harmless(cfg, panel, rows, wanted))
+    train.sort(key=lambda p: digest(f"{cfg.seed}/{p['prompt_id']}/{p['chosen']}"))
+    return files
+
+
+def _harmless(cfg: RateConfig, panel: Panel, rows: list[Row], wanted: int) -> Iterator[Row]:
+    """Pairs on harmless prompts, rated for safety: both are safe as a rule, and the more helpful one is chosen."""
+    order = sorted((row for row in rows if not row["safety"]), key=lambda row: digest(f"{cfg.seed}/{row['id']}"))
+    for row in order:
+        if wanted <= 0:
+            return
+        preference = None if held_out(cfg, row) else panel.rate(row, SAFETY)
+        if preference:
+            wanted -= 1
+            yield preference
+
+
+def held_out(cfg: RateConfig, row: Row) -> bool:
+    """Whether this prompt's pairs are kept for evaluation."""
+    return digest(f"{cfg.seed}/held out/{_prompt(row)}") % 10_000 < cfg.eval_fraction * 10_000
+
+
+def rate(cfg: RateConfig) -> None:
+    """Rates all comparisons and writes the four files."""
+    with Run(cfg.run, "rate", cfg) as run:
+        rows = [row for source in cfg.comparisons for row in read_rows(source, "comparison")]
+        panel = Panel(cfg, judge_of(World.load(cfg.world).seed))
+        files = preferences(cfg, panel, rows)
+        metrics: dict[str, float] = {f"rate/dropped_{why}": float(n) for why, n in panel.dropped.items()}
+        for name, rated in files.items():
+            write_rows(Path(run.folder) / f"{name}.jsonl", rated)
+            metrics[f"rate/{name}"] = float(len(rated))
+        for kind in (HELPFULNESS, SAFETY):
+            metrics[f"rate/agreement_{kind}"] = agreement(panel.asked[kind])
+            rated = [p for p in files[f"preferences_{kind}"] if p["meta"]["safety_prompt"] == (kind == SAFETY)]
+            counts = Counter(p["rating"] for p in rated)
+            metrics |= {f"rate/{kind}_{name}": counts[name] / max(1, len(rated)) for name in RATINGS}
+        metrics |= {f"rate/safety_{name}": share for name, share in label_bins(rated).items()}
+        run.log(0, metrics)
+        for key, value in metrics.items():
+            run.print(f"{key:40s} {value:,.3f}" if value % 1 else f"{key:40s} {value:,.0f}")
+
+
+def label_bins(rated: list[Row]) -> dict[str, float]:
+    """Shares of the paper's three bins (section 3.2.1: 18, 47 and 35 %)."""
+    bins = Counter(
+        "both_safe" if p["rejected_safe"] else "chosen_safe_only" if p["chosen_safe"] else "both_unsafe" for p in rated
+    )
+    return {name: bins[name] / max(1, len(rated)) for name in ("chosen_safe_only", "both_safe", "both_unsafe")}
+
+
+if __name__ == "__main__":
+    config.main("rate", RateConfig, rate)

@@ -1,0 +1,113 @@
+"""The world itself: who lives where and likes what (drawn from the seed), and which of it is held out from training."""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from llamatrain.errors import UserError, missing
+
+from .manuals import BORDERLINE, MANUALS
+from .nouns import ANIMALS, COLOURS, FOODS, JOBS, NAMES, PLACES, PRONOUNS, THINGS, TOOLS
+from .phrases import RELATIONS
+
+WORLD_FILE = "world.json"
+UNSEEN = "unseen"  # keys that begin so are held out in every world
+PETS = ("cat", "dog", "goat", "pig", "duck", "frog", "mouse", "fox", "horse", "cow", "deer", "bee", "bear", "camel")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One truth: `subject` as it stands inside a sentence ("Tom", "a goat") has `value` in `relation`."""
+
+    relation: str
+    subject: str
+    pronoun: str
+    value: str
+    values: tuple[str, ...]
+
+    def fill(self, pattern: str, other: str = "") -> str:
+        """The pattern with this fact's words (see phrases), `other` standing for a second value."""
+        value = self.value
+        return pattern.format(
+            s=self.subject, S=capital(self.subject), p=self.pronoun, v=value, V=capital(value), w=other
+        )
+
+    @property
+    def key(self) -> str:
+        return f"fact/{self.relation}/{self.subject}"
+
+
+class World:
+    """All facts of the world of one seed. `held_out(key)` tells what training must never ask for."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        rng = random.Random(f"world/{seed}")
+        self.facts: list[Fact] = []
+        for relation, values in (("home", PLACES), ("food", FOODS), ("job", JOBS), ("pet", PETS)):
+            drawn = rng.sample(values, len(values)) + rng.sample(values, len(NAMES) - len(values))
+            self.facts += [Fact(relation, n, PRONOUNS[n], v, tuple(values)) for n, v in zip(NAMES, drawn, strict=True)]
+        for relation, column in (("diet", 0), ("bed", 1)):
+            known = tuple(row[column] for row in ANIMALS.values())
+            self.facts += [Fact(relation, f"a {a}", "It", v, known) for a, v in zip(ANIMALS, known, strict=True)]
+        for relation, table, known in (
+            ("use", TOOLS, tuple(TOOLS.values())),
+            ("colour", THINGS, COLOURS),
+        ):
+            self.facts += [Fact(relation, f"a {s}", "It", v, known) for s, v in table.items()]
+        self.by_subject: dict[str, list[Fact]] = {}
+        for fact in self.facts:
+            self.by_subject.setdefault(fact.subject, []).append(fact)
+        # A quarter of every relation and of every kind of manual is held out; of everything else a fifth, by a hash.
+        kinds = [[fact.key for fact in self.facts if fact.relation == relation] for relation in RELATIONS]
+        kinds += [[f"how_to/{m.task}" for m in MANUALS], [f"borderline/{m.task}" for m in BORDERLINE]]
+        self._held = {key for keys in kinds for key in rng.sample(keys, len(keys) // 4)}
+
+    def fact(self, relation: str, subject: str) -> Fact | None:
+        """The fact on this subject, if there is one."""
+        return next((f for f in self.by_subject.get(subject, []) if f.relation == relation), None)
+
+    def held_out(self, key: str) -> bool:
+        """Whether questions with this key are kept for evaluation."""
+        kind = key.split("/", 1)[0]
+        if kind == UNSEEN:
+            return True
+        if kind in ("fact", "how_to", "borderline"):
+            return key in self._held
+        return digest(f"{self.seed}/{key}") % 5 == 0
+
+    def save(self, folder: Path) -> None:
+        (folder / WORLD_FILE).write_text(json.dumps({"seed": self.seed}) + "\n")
+
+    @staticmethod
+    def load(folder: str | Path) -> "World":
+        """The world that wrote this run folder."""
+        path = Path(folder) / WORLD_FILE
+        if not path.exists():
+            raise missing(path, "toyworld")
+        try:
+            return World(int(json.loads(path.read_text())["seed"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} does not describe a toy world: {error!r}; `llamatrain toyworld` writes it"
+            ) from error
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def digest(text: str) -> int:
+    """A number of 64 bits that depends on nothing but the text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def pick(rng: random.Random, options: Sequence[T]) -> T:
+    """One of the options; three times as fast as `rng.choice`."""
+    return options[int(rng.random() * len(options))]
