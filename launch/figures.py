@@ -238,7 +238,7 @@ def shares(parts: Sequence[tuple[str, float, str]], about: str, width: int = 940
         wide = amount / total * width
         title = f"<title>{escape(name)}: {escape(words)} ({amount / total:.0%})</title>"
         drawn.append(
-            f'<rect x="{x:.1f}" y="0" width="{max(0.5, wide - 1.5):.1f}" height="30" rx="3" class="bar c{i % 8}">{title}</rect>'
+            f'<rect x="{x:.1f}" y="0" width="{max(0.5, wide - 1.5):.1f}" height="30" rx="3" class="bar c1" opacity="{max(0.35, 1 - 0.13 * i):.2f}">{title}</rect>'
         )
         if wide > 8.0 * len(name) + 8:
             drawn.append(_text(x + wide / 2, 19.5, name, "on", "middle"))

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from . import report
 from .graph import Stage, read_stages, split_overrides
 from .processes import Processes
 from .programs import NAME, PROGRAMS, command, nearest
-from .record import Record, make_record, read_record
+from .record import Record, configs_hash, digest, flatten, make_record, read_record
 from .runs import headline, read_status
 
 RESUME = "resumes where it was interrupted"
@@ -93,6 +93,8 @@ class Pipeline:
             stage.resolved(self.folder, cfg.data.root)  # a path that cannot be is better said now than in hours
         self.width = max(map(len, names))
         self.rerun = set(cfg.rerun)
+        own = [Path(name) for name in presets if Path(name).is_file()]
+        self.configs = configs_hash(config.config_folder(), own)
         self.pending: set[str] = set()  # in a dry run: stages that would run, whose results are not known yet
 
     def run(self) -> int:
@@ -127,11 +129,14 @@ class Pipeline:
             self._line("▷", "cyan", stage, f"if {' or '.join(waits_for)} comes out differently")
             return 0
         old = read_record(folder)
-        composed, extra = self._compose(stage)
+        composed, source = self._compose(stage, old)
         record = make_record(stage.program, composed, self.folder, self.cfg.data.root, old)
-        record.parents = stage.parents
+        record.parents, record.source = stage.parents, source
         done, why = self._decide(stage, record, old)
-        if done:
+        if done and old is not None:
+            if (old.source, old.hashed) != (source, record.hashed) and not self.cfg.dry_run:
+                kept = {"source": source, "composed": composed, "hashed": record.hashed, "paths": record.paths}
+                replace(old, **kept).write(folder)  # so that the next start need not compose or hash again
             self._line("✓", "green", stage, f"[dim]done  {self._result(stage)}[/dim]")
             return 0
         if self.cfg.dry_run:
@@ -143,7 +148,7 @@ class Pipeline:
             why += "; what the stage had made is deleted"
         record.seconds = old.seconds if old is not None and why == RESUME else 0.0
         self._line("▶", "cyan", stage, f"[dim]{number}/{len(self.stages)}[/dim]  {why}")
-        return self._start(stage, record, extra, processes)
+        return self._start(stage, record, processes)
 
     def _decide(self, stage: Stage, record: Record, old: Record | None) -> tuple[bool, str]:
         """Return whether the stage is done, and otherwise why it runs."""
@@ -162,31 +167,39 @@ class Pipeline:
             return False, "as asked by rerun"
         return True, ""
 
-    def _compose(self, stage: Stage) -> tuple[dict[str, Any], list[str]]:
-        """Return the stage's configuration, `@` references in place, and the overrides the pipeline adds for it."""
+    def _compose(self, stage: Stage, old: Record | None) -> tuple[dict[str, Any], str]:
+        """Return the stage's configuration, flat and with `@` references in place, and the hash of what it came from."""
+        overrides = [*self.presets, *stage.overrides]
+        source = digest(json.dumps([stage.program, overrides, self.cfg.seed, self.configs]))
+        if old is not None and old.source == source:
+            return old.composed, source
+        program = stage.program.replace(".", "_")
         try:
-            program = stage.program.replace(".", "_")
-            composed = config.compose_dict(program, [*self.presets, *stage.overrides])
-            extra = []
-            if self.cfg.seed is not None:  # a stage's own overrides come later: they are more specific
-                extra = [
-                    f"{key}={self.cfg.seed}" for key in ("run.seed", "seed") if key == "run.seed" or key in composed
-                ]
-                composed = config.compose_dict(program, [*self.presets, *extra, *stage.overrides])
-            if composed.get("run", {}).get("wandb", {}).get("group", "") is None:
-                extra.append(f"run.wandb.group='{self.name}'")
+            composed = dict(flatten(config.compose_dict(program, overrides)))
+            seeds = self._seeds(composed)
+            if seeds:
+                overrides = [*self.presets, *seeds, *stage.overrides]
+                composed = dict(flatten(config.compose_dict(program, overrides)))
         except UserError as error:
             raise UserError(f"stage '{stage.name}': {error}") from None
-        return composed, extra
+        return composed, source
 
-    def _start(self, stage: Stage, record: Record, extra: list[str], processes: Processes) -> int:
+    def _seeds(self, composed: dict[str, Any]) -> list[str]:
+        """Return the overrides that `seed` means: of the run, and of a world; a stage's own overrides may say otherwise."""
+        if self.cfg.seed is None:
+            return []
+        return [f"{key}={self.cfg.seed}" for key in ("run.seed", "seed") if key in composed]
+
+    def _start(self, stage: Stage, record: Record, processes: Processes) -> int:
         """Run the stage's process and keep its record."""
         folder = self.folder / stage.name
         record.ranks = self.cfg.ranks if PROGRAMS[stage.program].parallel else 1
         record.cores, record.gpus = len(os.sched_getaffinity(0)), min(_gpus(), record.ranks)
         record.write(folder)
-        overrides = [*self.presets, *extra, *stage.resolved(self.folder, self.cfg.data.root)]
+        overrides = [*self.presets, *self._seeds(record.composed), *stage.resolved(self.folder, self.cfg.data.root)]
         place = [f"run.dir='{self.folder}'", f"run.name={stage.name}"]
+        if record.composed.get("run.wandb.group", "") is None:
+            place.append(f"run.wandb.group='{self.name}'")
         started = time.monotonic()
         code = processes.run([*command(PROGRAMS[stage.program].module), *overrides, *place], record.ranks)
         seconds = time.monotonic() - started

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Record:
     hashed: dict[str, list[Any]] = field(
         default_factory=dict
     )  # file -> [size, mtime_ns, sha256]: spares hashing it again
+    composed: dict[str, Any] = field(default_factory=dict)  # the whole configuration, flat, as composed from `source`
+    source: str = ""  # hash of the overrides and YAML files it was composed from: spares composing it again
     parents: list[str] = field(default_factory=list)
     seconds: float = 0.0  # over all attempts
     ranks: int = 1
@@ -53,7 +55,7 @@ class Record:
     @property
     def key(self) -> str:
         """One hash of everything that can change the result."""
-        return hashlib.sha256(json.dumps([self.program, self.config, self.inputs], sort_keys=True).encode()).hexdigest()
+        return digest(json.dumps([self.program, self.config, self.inputs], sort_keys=True))
 
     def changes(self, old: Record) -> list[str]:
         """Return in words what differs from an earlier record, empty where the result would be the same."""
@@ -63,8 +65,8 @@ class Record:
         for key in [*self.config, *(key for key in old.config if key not in self.config)]:
             if self.config.get(key) != old.config.get(key):
                 found.append(f"{key}: {_shown(old.config, key)} -> {_shown(self.config, key)}")
-        for name, digest in self.inputs.items():
-            if name in old.inputs and old.inputs[name] != digest:
+        for name, content in self.inputs.items():
+            if name in old.inputs and old.inputs[name] != content:
                 found.append(f"{self.paths.get(name, name)} changed" if not name.startswith("@") else f"{name} changed")
         return found or (["its inputs"] if self.key != old.key else [])
 
@@ -74,6 +76,11 @@ class Record:
         temporary = folder / f"{NAME}.tmp"
         temporary.write_text(json.dumps({"key": self.key, **asdict(self)}, indent=1) + "\n")
         os.replace(temporary, folder / NAME)
+
+
+def digest(text: str) -> str:
+    """Return a text's sha256 in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_record(folder: Path) -> Record | None:
@@ -89,12 +96,12 @@ def read_record(folder: Path) -> Record | None:
 def make_record(
     program: str, config: Mapping[str, Any], folder: Path, data_root: str | None, old: Record | None
 ) -> Record:
-    """Return the record of a stage about to run; `config` is composed with its `@` references in place.
+    """Return the record of a stage about to run; `config` is flat and has its `@` references in place.
 
     `folder` is the pipeline's. MissingFileError where a parent did not make what is read from it.
     """
-    record = Record(program, {}, {}, hashed=dict(old.hashed) if old else {})
-    for key, value in flatten(config):
+    record = Record(program, {}, {}, hashed=dict(old.hashed) if old else {}, composed=dict(config))
+    for key, value in config.items():
         if VOLATILE.fullmatch(key):
             continue
         if isinstance(value, str):
@@ -145,6 +152,12 @@ def flatten(config: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator
             yield f"{prefix}{key}", value
 
 
+def configs_hash(folder: Path, presets: Iterable[Path]) -> str:
+    """Return one hash of every YAML file that a configuration may be composed from."""
+    files = [*sorted(folder.rglob("*.yaml")), *presets]
+    return digest("\n".join(f"{path} {manifest.sha256(path)}" for path in files))
+
+
 def fingerprint(path: Path, hashed: dict[str, list[Any]]) -> str:
     """Return one hash of a file's, a checkpoint's or a run folder's content; `hashed` remembers files by size and time."""
     if path.is_file():
@@ -156,8 +169,7 @@ def fingerprint(path: Path, hashed: dict[str, list[Any]]) -> str:
     if (path / "manifest.json").is_file():  # a corpus: names its files' hashes
         return _file_hash(path / "manifest.json", hashed)
     children = [child for child in sorted(path.iterdir()) if child.name not in BOOKKEEPING]
-    digests = "\n".join(f"{child.name} {fingerprint(child, hashed)}" for child in children)
-    return hashlib.sha256(digests.encode()).hexdigest()
+    return digest("\n".join(f"{child.name} {fingerprint(child, hashed)}" for child in children))
 
 
 def _file_hash(path: Path, hashed: dict[str, list[Any]]) -> str:

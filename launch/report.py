@@ -13,12 +13,14 @@ from pathlib import Path
 
 from llamatrain import config
 from llamatrain.errors import UserError, missing
+from llamatrain.progress import duration
 
 from . import sections
+from .results import results
 from .story import Story
 
 SECTIONS = (
-    ("results", "Results", sections.results),
+    ("results", "Results", results),
     ("learning", "Learning curves", sections.learning),
     ("reward", "Reward models", sections.reward_models),
     ("ppo", "Reinforcement learning", sections.reinforcement),
@@ -68,7 +70,7 @@ def _subtitle(story: Story) -> str:
     done = sum(stage.status.get("state") == "done" for stage in story.stages)
     total = len(story.description.get("stages") or story.stages)
     parts = [f"{done} of {total} stages done" if done < total else f"{total} stages"]
-    parts += [sections.words(sum(stage.seconds for stage in story.stages))]
+    parts += [duration(sum(stage.seconds for stage in story.stages))]
     parts += [f"preset {escape(str(story.description['preset']))}"] if "preset" in story.description else []
     parts += [datetime.fromtimestamp(ended).strftime("%-d %B %Y, %H:%M")] if ended else []
     return " · ".join(parts)

@@ -1,32 +1,21 @@
-"""The report's sections: each turns a story into HTML, or into nothing where its files are not there."""
+"""The report's further sections: each turns a story into HTML, or into nothing where its files are not there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from llamatrain.progress import duration
 
 from . import figures
+from .elements import card, legend, table
 from .figures import Interval, Line
+from .results import accuracy_stages, reward_name
 from .runs import Row, figure, is_number, read_json
 from .story import StageRun, Story
 
-METRICS = {
-    "helpfulness": "Helpfulness",
-    "safety": "Safety",
-    "score_helpfulness": "Helpfulness score",
-    "score_safety": "Safety score",
-    "score_combined": "Combined score",
-    "perplexity": "Perplexity",
-    "bits_per_byte": "Bits per byte",
-    "loss": "Loss",
-    "gated": "Scored unsafe",
-    "finished": "Finished",
-    "length": "Words a response",
-}
 RATINGS = {
     "significantly_better": "significantly better",
     "better": "better",
@@ -52,175 +41,6 @@ WATCHED = {
 PLUMBING = re.compile(r"seconds|tokens_per_second|lr$|grad_norm|/tokens$")
 
 
-def words(seconds: float) -> str:
-    """Return a duration in words."""
-    return duration(seconds)
-
-
-def title_of(metric: str) -> str:
-    """Return a metric's name for people."""
-    return METRICS.get(metric, metric.replace("_", " ").capitalize())
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> str:
-    """Return a table; columns from `numbers` on hold numbers. Cells are HTML."""
-
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}{' class=n' if i >= numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def card(title: str, body: str, note: str = "") -> str:
-    """Return a framed figure or table with its title."""
-    soft = f' <span class="soft">{note}</span>' if note else ""
-    return f'<div class="card"><h3>{title}{soft}</h3>{body}</div>'
-
-
-def legend(names: Iterable[tuple[str, int]]) -> str:
-    """Return the colours' names."""
-    keys = (f'<span><i class="key c{colour}"></i>{escape(name)}</span>' for name, colour in names)
-    return f'<p class="legend">{"".join(keys)}</p>'
-
-
-def spread(low: Any, high: Any) -> str:
-    """Return an interval in words, nothing where there is none."""
-    return f'<span class="range">{figure(low)} to {figure(high)}</span>' if is_number(low) and is_number(high) else ""
-
-
-# --- results -----------------------------------------------------------------------------------------------------
-
-
-def results(story: Story) -> str:
-    """Every model's measures with 95 % intervals, and the paired differences."""
-    models: dict[str, Row] = story.evaluation.get("models") or {}
-    if not models:
-        return ""
-    with_interval = _metrics(models, lambda value: isinstance(value, dict) and is_number(value.get("mean")))
-    plain = _metrics(models, is_number)
-    prompts, each = story.evaluation.get("prompts"), story.evaluation.get("samples_per_prompt")
-    basis = f" {prompts:,} held-out prompts" if is_number(prompts) else " held-out prompts"
-    basis += f", {each:,} sampled responses each" if is_number(each) and each > 1 else ""
-    lead = f'<p class="lead">Measured on{basis}. Ranges are 95 % confidence intervals.</p>'
-    charts = [_metric_card(story, models, metric) for metric in with_interval]
-    return (
-        lead
-        + _tiles(story, models)
-        + f'<div class="cards">{"".join(charts)}</div>'
-        + card("Means", _models_table(story, models, with_interval))
-        + _by_kind(story, with_interval[:2])
-        + (card("Also measured", _models_table(story, models, plain)) if plain else "")
-        + _differences(story)
-    )
-
-
-def _models_table(story: Story, models: dict[str, Row], metrics: Sequence[str], titles: Sequence[str] = ()) -> str:
-    """Return a row a model and a column a metric, with the interval where there is one."""
-    rows = []
-    for model, measured in models.items():
-        cells = [f'<i class="key c{story.colours.get(model, 0)}"></i><b>{escape(model)}</b>']
-        for metric in metrics:
-            value = measured.get(metric)
-            if isinstance(value, dict):
-                cells.append(f"<b>{figure(value['mean'])}</b> {spread(value.get('low'), value.get('high'))}")
-            else:
-                cells.append(figure(value) if is_number(value) else "–")
-        rows.append(cells)
-    return table(["Model", *(titles or [escape(title_of(metric)) for metric in metrics])], rows)
-
-
-def _by_kind(story: Story, metrics: Sequence[str]) -> str:
-    """The main measures apart on harmless and on adversarial prompts."""
-    kinds = story.evaluation.get("by_kind") or {}
-    if len(kinds) < 2 or not metrics:
-        return ""
-    wide: dict[str, Row] = {}
-    titles = []
-    for metric in metrics:
-        for kind, part in kinds.items():
-            shown = "adversarial" if kind == "unsafe" else kind
-            titles.append(f"{escape(title_of(metric))}, {escape(shown)}")
-            for model, measured in (part.get("models") or {}).items():
-                wide.setdefault(model, {})[f"{metric} {kind}"] = measured.get(metric)
-    keys = [f"{metric} {kind}" for metric in metrics for kind in kinds]
-    return card("By kind of prompt", _models_table(story, wide, keys, titles))
-
-
-def _metrics(models: dict[str, Row], wanted: Any) -> list[str]:
-    found = dict.fromkeys(key for measured in models.values() for key, value in measured.items() if wanted(value))
-    return sorted(found, key=lambda key: list(METRICS).index(key) if key in METRICS else len(METRICS))
-
-
-def _metric_card(story: Story, models: dict[str, Row], metric: str) -> str:
-    rows = []
-    for model, measured in models.items():
-        value = measured.get(metric)
-        if isinstance(value, dict) and is_number(value.get("mean")):
-            mean = float(value["mean"])
-            rows.append(Interval(model, mean, value.get("low"), value.get("high"), story.colours[model], figure(mean)))
-    edges = [edge for row in rows for edge in (row.mean, row.low, row.high) if edge is not None]
-    bounds = (0.0, 1.0) if min(edges) >= 0 and max(edges) <= 1 else None
-    return card(escape(title_of(metric)), figures.intervals(rows, f"{metric} of every model", bounds=bounds))
-
-
-def _tiles(story: Story, models: dict[str, Row]) -> str:
-    """The last model's main measures, large, and how they changed since the first."""
-    tiles: list[tuple[str, str, str]] = []
-    first, last = next(iter(models)), list(models)[-1]
-    for metric in ("helpfulness", "safety", "score_helpfulness", "score_safety"):
-        value, before = models[last].get(metric), models[first].get(metric)
-        if not isinstance(value, dict) or len(tiles) == 2:
-            continue
-        change = f"{figure(before['mean'])} for {escape(first)}" if isinstance(before, dict) and first != last else ""
-        tiles.append((f"{title_of(metric)} of {escape(last)}", figure(value["mean"]), change))
-    for stage in story.of("reward.evaluate"):
-        overall = read_json(stage.folder / "accuracy.json").get("overall", {})
-        if is_number(overall.get("accuracy")):
-            low, high = spread(overall.get("low"), overall.get("high")), f"{overall.get('pairs', 0):,} pairs"
-            tiles.append((f"Accuracy, {escape(_reward_name(stage))}", f"{overall['accuracy']:.1%}", low or high))
-    tiles = tiles[:4]
-    shown = (
-        f'<div class="tile"><div class="what">{what}</div><div class="number">{number}</div><div class="change">{change}</div></div>'
-        for what, number, change in tiles
-    )
-    return f'<div class="tiles">{"".join(shown)}</div>'
-
-
-def _differences(story: Story) -> str:
-    """The paired differences between models, on the same prompts."""
-    rows, charts = [], dict[str, list[Interval]]()
-    for entry in story.evaluation.get("comparisons") or []:
-        difference, low, high = (entry.get(key) for key in ("difference", "low", "high"))
-        if not is_number(difference):
-            continue
-        sure = is_number(low) and is_number(high) and not low <= 0 <= high
-        kind = ("better" if difference > 0 else "worse") if sure else ""
-        pair = f"{entry.get('model')} − {entry.get('baseline')}"
-        won = entry.get("win_rate")
-        rate = won.get("rate") if isinstance(won, dict) else won
-        span = (
-            spread(won.get("low"), won.get("high"))
-            if isinstance(won, dict)
-            else spread(entry.get("win_low"), entry.get("win_high"))
-        )
-        wins = f"{rate:.0%} {span}" if is_number(rate) else "–"
-        metric = title_of(str(entry.get("metric")))
-        value = f'<b class="{kind}">{difference:+.3f}</b> {spread(low, high)}'
-        rows.append([escape(pair), escape(metric), value, wins])
-        colour = story.colours.get(str(entry.get("model")), 1)
-        charts.setdefault(metric, []).append(Interval(pair, difference, low, high, colour, f"{difference:+.2f}"))
-    if not rows:
-        return ""
-    drawn = "".join(
-        card(f"{escape(metric)}: difference", figures.intervals(lines, f"differences in {metric}", zero=0.0))
-        for metric, lines in list(charts.items())[:2]
-    )
-    text = "the same prompts under both models; coloured where the interval leaves out zero"
-    cells = table(["Models", "Measure", "Difference", "Win rate"], rows, numbers=2)
-    return f'<div style="height:16px"></div>{card("Paired differences", cells, text)}<div style="height:16px"></div><div class="cards">{drawn}</div>'
-
-
 # --- training ----------------------------------------------------------------------------------------------------
 
 
@@ -239,17 +59,32 @@ def _curve(stage: StageRun, metric: str, colour: int, width: int, logarithmic: b
 
 
 def learning(story: Story) -> str:
-    """The loss of every stage that fits something."""
-    cards = []
+    """The loss of every stage that fits something; stages that differ in their number only share a figure."""
+    groups: dict[str, list[StageRun]] = {}
     for stage in story.of(*FITTED):
-        drawn = _curve(stage, "train/loss", 1, WIDE, logarithmic=True, held_out="eval/loss")
-        if drawn:
-            names = [("training", 1), *([("held out", 3)] if "eval/loss" in stage.series else [])]
-            cards.append(card(escape(stage.name), drawn + legend(names), _final_losses(stage)))
-    if not cards:
+        if "train/loss" in stage.series:
+            groups.setdefault(re.sub(r"_\d+$", "", stage.name), []).append(stage)
+    if not groups:
         return ""
+    cards = [_loss_card(group[0]) if len(group) == 1 else _folds_card(name, group) for name, group in groups.items()]
     lead = '<p class="lead">Loss over optimizer steps, averaged over the target tokens (or pairs) of each global batch.</p>'
     return lead + f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _loss_card(stage: StageRun) -> str:
+    drawn = _curve(stage, "train/loss", 1, WIDE, logarithmic=True, held_out="eval/loss")
+    names = [("training", 1), *([("held out", 3)] if "eval/loss" in stage.series else [])]
+    return card(escape(stage.name), drawn + legend(names), _final_losses(stage))
+
+
+def _folds_card(name: str, group: Sequence[StageRun]) -> str:
+    lines = [
+        Line(stage.name, figures.smoothed(stage.series["train/loss"]), number % 8)
+        for number, stage in enumerate(group, 1)
+    ]
+    drawn = figures.line_chart(lines, "step", f"train/loss of {name}", WIDE, WIDE // 2 + 10, logarithmic=True)
+    keys = legend((stage.name.rpartition("_")[2], number % 8) for number, stage in enumerate(group, 1))
+    return card(escape(name), drawn + keys, f"{len(group)} runs, smoothed")
 
 
 def _final_losses(stage: StageRun) -> str:
@@ -261,20 +96,16 @@ def _final_losses(stage: StageRun) -> str:
     return found[0] if found else ""
 
 
-def _reward_name(stage: StageRun) -> str:
-    return next(iter(stage.reads("checkpoint")), stage.name)
-
-
 def reward_models(story: Story) -> str:
     """How often the reward models order held-out pairs as the annotators did."""
     cards = []
-    for number, stage in enumerate(story.of("reward.evaluate")):
+    for number, stage in enumerate(accuracy_stages(story)):
         found = read_json(stage.folder / "accuracy.json")
         rows = _accuracies(found, (1, 2, 4, 3)[number % 4])
         if rows:
             note = f"{found.get('overall', {}).get('pairs', 0):,} held-out pairs"
             drawn = figures.intervals(rows, f"accuracy of {stage.name}", zero=0.5, bounds=(0.5, 1.0))
-            cards.append(card(escape(_reward_name(stage)), drawn, note))
+            cards.append(card(escape(reward_name(stage)), drawn, note))
     if not cards:
         return ""
     lead = (
@@ -288,6 +119,9 @@ def _accuracies(found: Row, colour: int) -> list[Interval]:
     parts = [("all pairs", found.get("overall"), 0)]
     parts += [(shown, (found.get("by_rating") or {}).get(key), colour) for key, shown in RATINGS.items()]
     parts += [(BINS.get(key, key), part, 5) for key, part in (found.get("by_bin") or {}).items()]
+    found_all = [part for _, part, _ in parts]
+    if found_all.count(parts[0][1]) > 1:  # pairs of one kind only: they are all pairs
+        parts = parts[:1]
     return [
         Interval(name, part["accuracy"], part.get("low"), part.get("high"), shade, f"{part['accuracy']:.0%}")
         for name, part, shade in parts
@@ -412,13 +246,13 @@ def lineage(story: Story) -> str:
     parts = []
     if any(stage.parents for stage in story.stages):
         drawn = figures.graph([(stage.name, stage.parents) for stage in story.stages], "the stages and what they read")
-        parts.append(f'<div class="card">{drawn}</div><div style="height:16px"></div>')
+        parts.append(f'<div class="card">{drawn}</div>')
     details = [_details(stage) for stage in story.stages if stage.record]
     if details:
         parts.append(f'<div class="card"><h3>Configuration of each stage</h3>{"".join(details)}</div>')
     command = story.description.get("command")
     if command:
-        parts.append(f'<div style="height:16px"></div><pre>{escape(" ".join(map(str, command)))}</pre>')
+        parts.append(f"<pre>{escape(' '.join(map(str, command)))}</pre>")
     return "".join(parts)
 
 

@@ -79,7 +79,10 @@ class Story:
             names[stage.name] = checkpoint
         for stage in self.of("evaluate"):
             for key, value in (stage.record.config if stage.record else {}).items():
-                model, reference = re.fullmatch(r"models\.(.+)\.(?:checkpoint|responses)", key), REFERENCE.match(str(value))
+                model, reference = (
+                    re.fullmatch(r"models\.(.+)\.(?:checkpoint|responses)", key),
+                    REFERENCE.match(str(value)),
+                )
                 if model and reference:
                     names[reference[1]] = model[1]
         for stage in self.of("sample"):

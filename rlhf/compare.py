@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 
 from llamatrain import checkpoint, config, distributed
 from llamatrain.chat import decode_response
@@ -19,11 +21,12 @@ from llamatrain.errors import UserError
 from llamatrain.generation import Sampling, noise_key
 from llamatrain.model import Transformer
 from llamatrain.run import Run, RunConfig
+from llamatrain.tokenizer import Tokenizer
 
 from .chunks import Chunks, Row
-from .prompts import load_prompts
-from .rollouts import sample_rollouts
-from .sample import load_inference, shared_context, shared_tokenizer
+from .prompts import Prompt, load_prompts
+from .rollouts import Rollout, sample_rollouts
+from .sample import identity, load_inference, shared_context, shared_tokenizer
 
 SIDES = ("a", "b")
 
@@ -67,69 +70,19 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class Variant:
-    """Where a response comes from."""
+    """Where a response comes from: the config key of its checkpoint, and the temperature."""
 
-    checkpoint: str
+    key: str
     temperature: float
 
 
 def compare(cfg: CompareConfig) -> None:
     """Sample two responses a prompt."""
-    names = [cfg.checkpoint_a, *([cfg.checkpoint_b] if cfg.checkpoint_b is not None else [])]
-    parents = {f"checkpoint_{s}": checkpoint.resolve(n, "sft") for s, n in zip(SIDES, names, strict=False)}
-    folders = dict(zip(names, parents.values(), strict=True))
-    tokenizer, context = shared_tokenizer(parents), shared_context(parents)
+    paths = {"checkpoint_a": cfg.checkpoint_a, "checkpoint_b": cfg.checkpoint_b}
+    parents = {key: checkpoint.resolve(path, "sft") for key, path in paths.items() if path is not None}
     with Run(cfg.run, "compare", cfg, parents, {"prompts": file_fingerprint(cfg.prompts)}) as run:
         run.resume({})
-        prompts, skipped = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long)
-        if skipped:
-            run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
-        key = {
-            "models": [checkpoint.fingerprint(path) for path in parents.values()],
-            "prompts": [file_fingerprint(cfg.prompts), len(prompts)],
-            "sampling": [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed],
-            "rest": [cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype],
-        }
-        chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs)
-        load = cache(partial(load_inference, kind=Transformer, device=distributed.device(), dtype=cfg.dtype))
-
-        with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
-
-            def rows_of(items: range) -> list[Row]:
-                places = [divmod(item, cfg.pairs_per_prompt) for item in items]
-                variants = [draw_variants(cfg, names, prompts[p].id, pair) for p, pair in places]
-                wanted: dict[Variant, list[tuple[int, int]]] = defaultdict(list)  # variant -> (place, side)
-                for place, pair_of_variants in enumerate(variants):
-                    for side, variant in enumerate(pair_of_variants):
-                        wanted[variant].append((place, side))
-                responses: dict[tuple[int, int], tuple[str, bool]] = {}
-                for variant, slots in sorted(
-                    wanted.items(), key=lambda item: (item[0].checkpoint, item[0].temperature)
-                ):
-                    rollouts = sample_rollouts(
-                        load(folders[variant.checkpoint]),
-                        [prompts[places[place][0]] for place, _ in slots],
-                        [2 * places[place][1] + side for place, side in slots],
-                        cfg.sampling(variant.temperature),
-                        tokenizer.eos_id,
-                        cfg.batch_size,
-                        lambda _: bar.update(1),
-                    )
-                    for slot, rollout in zip(slots, rollouts, strict=True):
-                        responses[slot] = decode_response(rollout.tokens, tokenizer), rollout.finished
-                rows = []
-                for place, (p, pair) in enumerate(places):
-                    row: Row = {"id": f"{prompts[p].id}#{pair}", "prompt_id": prompts[p].id}
-                    row |= {"messages": prompts[p].messages, "safety": prompts[p].safety}
-                    for side, name in enumerate(SIDES):
-                        text, finished = responses[place, side]
-                        variant = variants[place][side]
-                        row |= {f"response_{name}": text, f"finished_{name}": finished}
-                        row |= {f"model_{name}": variant.checkpoint, f"temperature_{name}": variant.temperature}
-                    rows.append(row)
-                return rows
-
-            chunks.make(rows_of)
+        chunks = make_pairs(run, cfg, parents)
         if run.is_main:
             kept = write_rows(run.folder / "comparisons.jsonl", filter(differs, chunks.rows()))
             equal = chunks.count - kept
@@ -141,14 +94,77 @@ def compare(cfg: CompareConfig) -> None:
             )
 
 
-def draw_variants(cfg: CompareConfig, names: list[str], prompt_id: str, pair: int) -> tuple[Variant, Variant]:
+def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks:
+    """Sample `pairs_per_prompt` pairs a prompt from the checkpoints, as chunks on disk."""
+    tokenizer, context = shared_tokenizer(parents), shared_context(parents)
+    prompts, skipped = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long)
+    if skipped:
+        run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
+    key = {
+        "models": {name: identity(path) for name, path in parents.items()},
+        "prompts": [file_fingerprint(cfg.prompts), len(prompts)],
+        "sampling": [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed],
+        "rest": [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype],
+    }
+    chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs)
+    load = cache(partial(load_inference, kind=Transformer, device=distributed.device(), dtype=cfg.dtype))
+
+    with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
+
+        def respond(variant: Variant, wanted: list[tuple[Prompt, int]]) -> list[Rollout]:
+            model, sampling = load(parents[variant.key]), cfg.sampling(variant.temperature)
+            of, numbers = [prompt for prompt, _ in wanted], [number for _, number in wanted]
+            return sample_rollouts(
+                model, of, numbers, sampling, tokenizer.eos_id, cfg.batch_size, lambda _: bar.update(1)
+            )
+
+        def rows_of(items: range) -> list[Row]:
+            pairs = [divmod(item, cfg.pairs_per_prompt) for item in items]
+            drawn = [draw_variants(cfg, prompts[place].id, number) for place, number in pairs]
+            slots: dict[Variant, list[tuple[int, int]]] = defaultdict(list)  # variant -> (which pair, which side)
+            for index, variants in enumerate(drawn):
+                for side, variant in enumerate(variants):
+                    slots[variant].append((index, side))
+            rollouts: dict[tuple[int, int], Rollout] = {}
+            for variant, own in slots.items():
+                wanted = [(prompts[pairs[index][0]], 2 * pairs[index][1] + side) for index, side in own]
+                rollouts |= dict(zip(own, respond(variant, wanted), strict=True))
+            return [
+                comparison(cfg, prompts[place], number, drawn[i], (rollouts[i, 0], rollouts[i, 1]), tokenizer)
+                for i, (place, number) in enumerate(pairs)
+            ]
+
+        chunks.make(rows_of)
+    return chunks
+
+
+def comparison(
+    cfg: CompareConfig,
+    prompt: Prompt,
+    number: int,
+    variants: Sequence[Variant],
+    rollouts: Sequence[Rollout],
+    tokenizer: Tokenizer,
+) -> Row:
+    """Return one row of comparisons.jsonl."""
+    row: Row = {"id": f"{prompt.id}#{number}", "prompt_id": prompt.id, "messages": prompt.messages}
+    for side, variant, rollout in zip(SIDES, variants, rollouts, strict=True):
+        row[f"response_{side}"] = decode_response(rollout.tokens, tokenizer)
+        row[f"model_{side}"] = getattr(cfg, variant.key)
+        row[f"temperature_{side}"] = variant.temperature
+        row[f"finished_{side}"] = rollout.finished
+    return row | {"safety": prompt.safety}
+
+
+def draw_variants(cfg: CompareConfig, prompt_id: str, pair: int) -> tuple[Variant, Variant]:
     """Return where responses a and b of a pair come from: a function of the seed, the prompt and the pair's number."""
     chance = random.Random(noise_key(cfg.run.seed, f"variants of {prompt_id}", pair))
-    if len(names) == 2:
-        first, second = (Variant(name, chance.choice(cfg.temperatures)) for name in names)
+    if cfg.checkpoint_b is not None:
+        first = Variant("checkpoint_a", chance.choice(cfg.temperatures))
+        second = Variant("checkpoint_b", chance.choice(cfg.temperatures))
     else:
         different = chance.sample(cfg.temperatures, 2) if len(cfg.temperatures) > 1 else cfg.temperatures * 2
-        first, second = (Variant(names[0], temperature) for temperature in different)
+        first, second = (Variant("checkpoint_a", temperature) for temperature in different)
     return (second, first) if chance.random() < 0.5 else (first, second)
 
 

@@ -22,10 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from llamatrain import checkpoint, config, distributed
 from llamatrain.data.order import mix, permuted
@@ -39,13 +36,13 @@ from llamatrain.run import Run, RunConfig
 from llamatrain.start import language_engine, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
-from .credit import Credit, assign
-from .losses import log_ratio, policy_loss, token_logprobs, value_loss
+from .experience import Models, batch_metrics, credit, gather, judge
+from .learning import learn
 from .prompts import Prompt, load_prompts
-from .rollouts import Rollout, pack_rollouts, portions, sample_rollouts
+from .rollouts import Rollout, sample_rollouts
 from .sample import load_inference, shared_context, shared_tokenizer
 from .samples_log import SamplesLog
-from .scoring import GateConfig, combined_logits, scores_at_end
+from .scoring import GateConfig
 
 
 @dataclass
@@ -106,42 +103,6 @@ class PPOConfig:
     def updates_per_iteration(self) -> int:
         """Return the optimizer steps of an iteration."""
         return self.epochs * (self.batch_prompts // self.mini_batch)
-
-
-@dataclass
-class Models:
-    """Two models that learn and three that judge."""
-
-    policy: Engine
-    critic: Engine
-    reference: Any
-    helpfulness: Any
-    safety: Any
-
-
-@dataclass
-class Judged:
-    """A rollout with its verdicts: scores are raw (logits), tensors have a number a response token, on the CPU."""
-
-    rollout: Rollout
-    helpfulness: float
-    safety: float
-    combined: float
-    logprobs: Tensor
-    reference: Tensor
-    values: Tensor
-    entropy: Tensor
-
-
-@dataclass
-class Batch:
-    """A whole batch of judged rollouts with their credit; tensors are (N, R), padded on the right."""
-
-    judged: list[Judged]
-    mask: Tensor
-    logprobs: Tensor
-    values: Tensor
-    credit: Credit
 
 
 def train(cfg: PPOConfig) -> None:
@@ -211,9 +172,6 @@ def load_models(cfg: PPOConfig, parents: dict[str, Path]) -> Models:
     )
 
 
-# --- 1. act ------------------------------------------------------------------------------------------------------
-
-
 def batch_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> list[tuple[Prompt, int]]:
     """Return an iteration's prompts, each with its sample number: every prompt once an epoch, in an order of its own.
 
@@ -231,161 +189,6 @@ def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokeni
         return sample_rollouts(
             model, [p for p, _ in own], [n for _, n in own], cfg.sampling, tokenizer.eos_id, cfg.batch_size
         )
-
-
-# --- 2. judge ----------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def judge(cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int) -> list[Judged]:
-    """Judge this rank's rollouts: every rank has as many, so all make the same number of forward passes."""
-    judged: list[Judged] = []
-    for portion in portions(rollouts, cfg.micro_batch_size):
-        packed = pack_rollouts(portion, context, distributed.device())
-        logits = models.policy(**packed.inputs, select=packed.before)
-        logprobs, entropy = token_logprobs(logits, packed.targets, cfg.temperature)
-        logits = models.reference(**packed.inputs, select=packed.before)
-        reference, _ = token_logprobs(logits, packed.targets, cfg.temperature)
-        values = packed.at(models.critic(**packed.inputs), packed.before)
-        helpfulness = scores_at_end(models.helpfulness, packed).cpu()
-        safety = scores_at_end(models.safety, packed).cpu()
-        is_safety = torch.tensor([r.prompt.safety for r in portion])
-        finished = torch.tensor([r.finished for r in portion])
-        combined = combined_logits(helpfulness, safety, is_safety, finished, cfg.gate)
-        scores = zip(helpfulness.tolist(), safety.tolist(), combined.tolist(), strict=True)
-        tokens = zip(
-            *(torch.split(x.cpu(), packed.lengths) for x in (logprobs, reference, values, entropy)), strict=True
-        )
-        judged += [Judged(r, *s, *t) for r, s, t in zip(portion, scores, tokens, strict=True)]
-    return judged
-
-
-def gather(own: list[Judged]) -> list[Judged]:
-    """Return the judged rollouts of all ranks in the order of the prompts, on every rank."""
-    parts = distributed.gather_objects(own)
-    return [parts[rank][place] for place in range(len(own)) for rank in range(len(parts))]
-
-
-# --- 3. credit ---------------------------------------------------------------------------------------------------
-
-
-def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
-    """Assign credit over the whole batch."""
-    logprobs, reference, values = (
-        pad_sequence([getattr(j, name) for j in judged], batch_first=True)
-        for name in ("logprobs", "reference", "values")
-    )
-    mask = pad_sequence([torch.ones(len(j.logprobs), dtype=torch.bool) for j in judged], batch_first=True)
-    scores = torch.tensor([j.combined for j in judged])
-    assigned = assign(scores, logprobs, reference, values, mask, cfg.beta, cfg.gamma, cfg.lam)
-    return Batch(judged, mask, logprobs, values, assigned)
-
-
-# --- 4. learn ----------------------------------------------------------------------------------------------------
-
-
-def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:
-    """Yield an iteration's mini-batches: in the prompts' order (itself random) first, in others in later epochs."""
-    for epoch in range(cfg.epochs):
-        order = np.arange(cfg.batch_prompts)
-        if epoch:
-            order = permuted(order, cfg.batch_prompts, mix(cfg.run.seed, iteration, epoch))
-        for start in range(0, cfg.batch_prompts, cfg.mini_batch):
-            yield order[start : start + cfg.mini_batch].tolist()
-
-
-def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context: int) -> dict[str, float]:
-    """Update policy and critic once a mini-batch; return the means over the iteration's tokens."""
-    hold = iteration < cfg.critic_warmup
-    sums: dict[str, Tensor] = {}
-    norms: list[tuple[float, float]] = []
-    total = 0
-    for numbers in mini_batches(cfg, iteration):
-        tokens = int(batch.mask[numbers].sum())
-        for name, value in accumulate(cfg, models, batch, numbers, tokens, context, hold).items():
-            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value
-        norms.append((0.0 if hold else models.policy.step(), models.critic.step()))
-        total += tokens
-    means = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / total
-    metrics = {f"ppo/{name}": float(mean) for name, mean in zip(sums, means, strict=True)}
-    policy_norm, critic_norm = np.mean(norms, axis=0).tolist()
-    return {
-        **metrics,
-        "ppo/grad_norm": policy_norm,
-        "ppo/critic_grad_norm": critic_norm,
-        "ppo/lr": models.policy.lr,
-        "ppo/critic_lr": models.critic.lr,
-    }
-
-
-def accumulate(
-    cfg: PPOConfig, models: Models, batch: Batch, numbers: list[int], tokens: int, context: int, hold: bool
-) -> dict[str, Tensor]:
-    """Accumulate the gradients of a mini-batch that has so many response tokens on all ranks; return sums over tokens.
-
-    Each rank takes as many rollouts as the others, dealt out by length, and so as many backward passes.
-    """
-    own = distributed.shard(sorted(numbers, key=lambda i: -len(batch.judged[i].logprobs)))
-    sums: dict[str, Tensor] = {}
-    for portion in portions(own, cfg.micro_batch_size):
-        packed = pack_rollouts([batch.judged[i].rollout for i in portion], context, distributed.device())
-        chosen = batch.mask[list(portion)]
-        old, old_values, advantages, returns = (
-            values[list(portion)][chosen].to(packed.targets.device)
-            for values in (batch.logprobs, batch.values, batch.credit.advantages, batch.credit.returns)
-        )
-        found: dict[str, Tensor] = {}
-        if not hold:
-            logits = models.policy(**packed.inputs, select=packed.before)
-            ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.temperature)[0], old)
-            losses = policy_loss(ratios, advantages, cfg.clip)
-            models.policy.backward(losses.sum() / tokens)
-            found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}
-        values = packed.at(models.critic(**packed.inputs), packed.before)
-        losses = value_loss(values, old_values, returns, cfg.value_clip)
-        models.critic.backward(losses.sum() / tokens)
-        found |= {"value_loss": losses, "value_clip_fraction": ((values - old_values).abs() > cfg.value_clip).float()}
-        for name, value in found.items():
-            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().sum().cpu()
-    return sums
-
-
-def ratio_metrics(ratios: Tensor, clip: float) -> dict[str, Tensor]:
-    """Return how far the policy moved from the one that sampled, a number a token; `approx_kl` is the estimator k3."""
-    return {
-        "clip_fraction": ((ratios.exp() - 1).abs() > clip).float(),
-        "approx_kl": ratios.exp() - 1 - ratios,
-    }
-
-
-# --- measures ----------------------------------------------------------------------------------------------------
-
-
-def batch_metrics(batch: Batch) -> dict[str, float]:
-    """Return an iteration's measures; scores are raw (logits) and not whitened, so that they show progress."""
-    judged, mask, returns = batch.judged, batch.mask, batch.credit.returns
-    lengths = mask.sum(1).float()
-    kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])
-    sampler = torch.tensor([p for j in judged for p in j.rollout.sampler_logprobs])
-    seen, expected = batch.values[mask].double(), returns[mask].double()
-    spread = expected.var(unbiased=False)
-    return {
-        "ppo/score_combined": mean([j.combined for j in judged]),
-        "ppo/helpfulness": mean([j.helpfulness for j in judged]),
-        "ppo/safety": mean([j.safety for j in judged]),
-        "ppo/kl": float(kl.mean()),
-        "ppo/kl_per_token": float(kl.sum() / lengths.sum()),
-        "ppo/entropy": float(torch.cat([j.entropy for j in judged]).mean()),
-        "ppo/explained_variance": float(1 - (expected - seen).var(unbiased=False) / spread) if spread > 0 else 0.0,
-        "ppo/response_length": float(lengths.mean()),
-        "ppo/finished": mean([float(j.rollout.finished) for j in judged]),
-        "ppo/sampler_mismatch": float((sampler - batch.logprobs[mask]).abs().max()),
-    }
-
-
-def mean(values: list[float]) -> float:
-    """Return the mean of numbers."""
-    return math.fsum(values) / len(values)
 
 
 def check_finite(metrics: dict[str, float], step: int, checkpoints: Path) -> None:

@@ -95,7 +95,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
             metrics = sampling_metrics(chunks, cfg.gate.safety_threshold)
         metrics = distributed.broadcast_object(metrics)
         run.print(in_words(metrics))
-        if metrics["rs/best"] == 0:
+        if metrics["rs/kept"] == 0:
             raise UserError(
                 "no prompt has a finished, non-empty response: raise max_new_tokens or train the checkpoint longer"
             )
@@ -172,7 +172,7 @@ def sampling_metrics(chunks: Chunks, safety_threshold: float) -> dict[str, float
     metrics = {
         **response_metrics("rs", [row for rows in groups for row in rows]),
         "rs/prompts": len(groups),
-        "rs/best": sum(best_of(rows) is not None for rows in groups),
+        "rs/kept": sum(best_of(rows) is not None for rows in groups),
         "rs/score_mean": fmean(fmean(own) for own in scores),
         "rs/score_best": fmean(max(own) for own in scores),
     }

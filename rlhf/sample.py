@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from llamatrain import checkpoint, config, distributed
+from llamatrain import checkpoint, config, distributed, manifest
 from llamatrain.chat import decode_response
 from llamatrain.data.rows import file_fingerprint, write_rows
 from llamatrain.engine import DTYPES
@@ -93,10 +93,17 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
     if skipped:
         run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
     key = {
-        "models": {name: checkpoint.fingerprint(path) for name, path in parents.items()},
+        "models": {name: identity(path) for name, path in parents.items()},
         "prompts": [file_fingerprint(cfg.prompts), len(prompts)],
         "sampling": vars(cfg.sampling),
-        "rest": [cfg.samples_per_prompt, vars(cfg.gate), cfg.batch_size, cfg.score_batch_size, cfg.dtype],
+        "rest": [
+            cfg.checkpoint,
+            cfg.samples_per_prompt,
+            vars(cfg.gate),
+            cfg.batch_size,
+            cfg.score_batch_size,
+            cfg.dtype,
+        ],
     }
     chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // cfg.samples_per_prompt))
     load = cache(partial(load_inference, dtype=cfg.dtype))  # a finished run loads no model
@@ -204,6 +211,11 @@ def shared_context(parents: dict[str, Path]) -> int:
         if other < context:
             raise UserError(f"{key}={parents[key]} has a context of {other} tokens, {first} of {context}: need as many")
     return context
+
+
+def identity(folder: Path) -> str:
+    """Return what tells a checkpoint from another: its fingerprint or, for a folder made elsewhere, its path."""
+    return checkpoint.fingerprint(folder) if (folder / manifest.NAME).is_file() else str(folder)
 
 
 def load_inference(path: Path, kind: type, device: torch.device, dtype: str) -> Any:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llamatrain.chat import decode_response
 from llamatrain.data.rows import write_rows
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
+from .experience import Judged
 from .sample import public_scores
 from .scoring import Scores
-
-if TYPE_CHECKING:
-    from .ppo import Judged
 
 
 class SamplesLog:

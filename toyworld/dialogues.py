@@ -8,13 +8,13 @@ from typing import Any
 from llamatrain.errors import UserError
 
 from .answers import QUALITIES, SAFETY_QUALITIES, answer
-from .phrases import PREFIXES, SYSTEMS
-from .requests import Messages, Request, Requests, greeting
+from .phrases import GREETINGS, PREFIXES, SYSTEMS
+from .requests import Messages, Request, Requests
 from .world import digest, pick
 
 Row = dict[str, Any]
 HELPFUL_TASKS = {
-    "fact": 0.30, "passage": 0.14, "compare": 0.12, "how_to": 0.10,
+    "fact": 0.31, "passage": 0.11, "compare": 0.12, "how_to": 0.12,
     "story": 0.10, "list": 0.08, "note": 0.08, "follow_up": 0.08,
 }  # fmt: skip
 # How much more often a vendor's writers hand in the best quality than the mean vendor.
@@ -31,7 +31,7 @@ def conversation(request: Request, rng: random.Random) -> Messages:
     if not messages and draw < 0.06 and roomy:
         messages.append({"role": "system", "content": pick(rng, SYSTEMS)})
     elif not messages and draw < 0.14 and roomy:
-        hello, reply = greeting(rng)
+        hello, reply = pick(rng, GREETINGS)
         messages += [{"role": "user", "content": hello}, {"role": "assistant", "content": reply}]
     elif not messages and draw < 0.40:
         text = f"{pick(rng, PREFIXES)} {text}"

@@ -40,14 +40,14 @@ class Documents:
             for big in animals[i + 1 :]
         ]
         self.writers: dict[str, tuple[float, Writer]] = {
-            "profiles": (0.20, self.profile),
+            "profiles": (0.18, self.profile),
             "questions/fact": (0.26, lambda rng: self.questions("fact", 4, rng)),
-            "sizes": (0.05, self.sizes),
-            "questions/compare": (0.07, lambda rng: self.questions("compare", 4, rng)),
+            "sizes": (0.04, self.sizes),
+            "questions/compare": (0.06, lambda rng: self.questions("compare", 4, rng)),
             "manuals": (0.06, self.manual),
-            "questions/how_to": (0.04, lambda rng: self.questions("how_to", 2, rng)),
-            "questions/borderline": (0.02, lambda rng: self.questions("borderline", 2, rng)),
-            "questions/passage": (0.12, lambda rng: self.questions("passage", 2, rng)),
+            "questions/how_to": (0.05, lambda rng: self.questions("how_to", 2, rng)),
+            "questions/borderline": (0.03, lambda rng: self.questions("borderline", 2, rng)),
+            "questions/passage": (0.15, lambda rng: self.questions("passage", 2, rng)),
             "questions/story": (0.05, lambda rng: self.questions("story", 1, rng)),
             "questions/list": (0.03, lambda rng: self.questions("list", 2, rng)),
             "questions/note": (0.03, lambda rng: self.questions("note", 2, rng)),

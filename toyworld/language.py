@@ -37,6 +37,7 @@ class Language:
     def __init__(self, requests: Requests) -> None:
         rng = random.Random(f"language/{requests.world.seed}")
         texts = [row["text"] for row in islice(Documents(requests.world, requests).stream(rng), 3000)]
+        texts += {request.answer for pool in requests.pools.values() for request in pool}
         for task in TASKS:
             for held_out in (False, True):
                 for _ in range(150):

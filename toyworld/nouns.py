@@ -20,6 +20,7 @@ JOBS = (
 )  # fmt: skip
 TOYS = ("ball", "kite", "drum", "boat", "doll", "hat", "book", "cup", "coat", "flute", "box", "ring", "bell", "bag")
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "pink", "orange", "purple", "grey")
+PAINTS = COLOURS[:8]  # those that toys come in: after "a", not "an"
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 # From the smallest to the biggest: animal -> (what it eats, where it sleeps).

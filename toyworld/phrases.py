@@ -98,6 +98,7 @@ STEP_QUESTIONS = {"What do I do first?": 0, "What do I do last?": 2}
 STEP_WORDS = ("First", "Then", "Last")
 
 COMPARE = ("Which is {size}, {a} or {b}?", "Is {a} or {b} {size}?")
+HOW_TO_FOR = "How can {n} {task}?"
 HOW_TO = ("How do I {task}?", "Tell me how to {task}.", "I want to {task}. What should I do?")
 MANUAL_ANSWER = "To {task}, first {0}, then {1}, and last {2}."
 STORY = ("Tell a story about {n}, a {a} and the {p}.", "Write a tale with {n}, a {a} and the {p}.")

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from .deeds import DEEDS, VECTORS, Deed
 from .manuals import BORDERLINE, MANUALS, Manual
-from .nouns import ANIMALS, COLOURS, DAYS, FOODS, NAMES, PLACES, TOOLS, TOYS
+from .nouns import ANIMALS, COLOURS, DAYS, FOODS, NAMES, PAINTS, PLACES, TOOLS, TOYS
 from .phrases import (
     COMPARE,
     FOLLOW_UPS,
-    GREETINGS,
     HOW_TO,
+    HOW_TO_FOR,
     LIST,
     MANUAL_ANSWER,
     NOTES,
@@ -111,10 +111,12 @@ def manual_requests(task: str, manuals: tuple[Manual, ...]) -> Iterator[Request]
         wrong = (manual_answer(other._replace(task=manual.task)), manual_answer(other))
         short = capital(manual.steps[0]) + "."
         partial = f"To {manual.task}, first {manual.steps[0]}."
-        for pattern in HOW_TO:
+        asked = [p.format(task=manual.task) for p in HOW_TO]
+        asked += [HOW_TO_FOR.format(n=name, task=manual.task) for name in NAMES]
+        for text in asked:
             yield Request(
-                task, f"{task}/{manual.task}", pattern.format(task=manual.task), manual_answer(manual), short, wrong,
-                partial, manual.steps, frame=f"to {manual.task}", subject=manual.task,
+                task, f"{task}/{text}", text, manual_answer(manual), short, wrong, partial, manual.steps,
+                frame=f"to {manual.task}", subject=manual.task,
             )  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def follow_up_requests(world: World) -> Iterator[Request]:
             answers = [f"{word}, {s}." for word, s in zip(STEP_WORDS, manual.steps, strict=True)]
             answer = answers.pop(step)
             yield Request(
-                "follow_up", f"how_to/{manual.task}", question, answer, capital(manual.steps[step]) + ".",
+                "follow_up", f"follow_up/{manual.task}/{question}", question, answer, capital(manual.steps[step]) + ".",
                 tuple(answers), "It has three steps.", (manual.steps[step],), frame=STEP_WORDS[step],
                 earlier=((HOW_TO[0].format(task=manual.task), manual_answer(manual)),), subject=manual.task,
             )  # fmt: skip
@@ -254,7 +256,7 @@ def passage_request(kind: str, rows: list[dict[str, str]], asked: int, which: in
 def draw_passage(rng: random.Random) -> Request:
     """A passage of two facts with distinct words, and a question on one of them."""
     kind = pick(rng, tuple(PASSAGES))
-    slots = {"n": NAMES, "c": COLOURS, "t": TOYS, "l": PLACES, "d": DAYS}
+    slots = {"n": NAMES, "c": PAINTS, "t": TOYS, "l": PLACES, "d": DAYS}
     pairs = {slot: rng.sample(words, 2) for slot, words in slots.items() if "{" + slot + "}" in PASSAGES[kind][0]}
     rows = [{slot: pair[i] for slot, pair in pairs.items()} for i in range(2)]
     return passage_request(kind, rows, int(rng.random() * 3), int(rng.random() * 2))
@@ -341,8 +343,3 @@ class Requests:
 def _reader(pattern: str) -> re.Pattern[str]:
     """The regular expression that reads a pattern's slots back."""
     return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>(?:a )?\\w+)", re.escape(pattern)))
-
-
-def greeting(rng: random.Random) -> tuple[str, str]:
-    """An opening turn."""
-    return pick(rng, GREETINGS)

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from llamatrain.errors import UserError, missing
 
-from .manuals import BORDERLINE, MANUALS
 from .nouns import ANIMALS, COLOURS, FOODS, JOBS, NAMES, PLACES, PRONOUNS, THINGS, TOOLS
 from .phrases import RELATIONS
 
@@ -63,9 +62,8 @@ class World:
         self.by_subject: dict[str, list[Fact]] = {}
         for fact in self.facts:
             self.by_subject.setdefault(fact.subject, []).append(fact)
-        # A quarter of every relation and of every kind of manual is held out; of everything else a fifth, by a hash.
+        # A quarter of every relation is held out; of everything else a fifth, by a hash.
         kinds = [[fact.key for fact in self.facts if fact.relation == relation] for relation in RELATIONS]
-        kinds += [[f"how_to/{m.task}" for m in MANUALS], [f"borderline/{m.task}" for m in BORDERLINE]]
         self._held = {key for keys in kinds for key in rng.sample(keys, len(keys) // 4)}
 
     def fact(self, relation: str, subject: str) -> Fact | None:
@@ -77,7 +75,7 @@ class World:
         kind = key.split("/", 1)[0]
         if kind == UNSEEN:
             return True
-        if kind in ("fact", "how_to", "borderline"):
+        if kind == "fact":
             return key in self._held
         return digest(f"{self.seed}/{key}") % 5 == 0
 

@@ -67,8 +67,8 @@ def test_a_command_composes(program: str, arguments: list[str]) -> None:
         stages = load_preset(preset)["stages"]
         overrides, staged = split_overrides(overrides[1:], list(stages))
         for stage, own in staged.items():
-            compose_dict(stages[stage]["program"], [f"preset={preset}", *own])
-    compose_dict(program, overrides)
+            compose_dict(stages[stage]["program"].replace(".", "_"), [f"preset={preset}", *own])
+    compose_dict(program.replace(".", "_"), overrides)
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[str]:
@@ -80,7 +80,7 @@ def flat(node: Any, prefix: str = "") -> Iterator[str]:
 @cache
 def known_keys() -> set[str]:
     """Return every key and group of every program."""
-    return {key for program in PROGRAMS for key in flat(compose_dict(program))} | {"preset"}
+    return {key for program in PROGRAMS for key in flat(compose_dict(program.replace(".", "_")))} | {"preset"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

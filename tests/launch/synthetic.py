@@ -81,7 +81,7 @@ def make(folder: Path, judge: bool = True) -> Path:
                 f"@{parents[-1 if program == 'judge' else 0]}/final"
             )
         if program == "evaluate":
-            config |= {f"checkpoints.{model}": f"@{stage}/final" for model, (stage, _, _) in MODELS.items()}
+            config |= {f"models.{model}.checkpoint": f"@{stage}/final" for model, (stage, _, _) in MODELS.items()}
         inputs = {f"@{parent}/final": f"{hash(parent) & 0xFFFFFFFFFFFF:064x}" for parent in parents}
         Record(program, config, inputs, parents=parents, seconds=seconds, cores=2).write(path)
         status = {"state": "done", "program": program, "step": 300, "updated": 1.79e9 + 60 * i, "seconds": seconds}
@@ -119,7 +119,7 @@ def _ppo(draw: random.Random) -> Iterable[dict[str, Any]]:
         yield {
             "step": step,
             "time": float(step),
-            "ppo/score": 0.5 + 0.35 * done + draw.gauss(0, 0.02),
+            "ppo/score_combined": 0.5 + 0.35 * done + draw.gauss(0, 0.02),
             "ppo/kl": 4 * done + draw.gauss(0, 0.2),
             "ppo/response_length": 14 + 9 * done + draw.gauss(0, 0.6),
             "ppo/entropy": 1.1 - 0.5 * done + draw.gauss(0, 0.02),
@@ -168,7 +168,7 @@ def _evaluation(judge: bool) -> dict[str, Any]:
     names = ("helpfulness", "safety") if judge else ("score_helpfulness", "score_safety")
     means = {model: dict(zip(names, values[1:], strict=True)) for model, values in MODELS.items()}
     models = {
-        model: {name: interval(mean) for name, mean in found.items()} | {"perplexity": 7.1 - k}
+        model: {name: interval(mean) for name, mean in found.items()} | {"perplexity": 7.1 - k, "length": 12.0 + k}
         for k, (model, found) in enumerate(means.items())
     }
     comparisons = [
@@ -184,4 +184,6 @@ def _evaluation(judge: bool) -> dict[str, Any]:
         for name in names
         for model, baseline in (("sft", "base"), ("rs", "sft"), ("ppo", "sft"))
     ]
-    return {"models": models, "comparisons": comparisons, "prompts": 800, "samples_per_prompt": 2}
+    kinds = {kind: {"prompts": 400, "models": models, "comparisons": comparisons} for kind in ("harmless", "unsafe")}
+    whole = {"models": models, "comparisons": comparisons, "prompts": 800, "samples_per_prompt": 2}
+    return {**whole, "by_kind": kinds}

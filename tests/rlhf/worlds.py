@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from llamatrain import manifest
 from llamatrain.data.rows import write_rows
 from llamatrain.model import ModelConfig, ScalarModel, Transformer
 from llamatrain.tokenizer import Tokenizer
+from rlhf.prompts import Prompt
+from rlhf.rollouts import Rollout
 
 QUESTIONS = ("Where does the fox live?", "How many apples?", "Please tell me a story", "Is a whale bigger?")
 
@@ -62,3 +65,15 @@ def overrides(world: dict[str, str], folder: Path, name: str, *more: str) -> lis
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def random_rollouts(count: int, vocabulary: int = 400, seed: int = 0) -> list[Rollout]:
+    """Return rollouts of random tokens and uneven lengths, every second one finished."""
+    chance = random.Random(seed)
+    rollouts = []
+    for i in range(count):
+        tokens = [chance.randrange(3, vocabulary) for _ in range(chance.randint(2, 12))]
+        response = [chance.randrange(3, vocabulary) for _ in range(chance.randint(1, 20))] + [2] * (i % 2)
+        prompt = Prompt(f"p{i}", [{"role": "user", "content": f"{i}"}], i % 3 == 0, "test", tokens)
+        rollouts.append(Rollout(prompt, response, i % 2 == 1, [-1.0] * len(response)))
+    return rollouts

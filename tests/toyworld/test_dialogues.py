@@ -79,4 +79,4 @@ def test_refuses_bad_shares(requests: Requests, shares: dict[str, float], says: 
 
 def test_refuses_more_prompts_than_there_are(requests: Requests) -> None:
     with pytest.raises(UserError, match="ask for fewer"):
-        list(prompts(requests, 400, 0.0, 1.0, True))
+        list(prompts(requests, 2000, 0.0, 1.0, True))

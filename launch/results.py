@@ -1,0 +1,173 @@
+"""The report's first section: every model's measures with their intervals, and the paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from . import figures
+from .elements import card, spread, table
+from .figures import Interval
+from .runs import Row, figure, is_number, read_json
+from .story import StageRun, Story
+
+METRICS = {
+    "helpfulness": "Helpfulness",
+    "safety": "Safety",
+    "score_helpfulness": "Helpfulness score",
+    "score_safety": "Safety score",
+    "score_combined": "Combined score",
+    "perplexity": "Perplexity",
+    "bits_per_byte": "Bits per byte",
+    "loss": "Loss",
+    "gated": "Scored unsafe",
+    "finished": "Finished",
+    "length": "Words a response",
+}
+
+
+def title_of(metric: str) -> str:
+    """Return a metric's name for people."""
+    return METRICS.get(metric, metric.replace("_", " ").capitalize())
+
+
+def accuracy_stages(story: Story) -> list[StageRun]:
+    """Return the stages that measured reward models, without those that another one pools."""
+    stages = story.of("reward.evaluate")
+    pooled = {name for stage in stages for name in stage.reads("pool")}
+    return [stage for stage in stages if stage.name not in pooled]
+
+
+def reward_name(stage: StageRun) -> str:
+    """Return the name of the reward model that a stage measured."""
+    return next(iter(stage.reads("checkpoint")), stage.name)
+
+
+def results(story: Story) -> str:
+    """Every model's measures with 95 % intervals, and the paired differences."""
+    models: dict[str, Row] = story.evaluation.get("models") or {}
+    if not models:
+        return ""
+    with_interval = _metrics(models, lambda value: isinstance(value, dict) and is_number(value.get("mean")))
+    plain = _metrics(models, is_number)
+    prompts, each = story.evaluation.get("prompts"), story.evaluation.get("samples_per_prompt")
+    basis = f" {prompts:,} held-out prompts" if is_number(prompts) else " held-out prompts"
+    basis += f", {each:,} sampled responses each" if is_number(each) and each > 1 else ""
+    lead = f'<p class="lead">Measured on{basis}. Ranges are 95 % confidence intervals.</p>'
+    charts = [_metric_card(story, models, metric) for metric in with_interval]
+    return (
+        lead
+        + _tiles(story, models)
+        + f'<div class="cards">{"".join(charts)}</div>'
+        + card("Means", _models_table(story, models, with_interval))
+        + _by_kind(story, with_interval[:2])
+        + (card("Also measured", _models_table(story, models, plain)) if plain else "")
+        + _differences(story)
+    )
+
+
+def _models_table(story: Story, models: dict[str, Row], metrics: Sequence[str], titles: Sequence[str] = ()) -> str:
+    """Return a row a model and a column a metric, with the interval where there is one."""
+    rows = []
+    for model, measured in models.items():
+        cells = [f'<i class="key c{story.colours.get(model, 0)}"></i><b>{escape(model)}</b>']
+        for metric in metrics:
+            value = measured.get(metric)
+            if isinstance(value, dict):
+                cells.append(f"<b>{figure(value['mean'])}</b> {spread(value.get('low'), value.get('high'))}")
+            else:
+                cells.append(figure(value) if is_number(value) else "–")
+        rows.append(cells)
+    return table(["Model", *(titles or [escape(title_of(metric)) for metric in metrics])], rows)
+
+
+def _by_kind(story: Story, metrics: Sequence[str]) -> str:
+    """The main measures apart on harmless and on adversarial prompts."""
+    kinds = story.evaluation.get("by_kind") or {}
+    if len(kinds) < 2 or not metrics:
+        return ""
+    wide: dict[str, Row] = {}
+    titles = []
+    for metric in metrics:
+        for kind, part in kinds.items():
+            shown = "adversarial" if kind == "unsafe" else kind
+            titles.append(f"{escape(title_of(metric))}, {escape(shown)}")
+            for model, measured in (part.get("models") or {}).items():
+                wide.setdefault(model, {})[f"{metric} {kind}"] = measured.get(metric)
+    keys = [f"{metric} {kind}" for metric in metrics for kind in kinds]
+    return card("By kind of prompt", _models_table(story, wide, keys, titles))
+
+
+def _metrics(models: dict[str, Row], wanted: Any) -> list[str]:
+    found = dict.fromkeys(key for measured in models.values() for key, value in measured.items() if wanted(value))
+    return sorted(found, key=lambda key: list(METRICS).index(key) if key in METRICS else len(METRICS))
+
+
+def _metric_card(story: Story, models: dict[str, Row], metric: str) -> str:
+    rows = []
+    for model, measured in models.items():
+        value = measured.get(metric)
+        if isinstance(value, dict) and is_number(value.get("mean")):
+            mean = float(value["mean"])
+            rows.append(Interval(model, mean, value.get("low"), value.get("high"), story.colours[model], figure(mean)))
+    edges = [edge for row in rows for edge in (row.mean, row.low, row.high) if edge is not None]
+    bounds = (0.0, 1.0) if min(edges) >= 0 and max(edges) <= 1 else None
+    return card(escape(title_of(metric)), figures.intervals(rows, f"{metric} of every model", bounds=bounds))
+
+
+def _tiles(story: Story, models: dict[str, Row]) -> str:
+    """The last model's main measures, large, and how they changed since the first."""
+    tiles: list[tuple[str, str, str]] = []
+    first, last = next(iter(models)), list(models)[-1]
+    for metric in ("helpfulness", "safety", "score_helpfulness", "score_safety"):
+        value, before = models[last].get(metric), models[first].get(metric)
+        if not isinstance(value, dict) or len(tiles) == 2:
+            continue
+        change = f"{figure(before['mean'])} for {escape(first)}" if isinstance(before, dict) and first != last else ""
+        tiles.append((f"{title_of(metric)} of {escape(last)}", figure(value["mean"]), change))
+    for stage in accuracy_stages(story):
+        overall = read_json(stage.folder / "accuracy.json").get("overall", {})
+        if is_number(overall.get("accuracy")):
+            low, high = spread(overall.get("low"), overall.get("high")), f"{overall.get('pairs', 0):,} pairs"
+            tiles.append((f"Accuracy, {escape(reward_name(stage))}", f"{overall['accuracy']:.1%}", low or high))
+    tiles = tiles[:4]
+    shown = (
+        f'<div class="tile"><div class="what">{what}</div><div class="number">{number}</div><div class="change">{change}</div></div>'
+        for what, number, change in tiles
+    )
+    return f'<div class="tiles">{"".join(shown)}</div>'
+
+
+def _differences(story: Story) -> str:
+    """The paired differences between models, on the same prompts."""
+    rows, charts = [], dict[str, list[Interval]]()
+    for entry in story.evaluation.get("comparisons") or []:
+        difference, low, high = (entry.get(key) for key in ("difference", "low", "high"))
+        if not is_number(difference):
+            continue
+        sure = is_number(low) and is_number(high) and not low <= 0 <= high
+        kind = ("better" if difference > 0 else "worse") if sure else ""
+        pair = f"{entry.get('model')} − {entry.get('baseline')}"
+        won = entry.get("win_rate")
+        rate = won.get("rate") if isinstance(won, dict) else won
+        span = (
+            spread(won.get("low"), won.get("high"))
+            if isinstance(won, dict)
+            else spread(entry.get("win_low"), entry.get("win_high"))
+        )
+        wins = f"{rate:.0%} {span}" if is_number(rate) else "–"
+        metric = title_of(str(entry.get("metric")))
+        value = f'<b class="{kind}">{difference:+.3f}</b> {spread(low, high)}'
+        rows.append([escape(pair), escape(metric), value, wins])
+        colour = story.colours.get(str(entry.get("model")), 1)
+        charts.setdefault(metric, []).append(Interval(pair, difference, low, high, colour, f"{difference:+.2f}"))
+    if not rows:
+        return ""
+    drawn = "".join(
+        card(f"{escape(metric)}: difference", figures.intervals(lines, f"differences in {metric}", zero=0.0))
+        for metric, lines in list(charts.items())[:2]
+    )
+    text = "the same prompts under both models; coloured where the interval leaves out zero"
+    cells = table(["Models", "Measure", "Difference", "Win rate"], rows, numbers=2)
+    return f'{card("Paired differences", cells, text)}<div class="cards">{drawn}</div>'

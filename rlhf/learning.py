@@ -1,0 +1,97 @@
+"""Learning: the updates of PPO's policy and critic from a batch of experience (paper 3.2.3).
+
+Shapes: (N, R) as in experience; n response tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamatrain import distributed
+from llamatrain.data.order import mix, permuted
+
+from .experience import Batch, Models
+from .losses import log_ratio, policy_loss, token_logprobs, value_loss
+from .rollouts import pack_rollouts, portions
+
+if TYPE_CHECKING:
+    from .ppo import PPOConfig
+
+
+def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:
+    """Yield an iteration's mini-batches: in the prompts' order (itself random) first, in others in later epochs."""
+    for epoch in range(cfg.epochs):
+        order = np.arange(cfg.batch_prompts)
+        if epoch:
+            order = permuted(order, cfg.batch_prompts, mix(cfg.run.seed, iteration, epoch))
+        for start in range(0, cfg.batch_prompts, cfg.mini_batch):
+            yield order[start : start + cfg.mini_batch].tolist()
+
+
+def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context: int) -> dict[str, float]:
+    """Update policy and critic once a mini-batch; return the means over the iteration's tokens."""
+    hold = iteration < cfg.critic_warmup
+    sums: dict[str, Tensor] = {}
+    norms: list[tuple[float, float]] = []
+    total = 0
+    for numbers in mini_batches(cfg, iteration):
+        tokens = int(batch.mask[numbers].sum())
+        for name, value in accumulate(cfg, models, batch, numbers, tokens, context, hold).items():
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value
+        norms.append((0.0 if hold else models.policy.step(), models.critic.step()))
+        total += tokens
+    means = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / total
+    metrics = {f"ppo/{name}": float(mean) for name, mean in zip(sums, means, strict=True)}
+    policy_norm, critic_norm = np.mean(norms, axis=0).tolist()
+    return {
+        **metrics,
+        "ppo/grad_norm": policy_norm,
+        "ppo/critic_grad_norm": critic_norm,
+        "ppo/lr": models.policy.lr,
+        "ppo/critic_lr": models.critic.lr,
+    }
+
+
+def accumulate(
+    cfg: PPOConfig, models: Models, batch: Batch, numbers: list[int], tokens: int, context: int, hold: bool
+) -> dict[str, Tensor]:
+    """Accumulate the gradients of a mini-batch that has so many response tokens on all ranks; return sums over tokens.
+
+    Each rank takes as many rollouts as the others, dealt out by length, and so as many backward passes.
+    """
+    own = distributed.shard(sorted(numbers, key=lambda i: -len(batch.judged[i].logprobs)))
+    sums: dict[str, Tensor] = {}
+    for portion in portions(own, cfg.micro_batch_size):
+        packed = pack_rollouts([batch.judged[i].rollout for i in portion], context, distributed.device())
+        chosen = batch.mask[list(portion)]
+        old, old_values, advantages, returns = (
+            values[list(portion)][chosen].to(packed.targets.device)
+            for values in (batch.logprobs, batch.values, batch.credit.advantages, batch.credit.returns)
+        )
+        found: dict[str, Tensor] = {}
+        if not hold:
+            logits = models.policy(**packed.inputs, select=packed.before)
+            ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.temperature)[0], old)
+            losses = policy_loss(ratios, advantages, cfg.clip)
+            models.policy.backward(losses.sum() / tokens)
+            found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}
+        values = packed.at(models.critic(**packed.inputs), packed.before)
+        losses = value_loss(values, old_values, returns, cfg.value_clip)
+        models.critic.backward(losses.sum() / tokens)
+        found |= {"value_loss": losses, "value_clip_fraction": ((values - old_values).abs() > cfg.value_clip).float()}
+        for name, value in found.items():
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().sum().cpu()
+    return sums
+
+
+def ratio_metrics(ratios: Tensor, clip: float) -> dict[str, Tensor]:
+    """Return how far the policy moved from the one that sampled, a number a token; `approx_kl` is the estimator k3."""
+    return {
+        "clip_fraction": ((ratios.exp() - 1).abs() > clip).float(),
+        "approx_kl": ratios.exp() - 1 - ratios,
+    }
