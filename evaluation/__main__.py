@@ -1,5 +1,4 @@
-"""Compare models: perplexity, reward scores, gold judgements, differences and win rates with 95 % intervals (paper
-3.4).
+"""Compare models: perplexity, reward scores, judgements, differences and win rates with 95 % intervals (paper 3.4).
 
 Reads what other programs wrote: checkpoints, responses (`sample`), judgements (`judge`). The headline of every metric
 is its mean over all prompts; harmless and unsafe prompts follow apart. The samples of a prompt are averaged first;
@@ -42,6 +41,7 @@ class EvaluateConfig:
     run: RunConfig
     models: dict[str, ModelSource]
     baseline: str | None
+    tie: float
     corpus: str | None
     corpus_windows: int | None
     isolate_documents: bool
@@ -60,6 +60,8 @@ class EvaluateConfig:
                 raise UserError(f"models.{name}: need responses, judgements, or a checkpoint and corpus")
         if self.baseline is not None and self.baseline not in names:
             raise UserError(f"baseline={self.baseline}: need one of {', '.join(names)}")
+        if self.tie < 0:
+            raise UserError(f"tie={self.tie}: need 0 or more")
         if self.corpus and not any(source.checkpoint for source in self.models.values()):
             raise UserError(f"corpus={self.corpus}: need a checkpoint in one of the models to measure on it")
         if self.dtype not in DTYPES:
@@ -74,7 +76,7 @@ def evaluate(cfg: EvaluateConfig) -> None:
     parents = {name: checkpoint.resolve(path) for name, path in sources.items()}
     with Run(cfg.run, "evaluate", cfg, parents=parents) as run:
         measured = {name: measure(source.responses, source.judgements) for name, source in cfg.models.items()}
-        found = report(measured, cfg.baseline)
+        found = report(measured, cfg.baseline, cfg.tie)
         for name, folder in parents.items():
             found["models"][name] |= on_corpus(cfg, name, folder, run)
         if run.is_main:

@@ -79,7 +79,10 @@ def summarise(model: Measured, prompts: Collection[str] | None = None) -> dict[s
 
 
 def compare(
-    models: Mapping[str, Measured], pairs: Collection[tuple[str, str]], prompts: Collection[str] | None = None
+    models: Mapping[str, Measured],
+    pairs: Collection[tuple[str, str]],
+    tie: float,
+    prompts: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return for each pair (model, baseline) and metric the paired difference and the win rate, where both know it."""
     rows = []
@@ -88,12 +91,14 @@ def compare(
             ours, theirs = models[name].at(metric, prompts), models[base].at(metric, prompts)
             difference = paired_interval(ours, theirs)
             if difference is not None:
-                rows.append({"model": name, "baseline": base, "metric": metric, **_compared(ours, theirs, difference)})
+                rows.append(
+                    {"model": name, "baseline": base, "metric": metric, **_compared(ours, theirs, difference, tie)}
+                )
     return rows
 
 
-def _compared(ours: Samples, theirs: Samples, difference: Interval) -> dict[str, Any]:
-    wins = win_rate(ours, theirs)
+def _compared(ours: Samples, theirs: Samples, difference: Interval, tie: float) -> dict[str, Any]:
+    wins = win_rate(ours, theirs, tie)
     return {
         "difference": difference.mean,
         "low": difference.low,
@@ -115,7 +120,7 @@ def pairs_of(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
     return list(dict.fromkeys([*consecutive, *against]))
 
 
-def report(models: Mapping[str, Measured], baseline: str | None) -> dict[str, Any]:
+def report(models: Mapping[str, Measured], baseline: str | None, tie: float) -> dict[str, Any]:
     """Return everything that is known from responses and judgements: over all prompts, and by kind of prompt."""
     pairs = pairs_of(list(models), baseline)
     samples = [table for model in models.values() for table in model.metrics.values()]
@@ -125,14 +130,14 @@ def report(models: Mapping[str, Measured], baseline: str | None) -> dict[str, An
     }
     return {
         "models": {name: summarise(model) for name, model in models.items()},
-        "comparisons": compare(models, pairs),
+        "comparisons": compare(models, pairs, tie),
         "prompts": len({prompt for table in samples for prompt in table}),
         "samples_per_prompt": max((len(values) for table in samples for values in table.values()), default=0),
         "by_kind": {
             kind: {
                 "prompts": len(prompts),
                 "models": {name: summarise(model, prompts) for name, model in models.items()},
-                "comparisons": compare(models, pairs, prompts),
+                "comparisons": compare(models, pairs, tie, prompts),
             }
             for kind, prompts in groups.items()
             if prompts

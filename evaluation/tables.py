@@ -4,64 +4,75 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from .measures import COMPARED, PLAIN
 
-TITLES = {
-    "helpfulness": "helpfulness",
-    "safety": "safety",
+NAMES = {
     "score_helpfulness": "helpfulness score",
     "score_safety": "safety score",
     "score_combined": "combined score",
+    "bits_per_byte": "bits per byte",
 }
-EXTRA = ("perplexity", "bits_per_byte", *PLAIN)
+TEXT = ("perplexity", "bits_per_byte")
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
-    """Return the models (over all prompts and by kind) and the comparisons."""
-    per_prompt = f"{found['prompts']:,} prompts, up to {found['samples_per_prompt']} samples each"
-    shown = [models_table(found["models"], f"models ({per_prompt})" if found["prompts"] else "models")]
-    for kind, part in found["by_kind"].items():
-        shown.append(models_table(part["models"], f"on {part['prompts']:,} {kind} prompts"))
-    if found["comparisons"]:
-        shown.append(comparisons_table(found["comparisons"]))
-    return shown
+    """Return the models and, where there are any, the comparisons."""
+    return [models_table(found), *([comparisons_table(found["comparisons"])] if found["comparisons"] else [])]
 
 
-def models_table(models: dict[str, dict[str, Any]], title: str) -> Table:
-    """Return means with half their 95 % interval, a model a line, with the columns that any model has."""
-    metrics = [metric for metric in (*COMPARED, *EXTRA) if any(metric in means for means in models.values())]
-    table = Table(title=title, title_justify="left")
-    table.add_column("model")
-    for metric in metrics:
-        table.add_column(TITLES.get(metric, metric.replace("_", " ")), justify="right")
-    for name, means in models.items():
-        table.add_row(name, *(_cell(means.get(metric)) for metric in metrics))
+def models_table(found: dict[str, Any]) -> Table:
+    """Return means with half their 95 % interval, a model a column: over all prompts, then by kind."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in found["models"]:
+        table.add_column(name, justify="right")
+    groups = {f"all {found['prompts']:,} prompts": found["models"]} if found["prompts"] else {"": found["models"]}
+    groups |= {f"{part['prompts']:,} {kind} prompts": part["models"] for kind, part in found["by_kind"].items()}
+    for title, models in groups.items():
+        table.add_row(f"[bold]{title}" if title else "")
+        for metric in (*COMPARED, *PLAIN, *TEXT):
+            if any(metric in means for means in models.values()):
+                table.add_row(NAMES.get(metric, metric), *(_mean(means.get(metric)) for means in models.values()))
     return table
 
 
 def comparisons_table(rows: list[dict[str, Any]]) -> Table:
-    """Return paired differences and win rates with their 95 % intervals."""
-    table = Table(title="differences and win rates, with 95 % intervals over prompts", title_justify="left")
-    for name in ("comparison", "metric", "difference", "win rate", "ties"):
-        table.add_column(name, justify="left" if name in ("comparison", "metric") else "right")
+    """Return paired differences and win rates with their 95 % intervals, over all prompts."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("95 % intervals over prompts")
+    for name in ("difference", "win rate", "ties"):
+        table.add_column(name, justify="right")
+    last = None
     for row in rows:
-        difference = f"{row['difference']:+.3f}" + _range(row["low"], row["high"])
-        wins = "-" if row["win_rate"] is None else f"{row['win_rate']:.3f}" + _range(row["win_low"], row["win_high"])
-        versus = f"{row['model']} - {row['baseline']}"
-        table.add_row(versus, TITLES[row["metric"]], difference, wins, f"{row['ties']:,}")
+        versus = f"{row['model']} over {row['baseline']}"
+        if versus != last:
+            table.add_row(f"[bold]{versus}")
+        last = versus
+        metric = NAMES.get(row["metric"], row["metric"])
+        table.add_row(metric, _difference(row), _wins(row), f"{row['ties']:,}")
     return table
 
 
-def _cell(value: Any) -> str:
+def _mean(value: Any) -> str:
     if value is None:
         return "-"
     if not isinstance(value, dict):
         return f"{value:.3f}" if value < 100 else f"{value:,.1f}"
-    half = "" if value["low"] is None else f" ±{(value['high'] - value['low']) / 2:.3f}"
-    return f"{value['mean']:.3f}{half}"
+    return f"{value['mean']:.3f}{_half(value)}"
 
 
-def _range(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+def _difference(row: dict[str, Any]) -> str:
+    return f"{row['difference']:+.3f}{_half(row)}"
+
+
+def _half(value: dict[str, Any]) -> str:
+    return "" if value["low"] is None else f" ±{(value['high'] - value['low']) / 2:.3f}"
+
+
+def _wins(row: dict[str, Any]) -> str:
+    if row["win_rate"] is None:
+        return "-"
+    return f"{row['win_rate']:.3f} ({row['win_low']:.3f} to {row['win_high']:.3f})"

@@ -238,41 +238,9 @@ def shares(parts: Sequence[tuple[str, float, str]], about: str, width: int = 940
         wide = amount / total * width
         title = f"<title>{escape(name)}: {escape(words)} ({amount / total:.0%})</title>"
         drawn.append(
-            f'<rect x="{x:.1f}" y="0" width="{max(0.5, wide - 1.5):.1f}" height="30" rx="3" class="bar c1" opacity="{max(0.35, 1 - 0.13 * i):.2f}">{title}</rect>'
+            f'<rect x="{x:.1f}" y="0" width="{max(0.5, wide - 1.5):.1f}" height="30" rx="3" class="bar c1" opacity="{max(0.5, 1 - 0.1 * i):.2f}">{title}</rect>'
         )
         if wide > 8.0 * len(name) + 8:
             drawn.append(_text(x + wide / 2, 19.5, name, "on", "middle"))
         x += wide
     return _svg(width, 30, drawn, about)
-
-
-def graph(stages: Sequence[tuple[str, Sequence[str]]], about: str, width: int = 940) -> str:
-    """Return the stages (name, parents) as boxes, each in the column after its last parent's, joined by curves."""
-    parents = dict(stages)
-    column: dict[str, int] = {}
-    for name, _ in stages:
-        column[name] = 1 + max((column.get(parent, -1) for parent in parents[name]), default=-1)
-    columns = [[name for name, at in column.items() if at == i] for i in range(max(column.values()) + 1)]
-    wide, tall, gap = min(150.0, (width - 26 * (len(columns) - 1)) / len(columns)), 28, 12
-    height = max(map(len, columns)) * (tall + gap) - gap + 4
-    size = min(12.5, (wide - 10) / max(map(len, parents)) / 0.56)
-    pitch = (width - wide) / max(1, len(columns) - 1)
-    places: dict[str, tuple[float, float]] = {}
-    for i, names in enumerate(columns):
-        start = (height - len(names) * (tall + gap) + gap) / 2
-        places |= {name: (i * pitch, start + k * (tall + gap)) for k, name in enumerate(names)}
-    drawn = []
-    for name, above in stages:
-        x2, y2 = places[name][0], places[name][1] + tall / 2
-        for parent in above:
-            if parent in places:
-                x1, y1 = places[parent][0] + wide, places[parent][1] + tall / 2
-                bend = (x2 - x1) / 2
-                drawn.append(
-                    f'<path d="M{x1:.1f} {y1:.1f}C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}" class="edge"/>'
-                )
-    for name, (x, y) in places.items():
-        drawn.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{tall}" rx="6" class="box"/>')
-        text = _text(x + wide / 2, y + tall / 2 + 4, name, "name", "middle")
-        drawn.append(text.replace("<text ", f'<text style="font-size:{size:.1f}px" ', 1))
-    return _svg(width, height, drawn, about)

@@ -135,8 +135,8 @@ class Pipeline:
         done, why = self._decide(stage, record, old)
         if done and old is not None:
             if (old.source, old.hashed) != (source, record.hashed) and not self.cfg.dry_run:
-                kept = {"source": source, "composed": composed, "hashed": record.hashed, "paths": record.paths}
-                replace(old, **kept).write(folder)  # so that the next start need not compose or hash again
+                # So that the next start need not compose or hash again.
+                replace(old, source=source, composed=composed, hashed=record.hashed, paths=record.paths).write(folder)
             self._line("✓", "green", stage, f"[dim]done  {self._result(stage)}[/dim]")
             return 0
         if self.cfg.dry_run:
@@ -222,12 +222,14 @@ class Pipeline:
             )
             return config.EXIT_FAILURE
         self._line("✗", "red", stage, f"failed after {duration(seconds)} (exit code {code}): its message stands above")
-        self.console.print("  Once that is mended, the same command goes on from here; finished stages are skipped:")
+        self.console.print(
+            "  Once that is mended, the same command goes on here; finished stages are skipped:", soft_wrap=True
+        )
         self.console.print(f"  {NAME} pipeline {' '.join(sys.argv[1:])}", markup=False, highlight=False, soft_wrap=True)
         return code
 
     def _result(self, stage: Stage) -> str:
-        return escape(headline(self.folder / stage.name))
+        return escape(headline(self.folder / stage.name, stage.program))
 
     def _line(self, mark: str, colour: str, stage: Stage, text: str) -> None:
         name = stage.name.ljust(self.width)
@@ -308,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def pipeline(cfg: PipelineConfig) -> None:
         if not presets:
             raise UserError("which pipeline? Need preset=<name>, for example preset=demo")
-        console = Console(highlight=False)
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         raise SystemExit(Pipeline(cfg, presets, staged, console).run())
 
     config.main("pipeline", PipelineConfig, pipeline, own)

@@ -55,7 +55,7 @@ def results(story: Story) -> str:
     basis = f" {prompts:,} held-out prompts" if is_number(prompts) else " held-out prompts"
     basis += f", {each:,} sampled responses each" if is_number(each) and each > 1 else ""
     lead = f'<p class="lead">Measured on{basis}. Ranges are 95 % confidence intervals.</p>'
-    charts = [_metric_card(story, models, metric) for metric in with_interval]
+    charts = [_metric_card(story, models, metric) for metric in with_interval[:4]]
     return (
         lead
         + _tiles(story, models)
@@ -105,14 +105,15 @@ def _metrics(models: dict[str, Row], wanted: Any) -> list[str]:
 
 
 def _metric_card(story: Story, models: dict[str, Row], metric: str) -> str:
+    values = {model: measured[metric] for model, measured in models.items() if isinstance(measured.get(metric), dict)}
+    share = all(0 <= value["mean"] <= 1 for value in values.values())  # then an interval beyond 0 or 1 means nothing
     rows = []
-    for model, measured in models.items():
-        value = measured.get(metric)
-        if isinstance(value, dict) and is_number(value.get("mean")):
-            mean = float(value["mean"])
-            rows.append(Interval(model, mean, value.get("low"), value.get("high"), story.colours[model], figure(mean)))
-    edges = [edge for row in rows for edge in (row.mean, row.low, row.high) if edge is not None]
-    bounds = (0.0, 1.0) if min(edges) >= 0 and max(edges) <= 1 else None
+    for model, value in values.items():
+        mean, low, high = value["mean"], value.get("low"), value.get("high")
+        if share and is_number(low) and is_number(high):
+            low, high = max(0.0, low), min(1.0, high)
+        rows.append(Interval(model, mean, low, high, story.colours[model], figure(mean)))
+    bounds = (0.0, 1.0) if share else None
     return card(escape(title_of(metric)), figures.intervals(rows, f"{metric} of every model", bounds=bounds))
 
 

@@ -10,21 +10,19 @@ from typing import Any, TypeGuard
 
 Row = dict[str, Any]
 
-# The figures that stand for a stage in one line: metric -> its name there, best first.
+LOSSES = {"eval/loss": "held-out loss", "eval/perplexity": "perplexity", "train/loss": "loss"}
+# The figures that stand for a program's run in one line: metric -> its name there, best first.
 HEADLINES = {
-    "eval/accuracy": "held-out accuracy",
-    "eval/loss": "held-out loss",
-    "eval/perplexity": "perplexity",
-    "ppo/score_combined": "score",
-    "ppo/kl": "KL",
-    "sample/helpfulness_harmless": "helpfulness score",
-    "sample/safety_score_unsafe": "safety score",
-    "judge/helpful_prompts/helpfulness": "helpfulness",
-    "judge/safety_prompts/safety": "safety",
-    "accuracy": "accuracy",
-    "train/loss": "loss",
-    "train/tokens_per_second": "tokens/s",
+    "pretrain": LOSSES,
+    "sft": LOSSES,
+    "reward": {"eval/accuracy": "held-out accuracy", **LOSSES},
+    "reward.evaluate": {"accuracy": "accuracy"},
+    "rejection_sampling": LOSSES,
+    "ppo": {"ppo/score_combined": "score", "ppo/kl": "KL", "ppo/response_length": "tokens a response"},
+    "sample": {"sample/helpfulness_harmless": "helpfulness score", "sample/safety_score_unsafe": "safety score"},
+    "judge": {"judge/helpful_prompts/helpfulness": "helpfulness", "judge/safety_prompts/safety": "safety"},
 }
+EVALUATED = ("helpfulness", "safety", "score_helpfulness", "score_safety", "perplexity")  # of the last model
 
 
 def read_json(path: Path) -> Any:
@@ -75,16 +73,20 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def figure(value: float) -> str:
-    """Write a number with three significant digits or so, large ones grouped."""
-    if (value == int(value) and abs(value) < 1e15) or abs(value) >= 1000:
+    """Write a number for people: counts whole and grouped, anything else with three decimals."""
+    if value == 0 or abs(value) >= 1000 or (value == int(value) and abs(value) >= 2):
         return f"{value:,.0f}"
-    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.3g}"
+    return f"{value:.3f}"
 
 
-def headline(folder: Path) -> str:
-    """Return a run's result in up to three figures."""
+def headline(folder: Path, program: str) -> str:
+    """Return a run's result in two figures."""
     last = {name: points[-1][1] for name, points in read_series(folder).items()}
-    found = [f"{shown} {figure(last[name])}" for name, shown in HEADLINES.items() if name in last]
+    shown = HEADLINES.get(program, {})
+    if program == "evaluate":
+        models = [name.partition("/")[0] for name in last if name.partition("/")[2] in EVALUATED]
+        shown = {f"{models[-1]}/{metric}": f"{models[-1]} {metric}" for metric in EVALUATED} if models else {}
+    found = [f"{words.replace('_', ' ')} {figure(last[name])}" for name, words in shown.items() if name in last]
     if not found:
         found = [f"{name.split('/')[-1].replace('_', ' ')} {figure(value)}" for name, value in last.items()]
-    return ", ".join(found[:3])
+    return ", ".join(found[:2])

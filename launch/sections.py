@@ -238,15 +238,15 @@ def cost(story: Story) -> str:
         [(stage.name, stage.seconds, duration(stage.seconds)) for stage in longest], "time of each stage"
     )
     lead = f'<p class="lead">Wall-clock time of each stage over all its attempts. {unit} count every {unit.split("-")[0].lower()} the stage could use.</p>'
-    return f'{lead}<div class="card">{bar}<div style="height:14px"></div>{table(head, rows, numbers=2)}</div>'
+    return f'{lead}<div class="card tight">{bar}{table(head, rows, numbers=2)}</div>'
 
 
 def lineage(story: Story) -> str:
     """Which stage read which, and what each was configured to do."""
     parts = []
     if any(stage.parents for stage in story.stages):
-        drawn = figures.graph([(stage.name, stage.parents) for stage in story.stages], "the stages and what they read")
-        parts.append(f'<div class="card">{drawn}</div>')
+        rows = [[f"<b>{escape(stage.name)}</b>", escape(", ".join(stage.parents)) or "–"] for stage in story.stages]
+        parts.append(f'<div class="card tight">{table(["Stage", "Reads what these made"], rows, numbers=2)}</div>')
     details = [_details(stage) for stage in story.stages if stage.record]
     if details:
         parts.append(f'<div class="card"><h3>Configuration of each stage</h3>{"".join(details)}</div>')

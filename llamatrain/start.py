@@ -38,9 +38,7 @@ def scalar_engine(
     seed: int,
     activation_checkpointing: str = "none",
 ) -> Engine:
-    """Return an engine that trains a scalar model: a reward model's checkpoint goes on, a language model's gets a new
-    head.
-    """
+    """Return an engine that trains a scalar model: a language model's checkpoint gets a new head, a scalar one goes on."""
     config = dataclasses.replace(load_config(folder)[0], activation_checkpointing=activation_checkpointing)
     return _filled(build(lambda: _scalar_model(config, seed), zero), folder, optim, zero, total_steps)
 

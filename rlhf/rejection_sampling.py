@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -112,7 +113,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
             seed=cfg.run.seed,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            replay=cfg.replay,
+            replay=str(Path(cfg.replay) / "train") if cfg.replay else None,
             replay_fraction=cfg.replay_fraction,
         )
         run.print(

@@ -38,7 +38,7 @@ def test_second_run_starts_nothing(start: Start, capsys: Capture) -> None:
     capsys.readouterr()
     assert start() == 0
     assert [started(stage) for stage in ("first", "second", "third")] == [1, 1, 1]
-    assert capsys.readouterr().out.count("done  held-out loss 1.500") == 3
+    assert capsys.readouterr().out.count("done  loss 1.500") == 3
 
 
 @pytest.mark.parametrize(

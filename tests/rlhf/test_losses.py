@@ -53,7 +53,9 @@ def test_absurd_ratio_stays_finite() -> None:
     assert policy_loss(ratios, torch.tensor([-1.0, 1.0]), 0.2).isfinite().all()
 
 
-@pytest.mark.parametrize(("value", "old", "target"), [(1.0, 0.0, 2.0), (0.1, 0.0, 2.0), (-1.0, 0.0, 2.0), (1.0, 0.0, 0.9)])
+@pytest.mark.parametrize(
+    ("value", "old", "target"), [(1.0, 0.0, 2.0), (0.1, 0.0, 2.0), (-1.0, 0.0, 2.0), (1.0, 0.0, 0.9)]
+)
 def test_value_loss_is_the_larger_square(value: float, old: float, target: float) -> None:
     loss = value_loss(torch.tensor([value]), torch.tensor([old]), torch.tensor([target]), 0.2)
     held = old + min(max(value - old, -0.2), 0.2)

@@ -1,0 +1,111 @@
+"""Pretraining from a corpus to a base checkpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from llamatrain import checkpoint, config
+from llamatrain.data.batches import read_manifest
+from llamatrain.data.rows import write_rows
+from llamatrain.errors import MissingFileError, UserError
+from llamatrain.tokenizer import Tokenizer
+from pretrain.__main__ import PretrainConfig, parameters, plan, train
+from pretrain.__main__ import load as load_batches
+from pretrain.corpus import write_corpus
+from tests.checkpoints import quiet, read_jsonl
+from tests.conftest import TEXT
+
+SMALL = [
+    "model=tiny",
+    "model.dim=32",
+    "model.n_layers=1",
+    "model.hidden_dim=64",
+    "optim.lr=3e-3",
+    "optim.warmup_steps=5",
+]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """A corpus of some two thousand tokens with held-out documents."""
+    documents = [{"text": line, "source": "test"} for line in TEXT.splitlines()]
+    for part, rows in (("train", documents * 8), ("eval", documents[:3])):
+        write_rows(tmp_path / f"{part}.jsonl", rows)
+        write_corpus(tmp_path / "corpus" / part, [str(tmp_path / f"{part}.jsonl")], tokenizer)
+    return tmp_path / "corpus"
+
+
+def configure(folder: Path, corpus: Path, tokenizer: Tokenizer, *more: str) -> PretrainConfig:
+    length = ["tokens=null", "steps=30", "seq_len=32", "batch_tokens=256", "micro_batch_size=4"]
+    paths = [f"corpus={corpus}", f"tokenizer={tokenizer.path}"]
+    return config.compose("pretrain", PretrainConfig, [*quiet(folder, "base"), *SMALL, *paths, *length, *more])
+
+
+def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
+    train(configure(tmp_path, corpus, tokenizer, "run.eval_every=15"))
+    rows = read_jsonl(tmp_path / "base" / "metrics.jsonl")
+    assert len(rows) == 30
+    assert rows[0]["train/loss"] == pytest.approx(math.log(400), abs=0.3)
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 1
+    assert [row["step"] for row in rows if "eval/loss" in row] == [15, 30]
+    last, counts = rows[-1], read_manifest(corpus / "eval")
+    assert last["eval/perplexity"] == pytest.approx(math.exp(last["eval/loss"]))
+    bits = last["eval/loss"] * counts["tokens"] / math.log(2)
+    assert last["eval/bits_per_byte"] == pytest.approx(bits / counts["text_bytes"])
+    folder = checkpoint.resolve(tmp_path / "base" / "final")
+    assert checkpoint.load_config(folder)[0].vocab_size == tokenizer.vocab_size
+    assert checkpoint.load_tokenizer(folder).fingerprint == tokenizer.fingerprint
+
+
+def test_without_held_out_documents_nothing_is_evaluated(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
+    (corpus / "eval").rename(corpus / "set aside")
+    train(configure(tmp_path, corpus, tokenizer, "steps=2"))
+    assert not any("eval/loss" in row for row in read_jsonl(tmp_path / "base" / "metrics.jsonl"))
+
+
+def test_the_defaults_are_the_papers() -> None:
+    cfg = config.compose("pretrain", PretrainConfig, ["run.name=x", "corpus=c", "tokenizer=t"])
+    assert (cfg.batch_tokens, cfg.total_steps, cfg.seq_len) == (1024 * 4096, 476_837, 4096)
+    assert (cfg.optim.lr, cfg.optim.warmup(cfg.total_steps), cfg.isolate_documents) == (3e-4, 2000, False)
+    assert parameters(cfg.model) == 6_738_415_616
+
+
+def test_plan_says_what_will_happen(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
+    cfg = configure(tmp_path, corpus, tokenizer)
+    text = plan(cfg, cfg.model.with_vocabulary(400), load_batches(cfg, tokenizer)[0])
+    assert "7,680 tokens = 30 steps of 256 (5 of warm-up)" in text
+    assert "8 rows of 32 tokens = 1 rank x 2 x 4 rows" in text
+    assert "vocabulary 400" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tokens=1e6"], r"tokens=1000000\.0 and steps=30: need one of them"),
+        (["steps=null"], "tokens=None and steps=None: need one of them"),
+        (["steps=null", "tokens=100"], r"tokens=100\.0 steps=None: need at least one step"),
+        (["batch_tokens=100"], "batch_tokens=100: need a multiple of seq_len=32"),
+        (["seq_len=4096"], "seq_len=4096: need 2 to model.max_seq_len=128"),
+    ],
+)
+def test_mistakes_in_the_length_are_named(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        configure(tmp_path, corpus, tokenizer, *overrides)
+
+
+def test_what_does_not_fit_together_is_named(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"model\.vocab_size is 100; the tokenizer has 400 pieces"):
+        train(configure(tmp_path, corpus, tokenizer, "model.vocab_size=100"))
+    with pytest.raises(UserError, match="micro_batch_size=3"):
+        train(configure(tmp_path, corpus, tokenizer, "micro_batch_size=3"))
+    with pytest.raises(MissingFileError, match="llamatrain corpus"):
+        train(configure(tmp_path, tmp_path / "nowhere", tokenizer))
+    manifest = corpus / "train" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(tokenizer.fingerprint, "0" * 64))
+    with pytest.raises(UserError, match="another tokenizer"):
+        train(configure(tmp_path, corpus, tokenizer))

@@ -1,0 +1,103 @@
+"""Accuracy of a reward model: the figures, the files, the pool."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from llamatrain import config
+from llamatrain.data.rows import write_rows
+from llamatrain.errors import MissingFileError, UserError
+from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.statistics import wilson
+from llamatrain.tokenizer import Tokenizer
+from reward.evaluate import RewardEvaluateConfig, evaluate
+from reward.scoring import Scored, report, summary
+from tests.checkpoints import quiet, read_jsonl, save_checkpoint
+
+from .test_reward import write_preferences
+
+RESULTS = [
+    Scored("a", 0, 2.0, 1.0, "better", True, False),
+    Scored("a", 1, -3.0, -2.0, "better", True, True),
+    Scored("a", 2, -1.0, -2.0, "negligibly_better", False, False),
+    Scored("b", 0, 1.0, 0.5),
+    Scored("b", 1, 0.5, 0.5),  # a tie is no success
+]
+
+
+def run(folder: Path, name: str, *more: str) -> Path:
+    evaluate(config.compose("reward_evaluate", RewardEvaluateConfig, [*quiet(folder, name), *more]))
+    return folder / name
+
+
+def test_report_by_hand() -> None:
+    found = json.loads(json.dumps(report(RESULTS)))
+    low, high = wilson(0.6, 5)
+    assert found["overall"] == {"accuracy": 0.6, "low": pytest.approx(low), "high": pytest.approx(high), "pairs": 5}
+    rating = {name: (part["accuracy"], part["pairs"]) for name, part in found["by_rating"].items()}
+    assert rating == {"better": (0.5, 2), "negligibly_better": (1.0, 1), "unrated": (0.5, 2)}
+    bins = {name: (part["accuracy"], part["pairs"]) for name, part in found["by_bin"].items()}
+    assert bins == {"safe_unsafe": (1.0, 1), "both_safe": (0.0, 1), "both_unsafe": (1.0, 1)}
+    assert {name: part["pairs"] for name, part in found["by_file"].items()} == {"a": 3, "b": 2}
+    # unsafe: 1.0, -1.0, -2.0; safe: 2.0, -3.0, -2.0, of which sigmoid < 0.15 (logit < -1.73): -3.0 and -2.0
+    assert found["threshold"] == {
+        "unsafe_recall": pytest.approx(2 / 3),
+        "safe_below_0.15": pytest.approx(2 / 3),
+        "unsafe": 3,
+        "safe": 3,
+    }
+
+
+def test_summary_names_what_there_is() -> None:
+    numbers = summary(RESULTS)
+    assert numbers["eval/accuracy"] == 0.6
+    assert numbers["eval/accuracy_both_safe"] == 0.0
+    assert numbers["eval/unsafe_recall"] == pytest.approx(2 / 3)
+    assert "eval/accuracy_significantly_better" not in numbers
+    assert set(summary(RESULTS[3:])) == {"eval/accuracy"}
+
+
+def test_evaluates_files_and_folds_pool_to_the_whole(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    model = save_checkpoint(tmp_path / "rm", ScalarModel(model_config, seed=0), tokenizer)
+    pairs = write_preferences(tmp_path / "p.jsonl", 20, "safety", labels=True)
+    common = [f"checkpoint={model}", "micro_batch_size=3"]
+    whole = run(tmp_path, "whole", *common, f"preferences=[{pairs}]")
+    found = json.loads((whole / "accuracy.json").read_text())
+    assert found["overall"]["pairs"] == 20
+    assert set(found["by_rating"]) == {"better"}
+    assert read_jsonl(whole / "metrics.jsonl")[0]["accuracy"] == found["overall"]["accuracy"]
+    folds = [run(tmp_path, f"fold{i}", *common, f"preferences=['{pairs}@fold{i}/3']") for i in range(3)]
+    pool = run(tmp_path, "pool", f"pool=[{','.join(map(str, folds))}]")
+    assert json.loads((pool / "accuracy.json").read_text())["overall"] == found["overall"]
+    first, second = (sorted(row["chosen_score"] for row in read_jsonl(f / "scores.jsonl")) for f in (whole, pool))
+    assert first == pytest.approx(second, abs=1e-5)
+
+
+def test_mistakes_are_named(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="either checkpoint and preferences, or pool"):
+        run(tmp_path, "x")
+    with pytest.raises(UserError, match=r"preferences=\[\]: need at least one"):
+        run(tmp_path, "x", "checkpoint=y")
+    with pytest.raises(MissingFileError, match=r"llamatrain reward\.evaluate"):
+        run(tmp_path, "x", f"pool=[{tmp_path / 'none.jsonl'}]")
+    write_rows(tmp_path / "twice.jsonl", [asdict(RESULTS[0]), asdict(RESULTS[0])])
+    with pytest.raises(UserError, match=r"twice.jsonl:2: row 0 of a is scored twice"):
+        run(tmp_path, "x", f"pool=[{tmp_path / 'twice.jsonl'}]")
+    write_rows(tmp_path / "other.jsonl", [{"text": "?"}])
+    with pytest.raises(UserError, match=r"other.jsonl:1: not a line that reward\.evaluate wrote"):
+        run(tmp_path, "x", f"pool=[{tmp_path / 'other.jsonl'}]")
+    chat = save_checkpoint(tmp_path / "chat", Transformer(model_config, seed=0), tokenizer)
+    pairs = write_preferences(tmp_path / "p.jsonl", 4, "safety")
+    with pytest.raises(UserError, match="is a language model; need a reward model"):
+        run(tmp_path, "x", f"checkpoint={chat}", f"preferences=[{pairs}]")
+
+
+def test_the_gate_is_the_papers() -> None:
+    assert 1 / (1 + math.exp(-math.log(0.15 / 0.85))) == pytest.approx(0.15)

@@ -1,0 +1,149 @@
+"""Training a reward model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llamatrain import checkpoint, config
+from llamatrain.data.rows import write_rows
+from llamatrain.errors import UserError
+from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.tokenizer import Tokenizer
+from reward.__main__ import RewardConfig, load, pair_loss, train
+from reward.data import collate_pairs
+from tests.checkpoints import quiet, read_jsonl, save_checkpoint
+
+from .test_data import make_pairs
+
+ANSWERS = ("The red fox lives in the forest.", "I am sorry, I cannot help with that.", "A whale.", "She has 7 apples.")
+
+
+def write_preferences(path: Path, count: int, kind: str, labels: bool = False) -> Path:
+    def row(i: int) -> dict[str, Any]:
+        question = [{"role": "user", "content": f"Question: where does the red fox live? {i}"}]
+        made = {"messages": question, "chosen": ANSWERS[i % 4], "rejected": ANSWERS[(i + 1) % 4], "kind": kind}
+        return {**made, "rating": "better"} | ({"chosen_safe": True, "rejected_safe": i % 2 == 0} if labels else {})
+
+    write_rows(path, [row(i) for i in range(count)])
+    return path
+
+
+@pytest.fixture
+def chat(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> Path:
+    """A chat checkpoint."""
+    return save_checkpoint(tmp_path / "chat", Transformer(model_config, seed=0), tokenizer)
+
+
+def configure(folder: Path, start: Path, kind: str, *more: str, labels: bool = False) -> RewardConfig:
+    pairs = write_preferences(folder / f"{kind}.jsonl", 8, kind, labels)
+    small = ["batch_pairs=8", "micro_batch_size=4", "optim.lr=1e-2"]
+    paths = [f"kind={kind}", f"checkpoint={start}", f"train=[{pairs}]"]
+    return config.compose("reward", RewardConfig, [*quiet(folder, kind), *paths, *small, *more])
+
+
+def test_learns_a_batch_of_pairs_and_goes_on_from_itself(tmp_path: Path, chat: Path) -> None:
+    held_out = f"eval=[{tmp_path / 'helpfulness.jsonl'}]"
+    train(configure(tmp_path, chat, "helpfulness", "epochs=25", held_out))
+    rows = read_jsonl(tmp_path / "helpfulness" / "metrics.jsonl")
+    assert rows[-1]["train/accuracy"] == rows[-1]["eval/accuracy"] == 1.0
+    assert rows[-1]["train/loss"] < 0.1 < rows[0]["train/loss"]
+    assert rows[-1]["train/margin"] > 1
+    assert "train/auxiliary" not in rows[-1]
+    folder = checkpoint.resolve(tmp_path / "helpfulness" / "final")
+    assert isinstance(checkpoint.load_model(folder), ScalarModel)
+    train(configure(tmp_path / "again", folder, "helpfulness"))
+    again = read_jsonl(tmp_path / "again" / "helpfulness" / "metrics.jsonl")
+    assert again[0]["train/accuracy"] == 1.0
+
+
+def test_safety_learns_the_labels_too(tmp_path: Path, chat: Path) -> None:
+    held_out = f"eval=[{tmp_path / 'safety.jsonl'}]"
+    train(configure(tmp_path, chat, "safety", "epochs=40", held_out, labels=True))
+    last = read_jsonl(tmp_path / "safety" / "metrics.jsonl")[-1]
+    assert last["eval/unsafe_recall"] == 1.0
+    assert last["train/loss"] == pytest.approx(last["train/ranking"] + last["train/auxiliary"])
+    assert {"eval/accuracy_safe_unsafe", "eval/accuracy_both_safe"} <= last.keys()
+
+
+def test_pair_loss_is_the_sum_of_its_parts(model_config: ModelConfig) -> None:
+    pairs = make_pairs(6)
+    model = ScalarModel(model_config, seed=0)
+    batch = collate_pairs(pairs, 128, "small")
+    plain, sums = pair_loss(model, batch, 0.0)
+    weighted, parts = pair_loss(model, batch, 0.5)
+    assert float(plain) == pytest.approx(float(parts["ranking"]))
+    assert float(weighted) == pytest.approx(float(parts["ranking"] + 0.5 * parts["auxiliary"]))
+    assert 0 <= float(sums["accuracy"]) <= 6
+    halves = [pair_loss(model, collate_pairs(part, 128, "small"), 0.5)[0] for part in (pairs[:2], pairs[2:])]
+    assert float(sum(halves)) == pytest.approx(float(weighted), rel=1e-5)
+
+
+def test_unlabelled_pairs_have_no_auxiliary_gradient(model_config: ModelConfig) -> None:
+    model = ScalarModel(model_config, seed=0)
+    pairs = [pair for pair in make_pairs(6)]
+    for pair in pairs:
+        object.__setattr__(pair, "chosen_safe", None)
+    _, sums = pair_loss(model, collate_pairs(pairs, 128, "none"), 1.0)
+    assert float(sums["auxiliary"]) == 0
+    sums["auxiliary"].backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_what_follows_from_the_kind(tmp_path: Path, chat: Path) -> None:
+    helpfulness, safety = (configure(tmp_path, chat, kind) for kind in ("helpfulness", "safety"))
+    assert (helpfulness.margin, helpfulness.auxiliary_weight) == ("small", 0.0)
+    assert (safety.margin, safety.auxiliary_weight) == ("none", 1.0)
+    own = configure(tmp_path, chat, "safety", "margin=large", "auxiliary_weight=0.5")
+    assert (own.margin, own.auxiliary_weight) == ("large", 0.5)
+
+
+def test_defaults_are_the_papers(chat: Path) -> None:
+    cfg = config.compose("reward", RewardConfig, ["run.name=x", "kind=safety", f"checkpoint={chat}", "train=[x]"])
+    assert (cfg.epochs, cfg.batch_pairs, cfg.optim.lr) == (1, 512, 1e-5)
+    assert (cfg.optim.warmup(100), cfg.optim.warmup(1000), cfg.optim.final_lr_fraction) == (5, 30, 0.1)
+
+
+def test_ninety_to_ten(tmp_path: Path, chat: Path, tokenizer: Tokenizer) -> None:
+    other = write_preferences(tmp_path / "other.jsonl", 20, "helpfulness")
+    cfg = configure(tmp_path, chat, "safety", f"mix=[{other}]", "mix_share=0.2")
+    pairs, held_out, notes = load(cfg, tokenizer, 128)
+    assert [Path(pair.source).name for pair in pairs] == ["safety.jsonl"] * 8 + ["other.jsonl"] * 2
+    assert held_out == []
+    assert notes == ["8 safety pairs and 2 drawn from 20 others (20% of the whole)"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["kind=other"], "kind=other: need one of helpfulness, safety"),
+        (["margin=huge"], "margin=huge: need one of none, small, large"),
+        (["auxiliary_weight=-1"], r"auxiliary_weight=-1\.0: need 0 or more"),
+        (["epochs=0"], r"epochs=0\.0"),
+        (["train=[]"], r"train=\[\]: need at least one preferences file"),
+        (["mix_share=0.5"], r"mix_share=0\.5 needs files in mix"),
+        (["max_length=4096"], "max_length=4096: need 2 to 128"),
+        (["batch_pairs=64"], "batch_pairs=64 is more than the 8 training pairs"),
+        (["kind=safety"], "is a helpfulness preference, but kind=safety"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, chat: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(configure(tmp_path, chat, "helpfulness", *overrides))
+
+
+def test_padding_and_neighbours_do_not_matter(model_config: ModelConfig) -> None:
+    pairs = make_pairs(5)
+    model = ScalarModel(model_config, seed=0)
+    together = pair_loss(model, collate_pairs(pairs, 128, "small"), 1.0)[0]
+    together.backward()  # type: ignore[no-untyped-call]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    for pair in pairs:
+        pair_loss(model, collate_pairs([pair], 64, "small"), 1.0)[0].backward()  # type: ignore[no-untyped-call]
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        assert p.grad is not None
+        assert torch.allclose(p.grad, gradient, atol=1e-4, rtol=1e-3)

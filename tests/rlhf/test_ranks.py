@@ -1,0 +1,41 @@
+"""Two ranks give what one gives, at ZeRO stages 0 and 3, though responses differ in length."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamatrain import checkpoint
+
+from .worker import run_all
+from .worlds import read_jsonl
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_ranks_give_what_one_gives(world: dict[str, str], tmp_path: Path, repository: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.rlhf.worker"]
+    command = [sys.executable, *launcher, json.dumps(world), str(two), "0,3"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    run_all(world, one, ["0"])
+
+    for file in ("compare/comparisons.jsonl", "rejection_sampling/best.jsonl"):
+        for a, b in zip(read_jsonl(one / file), read_jsonl(two / file), strict=True):
+            assert a.pop("combined", 0.0) == pytest.approx(b.pop("combined", 0.0), abs=2e-6)
+            assert a == b
+    for name, other in (("rejection_sampling",) * 2, ("ppo0", "ppo0"), ("ppo0", "ppo3")):
+        first, second = (dict(checkpoint.load_weights((p / "final").resolve())) for p in (one / name, two / other))
+        for key in first:
+            assert torch.allclose(first[key], second[key], atol=2e-5), (other, key)
+    for name in ("ppo0", "ppo3"):
+        for a, b in zip(read_jsonl(one / "ppo0/metrics.jsonl"), read_jsonl(two / f"{name}/metrics.jsonl"), strict=True):
+            for key in a.keys() - {"time"}:
+                if "seconds" not in key:
+                    assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-4), (name, key)

@@ -1,0 +1,142 @@
+"""The program `rejection_sampling` on a tiny untrained world, and the choice of the best."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+
+from llamatrain import checkpoint, config
+from llamatrain.data.rows import read_rows
+from llamatrain.errors import UserError
+from rlhf.rejection_sampling import RejectionSamplingConfig, best_of, draw, expected_best, train, training_rows
+
+from .worlds import overrides, read_jsonl
+
+SMALL = ["max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=40", "steps=3", "batch_sequences=2"]
+
+
+def compose(world: dict[str, str], folder: Path, name: str, *more: str) -> RejectionSamplingConfig:
+    given = [f"base={world['checkpoint']}", f"sft_train=[{Path(world['prompts']).parent / 'sft.jsonl'}]"]
+    arguments = overrides(world, folder, name, *SMALL, *given, *more)
+    return config.compose("rejection_sampling", RejectionSamplingConfig, arguments)
+
+
+def candidate(combined: float, response: str = "text", finished: bool = True) -> dict[str, Any]:
+    return {"response": response, "finished": finished, "raw": {"combined": combined}}
+
+
+def test_the_best_is_the_first_with_the_highest_score() -> None:
+    rows = [candidate(0.5, "a"), candidate(2.0, "b"), candidate(2.0, "c"), candidate(-1.0, "d")]
+    assert best_of(rows) == rows[1]
+
+
+def test_scores_that_a_sigmoid_would_make_equal_are_told_apart() -> None:
+    rows = [candidate(40.0, "a"), candidate(41.0, "b")]
+    assert best_of(rows) == rows[1]
+
+
+def test_unfinished_and_empty_responses_are_not_trained_on() -> None:
+    rows = [candidate(3.0, finished=False), candidate(2.0, ""), candidate(1.0, "fine")]
+    assert best_of(rows) == rows[2]
+    assert best_of(rows[:2]) is None
+
+
+def test_expected_best_is_the_mean_over_all_choices() -> None:
+    scores = [0.3, 0.9, 0.1, 0.5, 0.5, 0.7]
+    for k in range(1, 7):
+        expected = fmean(max(choice) for choice in itertools.combinations(scores, k))
+        assert expected_best(scores, k) == pytest.approx(expected)
+
+
+def test_draw_takes_every_row_before_any_twice() -> None:
+    rows = [{"n": n} for n in range(5)]
+    drawn = [row["n"] for row in draw(rows, 12, seed=0)]
+    assert sorted(drawn[:5]) == sorted(drawn[5:10]) == [0, 1, 2, 3, 4]
+    assert len(draw(rows, 3, seed=0)) == 3
+
+
+def test_the_share_of_sft_rows(world: dict[str, str], tmp_path: Path) -> None:
+    best = [{"messages": [], "source": "best"}] * 6
+    count = {}
+    for share in ("null", "0", "0.25", "0.8"):
+        rows = training_rows(compose(world, tmp_path, "r", f"sft_fraction={share}"), best)
+        count[share] = sum(row["source"] == "sft" for row in rows)
+        assert sum(row["source"] == "best" for row in rows) == 6
+    assert count == {"null": 12, "0": 0, "0.25": 2, "0.8": 24}
+
+
+def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
+    train(compose(world, tmp_path, "round1"))
+    folder = tmp_path / "round1"
+    best = list(read_rows(folder / "best.jsonl", "dialogue"))
+    responses = list(read_rows(folder / "responses.jsonl", "response"))
+    assert len(responses) == 12 * 8
+    for row in best:
+        own = [r for r in responses if r["prompt_id"] == row["prompt_id"] and r["finished"] and r["response"]]
+        assert row["combined"] == max(r["combined"] for r in own)
+        assert row["messages"][-1]["content"] in [r["response"] for r in own if r["combined"] == row["combined"]]
+    last = read_jsonl(folder / "metrics.jsonl")[-1]
+    assert last["step"] == 3
+    curve = [last[f"rs/best_of_{k}"] for k in (1, 2, 4, 8)]
+    assert curve == sorted(curve)
+    assert (curve[0], curve[-1]) == pytest.approx((last["rs/score_mean"], last["rs/score_best"]))
+    assert 0 <= last["rs/harmless_below_threshold"] <= 1
+    assert last["rs/kept"] == len(best)
+    start = dict(checkpoint.load_weights(Path(world["checkpoint"])))
+    tuned = dict(checkpoint.load_weights((folder / "final").resolve()))
+    assert any(not torch.equal(start[name], tuned[name]) for name in start)
+
+    second = compose(
+        {**world, "checkpoint": str(folder / "final")}, tmp_path, "round2", f"earlier=[{folder}/best.jsonl]"
+    )
+    assert len(training_rows(second, best)) == 12 + 2 * len(best)
+
+
+def test_a_killed_run_ends_with_the_same_bytes(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the sampling, then in the fine-tuning after a checkpoint: files and weights are those of one run."""
+    train(compose(world, tmp_path, "whole"))
+    import llamatrain.fit
+    import rlhf.sample
+
+    def dies_at(module: Any, name: str, when: int) -> pytest.MonkeyPatch:
+        original, calls = getattr(module, name), []
+
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            if len(calls) == when:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        patch = pytest.MonkeyPatch()
+        patch.setattr(module, name, dying)
+        return patch
+
+    for module, name in ((rlhf.sample, "sample_rollouts"), (llamatrain.fit, "train_step")):
+        patch = dies_at(module, name, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(compose(world, tmp_path, "again", "run.save_every=1"))
+        patch.undo()
+    train(compose(world, tmp_path, "again", "run.save_every=1"))
+    for file in ("responses.jsonl", "best.jsonl", "final/model.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("helpfulness=null", "helpfulness=null"), ("steps=0", "steps=0"), ("sft_fraction=1", "sft_fraction=1")],
+)
+def test_mistakes_are_named(override: str, message: str, world: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        compose(world, tmp_path, "r", override)
+
+
+def test_a_policy_that_never_finishes_is_named(world: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no prompt has a finished"):
+        train(compose(world, tmp_path, "r", "max_new_tokens=1", "samples_per_prompt=1", "temperature=0.001"))

@@ -1,0 +1,40 @@
+"""The programs of rlhf in one launch, on as many ranks as there are; arguments: world (JSON), folder, ZeRO stages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from llamatrain import config
+from rlhf.compare import CompareConfig, compare
+from rlhf.ppo import PPOConfig
+from rlhf.ppo import train as ppo
+from rlhf.rejection_sampling import RejectionSamplingConfig
+from rlhf.rejection_sampling import train as rejection_sampling
+
+from .worlds import overrides
+
+PPO = ["batch_prompts=8", "mini_batch=4", "micro_batch_size=2", "max_new_tokens=20", "iterations=2", "epochs=2"]
+RATES = ["optim.lr=1e-3", "critic_optim.lr=1e-3"]
+SAMPLING = ["max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=32"]
+TUNING = ["steps=2", "batch_sequences=4", "micro_batch_size=1"]
+
+
+def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
+    """Run compare, rejection sampling, and PPO at each ZeRO stage."""
+    pairs = {"checkpoint_a": world["checkpoint"], "prompts": world["prompts"]}
+    compare(config.compose("compare", CompareConfig, overrides(pairs, folder, "compare", "max_new_tokens=8")))
+    base = f"base={world['checkpoint']}"
+    arguments = overrides(world, folder, "rejection_sampling", *SAMPLING, *TUNING, base)
+    rejection_sampling(config.compose("rejection_sampling", RejectionSamplingConfig, arguments))
+    for stage in stages:
+        arguments = overrides(world, folder, f"ppo{stage}", *PPO, *RATES, f"zero=stage{stage}")
+        ppo(config.compose("ppo", PPOConfig, arguments))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_all(json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3].split(","))

@@ -1,0 +1,153 @@
+"""Supervised fine-tuning: which tokens are learned, and that they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llamatrain import checkpoint, config
+from llamatrain.chat import encode_dialogue
+from llamatrain.data.rows import write_rows
+from llamatrain.errors import UserError
+from llamatrain.generation import Sampling, generate
+from llamatrain.losses import language_model_loss
+from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.tokenizer import Tokenizer
+from pretrain.corpus import write_corpus
+from sft.__main__ import SFTConfig, load, plan, train
+from tests.checkpoints import quiet, read_jsonl, save_checkpoint
+from tests.conftest import TEXT
+
+DIALOGUES: list[tuple[str, ...]] = [
+    ("Where does the red fox live?", "In the forest."),
+    ("Is a whale bigger than a mouse?", "Yes, it is."),
+    ("How many apples?", "She has 7.", "And Tom?", "He has 5."),
+]
+
+
+def write_dialogues(path: Path, dialogues: list[tuple[str, ...]] = DIALOGUES) -> Path:
+    roles = ("user", "assistant")
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)], "source": "test"}
+        for turns in dialogues
+    ]
+    write_rows(path, rows)
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> Path:
+    """A base checkpoint."""
+    return save_checkpoint(tmp_path / "base", Transformer(model_config, seed=0), tokenizer)
+
+
+def configure(folder: Path, base: Path, *more: str) -> SFTConfig:
+    dialogues = write_dialogues(folder / "dialogues.jsonl")
+    small = ["batch_sequences=2", "micro_batch_size=1", "optim.lr=1e-2"]
+    paths = [f"checkpoint={base}", f"train=[{dialogues}]"]
+    return config.compose("sft", SFTConfig, [*quiet(folder, "chat"), *paths, *small, *more])
+
+
+def test_learns_answers_by_heart(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
+    cfg = configure(tmp_path, base, "epochs=80", f"eval=[{tmp_path / 'dialogues.jsonl'}]", "run.eval_every=0")
+    train(cfg)
+    rows = read_jsonl(tmp_path / "chat" / "metrics.jsonl")
+    assert rows[-1]["train/loss"] < 0.05 < rows[0]["train/loss"]
+    assert 1 <= rows[-1]["eval/perplexity"] < 1.05
+    folder = checkpoint.resolve(tmp_path / "chat" / "final")
+    model = checkpoint.load_model(folder)
+    assert isinstance(model, Transformer)
+    tokens, mask = encode_dialogue(
+        [{"role": "user", "content": DIALOGUES[0][0]}, {"role": "assistant", "content": DIALOGUES[0][1]}], tokenizer
+    )
+    prompt = tokens[: mask.index(True)]
+    answer = generate(model, [prompt], [("p", 0)], Sampling(0.0, 1.0, 30, 0), tokenizer.eos_id, 1)[0]
+    assert answer.tokens == tokens[len(prompt) :]
+    assert answer.finished
+
+
+def test_loss_is_that_of_the_answers_alone(
+    tmp_path: Path, base: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    batches, _ = load(configure(tmp_path, base), tokenizer, 128)
+    model = Transformer(model_config, seed=0)
+    loss = weight = 0.0
+    for batch in batches.batch_at(0)[:1]:
+        loss += float(language_model_loss(model, batch)[0])
+        weight += float(batch["weight"])
+    expected = count = 0.0
+    for turns in DIALOGUES:
+        messages: Any = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
+        tokens, mask = encode_dialogue(messages, tokenizer)
+        logprobs = model(torch.tensor([tokens]))[0].log_softmax(-1)
+        expected -= sum(float(logprobs[i - 1, tokens[i]]) for i in range(len(tokens)) if mask[i])
+        count += sum(mask)
+    assert batches.counts["rows"] == 1  # all three are packed into the row that every place of the batch shows
+    assert (loss, weight) == (pytest.approx(expected, rel=1e-4), count)
+
+
+def test_prompt_tokens_are_no_targets(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
+    batch = load(configure(tmp_path, base), tokenizer, 128)[0].batch_at(0)[0]
+    logits = torch.randn(batch["input_ids"].numel(), 400)
+
+    def deaf(select: torch.Tensor, **_: Any) -> torch.Tensor:
+        return logits[select]
+
+    def loss(ids: torch.Tensor) -> float:
+        return float(language_model_loss(deaf, {**batch, "input_ids": ids})[0])  # type: ignore[arg-type]
+
+    ids, mask = batch["input_ids"], batch["loss_mask"]
+    other = (ids + 7) % 400
+    assert loss(torch.where(mask, ids, other)) == loss(ids)
+    assert loss(torch.where(mask, other, ids)) != loss(ids)
+
+
+def test_defaults_are_the_papers(base: Path) -> None:
+    cfg = config.compose("sft", SFTConfig, ["run.name=x", f"checkpoint={base}", "train=[x]"])
+    assert (cfg.epochs, cfg.batch_sequences, cfg.optim.lr, cfg.optim.weight_decay) == (2, 64, 2e-5, 0.1)
+    assert (cfg.optim.schedule, cfg.isolate, cfg.seq_len) == ("cosine", True, None)
+
+
+def test_pretraining_text_is_mixed_in(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
+    write_rows(tmp_path / "text.jsonl", [{"text": line, "source": "test"} for line in TEXT.splitlines()])
+    write_corpus(tmp_path / "corpus" / "train", [str(tmp_path / "text.jsonl")], tokenizer)
+    replay = [f"replay={tmp_path / 'corpus'}", "replay_fraction=0.5", "epochs=1"]
+    cfg = configure(tmp_path, base, *replay)
+    batches, _ = load(cfg, tokenizer, 64)
+    weights = [float(batch["weight"]) for step in range(4) for batch in batches.batch_at(step)]
+    assert sum(weight == 63 for weight in weights) == 4  # a window of text: every token but the first
+    assert "50% of them pretraining text" in plan(cfg, batches, 1)
+
+
+def test_plan_counts_what_is_skipped(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
+    cfg = configure(tmp_path, base)
+    write_dialogues(tmp_path / "dialogues.jsonl", [*DIALOGUES, ("Tell me a story. " * 50, "No.")])
+    text = plan(cfg, load(cfg, tokenizer, 128)[0], 4)
+    assert "3 dialogues (1 skipped: longer than 128 tokens)" in text
+    assert "4 steps of 2 rows" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["too_long=cut"], "too_long=cut: need one of skip, stop, drop_turns"),
+        (["loss=some"], "loss=some: need one of all, last"),
+        (["epochs=0"], r"epochs=0\.0: need a positive number"),
+        (["train=[]"], r"train=\[\]: need at least one dialogues file"),
+        (["seq_len=4096"], "seq_len=4096: need 2 to 128"),
+        (["replay_fraction=0.2"], "replay=None"),
+        (["micro_batch_size=3"], "micro_batch_size=3"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, base: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(configure(tmp_path, base, *overrides))
+
+
+def test_a_reward_model_is_refused(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    reward = save_checkpoint(tmp_path / "reward", ScalarModel(model_config, seed=0), tokenizer)
+    with pytest.raises(UserError, match="is a reward model; a language model is needed"):
+        train(configure(tmp_path, reward))
