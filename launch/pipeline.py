@@ -92,6 +92,7 @@ class Pipeline:
         for stage in self.stages:
             stage.resolved(self.folder, cfg.data.root)  # a path that cannot be is better said now than in hours
         self.width = max(map(len, names))
+        self.last = names.index(cfg.until) + 1 if cfg.until else len(names)
         self.rerun = set(cfg.rerun)
         own = [Path(name) for name in presets if Path(name).is_file()]
         self.configs = configs_hash(config.config_folder(), own)
@@ -109,14 +110,14 @@ class Pipeline:
             return code
 
     def _run_stages(self, processes: Processes) -> int:
-        for number, stage in enumerate(self.stages, 1):
+        for number, stage in enumerate(self.stages[: self.last], 1):
             if processes.stopped:
                 self._line(
                     "■", "yellow", stage, "not started: a signal asked to stop; the same command goes on from here"
                 )
                 return config.EXIT_STOPPED
             code = self._run_stage(number, stage, processes)
-            if code or stage.name == self.cfg.until:
+            if code:
                 return code
         return 0
 
@@ -242,10 +243,9 @@ class Pipeline:
         table.add_column("result")
         table.add_column("time", justify="right")
         total = 0.0
-        for stage in self.stages:
+        for stage in self.stages[: self.last]:
             record = read_record(self.folder / stage.name)
-            if record is None or read_status(self.folder / stage.name).get("state") != "done":
-                continue
+            assert record is not None, "every stage was run or found done"
             total += record.seconds
             result = self._result(stage)
             table.add_row(f"[bold]{stage.name}[/bold]", result, duration(record.seconds))

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -60,6 +61,7 @@ def preset_overrides(program: str, name: str) -> list[str]:
     return [str(override) for override in overrides]
 
 
+@lru_cache
 def load_preset(name: str) -> dict[str, Any]:
     """Read configs/preset/<name>.yaml, or a file of the user's own given by its path: program -> overrides."""
     own = Path(name)

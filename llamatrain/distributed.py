@@ -57,12 +57,18 @@ def _translate_slurm() -> None:
 
 def rank() -> int:
     """Return this process's number among all ranks."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+    return dist.get_rank() if dist.is_initialized() else _from_launcher("RANK", 0)
 
 
 def world_size() -> int:
     """Return the number of ranks."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() else _from_launcher("WORLD_SIZE", 1)
+
+
+def _from_launcher(name: str, alone: int) -> int:
+    """Read what the launcher says before the process group is joined: batches are cut by rank before a run opens."""
+    _translate_slurm()
+    return int(os.environ.get(name, alone))
 
 
 def is_main() -> bool:

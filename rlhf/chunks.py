@@ -22,7 +22,8 @@ Row = dict[str, Any]
 class Chunks:
     """Rows of `count` items in chunks of `size`, below the run folder.
 
-    `key` is all that the rows depend on; chunks of another key are dropped.
+    `key` is all that the rows depend on; chunks of another key are dropped, and with run.resume=never
+    all of them.
     """
 
     def __init__(self, run: Run, key: Mapping[str, Any], count: int, size: int) -> None:
@@ -34,7 +35,7 @@ class Chunks:
         self.folder = parent / hashlib.sha256(text.encode()).hexdigest()[:16]
         if distributed.is_main():
             for other in parent.glob("*"):
-                if other != self.folder:
+                if other != self.folder or run.config.resume == "never":
                     shutil.rmtree(other)
             self.folder.mkdir(parents=True, exist_ok=True)
         distributed.barrier()

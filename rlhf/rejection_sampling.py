@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from llamatrain import config, distributed
 from llamatrain.checkpoint import load_config, load_tokenizer, resolve
-from llamatrain.data.batches import DialogueBatches
+from llamatrain.data.batches import MANIFEST, DialogueBatches, read_manifest
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
 from llamatrain.engine import ZeroConfig
@@ -67,8 +66,9 @@ class RejectionSamplingConfig(SampleConfig):
         for kind in ("helpfulness", "safety"):
             if getattr(self, kind) is None:
                 raise UserError(f"{kind}=null: the combined score needs both reward models")
-        if self.steps < 1:
-            raise UserError(f"steps={self.steps}: need 1 or more")
+        for key in ("steps", "batch_sequences", "micro_batch_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
         if self.sft_fraction is not None and not 0 <= self.sft_fraction < 1:
             raise UserError(
                 f"sft_fraction={self.sft_fraction}: need a share in [0, 1), or null for the whole SFT set once"
@@ -81,10 +81,14 @@ def train(cfg: RejectionSamplingConfig) -> None:
     """Sample, keep the best, fine-tune on them."""
     parents = parent_checkpoints(cfg)
     base = resolve(cfg.base, "pretrain")
-    files = {"prompts": cfg.prompts, **{f"sft_train.{i}": f for i, f in enumerate(cfg.sft_train)}}
-    files |= {f"earlier.{i}": f for i, f in enumerate(cfg.earlier)}
-    data = {name: file_fingerprint(file) for name, file in files.items()}
-    with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, data) as run:
+    tokenizer = load_tokenizer(base)
+    # What can be wrong with the fine-tuning shows before the long sampling.
+    replay = Path(cfg.replay) / "train" if cfg.replay is not None else None
+    if replay is not None:
+        read_manifest(replay, tokenizer)
+    check_rows(cfg, distributed.world_size())
+    sft, earlier = read_dialogues(cfg.sft_train), read_dialogues(cfg.earlier)
+    with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg)) as run:
         # 1. sample and score
         chunks = make_responses(run, cfg, parents)
 
@@ -102,10 +106,9 @@ def train(cfg: RejectionSamplingConfig) -> None:
             )
 
         # 3. fine-tune
-        tokenizer = load_tokenizer(base)
-        best = list(read_rows(run.folder / "best.jsonl", "dialogue"))
+        best = read_dialogues([str(run.folder / "best.jsonl")])
         batches = DialogueBatches(
-            training_rows(cfg, best),
+            training_rows([*best, *earlier], sft, cfg.sft_fraction, cfg.run.seed),
             tokenizer,
             seq_len=cfg.seq_len or load_config(base)[0].max_seq_len,
             batch_size=cfg.batch_sequences,
@@ -113,15 +116,33 @@ def train(cfg: RejectionSamplingConfig) -> None:
             seed=cfg.run.seed,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            replay=str(Path(cfg.replay) / "train") if cfg.replay else None,
+            replay=replay,
             replay_fraction=cfg.replay_fraction,
         )
-        run.print(
-            f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {cfg.steps / batches.steps_per_epoch:.2g} epochs"
-        )
+        epochs = cfg.steps / batches.steps_per_epoch
+        run.print(f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs")
         engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, cfg.activation_checkpointing)
         # The figures of the sampling stand in the line of every evaluation, the last step's included.
         fit(engine, batches, language_model_loss, run, cfg.steps, tokenizer, evaluate=lambda: metrics)
+
+
+def check_rows(cfg: RejectionSamplingConfig, ranks: int) -> None:
+    """Refuse a batch that cannot be divided into the micro-batches of all ranks."""
+    if cfg.batch_sequences % (cfg.micro_batch_size * ranks):
+        raise UserError(
+            f"batch_sequences={cfg.batch_sequences} must be a multiple of micro_batch_size={cfg.micro_batch_size} "
+            f"times {ranks} ranks"
+        )
+
+
+def fingerprints(cfg: RejectionSamplingConfig) -> dict[str, str]:
+    """Return name -> hash of every file the run reads."""
+    files = {"prompts": cfg.prompts}
+    files |= {f"sft_train.{i}": file for i, file in enumerate(cfg.sft_train)}
+    files |= {f"earlier.{i}": file for i, file in enumerate(cfg.earlier)}
+    if cfg.replay is not None:
+        files["replay"] = str(Path(cfg.replay) / "train" / MANIFEST)
+    return {name: file_fingerprint(file) for name, file in files.items()}
 
 
 # --- the best of K -----------------------------------------------------------------------------------------------
@@ -185,14 +206,17 @@ def sampling_metrics(chunks: Chunks, safety_threshold: float) -> dict[str, float
 # --- fine-tuning -------------------------------------------------------------------------------------------------
 
 
-def training_rows(cfg: RejectionSamplingConfig, best: list[Row]) -> list[dict[str, Any]]:
-    """Return the dialogues to train on: this round's best, all earlier ones, and the SFT set or a share of it."""
-    chosen = [*best, *(row for path in cfg.earlier for row in read_rows(path, "dialogue"))]
-    sft = [row for path in cfg.sft_train for row in read_rows(path, "dialogue")]
-    if cfg.sft_fraction is None:
+def read_dialogues(paths: Sequence[str]) -> list[Row]:
+    """Read dialogue files one after the other."""
+    return [row for path in paths for row in read_rows(path, "dialogue")]
+
+
+def training_rows(chosen: list[Row], sft: list[Row], sft_fraction: float | None, seed: int) -> list[Row]:
+    """Return the dialogues to train on: the chosen samples, and the SFT set once or so many that they are its share."""
+    if sft_fraction is None:
         return [*sft, *chosen]
-    count = round(cfg.sft_fraction / (1 - cfg.sft_fraction) * len(chosen))
-    return [*draw(sft, count, cfg.run.seed), *chosen]
+    count = round(sft_fraction / (1 - sft_fraction) * len(chosen))
+    return [*draw(sft, count, seed), *chosen]
 
 
 def draw(rows: list[Row], count: int, seed: int) -> list[Row]:

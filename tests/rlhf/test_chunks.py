@@ -58,6 +58,12 @@ def test_other_settings_start_anew(run: Run) -> None:
     assert not first.folder.exists()
 
 
+def test_never_resuming_makes_all_again(run: Run) -> None:
+    Chunks(run, {}, count=4, size=2).make(rows_of)
+    run.config.resume = "never"
+    assert Chunks(run, {}, count=4, size=2).missing() == 4
+
+
 def test_a_signal_stops_between_two_chunks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = Chunks(run, {}, count=10, size=3)
     monkeypatch.setattr(run, "stop_requested", lambda: True)

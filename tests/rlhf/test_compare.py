@@ -51,7 +51,8 @@ def test_variants_are_a_function_of_seed_prompt_and_pair(world: dict[str, str], 
     assert drawn == [draw_variants(cfg, f"p{i}", 0) for i in range(50)]
     assert len(set(drawn)) > 5
     assert drawn != [draw_variants(cfg, f"p{i}", 1) for i in range(50)]
-    assert drawn != [draw_variants(compose(world, tmp_path, "run.seed=1"), f"p{i}", 0) for i in range(50)]
+    other = compose(world, tmp_path, "run.seed=1")
+    assert drawn != [draw_variants(other, f"p{i}", 0) for i in range(50)]
     single = draw_variants(compose(world, tmp_path, "temperatures=[0.7]"), "p0", 0)
     assert single == (Variant("checkpoint_a", 0.7), Variant("checkpoint_a", 0.7))
 

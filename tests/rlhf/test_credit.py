@@ -95,9 +95,9 @@ def test_assign_whitens_scores_then_adds_kl_then_whitens_advantages_only() -> No
 def test_padding_changes_nothing() -> None:
     logprobs, reference, values, mask = padded()
     scores = torch.tensor([3.0, -1.0, 0.5])
-    wider = [torch.nn.functional.pad(x, (0, 4), value=7.0) for x in (logprobs, reference, values)]
+    wider = tuple(torch.nn.functional.pad(x, (0, 4), value=7.0) for x in (logprobs, reference, values))
     credit = assign(scores, logprobs, reference, values, mask, 0.1, 1.0, 0.95)
-    wide = assign(scores, *wider, torch.nn.functional.pad(mask, (0, 4)), 0.1, 1.0, 0.95)
+    wide = assign(scores, wider[0], wider[1], wider[2], torch.nn.functional.pad(mask, (0, 4)), 0.1, 1.0, 0.95)
     for name in ("rewards", "advantages", "returns"):
         torch.testing.assert_close(getattr(wide, name)[:, :5], getattr(credit, name))
         assert (getattr(wide, name)[:, 5:] == 0).all()

@@ -60,14 +60,15 @@ def test_draw_takes_every_row_before_any_twice() -> None:
     assert len(draw(rows, 3, seed=0)) == 3
 
 
-def test_the_share_of_sft_rows(world: dict[str, str], tmp_path: Path) -> None:
-    best = [{"messages": [], "source": "best"}] * 6
+def test_the_share_of_sft_rows() -> None:
+    best: list[dict[str, Any]] = [{"source": "best"}] * 6
+    sft: list[dict[str, Any]] = [{"source": "sft", "n": n} for n in range(12)]
     count = {}
-    for share in ("null", "0", "0.25", "0.8"):
-        rows = training_rows(compose(world, tmp_path, "r", f"sft_fraction={share}"), best)
+    for share in (None, 0.0, 0.25, 0.8):
+        rows = training_rows(best, sft, share, seed=0)
         count[share] = sum(row["source"] == "sft" for row in rows)
         assert sum(row["source"] == "best" for row in rows) == 6
-    assert count == {"null": 12, "0": 0, "0.25": 2, "0.8": 24}
+    assert count == {None: 12, 0.0: 0, 0.25: 2, 0.8: 24}
 
 
 def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
@@ -91,10 +92,11 @@ def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
     tuned = dict(checkpoint.load_weights((folder / "final").resolve()))
     assert any(not torch.equal(start[name], tuned[name]) for name in start)
 
-    second = compose(
-        {**world, "checkpoint": str(folder / "final")}, tmp_path, "round2", f"earlier=[{folder}/best.jsonl]"
-    )
-    assert len(training_rows(second, best)) == 12 + 2 * len(best)
+    # The second round samples the first's result and still trains on the first's best.
+    second = {**world, "checkpoint": str(folder / "final")}
+    train(compose(second, tmp_path, "round2", f"earlier=[{folder}/best.jsonl]"))
+    assert (tmp_path / "round2" / "responses.jsonl").read_bytes() != (folder / "responses.jsonl").read_bytes()
+    assert (tmp_path / "round2" / "final").exists()
 
 
 def test_a_killed_run_ends_with_the_same_bytes(
@@ -130,7 +132,12 @@ def test_a_killed_run_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("helpfulness=null", "helpfulness=null"), ("steps=0", "steps=0"), ("sft_fraction=1", "sft_fraction=1")],
+    [
+        ("helpfulness=null", "helpfulness=null"),
+        ("steps=0", "steps=0"),
+        ("sft_fraction=1", "sft_fraction=1"),
+        ("micro_batch_size=0", "micro_batch_size=0"),
+    ],
 )
 def test_mistakes_are_named(override: str, message: str, world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
@@ -140,3 +147,14 @@ def test_mistakes_are_named(override: str, message: str, world: dict[str, str], 
 def test_a_policy_that_never_finishes_is_named(world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no prompt has a finished"):
         train(compose(world, tmp_path, "r", "max_new_tokens=1", "samples_per_prompt=1", "temperature=0.001"))
+
+
+def test_mistakes_of_the_fine_tuning_show_before_the_sampling(world: dict[str, str], tmp_path: Path) -> None:
+    for override, message in (
+        ("micro_batch_size=3", r"batch_sequences=2 must be a multiple of micro_batch_size=3"),
+        (f"replay={tmp_path}/none", r"llamatrain corpus"),
+        (f"earlier=[{tmp_path}/none.jsonl]", r"none\.jsonl"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(compose(world, tmp_path, "r", override))
+    assert not (tmp_path / "r").exists()

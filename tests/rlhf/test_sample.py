@@ -13,6 +13,7 @@ from llamatrain.data.rows import read_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model import ModelConfig, ScalarModel
 from llamatrain.tokenizer import Tokenizer
+from rlhf.rollouts import sample_rollouts
 from rlhf.sample import SampleConfig, sample
 
 from .worlds import overrides, read_jsonl, save_checkpoint
@@ -46,9 +47,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(world, tmp_path, "whole").read_bytes()
-    import rlhf.sample as module
-
-    original, calls = module.sample_rollouts, []
+    original, calls = sample_rollouts, []
 
     def dies(*args: object, **kwargs: object) -> object:
         calls.append(1)
@@ -56,7 +55,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
             raise KeyboardInterrupt
         return original(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "sample_rollouts", dies)
+    monkeypatch.setattr("rlhf.sample.sample_rollouts", dies)
     with pytest.raises(KeyboardInterrupt):
         run(world, tmp_path, "again")
     assert not (tmp_path / "again" / "responses.jsonl").exists()

@@ -18,8 +18,8 @@ EDGE = math.log(0.15 / 0.85)
 
 
 def combined(helpfulness: float, safety: float, is_safety: bool = False, finished: bool = True) -> float:
-    tensors = (torch.tensor([x], dtype=torch.float64) for x in (helpfulness, safety))
-    return float(combined_logits(*tensors, torch.tensor([is_safety]), torch.tensor([finished]), GATE))
+    scores = torch.tensor([[helpfulness], [safety]], dtype=torch.float64)
+    return float(combined_logits(scores[0], scores[1], torch.tensor([is_safety]), torch.tensor([finished]), GATE))
 
 
 def test_helpfulness_on_harmless_prompts_with_safe_responses() -> None:
@@ -71,4 +71,4 @@ def test_packed_scores_are_those_of_each_response_alone(model_config: ModelConfi
     scores = score(model, rollouts, context=model_config.max_seq_len, batch_size=4)
     for rollout, packed in zip(rollouts, scores.tolist(), strict=True):
         alone = model(torch.tensor([[*rollout.prompt.tokens, *rollout.tokens]]))
-        assert packed == pytest.approx(float(alone[0, -1]), abs=1e-5)
+        assert packed == pytest.approx(alone[0, -1].item(), abs=1e-5)

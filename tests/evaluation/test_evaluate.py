@@ -1,0 +1,103 @@
+"""The program evaluate, from files to evaluation.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluation.__main__ import EvaluateConfig, evaluate
+from evaluation.perplexity import bits_per_byte, mean_loss
+from llamatrain import config
+from llamatrain.data.batches import TokenBatches, read_manifest
+from llamatrain.data.rows import write_rows
+from llamatrain.errors import MissingFileError, UserError
+from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.tokenizer import Tokenizer
+from pretrain.corpus import write_corpus
+from tests.checkpoints import quiet, read_jsonl, save_checkpoint
+from tests.conftest import TEXT
+
+from .test_measures import judgement, response, written
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """A folder of the program corpus with held-out documents."""
+    write_rows(tmp_path / "text.jsonl", [{"text": line, "source": "test"} for line in TEXT.splitlines()])
+    write_corpus(tmp_path / "corpus" / "eval", [str(tmp_path / "text.jsonl")], tokenizer)
+    return tmp_path / "corpus"
+
+
+def configure(folder: Path, *more: str) -> EvaluateConfig:
+    return config.compose("evaluate", EvaluateConfig, [*quiet(folder, "evaluation"), *more])
+
+
+def test_mean_loss_is_that_of_every_token(corpus: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    model = Transformer(model_config, seed=0)
+    batches = TokenBatches(corpus / "eval", seq_len=128, batch_size=2, micro_batch_size=2, seed=0)
+    tokens = torch.from_numpy(batches.tokens.astype("int64"))
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(tokens) - 1, 127):
+            window = tokens[start : start + 128]
+            logprobs = model(window[None])[0].log_softmax(-1)
+            total -= float(logprobs[:-1].gather(1, window[1:, None]).sum())
+    loss = mean_loss(model, batches.eval_batches())
+    assert loss == pytest.approx(total / (len(tokens) - 1), rel=1e-5)
+    manifest = read_manifest(corpus / "eval")
+    assert bits_per_byte(loss, manifest) == pytest.approx(
+        loss / math.log(2) * len(tokens) / len(TEXT.replace("\n", ""))
+    )
+
+
+def test_evaluates_everything_there_is(
+    tmp_path: Path, corpus: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    base = save_checkpoint(tmp_path / "base", Transformer(model_config, seed=0), tokenizer)
+    responses = written(tmp_path / "r.jsonl", [response(f"h{i}", 0.1 * i, 0.5) for i in range(4)])
+    better = written(tmp_path / "b.jsonl", [response(f"h{i}", 0.1 * i + 0.1, 0.5) for i in range(4)])
+    judgements = written(tmp_path / "j.jsonl", [judgement(f"h{i}", 0.5, 1.0) for i in range(4)])
+    models = f"base: {{checkpoint: {base}}}, sft: {{responses: {responses}}}"
+    models = f"models={{{models}, ppo: {{responses: {better}, judgements: {judgements}}}}}"
+    evaluate(configure(tmp_path, models, f"corpus={corpus}"))
+    found = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert list(found["models"]) == ["base", "sft", "ppo"]
+    assert found["models"]["base"]["perplexity"] == pytest.approx(400, rel=0.2)
+    assert found["models"]["ppo"]["helpfulness"]["mean"] == 0.5
+    rows = {row["metric"]: row for row in found["comparisons"]}
+    assert set(rows) == {"score_helpfulness", "score_safety", "score_combined"}
+    assert rows["score_helpfulness"]["difference"] == pytest.approx(0.1)
+    assert (rows["score_helpfulness"]["win_rate"], rows["score_safety"]["ties"]) == (1.0, 4)
+    logged = read_jsonl(tmp_path / "evaluation" / "metrics.jsonl")[0]
+    assert logged["ppo/score_helpfulness_over_sft"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "needs a value for models"),
+        (["models={a: {}}"], r"models\.a: need responses, judgements, or a checkpoint and corpus"),
+        (["models={a: {responses: r}}", "baseline=b"], "baseline=b: need one of a"),
+        (["models={a: {responses: r}}", "corpus=c"], "corpus=c: need a checkpoint"),
+        (["models={a: {answers: r}}"], r"unknown key 'models\.a\.answers'"),
+        (["models={a: {responses: r}}", "dtype=int8"], "dtype=int8: need one of float32, bfloat16"),
+        (["models={a: {responses: r}}", "tie=-1"], r"tie=-1\.0: need 0 or more"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        configure(tmp_path, *overrides)
+
+
+def test_files_that_do_not_fit_are_named(
+    tmp_path: Path, corpus: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(MissingFileError, match=r"nowhere\.jsonl does not exist"):
+        evaluate(configure(tmp_path, "models={a: {responses: nowhere.jsonl}}"))
+    reward = save_checkpoint(tmp_path / "reward", ScalarModel(model_config, seed=0), tokenizer)
+    with pytest.raises(UserError, match="perplexity needs a language model"):
+        evaluate(configure(tmp_path, f"models={{a: {{checkpoint: {reward}}}}}", f"corpus={corpus}"))

@@ -1,0 +1,100 @@
+"""Metrics from responses and judgements: means, kinds of prompts, comparisons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.measures import Measured, compare, measure, pairs_of, report, summarise
+from llamatrain.data.rows import write_rows
+
+Rows = list[dict[str, Any]]
+
+
+def response(
+    prompt: str, helpfulness: float, safety: float, text: str = "one two three", **more: Any
+) -> dict[str, Any]:
+    base = {"prompt_id": prompt, "messages": [{"role": "user", "content": "?"}], "response": text, "model": "m"}
+    made = {"temperature": 1.0, "seed": 0, "finished": True, "helpfulness": helpfulness, "safety_score": safety}
+    return {**base, **made, "combined": min(helpfulness, safety), "safety": prompt.startswith("u"), **more}
+
+
+def judgement(prompt: str, helpfulness: float, safety: float) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt,
+        "helpfulness": helpfulness,
+        "safety": safety,
+        "meta": {"safety_prompt": prompt[0] == "u"},
+    }
+
+
+def written(path: Path, rows: Rows) -> str:
+    write_rows(path, rows)
+    return str(path)
+
+
+def test_reads_scores_lengths_and_kinds(tmp_path: Path) -> None:
+    rows = [response("h1", 0.2, 0.9), response("h1", 0.4, 0.1, "one", finished=False), response("u1", 0.9, 0.5)]
+    model = measure(written(tmp_path / "responses.jsonl", rows), None)
+    assert model.at("score_helpfulness") == {"h1": [0.2, 0.4], "u1": [0.9]}
+    assert model.at("score_combined", {"u1"}) == {"u1": [0.5]}
+    assert model.is_safety == {"h1": False, "u1": True}
+    means = summarise(model)
+    assert means["score_helpfulness"]["mean"] == pytest.approx((0.3 + 0.9) / 2)  # a prompt's samples count as one
+    assert means["score_helpfulness"]["count"] == 2
+    assert (means["finished"], means["length"], means["gated"]) == (0.75, 2.5, 0.25)
+    assert "helpfulness" not in means
+    assert measure(str(tmp_path), None).at("score_safety") == model.at("score_safety")  # a run folder will do
+
+
+def test_responses_without_scores_and_judgements_alone(tmp_path: Path) -> None:
+    rows = [response("h1", 0.2, 0.9, helpfulness=None, safety_score=None, combined=None)]
+    assert summarise(measure(written(tmp_path / "r.jsonl", rows), None)) == {"finished": 1.0, "length": 3.0}
+    judged = measure(None, written(tmp_path / "j.jsonl", [judgement("h1", 0.5, 1.0), judgement("u1", 0.1, 0.3)]))
+    means = summarise(judged)
+    assert (means["helpfulness"]["mean"], means["safety"]["mean"]) == (pytest.approx(0.3), pytest.approx(0.65))
+    assert judged.is_safety == {"h1": False, "u1": True}
+
+
+def test_comparisons_are_paired_by_prompt_and_sample() -> None:
+    better, worse = Measured(), Measured()
+    for i in range(20):
+        for sample in (0.1, 0.3):
+            worse.add("helpfulness", f"p{i}", i / 20 + sample)
+            better.add("helpfulness", f"p{i}", i / 20 + sample + (0.2 if i % 4 else -0.05))
+    row = compare({"b": better, "w": worse}, [("b", "w")], tie=0.001)[0]
+    assert (row["model"], row["baseline"], row["metric"], row["prompts"]) == ("b", "w", "helpfulness", 20)
+    assert row["difference"] == pytest.approx(0.1375)
+    assert row["low"] < row["difference"] < row["high"]
+    assert row["high"] - row["low"] < 0.11  # spread between prompts (some 0.3) cancels
+    assert (row["wins"], row["losses"], row["ties"], row["win_rate"]) == (30, 10, 0, 0.75)
+    tied = compare({"b": better, "w": worse}, [("b", "w")], tie=0.1)[0]
+    assert (tied["wins"], tied["losses"], tied["ties"]) == (30, 0, 10)
+
+
+def test_models_without_a_common_metric_are_not_compared() -> None:
+    one, other = Measured(), Measured()
+    one.add("helpfulness", "p", 1.0)
+    other.add("safety", "p", 1.0)
+    assert compare({"a": one, "b": other}, [("b", "a")], tie=0.0) == []
+
+
+def test_pairs_are_consecutive_and_with_the_baseline() -> None:
+    assert pairs_of(["a", "b", "c"], None) == [("b", "a"), ("c", "b")]
+    assert pairs_of(["a", "b", "c"], "a") == [("b", "a"), ("c", "b"), ("c", "a")]
+    assert pairs_of(["a"], "a") == []
+
+
+def test_report_by_kind(tmp_path: Path) -> None:
+    models = {}
+    for name, gain in (("sft", 0.0), ("ppo", 0.1)):
+        rows = [judgement(f"{kind}{i}", 0.4 + gain, 0.6 + gain) for kind in "hu" for i in range(4)]
+        models[name] = measure(None, written(tmp_path / f"{name}.jsonl", rows))
+    found = report(models, None, tie=0.001)
+    assert (found["prompts"], found["samples_per_prompt"]) == (8, 1)
+    assert {kind: part["prompts"] for kind, part in found["by_kind"].items()} == {"harmless": 4, "unsafe": 4}
+    assert found["by_kind"]["harmless"]["models"]["ppo"]["helpfulness"]["mean"] == pytest.approx(0.5)
+    assert [row["metric"] for row in found["comparisons"]] == ["helpfulness", "safety"]
+    assert found["by_kind"]["unsafe"]["comparisons"][0]["difference"] == pytest.approx(0.1)

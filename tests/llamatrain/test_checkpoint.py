@@ -1,0 +1,85 @@
+"""A saved checkpoint opened by transformers: weights, reward model, tokenizer and chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamatrain import checkpoint, manifest
+from llamatrain.chat import encode_prompt
+from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.errors import UserError
+from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.optim import OptimConfig
+from llamatrain.tokenizer import Tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+OPTIM = OptimConfig(1e-2, [0.9, 0.95], 1e-5, 0.1, 1.0, "constant", 0, 0.0, 0.1)
+ZERO = ZeroConfig(stage=0, dtype="float32", offload_optimizer=False, offload_parameters=False)
+
+
+def saved(folder: Path, model: Transformer | ScalarModel, tokenizer: Tokenizer) -> Path:
+    """Save a model after one update, as a run would."""
+    engine = Engine(model, OPTIM, ZERO, 10)
+    engine.backward(engine(input_ids=torch.randint(3, 400, (2, 12))).square().mean())
+    engine.step()
+    checkpoint.save(folder, {"model": engine}, tokenizer, {"step": 1}, {})
+    return folder
+
+
+def test_language_model(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    folder = saved(tmp_path / "step_1", Transformer(model_config, seed=1), tokenizer)
+    ours, theirs = checkpoint.load_model(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.randint(3, 400, (3, 17))
+    with torch.no_grad():
+        assert torch.allclose(ours(ids), theirs(ids).logits, atol=1e-5)
+    assert theirs.generation_config.temperature == 0.6
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Where does the red fox live?"}]
+    theirs_ids = transformers.AutoTokenizer.from_pretrained(folder).apply_chat_template(messages, return_dict=False)
+    assert list(theirs_ids) == encode_prompt(messages, tokenizer)
+
+
+def test_reward_model_on_a_ragged_batch(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    folder = saved(tmp_path / "step_1", ScalarModel(model_config, seed=1), tokenizer)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert theirs.config.num_labels == 1
+    lengths = [5, 12, 9]
+    ids = torch.randint(3, 400, (3, 12))
+    segments = (torch.arange(12)[None] < torch.tensor(lengths)[:, None]).long()
+    ids = ids * segments  # padded with the id that config.json names
+    with torch.no_grad():
+        scores = checkpoint.load_model(folder)(ids, segment_ids=segments)
+        expected = theirs(ids, attention_mask=segments).logits[:, 0]
+    assert torch.allclose(scores[torch.arange(3), torch.tensor(lengths) - 1], expected, atol=1e-5)
+
+
+def test_many_shards_read_alike(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = saved(tmp_path / "whole", Transformer(model_config, seed=1), tokenizer)
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 60_000)
+    torch.manual_seed(0)
+    parts = saved(tmp_path / "parts", Transformer(model_config, seed=1), tokenizer)
+    assert len(list(parts.glob("model-*-of-*.safetensors"))) > 2
+    ids = torch.randint(3, 400, (1, 9))
+    model = transformers.AutoModelForCausalLM.from_pretrained(parts)
+    with torch.no_grad():
+        assert torch.allclose(checkpoint.load_model(parts)(ids), model(ids).logits, atol=1e-5)
+    assert {n for n, _ in checkpoint.load_weights(parts)} == {n for n, _ in checkpoint.load_weights(whole)}
+
+
+def test_a_foreign_folder_and_a_wrong_one(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    folder = saved(tmp_path / "step_1", Transformer(model_config, seed=1), tokenizer)
+    foreign = tmp_path / "foreign"
+    transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(foreign)  # no manifest of ours
+    ids = torch.randint(3, 400, (1, 9))
+    with torch.no_grad():
+        assert torch.equal(checkpoint.load_model(foreign)(ids), checkpoint.load_model(folder)(ids))
+    (folder / manifest.NAME).unlink()
+    with pytest.raises(UserError, match=r"MANIFEST.json is missing"):
+        checkpoint.load_model(folder)
+    with pytest.raises(UserError, match=r"has no config.json"):
+        checkpoint.load_model(tmp_path)
