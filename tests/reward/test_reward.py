@@ -88,7 +88,7 @@ def test_unlabelled_pairs_have_no_auxiliary_gradient(model_config: ModelConfig) 
     model = ScalarModel(model_config, seed=0)
     pairs = [dataclasses.replace(pair, chosen_safe=None) for pair in make_pairs(6)]
     _, sums = pair_loss(model, collate_pairs(pairs, 128, "none"), 1.0)
-    assert float(sums["auxiliary"]) == 0
+    assert float(sums["auxiliary"].detach()) == 0
     sums["auxiliary"].backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
