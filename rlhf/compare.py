@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llamatrain import checkpoint, config, distributed
 from llamatrain.chat import decode_response
-from llamatrain.data.rows import file_fingerprint, write_rows
+from llamatrain.data.rows import write_rows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError
 from llamatrain.generation import Sampling, noise_key
@@ -24,7 +24,7 @@ from llamatrain.run import Run, RunConfig
 from llamatrain.tokenizer import Tokenizer
 
 from .chunks import Chunks, Row
-from .prompts import Prompt, load_prompts
+from .prompts import Prompt, load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
 from .sample import identity, load_inference, shared_context, shared_tokenizer
 
@@ -38,7 +38,7 @@ class CompareConfig:
     run: RunConfig
     checkpoint_a: str
     checkpoint_b: str | None
-    prompts: str
+    prompts: list[str]
     limit: int | None
     pairs_per_prompt: int
     temperatures: list[float]
@@ -80,7 +80,7 @@ def compare(cfg: CompareConfig) -> None:
     """Sample two responses a prompt."""
     paths = {"checkpoint_a": cfg.checkpoint_a, "checkpoint_b": cfg.checkpoint_b}
     parents = {key: checkpoint.resolve(path, "sft") for key, path in paths.items() if path is not None}
-    with Run(cfg.run, "compare", cfg, parents, {"prompts": file_fingerprint(cfg.prompts)}) as run:
+    with Run(cfg.run, "compare", cfg, parents, {"prompts": prompts_fingerprint(cfg.prompts)}) as run:
         run.resume({})
         chunks = make_pairs(run, cfg, parents)
         if run.is_main:
@@ -102,7 +102,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
         run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
     key = {
         "models": {name: identity(path) for name, path in parents.items()},
-        "prompts": [file_fingerprint(cfg.prompts), len(prompts)],
+        "prompts": [prompts_fingerprint(cfg.prompts), len(prompts)],
         "sampling": [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed],
         "rest": [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype],
     }

@@ -17,7 +17,7 @@ from llamatrain import distributed
 from llamatrain.engine import Engine
 
 from .credit import Credit, assign
-from .losses import token_logprobs
+from .losses import entropies, token_logprobs
 from .rollouts import Rollout, pack_rollouts, portions
 from .scoring import combined_logits, scores_at_end
 
@@ -68,9 +68,9 @@ def judge(cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int)
     for portion in portions(rollouts, cfg.micro_batch_size):
         packed = pack_rollouts(portion, context, distributed.device())
         logits = models.policy(**packed.inputs, select=packed.before)
-        logprobs, entropy = token_logprobs(logits, packed.targets, cfg.temperature)
+        logprobs, entropy = token_logprobs(logits, packed.targets, cfg.temperature), entropies(logits, cfg.temperature)
         logits = models.reference(**packed.inputs, select=packed.before)
-        reference, _ = token_logprobs(logits, packed.targets, cfg.temperature)
+        reference = token_logprobs(logits, packed.targets, cfg.temperature)
         values = packed.at(models.critic(**packed.inputs), packed.before)
         helpfulness = scores_at_end(models.helpfulness, packed).cpu()
         safety = scores_at_end(models.safety, packed).cpu()

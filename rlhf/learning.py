@@ -76,7 +76,7 @@ def accumulate(
         found: dict[str, Tensor] = {}
         if not hold:
             logits = models.policy(**packed.inputs, select=packed.before)
-            ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.temperature)[0], old)
+            ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.temperature), old)
             losses = policy_loss(ratios, advantages, cfg.clip)
             models.policy.backward(losses.sum() / tokens)
             found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}

@@ -6,19 +6,25 @@ Shapes: n response tokens of a micro-batch; N responses; V vocabulary.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0  # exp(20) is finite in every precision: one absurd token does not make the whole update NaN
 
 
-def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities (n,) of the targets and entropies (n,) at the sampler's temperature, from logits (n, V).
+def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Return log-probabilities (n,) of the targets at the sampler's temperature, from float32 logits (n, V).
 
     Without the division by the temperature the policy would be trained as another one than was sampled.
     """
-    logprobs = torch.log_softmax(logits.float() / temperature, -1)
-    entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
-    return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy
+    losses: Tensor = F.cross_entropy(logits / temperature, targets, reduction="none")
+    return -losses
+
+
+def entropies(logits: Tensor, temperature: float) -> Tensor:
+    """Return the entropy (n,) in nats of each distribution at the sampler's temperature, from logits (n, V)."""
+    logprobs = torch.log_softmax(logits / temperature, -1)
+    return -torch.linalg.vecdot(logprobs.exp(), logprobs)
 
 
 def log_ratio(logprobs: Tensor, old: Tensor) -> Tensor:

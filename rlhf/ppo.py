@@ -38,7 +38,7 @@ from llamatrain.tokenizer import Tokenizer
 
 from .experience import Models, batch_metrics, credit, gather, judge
 from .learning import learn
-from .prompts import Prompt, load_prompts
+from .prompts import Prompt, load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
 from .sample import load_inference, shared_context, shared_tokenizer
 from .samples_log import SamplesLog
@@ -56,7 +56,7 @@ class PPOConfig:
     checkpoint: str
     helpfulness: str
     safety: str
-    prompts: str
+    prompts: list[str]
     limit: int | None
     too_long: str
     iterations: int
@@ -113,7 +113,7 @@ def train(cfg: PPOConfig) -> None:
     parents = {key: checkpoint.resolve(path, "sft" if key == "checkpoint" else "reward") for key, path in paths.items()}
     tokenizer, context = shared_tokenizer(parents), shared_context(parents)
     prompts, skipped = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long)
-    with Run(cfg.run, "ppo", cfg, parents, {"prompts": file_fingerprint(cfg.prompts)}) as run:
+    with Run(cfg.run, "ppo", cfg, parents, {"prompts": prompts_fingerprint(cfg.prompts)}) as run:
         if skipped:
             run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
         models = load_models(cfg, parents)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain, repeat, zip_longest
+from typing import Any
 
 from llamatrain.chat import Message, encode_prompt
-from llamatrain.data.rows import read_rows
+from llamatrain.data.rows import file_fingerprint, read_rows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -24,10 +27,21 @@ class Prompt:
     tokens: list[int]
 
 
+def prompts_fingerprint(sources: Sequence[str]) -> str:
+    """Return one hash of all sources."""
+    return hashlib.sha256(" ".join(file_fingerprint(source) for source in sources).encode()).hexdigest()
+
+
+def _in_turn(sources: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (source, row), one row of each source in turn, so that a limit takes from all of them alike."""
+    rows = zip_longest(*(zip(repeat(source), read_rows(source, "prompt"), strict=False) for source in sources))
+    return (pair for pair in chain.from_iterable(rows) if pair is not None)
+
+
 def load_prompts(
-    path: str | Path, tokenizer: Tokenizer, context: int, limit: int | None, too_long: str
+    sources: Sequence[str], tokenizer: Tokenizer, context: int, limit: int | None, too_long: str
 ) -> tuple[list[Prompt], int]:
-    """Read the first `limit` prompts that fit (None: all), and how many were passed over as too long.
+    """Read the first `limit` prompts that fit (None: all), of all sources in turn, and count those that are too long.
 
     A prompt fits when it leaves room in the context for at least one token of the response; `too_long` says what to do
     with the others: `skip` or `stop`.
@@ -39,7 +53,9 @@ def load_prompts(
     prompts: list[Prompt] = []
     seen: set[str] = set()
     skipped = 0
-    for row in read_rows(path, "prompt"):
+    if not sources:
+        raise UserError("prompts=[]: need at least one source of prompts")
+    for path, row in _in_turn(sources):
         if limit is not None and len(prompts) == limit:
             break
         if row["id"] in seen:
@@ -58,5 +74,5 @@ def load_prompts(
         seen.add(row["id"])
         prompts.append(Prompt(row["id"], row["messages"], bool(row["safety"]), row["source"], tokens))
     if not prompts:
-        raise UserError(f"prompts={path}: holds no prompt that fits into the context of {context} tokens")
+        raise UserError(f"prompts={', '.join(sources)}: holds no prompt that fits into the context of {context} tokens")
     return prompts, skipped

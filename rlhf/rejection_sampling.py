@@ -137,7 +137,7 @@ def check_rows(cfg: RejectionSamplingConfig, ranks: int) -> None:
 
 def fingerprints(cfg: RejectionSamplingConfig) -> dict[str, str]:
     """Return name -> hash of every file the run reads."""
-    files = {"prompts": cfg.prompts}
+    files = {f"prompts.{i}": file for i, file in enumerate(cfg.prompts)}
     files |= {f"sft_train.{i}": file for i, file in enumerate(cfg.sft_train)}
     files |= {f"earlier.{i}": file for i, file in enumerate(cfg.earlier)}
     if cfg.replay is not None:

@@ -17,7 +17,7 @@ import torch
 
 from llamatrain import checkpoint, config, distributed, manifest
 from llamatrain.chat import decode_response
-from llamatrain.data.rows import file_fingerprint, write_rows
+from llamatrain.data.rows import write_rows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError
 from llamatrain.generation import Sampling
@@ -26,7 +26,7 @@ from llamatrain.run import Run, RunConfig
 from llamatrain.tokenizer import Tokenizer
 
 from .chunks import Chunks, Row
-from .prompts import load_prompts
+from .prompts import load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
 from .scoring import GateConfig, Scores, combine, score, sigmoid
 
@@ -39,7 +39,7 @@ class SampleConfig:
     checkpoint: str
     helpfulness: str | None
     safety: str | None
-    prompts: str
+    prompts: list[str]
     limit: int | None
     samples_per_prompt: int
     temperature: float
@@ -65,7 +65,7 @@ class SampleConfig:
 def sample(cfg: SampleConfig) -> None:
     """Sample responses from a checkpoint."""
     parents = parent_checkpoints(cfg)
-    with Run(cfg.run, "sample", cfg, parents, {"prompts": file_fingerprint(cfg.prompts)}) as run:
+    with Run(cfg.run, "sample", cfg, parents, {"prompts": prompts_fingerprint(cfg.prompts)}) as run:
         run.resume({})
         started = time.monotonic()
         chunks = make_responses(run, cfg, parents)
@@ -94,7 +94,7 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
         run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
     key = {
         "models": {name: identity(path) for name, path in parents.items()},
-        "prompts": [file_fingerprint(cfg.prompts), len(prompts)],
+        "prompts": [prompts_fingerprint(cfg.prompts), len(prompts)],
         "sampling": vars(cfg.sampling),
         "rest": [
             cfg.checkpoint,

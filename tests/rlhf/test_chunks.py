@@ -15,7 +15,7 @@ from rlhf.sample import SampleConfig
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     quiet = [f"run.dir={tmp_path}", "run.name=r", "run.progress=false", "run.wandb.mode=disabled"]
-    cfg = compose("sample", SampleConfig, [*quiet, "checkpoint=c", "prompts=p"])
+    cfg = compose("sample", SampleConfig, [*quiet, "checkpoint=c", "prompts=[p]"])
     return Run(cfg.run, "sample", cfg)
 
 

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from rlhf.losses import log_ratio, policy_loss, token_logprobs, value_loss
+from rlhf.losses import entropies, log_ratio, policy_loss, token_logprobs, value_loss
 
 
 def test_logprobs_and_entropy_at_the_samplers_temperature() -> None:
     logits, targets, temperature = torch.randn(6, 9), torch.randint(9, (6,)), 0.7
-    logprobs, entropy = token_logprobs(logits, targets, temperature)
+    logprobs, entropy = token_logprobs(logits, targets, temperature), entropies(logits, temperature)
     for row in range(6):
         weights = [math.exp(x / temperature) for x in logits[row].tolist()]
         probabilities = [w / sum(weights) for w in weights]

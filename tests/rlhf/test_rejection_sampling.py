@@ -21,7 +21,7 @@ SMALL = ["max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=40", "ste
 
 
 def compose(world: dict[str, str], folder: Path, name: str, *more: str) -> RejectionSamplingConfig:
-    given = [f"base={world['checkpoint']}", f"sft_train=[{Path(world['prompts']).parent / 'sft.jsonl'}]"]
+    given = [f"base={world['checkpoint']}", f"sft_train=[{Path(world['prompts'].strip('[]')).parent / 'sft.jsonl'}]"]
     arguments = overrides(world, folder, name, *SMALL, *given, *more)
     return config.compose("rejection_sampling", RejectionSamplingConfig, arguments)
 

@@ -31,7 +31,7 @@ def test_logprobs_are_log_softmax_at_the_previous_position_of_the_unpacked_rollo
     model, temperature = Transformer(model_config, seed=0), 0.8
     rollouts = random_rollouts(7)
     packed = pack_rollouts(rollouts, model_config.max_seq_len, CPU)
-    logprobs, _ = token_logprobs(model(**packed.inputs, select=packed.before), packed.targets, temperature)
+    logprobs = token_logprobs(model(**packed.inputs, select=packed.before), packed.targets, temperature)
     for rollout, own in zip(rollouts, torch.split(logprobs, packed.lengths), strict=True):
         start = len(rollout.prompt.tokens)
         tokens = torch.tensor([*rollout.prompt.tokens, *rollout.tokens])
@@ -45,7 +45,7 @@ def test_the_samplers_logprobs_are_those_of_the_forward_pass(model_config: Model
     prompts = [r.prompt for r in random_rollouts(5)]
     rollouts = sample_rollouts(model, prompts, [0] * 5, Sampling(0.7, 1.0, 10, 0), 2, batch_size=3)
     packed = pack_rollouts(rollouts, model_config.max_seq_len, CPU)
-    logprobs, _ = token_logprobs(model(**packed.inputs, select=packed.before), packed.targets, 0.7)
+    logprobs = token_logprobs(model(**packed.inputs, select=packed.before), packed.targets, 0.7)
     sampler = torch.tensor([p for r in rollouts for p in r.sampler_logprobs])
     torch.testing.assert_close(logprobs, sampler, atol=1e-5, rtol=0)
 

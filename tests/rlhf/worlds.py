@@ -53,7 +53,7 @@ def make_world(folder: Path, config: ModelConfig, tokenizer: Tokenizer, prompts:
         "checkpoint": str(policy),
         "helpfulness": str(helpfulness),
         "safety": str(safety),
-        "prompts": str(folder / "prompts.jsonl"),
+        "prompts": f"[{folder / 'prompts.jsonl'}]",
     }
 
 
