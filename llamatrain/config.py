@@ -101,14 +101,22 @@ def compose_dict(program: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(_explain(error, program, overrides)) from None
 
 
-def compose(program: str, schema: type[C], overrides: Sequence[str] = ()) -> C:
-    """Compose a program's configuration as its dataclass; every mistake is a UserError that names the key."""
+def _typed(program: str, schema: type, overrides: Sequence[str]) -> DictConfig:
+    """Compose and hold the result against the schema; values may still be missing."""
     config = _hydra(program, overrides)
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), config)
-        missing = sorted(OmegaConf.missing_keys(typed))
-        if missing:
-            raise UserError(_explain_missing(missing, program))
+        return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), config))
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, program, overrides, schema)) from None
+
+
+def compose(program: str, schema: type[C], overrides: Sequence[str] = ()) -> C:
+    """Compose a program's configuration as its dataclass; every mistake is a UserError that names the key."""
+    typed = _typed(program, schema, overrides)
+    missing = sorted(OmegaConf.missing_keys(typed))
+    if missing:
+        raise UserError(_explain_missing(missing, program))
+    try:
         return cast(C, OmegaConf.to_object(typed))
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, program, overrides, schema)) from None
@@ -227,10 +235,17 @@ def _dispatch(program: str, schema: type[C], task: Callable[[C], None], argument
     if any(a in ("--help", "-h") for a in arguments):
         print(help_text(program, task))
         return 0
-    flags = [a for a in arguments if a.startswith("-")]
+    show = any(pair == ("--cfg", "job") for pair in itertools.pairwise(arguments))
+    if show:
+        arguments = [a for a in arguments if a not in ("--cfg", "job")]
+    # The deepspeed launcher adds --local_rank=N, which the environment says as well.
+    flags = [a for a in arguments if a.startswith("-") and not a.startswith("--local_rank")]
     overrides = [a for a in arguments if not a.startswith("-")]
-    if flags == ["--cfg"] and overrides[:1] == ["job"]:
-        print(OmegaConf.to_yaml(OmegaConf.structured(compose(program, schema, overrides[1:]))), end="")
+    if show and not flags:
+        typed = _typed(program, schema, overrides)
+        if not OmegaConf.missing_keys(typed):
+            compose(program, schema, overrides)  # for the checks between keys
+        print(OmegaConf.to_yaml(typed, resolve=True), end="")
         return 0
     if flags in (["--multirun"], ["-m"]):
         return _multirun(program, overrides)

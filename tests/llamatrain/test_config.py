@@ -112,3 +112,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("steps=4", task=fail(config.Stopped("SIGTERM at step 3"))) == 75
     assert run("steps=4", task=fail(RuntimeError("bug"))) == 1 and "Traceback" in capsys.readouterr().err
     assert run("--cfg", "job", "steps=4") == 0 and "steps: 4" in capsys.readouterr().out
+    assert run("preset=quick", "--cfg", "job") == 0 and "steps: 3" in capsys.readouterr().out
+    assert run("--cfg", "job") == 0 and "steps: ???" in capsys.readouterr().out
+    assert run("--local_rank=1", "steps=5") == 0 and seen == [4, 5]
+    assert run("--fast") == 2 and "unknown option --fast" in capsys.readouterr().err

@@ -1,0 +1,171 @@
+"""A fork server: real programs on one rank or several, without paying for an interpreter's start each time.
+
+One process imports everything and runs no tensor operation, so it has one thread and may fork; every rank of every job
+is a child of it that enters the program as `python -m` does. Chains of jobs run side by side, the jobs of a chain one
+after the other. A job may be hit: when a rank calls a function for the n-th time, it gets a signal first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import pkgutil
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from launch.processes import _environments
+from launch.programs import PROGRAMS
+
+PATIENCE = 20.0  # seconds for the other ranks after the first has ended; then they are killed, which tests see as -9
+AT_ONCE = 2  # chains
+IMPORTED = (
+    *("llamatrain.engine", "llamatrain.fit", "llamatrain.run", "llamatrain.start", "llamatrain.checkpoint"),
+    *("deepspeed", "deepspeed.runtime.zero", "pretrain.corpus", "reward.scoring", "rlhf.learning", "rlhf.sample"),
+)
+
+
+@dataclass
+class Hit:
+    """A signal that a rank gets as it calls a function for the n-th time."""
+
+    function: str  # dotted, where it is looked up
+    nth: int = 1
+    rank: int = 0
+    signal: str = "SIGKILL"
+
+
+@dataclass
+class Job:
+    """A program's command line on so many ranks; `file_limit` bytes is the size that no file can grow beyond."""
+
+    program: str
+    arguments: list[str]
+    ranks: int = 1
+    hits: list[Hit] = field(default_factory=list)
+    file_limit: int | None = None
+
+
+@dataclass
+class Result:
+    """The exit code of every rank (minus the signal that killed it) and what they printed."""
+
+    codes: list[int]
+    output: str
+    seconds: float
+
+
+def run(chains: Sequence[Sequence[Job]], repository: Path, timeout: float = 280) -> list[list[Result]]:
+    """Run chains of jobs in one fork server; return the result of every job."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.distributed.driver"],
+        input=json.dumps([[asdict(job) for job in chain] for chain in chains]),
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [[Result(**result) for result in chain] for chain in json.loads(done.stdout)]
+
+
+# --- the server ----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Read chains from standard input, run them and write their results to standard output."""
+    chains = [[Job(**{**job, "hits": [Hit(**hit) for hit in job["hits"]]}) for job in c] for c in json.load(sys.stdin)]
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    for name in IMPORTED:
+        importlib.import_module(name)
+    threads = len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"{threads} threads: a fork would not be safe"
+    with multiprocessing.get_context("fork").Pool(AT_ONCE) as pool:
+        results = pool.map(_run_chain, chains, chunksize=1)
+    json.dump([[asdict(result) for result in chain] for chain in results], sys.stdout)
+
+
+def _run_chain(chain: list[Job]) -> list[Result]:
+    return [_run_job(job) for job in chain]
+
+
+def _run_job(job: Job) -> Result:
+    started = time.monotonic()
+    log = os.memfd_create("log", 0)
+    running = {_fork(job, rank, environ, log): rank for rank, environ in enumerate(_environments(job.ranks))}
+    codes = [0] * job.ranks
+    deadline = float("inf")
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            code = codes[running.pop(pid)] = os.waitstatus_to_exitcode(status)
+            deadline = 0.0 if code == -signal.SIGKILL else min(deadline, time.monotonic() + PATIENCE)
+        if time.monotonic() > deadline:
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+        time.sleep(0 if pid else 0.005)
+    os.lseek(log, 0, os.SEEK_SET)
+    with os.fdopen(log) as file:
+        return Result(codes, file.read(), time.monotonic() - started)
+
+
+def _fork(job: Job, rank: int, environ: dict[str, str], log: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.environ |= environ
+            _enter(job, rank)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return pid
+
+
+def _enter(job: Job, rank: int) -> None:
+    """Run the program as `python -m` does, with the job's hits laid for this rank."""
+    for hit in job.hits:
+        if hit.rank == rank:
+            _lay(hit)
+    if job.file_limit is not None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_limit, job.file_limit))
+    module = PROGRAMS[job.program].module
+    sys.argv = [module, *job.arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _lay(hit: Hit) -> None:
+    owner, name = hit.function.rsplit(".", 1)
+    where: Any = pkgutil.resolve_name(owner)
+    original, calls = getattr(where, name), 0
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == hit.nth:
+            os.kill(os.getpid(), signal.Signals[hit.signal])
+        return original(*args, **kwargs)
+
+    setattr(where, name, wrapper)
+
+
+if __name__ == "__main__":
+    main()
