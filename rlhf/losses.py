@@ -17,14 +17,13 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> Tenso
 
     Without the division by the temperature the policy would be trained as another one than was sampled.
     """
-    losses: Tensor = F.cross_entropy(logits / temperature, targets, reduction="none")
-    return -losses
+    return -F.cross_entropy(logits / temperature, targets, reduction="none")
 
 
 def entropies(logits: Tensor, temperature: float) -> Tensor:
     """Return the entropy (n,) in nats of each distribution at the sampler's temperature, from logits (n, V)."""
     logprobs = torch.log_softmax(logits / temperature, -1)
-    return -torch.linalg.vecdot(logprobs.exp(), logprobs)
+    return -(logprobs.exp() * logprobs).sum(-1)
 
 
 def log_ratio(logprobs: Tensor, old: Tensor) -> Tensor:

@@ -1,0 +1,49 @@
+"""Starting under srun's variables, and what a half-set environment is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+from llamatrain import distributed
+early = distributed.rank(), distributed.world_size()
+distributed.setup()
+assert early == (distributed.rank(), distributed.world_size())
+print(distributed.gather_objects(distributed.rank()), distributed.all_reduce_sum(2.5), distributed.broadcast_object("main"))
+distributed.shutdown()
+"""
+
+
+def start(repository: Path, **variables: str) -> subprocess.Popen[str]:
+    environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE],
+        cwd=repository,
+        env=environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.distributed
+def test_sruns_variables(repository: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_STEP_NUM_TASKS": "2"}
+    tasks = [start(repository, **common, SLURM_PROCID=str(n), SLURM_LOCALID=str(n)) for n in range(2)]
+    for task in tasks:
+        out, err = task.communicate(timeout=120)
+        assert out.strip() == "[0, 1] 5.0 main", err
+
+
+def test_a_half_set_environment(repository: Path) -> None:
+    _, err = start(repository, RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="").communicate(timeout=60)
+    assert "RANK is set but WORLD_SIZE is not" in err
