@@ -203,11 +203,12 @@ def save(
 
 
 def _agree(failure: str, temporary: Path) -> None:
-    failures = [f for f in distributed.gather_objects(failure) if f]
-    if failures:
+    try:
+        distributed.fail_together(failure)
+    except UserError:
         if distributed.is_main():
             shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(failures[0])
+        raise
 
 
 def _disk_message(path: Path, error: BaseException) -> str:

@@ -36,6 +36,7 @@ C = TypeVar("C")
 NEEDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
 EXIT_FAILURE, EXIT_USER, EXIT_STOPPED = 1, 2, 75
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of a collective, in gloo's words
 
 
 class Stopped(Exception):
@@ -213,7 +214,7 @@ def _guarded(body: Callable[[], int]) -> int:
     try:
         return body()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # one message, not one a rank
+        if _first_here():
             print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
     except Stopped as stop:
@@ -226,9 +227,18 @@ def _guarded(body: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if any(sign in str(error) for sign in LOST_PEER):  # what happened is told there
+            print(f"rank {os.environ.get('RANK', '0')}: another rank has ended; so does this one", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return EXIT_FAILURE
+
+
+def _first_here() -> bool:
+    """Tell whether this rank speaks for its machine: one message each, as a file may be missing on one of them alone."""
+    env = os.environ
+    return env.get("LOCAL_RANK", env.get("RANK", env.get("SLURM_LOCALID", "0"))) == "0"
 
 
 def _dispatch(program: str, schema: type[C], task: Callable[[C], None], arguments: list[str]) -> int:

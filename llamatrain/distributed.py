@@ -125,6 +125,13 @@ def gather_objects(value: T) -> list[T]:
     return box
 
 
+def fail_together(failure: str) -> None:
+    """Raise UserError on all ranks if one of them has a failure to tell: alone it would leave the others waiting."""
+    told = [text for text in gather_objects(failure) if text]
+    if told:
+        raise UserError(told[0])
+
+
 def shard(items: Iterable[T]) -> list[T]:
     """Return this rank's share of the items: every world_size-th, beginning at its rank."""
     return list(items)[rank() :: world_size()]

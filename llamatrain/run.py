@@ -7,6 +7,7 @@ Rank 0 writes; every method may be called on all ranks alike.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .tokenizer import Tokenizer
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 RESUME = ("auto", "never", "required")
 WANDB_MODES = ("offline", "online", "disabled")
@@ -115,9 +117,13 @@ class Run:
         self._before = 0.0
         self._wandb_id = uuid.uuid4().hex[:8]
         self._opened = time.time()
+        failure = ""
         if self.is_main:
-            self._open()
-        distributed.barrier()
+            try:
+                self._open()
+            except (UserError, OSError) as error:
+                failure = str(error)
+        distributed.fail_together(failure)
         self._metrics = (self.folder / "metrics.jsonl").open("a") if self.is_main else None
 
     def _open(self) -> None:
@@ -128,14 +134,15 @@ class Run:
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-        if self.config.resume == "required" and not any(self.checkpoints.glob("step_*")):
+        saved = [path for path in self.checkpoints.glob("step_*") if path.suffix != ".tmp"]
+        if self.config.resume == "required" and not saved:
             raise UserError(f"run.resume=required, but {self.checkpoints} holds no checkpoint")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"run.dir={self.config.dir}: cannot make {self.folder} ({error.strerror})") from None
         old = self.status()
-        self._before = float(old.get("seconds", 0.0)) if any(self.checkpoints.glob("step_*")) else 0.0
+        self._before = float(old.get("seconds", 0.0)) if saved else 0.0
         self._wandb_id = old.get("wandb_id", self._wandb_id)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
         self._write_status("running")
@@ -154,6 +161,16 @@ class Run:
         """Record how the run ended."""
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
+        try:
+            self._close(error)
+        except OSError as late:
+            error = error or late
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if error is None else 1)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise UserError(f"no space left on the disk of {self.folder}; its checkpoints are untouched") from None
+
+    def _close(self, error: BaseException | None) -> None:
         if self.is_main:
             if error is None:
                 self._write_status("done")
@@ -163,8 +180,6 @@ class Run:
                 self._write_status("failed", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         if self._metrics is not None:
             self._metrics.close()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if error is None else 1)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == "SIGINT":
@@ -263,9 +278,9 @@ class Run:
         return distributed.any_rank(self._received is not None)
 
     def stop(self, step: int) -> NoReturn:
-        """Leave after the step's checkpoint was saved."""
+        """Leave, all ranks together, after the step's checkpoint was saved."""
         self.step = step
-        name = self._received or "a signal on another rank"
+        name = next(name for name in distributed.gather_objects(self._received) if name)
         raise Stopped(f"{name} at step {step}; saved in {self.checkpoints}. The same command goes on from there")
 
     # --- checkpoints ---

@@ -26,7 +26,6 @@ import torch
 
 from llamatrain import checkpoint, config, distributed
 from llamatrain.data.order import mix, permuted
-from llamatrain.data.rows import file_fingerprint
 from llamatrain.engine import Engine, ZeroConfig, frozen
 from llamatrain.errors import UserError
 from llamatrain.generation import Sampling

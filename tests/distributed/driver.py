@@ -21,16 +21,25 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from launch.processes import _environments
 from launch.programs import PROGRAMS
+from llamatrain import config
 
 PATIENCE = 20.0  # seconds for the other ranks after the first has ended; then they are killed, which tests see as -9
 AT_ONCE = 2  # chains
 IMPORTED = (
     *("llamatrain.engine", "llamatrain.fit", "llamatrain.run", "llamatrain.start", "llamatrain.checkpoint"),
-    *("deepspeed", "deepspeed.runtime.zero", "pretrain.corpus", "reward.scoring", "rlhf.learning", "rlhf.sample"),
+    *(
+        "deepspeed",
+        "deepspeed.runtime.zero",
+        "torch._dynamo",
+        "pretrain.corpus",
+        "reward.scoring",
+        "rlhf.learning",
+        "rlhf.sample",
+    ),
 )
 
 
@@ -46,9 +55,10 @@ class Hit:
 
 @dataclass
 class Job:
-    """A program's command line on so many ranks; `file_limit` bytes is the size that no file can grow beyond."""
+    """A program's command line on so many ranks; no file can grow beyond `file_limit` bytes."""
 
     program: str
+    folder: str  # of the run
     arguments: list[str]
     ranks: int = 1
     hits: list[Hit] = field(default_factory=list)
@@ -57,10 +67,11 @@ class Job:
 
 @dataclass
 class Result:
-    """The exit code of every rank (minus the signal that killed it) and what they printed."""
+    """The exit code of every rank (minus the signal that killed it), what they printed, and the run's status.json."""
 
     codes: list[int]
     output: str
+    status: dict[str, Any]
     seconds: float
 
 
@@ -87,7 +98,9 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     for name in IMPORTED:
         importlib.import_module(name)
-    threads = len(os.listdir("/proc/self/task"))
+    pkgutil.resolve_name("deepspeed.ops.__compatible_ops__")  # probes compilers
+    config.compose_dict("sft")  # Hydra builds its parser
+    threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would not be safe"
     with multiprocessing.get_context("fork").Pool(AT_ONCE) as pool:
         results = pool.map(_run_chain, chains, chunksize=1)
@@ -114,8 +127,14 @@ def _run_job(job: Job) -> Result:
                 os.kill(other, signal.SIGKILL)
         time.sleep(0 if pid else 0.005)
     os.lseek(log, 0, os.SEEK_SET)
+    status = Path(job.folder) / "status.json"
     with os.fdopen(log) as file:
-        return Result(codes, file.read(), time.monotonic() - started)
+        return Result(
+            codes,
+            output=file.read(),
+            status=json.loads(status.read_text()) if status.is_file() else {},
+            seconds=time.monotonic() - started,
+        )
 
 
 def _fork(job: Job, rank: int, environ: dict[str, str], log: int) -> int:
@@ -147,8 +166,8 @@ def _enter(job: Job, rank: int) -> None:
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_limit, job.file_limit))
-    module = PROGRAMS[job.program].module
-    sys.argv = [module, *job.arguments]
+    module, folder = PROGRAMS[job.program].module, Path(job.folder)
+    sys.argv = [module, f"run.dir={folder.parent}", f"run.name={folder.name}", *job.arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

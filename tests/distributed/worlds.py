@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llamatrain.data.rows import write_rows
-from llamatrain.model import ModelConfig
 from llamatrain.tokenizer import Tokenizer
 from pretrain.corpus import write_corpus
 from tests.conftest import TEXT
 from tests.rlhf.worlds import make_world
+
+from .worker import MODEL
 
 PROGRAMS = ("pretrain", "sft", "reward", "rejection_sampling", "ppo")
 STEPS = 6
@@ -19,9 +21,9 @@ TINY = ["model=tiny", "model.dim=32", "model.n_layers=2", "model.hidden_dim=64",
 RATE = "optim.lr=1e-2"
 
 
-def make_programs(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> dict[str, list[str]]:
+def make_programs(folder: Path, tokenizer: Tokenizer) -> dict[str, list[str]]:
     """Write a world; return program -> its overrides but for run.dir and run.name: six steps on one or two ranks."""
-    world = make_world(folder / "world", model, tokenizer)
+    world = make_world(folder / "world", replace(MODEL, max_seq_len=128), tokenizer)
     dialogues = folder / "world" / "sft.jsonl"
     documents: list[dict[str, Any]] = [{"text": line, "source": "test"} for line in TEXT.splitlines()]
     for part, rows in (("train", documents * 4), ("eval", documents[:3])):
@@ -46,7 +48,7 @@ def make_programs(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> dic
             *(f"corpus={folder / 'corpus'}", f"tokenizer={tokenizer.path}", *TINY, RATE),
             *("tokens=null", f"steps={STEPS}", "seq_len=32", "batch_tokens=128", "micro_batch_size=1"),
         ],
-        "sft": [start, f"train=[{dialogues}]", f"eval=[{dialogues}]", "epochs=4", *rows_of_four],
+        "sft": [start, f"train=[{dialogues}]", f"eval=[{dialogues}]", "epochs=2", *rows_of_four],
         "reward": [
             *(start, "kind=helpfulness", f"train=[{folder / 'pairs.jsonl'}]", f"eval=[{folder / 'pairs.jsonl'}]"),
             *("epochs=2", "batch_pairs=4", "micro_batch_size=2", RATE),

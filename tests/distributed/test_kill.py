@@ -1,0 +1,129 @@
+"""A run that is killed or stopped, wherever it is, and started again ends as if nothing had happened, byte by byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamatrain.tokenizer import Tokenizer
+from tests.checkpoints import read_jsonl
+
+from .driver import Hit, Job, Result, run
+from .worlds import PROGRAMS, STEPS, make_programs
+
+pytestmark = pytest.mark.distributed
+
+FILES = ("final/model.safetensors", "best.jsonl", "responses.jsonl", "samples.jsonl")
+UPDATES = {"ppo": 4}  # calls of Engine.step a step: two mini-batches, policy and critic
+LAST = -1  # rank 1 of two, rank 0 of one
+
+Plan = tuple[str, int, str]  # program, ranks, what happens
+
+
+def in_step(program: str, step: int, rank: int, signal: str = "SIGKILL") -> Hit:
+    """A hit between backward pass and update in the n-th step after the start."""
+    return Hit("llamatrain.engine.Engine.step", (step - 1) * UPDATES.get(program, 1) + 1, rank, signal)
+
+
+def kills(program: str) -> list[Hit]:
+    """Where a program is killed, one start after the other; it saves at steps 2, 4 and 6."""
+    learning = in_step(program, 4, LAST)
+    before = {
+        "rejection_sampling": [
+            Hit("llamatrain.generation._step", 60, LAST),  # inside a chunk
+            Hit("llamatrain.run.Run.stop_requested", 2),  # between two chunks
+            learning,
+        ],
+        # step 3: responses are judged, nothing is learned from them; step 4
+        "ppo": [Hit("rlhf.experience.credit", 3, LAST), in_step(program, 2, LAST)],
+    }
+    return [
+        *before.get(program, [learning]),
+        Hit("llamatrain.checkpoint._write_optimizer", 1, LAST),  # the model's files are there, others are not
+        Hit("llamatrain.manifest.write", 1),  # all files but the manifest are there
+        Hit("llamatrain.checkpoint._sync", 2),  # step 6: the manifest is there, the folder's name is not final
+        Hit("llamatrain.run.Run.finish"),  # the last checkpoint is there, `final` does not point to it
+    ]
+
+
+def stops(program: str) -> list[tuple[Hit, int]]:
+    """Signals that ask to stop, and the step at whose end that happens; the last one comes in the last step."""
+    sampling = [(Hit("llamatrain.generation._step", 3, LAST, "SIGTERM"), 0)] if program == "rejection_sampling" else []
+    return [
+        *sampling,
+        (in_step(program, 1, 0, "SIGTERM"), 1),
+        (in_step(program, 2, LAST, "SIGUSR1"), 3),
+        (in_step(program, 1, LAST, "SIGINT"), 4),
+        (in_step(program, 2, 0, "SIGTERM"), STEPS),
+    ]
+
+
+def plan(program: str, what: str) -> list[Hit]:
+    """Return what happens to a program, start by start."""
+    return {"whole": [], "killed": kills(program), "stopped": [hit for hit, _ in stops(program)]}[what]
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, repository: Path
+) -> dict[Plan, tuple[Path, list[Result]]]:
+    """Every program on one rank and two: uninterrupted, killed and stopped; (run folder, the result of each start)."""
+    folder = tmp_path_factory.mktemp("runs")
+    programs = make_programs(folder, tokenizer)
+    plans = [(p, ranks, what) for p in PROGRAMS for ranks in (2, 1) for what in ("whole", "killed", "stopped")]
+    chains = []
+    for program, ranks, what in plans:
+        own = str(folder / what / f"{program}{ranks}")
+        hits = [[Hit(h.function, h.nth, h.rank % ranks, h.signal)] for h in plan(program, what)]
+        last = [] if what == "stopped" else [[]]
+        chains.append([Job(program, own, programs[program], ranks, hit) for hit in [*hits, *last]])
+    results = run(chains, repository)
+    return {plan: (Path(c[0].folder), r) for plan, c, r in zip(plans, chains, results, strict=True)}
+
+
+def same_end(folder: Path, whole: Path) -> None:
+    """Hold a run against the uninterrupted one: weights, what else it wrote, and metrics but for their times."""
+    for file in FILES:
+        assert (folder / file).exists() == (whole / file).exists(), file
+        if (whole / file).exists():
+            assert (folder / file).read_bytes() == (whole / file).read_bytes(), file
+    assert metrics(folder) == metrics(whole)
+    assert [row["step"] for row in metrics(folder)] == list(range(1, STEPS + 1))
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("done", STEPS)
+    assert not list(folder.rglob("*.tmp*"))
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    rows = read_jsonl(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "time" and "second" not in k} for row in rows]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_killed(program: str, ranks: int, runs: dict[Plan, tuple[Path, list[Result]]]) -> None:
+    whole, (done,) = runs[program, ranks, "whole"]
+    assert done.codes == [0] * ranks, done.output
+    folder, results = runs[program, ranks, "killed"]
+    for hit, killed in zip(kills(program), results, strict=False):
+        assert killed.codes[hit.rank % ranks] == -9, (hit, killed)
+        assert killed.status["state"] in ("running", "failed")  # failed: rank 0 saw the other one go
+    assert results[-1].codes == [0] * ranks, results[-1].output
+    same_end(folder, whole)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_stopped(program: str, ranks: int, runs: dict[Plan, tuple[Path, list[Result]]]) -> None:
+    folder, results = runs[program, ranks, "stopped"]
+    for (hit, step), stopped in zip(stops(program)[:-1], results, strict=False):
+        assert stopped.codes == [75] * ranks, (hit, stopped)
+        assert (stopped.status["state"], stopped.status["step"]) == ("stopped", step)
+        assert f"{hit.signal} at step {step}" in stopped.status["reason"]
+        assert stopped.output.count(f"stopped: {stopped.status['reason']}\n") == 1
+        assert "Traceback" not in stopped.output
+    assert results[-1].codes == [0] * ranks, results[-1].output
+    same_end(folder, runs[program, ranks, "whole"][0])
