@@ -98,7 +98,10 @@ def resolve(path: str | Path, made_by: str = "pretrain") -> Path:
 
 def load_config(folder: Path) -> tuple[ModelConfig, bool]:
     """Return the model's configuration, and whether it has a scalar head (a reward model)."""
-    data = json.loads((folder / "config.json").read_text())
+    try:
+        data = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is not JSON ({error})") from None
     return ModelConfig.from_hf(data), "LlamaForSequenceClassification" in data.get("architectures", [])
 
 
@@ -149,9 +152,14 @@ def load_model(
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load the tokenizer that lies in a checkpoint folder."""
+    """Load the tokenizer that lies in a checkpoint folder; UserError where the model has too few embeddings for it."""
     folder = Path(path)
-    return Tokenizer(folder / "final" if (folder / "final").exists() else folder)
+    if (folder / "final").exists():
+        folder = folder / "final"
+    tokenizer, known = Tokenizer(folder), load_config(folder)[0].vocab_size
+    if known is not None and known < tokenizer.vocab_size:
+        raise UserError(f"{tokenizer.path} has {tokenizer.vocab_size} pieces, but the model beside it knows {known}")
+    return tokenizer
 
 
 # --- saving ------------------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -118,9 +119,21 @@ def compose(program: str, schema: type[C], overrides: Sequence[str] = ()) -> C:
     if missing:
         raise UserError(_explain_missing(missing, program))
     try:
+        for key, value in _leaves(OmegaConf.to_container(typed, resolve=True)):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{key}={value}: need a finite number")
         return cast(C, OmegaConf.to_object(typed))
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, program, overrides, schema)) from None
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of everything that is neither a dictionary nor a list."""
+    if not isinstance(node, dict | list):
+        yield key, node
+        return
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+        yield from _leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -161,11 +174,16 @@ def _explain(error: Exception, program: str, overrides: Sequence[str], schema: t
     )
     if choice:
         return f"{choice[1]}={choice[2]}: no such choice; there are {', '.join(choice[3].split())}"
+    unread = getattr(error, "override", None)
+    if unread:
+        return f"'{unread}' is not an override that can be read: {first}"
     if "Could not find" in str(error) or "Could not load" in str(error):
         return f"llamatrain {program}: " + " ".join(str(error).split())
     if key:
         given = next((o.split("=", 1)[1] for o in reversed(overrides) if o.lstrip("+").startswith(f"{key}=")), None)
         value = f"={given}" if given is not None else ""
+        if "Incompatible value 'None'" in first:
+            first = "need a value"
         if "is not a ListConfig" in first:
             first = "need a list, like [a,b]"
         first = re.sub(

@@ -179,6 +179,9 @@ class Engine:
             if name not in parameters:
                 raise UserError(f"the checkpoint holds an unknown weight {name}")
             parameter = parameters[name]
+            if tensor.shape != _shape(parameter):
+                has, needs = tuple(tensor.shape), tuple(_shape(parameter))
+                raise UserError(f"the checkpoint's {name} has shape {has}, its config.json says {needs}")
             with torch.no_grad(), _gathered(parameter, write=True):
                 parameter.data.copy_(tensor)
             if self.zero.stage > 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from llamatrain import config
-from llamatrain.data.batches import TokenBatches
+from llamatrain.data.batches import TokenBatches, check_split
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine, ZeroConfig, build
 from llamatrain.errors import UserError, missing
@@ -47,6 +47,8 @@ class PretrainConfig:
             raise UserError(f"tokens={self.tokens} and steps={self.steps}: need one of them, the other null")
         if not 1 < self.seq_len <= self.model.max_seq_len:
             raise UserError(f"seq_len={self.seq_len}: need 2 to model.max_seq_len={self.model.max_seq_len}")
+        if self.eval_windows is not None and self.eval_windows < 1:
+            raise UserError(f"eval_windows={self.eval_windows}: need 1 or more, or null for all")
         if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
             raise UserError(f"batch_tokens={self.batch_tokens}: need a multiple of seq_len={self.seq_len}")
         if self.total_steps < 1:
@@ -100,6 +102,8 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
             skip=skip,
         )
 
+    parts = {"seq_len": seq_len, "micro_batch_size": cfg.micro_batch_size}
+    check_split("batch_tokens", cfg.batch_tokens, parts, world_size())
     batches = windows("train", cfg.batch_tokens // seq_len, cfg.skip_samples)
     if not (folder / "eval").is_dir():
         return batches, None

@@ -18,6 +18,7 @@ import torch
 
 from llamatrain.chat import encode_dialogue
 from llamatrain.checkpoint import load_config
+from llamatrain.data.batches import check_split
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.packing import Batch, Sample, collate, pack
 from llamatrain.data.rows import Row, read_rows
@@ -160,9 +161,7 @@ class PairBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_pairs < 1 or micro_batch_size < 1 or batch_pairs % (micro_batch_size * world_size):
-            need = f"micro_batch_size={micro_batch_size} x {world_size} ranks"
-            raise UserError(f"batch_pairs={batch_pairs} must be a multiple of {need}")
+        check_split("batch_pairs", batch_pairs, {"micro_batch_size": micro_batch_size}, world_size)
         if batch_pairs > len(pairs):
             raise UserError(f"batch_pairs={batch_pairs} is more than the {len(pairs)} training pairs there are")
         self.pairs, self.margin, self.max_length = pairs, margin, max_length

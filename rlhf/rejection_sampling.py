@@ -19,7 +19,7 @@ from statistics import fmean
 
 from llamatrain import config, distributed
 from llamatrain.checkpoint import load_config, load_tokenizer, resolve
-from llamatrain.data.batches import MANIFEST, DialogueBatches, read_manifest
+from llamatrain.data.batches import MANIFEST, DialogueBatches, check_split, read_manifest
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
 from llamatrain.engine import ZeroConfig
@@ -86,7 +86,8 @@ def train(cfg: RejectionSamplingConfig) -> None:
     replay = Path(cfg.replay) / "train" if cfg.replay is not None else None
     if replay is not None:
         read_manifest(replay, tokenizer)
-    check_rows(cfg, distributed.world_size())
+    parts = {"micro_batch_size": cfg.micro_batch_size}
+    check_split("batch_sequences", cfg.batch_sequences, parts, distributed.world_size())
     sft, earlier = read_dialogues(cfg.sft_train), read_dialogues(cfg.earlier)
     with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg)) as run:
         # 1. sample and score
@@ -124,15 +125,6 @@ def train(cfg: RejectionSamplingConfig) -> None:
         engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, cfg.activation_checkpointing)
         # The figures of the sampling stand in the line of every evaluation, the last step's included.
         fit(engine, batches, language_model_loss, run, cfg.steps, tokenizer, evaluate=lambda: metrics)
-
-
-def check_rows(cfg: RejectionSamplingConfig, ranks: int) -> None:
-    """Refuse a batch that cannot be divided into the micro-batches of all ranks."""
-    if cfg.batch_sequences % (cfg.micro_batch_size * ranks):
-        raise UserError(
-            f"batch_sequences={cfg.batch_sequences} must be a multiple of micro_batch_size={cfg.micro_batch_size} "
-            f"times {ranks} ranks"
-        )
 
 
 def fingerprints(cfg: RejectionSamplingConfig) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import checkpoint, config
-from llamatrain.data.batches import DialogueBatches
+from llamatrain.data.batches import DialogueBatches, check_split
 from llamatrain.data.rows import read_rows
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine, ZeroConfig
@@ -98,6 +98,7 @@ def load(cfg: SFTConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[DialogueBa
             replay_fraction=replay_fraction,
         )
 
+    check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, world_size())
     replay = str(Path(cfg.replay) / "train") if cfg.replay else None
     batches = packed(cfg.train, cfg.batch_sequences, replay, cfg.replay_fraction)
     return batches, packed(cfg.eval, cfg.micro_batch_size * world_size(), None, 0.0) if cfg.eval else None

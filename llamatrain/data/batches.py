@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,19 @@ TooLong = Literal["skip", "stop", "drop_turns"]
 MANIFEST = "manifest.json"
 
 
+def check_split(key: str, value: int, parts: Mapping[str, int], ranks: int) -> None:
+    """Refuse a global batch (`key`=`value`) that is no multiple of its parts' product on all ranks."""
+    for name, count in {key: value, **parts}.items():
+        if count < 1:
+            raise UserError(f"{name}={count}: need 1 or more")
+    multiple = math.prod(parts.values()) * ranks
+    if value % multiple:
+        named = " x ".join(f"{name}={count}" for name, count in parts.items())
+        raise UserError(
+            f"{key}={value} must be a multiple of {named} x {ranks} rank{'s' if ranks > 1 else ''} = {multiple}"
+        )
+
+
 class _Batches:
     """Global batches of rows, split over micro-batches and ranks. A subclass makes the rows at given places."""
 
@@ -40,14 +54,11 @@ class _Batches:
     def __init__(
         self, batch_size: int, micro_batch_size: int, seed: int, rank: int, world_size: int, skip: Sequence[int]
     ) -> None:
-        if batch_size < 1 or micro_batch_size < 1 or batch_size % (micro_batch_size * world_size):
-            raise UserError(
-                f"a global batch of {batch_size} rows does not divide into micro-batches of "
-                f"micro_batch_size={micro_batch_size} rows on {world_size} ranks: needs a multiple of "
-                f"{micro_batch_size * world_size}"
-            )
+        check_split("batch_size", batch_size, {"micro_batch_size": micro_batch_size}, world_size)
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        if min(skip, default=0) < 0:
+            raise UserError(f"skip_samples={list(skip)}: needs numbers of 0 or more")
         skipped = np.unique(np.asarray(skip, dtype=np.int64))
         self._skip_after = skipped - np.arange(len(skipped))  # how many samples are taken before each skipped one
 
@@ -250,8 +261,8 @@ class DialogueBatches(_Batches):
                     break
                 if too_long == "stop":
                     raise UserError(
-                        f"dialogue {read} has {len(tokens)} tokens, more than seq_len={self.seq_len}: needs a longer "
-                        "seq_len, or too_long=skip or drop_turns"
+                        f"dialogue {read} ({messages[0]['content'][:40]!r}...) has {len(tokens)} tokens, more than "
+                        f"seq_len={self.seq_len}: needs a longer seq_len, or too_long=skip or drop_turns"
                     )
                 messages = without_oldest_turn(messages) if too_long == "drop_turns" else None
         if not ids:

@@ -30,6 +30,14 @@ Row = dict[str, Any]
 Kind = Literal["document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"]
 Check = Callable[[Any], str | None]  # what is needed instead, or None
 
+MADE_BY = {  # how a file's name begins -> the program that makes it
+    **dict.fromkeys(("documents", "dialogues", "prompts"), "toyworld"),
+    "comparisons": "compare",
+    "preferences": "rate",
+    "responses": "sample",
+    "judgements": "judge",
+    "best": "rejection_sampling",
+}
 RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
 
 
@@ -272,7 +280,9 @@ def _is_file(path: str) -> bool:
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(f"{path} does not exist; needs a .jsonl or .jsonl.gz file, or `adapter:path`")
+        maker = MADE_BY.get(re.split(r"[_.]", path.name)[0])
+        hint = f" (`llamatrain {maker}` makes such files)" if maker else ""
+        raise MissingFileError(f"{path} does not exist; needs a .jsonl or .jsonl.gz file, or `adapter:path`{hint}")
     if path.is_dir():
         raise UserError(f"{path} is a folder; needs a .jsonl or .jsonl.gz file in it")
     return path
