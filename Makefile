@@ -41,12 +41,12 @@ clean:
 
 # The stamps: a second call installs again only when setup.py or constraints.txt changed.
 $(VENV)/installed: setup.py constraints.txt | $(BIN)/python
-	@echo "Installing llamatrain and what it needs into $(VENV): a minute or two, about 1.6 GB ..."
+	@echo "Installing llamatrain and what it needs into $(VENV): 1.6 GB with a CPU build of torch, more with CUDA ..."
 	@$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/installed-test: setup.py constraints.txt | $(BIN)/python
-	@echo "Installing llamatrain with its tests' tools into $(VENV): a minute or two, about 1.7 GB ..."
+	@echo "Installing llamatrain with its tests' tools into $(VENV): 1.7 GB with a CPU build of torch, more with CUDA ..."
 	@$(INSTALL) -e ".[test]"
 	@touch $(VENV)/installed $@
 

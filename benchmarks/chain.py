@@ -50,8 +50,7 @@ def main() -> int:
 
 def describe(folder: Path, seed: int) -> dict[str, Any]:
     """Return what a finished chain measured, with the commit, machine and date."""
-    stages = json.loads((folder / "pipeline.json").read_text())["stages"]
-    names = [stage["name"] if isinstance(stage, dict) else stage for stage in stages]
+    names = list(json.loads((folder / "pipeline.json").read_text())["stages"])
     status = {name: json.loads((folder / name / "status.json").read_text()) for name in names}
     wall = {name: json.loads((folder / name / "stage.json").read_text()).get("seconds") for name in names}
     evaluation = json.loads((folder / "evaluate" / "evaluation.json").read_text())

@@ -96,6 +96,8 @@ class Pipeline:
         self.rerun = set(cfg.rerun)
         own = [Path(name) for name in presets if Path(name).is_file()]
         self.configs = configs_hash(config.config_folder(), own)
+        # A key that cannot be is better said now than in hours; what is composed here need not be composed again.
+        self.composed = {stage.name: self._compose(stage) for stage in self.stages}
         self.pending: set[str] = set()  # in a dry run: stages that would run, whose results are not known yet
 
     def run(self) -> int:
@@ -130,7 +132,7 @@ class Pipeline:
             self._line("▷", "cyan", stage, f"if {' or '.join(waits_for)} comes out differently")
             return 0
         old = read_record(folder)
-        composed, source = self._compose(stage, old)
+        composed, source = self.composed[stage.name]
         record = make_record(stage.program, composed, self.folder, self.cfg.data.root, old)
         record.parents, record.source = stage.parents, source
         done, why = self._decide(stage, record, old)
@@ -168,10 +170,11 @@ class Pipeline:
             return False, "as asked by rerun"
         return True, ""
 
-    def _compose(self, stage: Stage, old: Record | None) -> tuple[dict[str, Any], str]:
+    def _compose(self, stage: Stage) -> tuple[dict[str, Any], str]:
         """Return the stage's configuration, flat and with `@` references in place, and the hash of what it came from."""
         overrides = [*self.presets, *stage.overrides]
         source = digest(json.dumps([stage.program, overrides, self.cfg.seed, self.configs]))
+        old = read_record(self.folder / stage.name)
         if old is not None and old.source == source:
             return old.composed, source
         program = stage.program.replace(".", "_")
@@ -305,15 +308,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = list(config.load_preset(presets[-1]).get("stages") or {}) if presets else []
     except UserError:
         names = []  # composing says it
-    own, staged = split_overrides(arguments, names)
+    sweep = {"--multirun", "-m"} & set(arguments)
+    own, staged = split_overrides([argument for argument in arguments if argument not in sweep], names)
 
     def pipeline(cfg: PipelineConfig) -> None:
+        if sweep:
+            raise UserError(
+                f"{sweep.pop()} is for single programs: start a pipeline a value, each with its own run.name"
+            )
         if not presets:
             raise UserError("which pipeline? Need preset=<name>, for example preset=demo")
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         raise SystemExit(Pipeline(cfg, presets, staged, console).run())
 
-    config.main("pipeline", PipelineConfig, pipeline, own)
+    config.main("pipeline", PipelineConfig, pipeline, [] if sweep else own)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Checkpoints: Hugging Face folders that also hold what an exact resume needs.
 
     step_00001000/
-      config.json  model.safetensors[.index.json]  generation_config.json  tokenizer.model  tokenizer_config.json
+      config.json  model.safetensors[.index.json]  generation_config.json
+      tokenizer.model  tokenizer_config.json  tokenizer.json
       llamatrain.json   lineage
       trainer/          optimizer state (and master weights) by parameter name, knowing neither ranks nor ZeRO stages
       MANIFEST.json     written last
@@ -112,7 +113,7 @@ def load_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for name in names:
         path = folder / name
         if not path.is_file():
-            raise UserError(f"checkpoint {folder} is damaged: {name} is missing")
+            raise UserError(f"checkpoint {folder} is damaged: {name} is missing (only safetensors weights are read)")
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
@@ -146,9 +147,11 @@ def load_model(
     """Load a checkpoint as a `Transformer` or, where it is a reward model, a `ScalarModel`."""
     folder = resolve(path, made_by)
     config, scalar = load_config(folder)
-    model: Transformer | ScalarModel = ScalarModel(config, seed=None) if scalar else Transformer(config, seed=None)
+    with torch.device("meta"):  # the weights appear once, where and as they are wanted
+        model: Transformer | ScalarModel = ScalarModel(config, seed=None) if scalar else Transformer(config, seed=None)
+    model = model.to(dtype).to_empty(device=device)
     fill(model, load_weights(folder), str(folder))
-    return model.to(device=device, dtype=dtype)
+    return model
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -186,13 +189,14 @@ def save(
         failure = _disk_message(temporary, error)
     _agree(failure, temporary)
     primary = next(iter(engines))
+    models = {name: temporary if name == primary else temporary / "trainer" / name for name in engines}
     for name, engine in engines.items():
-        # Every rank runs through the collective part even after its own disk failed, so that none waits for ever.
-        weights = engine.parameters_by_name()
-        model_folder = temporary if name == primary else temporary / "trainer" / name
-        failure = failure or _write_model(model_folder, weights, engine)
-        failure = failure or ""
-        failure = _write_optimizer(temporary / "trainer" / name, engine) or failure
+        # Every rank goes through all of it even after its own disk failed, so that none waits for ever.
+        for write, folder in ((_write_model, models[name]), (_write_optimizer, temporary / "trainer" / name)):
+            try:
+                write(folder, engine)
+            except (OSError, SafetensorError) as error:
+                failure = failure or _disk_message(temporary, error)
     if distributed.is_main() and not failure:
         try:
             _write_description(temporary, engines[primary], tokenizer, lineage, state)
@@ -225,63 +229,57 @@ def _disk_message(path: Path, error: BaseException) -> str:
     return f"checkpoint {path.with_suffix('')} could not be saved: {why}; older checkpoints are untouched"
 
 
-def _write_model(folder: Path, weights: Iterator[tuple[str, torch.Tensor]], engine: Engine) -> str:
-    """Write the weights as safetensors shards from rank 0; every rank takes part in gathering them."""
-    failure = ""
+def _write_model(folder: Path, engine: Engine) -> None:
+    """Write the weights from rank 0; every rank takes part in gathering them, to the last one."""
+    weights = engine.parameters_by_name()
+    try:
+        if distributed.is_main():
+            _write_shards(folder, weights, engine.dtype)
+    finally:
+        for _ in weights:
+            pass
+
+
+def _write_shards(folder: Path, weights: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> None:
+    """Write weights as safetensors files of SHARD_BYTES at most, with an index where there are several."""
+    folder.mkdir(parents=True, exist_ok=True)
     shards: list[list[str]] = []
     held: dict[str, torch.Tensor] = {}
-    size = 0
+    size = total = 0
 
-    def flush() -> str:
-        folder.mkdir(parents=True, exist_ok=True)
+    def flush() -> None:
         shards.append(list(held))
-        try:
-            save_file(held, folder / f"model-{len(shards):05d}.safetensors", metadata={"format": "pt"})
-        except (OSError, SafetensorError) as error:
-            return _disk_message(folder, error)
-        return ""
+        save_file(held, folder / f"model-{len(shards):05d}.safetensors", metadata={"format": "pt"})
+        held.clear()
 
-    total = 0
     for name, tensor in weights:
-        if not distributed.is_main() or failure:
-            continue
-        tensor = tensor.detach().to("cpu", engine.dtype).contiguous().clone()
+        tensor = tensor.detach().to("cpu", dtype).contiguous().clone()
         bytes_ = tensor.numel() * tensor.element_size()
         if held and size + bytes_ > SHARD_BYTES:
-            failure, held, size = flush(), {}, 0
+            flush()
+            size = 0
         held[name], size, total = tensor, size + bytes_, total + bytes_
-    if not distributed.is_main() or failure:
-        return failure
-    failure = flush()
-    if failure:
-        return failure
+    flush()
     if len(shards) == 1:
         (folder / "model-00001.safetensors").rename(folder / WEIGHTS)
-        return ""
+        return
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         final = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         (folder / f"model-{number:05d}.safetensors").rename(folder / final)
         weight_map.update(dict.fromkeys(names, final))
-    (folder / INDEX).write_text(
-        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1) + "\n"
-    )
-    return ""
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _write_optimizer(folder: Path, engine: Engine) -> str:
+def _write_optimizer(folder: Path, engine: Engine) -> None:
     """Write this rank's share of the optimizer state: parameters are dealt out to the ranks in turn."""
     rank, world = distributed.rank(), distributed.world_size()
     share: dict[str, torch.Tensor] = {}
     for number, (name, tensors) in enumerate(engine.optimizer_state_by_name()):
         if number % world == rank:
             share.update({f"{key}.{name}": t.detach().to("cpu").contiguous().clone() for key, t in tensors.items()})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(share, folder / f"optimizer-{rank + 1:05d}-of-{world:05d}.safetensors")
-    except (OSError, SafetensorError) as error:
-        return _disk_message(folder.parent.parent, error)
-    return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(share, folder / f"optimizer-{rank + 1:05d}-of-{world:05d}.safetensors")
 
 
 def _write_description(
@@ -292,6 +290,7 @@ def _write_description(
     scalar = isinstance(model, ScalarModel)
     hf = config.to_hf(scalar_head=scalar)
     hf["dtype"] = hf["torch_dtype"] = str(engine.dtype).removeprefix("torch.")
+    hf |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     _write_json(folder / "config.json", hf)
     if not scalar:
         # The sampling defaults of the released chat models.

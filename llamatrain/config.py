@@ -300,9 +300,11 @@ def _multirun(program: str, overrides: list[str]) -> int:
         swept.append(override.is_sweep_override())
     if not any(swept):
         raise UserError("--multirun needs at least one key with several values, like optim.lr=1e-4,3e-4")
-    base = compose_dict(program, [c[0] for c in choices])["run"]["name"]
+    base = compose_dict(program, [c[0] for c in choices]).get("run", {}).get("name")
+    if base in (None, "???"):
+        raise UserError("--multirun needs run.name: every job gets a folder of its own below it")
     jobs = list(itertools.product(*choices))
-    worst = 0
+    failure = 0
     for number, job in enumerate(jobs):
         varied = [value for value, is_swept in zip(job, swept, strict=True) if is_swept]
         label = re.sub(r"[^A-Za-z0-9=.,+-]+", "_", ",".join(varied))
@@ -316,8 +318,8 @@ def _multirun(program: str, overrides: list[str]) -> int:
         ).returncode
         if code == EXIT_STOPPED or code < 0:
             return code if code > 0 else EXIT_FAILURE
-        worst = worst or code
-    return worst
+        failure = failure or code
+    return failure
 
 
 def _quoted(text: str) -> str:
@@ -331,10 +333,10 @@ def help_text(program: str, task: Callable[..., None]) -> str:
     source = (folder / f"{program}.yaml").read_text()
     used = re.findall(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", source.split("_self_")[0], re.M)
     lines = [about, "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
-    lines += [
-        "Options: --help   --cfg job (print the composed configuration)   --multirun (a,b: one run for each value)"
-    ]
-    presets = sorted(p.stem for p in (folder / "preset").glob("*.yaml") if program in load_preset(p.stem))
+    sweep = "   --multirun (a,b: one run for each value)" if any(group == "run" for group, _, _ in used) else ""
+    lines += [f"Options: --help   --cfg job (print the composed configuration){sweep}"]
+    key = "stages" if program == "pipeline" else program
+    presets = sorted(p.stem for p in (folder / "preset").glob("*.yaml") if key in load_preset(p.stem))
     if presets:
         lines += ["", f"Presets: {', '.join(presets)}"]
     if used:

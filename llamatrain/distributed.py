@@ -29,7 +29,9 @@ def setup() -> None:
     _translate_slurm()
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # srun may show each task its own GPU alone, as number 0. DeepSpeed reads the variable, too.
+        os.environ["LOCAL_RANK"] = str(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     backend = "nccl" if cuda else "gloo"

@@ -7,6 +7,7 @@ arrive divided by the weight of the whole global batch, so DeepSpeed's average o
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -74,9 +75,7 @@ def _import_deepspeed() -> Any:
 class Engine:
     """A model in training: forward, backward, step, and its state by parameter name."""
 
-    def __init__(
-        self, model: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: int, micro_batch_size: int = 1
-    ) -> None:
+    def __init__(self, model: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> None:
         """Wrap a model; `total_steps` is the length of the learning-rate schedule in optimizer steps."""
         distributed.setup()
         deepspeed = _import_deepspeed()
@@ -85,18 +84,19 @@ class Engine:
         self.device = distributed.device()
         self.steps_done = 0
         self._norm = 0.0
-        config = _deepspeed_config(optim, zero, micro_batch_size)
+        config = _deepspeed_config(optim, zero)
         groups = parameter_groups(model, optim)
         if zero.offload_optimizer:  # DeepSpeed's own CPU Adam; a client optimizer is refused there
             config["optimizer"] = {
                 "type": "AdamW",
                 "params": {"lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay},
             }
-            self._ds, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
+            with _quiet():
+                self._ds, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
         else:
-            fused = zero.stage < 3 or not torch.cuda.is_available()
-            adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=_pair(optim.betas), eps=optim.eps, fused=fused)
-            self._ds, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
+            adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=_pair(optim.betas), eps=optim.eps, fused=True)
+            with _quiet():
+                self._ds, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
         self._adamw: torch.optim.Optimizer = self._ds.basic_optimizer
         if zero.stage == 0:
             # DeepSpeed reports no norm at stage 0; after its reduction and before the update is the place to clip.
@@ -157,16 +157,19 @@ class Engine:
                 yield name, parameter.data
 
     def optimizer_state_by_name(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-        """Yield every parameter's moments and, in bfloat16, its float32 master weight; all ranks take part."""
-        if self.steps_done == 0:
-            return
+        """Yield every parameter's moments (none before the first step) and, in bfloat16, its float32 master weight.
+
+        All ranks take part.
+        """
         get = _fragments()
-        self._link_moments()
+        moments = MOMENTS if self.steps_done else ()
+        if moments:
+            self._link_moments()
         for name, parameter in self.module.named_parameters():
             if self.zero.stage == 0:
-                state = {key: self._adamw.state[parameter][key] for key in MOMENTS}
+                state = {key: self._adamw.state[parameter][key] for key in moments}
             else:
-                state = {key: get.safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+                state = {key: get.safe_get_full_optimizer_state(parameter, key) for key in moments}
                 if self.dtype != torch.float32:
                     state["master"] = get.safe_get_full_fp32_param(parameter)
             yield name, {key: value.view(_shape(parameter)) for key, value in state.items()}
@@ -180,33 +183,30 @@ class Engine:
                 raise UserError(f"the checkpoint holds an unknown weight {name}")
             parameter = parameters[name]
             if tensor.shape != _shape(parameter):
-                has, needs = tuple(tensor.shape), tuple(_shape(parameter))
-                raise UserError(f"the checkpoint's {name} has shape {has}, its config.json says {needs}")
+                found, needed = tuple(tensor.shape), tuple(_shape(parameter))
+                raise UserError(f"the checkpoint's {name} has shape {found}; the configured model needs {needed}")
             with torch.no_grad(), _gathered(parameter, write=True):
                 parameter.data.copy_(tensor)
             if self.zero.stage > 0:
                 set_.safe_set_full_fp32_param(parameter, tensor.to(self.device, torch.float32))
 
     def load_optimizer_state(self, where: dict[str, Path]) -> None:
-        """Set moments (and master weights) from tensor name -> safetensors file; none there means a fresh optimizer."""
-        if not where:
-            return
+        """Set moments and master weights from tensor name -> safetensors file; none there means a fresh optimizer."""
         set_ = _fragments()
-        self._make_moments()
+        keys = sorted({name.partition(".")[0] for name in where})
+        if set(keys) & set(MOMENTS):
+            self._make_moments()
         for name, parameter in self.module.named_parameters():
-            for key in (*MOMENTS, "master"):
+            for key in keys:
                 path = where.get(f"{key}.{name}")
                 if path is None:
-                    if key == "master":
-                        continue
                     raise UserError(f"the trainer state has no {key} for {name}: it belongs to another model")
                 with safe_open(path, framework="pt") as file:
                     value = file.get_tensor(f"{key}.{name}").to(self.device)
-                if self.zero.stage == 0:
-                    if key != "master":
-                        self._adamw.state[parameter][key].copy_(value)
-                elif key == "master":
-                    set_.safe_set_full_fp32_param(parameter, value)
+                if key == "master":  # in float32 the weights themselves are the masters
+                    self.load_parameters([(name, value)])
+                elif self.zero.stage == 0:
+                    self._adamw.state[parameter][key].copy_(value)
                 else:
                     set_.safe_set_full_optimizer_state(parameter, value, key)
 
@@ -277,9 +277,19 @@ def build(make: Callable[[], nn.Module], zero: ZeroConfig) -> nn.Module:
 # --- DeepSpeed's particulars ---------------------------------------------------------------------------------------
 
 
-def _deepspeed_config(optim: OptimConfig, zero: ZeroConfig, micro_batch_size: int) -> dict[str, Any]:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what DeepSpeed prints about memory off the terminal, unless run.verbose asks for it."""
+    if os.environ.get("LLAMATRAIN_VERBOSE") == "1":
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _deepspeed_config(optim: OptimConfig, zero: ZeroConfig) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed insists on a number; the caller's micro-batches may vary
         "managed_gradient_accumulation": False,
         "gradient_clipping": optim.grad_clip if zero.stage > 0 else 0.0,
         "steps_per_print": None,
@@ -288,6 +298,8 @@ def _deepspeed_config(optim: OptimConfig, zero: ZeroConfig, micro_batch_size: in
     }
     if zero.dtype == "bfloat16":
         config["bf16"] = {"enabled": True}
+        # A sum of many micro-batches in bfloat16 would swallow the small ones.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 
 

@@ -50,11 +50,12 @@ def fit(
         for step in range(start, total_steps):
             metrics = train_step(engine, batches.batch_at(step), loss_fn)
             done = step + 1
-            if not math.isfinite(metrics["train/loss"]):
-                raise UserError(
-                    f"train/loss is {metrics['train/loss']} at step {done}: lower optim.lr or look at the data; "
-                    f"the last checkpoint in {run.checkpoints} is from before it"
-                )
+            for key in ("train/loss", "train/grad_norm"):  # a loss may be fine and its gradient not
+                if not math.isfinite(metrics[key]):
+                    raise UserError(
+                        f"{key} is {metrics[key]} at step {done}: lower optim.lr or look at the data; "
+                        f"the last checkpoint in {run.checkpoints} is from before it"
+                    )
             if evaluate is not None and run.eval_due(done, total_steps):
                 metrics.update(evaluate())
             run.log(done, metrics)

@@ -33,6 +33,11 @@ class OptimConfig:
             raise UserError(f"optim.schedule={self.schedule}: need one of {', '.join(SCHEDULES)}")
         if self.lr <= 0:
             raise UserError(f"optim.lr={self.lr}: need a positive number")
+        if self.eps <= 0:
+            raise UserError(f"optim.eps={self.eps}: need a positive number")
+        for key in ("weight_decay", "grad_clip", "warmup_steps"):
+            if getattr(self, key) < 0:
+                raise UserError(f"optim.{key}={getattr(self, key)}: need 0 or more")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optim.betas={self.betas}: need two numbers in [0, 1)")
         if not 0 <= self.warmup_fraction < 1:

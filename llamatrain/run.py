@@ -97,7 +97,7 @@ class Run:
         """Open the run folder.
 
         `settings` is the program's whole configuration; `parents` the checkpoints it starts from; `data` the
-        fingerprints of its data sets, which must not change between start and resume.
+        fingerprints of its data sets, which must not change between start and resume (None: it is never resumed).
         """
         if config.verbose:
             os.environ["LLAMATRAIN_VERBOSE"] = "1"
@@ -110,6 +110,7 @@ class Run:
         self.is_main = distributed.is_main()
         self.step = 0
         self._received: str | None = None
+        self._patient = data is not None  # such a program can go on: it stops at a step's end. Others stop at once
         self._finished = False
         self._bar: Progress | None = None
         self._wandb: Any = None
@@ -121,12 +122,17 @@ class Run:
         if self.is_main:
             try:
                 self._open()
-            except (UserError, OSError) as error:
+            except UserError as error:
                 failure = str(error)
+            except OSError as error:
+                failure = f"cannot write in {self.folder}: {error.strerror}"
         distributed.fail_together(failure)
         self._metrics = (self.folder / "metrics.jsonl").open("a") if self.is_main else None
 
     def _open(self) -> None:
+        owner = self.status().get("program", self.program)
+        if owner != self.program:
+            raise UserError(f"run.name={self.config.name}: {self.folder} is a run of {owner}; choose another run.name")
         if self.config.resume == "never" and self.folder.exists():
             for name in ("checkpoints", "final", "metrics.jsonl", "status.json", "wandb"):
                 path = self.folder / name
@@ -158,15 +164,18 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Record how the run ended."""
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
+        """Record how the run ended. A launcher may end all ranks as soon as one has left: until then signals wait."""
+        self._patient = True
         try:
             self._close(error)
         except OSError as late:
             error = error or late
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if error is None else 1)
+        if isinstance(error, Stopped):
+            distributed.barrier()
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise UserError(f"no space left on the disk of {self.folder}; its checkpoints are untouched") from None
 
@@ -184,8 +193,10 @@ class Run:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == "SIGINT":
             raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step's end
-        self._received = signal.Signals(number).name
-        if self.is_main:
+        first, self._received = self._received is None, signal.Signals(number).name
+        if not self._patient:
+            raise Stopped(f"{self._received}; the same command starts again")
+        if first and self.is_main:
             print(f"\n{self._received}: saving at the end of this step", file=sys.stderr, flush=True)
 
     # --- status ---
@@ -280,8 +291,8 @@ class Run:
     def stop(self, step: int) -> NoReturn:
         """Leave, all ranks together, after the step's checkpoint was saved."""
         self.step = step
-        name = next(name for name in distributed.gather_objects(self._received) if name)
-        raise Stopped(f"{name} at step {step}; saved in {self.checkpoints}. The same command goes on from there")
+        name = next((name for name in distributed.gather_objects(self._received) if name), "stop")
+        raise Stopped(f"{name} at step {step}; saved in {self.folder}. The same command goes on from there")
 
     # --- checkpoints ---
 
@@ -300,6 +311,13 @@ class Run:
             raise UserError(
                 f"the data behind '{changed[0]}' changed since {newest} was saved: take back the change, "
                 f"or start anew with run.resume=never or another run.name"
+            )
+        parents = {key: lineage["parents"].get(key, {}).get("sha256") for key in self.parents}
+        other = sorted(key for key, path in self.parents.items() if parents[key] != _parent_hash(path))
+        if other:
+            raise UserError(
+                f"{other[0]}={self.parents[other[0]]} is not what {newest} was trained from: "
+                f"take back the change, or start anew with run.resume=never or another run.name"
             )
         state = checkpoint.restore(newest, engines)
         step = int(lineage["step"])

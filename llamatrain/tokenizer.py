@@ -78,8 +78,11 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of `ids`; BOS and EOS leave nothing in it, bytes that are no UTF-8 become U+FFFD."""
-        text: str = self._processor.decode([int(i) for i in ids])
+        """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD.
+
+        BOS and EOS leave nothing in it, nor do ids without a piece: those of a model's padded vocabulary.
+        """
+        text: str = self._processor.decode([i for i in map(int, ids) if i < self.vocab_size])
         return text
 
     def save(self, folder: str | Path) -> None:

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llamatrain.data.rows import RATINGS
 from llamatrain.errors import UserError
 
-RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
-
-MARGINS = {  # paper A.3.3, table 27; an unrated pair has margin 0
+MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair has margin 0
     "none": (0.0, 0.0, 0.0, 0.0),
     "small": (1.0, 2 / 3, 1 / 3, 0.0),
     "large": (3.0, 2.0, 1.0, 0.0),

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from llamatrain import distributed
 from llamatrain.data.packing import Batch
+from llamatrain.data.rows import RATINGS
 from llamatrain.statistics import wilson
 
 from .data import Pair, collate_pairs
-from .losses import RATINGS
 
 UNRATED = "unrated"
 BINS = ("safe_unsafe", "both_safe", "both_unsafe")

@@ -51,6 +51,7 @@ def test_any_text_round_trips(tokenizer: Tokenizer) -> None:
     for text in texts(500):
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert tokenizer.decode(tokenizer.encode(text, bos=True, eos=True)) == text
+        assert tokenizer.decode([*tokenizer.encode(text), tokenizer.vocab_size]) == text  # of a padded vocabulary
 
 
 def test_encode_many_equals_encode(tokenizer: Tokenizer) -> None:

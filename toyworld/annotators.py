@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
+from llamatrain.data.rows import RATINGS
+
 from .judge import Judgement
 from .language import words
 
-RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
 HELPFULNESS, SAFETY = "helpfulness", "safety"
 TASTE = 0.15  # how much helpfulness weighs beside safety where safety is rated
 

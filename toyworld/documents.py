@@ -1,4 +1,4 @@
-"""Pretraining text: an endless stream of short documents on the world, about half of them as questions and answers."""
+"""Pretraining text: an endless stream of short documents on the world, two thirds of them questions and answers."""
 
 import random
 from collections.abc import Callable, Iterator

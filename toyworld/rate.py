@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from llamatrain import config
-from llamatrain.data.rows import read_rows, write_rows
+from llamatrain.data.rows import RATINGS, read_rows, write_rows
 from llamatrain.errors import UserError
 from llamatrain.run import Run, RunConfig
 
-from .annotators import HELPFULNESS, RATINGS, SAFETY, Annotator, Opinion, Pair, agreement, hire
+from .annotators import HELPFULNESS, SAFETY, Annotator, Opinion, Pair, agreement, hire
 from .judge import Judge, judge_of
 from .world import World, digest
 

@@ -9,14 +9,15 @@ import math
 
 from torch import Tensor, nn
 
-from llamatrain.model.transformer import Decoder, Init, Linear, ModelConfig, Transformer
+from llamatrain.model.transformer import Decoder, Init, Linear, ModelConfig
 
 
 class ScalarModel(nn.Module):
     """One score at every position; the score of a response is read at its last token.
 
     The head is N(0, 1/sqrt(dim + 1)) without bias: the paper does not say, and open reproductions agree on this.
-    `model` gives the decoder to put the head on; otherwise `seed` initialises one, or None leaves it to be loaded.
+    `model` gives the decoder to put the head on (taken over, not copied); otherwise `seed` initialises one, or None
+    leaves it to be loaded.
     """
 
     def __init__(self, config: ModelConfig, seed: int | None, model: Decoder | None = None) -> None:
@@ -24,11 +25,6 @@ class ScalarModel(nn.Module):
         self.config = config
         self.model = model if model is not None else Decoder(config, Init(seed, config.init_std, "model"))
         self.score = Linear(config.dim, 1, Init(seed, 1 / math.sqrt(config.dim + 1), "score.weight"))
-
-    @classmethod
-    def from_transformer(cls, transformer: Transformer, seed: int) -> ScalarModel:
-        """Put a fresh head on a language model's decoder, which is taken over, not copied."""
-        return cls(transformer.config, seed, transformer.model)
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor | None = None, segment_ids: Tensor | None = None

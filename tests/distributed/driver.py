@@ -28,6 +28,7 @@ from launch.programs import PROGRAMS
 from llamatrain import config
 
 PATIENCE = 20.0  # seconds for the other ranks after the first has ended; then they are killed, which tests see as -9
+LIMIT = 120.0  # seconds for a job
 AT_ONCE = 2  # chains
 IMPORTED = (
     *("llamatrain.engine", "llamatrain.fit", "llamatrain.run", "llamatrain.start", "llamatrain.checkpoint"),
@@ -75,7 +76,7 @@ class Result:
     seconds: float
 
 
-def run(chains: Sequence[Sequence[Job]], repository: Path, timeout: float = 280) -> list[list[Result]]:
+def run(chains: Sequence[Sequence[Job]], repository: Path, timeout: float = 840) -> list[list[Result]]:
     """Run chains of jobs in one fork server; return the result of every job."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.distributed.driver"],
@@ -116,7 +117,7 @@ def _run_job(job: Job) -> Result:
     log = os.memfd_create("log", 0)
     running = {_fork(job, rank, environ, log): rank for rank, environ in enumerate(_environments(job.ranks))}
     codes = [0] * job.ranks
-    deadline = float("inf")
+    deadline = started + LIMIT
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
@@ -127,12 +128,12 @@ def _run_job(job: Job) -> Result:
                 os.kill(other, signal.SIGKILL)
         time.sleep(0 if pid else 0.005)
     os.lseek(log, 0, os.SEEK_SET)
-    status = Path(job.folder) / "status.json"
+    said = Path(job.folder) / "status.json"
     with os.fdopen(log) as file:
         return Result(
             codes,
             output=file.read(),
-            status=json.loads(status.read_text()) if status.is_file() else {},
+            status=json.loads(said.read_text()) if said.is_file() else {},
             seconds=time.monotonic() - started,
         )
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ from tests.checkpoints import read_jsonl
 from .driver import Hit, Job, Result, run
 from .worlds import PROGRAMS, STEPS, make_programs
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 
 FILES = ("final/model.safetensors", "best.jsonl", "responses.jsonl", "samples.jsonl")
 UPDATES = {"ppo": 4}  # calls of Engine.step a step: two mini-batches, policy and critic
@@ -23,9 +28,9 @@ LAST = -1  # rank 1 of two, rank 0 of one
 Plan = tuple[str, int, str]  # program, ranks, what happens
 
 
-def in_step(program: str, step: int, rank: int, signal: str = "SIGKILL") -> Hit:
+def in_step(program: str, step: int, rank: int, name: str = "SIGKILL") -> Hit:
     """A hit between backward pass and update in the n-th step after the start."""
-    return Hit("llamatrain.engine.Engine.step", (step - 1) * UPDATES.get(program, 1) + 1, rank, signal)
+    return Hit("llamatrain.engine.Engine.step", (step - 1) * UPDATES.get(program, 1) + 1, rank, name)
 
 
 def kills(program: str) -> list[Hit]:
@@ -61,9 +66,11 @@ def stops(program: str) -> list[tuple[Hit, int]]:
     ]
 
 
-def plan(program: str, what: str) -> list[Hit]:
+def plan(program: str, what: str) -> list[list[Hit]]:
     """Return what happens to a program, start by start."""
-    return {"whole": [], "killed": kills(program), "stopped": [hit for hit, _ in stops(program)]}[what]
+    if what == "stopped":  # and as rank 0 leaves, for launchers end the others when one has left
+        return [[hit, Hit("llamatrain.run.Run._close", 1, 0, "SIGTERM")] for hit, _ in stops(program)]
+    return [*([hit] for hit in kills(program) if what == "killed"), []]
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +84,8 @@ def runs(
     chains = []
     for program, ranks, what in plans:
         own = str(folder / what / f"{program}{ranks}")
-        hits = [[Hit(h.function, h.nth, h.rank % ranks, h.signal)] for h in plan(program, what)]
-        last = [] if what == "stopped" else [[]]
-        chains.append([Job(program, own, programs[program], ranks, hit) for hit in [*hits, *last]])
+        starts = [[replace(hit, rank=hit.rank % ranks) for hit in hits] for hits in plan(program, what)]
+        chains.append([Job(program, own, programs[program], ranks, hits) for hits in starts])
     results = run(chains, repository)
     return {plan: (Path(c[0].folder), r) for plan, c, r in zip(plans, chains, results, strict=True)}
 
@@ -127,3 +133,19 @@ def test_stopped(program: str, ranks: int, runs: dict[Plan, tuple[Path, list[Res
         assert "Traceback" not in stopped.output
     assert results[-1].codes == [0] * ranks, results[-1].output
     same_end(folder, runs[program, ranks, "whole"][0])
+
+
+def test_torchrun_passes_a_signal_on(tmp_path: Path, tokenizer: Tokenizer, repository: Path) -> None:
+    arguments = [*make_programs(tmp_path, tokenizer)["sft"], f"run.dir={tmp_path}", "run.name=job", "epochs=1000"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sft"]
+    started = subprocess.Popen([sys.executable, *launcher, *arguments], cwd=repository, stderr=subprocess.PIPE)
+    metrics, deadline = tmp_path / "job" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    started.send_signal(signal.SIGTERM)
+    _, errors = started.communicate(timeout=60)
+    status = json.loads((tmp_path / "job" / "status.json").read_text())
+    assert status["state"] == "stopped", errors.decode()
+    assert status["reason"].startswith(f"SIGTERM at step {status['step']}")
+    assert (tmp_path / "job" / "checkpoints" / f"step_{status['step']:08d}").is_dir()
+    assert started.returncode != 0

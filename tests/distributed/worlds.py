@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llamatrain.data.rows import write_rows
+from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.tokenizer import Tokenizer
 from pretrain.corpus import write_corpus
 from tests.conftest import TEXT
@@ -40,6 +41,9 @@ def make_programs(folder: Path, tokenizer: Tokenizer) -> dict[str, list[str]]:
         for i in range(12)
     ]
     write_rows(folder / "pairs.jsonl", pairs)
+    # Five: no two ranks can share them equally.
+    write_rows(folder / "pairs_eval.jsonl", pairs[:5])
+    write_rows(folder / "dialogues_eval.jsonl", islice(read_rows(dialogues, "dialogue"), 5))
     start = f"checkpoint={world['checkpoint']}"
     judged = [start, f"prompts={world['prompts']}", *(f"{k}={world[k]}" for k in ("helpfulness", "safety"))]
     rows_of_four = ["batch_sequences=4", "micro_batch_size=1", "seq_len=64", RATE]
@@ -48,9 +52,9 @@ def make_programs(folder: Path, tokenizer: Tokenizer) -> dict[str, list[str]]:
             *(f"corpus={folder / 'corpus'}", f"tokenizer={tokenizer.path}", *TINY, RATE),
             *("tokens=null", f"steps={STEPS}", "seq_len=32", "batch_tokens=128", "micro_batch_size=1"),
         ],
-        "sft": [start, f"train=[{dialogues}]", f"eval=[{dialogues}]", "epochs=2", *rows_of_four],
+        "sft": [start, f"train=[{dialogues}]", f"eval=[{folder / 'dialogues_eval.jsonl'}]", "epochs=2", *rows_of_four],
         "reward": [
-            *(start, "kind=helpfulness", f"train=[{folder / 'pairs.jsonl'}]", f"eval=[{folder / 'pairs.jsonl'}]"),
+            *(start, "kind=helpfulness", f"train=[{folder / 'pairs.jsonl'}]", f"eval=[{folder / 'pairs_eval.jsonl'}]"),
             *("epochs=2", "batch_pairs=4", "micro_batch_size=2", RATE),
         ],
         "rejection_sampling": [

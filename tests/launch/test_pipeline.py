@@ -158,6 +158,17 @@ def test_a_folder_of_somebody_else_is_not_touched(start: Start, capsys: Capture)
     assert precious.exists()
 
 
+def test_an_unknown_key_of_a_late_stage_is_told_before_the_first_starts(start: Start, capsys: Capture) -> None:
+    assert start("third.numbr=5") == 2
+    assert "stage 'third': unknown key 'numbr'" in capsys.readouterr().err
+    assert not Path("runs/trio").exists()
+
+
+def test_a_sweep_over_pipelines_is_refused(start: Start, capsys: Capture) -> None:
+    assert start("seed=1,2", "--multirun") == 2
+    assert "--multirun is for single programs" in capsys.readouterr().err
+
+
 def test_ranks_share_the_cores(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(programs.PROGRAMS, "fake", programs.Program("tests.launch.fake_program", "Training", "", True))
     assert start("ranks=2", "until=first") == 0

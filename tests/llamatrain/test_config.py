@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,3 +119,28 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--cfg", "job") == 0 and "steps: ???" in capsys.readouterr().out
     assert run("--local_rank=1", "steps=5") == 0 and seen == [4, 5]
     assert run("--fast") == 2 and "unknown option --fast" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("example")
+def test_multirun_gives_every_job_a_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str]) -> SimpleNamespace:
+        started.append(command[2:])
+        return SimpleNamespace(returncode=3 if len(started) == 2 else 0)
+
+    def run(*argv: str) -> int:
+        with pytest.raises(SystemExit) as stop:
+            config.main("example", Example, lambda _: None, argv)
+        return int(stop.value.code or 0)
+
+    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="example.__main__"))
+    assert run("-m", "run.name=rates", "optim.lr=1e-3,2e-3", "steps=1,2", "ratio=0.1") == 3  # the first failure's
+    assert [job[-1] for job in started] == [
+        f"run.name='rates/{number}_optim.lr={rate},steps={steps}'"
+        for number, (rate, steps) in enumerate([("0.001", 1), ("0.001", 2), ("0.002", 1), ("0.002", 2)])
+    ]
+    assert started[1][:-1] == ["example", "run.name=rates", "optim.lr=0.001", "steps=2", "ratio=0.1"]
+    assert run("-m", "steps=1", "run.name=x") == 2 and "several values" in capsys.readouterr().err
+    assert run("-m", "steps=1,2", "run.name=null") == 2 and "needs run.name" in capsys.readouterr().err

@@ -51,7 +51,10 @@ def test_norms_do_not_decay(model_config: ModelConfig) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("lr", 0.0), ("betas", [0.9]), ("schedule", "linear"), ("final_lr_fraction", 2.0), ("warmup_fraction", 1.0)],
+    [
+        *(("lr", 0.0), ("betas", [0.9]), ("schedule", "linear"), ("final_lr_fraction", 2.0), ("warmup_fraction", 1.0)),
+        *(("eps", 0.0), ("weight_decay", -0.1), ("grad_clip", -1.0), ("warmup_steps", -1)),
+    ],
 )
 def test_bad_values_are_named(key: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"optim\.{key}="):

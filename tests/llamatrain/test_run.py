@@ -23,6 +23,7 @@ from llamatrain.model import ModelConfig, Transformer
 from llamatrain.optim import OptimConfig
 from llamatrain.run import Run, RunConfig, WandbConfig
 from llamatrain.tokenizer import Tokenizer
+from tests.checkpoints import save_checkpoint
 
 STEPS = 8
 
@@ -72,8 +73,9 @@ def train(folder: Path, model: ModelConfig, tokenizer: Tokenizer, batches: Toy |
     optim = OptimConfig(1e-2, [0.9, 0.95], 1e-5, 0.1, 1.0, "cosine", 2, 0.0, 0.1)
     zero = ZeroConfig(stage=0, dtype="float32", offload_optimizer=False, offload_parameters=False)
     data = changes.pop("data", {"train": "abc"})
+    program, parents = changes.pop("program", "test"), changes.pop("parents", {})
     config = run_config(folder, **changes)
-    with Run(config, "test", {"run": asdict(config)}, data=data) as run:
+    with Run(config, program, {"run": asdict(config)}, parents, data) as run:
         engine = Engine(Transformer(model, seed=0), optim, zero, STEPS)
         fit(engine, batches or Toy(), language_model_loss, run, STEPS, tokenizer, lambda: {"eval/loss": 1.0})
     return engine
@@ -154,6 +156,25 @@ def test_changed_data_is_refused(tmp_path: Path, model_config: ModelConfig, toke
     assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "failed"
 
 
+def test_another_parent_is_refused(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    parents = [save_checkpoint(tmp_path / str(seed), Transformer(model_config, seed), tokenizer) for seed in range(2)]
+    train(tmp_path, model_config, tokenizer, parents={"checkpoint": parents[0]})
+    train(tmp_path, model_config, tokenizer, parents={"checkpoint": parents[0]})
+    with pytest.raises(UserError, match=rf"checkpoint={parents[1]} is not what .*step_00000008 was trained from"):
+        train(tmp_path, model_config, tokenizer, parents={"checkpoint": parents[1]})
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_another_programs_folder_is_left_alone(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, resume: str
+) -> None:
+    train(tmp_path, model_config, tokenizer)
+    with pytest.raises(UserError, match=r"run\.name=job: .* is a run of test; choose another run\.name"):
+        train(tmp_path, model_config, tokenizer, program="other", resume=resume)
+    manifest.verify((tmp_path / "job" / "final").resolve())
+    assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "done"
+
+
 def test_no_space_leaves_the_older_checkpoint_good(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +196,27 @@ def test_no_space_leaves_the_older_checkpoint_good(
     assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "done"
 
 
+def test_a_program_without_steps_stops_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="SIGTERM; the same command starts again"), Run(run_config(tmp_path), "test", {}):
+        os.kill(os.getpid(), signal.SIGTERM)
+    status = json.loads((tmp_path / "job" / "status.json").read_text())
+    assert (status["state"], signal.getsignal(signal.SIGTERM)) == ("stopped", signal.SIG_DFL)
+
+
+def test_a_full_disk_is_said_in_plain_words(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"no space left on the disk of .*job; its checkpoints are untouched"),
+        Run(run_config(tmp_path), "test", {}),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as of a line in metrics.jsonl
+
+
+def test_a_half_written_checkpoint_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "job" / "checkpoints" / "step_00000003.tmp").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run\.resume=required, but .* holds no checkpoint"):
+        Run(run_config(tmp_path, resume="required"), "test", {})
+
+
 def test_learning_rate_too_high_is_a_clear_stop(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
 ) -> None:
@@ -186,6 +228,16 @@ def test_learning_rate_too_high_is_a_clear_stop(
 
     with pytest.raises(UserError, match=r"train/loss is nan at step 5"):
         train(tmp_path, model_config, tokenizer, Broken())
+
+
+def test_a_broken_gradient_is_not_saved(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Engine.step
+    monkeypatch.setattr(Engine, "step", lambda self: step(self) if self.steps_done < 5 else float("nan"))
+    with pytest.raises(UserError, match=r"train/grad_norm is nan at step 6"):
+        train(tmp_path, model_config, tokenizer)
+    assert [p.name for p in (tmp_path / "job" / "checkpoints").iterdir()] == ["step_00000003"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("name", "../x"), ("resume", "yes"), ("save_every", -1), ("log_every", 0)])

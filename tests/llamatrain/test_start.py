@@ -39,7 +39,7 @@ def test_language_engine_holds_the_weights(chat: Path, model_config: ModelConfig
 
 def test_scalar_engine_puts_a_new_head_on_a_language_model(chat: Path, model_config: ModelConfig) -> None:
     engine = scalar_engine(chat, OPTIM, ZERO, 10, seed=5)
-    fresh = ScalarModel.from_transformer(Transformer(model_config, seed=1), seed=5)
+    fresh = ScalarModel(model_config, 5, Transformer(model_config, seed=1).model)
     assert same(engine.module, fresh)
 
 

@@ -28,7 +28,7 @@ def test_scores_equal_transformers_on_a_ragged_batch(model_config: ModelConfig) 
 
 def test_head_goes_on_a_language_models_decoder(model_config: ModelConfig) -> None:
     transformer = Transformer(model_config, seed=1)
-    scalar = ScalarModel.from_transformer(transformer, seed=2)
+    scalar = ScalarModel(model_config, 2, transformer.model)
     assert scalar.model is transformer.model
     again, other = ScalarModel(model_config, 2), ScalarModel(model_config, 3)
     assert torch.equal(scalar.score.weight, again.score.weight)
@@ -40,6 +40,6 @@ def test_head_has_the_spread_it_says(model_config: ModelConfig) -> None:
     config = dataclasses.replace(model_config, dim=dim, n_layers=1, hidden_dim=8, n_heads=64, vocab_size=8)
     with torch.device("meta"):
         transformer = Transformer(config, None)
-    weight = ScalarModel.from_transformer(transformer, seed=0).score.weight
+    weight = ScalarModel(config, 0, transformer.model).score.weight
     assert weight.shape == (1, dim)
     assert abs(weight.std().item() * math.sqrt(dim + 1) - 1) < 0.06

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from llamatrain.data.rows import RATINGS
 from llamatrain.errors import UserError
-from reward.losses import RATINGS, auxiliary_loss, margin_of, ranking_loss
+from reward.losses import auxiliary_loss, margin_of, ranking_loss
 
 
 def test_margins_are_the_papers() -> None:

@@ -3,7 +3,8 @@
 import random
 from statistics import fmean
 
-from toyworld.annotators import HELPFULNESS, RATINGS, SAFETY, Annotator, Pair, agreement, hire, rating
+from llamatrain.data.rows import RATINGS
+from toyworld.annotators import HELPFULNESS, SAFETY, Annotator, Pair, agreement, hire, rating
 from toyworld.judge import Judgement
 
 THRESHOLDS = {"significantly_better": 0.9, "better": 0.45, "slightly_better": 0.2}

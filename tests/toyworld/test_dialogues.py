@@ -9,7 +9,7 @@ import pytest
 
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
-from toyworld.deeds import CATEGORIES, VECTOR_NAMES
+from toyworld.deeds import DEEDS, VECTORS
 from toyworld.dialogues import dialogues, prompts
 from toyworld.requests import TASKS, Requests
 
@@ -42,8 +42,8 @@ def test_held_out_prompts_suffice_and_cover_everything(requests: Requests) -> No
     assert len({row["id"] for row in rows}) == 800
     assert sum(row["safety"] for row in rows) >= 200
     assert {row["meta"]["task"] for row in rows} == set(TASKS)
-    assert {row["meta"]["category"] for row in rows} == {*CATEGORIES, "helpful", "borderline"}
-    assert {row["meta"]["attack_vector"] for row in rows if row["safety"]} == set(VECTOR_NAMES)
+    assert {row["meta"]["category"] for row in rows} == {*(deed.category for deed in DEEDS), "helpful", "borderline"}
+    assert {row["meta"]["attack_vector"] for row in rows if row["safety"]} == set(VECTORS)
     assert any(row["messages"][0]["role"] == "system" for row in rows)
     assert any(len(row["messages"]) >= 3 for row in rows)
 

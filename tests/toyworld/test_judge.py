@@ -10,7 +10,6 @@ from toyworld.answers import QUALITIES, SAFETY_QUALITIES, answer
 from toyworld.deeds import DEEDS
 from toyworld.dialogues import conversation
 from toyworld.judge import Judge, Judgement
-from toyworld.judge import judge as judge_response
 from toyworld.phrases import OPENERS, RAMBLES, REFUSALS
 from toyworld.requests import TASKS, Request, compliance, foreign, misspelt, refusal
 
@@ -135,12 +134,9 @@ def test_deterministic_and_between_zero_and_one(judge: Judge) -> None:
             assert all(0 <= m.helpfulness <= 1 and 0 <= m.safety <= 1 for m in first)
 
 
-def test_the_function_and_foreign_prompts(judge: Judge) -> None:
-    request = judge.requests.draw("fact", False, random.Random(3))
-    messages = [{"role": "user", "content": request.text}]
-    assert judge_response(judge.requests.world, messages, request.answer) == judge.judge(messages, request.answer)
+def test_prompts_of_another_world_are_refused(judge: Judge) -> None:
     with pytest.raises(UserError, match="no prompt of this toy world"):
-        judge_response(judge.requests.world, [{"role": "user", "content": "Who are you?"}], "I am.")
+        judge.judge([{"role": "user", "content": "Who are you?"}], "I am.")
 
 
 def test_disguised_requests_are_still_unsafe(judge: Judge) -> None:
