@@ -54,6 +54,7 @@ def describe(folder: Path, seed: int) -> dict[str, Any]:
     status = {name: json.loads((folder / name / "status.json").read_text()) for name in names}
     wall = {name: json.loads((folder / name / "stage.json").read_text()).get("seconds") for name in names}
     evaluation = json.loads((folder / "evaluate" / "evaluation.json").read_text())
+    evaluation.pop("by_kind", None)  # long, and in the report
     accuracy = {
         path.parent.name: json.loads(path.read_text())["overall"] for path in sorted(folder.glob("*/accuracy.json"))
     }
