@@ -59,6 +59,8 @@ def _import_deepspeed() -> Any:
         os.environ.setdefault("DS_LOG_LEVEL", "error")
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore")
+    # ZeRO marks a Muon optimizer, unused here, for torch.compile: that alone would import the compiler, two seconds.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import deepspeed
 
     if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
