@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -51,13 +50,13 @@ def perplexity(
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": bits_per_byte(loss, batches.manifest),
+        "bits_per_byte": bits_per_byte(loss, batches.manifest.tokens, batches.manifest.text_bytes),
     }
 
 
-def bits_per_byte(loss: float, manifest: dict[str, Any]) -> float:
+def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
     """Return the loss per byte of text in bits, which does not depend on the tokenizer."""
-    return float(loss / math.log(2) * manifest["tokens"] / manifest["text_bytes"])
+    return loss / math.log(2) * tokens / text_bytes
 
 
 @torch.no_grad()

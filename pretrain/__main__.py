@@ -125,7 +125,7 @@ def plan(cfg: PretrainConfig, model: ModelConfig, batches: TokenBatches) -> str:
     return (
         f"{parameters(model):,} parameters, vocabulary {model.vocab_size:,}\n"
         f"{steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,} "
-        f"({cfg.optim.warmup(steps):,} of warm-up), {epochs:.2f} epochs of {len(batches.tokens):,} tokens\n"
+        f"({cfg.optim.warmup(steps):,} of warm-up), {epochs:.2f} epochs of {batches.manifest.tokens:,} tokens\n"
         f"a batch: {rows:,} rows of {cfg.seq_len:,} tokens = {ranks} x {accumulation} x {cfg.micro_batch_size} rows"
     )
 
@@ -133,11 +133,11 @@ def plan(cfg: PretrainConfig, model: ModelConfig, batches: TokenBatches) -> str:
 def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -> dict[str, float]:
     """Return loss (nats a token), perplexity and bits per byte of the held-out documents."""
     metrics = evaluate_loss(engine, batches.eval_batches(limit), language_model_loss)
-    loss, counts = metrics["eval/loss"], batches.manifest
+    loss, held = metrics["eval/loss"], batches.manifest
     return {
         **metrics,
         "eval/perplexity": math.exp(min(loss, 700.0)),
-        "eval/bits_per_byte": loss / math.log(2) * counts["tokens"] / counts["text_bytes"],
+        "eval/bits_per_byte": loss / math.log(2) * held.tokens / held.text_bytes,
     }
 
 

@@ -19,9 +19,10 @@ from statistics import fmean
 
 from llamatrain import config, distributed
 from llamatrain.checkpoint import load_config, load_tokenizer, resolve
-from llamatrain.data.batches import MANIFEST, DialogueBatches, check_split, read_manifest
+from llamatrain.data.batches import DialogueBatches, check_split
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
+from llamatrain.data.shards import MANIFEST, read_manifest
 from llamatrain.engine import ZeroConfig
 from llamatrain.errors import UserError
 from llamatrain.fit import fit

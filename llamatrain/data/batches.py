@@ -10,7 +10,6 @@ Shapes: B rows of a micro-batch, T = seq_len tokens.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -22,14 +21,15 @@ import torch
 from numpy.typing import NDArray
 
 from llamatrain.chat import Message, encode_dialogue, without_oldest_turn
-from llamatrain.data.order import mix, permuted
+from llamatrain.data.order import dealt, mix, permuted
 from llamatrain.data.packing import Batch, Sample, collate, pack, with_weight
-from llamatrain.errors import UserError, missing
+from llamatrain.data.shards import TokenStream, read_manifest
+from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
 Places = NDArray[np.int64]
 TooLong = Literal["skip", "stop", "drop_turns"]
-MANIFEST = "manifest.json"
+_PARTS = 1 << 20  # to which a source's share is rounded
 
 
 def check_split(key: str, value: int, parts: Mapping[str, int], ranks: int) -> None:
@@ -78,24 +78,19 @@ class _Batches:
 
         What is missing from the last ones is padding (rows without a target, weight 0).
         """
-        rows = self._count() if limit is None else min(limit, self._count())
+        return self._in_order(0, self._count(), limit)
+
+    def _in_order(self, first: int, count: int, limit: int | None) -> Iterator[Batch]:
+        rows = count if limit is None else min(limit, count)
         size = self.micro_batch_size
         rounds = -(-rows // (size * self.world_size))
         for number in range(rounds):
             start = (number * self.world_size + self.rank) * size
-            yield self._eval_rows(range(min(start, rows), min(start + size, rows)))
+            yield self._eval_rows(range(first + min(start, rows), first + min(start + size, rows)))
 
     def _places(self, step: int) -> Places:
         wanted = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
         return wanted + np.searchsorted(self._skip_after, wanted, side="right")
-
-    def _shuffled(self, places: Places, count: int) -> Places:
-        """Map places to rows 0..count-1, every row once an epoch."""
-        rows = np.empty_like(places)
-        for epoch in np.unique(places // count).tolist():
-            chosen = places // count == epoch
-            rows[chosen] = permuted(places[chosen] % count, count, mix(self.seed, epoch))
-        return rows
 
     def _count(self) -> int:
         raise NotImplementedError
@@ -108,12 +103,12 @@ class _Batches:
 
 
 class TokenBatches(_Batches):
-    """Windows of `seq_len` tokens over a corpus folder of the program `corpus`, memory-mapped.
+    """Windows of `seq_len` tokens over one part (train/ or eval/) of a corpus, mixed from its sources by their shares.
 
-    Neighbouring windows share one token, so every token of the corpus but the first is a target exactly once an epoch
-    (up to a tail shorter than a window, which only `eval_batches` shows). Documents share a window; with `isolate` each
-    is a segment of its own, positions restart with it, and its first token (BOS) is no target. `tokenizer`, where
-    given, must be the corpus's own.
+    Neighbouring windows of a source share one token, so every token but its first is a target exactly once in an epoch
+    of that source (up to a tail shorter than a window, which only `eval_batches` shows). Documents share a window; with
+    `isolate` each is a segment of its own, positions restart with it, and its first token (BOS) is no target.
+    `tokenizer`, where given, must be the corpus's own. `mixture` (source -> weight) replaces the corpus's shares.
     """
 
     def __init__(
@@ -129,62 +124,103 @@ class TokenBatches(_Batches):
         isolate: bool = False,
         tokenizer: Tokenizer | None = None,
         skip: Sequence[int] = (),
+        mixture: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip)
         if seq_len < 2:
             raise UserError(f"seq_len={seq_len}: needs 2 tokens or more")
-        self.manifest = read_manifest(folder, tokenizer)
-        self.tokens = np.memmap(Path(folder) / "tokens.bin", dtype=self.manifest["dtype"], mode="r")
-        self.documents = np.memmap(
-            Path(folder) / "documents.bin", dtype=np.int64, mode="r"
-        )  # first token of each, then the end
         self.seq_len, self.isolate = seq_len, isolate
-        self.windows = (len(self.tokens) - 1) // (seq_len - 1)
-        if self.windows < 1:
-            raise UserError(f"{folder} holds {len(self.tokens)} tokens; seq_len={seq_len} needs that many at least")
-        self.steps_per_epoch = self.windows / batch_size
-        files = self.manifest["files"]
-        self.fingerprint = hashlib.sha256("".join(files[name]["sha256"] for name in sorted(files)).encode()).hexdigest()
+        self.manifest = read_manifest(folder, tokenizer)
+        self.sources = self.manifest.sources
+        self.streams = [TokenStream(Path(folder), source, self.manifest.dtype) for source in self.sources]
+        for source in self.sources:
+            if source.tokens < seq_len:
+                raise UserError(
+                    f"source {source.name} of {folder} holds {source.tokens} tokens; seq_len={seq_len} needs that many "
+                    "at least"
+                )
+        self.windows = [(source.tokens - 1) // (seq_len - 1) for source in self.sources]
+        shares = self._shares(mixture)
+        self._weights = [max(1, round(share * _PARTS)) if share else 0 for share in shares]
+        self.steps_per_epoch = sum(self.windows) / batch_size
+        text = f"{self.manifest.fingerprint} {self._weights}"
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+    def _shares(self, mixture: Mapping[str, float] | None) -> list[float]:
+        if not mixture:
+            return [source.share for source in self.sources]
+        names = [source.name for source in self.sources]
+        for name, weight in mixture.items():
+            if name not in names:
+                raise UserError(f"mixture.{name}: the corpus has no such source; there are {', '.join(names)}")
+            if weight < 0:
+                raise UserError(f"mixture.{name}={weight}: needs a weight of 0 or more")
+        total = sum(mixture.values())
+        if total <= 0:
+            raise UserError(f"mixture={dict(mixture)}: needs a source with a weight above 0")
+        return [mixture.get(name, 0.0) / total for name in names]
 
     def _count(self) -> int:
-        return -(-(len(self.tokens) - 1) // (self.seq_len - 1))
+        return sum(self._rows_of(number) for number in range(len(self.sources)))
+
+    def _rows_of(self, number: int) -> int:
+        """Return the windows of a source, the shorter one at its end counted."""
+        return -(-(self.sources[number].tokens - 1) // (self.seq_len - 1))
 
     def windows_at(self, places: Places) -> Batch:
         """Return the windows at places of the endless sequence, one row each."""
-        return self._read(self._shuffled(places, self.windows), len(places))
+        return self._read(*self.located(places), len(places))
+
+    def located(self, places: Places) -> tuple[Places, Places]:
+        """Return the source and, in it, the window at each place of the endless sequence."""
+        source, index = dealt(places, self._weights)
+        window = np.empty_like(index)
+        for number in np.unique(source).tolist():
+            chosen = source == number
+            seed = mix(self.seed, *self.sources[number].name.encode())
+            window[chosen] = _shuffled(index[chosen], self.windows[number], seed)
+        return source, window
 
     def _rows_at(self, places: Places) -> Batch:
         return self.windows_at(places)
 
-    def _eval_rows(self, rows: range) -> Batch:
-        return self._read(np.asarray(rows, dtype=np.int64), self.micro_batch_size)
+    def source_batches(self, name: str, limit: int | None = None) -> Iterator[Batch]:
+        """Yield this rank's share of one source's windows (or the first `limit`), like `eval_batches`."""
+        number = [source.name for source in self.sources].index(name)
+        first = sum(self._rows_of(earlier) for earlier in range(number))
+        return self._in_order(first, self._rows_of(number), limit)
 
-    def _read(self, windows: Places, rows: int) -> Batch:
-        """Return windows by number as a batch of `rows`, filled up with padding."""
-        shape = (rows, self.seq_len)
-        input_ids, position_ids, segment_ids = (np.zeros(shape, dtype=np.int64) for _ in range(3))
-        loss_mask = np.zeros(shape, dtype=bool)
-        for row, window in enumerate(windows.tolist()):
-            start = window * (self.seq_len - 1)
-            tokens = self.tokens[start : start + self.seq_len]
-            length = len(tokens)
-            input_ids[row, :length] = tokens
-            loss_mask[row, 1:length] = True
-            position_ids[row, :length], segment_ids[row, :length] = np.arange(length), 1
-            if self.isolate:
-                at = np.arange(start, start + length)
-                document = np.searchsorted(self.documents, at, side="right") - 1
-                begin = self.documents[document]
-                position_ids[row, :length] = at - np.maximum(begin, start)
-                segment_ids[row, :length] = document - document[0] + 1
-                loss_mask[row, :length] &= at != begin
-        columns = {
+    def _eval_rows(self, rows: range) -> Batch:
+        ends = np.cumsum([self._rows_of(number) for number in range(len(self.sources))])
+        at = np.asarray(rows, dtype=np.int64)
+        source = np.searchsorted(ends, at, side="right")
+        window = at - np.concatenate([[0], ends])[source]
+        return self._read(source, window, self.micro_batch_size)
+
+    def _read(self, sources: Places, windows: Places, rows: int) -> Batch:
+        """Return windows of sources, by number, as a batch of `rows`, filled up with padding."""
+        input_ids = np.zeros((rows, self.seq_len), dtype=np.int64)
+        length = np.zeros((rows, 1), dtype=np.int64)
+        for row, (source, window) in enumerate(zip(sources.tolist(), windows.tolist(), strict=True)):
+            tokens = self.streams[source].read(window * (self.seq_len - 1), self.seq_len)
+            input_ids[row, : len(tokens)] = tokens
+            length[row] = len(tokens)
+        columns = np.arange(self.seq_len)
+        real = columns < length
+        loss_mask = real & (columns > 0)
+        position_ids, segment_ids = np.where(real, columns, 0), real.astype(np.int64)
+        if self.isolate:  # a document begins at each BOS, which text never holds
+            begins = (input_ids == self.manifest.bos_id) & (columns > 0) & real
+            segment_ids = np.where(real, 1 + np.cumsum(begins, axis=1), 0)
+            position_ids = np.where(real, columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1), 0)
+            loss_mask &= ~begins
+        batch = {
             "input_ids": input_ids,
             "position_ids": position_ids,
             "segment_ids": segment_ids,
             "loss_mask": loss_mask,
         }
-        return with_weight({name: torch.from_numpy(column) for name, column in columns.items()})
+        return with_weight({name: torch.from_numpy(column) for name, column in batch.items()})
 
 
 class DialogueBatches(_Batches):
@@ -295,7 +331,7 @@ class DialogueBatches(_Batches):
         before = places * over // under
         replayed = (places + 1) * over // under > before
         rows = np.full(len(places), -1, dtype=np.int64)
-        rows[~replayed] = self._shuffled((places - before)[~replayed], len(self._members))
+        rows[~replayed] = _shuffled((places - before)[~replayed], len(self._members), self.seed)
         batch = self._packed(rows)
         if self.replay is None or not replayed.any():
             return batch
@@ -319,29 +355,10 @@ class DialogueBatches(_Batches):
         return collate(samples, members, self.seq_len, self.isolate)[0]
 
 
-def read_manifest(folder: str | Path, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-    """Return a corpus folder's manifest after checking the files' sizes, and that `tokenizer`, where given, made it."""
-    folder = Path(folder)
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise missing(path, made_by="corpus")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        files = {name: int(entry["bytes"]) for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no manifest of a corpus ({type(error).__name__}: {error}); `llamatrain corpus` makes it anew"
-        ) from error
-    for name, size in files.items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes"
-            raise UserError(
-                f"{folder / name} {state}, its manifest says {size} bytes; `llamatrain corpus` makes it anew"
-            )
-    if tokenizer is not None and manifest["tokenizer"] != tokenizer.fingerprint:
-        raise UserError(
-            f"{folder} was made with another tokenizer (sha256 {manifest['tokenizer'][:12]}) than {tokenizer.path} "
-            f"(sha256 {tokenizer.fingerprint[:12]}): needs the same one"
-        )
-    return manifest
+def _shuffled(places: Places, count: int, seed: int) -> Places:
+    """Map places to rows 0..count-1, every row once an epoch, each epoch in an order of its own."""
+    rows = np.empty_like(places)
+    for epoch in np.unique(places // count).tolist():
+        chosen = places // count == epoch
+        rows[chosen] = permuted(places[chosen] % count, count, mix(seed, epoch))
+    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import overload
 
 import numpy as np
@@ -31,6 +32,24 @@ def permuted(index: int | NDArray[np.int64], n: int, seed: int) -> int | NDArray
         values[outside] = _feistel(values[outside], half, keys)
     result = values.astype(np.int64)
     return int(result[0]) if isinstance(index, int | np.integer) else result
+
+
+def dealt(places: NDArray[np.int64], weights: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Deal out an endless sequence of places to sources by weight; return each place's source and its index there.
+
+    Every stretch of places holds each source in its proportion, to within a place or so per source, and each source's
+    indices run 0, 1, 2, ... One source after the other takes its share of what the earlier ones left.
+    """
+    source, index = np.empty_like(places), np.empty_like(places)
+    slots, rest, total = np.arange(len(places)), places, sum(weights)
+    for number, weight in enumerate(weights):
+        if weight == 0:
+            continue
+        before = rest * weight // total
+        own = (rest + 1) * weight // total > before
+        source[slots[own]], index[slots[own]] = number, before[own]
+        slots, rest, total = slots[~own], (rest - before)[~own], total - weight
+    return source, index
 
 
 def mix(*numbers: int) -> int:

@@ -1,0 +1,245 @@
+"""A tokenized corpus on disk: the program `corpus` writes it, training maps it into memory.
+
+    train/  eval/
+      manifest.json            what was tokenized and how, and the sources with their shares; written last
+      <source>/shards.jsonl    one line a shard: its name, tokens, documents, and its files' sizes and sha256
+      <source>/shards.bin      int64: the token at which each shard begins, and the end of the last
+      <source>/00000000.tokens     BOS document EOS BOS document EOS ...   (uint16, or uint32 for large vocabularies)
+      <source>/00000000.documents  int64: where in the shard each document begins, and its end
+
+Opening a corpus reads manifest.json and maps shards.bin, so it takes the same time for any number of shards. A shard is
+opened when its first token is asked for and refused if it was cut; `verify` finds altered ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamatrain.errors import UserError, missing
+from llamatrain.tokenizer import Tokenizer
+
+MANIFEST, SHARDS, STARTS = "manifest.json", "shards.jsonl", "shards.bin"
+OPEN_SHARDS = 256  # mapped at a time, far below what a process may hold open
+ANEW = "`llamatrain corpus` makes it anew"
+
+
+@dataclass
+class Source:
+    """One source of a corpus part; `share` is its part of the training windows, all sources' together being 1."""
+
+    name: str
+    share: float
+    licence: str
+    tokens: int
+    documents: int
+    words: int
+    text_bytes: int
+    shards: int
+    index: str  # sha256 of shards.jsonl, which holds those of the shards
+
+
+@dataclass
+class Manifest:
+    """What a corpus part holds; `fingerprint` is one hash of all of it."""
+
+    dtype: str
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+    tokenizer: str
+    sources: list[Source]
+
+    @property
+    def tokens(self) -> int:
+        return sum(source.tokens for source in self.sources)
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(source.text_bytes for source in self.sources)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the smallest unsigned integers that hold a vocabulary."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def write_shard(folder: Path, number: int, documents: Iterable[Sequence[int]], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Write one shard of documents' token ids, BOS and EOS put around each; return its entry for `write_index`.
+
+    The files appear under their names when they are whole. Memory holds one document's tokens at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name, dtype = f"{number:08d}", token_dtype(tokenizer.vocab_size)
+    begin = end = 0
+    files = {kind: _Hashed(folder / f"{name}.{kind}") for kind in ("tokens", "documents")}
+    starts: list[int] = []
+    for ids in documents:
+        array = np.empty(len(ids) + 2, dtype=dtype)
+        array[0], array[1:-1], array[-1] = tokenizer.bos_id, ids, tokenizer.eos_id
+        files["tokens"].write(array)
+        begin, end = end, end + len(array)
+        starts.append(begin)
+    files["documents"].write(np.array([*starts, end], dtype=np.int64))
+    entries = {kind: file.close() for kind, file in files.items()}
+    return {"name": name, "tokens": end, "documents": len(starts), "files": entries}
+
+
+def write_index(folder: Path, entries: Sequence[dict[str, Any]]) -> str:
+    """Write shards.jsonl and shards.bin of a source from its shards' entries in order; return shards.jsonl's sha256."""
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    starts = np.cumsum([0, *(entry["tokens"] for entry in entries)], dtype=np.int64)
+    _replace(folder / STARTS, starts.tobytes())
+    _replace(folder / SHARDS, text.encode())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Publish a corpus part; until then its folder holds none."""
+    _replace(folder / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+
+
+class _Hashed:
+    """A file being written under a temporary name, its size and its sha256."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.bytes, self.digest = path, 0, hashlib.sha256()
+        self.file = path.with_name(path.name + ".tmp").open("wb")
+
+    def write(self, array: NDArray[Any]) -> None:
+        content = array.tobytes()
+        self.file.write(content)
+        self.digest.update(content)
+        self.bytes += len(content)
+
+    def close(self) -> dict[str, Any]:
+        self.file.close()
+        os.replace(self.file.name, self.path)
+        return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: str | Path, tokenizer: Tokenizer | None = None) -> Manifest:
+    """Return a corpus part's manifest after checking that `tokenizer`, where given, made it."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise missing(path, made_by="corpus")
+    try:
+        content = json.loads(path.read_text())
+        known = {field.name for field in fields(Source)}
+        sources = [Source(**{key: entry[key] for key in known}) for entry in content["sources"]]
+        manifest = Manifest(**{**content, "sources": sources})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no manifest of a corpus ({type(error).__name__}: {error}); {ANEW}") from error
+    if tokenizer is not None and manifest.tokenizer != tokenizer.fingerprint:
+        raise UserError(
+            f"{folder} was made with another tokenizer (sha256 {manifest.tokenizer[:12]}) than {tokenizer.path} "
+            f"(sha256 {tokenizer.fingerprint[:12]}): needs the same one"
+        )
+    return manifest
+
+
+class TokenStream:
+    """All tokens of a source as one sequence over its shards, mapped into memory as they are asked for."""
+
+    def __init__(self, folder: Path, source: Source, dtype: str) -> None:
+        self.folder, self.source, self.dtype = folder / source.name, source, np.dtype(dtype)
+        path = self.folder / STARTS
+        if not path.is_file():
+            raise missing(path, made_by="corpus")
+        if (found := path.stat().st_size) != 8 * (source.shards + 1):
+            raise UserError(f"{path} has {found} bytes, {source.shards} shards need {8 * (source.shards + 1)}; {ANEW}")
+        self.starts = np.memmap(path, dtype=np.int64, mode="r")
+        self._shard = lru_cache(OPEN_SHARDS)(self._open)
+
+    def __len__(self) -> int:
+        return self.source.tokens
+
+    def read(self, start: int, length: int) -> NDArray[Any]:
+        """Return tokens `start` to `start + length`, fewer at the end."""
+        stop = min(start + length, len(self))
+        shard = int(np.searchsorted(self.starts, start, side="right")) - 1
+        parts = []
+        while start < stop:
+            begin, end = int(self.starts[shard]), int(self.starts[shard + 1])
+            if end > start:  # a shard may be empty
+                parts.append(self._shard(shard)[start - begin : min(stop, end) - begin])
+                start = min(stop, end)
+            shard += 1
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
+
+    def _open(self, shard: int) -> NDArray[Any]:
+        path = self.folder / f"{shard:08d}.tokens"
+        needed = int(self.starts[shard + 1] - self.starts[shard]) * self.dtype.itemsize
+        _check_size(path, needed)
+        return np.memmap(path, dtype=self.dtype, mode="r")
+
+
+def _check_size(path: Path, needed: int) -> None:
+    found = path.stat().st_size if path.is_file() else None
+    if found != needed:
+        state = "is missing" if found is None else f"has {found} bytes"
+        raise UserError(f"{path} {state}, its index says {needed} bytes; {ANEW}")
+
+
+def shard_entries(folder: Path, source: Source) -> Iterator[dict[str, Any]]:
+    """Yield the entries of shards.jsonl after checking its hash."""
+    path = folder / source.name / SHARDS
+    if not path.is_file():
+        raise missing(path, made_by="corpus")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != source.index:
+        raise UserError(f"{path} was altered: its sha256 is not the one in {folder / MANIFEST}; {ANEW}")
+    yield from map(json.loads, content.splitlines())
+
+
+def verify(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield every file of a corpus part with what is wrong with it, or ''."""
+    manifest = read_manifest(folder)
+    for source in manifest.sources:
+        entries = list(shard_entries(folder, source))
+        starts = np.cumsum([0, *(entry["tokens"] for entry in entries)], dtype=np.int64)
+        path = folder / source.name / STARTS
+        same = path.is_file() and path.read_bytes() == starts.tobytes()
+        yield path, "" if same else "does not agree with shards.jsonl"
+        for entry in entries:
+            for kind, needed in entry["files"].items():
+                path = folder / source.name / f"{entry['name']}.{kind}"
+                yield path, _fault(path, needed)
+
+
+def _fault(path: Path, needed: dict[str, Any]) -> str:
+    if not path.is_file():
+        return "is missing"
+    if (found := path.stat().st_size) != needed["bytes"]:
+        return f"has {found} bytes, its index says {needed['bytes']}"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return "" if digest == needed["sha256"] else "was altered: its sha256 is not the one in its index"
