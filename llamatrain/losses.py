@@ -1,12 +1,15 @@
 """The language-model loss over a batch's target tokens.
 
-Shapes: B rows, T tokens, N target positions, V vocabulary.
+Shapes: B rows, T tokens, N target positions, C model dimension, V vocabulary.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 Batch = dict[str, torch.Tensor]
 
@@ -24,18 +27,66 @@ def next_token_select(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return select, ids.flatten()[select + 1]
 
 
-def cross_entropy_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the summed cross-entropy in nats of logits (N, V) against targets (N,)."""
-    return F.cross_entropy(logits, targets, reduction="sum")
+# Logits held at a time. On a CPU about what its second-level cache holds, on a GPU enough to keep it busy.
+_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
+_FEWEST_ROWS = 128  # a matrix product of fewer rows wastes the hardware
+
+
+def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the summed cross-entropy in nats of the logits hidden @ weight.T against targets, in float32.
+
+    hidden (N, C), weight (V, C), targets (N,). The logits are made, used and dropped a chunk of positions at a time, and
+    with them the gradients: no more than a chunk of the N x V numbers is ever held, and nothing is computed twice.
+    """
+    learning = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, learning)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, learning: bool
+    ) -> torch.Tensor:
+        rows = max(_FEWEST_ROWS, _CHUNK[hidden.device.type] // len(weight))
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        # Many chunks add into the weight's gradient: in bfloat16 the sum would swallow the small ones.
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None
+        by_hidden = torch.empty_like(hidden) if learning else None
+        for start in range(0, len(hidden), rows):
+            part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
+            logprobs = F.log_softmax((part @ weight.t()).float(), dim=-1)
+            loss -= logprobs.gather(1, wanted).sum()
+            if by_weight is None or by_hidden is None:
+                continue
+            slope = logprobs.exp_()  # of the loss by the logits: probabilities, less 1 at the target
+            slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand_as(wanted))
+            slope = slope.to(hidden.dtype)
+            torch.mm(slope, weight, out=by_hidden[start : start + rows])
+            if weight.dtype == torch.float32:
+                by_weight.addmm_(slope.t(), part)
+            else:
+                by_weight += slope.t() @ part
+        ctx.slopes = (by_hidden, by_weight)
+        ctx.dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        by_hidden, by_weight = ctx.slopes
+        ctx.slopes = None  # scaled in place: a second backward pass finds nothing
+        return by_hidden.mul_(slope), by_weight.mul_(slope).to(ctx.dtype), None, None
 
 
 def language_model_loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the summed loss of a batch's target tokens; `fit` divides by their number over the whole global batch."""
     select, targets = next_token_select(batch)
-    logits = model(
+    loss = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         segment_ids=batch["segment_ids"],
         select=select,
+        targets=targets,
     )
-    return cross_entropy_sum(logits, targets), {}
+    return loss, {}

@@ -5,6 +5,9 @@ Shapes: B rows, T positions, H query heads, K key-value heads, D head dimension,
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,6 +51,10 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     """Attention of queries (B, H, T, D) over keys and values (B, K, L, D); mask None: causal. Returns (B, H, T, D)."""
     batch, heads, length, width = queries.shape
     kv_heads = keys.shape[1]
+    if _in_blocks(queries, keys):
+        keys, values = (x if heads == kv_heads else x.repeat_interleave(heads // kv_heads, 1) for x in (keys, values))
+        mixed: Tensor = _CausalBlocks.apply(queries, keys, values, mask)  # type: ignore[no-untyped-call]
+        return mixed
     if heads == kv_heads:
         return F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=mask is None and length > 1)
     if length == 1:  # one new token: the query heads that share keys become query positions, nothing is repeated
@@ -58,3 +65,57 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     # On CUDA no memory-saving kernel takes both a mask and enable_gqa; repeating the keys costs little beside T x L.
     keys, values = (x.repeat_interleave(heads // kv_heads, 1) for x in (keys, values))
     return F.scaled_dot_product_attention(queries, keys, values, mask)
+
+
+def _in_blocks(queries: Tensor, keys: Tensor) -> bool:
+    """Tell whether `_CausalBlocks` serves: training on a CPU in float32 on rows short enough to keep probabilities."""
+    length = queries.shape[2]
+    learning = torch.is_grad_enabled() and queries.requires_grad
+    plain = queries.device.type == "cpu" and queries.dtype == torch.float32 and length == keys.shape[2]
+    return learning and plain and 1 < length <= _LONGEST
+
+
+_LONGEST, _ROWS = 512, 64
+
+
+class _CausalBlocks(torch.autograd.Function):
+    """Causal attention a block of queries at a time, each over the keys up to its own end.
+
+    torch's CPU kernel for training runs at about half the speed of these matrix products (benchmarks/attention.py). It
+    keeps the probabilities, B x H x T x T / 2 numbers, for the backward pass instead of computing them again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        batch, heads, length, width = queries.shape
+        q, k, v = (x.reshape(batch * heads, length, width) for x in (queries, keys, values))
+        mixed, kept = torch.empty_like(q), []
+        for start in range(0, length, _ROWS):
+            end = min(start + _ROWS, length)
+            if mask is None:
+                hidden = q.new_full((end - start, end), float("-inf")).triu_(start + 1)
+            else:
+                hidden = mask[:, :, start:end, :end].expand(-1, heads, -1, -1).reshape(-1, end - start, end)
+            scores = torch.baddbmm(hidden, q[:, start:end], k[:, :end].transpose(1, 2), alpha=1 / math.sqrt(width))
+            probabilities = torch.softmax(scores, -1)
+            mixed[:, start:end] = torch.bmm(probabilities, v[:, :end])
+            kept.append(probabilities)
+        ctx.save_for_backward(q, k, v, *kept)
+        return mixed.view(batch, heads, length, width)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *kept = ctx.saved_tensors
+        batch, heads, length, width = slope.shape
+        scale, slope = 1 / math.sqrt(width), slope.reshape(batch * heads, length, width)
+        by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for start, probabilities in zip(range(0, length, _ROWS), kept, strict=True):
+            end = min(start + _ROWS, length)
+            part = slope[:, start:end]
+            by_v[:, :end].baddbmm_(probabilities.transpose(1, 2), part)
+            by_probabilities = torch.bmm(part, v[:, :end].transpose(1, 2))
+            by_scores = torch._softmax_backward_data(by_probabilities, probabilities, -1, torch.float32)
+            by_q[:, start:end] = torch.bmm(by_scores, k[:, :end]).mul_(scale)
+            by_k[:, :end].baddbmm_(by_scores.transpose(1, 2), q[:, start:end], alpha=scale)
+        shape = (batch, heads, length, width)
+        return by_q.view(shape), by_k.view(shape), by_v.view(shape), None

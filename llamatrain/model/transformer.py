@@ -9,17 +9,39 @@ import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 from llamatrain.errors import UserError
+from llamatrain.losses import linear_cross_entropy
 from llamatrain.model.attention import Rotary, additive, attend, rotary_table, rotate, segment_mask
 from llamatrain.model.kv_cache import CacheRows, KVCache
+
+
+def _keep_products(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Keep what matrix products and attention give; norms, rotations and gates cost little to compute again."""
+    packet = getattr(op, "overloadpacket", op)
+    kept = packet is torch.ops.aten.mm or "scaled_dot_product" in str(packet)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+# What the backward pass computes again instead of finding it kept: nothing, all but matrix products, or whole layers.
+CHECKPOINTING: dict[str, Any] = {
+    "none": None,
+    "selective": partial(create_selective_checkpoint_contexts, _keep_products),
+    "full": noop_context_fn,
+}
 
 
 @dataclass
@@ -49,8 +71,9 @@ class ModelConfig:
             raise UserError(f"model.dim {self.dim} must be an even multiple of model.n_heads {self.n_heads}")
         if self.n_heads % self.n_kv_heads:
             raise UserError(f"model.n_heads {self.n_heads} must be a multiple of model.n_kv_heads {self.n_kv_heads}")
-        if self.activation_checkpointing not in ("none", "full"):
-            raise UserError(f"model.activation_checkpointing is {self.activation_checkpointing!r}; use none or full")
+        if self.activation_checkpointing not in CHECKPOINTING:
+            found, choices = self.activation_checkpointing, ", ".join(CHECKPOINTING)
+            raise UserError(f"model.activation_checkpointing is {found!r}; use one of {choices}")
 
     @property
     def head_dim(self) -> int:
@@ -166,6 +189,16 @@ class Linear(nn.Linear):
         """Do nothing: the constructor fills the weight."""
 
 
+class Head(Linear):
+    """The matrix from the last hidden states to the vocabulary, and the loss behind it.
+
+    The loss is computed in here, where ZeRO-3 has the weight gathered.
+    """
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        return super().forward(x) if targets is None else linear_cross_entropy(x, self.weight, targets)
+
+
 class Embedding(nn.Embedding):
     """Token embeddings, initialised in their constructor."""
 
@@ -275,10 +308,10 @@ class Decoder(nn.Module):
             if position_ids is None:
                 position_ids = torch.arange(length, device=x.device)[None]
         rotary = rotary_table(position_ids, self.config.head_dim, self.config.rope_theta, x.dtype)
-        recompute = self.config.activation_checkpointing == "full" and torch.is_grad_enabled()
+        recompute = CHECKPOINTING[self.config.activation_checkpointing] if torch.is_grad_enabled() else None
         for layer in self.layers:
-            if recompute:
-                x = checkpoint(layer, x, rotary, mask, cache, use_reentrant=False)
+            if recompute is not None:
+                x = checkpoint(layer, x, rotary, mask, cache, use_reentrant=False, context_fn=recompute)
             else:
                 x = layer(x, rotary, mask, cache)
         if select is not None:
@@ -297,7 +330,7 @@ class Transformer(nn.Module):
         self.model = Decoder(config, init.at("model"))
         if not config.tie_embeddings:  # a tied head has no parameter of its own, as HF stores it
             assert config.vocab_size is not None
-            self.lm_head = Linear(config.dim, config.vocab_size, init.at("lm_head.weight"))
+            self.lm_head = Head(config.dim, config.vocab_size, init.at("lm_head.weight"))
 
     def forward(
         self,
@@ -306,15 +339,22 @@ class Transformer(nn.Module):
         segment_ids: Tensor | None = None,
         cache: CacheRows | None = None,
         select: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Return float32 logits, (B, T, V), or (N, V) at the flattened positions `select` (N,).
 
-        A token sees the earlier tokens of its own segment (0 is padding; None: one segment a row). With a cache the
-        positions follow from it and position_ids and segment_ids are not used.
+        With `targets` (N,), the tokens wanted there, return their summed cross-entropy instead; the logits are then
+        never held whole. A token sees the earlier tokens of its own segment (0 is padding; None: one segment a row).
+        With a cache the positions follow from it and position_ids and segment_ids are not used.
         """
         x = self.model(input_ids, position_ids, segment_ids, cache, select)
-        logits: Tensor = F.linear(x, self.model.embed_tokens.weight) if self.config.tie_embeddings else self.lm_head(x)
-        return logits.float()
+        if not self.config.tie_embeddings:
+            out: Tensor = self.lm_head(x, targets)
+        elif targets is None:
+            out = F.linear(x, self.model.embed_tokens.weight)
+        else:
+            out = linear_cross_entropy(x, self.model.embed_tokens.weight, targets)
+        return out.float()
 
     def new_cache(self, slots: int, max_len: int) -> KVCache:
         """Return an empty cache for `slots` sequences of up to `max_len` tokens."""

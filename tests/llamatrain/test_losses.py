@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from llamatrain.losses import cross_entropy_sum, language_model_loss, next_token_select
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from llamatrain import losses
+from llamatrain.losses import language_model_loss, linear_cross_entropy, next_token_select
 from llamatrain.model import ModelConfig, Transformer
 
 
@@ -32,4 +38,44 @@ def test_sum_equals_plain_cross_entropy(model_config: ModelConfig) -> None:
     loss, _ = language_model_loss(model, batch)
     logprobs = model(ids)[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     assert torch.allclose(loss, -(logprobs * mask[:, 1:]).sum(), rtol=1e-6)
-    assert torch.allclose(cross_entropy_sum(torch.zeros(4, 8), torch.arange(4)), 4 * torch.tensor(8.0).log())
+
+
+@pytest.mark.parametrize("positions", [0, 1, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_give_the_loss_and_the_gradients_of_whole_logits(
+    monkeypatch: pytest.MonkeyPatch, positions: int, dtype: torch.dtype
+) -> None:
+    monkeypatch.setitem(losses._CHUNK, "cpu", 50 * 128)  # three chunks of 128 rows, the last a part
+    hidden = torch.randn(positions, 16).to(dtype).requires_grad_()
+    weight = torch.randn(50, 16).to(dtype).requires_grad_()
+    targets = torch.randint(0, 50, (positions,))
+    loss = linear_cross_entropy(hidden, weight, targets)
+    (loss / 7).backward()
+    found = (loss.detach(), hidden.grad, weight.grad)
+    hidden.grad = weight.grad = None
+    whole = F.cross_entropy((hidden @ weight.t()).float(), targets, reduction="sum")
+    (whole / 7).backward()
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for ours, theirs in zip(found, (whole.detach(), hidden.grad, weight.grad), strict=True):
+        assert ours is not None and theirs is not None and ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, **tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), found[0])
+
+
+def test_logits_are_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = op(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    monkeypatch.setitem(losses._CHUNK, "cpu", 1)
+    hidden, weight = torch.randn(2000, 8, requires_grad=True), torch.randn(500, 8, requires_grad=True)
+    with Watch():
+        linear_cross_entropy(hidden, weight, torch.randint(0, 500, (2000,))).backward()
+    assert largest == 128 * 500

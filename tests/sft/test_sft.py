@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llamatrain import checkpoint, config
 from llamatrain.chat import encode_dialogue
@@ -76,7 +77,7 @@ def test_loss_is_that_of_the_answers_alone(
     model = Transformer(model_config, seed=0)
     loss = weight = 0.0
     for batch in batches.eval_batches():
-        loss += float(language_model_loss(model, batch)[0])
+        loss += language_model_loss(model, batch)[0].item()
         weight += float(batch["weight"])
     expected = count = 0.0
     for turns in DIALOGUES:
@@ -94,8 +95,8 @@ def test_prompt_tokens_are_no_targets(tmp_path: Path, base: Path, tokenizer: Tok
     batch = load(configure(tmp_path, base), tokenizer, 128)[0].batch_at(0)[0]
     logits = torch.randn(batch["input_ids"].numel(), 400)
 
-    def deaf(select: torch.Tensor, **_: Any) -> torch.Tensor:
-        return logits[select]
+    def deaf(select: torch.Tensor, targets: torch.Tensor, **_: Any) -> torch.Tensor:
+        return F.cross_entropy(logits[select], targets, reduction="sum")
 
     def loss(ids: torch.Tensor) -> float:
         return float(language_model_loss(deaf, {**batch, "input_ids": ids})[0])  # type: ignore[arg-type]
