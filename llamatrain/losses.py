@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from .linear import linear
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -55,14 +57,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         by_hidden = torch.empty_like(hidden) if learning else None
         for start in range(0, len(hidden), rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
-            logprobs = F.log_softmax((part @ weight.t()).float(), dim=-1)
+            logprobs = F.log_softmax(linear(part, weight).float(), dim=-1)
             loss -= logprobs.gather(1, wanted).sum()
             if by_weight is None or by_hidden is None:
                 continue
             slope = logprobs.exp_()  # of the loss by the logits: probabilities, less 1 at the target
             slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand_as(wanted))
             slope = slope.to(hidden.dtype)
-            torch.mm(slope, weight, out=by_hidden[start : start + rows])
+            by_hidden[start : start + rows] = linear(slope, weight.t())
             if weight.dtype == torch.float32:
                 by_weight.addmm_(slope.t(), part)
             else:

@@ -24,15 +24,19 @@ from torch.utils.checkpoint import (
 )
 
 from llamatrain.errors import UserError
+from llamatrain.linear import linear
 from llamatrain.losses import linear_cross_entropy
 from llamatrain.model.attention import Rotary, additive, attend, rotary_table, rotate, segment_mask
 from llamatrain.model.kv_cache import CacheRows, KVCache
 
 
+_PRODUCTS = (torch.ops.aten.mm, torch.ops.mkldnn._linear_pointwise)
+
+
 def _keep_products(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Keep what matrix products and attention give; norms, rotations and gates cost little to compute again."""
     packet = getattr(op, "overloadpacket", op)
-    kept = packet is torch.ops.aten.mm or "scaled_dot_product" in str(packet)
+    kept = packet in _PRODUCTS or "scaled_dot_product" in str(packet)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
@@ -188,6 +192,9 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Do nothing: the constructor fills the weight."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight)
+
 
 class Head(Linear):
     """The matrix from the last hidden states to the vocabulary, and the loss behind it.
@@ -195,8 +202,8 @@ class Head(Linear):
     The loss is computed in here, where ZeRO-3 has the weight gathered.
     """
 
-    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
-        return super().forward(x) if targets is None else linear_cross_entropy(x, self.weight, targets)
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return linear(x, self.weight) if targets is None else linear_cross_entropy(x, self.weight, targets)
 
 
 class Embedding(nn.Embedding):
@@ -351,7 +358,7 @@ class Transformer(nn.Module):
         if not self.config.tie_embeddings:
             out: Tensor = self.lm_head(x, targets)
         elif targets is None:
-            out = F.linear(x, self.model.embed_tokens.weight)
+            out = linear(x, self.model.embed_tokens.weight)
         else:
             out = linear_cross_entropy(x, self.model.embed_tokens.weight, targets)
         return out.float()
