@@ -60,6 +60,7 @@ def _import_deepspeed() -> Any:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore")
     # ZeRO marks a Muon optimizer, unused here, for torch.compile: that alone would import the compiler, two seconds.
+    # An engine that compiles has said 0 before.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import deepspeed
 
@@ -77,9 +78,16 @@ def _import_deepspeed() -> Any:
 class Engine:
     """A model in training: forward, backward, step, and its state by parameter name."""
 
-    def __init__(self, model: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> None:
-        """Wrap a model; `total_steps` is the length of the learning-rate schedule in optimizer steps."""
+    def __init__(
+        self, model: nn.Module, optim: OptimConfig, zero: ZeroConfig, total_steps: int, compiled: bool = False
+    ) -> None:
+        """Wrap a model; `total_steps` is the length of the learning-rate schedule in optimizer steps.
+
+        `compiled` hands the decoder to torch.compile, which does its work at the first micro-batch of each shape.
+        """
         distributed.setup()
+        if compiled:
+            _compile(model, zero)
         deepspeed = _import_deepspeed()
         self.optim, self.zero, self.total_steps = optim, zero, total_steps
         self.dtype = DTYPES[zero.dtype]
@@ -277,6 +285,20 @@ def build(make: Callable[[], nn.Module], zero: ZeroConfig) -> nn.Module:
 
 
 # --- DeepSpeed's particulars ---------------------------------------------------------------------------------------
+
+
+def _compile(model: nn.Module, zero: ZeroConfig) -> None:
+    if zero.stage == 3:
+        raise UserError("compile=true needs zero.stage of 2 or lower: at stage 3 each layer's weights come and go")
+    os.environ["TORCHDYNAMO_DISABLE"] = "0"
+    import torch._dynamo
+    import torch._logging
+
+    torch._dynamo.config.disable = False
+    if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
+        torch._logging.set_logs(dynamo=logging.ERROR)
+    decoder: Any = model.model
+    decoder.compile()
 
 
 @contextlib.contextmanager

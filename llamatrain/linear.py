@@ -35,10 +35,13 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 def _weight_product(slope: Tensor, x: Tensor) -> Tensor:
     """Return slope.T @ x, (K, C), of slope (N, K) and x (N, C): the gradient of a weight."""
-    return slope.t() @ x
+    shaped = slope.new_empty(slope.shape[1], x.shape[1])
+    slope, x = slope.contiguous(), x.contiguous()
+    out: Tensor = torch.ops.aten.mkldnn_linear_backward_weights(slope.to_mkldnn(), x.to_mkldnn(), shaped, False)[0]
+    return out.to_dense()
 
 
-# torch.compile has a lowering of its own for oneDNN's product, which takes constant weights only: it gets this name.
+# torch.compile knows oneDNN's product with constant weights only, and none of its own tensors: it calls these names.
 @torch.library.custom_op("llamatrain::product", mutates_args=())
 def _compiled_product(x: Tensor, weight: Tensor) -> Tensor:
     return _product(x, weight)
@@ -47,6 +50,16 @@ def _compiled_product(x: Tensor, weight: Tensor) -> Tensor:
 @_compiled_product.register_fake
 def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@torch.library.custom_op("llamatrain::weight_product", mutates_args=())
+def _compiled_weight_product(slope: Tensor, x: Tensor) -> Tensor:
+    return _weight_product(slope, x)
+
+
+@_compiled_weight_product.register_fake
+def _(slope: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty((slope.shape[1], x.shape[1]))
 
 
 class _Linear(torch.autograd.Function):
@@ -58,9 +71,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        product = _compiled_product if torch.compiler.is_compiling() else _product
+        compiling = torch.compiler.is_compiling()
+        product = _compiled_product if compiling else _product
+        weight_product = _compiled_weight_product if compiling else _weight_product
         by_x = product(slope, weight.t()) if ctx.needs_input_grad[0] else None
         by_weight = None
         if ctx.needs_input_grad[1]:
-            by_weight = _weight_product(slope.reshape(-1, slope.shape[-1]), x.reshape(-1, x.shape[-1]))
+            by_weight = weight_product(slope.reshape(-1, slope.shape[-1]), x.reshape(-1, x.shape[-1]))
         return by_x, by_weight
