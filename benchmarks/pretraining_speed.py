@@ -84,6 +84,7 @@ def work(options: argparse.Namespace) -> None:
     """Train some steps on random tokens and print the tokens a second of each."""
     threads = max(1, len(os.sched_getaffinity(0)) // options.ranks)
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    sys.path.insert(0, str(ROOT))
     import torch
 
     from llamatrain import distributed, linear

@@ -30,20 +30,22 @@ from llamatrain.model.attention import Rotary, additive, attend, rotary_table, r
 from llamatrain.model.kv_cache import CacheRows, KVCache
 
 
-_PRODUCTS = (torch.ops.aten.mm, torch.ops.mkldnn._linear_pointwise)
-
-
-def _keep_products(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """Keep what matrix products and attention give; norms, rotations and gates cost little to compute again."""
+def _keep_narrow(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Keep what attention gives, and the matrix products that do not widen; the wide ones take most of the memory."""
     packet = getattr(op, "overloadpacket", op)
-    kept = packet in _PRODUCTS or "scaled_dot_product" in str(packet)
+    if packet is torch.ops.aten.mm:
+        kept = args[1].shape[1] <= args[1].shape[0]
+    elif packet is torch.ops.mkldnn._linear_pointwise:
+        kept = args[1].shape[0] <= args[1].shape[1]
+    else:
+        kept = "scaled_dot_product" in str(packet)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-# What the backward pass computes again instead of finding it kept: nothing, all but matrix products, or whole layers.
+# What the backward pass computes again: nothing; the inner part of the feed-forward, norms and rotations; whole layers.
 CHECKPOINTING: dict[str, Any] = {
     "none": None,
-    "selective": partial(create_selective_checkpoint_contexts, _keep_products),
+    "selective": partial(create_selective_checkpoint_contexts, _keep_narrow),
     "full": noop_context_fn,
 }
 

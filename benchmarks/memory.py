@@ -1,0 +1,114 @@
+"""Peak memory of a training step: the loss in chunks against whole logits, and the kinds of activation checkpointing.
+
+    python benchmarks/memory.py
+
+Each setting runs in a process of its own: forward and backward of 4,096 tokens. What is reported is the peak of resident
+memory above that before the step, and the seconds of the step. A line goes to results/memory.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from chain import commit, machine
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results" / "memory.jsonl"
+TOKENS = 4096
+LOSSES = {  # name -> (vocabulary, is the loss in chunks)
+    "loss, vocabulary 32,000, whole logits": (32_000, False),
+    "loss, vocabulary 32,000, in chunks": (32_000, True),
+}
+CHECKPOINTING = ("none", "selective", "full")
+
+
+def main() -> int:
+    """Measure every setting, record, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worker")
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(work(options.worker)))
+        return 0
+    results = {}
+    for name in [*LOSSES, *(f"activation_checkpointing={kind}" for kind in CHECKPOINTING)]:
+        shown = subprocess.run([sys.executable, __file__, "--worker", name], capture_output=True, text=True, check=True)
+        results[name] = json.loads(shown.stdout.splitlines()[-1])
+        print(f"{name:45s} {results[name]['megabytes']:8,.0f} MB  {results[name]['seconds']:6.2f} s", flush=True)
+    line = {"date": datetime.now(UTC).date().isoformat(), "commit": commit(), "machine": machine(), "results": results}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return 0
+
+
+def work(name: str) -> dict[str, float]:
+    """Take one step of a setting; return what it held at its peak and how long it took."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    torch.manual_seed(0)
+    step = loss_step(torch, *LOSSES[name]) if name in LOSSES else model_step(torch, name.split("=")[1])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    step()
+    seconds = time.perf_counter() - started
+    return {
+        "megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+        "seconds": round(seconds, 2),
+    }
+
+
+def loss_step(torch: Any, vocabulary: int, chunked: bool) -> Any:
+    """Return forward and backward of the head and the loss at 512 dimensions."""
+    from llamatrain.losses import linear_cross_entropy
+
+    hidden = torch.randn(TOKENS, 512, requires_grad=True)
+    weight = torch.randn(vocabulary, 512, requires_grad=True)
+    targets = torch.randint(0, vocabulary, (TOKENS,))
+    weight.grad, hidden.grad = torch.zeros_like(weight), torch.zeros_like(hidden)  # held by every training
+
+    def whole() -> None:
+        torch.nn.functional.cross_entropy((hidden @ weight.t()).float(), targets, reduction="sum").backward()
+
+    return (lambda: linear_cross_entropy(hidden, weight, targets).backward()) if chunked else whole
+
+
+def model_step(torch: Any, kind: str) -> Any:
+    """Return forward and backward of a model of eight layers."""
+    from llamatrain.losses import language_model_loss
+    from llamatrain.model import ModelConfig, Transformer
+
+    shape = {"dim": 512, "n_layers": 8, "n_heads": 8, "n_kv_heads": 8, "hidden_dim": 1408, "vocab_size": 4096}
+    model = Transformer(
+        ModelConfig(
+            **shape,
+            max_seq_len=TOKENS,
+            rope_theta=10_000.0,
+            norm_eps=1e-5,
+            tie_embeddings=False,
+            init_std=0.02,
+            activation_checkpointing=kind,
+        ),
+        seed=0,
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    batch = {
+        "input_ids": torch.randint(3, 4096, (1, TOKENS)),
+        "position_ids": torch.arange(TOKENS)[None],
+        "segment_ids": torch.ones(1, TOKENS, dtype=torch.int64),
+        "loss_mask": torch.ones(1, TOKENS, dtype=torch.bool),
+    }
+    return lambda: language_model_loss(model, batch)[0].backward()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
