@@ -292,11 +292,10 @@ def _compile(model: nn.Module, zero: ZeroConfig) -> None:
         raise UserError("compile=true needs zero.stage of 2 or lower: at stage 3 each layer's weights come and go")
     os.environ["TORCHDYNAMO_DISABLE"] = "0"
     import torch._dynamo
-    import torch._logging
 
     torch._dynamo.config.disable = False
     if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
-        torch._logging.set_logs(dynamo=logging.ERROR)
+        logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     decoder: Any = model.model
     decoder.compile()
 

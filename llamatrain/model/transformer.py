@@ -204,7 +204,7 @@ class Head(Linear):
     The loss is computed in here, where ZeRO-3 has the weight gathered.
     """
 
-    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
         return linear(x, self.weight) if targets is None else linear_cross_entropy(x, self.weight, targets)
 
 
