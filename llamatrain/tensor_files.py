@@ -26,7 +26,7 @@ class TensorFile:
 
     def __init__(self, path: Path, shapes: Shapes, dtype: torch.dtype) -> None:
         self.path, self.dtype = path, dtype
-        self._left = list(reversed(shapes))
+        self._left = list(shapes)[::-1]
         self._hash, self._size = hashlib.sha256(), 0
         self._failure: OSError | None = None
         header = json.dumps(_header(shapes, dtype), separators=(",", ":")).encode()
