@@ -16,18 +16,18 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from . import distributed, manifest
 from .errors import UserError, missing
-from .manifest import fingerprint
+from .manifest import Entry, fingerprint
 from .model import ModelConfig, ScalarModel, Transformer
+from .tensor_files import Shapes, write_tensors
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "load_weights",
+    "matched",
     "resolve",
     "restore",
     "save",
@@ -47,6 +48,7 @@ __all__ = [
 
 SHARD_BYTES = 5_000_000_000
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+HEAD = "lm_head.weight"
 
 
 # --- finding -----------------------------------------------------------------------------------------------------
@@ -58,16 +60,19 @@ def published(checkpoints: Path) -> list[Path]:
 
 
 def latest(checkpoints: Path) -> Path | None:
-    """Return the newest finished checkpoint after verifying it; a damaged one stops the run, naming the last good one."""
-    found = published(checkpoints)
+    """Return the newest finished checkpoint after verifying it; a damaged one stops the run, naming the last good one.
+
+    Called by all ranks together: each verifies its share of the files.
+    """
+    found = distributed.broadcast_object(published(checkpoints))
     if not found:
         return None
     try:
-        manifest.verify(found[-1])
+        _verify_together(found[-1])
     except UserError as error:
         for older in reversed(found[:-1]):
             try:
-                manifest.verify(older)
+                _verify_together(older)
             except UserError:
                 continue
             raise UserError(
@@ -75,6 +80,15 @@ def latest(checkpoints: Path) -> Path | None:
             ) from None
         raise UserError(f"{error}. There is no older one: delete the damaged folder to start anew") from None
     return found[-1]
+
+
+def _verify_together(folder: Path) -> None:
+    failure = ""
+    try:
+        manifest.verify(folder, distributed.shard(manifest.read(folder)))
+    except UserError as error:
+        failure = str(error)
+    distributed.fail_together(failure)
 
 
 def resolve(path: str | Path, made_by: str = "pretrain") -> Path:
@@ -122,23 +136,26 @@ def load_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
             raise UserError(f"checkpoint {folder} is damaged: {name} cannot be read ({error})") from None
 
 
-def fill(model: torch.nn.Module, weights: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
-    """Copy weights into a plain (not partitioned) model; UserError on a missing, unknown or misshapen one."""
-    parameters = dict(model.named_parameters())
-    left = set(parameters)
-    with torch.no_grad():
-        for name, tensor in weights:
-            if name not in parameters:
-                if name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight":
-                    continue  # older exporters keep the rotary table; tied heads may be written twice
-                raise UserError(f"{where}: unknown weight {name}")
-            if parameters[name].shape != tensor.shape:
-                need = tuple(parameters[name].shape)
-                raise UserError(f"{where}: {name} has shape {tuple(tensor.shape)}, config.json says {need}")
-            parameters[name].copy_(tensor)
+def matched(
+    weights: Iterable[tuple[str, torch.Tensor]], shapes: Shapes, where: str, fresh: Collection[str] = ()
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights a model of these shapes needs; UserError on a missing (but for `fresh`), unknown or misshapen one."""
+    left = set(shapes)
+    for name, tensor in weights:
+        if name in shapes:
+            if shapes[name] != tensor.shape:
+                need = tuple(shapes[name])
+                raise UserError(
+                    f"{where}: {name} has shape {tuple(tensor.shape)}, the model's configuration says {need}"
+                )
             left.discard(name)
-    if left:
-        raise UserError(f"{where}: weight {sorted(left)[0]} is missing")
+            yield name, tensor
+        elif name != HEAD and not name.endswith("rotary_emb.inv_freq"):
+            # Older exporters keep the rotary table; a tied head may be written twice, and a scalar model has none.
+            raise UserError(f"{where}: unknown weight {name}")
+        del tensor  # before the next one is read
+    if left - set(fresh):
+        raise UserError(f"{where}: weight {sorted(left - set(fresh))[0]} is missing")
 
 
 def load_model(
@@ -150,7 +167,9 @@ def load_model(
     with torch.device("meta"):  # the weights appear once, where and as they are wanted
         model: Transformer | ScalarModel = ScalarModel(config, seed=None) if scalar else Transformer(config, seed=None)
     model = model.to(dtype).to_empty(device=device)
-    fill(model, load_weights(folder), str(folder))
+    parameters = dict(model.named_parameters())
+    for name, tensor in matched(load_weights(folder), {n: p.shape for n, p in parameters.items()}, str(folder)):
+        parameters[name].data.copy_(tensor)
     return model
 
 
@@ -190,12 +209,13 @@ def save(
     _agree(failure, temporary)
     primary = next(iter(engines))
     models = {name: temporary if name == primary else temporary / "trainer" / name for name in engines}
+    written: dict[Path, Entry] = {}
     for name, engine in engines.items():
         # Every rank goes through all of it even after its own disk failed, so that none waits for ever.
         for write, folder in ((_write_model, models[name]), (_write_optimizer, temporary / "trainer" / name)):
             try:
-                write(folder, engine)
-            except (OSError, SafetensorError) as error:
+                written |= write(folder, engine)
+            except OSError as error:
                 failure = failure or _disk_message(temporary, error)
     if distributed.is_main() and not failure:
         try:
@@ -203,9 +223,11 @@ def save(
         except OSError as error:
             failure = _disk_message(temporary, error)
     _agree(failure, temporary)
+    known = {str(path.relative_to(temporary)): entry for path, entry in written.items()}
+    entries = {name: entry for part in distributed.gather_objects(known) for name, entry in part.items()}
     if distributed.is_main():
         try:
-            manifest.write(temporary)
+            manifest.write(temporary, entries)
             _sync(temporary)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(temporary, target)
@@ -229,57 +251,45 @@ def _disk_message(path: Path, error: BaseException) -> str:
     return f"checkpoint {path.with_suffix('')} could not be saved: {why}; older checkpoints are untouched"
 
 
-def _write_model(folder: Path, engine: Engine) -> None:
-    """Write the weights from rank 0; every rank takes part in gathering them, to the last one."""
-    weights = engine.parameters_by_name()
-    try:
-        if distributed.is_main():
-            _write_shards(folder, weights, engine.dtype)
-    finally:
-        for _ in weights:
-            pass
+def _write_model(folder: Path, engine: Engine) -> dict[Path, Entry]:
+    """Write the weights in files of SHARD_BYTES at most, with an index where there are several; ranks share the files.
+
+    Returns the manifest's entries of this rank's files. Every rank takes part in gathering the weights, to the last.
+    """
+    shards = _shards(engine.shapes(), engine.dtype.itemsize)
+    many = len(shards) > 1
+    names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" if many else WEIGHTS for n in range(1, len(shards) + 1)]
+    files = {folder / name: shard for name, shard in zip(names, shards, strict=True)}
+    own = {path: files[path] for path in distributed.shard(files)}
+    written = write_tensors(own, engine.dtype, engine.parameters_by_name())
+    if many and distributed.is_main():
+        total = sum(shape.numel() for shard in shards for shape in shard.values()) * engine.dtype.itemsize
+        weight_map = {weight: path.name for path, shard in files.items() for weight in shard}
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return written
 
 
-def _write_shards(folder: Path, weights: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> None:
-    """Write weights as safetensors files of SHARD_BYTES at most, with an index where there are several."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shards: list[list[str]] = []
-    held: dict[str, torch.Tensor] = {}
-    size = total = 0
-
-    def flush() -> None:
-        shards.append(list(held))
-        save_file(held, folder / f"model-{len(shards):05d}.safetensors", metadata={"format": "pt"})
-        held.clear()
-
-    for name, tensor in weights:
-        tensor = tensor.detach().to("cpu", dtype).contiguous().clone()
-        bytes_ = tensor.numel() * tensor.element_size()
-        if held and size + bytes_ > SHARD_BYTES:
-            flush()
+def _shards(shapes: Shapes, itemsize: int) -> list[dict[str, torch.Size]]:
+    """Deal the weights, in order, to files of SHARD_BYTES at most; a larger weight has its own."""
+    shards: list[dict[str, torch.Size]] = [{}]
+    size = 0
+    for name, shape in shapes.items():
+        bytes_ = shape.numel() * itemsize
+        if shards[-1] and size + bytes_ > SHARD_BYTES:
+            shards.append({})
             size = 0
-        held[name], size, total = tensor, size + bytes_, total + bytes_
-    flush()
-    if len(shards) == 1:
-        (folder / "model-00001.safetensors").rename(folder / WEIGHTS)
-        return
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards, 1):
-        final = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"model-{number:05d}.safetensors").rename(folder / final)
-        weight_map.update(dict.fromkeys(names, final))
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        shards[-1][name] = shape
+        size += bytes_
+    return shards
 
 
-def _write_optimizer(folder: Path, engine: Engine) -> None:
+def _write_optimizer(folder: Path, engine: Engine) -> dict[Path, Entry]:
     """Write this rank's share of the optimizer state: parameters are dealt out to the ranks in turn."""
     rank, world = distributed.rank(), distributed.world_size()
-    share: dict[str, torch.Tensor] = {}
-    for number, (name, tensors) in enumerate(engine.optimizer_state_by_name()):
-        if number % world == rank:
-            share.update({f"{key}.{name}": t.detach().to("cpu").contiguous().clone() for key, t in tensors.items()})
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(share, folder / f"optimizer-{rank + 1:05d}-of-{world:05d}.safetensors")
+    keys, share = engine.optimizer_keys(), distributed.shard(engine.shapes().items())
+    path = folder / f"optimizer-{rank + 1:05d}-of-{world:05d}.safetensors"
+    files = {path: {f"{key}.{name}": shape for name, shape in share for key in keys}}
+    return write_tensors(files, torch.float32, engine.optimizer_state_by_name())
 
 
 def _write_description(
@@ -326,7 +336,8 @@ def restore(folder: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
         )
     primary = next(iter(engines))
     for name, engine in engines.items():
-        engine.load_parameters(load_weights(folder if name == primary else trainer / name))
+        source = folder if name == primary else trainer / name
+        engine.load_parameters(matched(load_weights(source), engine.shapes(), str(source)))
         engine.load_optimizer_state(_optimizer_tensors(trainer / name))
     state: dict[str, Any] = json.loads((trainer / "state.json").read_text())
     return state

@@ -96,17 +96,9 @@ class Engine:
         self._norm = 0.0
         config = _deepspeed_config(optim, zero)
         groups = parameter_groups(model, optim)
-        if zero.offload_optimizer:  # DeepSpeed's own CPU Adam; a client optimizer is refused there
-            config["optimizer"] = {
-                "type": "AdamW",
-                "params": {"lr": optim.lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay},
-            }
-            with _quiet():
-                self._ds, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
-        else:
-            adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=_pair(optim.betas), eps=optim.eps, fused=True)
-            with _quiet():
-                self._ds, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
+        adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=_pair(optim.betas), eps=optim.eps, fused=True)
+        with _quiet():
+            self._ds, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
         self._adamw: torch.optim.Optimizer = self._ds.basic_optimizer
         if zero.stage == 0:
             # DeepSpeed reports no norm at stage 0; after its reduction and before the update is the place to clip.
@@ -160,65 +152,87 @@ class Engine:
 
     # --- state by parameter name ---
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return every parameter's full shape."""
+        return shapes(self.module)
+
     def parameters_by_name(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield every weight in full, in the training precision; all ranks take part, one weight at a time."""
         for name, parameter in self.module.named_parameters():
             with _gathered(parameter):
                 yield name, parameter.data
 
-    def optimizer_state_by_name(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-        """Yield every parameter's moments (none before the first step) and, in bfloat16, its float32 master weight.
+    def optimizer_keys(self) -> tuple[str, ...]:
+        """Return what is kept beside each weight: AdamW's moments once a step was done, masters in bfloat16."""
+        moments = MOMENTS if self.steps_done else ()
+        return moments if self.dtype == torch.float32 else (*moments, "master")
+
+    def optimizer_state_by_name(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield ("<key>.<parameter>", float32 tensor) for every parameter and optimizer key, one in memory at a time.
 
         All ranks take part.
         """
-        get = _fragments()
-        moments = MOMENTS if self.steps_done else ()
-        if moments:
+        keys = self.optimizer_keys()
+        if keys and keys[0] in MOMENTS:
             self._link_moments()
         for name, parameter in self.module.named_parameters():
-            if self.zero.stage == 0:
-                state = {key: self._adamw.state[parameter][key] for key in moments}
-            else:
-                state = {key: get.safe_get_full_optimizer_state(parameter, key) for key in moments}
-                if self.dtype != torch.float32:
-                    state["master"] = get.safe_get_full_fp32_param(parameter)
-            yield name, {key: value.view(_shape(parameter)) for key, value in state.items()}
+            for key in keys:
+                yield f"{key}.{name}", self._full_state(parameter, key)
+
+    def _full_state(self, parameter: torch.Tensor, key: str) -> torch.Tensor:
+        get = _fragments()
+        if self.zero.stage == 0:
+            state: torch.Tensor = self._adamw.state[parameter][key]
+        elif key == "master":
+            state = get.safe_get_full_fp32_param(parameter)
+        else:
+            state = get.safe_get_full_optimizer_state(parameter, key)
+        return state.view(_shape(parameter))
 
     def load_parameters(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Set weights, and the float32 master weights behind them, from (name, full tensor)."""
-        set_ = _fragments()
+        """Set weights, and the float32 master weights behind them, from (name, full tensor), one at a time."""
         parameters = dict(self.module.named_parameters())
         for name, tensor in weights:
-            if name not in parameters:
-                raise UserError(f"the checkpoint holds an unknown weight {name}")
-            parameter = parameters[name]
-            if tensor.shape != _shape(parameter):
-                found, needed = tuple(tensor.shape), tuple(_shape(parameter))
-                raise UserError(f"the checkpoint's {name} has shape {found}; the configured model needs {needed}")
-            with torch.no_grad(), _gathered(parameter, write=True):
-                parameter.data.copy_(tensor)
-            if self.zero.stage > 0:
-                set_.safe_set_full_fp32_param(parameter, tensor.to(self.device, torch.float32))
+            self._load_weight(parameters[name], tensor)
+            del tensor
+
+    def _load_weight(self, parameter: torch.Tensor, tensor: torch.Tensor) -> None:
+        _set_weight(parameter, tensor)
+        if self.zero.stage > 0:
+            _set_own_part(parameter, tensor)
 
     def load_optimizer_state(self, where: dict[str, Path]) -> None:
-        """Set moments and master weights from tensor name -> safetensors file; none there means a fresh optimizer."""
-        set_ = _fragments()
-        keys = sorted({name.partition(".")[0] for name in where})
-        if set(keys) & set(MOMENTS):
+        """Set moments and master weights from tensor name -> safetensors file; none there means a fresh optimizer.
+
+        Of a file only what this rank keeps is read: safetensors maps it.
+        """
+        held = {name.partition(".")[0] for name in where}
+        moments = MOMENTS if held & set(MOMENTS) else ()
+        if moments:
             self._make_moments()
+        else:  # an engine that has made steps goes back to its start
+            for state in self._adamw.state.values():
+                for key in set(state) & set(MOMENTS):
+                    state[key].zero_()
         for name, parameter in self.module.named_parameters():
-            for key in keys:
+            for key in (*moments, *held - set(MOMENTS)):
                 path = where.get(f"{key}.{name}")
                 if path is None:
                     raise UserError(f"the trainer state has no {key} for {name}: it belongs to another model")
                 with safe_open(path, framework="pt") as file:
-                    value = file.get_tensor(f"{key}.{name}").to(self.device)
-                if key == "master":  # in float32 the weights themselves are the masters
-                    self.load_parameters([(name, value)])
-                elif self.zero.stage == 0:
-                    self._adamw.state[parameter][key].copy_(value)
-                else:
-                    set_.safe_set_full_optimizer_state(parameter, value, key)
+                    self._load_state(parameter, key, file.get_tensor(f"{key}.{name}"))
+
+    def _load_state(self, parameter: torch.Tensor, key: str, tensor: torch.Tensor) -> None:
+        if tensor.shape != _shape(parameter):
+            raise UserError(
+                f"the trainer state's {key} has shape {tuple(tensor.shape)}, need {tuple(_shape(parameter))}"
+            )
+        if key == "master":  # in float32 the weights themselves are the masters
+            self._load_weight(parameter, tensor)
+        elif self.zero.stage == 0:
+            self._adamw.state[parameter][key].copy_(tensor)
+        else:
+            _set_own_part(parameter, tensor, key)
 
     def _make_moments(self) -> None:
         """Create AdamW's state, which otherwise appears with the first step."""
@@ -231,8 +245,7 @@ class Engine:
             for key in MOMENTS:
                 if key not in state:
                     state[key] = torch.zeros_like(flat, dtype=torch.float32)
-            # DeepSpeed's CPU Adam counts in an int, torch's fused AdamW in a tensor beside the parameter.
-            state.setdefault("step", 0 if self.zero.offload_optimizer else torch.tensor(0.0, device=flat.device))
+            state.setdefault("step", torch.tensor(0.0, device=flat.device))
         self._link_moments()
 
     def _link_moments(self) -> None:
@@ -246,42 +259,42 @@ class Engine:
         """Set the number of updates done: the schedule's place and AdamW's bias correction."""
         self.steps_done = step
         for state in self._adamw.state.values():
-            if isinstance(state.get("step"), torch.Tensor):
+            if "step" in state:
                 state["step"].fill_(float(step))
-            elif "step" in state:
-                state["step"] = step
 
 
-def frozen(model: nn.Module, zero: ZeroConfig) -> Any:
-    """Prepare a model that is only read (reference, reward models): on its device, in the training precision.
+def shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Return every parameter's full shape, also where it is divided over the ranks."""
+    return {name: _shape(parameter) for name, parameter in model.named_parameters()}
 
-    Every rank holds it whole. Under ZeRO-3 it is divided over the ranks and gathered layer by layer while it runs.
-    """
+
+def divides(zero: ZeroConfig) -> bool:
+    """Tell whether models are divided over the ranks: at stage 3, where there are several."""
     distributed.setup()
-    model.requires_grad_(False).eval()
-    model.to(device=distributed.device(), dtype=DTYPES[zero.dtype])
-    if zero.stage < 3 or distributed.world_size() == 1:
-        return model
-    deepspeed = _import_deepspeed()
-    config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": _zero_section(zero)}
-    if zero.dtype == "bfloat16":
-        config["bf16"] = {"enabled": True}
-    engine, *_ = deepspeed.initialize(model=model, config=config)
-    engine.eval()
-    return engine
+    return zero.stage == 3 and distributed.world_size() > 1
 
 
 def build(make: Callable[[], nn.Module], zero: ZeroConfig) -> nn.Module:
-    """Make a model; under ZeRO-3 on several ranks each parameter is divided as soon as it is made."""
-    distributed.setup()
-    if zero.stage < 3 or distributed.world_size() == 1:
+    """Make a model; where models are divided, each parameter is as soon as it is made."""
+    if not divides(zero):
         return make()
     deepspeed = _import_deepspeed()
-    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": _zero_section(zero)}
-    if zero.dtype == "bfloat16":
-        config["bf16"] = {"enabled": True}
-    with deepspeed.zero.Init(config_dict_or_path=config):
+    with deepspeed.zero.Init(config_dict_or_path=_reading_config(zero)):
         return make()
+
+
+def frozen(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], zero: ZeroConfig) -> Any:
+    """Prepare a divided model (of `build`) that is only read: filled weight by weight, gathered by layer as it runs."""
+    deepspeed = _import_deepspeed()
+    model.requires_grad_(False).eval()
+    parameters = dict(model.named_parameters())
+    for name, tensor in weights:
+        _set_weight(parameters[name], tensor)
+        del tensor
+    with _quiet():
+        engine, *_ = deepspeed.initialize(model=model, config=_reading_config(zero))
+    engine.eval()
+    return engine
 
 
 # --- DeepSpeed's particulars ---------------------------------------------------------------------------------------
@@ -317,12 +330,23 @@ def _deepspeed_config(optim: OptimConfig, zero: ZeroConfig) -> dict[str, Any]:
         "gradient_clipping": optim.grad_clip if zero.stage > 0 else 0.0,
         "steps_per_print": None,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # offloaded states take torch's AdamW, too: nothing has to be compiled
         "zero_optimization": _zero_section(zero),
     }
     if zero.dtype == "bfloat16":
         config["bf16"] = {"enabled": True}
         # A sum of many micro-batches in bfloat16 would swallow the small ones.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def _reading_config(zero: ZeroConfig) -> dict[str, Any]:
+    """Return DeepSpeed's configuration of a model without an optimizer."""
+    section = _zero_section(zero)
+    section.pop("offload_optimizer", None)
+    config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": section}
+    if zero.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
     return config
 
 
@@ -367,6 +391,31 @@ def _gathered(parameter: torch.Tensor, write: bool = False) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if write else None):
         yield
+
+
+def _set_weight(parameter: torch.Tensor, tensor: torch.Tensor) -> None:
+    """Copy a full weight into a parameter, whole or divided."""
+    with torch.no_grad(), _gathered(parameter, write=True):
+        parameter.data.copy_(tensor)
+
+
+def _set_own_part(parameter: torch.Tensor, tensor: torch.Tensor, key: str | None = None) -> None:
+    """Set this rank's part of a parameter's float32 master (no key) or moment, at stages 1 to 3, from the full tensor."""
+    set_ = _fragments()
+    if not hasattr(parameter, "ds_tensor"):
+        if key is None:
+            set_.safe_set_full_fp32_param(parameter, tensor)
+        else:
+            set_.safe_set_full_optimizer_state(parameter, tensor, key)
+        return
+    # DeepSpeed's setters for full tensors fail where the last ranks' parts are padded.
+    size = parameter.ds_tensor.numel()
+    part = tensor.flatten()[distributed.rank() * size : (distributed.rank() + 1) * size]
+    part = nn.functional.pad(part, (0, size - part.numel()))
+    if key is None:
+        set_.safe_set_local_fp32_param(parameter, part)
+    else:
+        set_.safe_set_local_optimizer_state(parameter, part, key)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from .errors import UserError
 
 NAME = "MANIFEST.json"
 MODEL_FILES = ("config.json", "tokenizer.model")  # and *.safetensors: what a checkpoint's result is
+
+
+class Entry(TypedDict):
+    """What the manifest knows of a file."""
+
+    size: int
+    sha256: str
 
 
 def sha256(path: Path) -> str:
@@ -19,18 +27,27 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(folder: Path) -> None:
-    """Write the manifest of all files under the folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
-    entries = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": sha256(p)} for p in files}
-    (folder / NAME).write_text(json.dumps({"files": entries}, indent=1) + "\n")
+def write(folder: Path, known: Mapping[str, Entry] | None = None) -> None:
+    """Write the manifest of all files under the folder; those `known` (by relative path) are not read again.
+
+    Raises OSError where a known file is not there as it was written: a rank wrote it to another disk.
+    """
+    entries: dict[str, Entry] = dict(known or {})
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME):
+        name, size = str(path.relative_to(folder)), path.stat().st_size
+        if name not in entries:
+            entries[name] = {"size": size, "sha256": sha256(path)}
+    for name, entry in entries.items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != entry["size"]:
+            raise OSError(f"rank 0 does not see {name} as another rank wrote it: all ranks need the same run folder")
+    (folder / NAME).write_text(json.dumps({"files": dict(sorted(entries.items()))}, indent=1) + "\n")
 
 
-def read(folder: Path) -> dict[str, dict[str, Any]]:
+def read(folder: Path) -> dict[str, Entry]:
     """Return the manifest's entries; UserError where it is missing or unreadable."""
     path = folder / NAME
     try:
-        entries: dict[str, dict[str, Any]] = json.loads(path.read_text())["files"]
+        entries: dict[str, Entry] = json.loads(path.read_text())["files"]
         return entries
     except FileNotFoundError:
         raise UserError(f"{folder} has no {NAME}: it is not a finished checkpoint") from None
@@ -38,10 +55,11 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is not readable: the checkpoint was altered") from None
 
 
-def verify(folder: Path, hashes: bool = True) -> None:
-    """Hold every file against the manifest; UserError names the first that is missing or altered."""
-    for name, entry in read(folder).items():
-        path = folder / name
+def verify(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Hold every file (or those named) against the manifest; UserError names the first that is missing or altered."""
+    entries = read(folder)
+    for name in entries if names is None else names:
+        path, entry = folder / name, entries[name]
         if not path.is_file():
             if name.startswith("trainer/") and not (folder / "trainer").exists():
                 continue  # the trainer state may be dropped from a kept checkpoint
@@ -51,7 +69,7 @@ def verify(folder: Path, hashes: bool = True) -> None:
             raise UserError(
                 f"checkpoint {folder} is damaged: {name} has {size} bytes, its manifest says {entry['size']}"
             )
-        if hashes and sha256(path) != entry["sha256"]:
+        if sha256(path) != entry["sha256"]:
             raise UserError(
                 f"checkpoint {folder} is damaged: {name} was altered (its sha256 differs from the manifest's)"
             )

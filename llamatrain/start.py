@@ -1,22 +1,22 @@
-"""Engines that start from a checkpoint: fine-tuning, reward models, PPO's policy and critic."""
+"""Models that start from a checkpoint: fine-tuning, reward models, PPO's policy and critic, and those that judge."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
-from .checkpoint import load_config, load_weights
-from .engine import Engine, ZeroConfig, build
+from . import distributed
+from .checkpoint import load_config, load_model, load_weights, matched
+from .engine import DTYPES, Engine, ZeroConfig, build, divides, frozen, shapes
 from .errors import UserError
 from .model import ModelConfig, ScalarModel, Transformer
 from .model.transformer import Decoder, Init
 from .optim import OptimConfig
 
-HEAD, SCORE = "lm_head.weight", "score.weight"
+SCORE = "score.weight"
 
 
 def language_engine(
@@ -48,19 +48,23 @@ def _scalar_model(config: ModelConfig, seed: int) -> ScalarModel:
     return ScalarModel(config, seed, Decoder(config, Init(None, config.init_std)))
 
 
+def frozen_model(folder: Path, zero: ZeroConfig, *, scalar: bool) -> Any:
+    """Return a checkpoint's model that is only read (reference, reward models), in the training precision.
+
+    Every rank holds it whole. Under ZeRO-3 it is divided over the ranks from its first weight on, and every forward
+    pass needs them all. UserError where it is of the other kind.
+    """
+    config, found = load_config(folder)
+    if found != scalar:
+        kinds = ("a language model", "a reward model")
+        raise UserError(f"{folder} is {kinds[found]}; need {kinds[scalar]}")
+    if not divides(zero):
+        return load_model(folder, distributed.device(), DTYPES[zero.dtype]).requires_grad_(False).eval()
+    model = build(lambda: ScalarModel(config, None) if scalar else Transformer(config, None), zero)
+    return frozen(model, matched(load_weights(folder), shapes(model), str(folder)), zero)
+
+
 def _filled(model: nn.Module, folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> Engine:
     engine = Engine(model, optim, zero, total_steps)
-    left = {name for name, _ in model.named_parameters()}
-
-    def weights() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in load_weights(folder):
-            if name in left:
-                left.discard(name)
-                yield name, tensor
-            elif name != HEAD and not name.endswith("rotary_emb.inv_freq"):
-                raise UserError(f"{folder}: unknown weight {name}")
-
-    engine.load_parameters(weights())
-    if left - {SCORE}:
-        raise UserError(f"{folder}: weight {sorted(left - {SCORE})[0]} is missing")
+    engine.load_parameters(matched(load_weights(folder), engine.shapes(), str(folder), fresh=(SCORE,)))
     return engine

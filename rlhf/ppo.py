@@ -20,26 +20,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from llamatrain import checkpoint, config, distributed
 from llamatrain.data.order import mix, permuted
-from llamatrain.engine import Engine, ZeroConfig, frozen
+from llamatrain.engine import Engine, ZeroConfig
 from llamatrain.errors import UserError
 from llamatrain.generation import Sampling
-from llamatrain.model import ScalarModel, Transformer
 from llamatrain.optim import OptimConfig
 from llamatrain.run import Run, RunConfig
-from llamatrain.start import language_engine, scalar_engine
+from llamatrain.start import frozen_model, language_engine, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .experience import Models, batch_metrics, credit, gather, judge
 from .learning import learn
 from .prompts import Prompt, load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
-from .sample import load_inference, shared_context, shared_tokenizer
+from .sample import shared_context, shared_tokenizer
 from .samples_log import SamplesLog
 from .scoring import GateConfig
 
@@ -157,17 +153,13 @@ def load_models(cfg: PPOConfig, parents: dict[str, Path]) -> Models:
     """Load the five models."""
     policy, helpful, safe = parents["checkpoint"], parents["helpfulness"], parents["safety"]
     updates = cfg.iterations * cfg.updates_per_iteration
-
-    def read_only(path: Path, kind: type) -> Any:
-        return frozen(load_inference(path, kind, torch.device("cpu"), cfg.zero.dtype), cfg.zero)
-
     held = min(cfg.critic_warmup, cfg.iterations) * cfg.updates_per_iteration
     return Models(
         policy=language_engine(policy, cfg.optim, cfg.zero, max(1, updates - held), cfg.activation_checkpointing),
         critic=scalar_engine(helpful, cfg.critic_optim, cfg.zero, updates, cfg.run.seed, cfg.activation_checkpointing),
-        reference=read_only(policy, Transformer),
-        helpfulness=read_only(helpful, ScalarModel),
-        safety=read_only(safe, ScalarModel),
+        reference=frozen_model(policy, cfg.zero, scalar=False),
+        helpfulness=frozen_model(helpful, cfg.zero, scalar=True),
+        safety=frozen_model(safe, cfg.zero, scalar=True),
     )
 
 

@@ -1,4 +1,4 @@
-"""ZeRO 0-3 on one rank and on two: numbers, resume and generation (the checks stand in worker.py)."""
+"""ZeRO 0-3 on one rank and on two: numbers, resume, offload, memory, generation (the checks stand in worker.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = ["stages", "bfloat16", "resume", "generation"]
+CHECKS = ["stages", "bfloat16", "resume", "offload", "streaming", "frozen", "generation"]
 
 
 @pytest.mark.distributed
@@ -19,8 +19,9 @@ def test_ranks(ranks: int, tmp_path: Path, tokenizer_path: Path, repository: Pat
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"] if ranks > 1 else []
     )
     command = [sys.executable, *(launcher or ["-m"]), "tests.distributed.worker", str(tmp_path), str(tokenizer_path)]
-    done = subprocess.run(
-        command, cwd=repository, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")} | {
+        "OMP_NUM_THREADS": "1"
+    }
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240, env=environ)
     assert done.returncode == 0, done.stderr[-4000:]
     assert [line.removeprefix("ok ") for line in done.stdout.splitlines() if line.startswith("ok ")] == CHECKS

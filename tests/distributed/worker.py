@@ -6,20 +6,29 @@ A plain PyTorch loop on the whole global batch is the reference for every ZeRO s
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+import llamatrain.engine as engine_module
 from llamatrain import checkpoint, distributed
-from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.engine import Engine, ZeroConfig, shapes
+from llamatrain.errors import UserError
 from llamatrain.fit import train_step
 from llamatrain.generation import Sampling, generate
 from llamatrain.losses import Batch, language_model_loss
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model import ModelConfig, ScalarModel, Transformer
 from llamatrain.optim import OptimConfig, parameter_groups
+from llamatrain.start import frozen_model
 from llamatrain.tokenizer import Tokenizer
+from tests.checkpoints import save_checkpoint
+from tests.memory import Held
 
 MODEL = ModelConfig(
     vocab_size=400,
@@ -35,6 +44,7 @@ MODEL = ModelConfig(
     init_std=0.02,
     activation_checkpointing="none",
 )
+TIED = replace(MODEL, tie_embeddings=True)
 OPTIM = OptimConfig(
     lr=1e-2,
     betas=[0.9, 0.95],
@@ -134,7 +144,8 @@ def check_bfloat16() -> None:
         for size in (1, 4):
             engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage, "bfloat16"), STEPS)
             train_step(engine, [b for step in range(12) for b in micro_batches(step, size)], language_model_loss)
-            moments.append(torch.cat([m["exp_avg"].flatten() for _, m in engine.optimizer_state_by_name()]))
+            state = held_state(engine)
+            moments.append(torch.cat([m.flatten() for name, m in state.items() if name.startswith("exp_avg.")]))
         assert (moments[0] - moments[1]).norm() < 5e-3 * moments[1].norm(), stage
     say("bfloat16")
 
@@ -162,15 +173,127 @@ def check_resume(folder: Path, tokenizer: Tokenizer) -> None:
                 assert torch.equal(weight, ends[source][name]), (source, target, name)
             else:
                 assert torch.allclose(weight, ends[source][name], atol=1e-5), (source, target, name)
-    low = Engine(Transformer(MODEL, seed=0), OPTIM, zero(2, "bfloat16"), STEPS)
-    train_step(low, micro_batches(0, 2), language_model_loss)
-    checkpoint.save(folder / "step_low", {"model": low}, tokenizer, {"step": 1}, {})
-    masters = {name: state["master"] for name, state in low.optimizer_state_by_name()}
-    high = Engine(Transformer(MODEL, seed=7), OPTIM, zero(0), STEPS)
-    checkpoint.restore(folder / "step_low", {"model": high})
-    for name, weight in high.parameters_by_name():
-        assert torch.equal(weight, masters[name]), name  # not rounded to bfloat16
+    check_masters(folder / "step_low", tokenizer)
     say("resume")
+
+
+def check_masters(folder: Path, tokenizer: Tokenizer) -> None:
+    """Master weights and moments of bfloat16 training arrive at every stage bit by bit, and in float32 training."""
+    low = Engine(Transformer(TIED, seed=0), OPTIM, zero(2, "bfloat16"), STEPS)
+    train_step(low, micro_batches(0, 2), language_model_loss)
+    checkpoint.save(folder, {"model": low}, tokenizer, {"step": 1}, {})
+    saved = held_state(low)
+    for stage in (1, 2, 3):
+        other = Engine(Transformer(TIED, seed=7), OPTIM, zero(stage, "bfloat16"), STEPS)
+        checkpoint.restore(folder, {"model": other})
+        other.set_step(1)
+        found = held_state(other)
+        assert found.keys() == saved.keys()
+        assert all(torch.equal(found[name], saved[name]) for name in saved), stage
+    high = Engine(Transformer(TIED, seed=7), OPTIM, zero(0), STEPS)
+    checkpoint.restore(folder, {"model": high})
+    for name, weight in high.parameters_by_name():
+        assert torch.equal(weight, saved[f"master.{name}"]), name  # not rounded to bfloat16
+
+
+def held_state(engine: Engine) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in engine.optimizer_state_by_name()}
+
+
+def check_offload(folder: Path, tokenizer: Tokenizer) -> None:
+    """What lies in host memory changes no number, and a run goes on with it and without it."""
+    losses, norms, _ = reference()
+    away = {stage: replace(zero(stage), offload_optimizer=True, offload_parameters=stage == 3) for stage in (1, 2, 3)}
+    for stage in (1, 2, 3):
+        for name, before, after in (
+            ("on", away[stage], zero(stage % 3 + 1)),
+            ("off", zero(stage), away[stage % 3 + 1]),
+        ):
+            engine = Engine(Transformer(MODEL, seed=0), OPTIM, before, STEPS)
+            rows = [train_step(engine, micro_batches(step, 2), language_model_loss) for step in range(3)]
+            checkpoint.save(folder / f"{name}_{stage}", {"model": engine}, tokenizer, {"step": 3}, {})
+            engine = Engine(Transformer(MODEL, seed=7), OPTIM, after, STEPS)
+            checkpoint.restore(folder / f"{name}_{stage}", {"model": engine})
+            engine.set_step(3)
+            rows += [train_step(engine, micro_batches(step, 2), language_model_loss) for step in range(3, STEPS)]
+            close([row["train/loss"] for row in rows], losses, 1e-5)
+            close([row["train/grad_norm"] for row in rows], norms, 1e-5)
+    say("offload")
+
+
+def check_streaming(folder: Path, tokenizer: Tokenizer) -> None:
+    """Saving and restoring hold one full tensor at a time: what is gathered, and what is read from a file."""
+    largest = 4 * max(shape.numel() for shape in shapes(Transformer(MODEL, None)).values())
+    gathered, read = Held(), Held()
+    with pytest.MonkeyPatch.context() as patch:
+        watch(patch, gathered, read)
+        for stage in (2, 3):
+            engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
+            train_step(engine, micro_batches(0, 2), language_model_loss)
+            checkpoint.save(folder / f"streamed_{stage}", {"model": engine}, tokenizer, {"step": 1}, {})
+            checkpoint.restore(folder / f"streamed_{stage}", {"model": engine})
+            assert (gathered.now, gathered.peak) == (0, largest), (stage, vars(gathered), largest)
+            assert (read.now, read.peak) == (0, largest), (stage, vars(read), largest)
+    say("streaming")
+
+
+def watch(patch: pytest.MonkeyPatch, gathered: Held, read: Held) -> None:
+    """Count what the engine gathers and what is read from safetensors files."""
+    real_gather, real_state, real_open = engine_module._gathered, Engine._full_state, checkpoint.safe_open
+
+    @contextmanager
+    def gather(parameter: torch.Tensor, write: bool = False) -> Iterator[None]:
+        size = 4 * getattr(parameter, "ds_numel", 0)
+        with real_gather(parameter, write):
+            gathered.take(size)
+            yield
+        gathered.take(-size)
+
+    class Watched:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.file = real_open(*args, **kwargs).__enter__()
+
+        def __enter__(self) -> Watched:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.__exit__(*error)
+
+        def keys(self) -> Any:
+            return self.file.keys()
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            return read.copy(self.file.get_tensor(name))
+
+    patch.setattr(engine_module, "_gathered", gather)
+    patch.setattr(Engine, "_full_state", lambda *args: gathered.copy(real_state(*args)))
+    for module in (checkpoint, engine_module):
+        patch.setattr(module, "safe_open", Watched)
+
+
+def check_frozen(folder: Path, tokenizer: Tokenizer) -> None:
+    """A model that is only read gives the plain model's numbers, and where it is divided it never lies whole on a rank."""
+    batch = micro_batches(0, 2)[0]
+    inputs = {key: batch[key] for key in ("input_ids", "position_ids", "segment_ids")}
+    for scalar in (False, True):
+        plain = ScalarModel(MODEL, seed=4) if scalar else Transformer(MODEL, seed=4)
+        path = folder / f"frozen_{scalar}"
+        if distributed.is_main():
+            save_checkpoint(path, plain, tokenizer)
+        distributed.barrier()
+        for stage, offload in ((0, False), (3, False), (3, True)):
+            model = frozen_model(path, replace(zero(stage), offload_parameters=offload), scalar=scalar)
+            parameters = dict(model.named_parameters())
+            assert not any(parameter.requires_grad for parameter in parameters.values())
+            if stage == 3 and distributed.world_size() > 1:
+                assert sum(parameter.numel() for parameter in parameters.values()) == 0
+                held = sum(parameter.ds_tensor.numel() for parameter in parameters.values())
+                assert held <= 0.51 * sum(parameter.numel() for parameter in plain.parameters())
+            with torch.no_grad():
+                assert torch.allclose(model(**inputs), plain(**inputs), atol=1e-6)
+    with pytest.raises(UserError, match="is a reward model; need a language model"):
+        frozen_model(path, zero(3), scalar=False)
+    say("frozen")
 
 
 def check_generation() -> None:
@@ -206,6 +329,9 @@ def main() -> None:
     check_stages()
     check_bfloat16()
     check_resume(folder, tokenizer)
+    check_offload(folder, tokenizer)
+    check_streaming(folder, tokenizer)
+    check_frozen(folder, tokenizer)
     check_generation()
     assert replace(OPTIM, lr=1.0).lr_at(0, STEPS) == 0.5
     distributed.shutdown()

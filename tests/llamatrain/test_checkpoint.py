@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,42 @@ def test_a_foreign_folder_and_a_wrong_one(tmp_path: Path, model_config: ModelCon
         checkpoint.load_model(folder)
     with pytest.raises(UserError, match=r"has no config.json"):
         checkpoint.load_model(tmp_path)
+
+
+def test_a_used_engine_goes_back(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """What it restores leaves no trace of the steps it made, neither of moments nor of their absence."""
+    batch = torch.randint(3, 400, (2, 12))
+
+    def step(engine: Engine) -> None:
+        engine.backward(engine(input_ids=batch).square().mean())
+        engine.step()
+
+    for stage in (0, 2):
+        used = Engine(Transformer(model_config, seed=1), OPTIM, replace(ZERO, stage=stage), 10)
+        folders = [tmp_path / f"{stage}_step_{done}" for done in (0, 1)]
+        for folder in folders:
+            checkpoint.save(folder, {"model": used}, tokenizer, {}, {})
+            step(used)
+        for done, folder in enumerate(folders):
+            fresh = Engine(Transformer(model_config, seed=7), OPTIM, replace(ZERO, stage=stage), 10)
+            for engine in (used, fresh):
+                checkpoint.restore(folder, {"model": engine})
+                engine.set_step(done)
+                step(engine)
+            ours, theirs = dict(used.parameters_by_name()), dict(fresh.parameters_by_name())
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours), (stage, done)
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    folder = saved(tmp_path / "step_1", Transformer(model_config, seed=1), tokenizer)
+    deeper = replace(model_config, n_layers=3)
+    with pytest.raises(UserError, match=r"step_1: weight model\.layers\.2\..* is missing"):
+        checkpoint.restore(folder, {"model": Engine(Transformer(deeper, seed=1), OPTIM, ZERO, 10)})
+
+
+def test_a_file_that_another_rank_wrote_elsewhere(tmp_path: Path) -> None:
+    entry = {"size": 3, "sha256": manifest.sha256(Path(__file__))}
+    with pytest.raises(OSError, match=r"rank 0 does not see model\.safetensors .* all ranks need the same run folder"):
+        manifest.write(tmp_path, {"model.safetensors": entry})

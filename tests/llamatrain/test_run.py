@@ -178,15 +178,15 @@ def test_another_programs_folder_is_left_alone(
 def test_no_space_leaves_the_older_checkpoint_good(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = checkpoint.save_file, []
+    real, calls = checkpoint.write_tensors, []
 
-    def full(*args: Any, **kwargs: Any) -> None:
+    def full(*args: Any) -> Any:
         calls.append(args)
         if len(calls) > 2:  # the first checkpoint's two files still fit
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(*args, **kwargs)
+        return real(*args)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
     with pytest.raises(UserError, match=r"step_00000006 could not be saved: no space left.*older checkpoints"):
         train(tmp_path, model_config, tokenizer)
     folder = tmp_path / "job" / "checkpoints"

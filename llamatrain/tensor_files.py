@@ -1,0 +1,91 @@
+"""Safetensors files written tensor by tensor: none waits in memory for the others.
+
+A file is 8 bytes of header length (little endian), a JSON header that says where every tensor lies, and the tensors'
+bytes. Shapes are known beforehand, so the header goes first and the rest streams after it, hashed on its way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+
+from .manifest import Entry
+
+Shapes = Mapping[str, torch.Size]
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+
+class TensorFile:
+    """A file in the writing. A failed write is kept until `close`: the other ranks need this one in every gather."""
+
+    def __init__(self, path: Path, shapes: Shapes, dtype: torch.dtype) -> None:
+        self.path, self.dtype = path, dtype
+        self._left = list(shapes)[::-1]
+        self._hash, self._size = hashlib.sha256(), 0
+        self._failure: OSError | None = None
+        header = json.dumps(_header(shapes, dtype), separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)  # readers map the tensors: these begin at a multiple of their size
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+        except OSError as error:
+            self._failure = error
+        self._put(len(header).to_bytes(8, "little") + header)
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Write the next tensor: they come in the order of the shapes."""
+        assert self._left and name == self._left.pop(), name
+        tensor = tensor.detach().to("cpu", self.dtype).contiguous()
+        self._put(tensor.view(-1).view(torch.uint8).numpy().data)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        if self._failure is not None:
+            return
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._failure = error
+        self._hash.update(data)
+        self._size += len(data)
+
+    def close(self) -> Entry:
+        """Bring the file to the disk; return its entry for the manifest, or raise the OSError that came up before."""
+        if self._failure is not None:
+            raise self._failure
+        assert not self._left, self._left
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return {"size": self._size, "sha256": self._hash.hexdigest()}
+
+
+def _header(shapes: Shapes, dtype: torch.dtype) -> dict[str, object]:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, shape in shapes.items():
+        end = place + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [place, end]}
+        place = end
+    return header
+
+
+def write_tensors(
+    files: Mapping[Path, Shapes], dtype: torch.dtype, tensors: Iterable[tuple[str, torch.Tensor]]
+) -> dict[Path, Entry]:
+    """Write those of the tensors that `files` (file -> names and shapes) ask for; return the files' manifest entries.
+
+    Takes all tensors, though a disk fails, and holds one at a time. Raises OSError at the end.
+    """
+    open_ = [TensorFile(path, shapes, dtype) for path, shapes in files.items()]
+    where = {name: file for file in open_ for name in files[file.path]}
+    for name, tensor in tensors:
+        if name in where:
+            where[name].write(name, tensor)
+        del tensor  # before the next one is made
+    return {file.path: file.close() for file in open_}
