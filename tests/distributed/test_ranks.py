@@ -1,4 +1,4 @@
-"""ZeRO 0-3 on one rank and on two: numbers, resume and generation (the checks stand in worker.py)."""
+"""ZeRO 0-3 on one rank and on two: numbers, resume, spikes and generation (the checks stand in worker.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = ["stages", "bfloat16", "resume", "generation"]
+CHECKS = ["stages", "bfloat16", "resume", "spikes", "generation"]
 
 
 @pytest.mark.distributed
