@@ -59,6 +59,17 @@ def published(checkpoints: Path) -> list[Path]:
     return sorted(p for p in checkpoints.glob("step_*") if p.is_dir() and p.suffix != ".tmp")
 
 
+def step_of(folder: Path) -> int:
+    """Return the steps that were done when a checkpoint was saved."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def lineage(folder: Path) -> dict[str, Any]:
+    """Return where a checkpoint came from: llamatrain.json."""
+    content: dict[str, Any] = json.loads((folder / "llamatrain.json").read_text())
+    return content
+
+
 def latest(checkpoints: Path) -> Path | None:
     """Return the newest finished checkpoint after verifying it; a damaged one stops the run, naming the last good one.
 

@@ -36,6 +36,8 @@ C = TypeVar("C")
 
 NEEDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
+DRY_RUN = "--dry-run"
+NOT_GIVEN = "(not given)"
 EXIT_FAILURE, EXIT_USER, EXIT_STOPPED = 1, 2, 75
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of a collective, in gloo's words
 
@@ -112,11 +114,17 @@ def _typed(program: str, schema: type, overrides: Sequence[str]) -> DictConfig:
         raise UserError(_explain(error, program, overrides, schema)) from None
 
 
-def compose(program: str, schema: type[C], overrides: Sequence[str] = ()) -> C:
-    """Compose a program's configuration as its dataclass; every mistake is a UserError that names the key."""
+def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: bool = False) -> C:
+    """Compose a program's configuration as its dataclass; every mistake is a UserError that names the key.
+
+    With `fill`, texts that the user must give (names, paths) may be missing: they are then NOT_GIVEN.
+    """
     typed = _typed(program, schema, overrides)
     missing = sorted(OmegaConf.missing_keys(typed))
-    if missing:
+    if fill:
+        for key in missing:
+            OmegaConf.update(typed, key, NOT_GIVEN)
+    elif missing:
         raise UserError(_explain_missing(missing, program))
     try:
         for key, value in _leaves(OmegaConf.to_container(typed, resolve=True)):
@@ -219,13 +227,23 @@ def _known_keys(program: str, schema: type | None) -> list[str]:
 # --- the command line --------------------------------------------------------------------------------------------
 
 
-def main(program: str, schema: type[C], task: Callable[[C], None], argv: Sequence[str] | None = None) -> None:
+Plan = Callable[[C, int | None], str]  # of a configuration and a number of ranks (None: not said)
+
+
+def main(
+    program: str,
+    schema: type[C],
+    task: Callable[[C], None],
+    argv: Sequence[str] | None = None,
+    plan: Plan[C] | None = None,
+) -> None:
     """Run a program: compose its configuration from the command line and call the task; never returns.
 
+    A program with a `plan` prints it for `--dry-run[=RANKS]` and does nothing else.
     Exit codes: 0 done, 1 failure, 2 the user's mistake, 75 stopped by a signal, saved and resumable.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(_guarded(lambda: _dispatch(program, schema, task, arguments)))
+    sys.exit(_guarded(lambda: _dispatch(program, schema, task, arguments, plan)))
 
 
 def _guarded(body: Callable[[], int]) -> int:
@@ -259,9 +277,11 @@ def _first_here() -> bool:
     return env.get("LOCAL_RANK", env.get("RANK", env.get("SLURM_LOCALID", "0"))) == "0"
 
 
-def _dispatch(program: str, schema: type[C], task: Callable[[C], None], arguments: list[str]) -> int:
+def _dispatch(
+    program: str, schema: type[C], task: Callable[[C], None], arguments: list[str], plan: Plan[C] | None
+) -> int:
     if any(a in ("--help", "-h") for a in arguments):
-        print(help_text(program, task))
+        print(help_text(program, task, plan is not None))
         return 0
     show = any(pair == ("--cfg", "job") for pair in itertools.pairwise(arguments))
     if show:
@@ -277,14 +297,28 @@ def _dispatch(program: str, schema: type[C], task: Callable[[C], None], argument
         return 0
     if flags in (["--multirun"], ["-m"]):
         return _multirun(program, overrides)
+    if plan is not None and len(flags) == 1 and flags[0].partition("=")[0] == DRY_RUN:
+        ranks = _ranks(flags[0])
+        text = plan(compose(program, schema, overrides, fill=True), ranks)
+        if os.environ.get("RANK", "0") == "0":
+            print(text)
+        return 0
     if flags:
-        raise UserError(f"unknown option {flags[0]}: there are --help, --cfg job and --multirun")
+        dry = f", {DRY_RUN}[=RANKS]" if plan is not None else ""
+        raise UserError(f"unknown option {flags[0]}: there are --help, --cfg job{dry} and --multirun")
     stray = [o for o in overrides if "=" not in o and not o.startswith("~")]
     if stray:
         raise UserError(f"'{stray[0]}' is not an override: need key=value (see `llamatrain {program} --help`)")
     config = compose(program, schema, overrides)
     task(config)
     return 0
+
+
+def _ranks(flag: str) -> int | None:
+    given = flag.partition("=")[2]
+    if "=" in flag and not (given.isascii() and given.isdigit() and int(given) > 0):
+        raise UserError(f"{flag}: need a number of ranks, like {DRY_RUN}=64")
+    return int(given) if given else None
 
 
 def _multirun(program: str, overrides: list[str]) -> int:
@@ -326,7 +360,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
 
 
-def help_text(program: str, task: Callable[..., None]) -> str:
+def help_text(program: str, task: Callable[..., None], plans: bool = False) -> str:
     """Return a program's help: what it does, its config groups, and its keys as the commented YAML."""
     folder = config_folder()
     about = (sys.modules[task.__module__].__doc__ or "").strip()
@@ -334,7 +368,8 @@ def help_text(program: str, task: Callable[..., None]) -> str:
     used = re.findall(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", source.split("_self_")[0], re.M)
     lines = [about, "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     sweep = "   --multirun (a,b: one run for each value)" if any(group == "run" for group, _, _ in used) else ""
-    lines += [f"Options: --help   --cfg job (print the composed configuration){sweep}"]
+    dry = f"   {DRY_RUN}[=RANKS] (print the plan for so many ranks)" if plans else ""
+    lines += [f"Options: --help   --cfg job (print the composed configuration){dry}{sweep}"]
     key = "stages" if program == "pipeline" else program
     presets = sorted(p.stem for p in (folder / "preset").glob("*.yaml") if key in load_preset(p.stem))
     if presets:

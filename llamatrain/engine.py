@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +24,7 @@ from torch import nn
 
 from . import distributed
 from .errors import UserError
-from .optim import OptimConfig, parameter_groups
+from .optim import OptimConfig, kind_of, parameter_groups
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -94,15 +96,20 @@ class Engine:
         self.device = distributed.device()
         self.steps_done = 0
         self._norm = 0.0
+        self._detailed = False
+        self.grad_norms: dict[str, float] = {}  # of the last step, by kind of tensor, where it was asked for
         config = _deepspeed_config(optim, zero)
         groups = parameter_groups(model, optim)
         adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=_pair(optim.betas), eps=optim.eps, fused=True)
         with _quiet():
             self._ds, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
         self._adamw: torch.optim.Optimizer = self._ds.basic_optimizer
+        self._parameters = {parameter: kind_of(name) for name, parameter in self.module.named_parameters()}
         if zero.stage == 0:
             # DeepSpeed reports no norm at stage 0; after its reduction and before the update is the place to clip.
             self._adamw.register_step_pre_hook(self._clip)
+        else:
+            self._adamw.register_step_pre_hook(self._square)
 
     # --- learning ---
 
@@ -124,19 +131,73 @@ class Engine:
         """Accumulate gradients of a loss that is already divided by the global batch's weight."""
         self._ds.backward(loss * distributed.world_size(), scale_wrt_gas=False)
 
-    def step(self) -> float:
-        """Clip, update, move the schedule on, forget the gradients; return the gradient norm before clipping."""
+    def step(self, detailed: bool = False) -> float:
+        """Clip, update, move the schedule on, forget the gradients; return the gradient norm before clipping.
+
+        A gradient that is not finite changes no weight. `detailed` fills `grad_norms`.
+        """
         for group in self._adamw.param_groups:
             group["lr"] = self.lr
+        self._detailed, self.grad_norms = detailed, {}
+        if detailed and self.zero.stage > 0:
+            self._pieces, self._squares = self._own_pieces(), dict.fromkeys(self._parameters.values(), 0.0)
         self._ds.step()
         self.steps_done += 1
-        norm = self._norm if self.zero.stage == 0 else self._ds.get_global_grad_norm()
-        return float(norm)
+        if self.zero.stage == 0:
+            return self._norm
+        norm = float(self._ds.get_global_grad_norm())
+        if detailed and math.isfinite(norm):
+            clipped = max(1.0, (norm + 1e-6) / self.optim.grad_clip) if self.optim.grad_clip else 1.0
+            squares = distributed.all_reduce_sum(torch.tensor(list(self._squares.values()), dtype=torch.float64))
+            self.grad_norms = dict(zip(self._squares, (squares.sqrt() * clipped).tolist(), strict=True))
+        return norm
 
     def _clip(self, *_: Any) -> None:
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
-        limit = self.optim.grad_clip or float("inf")
-        self._norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        """Clip at stage 0; a gradient that is not finite is dropped, as DeepSpeed does at the other stages."""
+        trained = [p for p in self._parameters if p.grad is not None]
+        gradients = [p.grad for p in trained]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        total = torch.linalg.vector_norm(norms)
+        self._norm = float(total)
+        if not math.isfinite(self._norm):
+            for parameter in trained:
+                parameter.grad = None
+            return
+        if self.optim.grad_clip and self._norm + 1e-6 > self.optim.grad_clip:
+            torch._foreach_mul_(gradients, self.optim.grad_clip / (total + 1e-6))
+        if self._detailed:
+            squares = dict.fromkeys(self._parameters.values(), 0.0)
+            for parameter, norm in zip(trained, norms.tolist(), strict=True):
+                squares[self._parameters[parameter]] += norm * norm
+            self.grad_norms = {kind: math.sqrt(square) for kind, square in squares.items()}
+
+    def _own_pieces(self) -> dict[int, list[tuple[str, int, int]]]:
+        """Return, for each of this rank's flat gradients (by id), the kind, start and length of what lies in it."""
+        pieces: dict[int, list[tuple[str, int, int]]] = {}
+        zero, kinds = self._ds.optimizer, self._parameters
+        if self.zero.stage == 3:
+            for flat, group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
+                sizes = [parameter.partition_numel() for parameter in group]
+                starts = itertools.accumulate(sizes, initial=0)
+                pieces[id(flat)] = [(kinds[p], at, n) for p, at, n in zip(group, starts, sizes, strict=False)]
+            return pieces
+        for parameter, kind in kinds.items():
+            held = parameter._hp_mapping  # None where other ranks hold it
+            if held is not None:
+                flat = zero.single_partition_of_fp32_groups[held.param_group_index]
+                address = held.hp_fragment_address
+                pieces.setdefault(id(flat), []).append((kind, address.start, address.numel))
+        return pieces
+
+    def _square(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Add up the squares of this rank's clipped gradients by kind, as DeepSpeed hands them to AdamW."""
+        if not self._detailed:
+            return
+        for flat in (flat for group in optimizer.param_groups for flat in group["params"] if flat.grad is not None):
+            pieces = self._pieces[id(flat)]
+            norms = torch._foreach_norm([flat.grad.narrow(0, start, size) for _, start, size in pieces])
+            for piece, norm in zip(pieces, torch.stack(norms).tolist(), strict=True):
+                self._squares[piece[0]] += norm * norm
 
     @contextlib.contextmanager
     def generating(self) -> Iterator[Any]:

@@ -12,8 +12,10 @@ import torch
 from . import distributed
 from .engine import Engine
 from .errors import UserError
+from .flops import Utilisation
 from .losses import Batch
 from .run import Run
+from .spikes import Guard
 from .tokenizer import Tokenizer
 
 LossFn = Callable[[Any, Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
@@ -34,42 +36,67 @@ def fit(
     total_steps: int,
     tokenizer: Tokenizer,
     evaluate: Callable[[], dict[str, float]] | None = None,
+    guard: Guard | None = None,
+    utilisation: Utilisation | None = None,
 ) -> None:
     """Train to `total_steps`, resuming where the run stopped; checkpoints, metrics and signals as the run says.
 
     `loss_fn` returns sums over a micro-batch; they are divided by the weight (target tokens, pairs) of the whole global
-    batch, so micro-batch size, accumulation and ranks change neither loss nor gradients.
+    batch, so micro-batch size, accumulation and ranks change neither loss nor gradients. A `guard` takes the run back
+    where a step is a loss spike; without one (or with its detector off) a loss that is not finite ends the run.
     """
     engines = {"model": engine}
-    start, _ = run.resume(engines)
-    if start >= total_steps:
-        run.print(f"{run.program}: nothing left to train, the run is at step {start} of {total_steps}")
+    step, state = run.resume(engines)
+    if guard is not None:
+        guard.resume(run, state)
+        if guard.config.enabled and not state:
+            run.save(0, engines, tokenizer, guard.state())  # so that there is always something to go back to
+    if step >= total_steps:
+        run.print(f"{run.program}: nothing left to train, the run is at step {step} of {total_steps}")
     with run.progress(
-        total_steps, run.program, "steps", done=min(start, total_steps), every=run.config.log_every
+        total_steps, run.program, "steps", done=min(step, total_steps), every=run.config.log_every
     ) as bar:
-        for step in range(start, total_steps):
-            metrics = train_step(engine, batches.batch_at(step), loss_fn)
-            done = step + 1
-            for key in ("train/loss", "train/grad_norm"):  # a loss may be fine and its gradient not
-                if not math.isfinite(metrics[key]):
-                    raise UserError(
-                        f"{key} is {metrics[key]} at step {done}: lower optim.lr or look at the data; "
-                        f"the last checkpoint in {run.checkpoints} is from before it"
-                    )
-            if evaluate is not None and run.eval_due(done, total_steps):
+        while step < total_steps:
+            detailed = (step + 1) % run.config.log_every == 0
+            metrics = train_step(engine, batches.batch_at(step), loss_fn, detailed)
+            spike = guard.check(metrics) if guard is not None else None
+            if guard is not None and spike is not None:
+                step = guard.undo(spike, step, run, engines)
+                bar.back(step)
+                continue
+            step += 1
+            _refuse_broken(metrics, step, run)
+            if guard is not None:
+                metrics["train/skipped_samples"] = len(guard.batches.skip)
+            if utilisation is not None:
+                metrics.update(utilisation.metrics(metrics["train/tokens_per_second"]))
+            if evaluate is not None and run.eval_due(step, total_steps):
                 metrics.update(evaluate())
-            run.log(done, metrics)
+            run.log(step, metrics)
             bar.update(loss=metrics["train/loss"], tokens_per_second=round(metrics["train/tokens_per_second"]))
             stop = run.stop_requested()
-            if stop or run.due(done) or done == total_steps:
-                run.save(done, engines, tokenizer)
-            if stop and done < total_steps:
-                run.stop(done)
-    run.finish(max(start, total_steps))
+            if stop or run.due(step) or step == total_steps:
+                run.save(step, engines, tokenizer, guard.state() if guard is not None else None)
+            if stop and step < total_steps:
+                run.stop(step)
+    run.finish(max(step, total_steps))
 
 
-def train_step(engine: Engine, micro_batches: list[Batch], loss_fn: LossFn) -> dict[str, float]:
-    """Take one optimizer step on a global batch; return its metrics, averaged over the global weight."""
+def _refuse_broken(metrics: dict[str, float], step: int, run: Run) -> None:
+    for key in ("train/loss", "train/grad_norm"):  # a loss may be fine and its gradient not
+        if not math.isfinite(metrics[key]):
+            raise UserError(
+                f"{key} is {metrics[key]} at step {step}: lower optim.lr or look at the data; "
+                f"the last checkpoint in {run.checkpoints} is from before it"
+            )
+
+
+def train_step(engine: Engine, micro_batches: list[Batch], loss_fn: LossFn, detailed: bool = False) -> dict[str, float]:
+    """Take one optimizer step on a global batch; return its metrics, averaged over the global weight.
+
+    `detailed` adds the gradient norm by kind of tensor, train/grad_norm/<kind>. A step whose gradient is not finite
+    leaves the weights as they were.
+    """
     started = time.perf_counter()
     own = sum(float(batch["weight"]) for batch in micro_batches)
     own_tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in micro_batches)
@@ -85,7 +112,7 @@ def train_step(engine: Engine, micro_batches: list[Batch], loss_fn: LossFn) -> d
                 sums.get(key, torch.zeros((), dtype=torch.float64, device=engine.device)) + value.detach().double()
             )
     lr = engine.lr
-    norm = engine.step()
+    norm = engine.step(detailed)
     total = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / weight
     metrics = {f"train/{key}": float(value) for key, value in zip(sums, total, strict=True)}
     seconds = time.perf_counter() - started
@@ -93,6 +120,7 @@ def train_step(engine: Engine, micro_batches: list[Batch], loss_fn: LossFn) -> d
         **metrics,
         "train/lr": lr,
         "train/grad_norm": norm,
+        **{f"train/grad_norm/{kind}": value for kind, value in engine.grad_norms.items()},
         "train/tokens": tokens,
         "train/tokens_per_second": tokens / seconds,
         "train/step_seconds": seconds,

@@ -10,6 +10,13 @@ from torch import nn
 
 from .errors import UserError
 
+KINDS = {
+    "embed_tokens": "embedding",
+    "self_attn": "attention",
+    "mlp": "feed_forward",
+    "lm_head": "head",
+    "score": "head",
+}
 SCHEDULES = ("cosine", "constant")
 
 
@@ -76,3 +83,12 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
         {"params": norms, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of tensor a parameter is: embedding, attention, feed_forward, norm or head."""
+    parts = name.split(".")
+    for part, kind in KINDS.items():
+        if part in parts:
+            return kind
+    return "norm"

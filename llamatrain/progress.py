@@ -68,6 +68,13 @@ class Progress:
             self.last_line = time.monotonic()
             self._line()
 
+    def back(self, done: int) -> None:
+        """Go back to fewer units done; the rate counts from here."""
+        self.done = self.start_done = done
+        self.started = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(0, completed=done)
+
     def _rate(self) -> str:
         seconds = max(1e-6, time.monotonic() - self.started)
         rate = (self.done - self.start_done) / seconds

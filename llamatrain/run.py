@@ -1,6 +1,6 @@
 """A run: its folder, status, metrics, checkpoints, signals, console and wandb. The only file that imports wandb.
 
-    runs/<name>/  config.yaml  metrics.jsonl  status.json  wandb/  checkpoints/  final
+    runs/<name>/  config.yaml  metrics.jsonl  incidents.jsonl  status.json  wandb/  checkpoints/  final
 
 Rank 0 writes; every method may be called on all ranks alike.
 """
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+INCIDENTS = "incidents.jsonl"
+FLUSH_SECONDS = 1.0  # metrics wait that long in memory at most while steps are made; checkpoints write them out
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 RESUME = ("auto", "never", "required")
 WANDB_MODES = ("offline", "online", "disabled")
@@ -128,13 +130,15 @@ class Run:
                 failure = f"cannot write in {self.folder}: {error.strerror}"
         distributed.fail_together(failure)
         self._metrics = (self.folder / "metrics.jsonl").open("a") if self.is_main else None
+        self._flushed, self._charted = time.monotonic(), 0
+        self.incidents = distributed.broadcast_object(self._read_incidents() if self.is_main else [])
 
     def _open(self) -> None:
         owner = self.status().get("program", self.program)
         if owner != self.program:
             raise UserError(f"run.name={self.config.name}: {self.folder} is a run of {owner}; choose another run.name")
         if self.config.resume == "never" and self.folder.exists():
-            for name in ("checkpoints", "final", "metrics.jsonl", "status.json", "wandb"):
+            for name in ("checkpoints", "final", "metrics.jsonl", INCIDENTS, "status.json", "wandb"):
                 path = self.folder / name
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -180,6 +184,8 @@ class Run:
             raise UserError(f"no space left on the disk of {self.folder}; its checkpoints are untouched") from None
 
     def _close(self, error: BaseException | None) -> None:
+        if self._metrics is not None:
+            self._metrics.close()  # first: a full disk shows here
         if self.is_main:
             if error is None:
                 self._write_status("done")
@@ -187,8 +193,6 @@ class Run:
                 self._write_status("stopped", str(error))
             else:
                 self._write_status("failed", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-        if self._metrics is not None:
-            self._metrics.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == "SIGINT":
@@ -249,9 +253,17 @@ class Run:
             return
         numbers = {key: float(value) for key, value in values.items()}
         self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
-        self._metrics.flush()
-        if self.config.wandb.mode != "disabled" and step > 0:
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
+        # Steps that are made again after a spike are charted as they first were: wandb takes no step twice.
+        if self.config.wandb.mode != "disabled" and step > self._charted:
+            self._charted = step
             self._dashboard().log(numbers, step=step)
+
+    def _flush(self) -> None:
+        if self._metrics is not None:
+            self._metrics.flush()
+            self._flushed = time.monotonic()
 
     def _dashboard(self) -> Any:
         if self._wandb is None:
@@ -300,12 +312,13 @@ class Run:
         """Restore the newest checkpoint of this run into the engines; return its step and state, or (0, {})."""
         from . import checkpoint
 
+        self._drop_stale()
         newest = checkpoint.latest(self.checkpoints)
         if newest is None:
             if self.is_main:
                 self._cut_metrics(0)
             return 0, {}
-        lineage = json.loads((newest / "llamatrain.json").read_text())
+        lineage = checkpoint.lineage(newest)
         changed = sorted(k for k in self.data if lineage["data"].get(k) != self.data[k])
         if changed:
             raise UserError(
@@ -319,15 +332,23 @@ class Run:
                 f"{other[0]}={self.parents[other[0]]} is not what {newest} was trained from: "
                 f"take back the change, or start anew with run.resume=never or another run.name"
             )
-        state = checkpoint.restore(newest, engines)
-        step = int(lineage["step"])
+        step, state = self._restore(newest, engines)
+        self.print(f"resumed from {newest} at step {step}")
+        for difference in _differences(lineage["config"], json.loads(json.dumps(self.settings, default=str))):
+            self.print(f"changed since it was saved: {difference}")
+        return step, state
+
+    def _restore(self, folder: Path, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
+        from . import checkpoint
+
+        state = checkpoint.restore(folder, engines)
+        step = int(checkpoint.lineage(folder)["step"])
         for name, engine in engines.items():
             engine.set_step(int(state.get("updates", {}).get(name, step)))
         self.step = step
         if self.is_main:
             self._cut_metrics(step)
             self._write_status("running")
-        self.print(f"resumed from {newest} at step {step}")
         return step, state
 
     def _cut_metrics(self, step: int) -> None:
@@ -360,8 +381,10 @@ class Run:
             "config": self.settings,
             "parents": {k: {"path": str(p), "sha256": _parent_hash(p)} for k, p in self.parents.items()},
             "data": self.data,
+            "incidents": len(self.incidents),
             "version": __version__,
         }
+        self._flush()
         updates = {name: engine.steps_done for name, engine in engines.items()}
         checkpoint.save(target, engines, tokenizer, lineage, {**(state or {}), "updates": updates})
         self.step = step
@@ -373,6 +396,71 @@ class Run:
                     shutil.rmtree(old)
         distributed.barrier()
         return target
+
+    # --- going back ---
+
+    def before(self, step: int) -> int:
+        """Return the step of the newest checkpoint that was saved after `step` steps at most; UserError without one."""
+        from . import checkpoint
+
+        steps = [checkpoint.step_of(path) for path in checkpoint.published(self.checkpoints)]
+        good = max((saved for saved in steps if saved <= step), default=None)
+        if good is None:
+            raise UserError(
+                f"a spike began at step {step + 1}, and no checkpoint in {self.checkpoints} is from before it: "
+                "raise run.keep or run.save_every, to have older ones"
+            )
+        return good
+
+    def record(self, incident: dict[str, Any]) -> None:
+        """Add a line to incidents.jsonl, on the disk before this returns. From then on it holds, also for a killed run.
+
+        `first_step` is the first of its steps, counted from 1: checkpoints with it that do not know of the incident are
+        dropped by `go_back` and `resume`.
+        """
+        failure = ""
+        if self.is_main:
+            try:
+                with (self.folder / INCIDENTS).open("a") as file:
+                    file.write(json.dumps(incident) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                failure = f"cannot write {self.folder / INCIDENTS}: {error.strerror}"
+        distributed.fail_together(failure)
+        self.incidents.append(incident)
+
+    def go_back(self, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
+        """Restore the newest checkpoint that the recorded incidents leave; return its step and state."""
+        from . import checkpoint
+
+        self._drop_stale()
+        newest = checkpoint.latest(self.checkpoints)
+        assert newest is not None, "`before` found one"
+        return self._restore(newest, engines)
+
+    def _read_incidents(self) -> list[dict[str, Any]]:
+        path = self.folder / INCIDENTS
+        if not path.is_file():
+            return []
+        text = path.read_text()
+        whole, _, cut = text.rpartition("\n")
+        if cut:  # by a kill: the run finds the incident again
+            path.write_text(f"{whole}\n" if whole else "")
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def _drop_stale(self) -> None:
+        """Delete the checkpoints that hold a step of an incident and were saved before it was known."""
+        from . import checkpoint
+
+        if not self.incidents:
+            return
+        if self.is_main:
+            for path in checkpoint.published(self.checkpoints):
+                unknown = self.incidents[checkpoint.lineage(path).get("incidents", 0) :]
+                if any(checkpoint.step_of(path) >= incident["first_step"] for incident in unknown):
+                    shutil.rmtree(path)
+        distributed.barrier()
 
     def finish(self, step: int) -> None:
         """Point `final` at the last checkpoint."""
@@ -388,3 +476,11 @@ class Run:
 def _parent_hash(path: Path) -> str | None:
     folder = path / "final" if (path / "final").exists() else path
     return manifest.fingerprint(folder) if (folder / manifest.NAME).is_file() else None
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Return `key: before -> now` for every setting that differs and is not about the run folder alone."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in new if name in old and (key, name) != ("", "run")]
+        return [line for name in names for line in _differences(old[name], new[name], f"{key}.{name}".strip("."))]
+    return [] if old == new else [f"{key}: {old} -> {new}"]

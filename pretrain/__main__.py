@@ -6,19 +6,21 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from llamatrain import config
-from llamatrain.data.batches import TokenBatches, check_split
+from llamatrain.data.batches import TokenBatches
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine, ZeroConfig, build
 from llamatrain.errors import UserError, missing
 from llamatrain.fit import evaluate_loss, fit
+from llamatrain.flops import Utilisation
 from llamatrain.losses import language_model_loss
 from llamatrain.model import ModelConfig, Transformer
 from llamatrain.optim import OptimConfig
 from llamatrain.run import Run, RunConfig
+from llamatrain.spikes import Guard, SpikeConfig
 from llamatrain.tokenizer import Tokenizer
+
+from .plan import check_batch, dry_run, parameters, plan
 
 
 @dataclass
@@ -39,6 +41,8 @@ class PretrainConfig:
     isolate_documents: bool
     eval_windows: int | None
     skip_samples: list[int]
+    spikes: SpikeConfig
+    peak_tflops: float | None
 
     def __post_init__(self) -> None:
         """Check values, and that the length is given once."""
@@ -51,6 +55,10 @@ class PretrainConfig:
             raise UserError(f"eval_windows={self.eval_windows}: need 1 or more, or null for all")
         if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
             raise UserError(f"batch_tokens={self.batch_tokens}: need a multiple of seq_len={self.seq_len}")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise UserError(f"peak_tflops={self.peak_tflops}: need a number above 0, or null where it is not known")
+        if self.spikes.enabled and self.run.keep == 1:
+            raise UserError("run.keep=1: spikes.enabled=true needs 2 or more, as the newest may lie in the spike, or 0")
         if self.total_steps < 1:
             raise UserError(
                 f"tokens={self.tokens} steps={self.steps}: need at least one step, {self.batch_tokens} tokens"
@@ -68,7 +76,8 @@ def train(cfg: PretrainConfig) -> None:
     model = cfg.model.with_vocabulary(tokenizer.vocab_size)
     batches, held_out = load(cfg, tokenizer)
     with Run(cfg.run, "pretrain", cfg, data={"train": batches.fingerprint}) as run:
-        run.print(plan(cfg, model, batches))
+        epochs = f" = {cfg.total_steps / batches.steps_per_epoch:.2f} epochs of {batches.manifest.tokens:,}"
+        run.print(plan(cfg, model, world_size(), epochs))
         if held_out is None:
             run.print(f"{cfg.corpus} has no held-out documents: nothing is evaluated")
         seed = cfg.run.seed
@@ -78,7 +87,17 @@ def train(cfg: PretrainConfig) -> None:
             assert held_out is not None
             return held_out_metrics(engine, held_out, cfg.eval_windows)
 
-        fit(engine, batches, language_model_loss, run, cfg.total_steps, tokenizer, evaluate if held_out else None)
+        fit(
+            engine,
+            batches,
+            language_model_loss,
+            run,
+            cfg.total_steps,
+            tokenizer,
+            evaluate if held_out else None,
+            Guard(cfg.spikes, batches, tokenizer),
+            Utilisation.of(parameters(model), model, batches.seq_len, cfg.peak_tflops, world_size()),
+        )
 
 
 def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, TokenBatches | None]:
@@ -102,44 +121,35 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
             skip=skip,
         )
 
-    parts = {"seq_len": seq_len, "micro_batch_size": cfg.micro_batch_size}
-    check_split("batch_tokens", cfg.batch_tokens, parts, world_size())
+    check_batch(cfg, world_size())
     batches = windows("train", cfg.batch_tokens // seq_len, cfg.skip_samples)
     if not (folder / "eval").is_dir():
         return batches, None
     return batches, windows("eval", cfg.micro_batch_size * world_size(), [])
 
 
-def parameters(model: ModelConfig) -> int:
-    """Return how many parameters the model has, without making it."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Transformer(model, None).parameters())
-
-
-def plan(cfg: PretrainConfig, model: ModelConfig, batches: TokenBatches) -> str:
-    """Say in words what will be trained, with the arithmetic of a batch."""
-    rows = batches.batch_size
-    accumulation = rows // (cfg.micro_batch_size * world_size())
-    steps, epochs = cfg.total_steps, cfg.total_steps / batches.steps_per_epoch
-    ranks = f"{world_size()} rank{'s' if world_size() > 1 else ''}"
-    return (
-        f"{parameters(model):,} parameters, vocabulary {model.vocab_size:,}\n"
-        f"{steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,} "
-        f"({cfg.optim.warmup(steps):,} of warm-up), {epochs:.2f} epochs of {batches.manifest.tokens:,} tokens\n"
-        f"a batch: {rows:,} rows of {cfg.seq_len:,} tokens = {ranks} x {accumulation} x {cfg.micro_batch_size} rows"
-    )
-
-
 def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -> dict[str, float]:
-    """Return loss (nats a token), perplexity and bits per byte of the held-out documents."""
-    metrics = evaluate_loss(engine, batches.eval_batches(limit), language_model_loss)
-    loss, held = metrics["eval/loss"], batches.manifest
+    """Return loss (nats a token), perplexity and bits per byte of the held-out documents, in all and by source.
+
+    Of every source the first `limit` windows are read; in the totals it counts by its tokens.
+    """
+    found: dict[str, float] = {}
+    total = 0.0
+    for source in batches.sources:
+        loss = evaluate_loss(engine, batches.source_batches(source.name, limit), language_model_loss)["eval/loss"]
+        found |= _measures(f"eval/{source.name}", loss, source.tokens, source.text_bytes)
+        total += loss * source.tokens
+    held = batches.manifest
+    return {**_measures("eval", total / held.tokens, held.tokens, held.text_bytes), **found}
+
+
+def _measures(prefix: str, loss: float, tokens: int, text_bytes: int) -> dict[str, float]:
     return {
-        **metrics,
-        "eval/perplexity": math.exp(min(loss, 700.0)),
-        "eval/bits_per_byte": loss / math.log(2) * held.tokens / held.text_bytes,
+        f"{prefix}/loss": loss,
+        f"{prefix}/perplexity": math.exp(min(loss, 700.0)),
+        f"{prefix}/bits_per_byte": loss / math.log(2) * tokens / text_bytes,
     }
 
 
 if __name__ == "__main__":
-    config.main("pretrain", PretrainConfig, train)
+    config.main("pretrain", PretrainConfig, train, plan=dry_run)

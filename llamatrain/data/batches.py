@@ -57,10 +57,19 @@ class _Batches:
         check_split("batch_size", batch_size, {"micro_batch_size": micro_batch_size}, world_size)
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        if min(skip, default=0) < 0:
-            raise UserError(f"skip_samples={list(skip)}: needs numbers of 0 or more")
-        skipped = np.unique(np.asarray(skip, dtype=np.int64))
-        self._skip_after = skipped - np.arange(len(skipped))  # how many samples are taken before each skipped one
+        self.skip = list(skip)
+
+    @property
+    def skip(self) -> list[int]:
+        """The global places that are passed over, in order. A longer list leaves the places before its new ones alone."""
+        return [int(place) for place in self._skip]
+
+    @skip.setter
+    def skip(self, places: list[int]) -> None:
+        if min(places, default=0) < 0:
+            raise UserError(f"skip_samples={places}: needs numbers of 0 or more")
+        self._skip = np.unique(np.asarray(places, dtype=np.int64))
+        self._skip_after = self._skip - np.arange(len(self._skip))  # how many samples are taken before each skipped one
 
     def sample_ids(self, step: int) -> list[int]:
         """Return the global places of a step's rows. Those named in `skip` are passed over: the next ones move up."""
@@ -180,6 +189,17 @@ class TokenBatches(_Batches):
             seed = mix(self.seed, *self.sources[number].name.encode())
             window[chosen] = _shuffled(index[chosen], self.windows[number], seed)
         return source, window
+
+    def describe(self, samples: Sequence[int], tokenizer: Tokenizer, characters: int = 80) -> list[dict[str, Any]]:
+        """Return the number (`sample`), `source` and beginning of the `text` of samples of the endless sequence."""
+        places = np.asarray(samples, dtype=np.int64)
+        rows = self.windows_at(places)["input_ids"][:, : characters + 1].tolist()
+        texts = (tokenizer.decode(row).strip()[:characters] for row in rows)
+        names = (self.sources[number].name for number in self.located(places)[0].tolist())
+        return [
+            {"sample": int(sample), "source": name, "text": text}
+            for sample, name, text in zip(samples, names, texts, strict=True)
+        ]
 
     def _rows_at(self, places: Places) -> Batch:
         return self.windows_at(places)

@@ -1,4 +1,4 @@
-"""ZeRO 0-3 on one rank and on two: numbers, resume, offload, memory, generation (the checks stand in worker.py)."""
+"""ZeRO 0-3 on one rank and on two: numbers, resume, offload, memory, spikes, generation (the checks stand in worker.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = ["stages", "bfloat16", "resume", "offload", "streaming", "frozen", "generation"]
+CHECKS = ["stages", "bfloat16", "resume", "offload", "streaming", "frozen", "spikes", "generation"]
 
 
 @pytest.mark.distributed

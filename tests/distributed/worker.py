@@ -6,7 +6,7 @@ A plain PyTorch loop on the whole global batch is the reference for every ZeRO s
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,16 @@ import torch.nn.functional as F
 
 import llamatrain.engine as engine_module
 from llamatrain import checkpoint, distributed
+from llamatrain.data.batches import Places, _Batches
 from llamatrain.engine import Engine, ZeroConfig, shapes
 from llamatrain.errors import UserError
-from llamatrain.fit import train_step
+from llamatrain.fit import fit, train_step
 from llamatrain.generation import Sampling, generate
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.model import ModelConfig, ScalarModel, Transformer
-from llamatrain.optim import OptimConfig, parameter_groups
+from llamatrain.optim import OptimConfig, kind_of, parameter_groups
+from llamatrain.run import Run, RunConfig, WandbConfig
+from llamatrain.spikes import Guard, SpikeConfig
 from llamatrain.start import frozen_model
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint
@@ -93,24 +96,29 @@ def micro_batches(step: int, size: int) -> list[Batch]:
     return [stack(own[i : i + size]) for i in range(0, share, size)]
 
 
-def reference(steps: int = STEPS) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
-    """Train with plain PyTorch on whole global batches; return losses, gradient norms and the weights."""
+def reference(steps: int = STEPS) -> tuple[list[float], list[float], dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Train with plain PyTorch on whole global batches; return losses, gradient norms, weights and norms by kind."""
     model = Transformer(MODEL, seed=0)
     optimizer = torch.optim.AdamW(parameter_groups(model, OPTIM), lr=1.0, betas=(0.9, 0.95), eps=OPTIM.eps)
-    losses, norms = [], []
+    losses, norms, kinds = [], [], []
     for step in range(steps):
         batch = stack(global_batch(step))
         logits = model(batch["input_ids"], batch["position_ids"], batch["segment_ids"])
         chosen = batch["loss_mask"][:, 1:]
         loss = F.cross_entropy(logits[:, :-1][chosen], batch["input_ids"][:, 1:][chosen])
         loss.backward()  # type: ignore[no-untyped-call]
+        squares: dict[str, float] = {}
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            squares[kind_of(name)] = squares.get(kind_of(name), 0.0) + float(parameter.grad.square().sum())
+        kinds.append({kind: square**0.5 for kind, square in squares.items()})
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.grad_clip)))
         for group in optimizer.param_groups:
             group["lr"] = OPTIM.lr_at(step, STEPS)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    return losses, norms, {k: v.detach().clone() for k, v in model.named_parameters()}
+    return losses, norms, {k: v.detach().clone() for k, v in model.named_parameters()}, kinds
 
 
 def close(a: list[float], b: list[float], tolerance: float) -> None:
@@ -120,13 +128,15 @@ def close(a: list[float], b: list[float], tolerance: float) -> None:
 
 def check_stages() -> None:
     """Every stage, and every split into micro-batches, gives the reference's losses, norms and weights."""
-    losses, norms, weights = reference()
+    losses, norms, weights, kinds = reference()
     share = ROWS // distributed.world_size()
     for stage in range(4):
         for size in (1, share) if stage in (0, 3) else (2,):
             engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
-            rows = [train_step(engine, micro_batches(step, size), language_model_loss) for step in range(STEPS)]
+            rows = [train_step(engine, micro_batches(step, size), language_model_loss, True) for step in range(STEPS)]
             close([row["train/loss"] for row in rows], losses, 1e-5)
+            for kind in kinds[0]:
+                close([row[f"train/grad_norm/{kind}"] for row in rows], [step[kind] for step in kinds], 1e-5)
             close([row["train/grad_norm"] for row in rows], norms, 1e-5)
             for name, weight in engine.parameters_by_name():
                 assert torch.allclose(weight, weights[name], atol=1e-5), (stage, name)
@@ -135,7 +145,7 @@ def check_stages() -> None:
 
 def check_bfloat16() -> None:
     """Low precision follows the reference within its rounding, however many micro-batches make a step."""
-    losses, _, _ = reference()
+    losses, *_ = reference()
     for stage in (1, 2, 3):
         engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage, "bfloat16"), STEPS)
         rows = [train_step(engine, micro_batches(step, 4), language_model_loss) for step in range(STEPS)]
@@ -296,6 +306,49 @@ def check_frozen(folder: Path, tokenizer: Tokenizer) -> None:
     say("frozen")
 
 
+class Numbered(_Batches):
+    """Rows that follow from their number alone; the loss of one is not a number."""
+
+    broken = 13  # of step 1; with two ranks it is on the second
+
+    def __init__(self, skip: list[int]) -> None:
+        super().__init__(ROWS, 2, 0, distributed.rank(), distributed.world_size(), skip)
+
+    def _rows_at(self, places: Places) -> Batch:
+        batch = stack([global_batch(place // ROWS)[place % ROWS] for place in places.tolist()])
+        return {**batch, "broken": torch.tensor(self.broken in places)}
+
+    def describe(self, samples: Sequence[int], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        return [{"sample": sample, "source": "numbers", "text": ""} for sample in samples]
+
+
+def check_spikes(folder: Path, tokenizer: Tokenizer) -> None:
+    """At every stage a gradient that is not finite on one rank leaves no trace once its samples are passed over."""
+
+    def loss(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, extra = language_model_loss(model, batch)
+        return total * (float("nan") if batch["broken"] else 1.0), extra
+
+    def train(name: str, zero: ZeroConfig, skip: list[int]) -> dict[str, torch.Tensor]:
+        wandb = WandbConfig("disabled", "test", None, None, [])
+        config = RunConfig(name, str(folder), 0, "never", 0, 0, 0, 1, False, False, wandb)
+        spikes = SpikeConfig(True, window=8, min_steps=8, loss_sigmas=6.0, norm_sigmas=20.0, max_incidents=1)
+        batches = Numbered(skip)
+        with Run(config, "test", {}, data={}) as run:
+            engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero, STEPS)
+            fit(engine, batches, loss, run, STEPS, tokenizer, guard=Guard(spikes, batches, tokenizer))
+        assert len(run.incidents) == (not skip)
+        assert batches.skip == list(range(ROWS, 2 * ROWS))
+        return {name: weight.clone() for name, weight in engine.parameters_by_name()}
+
+    for settings in (zero(0), zero(1), zero(2), zero(3), zero(2, "bfloat16")):
+        name = f"spikes{settings.stage}{settings.dtype}"
+        found, known = train(name, settings, []), train(f"{name}-known", settings, list(range(ROWS, 2 * ROWS)))
+        for weight in found:
+            assert torch.equal(found[weight], known[weight]), (name, weight)
+    say("spikes")
+
+
 def check_generation() -> None:
     """Every stage generates what the plain model does, though ranks stop after different numbers of tokens."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=4 + 8 * distributed.rank(), seed=3)
@@ -332,6 +385,7 @@ def main() -> None:
     check_offload(folder, tokenizer)
     check_streaming(folder, tokenizer)
     check_frozen(folder, tokenizer)
+    check_spikes(folder, tokenizer)
     check_generation()
     assert replace(OPTIM, lr=1.0).lr_at(0, STEPS) == 0.5
     distributed.shutdown()

@@ -26,6 +26,8 @@ from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint
 
 STEPS = 8
+OPTIM = OptimConfig(1e-2, [0.9, 0.95], 1e-5, 0.1, 1.0, "cosine", 2, 0.0, 0.1)
+ZERO = ZeroConfig(stage=0, dtype="float32", offload_optimizer=False, offload_parameters=False)
 
 
 class Toy:
@@ -70,13 +72,11 @@ def run_config(folder: Path, **changes: Any) -> RunConfig:
 
 
 def train(folder: Path, model: ModelConfig, tokenizer: Tokenizer, batches: Toy | None = None, **changes: Any) -> Engine:
-    optim = OptimConfig(1e-2, [0.9, 0.95], 1e-5, 0.1, 1.0, "cosine", 2, 0.0, 0.1)
-    zero = ZeroConfig(stage=0, dtype="float32", offload_optimizer=False, offload_parameters=False)
     data = changes.pop("data", {"train": "abc"})
     program, parents = changes.pop("program", "test"), changes.pop("parents", {})
     config = run_config(folder, **changes)
     with Run(config, program, {"run": asdict(config)}, parents, data) as run:
-        engine = Engine(Transformer(model, seed=0), optim, zero, STEPS)
+        engine = Engine(Transformer(model, seed=0), OPTIM, ZERO, STEPS)
         fit(engine, batches or Toy(), language_model_loss, run, STEPS, tokenizer, lambda: {"eval/loss": 1.0})
     return engine
 
@@ -154,6 +154,23 @@ def test_changed_data_is_refused(tmp_path: Path, model_config: ModelConfig, toke
     with pytest.raises(UserError, match=r"run.resume=required"):
         train(tmp_path, model_config, tokenizer, name="other", resume="required")
     assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "failed"
+
+
+def test_other_settings_are_told_at_resume(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(rate: float) -> str:
+        config = run_config(tmp_path, progress=True)
+        settings = {"run": asdict(config), "optim": {"lr": rate, "betas": (0.9, 0.95)}, "steps": 8}
+        with Run(config, "test", settings, data={}) as run:
+            engine = Engine(Transformer(model_config, seed=0), OPTIM, ZERO, STEPS)
+            fit(engine, Toy(), language_model_loss, run, STEPS, tokenizer)
+        return capsys.readouterr().err
+
+    run(1e-2)
+    text = run(2e-2)
+    assert "step_00000008 at step 8" in text and "changed since it was saved: optim.lr: 0.01 -> 0.02\n" in text
+    assert text.count("changed since") == 1
 
 
 def test_another_parent_is_refused(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -234,7 +251,7 @@ def test_a_broken_gradient_is_not_saved(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Engine.step
-    monkeypatch.setattr(Engine, "step", lambda self: step(self) if self.steps_done < 5 else float("nan"))
+    monkeypatch.setattr(Engine, "step", lambda self, *_: step(self) if self.steps_done < 5 else float("nan"))
     with pytest.raises(UserError, match=r"train/grad_norm is nan at step 6"):
         train(tmp_path, model_config, tokenizer)
     assert [p.name for p in (tmp_path / "job" / "checkpoints").iterdir()] == ["step_00000003"]

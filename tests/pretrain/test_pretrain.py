@@ -12,9 +12,9 @@ from llamatrain.data.batches import read_manifest
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.__main__ import PretrainConfig, parameters, plan, train
-from pretrain.__main__ import load as load_batches
+from pretrain.__main__ import PretrainConfig, train
 from pretrain.corpus import write_corpus
+from pretrain.plan import dry_run, parameters
 from tests.checkpoints import quiet, read_jsonl
 from tests.conftest import TEXT
 
@@ -53,8 +53,13 @@ def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer:
     assert [row["step"] for row in rows if "eval/loss" in row] == [15, 30]
     last, counts = rows[-1], read_manifest(corpus / "eval")
     assert last["eval/perplexity"] == pytest.approx(math.exp(last["eval/loss"]))
-    bits = last["eval/loss"] * counts["tokens"] / math.log(2)
-    assert last["eval/bits_per_byte"] == pytest.approx(bits / counts["text_bytes"])
+    bits = last["eval/loss"] * counts.tokens / math.log(2)
+    assert last["eval/bits_per_byte"] == pytest.approx(bits / counts.text_bytes)
+    for measure in ("loss", "perplexity", "bits_per_byte"):  # by source, of which there is one
+        assert last[f"eval/{counts.sources[0].name}/{measure}"] == pytest.approx(last[f"eval/{measure}"])
+    kinds = [value for key, value in rows[9].items() if key.startswith("train/grad_norm/")]
+    assert len(kinds) == 5 and math.hypot(*kinds) == pytest.approx(rows[9]["train/grad_norm"], rel=1e-5)
+    assert "train/mfu" not in last and not any("train/grad_norm/norm" in row for row in rows[:9])  # run.log_every
     folder = checkpoint.resolve(tmp_path / "base" / "final")
     assert checkpoint.load_config(folder)[0].vocab_size == tokenizer.vocab_size
     assert checkpoint.load_tokenizer(folder).fingerprint == tokenizer.fingerprint
@@ -75,10 +80,20 @@ def test_the_defaults_are_the_papers() -> None:
 
 def test_plan_says_what_will_happen(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
     cfg = configure(tmp_path, corpus, tokenizer)
-    text = plan(cfg, cfg.model.with_vocabulary(400), load_batches(cfg, tokenizer)[0])
-    assert "7,680 tokens = 30 steps of 256 (5 of warm-up)" in text
-    assert "8 rows of 32 tokens = 1 rank x 2 x 4 rows" in text
+    text = dry_run(cfg, None)
+    tokens = read_manifest(corpus / "train").tokens
+    assert f"7,680 tokens = 30 steps of 256 = {7680 / tokens:.2f} epochs of {tokens:,}" in text
+    assert "5 steps of warm-up" in text
+    assert "8 rows of 32 = 1 rank x 2 accumulated micro-batches x 4 rows" in text
     assert "vocabulary 400" in text
+
+
+def test_utilisation_where_the_peak_is_known(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
+    train(configure(tmp_path, corpus, tokenizer, "steps=2", "peak_tflops=0.001"))
+    last = read_jsonl(tmp_path / "base" / "metrics.jsonl")[-1]
+    operations = 6 * parameters(configure(tmp_path, corpus, tokenizer).model.with_vocabulary(400))
+    assert last["train/mfu"] == pytest.approx(operations * last["train/tokens_per_second"] / 1e9)
+    assert last["train/mfu_attention"] > last["train/mfu"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +103,9 @@ def test_plan_says_what_will_happen(tmp_path: Path, corpus: Path, tokenizer: Tok
         (["steps=null"], "tokens=None and steps=None: need one of them"),
         (["steps=null", "tokens=100"], r"tokens=100\.0 steps=None: need at least one step"),
         (["batch_tokens=100"], "batch_tokens=100: need a multiple of seq_len=32"),
+        (["peak_tflops=0"], r"peak_tflops=0\.0: need a number above 0"),
+        (["run.keep=1", "spikes.enabled=true"], r"run\.keep=1: spikes\.enabled=true needs 2 or more"),
+        (["spikes.min_steps=500"], r"spikes\.min_steps=500: need 2 to spikes\.window=128"),
         (["seq_len=4096"], "seq_len=4096: need 2 to model.max_seq_len=128"),
     ],
 )

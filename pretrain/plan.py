@@ -1,0 +1,150 @@
+"""What a pretraining run will be, in words and numbers, before it is started: `llamatrain pretrain ... --dry-run=64`.
+
+Reads the tokenizer and the corpus where they are there and needs neither. The model is built without memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from llamatrain.data.batches import check_split
+from llamatrain.data.shards import MANIFEST, read_manifest
+from llamatrain.distributed import world_size
+from llamatrain.engine import ZeroConfig
+from llamatrain.errors import MissingFileError, UserError
+from llamatrain.flops import flops_per_token
+from llamatrain.model import ModelConfig, Transformer
+from llamatrain.optim import kind_of
+from llamatrain.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .__main__ import PretrainConfig
+
+UTILISATION = 0.4  # of the peak; the paper's GPU hours make it 0.35 to 0.43 (2.2.1, table 2)
+# Bytes a parameter: weights, gradients, AdamW's moments and, in bfloat16, float32 masters.
+BYTES = {"float32": (4, 4, 8), "bfloat16": (2, 4, 12)}
+
+
+def parameters_by_kind(model: ModelConfig) -> dict[str, int]:
+    """Return how many parameters the model has of each kind of tensor, without making it."""
+    counts = dict.fromkeys(("embedding", "attention", "feed_forward", "norm", "head"), 0)
+    with torch.device("meta"):
+        for name, parameter in Transformer(model, None).named_parameters():
+            counts[kind_of(name)] += parameter.numel()
+    return counts
+
+
+def parameters(model: ModelConfig) -> int:
+    """Return how many parameters the model has, without making it."""
+    return sum(parameters_by_kind(model).values())
+
+
+def check_batch(cfg: PretrainConfig, ranks: int) -> None:
+    """Refuse a global batch that the ranks cannot share."""
+    assert cfg.seq_len is not None
+    check_split(
+        "batch_tokens", cfg.batch_tokens, {"seq_len": cfg.seq_len, "micro_batch_size": cfg.micro_batch_size}, ranks
+    )
+
+
+def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, epochs: str = "") -> str:
+    """Say in words what will be trained, with the arithmetic of a batch."""
+    assert cfg.seq_len is not None
+    rows, steps, warmup = cfg.batch_tokens // cfg.seq_len, cfg.total_steps, cfg.optim.warmup(cfg.total_steps)
+    accumulated = rows // (cfg.micro_batch_size * ranks)
+    counts = parameters_by_kind(model)
+    kinds = ", ".join(f"{kind.replace('_', '-')} {count:,}" for kind, count in counts.items())
+    fall = f"cosine to {cfg.optim.final_lr_fraction:.0%} of it" if cfg.optim.schedule == "cosine" else "constant"
+    return "\n".join(
+        [
+            f"model: {sum(counts.values()):,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
+            f"length: {steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,}{epochs}",
+            f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {_count(ranks, 'rank')} x "
+            f"{_count(accumulated, 'accumulated micro-batch', 'es')} x {_count(cfg.micro_batch_size, 'row')}",
+            f"learning rate: {cfg.optim.lr:g} after {warmup:,} steps of warm-up, then {fall}",
+        ]
+    )
+
+
+def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
+    """Return the whole plan for so many ranks (None: those of the launcher); nothing is written."""
+    ranks = ranks or world_size()
+    check_batch(cfg, ranks)
+    model = cfg.model.with_vocabulary(_vocabulary(cfg))
+    manifest = Path(cfg.corpus) / "train" / MANIFEST
+    epochs = "; the corpus is not there yet"
+    if manifest.is_file():
+        tokens = read_manifest(manifest.parent).tokens
+        epochs = f" = {cfg.total_steps * cfg.batch_tokens / tokens:.2f} epochs of {tokens:,}"
+    number = parameters(model)
+    parts = [plan(cfg, model, ranks, epochs), _memory(cfg.zero, number, ranks), _checkpoints(cfg, number)]
+    return "\n".join([*parts, _work(cfg, model, number, ranks)])
+
+
+def _vocabulary(cfg: PretrainConfig) -> int:
+    try:
+        return Tokenizer(cfg.tokenizer).vocab_size
+    except MissingFileError:
+        if cfg.model.vocab_size is None:
+            raise UserError(
+                f"model.vocab_size=null and tokenizer={cfg.tokenizer} does not exist: need one of them to count parameters"
+            ) from None
+        return cfg.model.vocab_size
+
+
+def _memory(zero: ZeroConfig, number: int, ranks: int) -> str:
+    """Say what a rank holds at each ZeRO stage."""
+    weights, gradients, optimizer = (number * size for size in BYTES[zero.dtype])
+    lines = [
+        f"memory of each of {_count(ranks, 'rank')} in {zero.dtype}, activations apart "
+        "(weights + gradients + optimizer state and masters):"
+    ]
+    for stage in range(4):
+        held = [
+            weights / (ranks if stage == 3 else 1),
+            gradients / (ranks if stage >= 2 else 1),
+            optimizer / (ranks if stage >= 1 else 1),
+        ]
+        note = " <- zero.stage" if stage == zero.stage else ""
+        note += " (not with bfloat16)" if zero.dtype == "bfloat16" and stage == 0 else ""
+        note += ", the optimizer's in host memory" if zero.offload_optimizer and stage == zero.stage else ""
+        own = -(-number // ranks) if stage == 3 else number
+        sums = " + ".join(_gigabytes(part) for part in held)
+        lines.append(f"  stage {stage}: {own:,} parameters, {sums} = {_gigabytes(sum(held))} GB{note}")
+    return "\n".join(lines)
+
+
+def _checkpoints(cfg: PretrainConfig, number: int) -> str:
+    every, steps = cfg.run.save_every, cfg.total_steps
+    count = (-(-steps // every) if every else 1) + cfg.spikes.enabled
+    weights, _, optimizer = BYTES[cfg.zero.dtype]
+    size = _gigabytes(number * (weights + optimizer))
+    kept = f"the newest {cfg.run.keep} are kept" if cfg.run.keep else "all are kept"
+    first = ", the first before step 1" if cfg.spikes.enabled else ""
+    when = f"every {every:,} steps" if every else "at the end"
+    return f"checkpoints: {when}, {count:,} of {size} GB each{first}; {kept}"
+
+
+def _work(cfg: PretrainConfig, model: ModelConfig, number: int, ranks: int) -> str:
+    assert cfg.seq_len is not None
+    tokens = cfg.total_steps * cfg.batch_tokens
+    plain, whole = (tokens * flops_per_token(number, model, cfg.seq_len, attention) for attention in (False, True))
+    work = f"work: {plain:.3g} floating-point operations by 6N, {whole:.3g} by 6N + attention"
+    if cfg.peak_tflops is None:
+        return f"{work}; peak_tflops=null, so no time is known"
+    hours = plain / (UTILISATION * cfg.peak_tflops * 1e12) / 3600
+    return (
+        f"{work}\ntime: {hours:,.0f} device hours at {UTILISATION:.0%} (6N) of {cfg.peak_tflops:g} TFLOP/s, "
+        f"{hours / ranks:,.0f} hours = {hours / ranks / 24:,.1f} days on {_count(ranks, 'rank')}"
+    )
+
+
+def _count(number: int, unit: str, plural: str = "s") -> str:
+    return f"{number:,} {unit}{'' if number == 1 else plural}"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.3g}" if size < 1e11 else f"{size / 1e9:,.0f}"
