@@ -81,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return by_hidden.mul_(slope), by_weight.mul_(slope).to(ctx.dtype), None, None
 
 
-def language_model_loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def language_model_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the summed loss of a batch's target tokens; `fit` divides by their number over the whole global batch."""
     select, targets = next_token_select(batch)
     loss = model(

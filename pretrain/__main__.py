@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from llamatrain.data.batches import TokenBatches
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine, ZeroConfig, build
 from llamatrain.errors import UserError, missing
-from llamatrain.fit import evaluate_loss, fit
+from llamatrain.fit import evaluate_loss, fit, on_device
 from llamatrain.flops import Utilisation
 from llamatrain.losses import language_model_loss
 from llamatrain.model import ModelConfig, Transformer
@@ -42,6 +43,8 @@ class PretrainConfig:
     eval_windows: int | None
     skip_samples: list[int]
     spikes: SpikeConfig
+    compile: bool
+    mixture: dict[str, float]
     peak_tflops: float | None
 
     def __post_init__(self) -> None:
@@ -81,7 +84,10 @@ def train(cfg: PretrainConfig) -> None:
         if held_out is None:
             run.print(f"{cfg.corpus} has no held-out documents: nothing is evaluated")
         seed = cfg.run.seed
-        engine = Engine(build(lambda: Transformer(model, seed), cfg.zero), cfg.optim, cfg.zero, cfg.total_steps)
+        made = build(lambda: Transformer(model, seed), cfg.zero)
+        engine = Engine(made, cfg.optim, cfg.zero, cfg.total_steps, cfg.compile)
+        if cfg.compile:
+            compile_ahead(engine, batches, run)
 
         def evaluate() -> dict[str, float]:
             assert held_out is not None
@@ -107,7 +113,7 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
     if not folder.is_dir():
         raise missing(folder, "corpus")
 
-    def windows(part: str, rows: int, skip: list[int]) -> TokenBatches:
+    def windows(part: str, rows: int, skip: list[int], mixture: dict[str, float]) -> TokenBatches:
         return TokenBatches(
             folder / part,
             seq_len=seq_len,
@@ -119,13 +125,23 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
             isolate=cfg.isolate_documents,
             tokenizer=tokenizer,
             skip=skip,
+            mixture=mixture,
         )
 
     check_batch(cfg, world_size())
-    batches = windows("train", cfg.batch_tokens // seq_len, cfg.skip_samples)
+    batches = windows("train", cfg.batch_tokens // seq_len, cfg.skip_samples, cfg.mixture)
     if not (folder / "eval").is_dir():
         return batches, None
-    return batches, windows("eval", cfg.micro_batch_size * world_size(), [])
+    return batches, windows("eval", cfg.micro_batch_size * world_size(), [], {})
+
+
+def compile_ahead(engine: Engine, batches: TokenBatches, run: Run) -> None:
+    """Let torch.compile do its work on a first micro-batch, whose gradients count nothing, and say how long it took."""
+    run.print("compiling the model ...")
+    started = time.perf_counter()
+    batch = on_device(batches.batch_at(0)[0], engine.device)
+    engine.backward(language_model_loss(engine, batch)[0] * 0.0)
+    run.print(f"compiled in {time.perf_counter() - started:.0f} s")
 
 
 def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -> dict[str, float]:
