@@ -25,12 +25,12 @@ NAME = "stage.json"
 # Keys that cannot change a result beyond rounding: where it lies, how it is logged, and how the work is cut into pieces.
 VOLATILE = re.compile(
     r"run\.(?!seed$).*|(\w+_)?zero\.(?!dtype$).*|(.*\.)?(micro_batch_size|activation_checkpointing)"
-    r"|batch_size|score_batch_size|chunk_\w+|num_threads|samples_(every|kept)"
+    r"|batch_size|score_batch_size|chunk_\w+|num_threads|num_workers|keep_work|samples_(every|kept)"
 )
 # A value that may name a file: adapter:path@part, where adapter and part are for the program that reads it.
 VALUE = re.compile(r"(?P<adapter>\w+:)?(?P<path>@?[^@]+)(?P<part>@.*)?")
 # A run folder's own bookkeeping: not its result.
-BOOKKEEPING = {NAME, "status.json", "config.yaml", "metrics.jsonl", "wandb", "checkpoints", "log.txt"}
+BOOKKEEPING = {NAME, "status.json", "config.yaml", "metrics.jsonl", "wandb", "checkpoints", "log.txt", "work", "report"}
 
 
 @dataclass

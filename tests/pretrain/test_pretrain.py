@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from llamatrain import checkpoint, config
-from llamatrain.data.batches import read_manifest
 from llamatrain.data.rows import write_rows
+from llamatrain.data.shards import read_manifest
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
 from pretrain.__main__ import PretrainConfig, parameters, plan, train
 from pretrain.__main__ import load as load_batches
-from pretrain.corpus import write_corpus
 from tests.checkpoints import quiet, read_jsonl
 from tests.conftest import TEXT
+from tests.corpora import write_corpus
 
 SMALL = [
     "model=tiny",
@@ -53,8 +53,8 @@ def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer:
     assert [row["step"] for row in rows if "eval/loss" in row] == [15, 30]
     last, counts = rows[-1], read_manifest(corpus / "eval")
     assert last["eval/perplexity"] == pytest.approx(math.exp(last["eval/loss"]))
-    bits = last["eval/loss"] * counts["tokens"] / math.log(2)
-    assert last["eval/bits_per_byte"] == pytest.approx(bits / counts["text_bytes"])
+    bits = last["eval/loss"] * counts.tokens / math.log(2)
+    assert last["eval/bits_per_byte"] == pytest.approx(bits / counts.text_bytes)
     folder = checkpoint.resolve(tmp_path / "base" / "final")
     assert checkpoint.load_config(folder)[0].vocab_size == tokenizer.vocab_size
     assert checkpoint.load_tokenizer(folder).fingerprint == tokenizer.fingerprint
