@@ -166,7 +166,8 @@ def read(
     place = Place(path, begin)
     try:
         with open_bytes(path) as file:
-            file.seek(begin)
+            if begin:
+                file.seek(begin)
             if is_text(path):
                 yield from _read_text(file, place, end, paragraphs)
             else:
