@@ -58,9 +58,15 @@ setup(
         "safetensors>=0.8,<1",
         "numpy>=2,<3",
         "rich>=15,<16",
+        "ftfy>=6.3,<7",
+        "pyarrow>=21,<27",
+        "rensa>=0.5,<0.6",
+        "zstandard>=0.23,<1",
     ],
     extras_require={
+        "language": ["py3langid>=0.4,<0.5"],
         "test": [
+            "py3langid>=0.4,<0.5",
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
             "coverage>=7.10,<8",

@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> None:
         print(usage(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
         return
     name, *rest = arguments
+    if rest and find(f"{name}.{rest[0]}"):  # `corpus verify` is corpus.verify
+        name, *rest = f"{name}.{rest[0]}", *rest[1:]
     program = find(name)
     if program is None:
         hint = nearest(name, list(PROGRAMS))

@@ -34,7 +34,11 @@ PROGRAMS = {
     "chat": Program("launch.chat", "Everything at once", "talk to a checkpoint in the terminal"),
     "toyworld": Program("toyworld", "Data", "a small simulated world: documents, dialogues, prompts"),
     "tokenizer": Program("pretrain.tokenizer", "Data", "documents -> a SentencePiece tokenizer"),
-    "corpus": Program("pretrain.corpus", "Data", "documents -> tokens on disk, ready to be memory-mapped"),
+    "corpus": Program("pretrain.corpus", "Data", "documents -> clean tokens on disk, ready to be memory-mapped"),
+    "corpus.verify": Program("pretrain.corpus.verify", "Data", "a corpus's files against their sizes and hashes"),
+    "corpus.contamination": Program(
+        "pretrain.corpus.contamination", "Data", "how much of evaluation sets stands in a corpus"
+    ),
     "pretrain": Program("pretrain", "Training", "a base model from tokens", parallel=True),
     "sft": Program("sft", "Training", "supervised fine-tuning on dialogues", parallel=True),
     "reward": Program("reward", "Training", "a helpfulness or safety reward model from preferences", parallel=True),

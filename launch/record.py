@@ -25,7 +25,7 @@ NAME = "stage.json"
 # Keys that cannot change a result beyond rounding: where it lies, how it is logged, and how the work is cut into pieces.
 VOLATILE = re.compile(
     r"run\.(?!seed$).*|(\w+_)?zero\.(?!dtype$).*|(.*\.)?(micro_batch_size|activation_checkpointing)"
-    r"|peak_tflops|batch_size|score_batch_size|chunk_\w+|num_threads|samples_(every|kept)"
+    r"|peak_tflops|compile|batch_size|score_batch_size|chunk_\w+|num_threads|num_workers|keep_work|samples_(every|kept)"
 )
 # A value that may name a file: adapter:path@part, where adapter and part are for the program that reads it.
 VALUE = re.compile(r"(?P<adapter>\w+:)?(?P<path>@?[^@]+)(?P<part>@.*)?")
@@ -39,6 +39,8 @@ BOOKKEEPING = {
     "wandb",
     "checkpoints",
     "log.txt",
+    "work",
+    "report",
 }
 
 

@@ -77,6 +77,35 @@ class Tokenizer:
         ids: list[list[int]] = self._processor.encode(list(texts), num_threads=threads)
         return ids
 
+    def words_are_separate(self) -> bool:
+        """Tell whether a text's ids are those of its words in turn, each with the spaces before it.
+
+        True of a BPE model with Llama 2's settings: none of its pieces has a space after another character or holds a
+        line break, so nothing is merged across either, and text is taken as it is.
+        """
+        from sentencepiece import sentencepiece_model_pb2  # here, because it brings protobuf and few ask
+
+        model: Any = sentencepiece_model_pb2.ModelProto.FromString(self.model_bytes)  # type: ignore[attr-defined]
+        trainer, normalizer, kinds = model.trainer_spec, model.normalizer_spec, model.SentencePiece
+        plain = (
+            trainer.model_type == trainer.BPE
+            and trainer.byte_fallback
+            and not trainer.treat_whitespace_as_suffix
+            and not normalizer.precompiled_charsmap
+            and normalizer.add_dummy_prefix
+            and normalizer.escape_whitespaces
+            and not normalizer.remove_extra_whitespaces
+        )
+        normal = [piece.piece for piece in model.pieces if piece.type == kinds.NORMAL]
+        special = any(piece.type == kinds.USER_DEFINED for piece in model.pieces)
+        crossing = any(SPACE in piece.lstrip(SPACE) or "\n" in piece for piece in normal)
+        return bool(plain and SPACE in normal and not special and not crossing)
+
+    def piece_id(self, piece: str) -> int:
+        """Return the id of a piece of the vocabulary, or that of the unknown piece."""
+        index: int = self._processor.piece_to_id(piece)
+        return index
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD.
 

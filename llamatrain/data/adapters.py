@@ -8,6 +8,7 @@
 | `fairytale_stories` | FairytaleQA stories (`title`, `text`) | document |
 | `fairytale_questions` | FairytaleQA questions about a section | dialogue: section and question -> answer |
 | `hf` | a data set with our own fields | every kind |
+| `paragraphs` | plain text, documents with blank lines between them | document |
 
 An adapter is a function of one raw row and the source's name that yields our rows (none where the row has nothing to
 give).
@@ -21,12 +22,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from llamatrain.chat import TAGS
+from llamatrain.data.files import Place
 from llamatrain.errors import UserError
 
 Row = dict[str, Any]
 Convert = Callable[[Row, str], Iterator[Row]]
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
+_SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 _ROLES = {"Human": "user", "Assistant": "assistant", "prompter": "user", "assistant": "assistant"}
 
 
@@ -84,7 +87,7 @@ def _hh_adapter(fixed: str | None) -> dict[str, Convert]:
             safety = (fixed or _hh_kind(source)) == "safety"
             yield {"messages": messages, "source": "hh_rlhf", "safety": safety, "loss": "last"}
 
-    return {"preference": preference, "prompt": prompt, "dialogue": dialogue}
+    return {"preference": preference, "prompt": prompt, "dialogue": dialogue, "document": _told(dialogue)}
 
 
 def _oasst_dialogue(row: Row, source: str) -> Iterator[Row]:
@@ -106,6 +109,17 @@ def _oasst_dialogue(row: Row, source: str) -> Iterator[Row]:
         yield {"messages": path, "source": "oasst"}
 
 
+def _told(convert: Convert) -> Convert:
+    """Return the adapter of documents that tell the dialogues of another as text."""
+
+    def document(row: Row, source: str) -> Iterator[Row]:
+        for made in convert(row, source):
+            turns = (f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in made["messages"])
+            yield {"text": "\n\n".join(turns), "source": made["source"]}
+
+    return document
+
+
 def _fairytale_document(row: Row, source: str) -> Iterator[Row]:
     yield {"text": row["text"], "source": "fairytales", "meta": {"title": row["title"]}}
 
@@ -124,19 +138,35 @@ ADAPTERS: dict[str, dict[str, Convert]] = {
     "hh_rlhf": _hh_adapter(None),
     "hh_rlhf_helpfulness": _hh_adapter("helpfulness"),
     "hh_rlhf_safety": _hh_adapter("safety"),
-    "oasst": {"dialogue": _oasst_dialogue},
+    "oasst": {"dialogue": _oasst_dialogue, "document": _told(_oasst_dialogue)},
     "fairytale_stories": {"document": _fairytale_document},
-    "fairytale_questions": {"dialogue": _fairytale_dialogue},
+    "fairytale_questions": {"dialogue": _fairytale_dialogue, "document": _told(_fairytale_dialogue)},
+    "paragraphs": {"document": _own_fields},
     "hf": dict.fromkeys(
         ("document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"), _own_fields
     ),
 }
 
 
-def read_hub(name: str) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of `owner/name[/folder][:split]`, or of a local folder, with where they stand."""
-    for index, row in enumerate(_load(name)):
-        yield f"{name}, row {index}", dict(row)
+def read_hub(name: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[Place, Row]]:
+    """Yield the rows of `owner/name[/folder][:split]`, or of a local folder, with where they stand.
+
+    A part is some of the data set's own shards: those are streamed, nothing is held or cached. A whole data set is
+    loaded through `datasets`' cache.
+    """
+    streamed = (begin, end) != (0, None)
+    rows = _load(name, streaming=streamed)
+    place = Place(name, unit=f", shard {begin}, row " if streamed else ", row ")
+    if streamed:
+        rows = rows.shard(num_shards=rows.num_shards, index=begin)
+    for number, row in enumerate(rows):
+        place.number = number
+        yield place, dict(row)
+
+
+def hub_shards(name: str) -> int:
+    """Return how many shards a data set has, which can be streamed one by one."""
+    return int(_load(name, streaming=True).num_shards)
 
 
 def hub_fingerprint(name: str) -> str:
@@ -149,7 +179,7 @@ def hub_length(name: str) -> int:
     return len(_load(name))
 
 
-def _load(name: str) -> Any:
+def _load(name: str, streaming: bool = False) -> Any:
     import datasets  # here, because it takes a second and most runs read files
 
     path, _, split = name.partition(":")
@@ -158,7 +188,7 @@ def _load(name: str) -> Any:
     if len(parts) > 2 and not path.startswith((".", "/")):
         path, folder = "/".join(parts[:2]), "/".join(parts[2:])
     try:
-        return datasets.load_dataset(path, data_dir=folder, split=split or "train")
+        return datasets.load_dataset(path, data_dir=folder, split=split or "train", streaming=streaming)
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: no such file, and `datasets` does not load it either: {error}") from error
 

@@ -2,8 +2,9 @@
 
 A source is spelled
 
-    PATH                a .jsonl or .jsonl.gz file of our own fields
+    PATH                a file of our own fields: .jsonl, .parquet, .txt, also .gz or .zst (`llamatrain.data.files`)
     ADAPTER:PATH        a file of somebody else's (`llamatrain.data.adapters`)
+    paragraphs:PATH     plain text, documents with blank lines between them
     ADAPTER:NAME        a data set of the Hugging Face hub, NAME being owner/name[/folder][:split]
     hf:NAME             a data set of the hub, or a local folder, with our own fields
 
@@ -19,11 +20,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from llamatrain.chat import check_messages
-from llamatrain.data import adapters
+from llamatrain.data import adapters, files
+from llamatrain.data.files import Place, show
 from llamatrain.errors import MissingFileError, UserError
 
 Row = dict[str, Any]
@@ -144,15 +147,74 @@ def read_rows(source: str | Path, kind: Kind) -> Iterator[Row]:
     """
     if kind not in get_args(Kind):
         raise UserError(f"kind={kind!r}: needs one of {', '.join(get_args(Kind))}")
-    name, fold = _split_fold(str(source))
     empty = True
-    for where, row in _read(name, kind):
-        _check(row, kind, where)
-        if fold is None or fold.holds(row):
-            empty = False
-            yield row
+    for _, row in read_part(Part(str(source)), kind):
+        empty = False
+        yield row
     if empty:
         raise UserError(f"{source}: holds no {kind} rows, needs one at least")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a source that can be read on its own; begin and end are the file format's (`files.split`)."""
+
+    source: str
+    begin: int = 0
+    end: int | None = None
+
+
+def split(source: str, part_bytes: int) -> list[Part]:
+    """Return the parts of a source, of about `part_bytes` each where its format allows it."""
+    adapter, path = _split_adapter(_split_fold(source)[0])
+    if adapter is not None and not _is_file(path):
+        return [Part(source, number, number + 1) for number in range(adapters.hub_shards(path))]
+    return [Part(source, *ends) for ends in files.split(_existing(path), part_bytes, adapter == "paragraphs")]
+
+
+def local_file(source: str) -> Path | None:
+    """Return the file a source names, which must exist; None for a data set of the hub."""
+    adapter, path = _split_adapter(_split_fold(source)[0])
+    return None if adapter is not None and not _is_file(path) else _existing(path)
+
+
+def place(part: Part) -> str:
+    """Return what, with a row's number after it, names a row of the part's file; of a hub's shard, of that shard."""
+    path = local_file(part.source)
+    if path is None:
+        return f"{_split_adapter(_split_fold(part.source)[0])[1]}, shard {part.begin}, row "
+    return f"{path}{', row ' if path.suffix == '.parquet' else ':'}"
+
+
+def count_part(part: Part) -> int:
+    """Return how many raw rows (of plain text, lines) a part holds, where another part of its file follows; else 0."""
+    path = local_file(part.source)
+    return 0 if path is None or part.end is None else files.count_between(path, part.begin, part.end)
+
+
+def read_part(
+    part: Part, kind: Kind, bad: Callable[[UserError], None] | None = None, source: str | None = None
+) -> Iterator[tuple[int, Row]]:
+    """Yield the checked rows of a part, each with its number in it (raw rows counted, from 1).
+
+    A bad row stops with a UserError, or is handed to `bad` and left out. `source` stands in for that field where a row
+    has none.
+    """
+    name, fold = _split_fold(part.source)
+    for place, row in _read(name, kind, part.begin, part.end):
+        try:
+            if isinstance(row, UserError):
+                raise row
+            if source is not None and row.get("source") is None:
+                row["source"] = source
+            _check(row, kind, place)
+        except UserError as error:
+            if bad is None:
+                raise
+            bad(error)
+            continue
+        if fold is None or fold.holds(row):
+            yield place.number, row
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
@@ -181,12 +243,7 @@ def count_rows(source: str | Path) -> int:
     adapter, path = _split_adapter(name)
     if adapter is not None and not _is_file(path):
         return adapters.hub_length(path)
-    count, tail = 0, b"\n"
-    with _open(_existing(path)) as file:
-        while block := file.read(1 << 20):
-            count += block.count(b"\n")
-            tail = block[-1:]
-    return count + (tail != b"\n")
+    return files.count(_existing(path), adapter == "paragraphs")
 
 
 def file_fingerprint(source: str | Path) -> str:
@@ -248,33 +305,41 @@ def _split_adapter(name: str) -> tuple[str | None, str]:
     return adapter, path
 
 
-def _read(name: str, kind: Kind) -> Iterator[tuple[str, Row]]:
-    """Yield each row with where it stands, for messages."""
+def _read(name: str, kind: Kind, begin: int = 0, end: int | None = None) -> Iterator[tuple[Place, Row | UserError]]:
+    """Yield each row with where it stands, for messages; a bad one is its error."""
     adapter, path = _split_adapter(name)
     if adapter is None:
-        yield from _read_json(_existing(path))
+        yield from files.read(_existing(path), begin, end)
         return
     convert = adapters.ADAPTERS[adapter].get(kind)
     if convert is None:
         kinds = ", ".join(adapters.ADAPTERS[adapter])
         raise UserError(f"{name}: the adapter {adapter!r} makes no {kind} rows, only {kinds}")
-    raw = adapters.read_hub(path) if not _is_file(path) else _read_json(_existing(path))
+    if _is_file(path):
+        raw = files.read(_existing(path), begin, end, adapter == "paragraphs")
+    else:
+        raw = adapters.read_hub(path, begin, end)
     prompts: set[str] = set()
-    for where, row in raw:
+    for place, row in raw:
+        if isinstance(row, UserError):
+            yield place, row
+            continue
         try:
             made = list(convert(row, path))
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where}: no row as {adapter!r} expects it ({type(error).__name__}: {error})") from error
+            yield place, UserError(f"{place}: no row as {adapter!r} expects it ({type(error).__name__}: {error})")
+            continue
         except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+            yield place, UserError(f"{place}: {error}")
+            continue
         if kind == "prompt" and adapter != "hf":  # two pairs of one conversation make one prompt
             made = [prompt for prompt in made if prompt["id"] not in prompts]
             prompts.update(prompt["id"] for prompt in made)
-        yield from ((where, row) for row in made)
+        yield from ((place, row) for row in made)
 
 
 def _is_file(path: str) -> bool:
-    return Path(path).is_file() or path.endswith((".json", ".jsonl", ".gz"))
+    return Path(path).is_file() or path.endswith(files.SUFFIXES)
 
 
 def _existing(path: str | Path) -> Path:
@@ -288,32 +353,7 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
-
-
-def _read_json(path: Path) -> Iterator[tuple[str, Row]]:
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                where = f"{path}:{number}"
-                if not line.strip():
-                    raise UserError(f"{where}: the line is empty, needs a JSON object")
-                try:
-                    row = json.loads(line)
-                except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                    raise UserError(
-                        f"{where}: not JSON ({error}); found {_show(line[:60])}, needs a JSON object"
-                    ) from error
-                if not isinstance(row, dict):
-                    raise UserError(f"{where}: found {_show(row)}, needs a JSON object")
-                yield where, row
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise UserError(f"{path}:{number + 1}: not a whole gzip file ({error})") from error
-
-
-def _check(row: Row, kind: Kind, where: str) -> None:
+def _check(row: Row, kind: Kind, where: Place) -> None:
     ends = ENDS.get(kind)
     if ends is not None:
         if "messages" not in row:
@@ -329,9 +369,4 @@ def _check(row: Row, kind: Kind, where: str) -> None:
             continue
         needed = check(value)
         if needed is not None:
-            raise UserError(f"{where}: field {field!r} of the {kind}: found {_show(value)}, needs {needed}")
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+            raise UserError(f"{where}: field {field!r} of the {kind}: found {show(value)}, needs {needed}")

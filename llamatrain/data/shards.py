@@ -80,25 +80,41 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
+Block = tuple[NDArray[Any], NDArray[np.int64]]  # token ids of some documents, BOS and EOS in them; each one's length
+
+
 def write_shard(folder: Path, number: int, documents: Iterable[Sequence[int]], tokenizer: Tokenizer) -> dict[str, Any]:
     """Write one shard of documents' token ids, BOS and EOS put around each; return its entry for `write_index`.
 
     The files appear under their names when they are whole. Memory holds one document's tokens at a time.
     """
+    dtype = token_dtype(tokenizer.vocab_size)
+    blocks = (
+        (np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], dtype=dtype), np.array([len(ids) + 2]))
+        for ids in documents
+    )
+    return write_shard_blocks(folder, number, blocks)
+
+
+def write_shard_blocks(folder: Path, number: int, blocks: Iterable[Block]) -> dict[str, Any]:
+    """Write one shard of documents that already have their BOS and EOS; return its entry for `write_index`."""
     folder.mkdir(parents=True, exist_ok=True)
-    name, dtype = f"{number:08d}", token_dtype(tokenizer.vocab_size)
-    begin = end = 0
+    name = f"{number:08d}"
     files = {kind: _Hashed(folder / f"{name}.{kind}") for kind in ("tokens", "documents")}
-    starts: list[int] = []
-    for ids in documents:
-        array = np.empty(len(ids) + 2, dtype=dtype)
-        array[0], array[1:-1], array[-1] = tokenizer.bos_id, ids, tokenizer.eos_id
-        files["tokens"].write(array)
-        begin, end = end, end + len(array)
-        starts.append(begin)
-    files["documents"].write(np.array([*starts, end], dtype=np.int64))
-    entries = {kind: file.close() for kind, file in files.items()}
-    return {"name": name, "tokens": end, "documents": len(starts), "files": entries}
+    end = documents = 0
+    for tokens, lengths in blocks:
+        ends = end + np.cumsum(lengths, dtype=np.int64)
+        files["tokens"].write(tokens)
+        files["documents"].write(ends - lengths)
+        documents += len(lengths)
+        end += len(tokens)
+    files["documents"].write(np.array([end], dtype=np.int64))
+    return {
+        "name": name,
+        "tokens": end,
+        "documents": documents,
+        "files": {kind: file.close() for kind, file in files.items()},
+    }
 
 
 def write_index(folder: Path, entries: Sequence[dict[str, Any]]) -> str:

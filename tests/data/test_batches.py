@@ -18,7 +18,7 @@ from llamatrain.data.packing import Batch
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.corpus import write_corpus
+from tests.corpora import write_corpus
 
 WORDS = ["the", "red", "fox", "lives", "in", "the", "forest", "near", "the", "river", "and", "bakes", "bread"]
 
@@ -109,8 +109,9 @@ def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(corpus: Path, to
 def test_a_batch_goes_on_into_the_next_epoch(corpus: Path) -> None:
     single = TokenBatches(corpus, seq_len=64, batch_size=1, micro_batch_size=1, seed=0)
     large = TokenBatches(corpus, seq_len=64, batch_size=5, micro_batch_size=5, seed=0)
-    assert single.windows % 5  # else nothing goes on
-    for step in range(2 * single.windows // 5):
+    [windows] = single.windows
+    assert windows % 5  # else nothing goes on
+    for step in range(2 * windows // 5):
         assert rows(large.batch_at(step)) == [r for i in range(5) for r in rows(single.batch_at(step * 5 + i))]
 
 
@@ -144,7 +145,7 @@ def test_eval_shows_every_row_once_in_order_and_as_many_batches_on_every_rank(ma
 
 
 def stream(corpus: Path) -> list[int]:
-    return [int(token) for token in np.fromfile(corpus / "tokens.bin", dtype=np.uint16)]
+    return [int(token) for token in np.fromfile(corpus / "documents" / "00000000.tokens", dtype=np.uint16)]
 
 
 def test_every_token_but_the_first_is_a_target_once(corpus: Path) -> None:
@@ -183,13 +184,17 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="llamatrain corpus"):
         TokenBatches(tmp_path, **settings)
     folder = damaged(corpus, tmp_path)
-    size = (folder / "tokens.bin").stat().st_size
-    with (folder / "tokens.bin").open("r+b") as file:
+    shard = folder / "documents" / "00000000.tokens"
+    size = shard.stat().st_size
+    with shard.open("r+b") as file:
         file.truncate(size - 2)
-    with pytest.raises(UserError, match=rf"tokens\.bin has {size - 2} bytes, its manifest says {size} bytes"):
-        TokenBatches(folder, **settings)
-    (folder / "tokens.bin").unlink()
-    with pytest.raises(UserError, match=r"tokens\.bin is missing"):
+    with pytest.raises(UserError, match=rf"0\.tokens has {size - 2} bytes, its index says {size} bytes"):
+        TokenBatches(folder, **settings).batch_at(0)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"0\.tokens is missing"):
+        TokenBatches(folder, **settings).batch_at(0)
+    (folder / "documents" / "shards.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"shards\.bin has 0 bytes, 1 shards need 16"):
         TokenBatches(folder, **settings)
     (folder / "manifest.json").write_text('{"files":')
     with pytest.raises(UserError, match="is no manifest of a corpus"):

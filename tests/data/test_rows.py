@@ -143,8 +143,8 @@ def test_missing_file_folder_adapter_and_kind(tmp_path: Path) -> None:
         read(tmp_path, "document")
     with pytest.raises(UserError, match=r"no adapter 'nobody', needs one of .*hh_rlhf"):
         read("nobody:x.jsonl", "document")
-    with pytest.raises(UserError, match="makes no document rows, only preference"):
-        read("hh_rlhf:x.jsonl", "document")
+    with pytest.raises(UserError, match="makes no judgement rows, only preference"):
+        read("hh_rlhf:x.jsonl", "judgement")
     with pytest.raises(UserError, match="kind='documents'"):
         read("x.jsonl", "documents")
 

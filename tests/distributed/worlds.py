@@ -9,8 +9,8 @@ from typing import Any
 
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.tokenizer import Tokenizer
-from pretrain.corpus import write_corpus
 from tests.conftest import TEXT
+from tests.corpora import write_corpus
 from tests.rlhf.worlds import make_world
 
 from .worker import MODEL

@@ -12,14 +12,15 @@ import torch
 from evaluation.__main__ import EvaluateConfig, evaluate
 from evaluation.perplexity import bits_per_byte, mean_loss
 from llamatrain import config
-from llamatrain.data.batches import TokenBatches, read_manifest
+from llamatrain.data.batches import TokenBatches
 from llamatrain.data.rows import write_rows
+from llamatrain.data.shards import read_manifest
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model import ModelConfig, ScalarModel, Transformer
 from llamatrain.tokenizer import Tokenizer
-from pretrain.corpus import write_corpus
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 from tests.conftest import TEXT
+from tests.corpora import write_corpus
 
 from .test_measures import judgement, response, written
 
@@ -39,7 +40,7 @@ def configure(folder: Path, *more: str) -> EvaluateConfig:
 def test_mean_loss_is_that_of_every_token(corpus: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
     model = Transformer(model_config, seed=0)
     batches = TokenBatches(corpus / "eval", seq_len=128, batch_size=2, micro_batch_size=2, seed=0)
-    tokens = torch.from_numpy(batches.tokens.astype("int64"))
+    tokens = torch.from_numpy(batches.streams[0].read(0, len(batches.streams[0])).astype("int64"))
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(tokens) - 1, 127):
@@ -49,7 +50,7 @@ def test_mean_loss_is_that_of_every_token(corpus: Path, model_config: ModelConfi
     loss = mean_loss(model, batches.eval_batches())
     assert loss == pytest.approx(total / (len(tokens) - 1), rel=1e-5)
     manifest = read_manifest(corpus / "eval")
-    assert bits_per_byte(loss, manifest) == pytest.approx(
+    assert bits_per_byte(loss, manifest.tokens, manifest.text_bytes) == pytest.approx(
         loss / math.log(2) * len(tokens) / len(TEXT.replace("\n", ""))
     )
 

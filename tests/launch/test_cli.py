@@ -58,8 +58,10 @@ def test_the_program_replaces_the_process(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "execve", lambda path, arguments, environ: seen.append(arguments))
     cli.main(["sft", "optim.lr=1e-3"])
     cli.main(["reward_evaluate"])
+    cli.main(["corpus", "verify", "corpus=c"])
     assert seen[0] == [sys.executable, "-m", "sft", "optim.lr=1e-3"]
     assert seen[1] == [sys.executable, "-m", "reward.evaluate"]
+    assert seen[2] == [sys.executable, "-m", "pretrain.corpus.verify", "corpus=c"]
 
 
 def test_installed_programs_are_nested_and_not_shadowed(monkeypatch: pytest.MonkeyPatch) -> None:

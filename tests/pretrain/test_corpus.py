@@ -1,94 +1,297 @@
-"""Program `corpus`: the stream, the boundaries and the manifest, by hand."""
+"""Program `corpus`, whole: what becomes of documents, whatever the number of processes, chunks and kills."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from llamatrain import config
+from llamatrain.data import shards
+from llamatrain.data.batches import TokenBatches
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain import corpus
-from pretrain.corpus import CorpusConfig, build, write_corpus
+from pretrain.corpus.build import CorpusConfig, build
+from pretrain.corpus.steps import Corpus
+from tests.corpora import folder_hash
 
 TEXTS = ["The red fox.", "12 apples\n\nand a  river", "🙂"]
+WORDS = [
+    "the",
+    "red",
+    "fox",
+    "lives",
+    "in",
+    "a",
+    "forest",
+    "near",
+    "river",
+    "and",
+    "bakes",
+    "bread",
+    "for",
+    "kind",
+    "bear",
+    "who",
+    "sings",
+    "old",
+    "songs",
+    "every",
+    "morning",
+]
 
 
-def write(path: Path, texts: list[str]) -> str:
-    write_rows(path, ({"text": text, "source": "s"} for text in texts))
+def story(seed: int, words: int = 60) -> str:
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+def write(path: Path, documents: Iterable[str | dict[str, Any]]) -> str:
+    write_rows(path, ({"source": "s", **({"text": d} if isinstance(d, str) else d)} for d in documents))
     return str(path)
 
 
-def read(folder: Path) -> tuple[list[int], list[int], dict[str, Any]]:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    tokens = np.fromfile(folder / "tokens.bin", dtype=manifest["dtype"]).tolist()
-    return tokens, np.fromfile(folder / "documents.bin", dtype=np.int64).tolist(), manifest
-
-
-def test_stream_boundaries_and_manifest(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    source = write(tmp_path / "d.jsonl", TEXTS)
-    write_corpus(tmp_path / "train", [source], tokenizer)
-    tokens, documents, manifest = read(tmp_path / "train")
-    encoded = [tokenizer.encode(text, bos=True, eos=True) for text in TEXTS]
-    assert tokens == [token for ids in encoded for token in ids]
-    assert documents == [0, len(encoded[0]), len(encoded[0]) + len(encoded[1]), len(tokens)]
-    assert manifest["dtype"] == "uint16"
-    assert (manifest["tokens"], manifest["documents"], manifest["words"]) == (len(tokens), 3, 9)
-    assert manifest["text_bytes"] == sum(len(text.encode()) for text in TEXTS)
-    assert (manifest["tokenizer"], manifest["vocab_size"]) == (tokenizer.fingerprint, 400)
-    for name, entry in manifest["files"].items():
-        content = (tmp_path / "train" / name).read_bytes()
-        assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def test_batches_threads_and_files_do_not_change_the_stream(
-    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = write(tmp_path / "all.jsonl", TEXTS)
-    several = [write(tmp_path / f"{i}.jsonl.gz", [text]) for i, text in enumerate(TEXTS)]
-    write_corpus(tmp_path / "one", [one], tokenizer)
-    monkeypatch.setattr(corpus, "BATCH_CHARACTERS", 10)
-    write_corpus(tmp_path / "several", several, tokenizer, num_threads=2)
-    assert read(tmp_path / "one")[:2] == read(tmp_path / "several")[:2]
-
-
-def test_a_failed_rebuild_leaves_no_manifest(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    source = write(tmp_path / "d.jsonl", TEXTS)
-    write_corpus(tmp_path / "train", [source], tokenizer)
-    with (tmp_path / "d.jsonl").open("a") as file:
-        file.write("{broken\n")
-    with pytest.raises(UserError, match=r"d\.jsonl:4: not JSON"):
-        write_corpus(tmp_path / "train", [source], tokenizer)
-    assert not (tmp_path / "train" / "manifest.json").exists()
-
-
 def compose(tmp_path: Path, *overrides: str) -> CorpusConfig:
-    common = ["run.name=c", f"run.dir={tmp_path}", "run.progress=false", "run.wandb.mode=disabled"]
+    common = ["run.name=c", f"run.dir={tmp_path}", "run.progress=false", "run.wandb.mode=disabled", "num_workers=1"]
     return config.compose("corpus", CorpusConfig, [*common, *overrides])
 
 
-def test_the_program_writes_both_parts(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    train, held_out = write(tmp_path / "d.jsonl", TEXTS), write(tmp_path / "e.jsonl", TEXTS[:1])
+def kept(folder: Path, tokenizer: Tokenizer, part: str = "train") -> dict[str, list[str]]:
+    """Return the documents of a corpus by source, decoded."""
+    manifest = shards.read_manifest(folder / part)
+    found = {}
+    for source in manifest.sources:
+        stream = shards.TokenStream(folder / part, source, manifest.dtype)
+        ids = stream.read(0, len(stream)).tolist()
+        ends = [i for i, token in enumerate(ids) if token == tokenizer.eos_id]
+        starts = [0, *(end + 1 for end in ends)]
+        assert all(ids[start] == tokenizer.bos_id for start in starts[:-1])
+        found[source.name] = [tokenizer.decode(ids[a:b]) for a, b in zip(starts, ends, strict=False)]
+    return found
+
+
+def report(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / "report" / "report.json").read_text())["sources"]
+    return rows
+
+
+def listed(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_stream_is_the_documents_between_bos_and_eos(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    train, held_out = write(tmp_path / "d.jsonl", TEXTS), write(tmp_path / "e.jsonl", ["The kind bear."])
     build(compose(tmp_path, f"documents=[{train}]", f"eval_documents=[{held_out}]", f"tokenizer={tokenizer.path}"))
-    assert len(read(tmp_path / "c" / "train")[1]) == 4
-    assert len(read(tmp_path / "c" / "eval")[1]) == 2
-    [first, second] = [json.loads(line) for line in (tmp_path / "c" / "metrics.jsonl").read_text().splitlines()]
+    manifest = shards.read_manifest(tmp_path / "c" / "train", tokenizer)
+    [source] = manifest.sources
+    stream = shards.TokenStream(tmp_path / "c" / "train", source, manifest.dtype)
+    encoded = [tokenizer.encode(text, bos=True, eos=True) for text in TEXTS]
+    assert stream.read(0, len(stream)).tolist() == [token for ids in encoded for token in ids]
+    assert (source.name, source.share, source.documents, source.words) == ("documents", 1.0, 3, 9)
+    assert source.text_bytes == sum(len(text.encode()) for text in TEXTS)
+    assert kept(tmp_path / "c", tokenizer, "eval") == {"documents": ["The kind bear."]}
+    [first, second] = listed(tmp_path / "c" / "metrics.jsonl")
     assert first["corpus/train_documents"] == 3
-    assert second["corpus/eval_tokens"] == len(read(tmp_path / "c" / "eval")[0])
+    assert second["corpus/eval_tokens"] == shards.read_manifest(tmp_path / "c" / "eval").tokens
+    assert not (tmp_path / "c" / "work").exists()
+    assert all(fault == "" for _, fault in shards.verify(tmp_path / "c" / "train"))
 
 
 def test_a_rerun_without_held_out_documents_leaves_none(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    source = write(tmp_path / "d.jsonl", TEXTS)
+    source, held_out = write(tmp_path / "d.jsonl", TEXTS), write(tmp_path / "e.jsonl", ["A bear."])
     common = [f"documents=[{source}]", f"tokenizer={tokenizer.path}"]
-    build(compose(tmp_path, *common, f"eval_documents=[{source}]"))
+    build(compose(tmp_path, *common, f"eval_documents=[{held_out}]"))
     build(compose(tmp_path, *common))
     assert not (tmp_path / "c" / "eval").exists()
+
+
+def test_a_failed_rebuild_leaves_no_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    common = [f"documents=[{write(tmp_path / 'd.jsonl', TEXTS)}]", f"tokenizer={tokenizer.path}"]
+    build(compose(tmp_path, *common))
+    with (tmp_path / "d.jsonl").open("a") as file:
+        file.write("{broken\n")
+    with pytest.raises(UserError, match=r"d\.jsonl:4: not JSON"):
+        build(compose(tmp_path, *common))
+    assert not (tmp_path / "c" / "train" / "manifest.json").exists()
+    build(compose(tmp_path, *common, "bad_rows=skip"))
+    [row] = report(tmp_path / "c")
+    assert (row["rows"], row["bad_rows"], row["kept"]) == (4, 1, 3)
+
+
+def mixture(tmp_path: Path) -> list[str]:
+    """Write a mixture with planted duplicates, sites and held-out text; return the overrides that name it."""
+    own = [story(i) for i in range(40)]
+    near = own[0].replace("the", "the", 1).split()
+    near[30] = "unlike"
+    own[7:7] = [own[3].upper() + " ", " ".join(near)]
+    held_out = [story(1000 + i) for i in range(4)]
+    person = "Write to {0}@example.org or call (212) 555-01{0} now. "
+    web = [{"text": story(2000 + i), "url": "https://www.clean.org/a"} for i in range(10)]
+    web += [{"text": person.format(i + 10) + story(3000 + i, 20), "url": "http://People.example/x"} for i in range(12)]
+    web += [{"text": person.format(i + 10) + story(4000 + i, 20), "url": "http://few.example/x"} for i in range(2)]
+    web += [{"text": held_out[1]}, {"text": own[5]}]
+    content = {
+        "own": {
+            "paths": write(tmp_path / "own.jsonl", own),
+            "eval": [write(tmp_path / "e.jsonl", held_out)],
+            "epochs": 2,
+        },
+        "web": {"paths": [write(tmp_path / "web.jsonl.gz", web)], "epochs": 0.5},
+    }
+    for entry in content.values():
+        entry["licence"] = "CC0"
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(content))
+    return [f"mixture={tmp_path / 'mixture.yaml'}"]
+
+
+def test_planted_duplicates_and_sites_go_and_counts_add_up(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    build(compose(tmp_path, *mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002"))
+    rows = {(row["source"], row["part"]): row for row in report(tmp_path / "c")}
+    own, web = rows["own", "train"], rows["web", "train"]
+    assert (own["rows"], own["kept"], own["exact"], own["near"]) == (42, 40, 1, 1)
+    assert (web["rows"], web["kept"], web["site"], web["exact"]) == (26, 12, 12, 2)
+    assert rows["own", "eval"]["kept"] == 4
+    for row in rows.values():
+        assert row["rows"] == row["bad_rows"] + sum(
+            row[why] for why in ("kept", "empty", "short", "language", "site", "exact", "near")
+        )
+    here = f"{tmp_path}/"
+    removed = {
+        row.pop("document").removeprefix(here): row for row in listed(tmp_path / "c" / "report" / "removed.jsonl")
+    }
+    assert {name: row["kept"].removeprefix(here) for name, row in removed.items()} == {
+        "own.jsonl:8": "own.jsonl:4",
+        "own.jsonl:9": "own.jsonl:1",
+        "web.jsonl.gz:25": "e.jsonl:2",
+        "web.jsonl.gz:26": "own.jsonl:6",
+    }
+    assert removed["own.jsonl:9"]["similarity"] == pytest.approx(51 / 61, abs=1e-6)
+    [site] = listed(tmp_path / "c" / "report" / "dropped_sites.jsonl")
+    assert (site["source"], site["host"], site["documents"]) == ("web", "people.example", 12)
+    assert (site["found"]["emails"], site["found"]["phones"]) == (12, 12)
+    manifest = shards.read_manifest(tmp_path / "c" / "train")
+    tokens = {source.name: source.tokens for source in manifest.sources}
+    total = 2 * tokens["own"] + 0.5 * tokens["web"]
+    assert [source.share for source in manifest.sources] == pytest.approx(
+        [2 * tokens["own"] / total, 0.5 * tokens["web"] / total]
+    )
+    TokenBatches(tmp_path / "c" / "train", seq_len=32, batch_size=2, micro_batch_size=1, seed=0).batch_at(3)
+
+
+def result(folder: Path) -> str:
+    """Return one hash of all that a run made, but for times."""
+    lists = [
+        (folder / "report" / name).read_text() for name in ("removed.jsonl", "dropped_sites.jsonl", "data_card.json")
+    ]
+    counts = json.dumps(report(folder))
+    return " ".join([folder_hash(folder / "train"), folder_hash(folder / "eval"), *lists, counts])
+
+
+def test_chunks_do_not_change_the_result(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    common = [*mixture(tmp_path), f"tokenizer={tokenizer.path}", "shard_tokens=600", "cleaning.repeated_lines=0.5"]
+    build(compose(tmp_path, *common, "run.name=whole"))
+    build(compose(tmp_path, *common, "run.name=cut", "chunk_mb=0.001"))
+    assert result(tmp_path / "whole") == result(tmp_path / "cut")
+    for source in shards.read_manifest(tmp_path / "cut" / "train").sources:
+        entries = list(shards.shard_entries(tmp_path / "cut" / "train", source))
+        assert len(entries) > 2
+        assert all(entry["tokens"] <= 600 for entry in entries)
+
+
+def test_finished_work_is_kept_and_other_work_is_not(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = [*mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002", "keep_work=true"]
+    build(compose(tmp_path, *common, "run.name=whole"))
+    plain = Corpus._tokenize
+
+    def fails(corpus: Corpus) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Corpus, "_tokenize", fails)
+    with pytest.raises(KeyboardInterrupt):
+        build(compose(tmp_path, *common))
+    monkeypatch.setattr(Corpus, "_tokenize", plain)
+    work = tmp_path / "c" / "work"
+    read = {path: path.stat().st_mtime_ns for path in (work / "read").iterdir() if path.is_dir()}
+    (work / "near" / "03" / "000000" / "found.npz").unlink()
+    (work / "near" / "03" / "000000").rmdir()  # as if killed before it
+    build(compose(tmp_path, *common, "num_workers=1"))
+    assert result(tmp_path / "whole") == result(tmp_path / "c")
+    assert read == {path: path.stat().st_mtime_ns for path in (work / "read").iterdir() if path.is_dir()}
+    build(compose(tmp_path, *common))  # all is done: nothing changes
+    assert result(tmp_path / "whole") == result(tmp_path / "c")
+    build(compose(tmp_path, *common, "cleaning.min_characters=2"))
+    assert not any(path.exists() and path.stat().st_mtime_ns == number for path, number in read.items())
+
+
+@pytest.mark.slow
+def test_processes_and_kills_do_not_change_the_result(tmp_path: Path, tokenizer: Tokenizer, repository: Path) -> None:
+    common = [*mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002", "keep_work=true"]
+    build(compose(tmp_path, *common, "run.name=alone"))
+    command = [sys.executable, "-m", "pretrain.corpus", *common, "num_workers=2", "run.name=killed"]
+    command += [f"run.dir={tmp_path}", "run.progress=false", "run.wandb.mode=disabled"]
+    inherited = {name: value for name, value in os.environ.items() if "RANK" not in name}  # of runs in this process
+    environment = {**inherited, "PYTHONPATH": str(repository)}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path)
+    while process.poll() is None and not (tmp_path / "killed" / "work" / "near").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "train").exists()
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    assert result(tmp_path / "alone") == result(tmp_path / "killed")
+
+
+def test_cleaning_steps_can_be_turned_off(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    texts = [
+        "The red fox.\nWe use cookies to improve your visit.\nA bear\u200b sings.",
+        "THE RED fox",
+        "x",
+        "schÃ¶n ist es",
+    ]
+    common = [f"documents=[{write(tmp_path / 'd.jsonl', texts)}]", f"tokenizer={tokenizer.path}"]
+    build(compose(tmp_path, *common, "cleaning.min_characters=2"))
+    assert kept(tmp_path / "c", tokenizer) == {
+        "documents": ["The red fox.\nA bear sings.", "THE RED fox", "schön ist es"]
+    }
+    [row] = report(tmp_path / "c")
+    assert row["cleaned"] == {"unicode": 1, "control_characters": 1, "boilerplate": 1, "repeated_lines": 0}
+    assert row["short"] == 1
+    off = ["unicode", "control_characters", "boilerplate"]
+    build(compose(tmp_path, *common, *(f"cleaning.{step}=false" for step in off)))
+    assert kept(tmp_path / "c", tokenizer) == {"documents": texts}
+
+
+def test_lines_that_many_documents_repeat_are_dropped(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    texts = [f"{story(i)}\n  Our shop is open." if i % 2 else f"{story(i)}\nOnly {i}." for i in range(20)]
+    common = [f"documents=[{write(tmp_path / 'd.jsonl', texts)}]", f"tokenizer={tokenizer.path}", "chunk_mb=0.001"]
+    lines = ["cleaning.repeated_lines=0.5", "cleaning.repeated_lines_documents=10"]
+    build(compose(tmp_path, *common, *lines))
+    expected = [text.replace("\n  Our shop is open.", "") for text in texts]
+    assert kept(tmp_path / "c", tokenizer) == {"documents": expected}
+    [row] = report(tmp_path / "c")
+    assert (row["cleaned"]["repeated_lines"], row["lines_dropped"]) == (10, 10)
+    build(compose(tmp_path, *common, lines[0], "cleaning.repeated_lines_documents=11"))
+    assert kept(tmp_path / "c", tokenizer) == {"documents": texts}
+
+
+def test_nothing_left_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = write(tmp_path / "d.jsonl", ["a", "b"])
+    with pytest.raises(UserError, match="source documents: nothing is left of its 2 documents"):
+        build(compose(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}", "cleaning.min_characters=9"))
 
 
 def test_folds_are_spelled_without_quotes_on_the_command_line(tmp_path: Path) -> None:
@@ -101,5 +304,42 @@ def test_missing_things_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
         build(compose(tmp_path, "documents=[d.jsonl]", f"tokenizer={tmp_path}"))
     with pytest.raises(MissingFileError, match=r"d\.jsonl does not exist"):
         build(compose(tmp_path, "documents=[d.jsonl]", f"tokenizer={tokenizer.path}"))
-    with pytest.raises(UserError, match=r"documents=\[\]"):
-        compose(tmp_path, "documents=[]", "tokenizer=t")
+    with pytest.raises(UserError, match=r"documents=\[\], mixture=None: needs a list of files"):
+        compose(tmp_path, "tokenizer=t")
+    with pytest.raises(UserError, match=r"duplicates\.similarity=1\.5: needs 0\.1 or more, at most 1"):
+        compose(tmp_path, "documents=[d]", "tokenizer=t", "duplicates.similarity=1.5")
+    with pytest.raises(UserError, match=r"languages\.keep=\['en'\]: needs languages\.identify=true"):
+        compose(tmp_path, "documents=[d]", "tokenizer=t", "languages.keep=[en]")
+
+
+def test_shares_of_a_stream_of_documents_are_exact(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """The words' cache gives what SentencePiece gives for whole texts: spaces, lines, other scripts."""
+    from pretrain.corpus.tokens import WordEncoder
+
+    rng = random.Random(0)
+    alphabet = [
+        "a",
+        "the",
+        "fox",
+        " ",
+        "  ",
+        "\n",
+        "\n\n",
+        "\t",
+        " \n",
+        "7",
+        "é",
+        "🙂",
+        "▁",
+        ".",
+        "river",
+        "\u3000",
+        "\x00",
+    ]
+    texts = ["".join(rng.choices(alphabet, k=rng.randrange(30))) for _ in range(3000)] + TEXTS
+    encoder = WordEncoder(tokenizer)
+    assert encoder.by_word
+    ids, lengths = encoder.encode(texts)
+    expected = [tokenizer.encode(text, bos=True, eos=True) for text in texts]
+    assert lengths == [len(one) for one in expected]
+    assert np.frombuffer(ids, np.uint16).tolist() == [token for one in expected for token in one]

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from llamatrain import checkpoint, config
-from llamatrain.data.batches import read_manifest
 from llamatrain.data.rows import write_rows
+from llamatrain.data.shards import read_manifest
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
 from pretrain.__main__ import PretrainConfig, train
-from pretrain.corpus import write_corpus
 from pretrain.plan import dry_run, parameters
 from tests.checkpoints import quiet, read_jsonl
 from tests.conftest import TEXT
+from tests.corpora import write_corpus
 
 SMALL = [
     "model=tiny",

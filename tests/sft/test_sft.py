@@ -17,10 +17,10 @@ from llamatrain.generation import Sampling, generate
 from llamatrain.losses import language_model_loss
 from llamatrain.model import ModelConfig, ScalarModel, Transformer
 from llamatrain.tokenizer import Tokenizer
-from pretrain.corpus import write_corpus
 from sft.__main__ import SFTConfig, load, plan, train
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 from tests.conftest import TEXT
+from tests.corpora import write_corpus
 
 DIALOGUES: list[tuple[str, ...]] = [
     ("Where does the red fox live?", "In the forest."),

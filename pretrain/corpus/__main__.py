@@ -1,0 +1,8 @@
+"""Program `corpus`: documents to tokens on disk, cleaned and without duplicates, ready to be memory-mapped."""
+
+from llamatrain import config
+
+from .build import CorpusConfig, build
+
+if __name__ == "__main__":
+    config.main("corpus", CorpusConfig, build)

@@ -1,0 +1,140 @@
+"""Step examine: what is known of every document of a piece, and keys under which its duplicates are found.
+
+status.npy    uint8: one of STATUS
+words.npy     uint32: words of the text
+exact.npy     uint64 (3, n): two hashes of the normalised text and the document's number in the piece, by hash
+bands.npy     uint64 (bands, n): the keys of each MinHash band, rising
+order.npy     uint32 (bands, n): the number in the piece of each key's document
+languages.npy uint8: which of `languages` in examined.json; absent unless asked for
+examined.json counts of personal data and words by host; the languages met
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamatrain.errors import UserError
+
+from . import personal, shingles
+from .pieces import Piece
+
+STATUS = ("kept", "empty", "short", "language", "site", "exact", "near")
+KEPT, EMPTY, SHORT, LANGUAGE, SITE, EXACT, NEAR = range(len(STATUS))
+UNKNOWN = "unknown"
+
+
+@dataclass
+class Languages:
+    """Which languages are told and kept; configs/corpus.yaml explains the keys."""
+
+    identify: bool
+    keep: list[str]
+    min_probability: float
+
+
+@dataclass
+class Duplicates:
+    """What counts as a duplicate; configs/corpus.yaml explains the keys."""
+
+    exact: bool
+    near: bool
+    held_out: bool
+    similarity: float
+    shingle_words: int
+    bands: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is asked of every document."""
+
+    min_characters: int
+    languages: Languages
+    duplicates: Duplicates
+    personal: bool
+
+
+def examine(folder: Path, piece: Piece, asked: Examination) -> None:
+    """Write the arrays above for a piece."""
+    size = piece.documents
+    status, words = np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.uint32)
+    exact = np.zeros((3, size), dtype=np.uint64)
+    duplicates = asked.duplicates
+    bands = np.zeros((duplicates.bands, size), dtype=np.uint64) if duplicates.near else None
+    languages: list[str] = [UNKNOWN]
+    told = np.zeros(size, dtype=np.uint8)
+    hosts = piece.array("hosts").tolist() if asked.personal and piece.has("hosts") else None
+    sites: dict[int, list[int]] = {}
+    for numbers, texts in piece.batches():
+        normalised = [shingles.normalised(text) for text in texts]
+        for number, text, found in zip(numbers.tolist(), texts, normalised, strict=True):
+            words[number] = len(found)
+            status[number] = EMPTY if not found else SHORT if len(text) < asked.min_characters else KEPT
+            digest = hashlib.blake2b(" ".join(found).encode(), digest_size=16).digest()
+            exact[:2, number] = np.frombuffer(digest, dtype=np.uint64)
+            if hosts is not None and hosts[number] >= 0:
+                site = sites.setdefault(hosts[number], [0] * (2 + len(personal.KINDS)))
+                for place, value in enumerate((1, len(found), *personal.count(text))):
+                    site[place] += value
+            if asked.languages.identify and found:
+                language = identify(text, asked.languages.min_probability)
+                if language not in languages:
+                    languages.append(language)
+                told[number] = languages.index(language)
+                if asked.languages.keep and language not in asked.languages.keep:
+                    status[number] = LANGUAGE
+        if bands is not None:
+            hashes, offsets = shingles.shingles(normalised, duplicates.shingle_words)
+            bands[:, numbers] = shingles.band_keys(hashes, offsets, duplicates.bands, duplicates.rows).T
+    np.save(folder / "status.npy", status)
+    np.save(folder / "words.npy", words)
+    if asked.languages.identify:
+        np.save(folder / "languages.npy", told)
+    _save_keys(folder, status == KEPT, exact, bands)
+    names = piece.facts["hosts"]
+    content = {"sites": {names[number]: site for number, site in sites.items()}, "languages": languages}
+    (folder / "examined.json").write_text(json.dumps(content))
+
+
+def _save_keys(
+    folder: Path, kept: NDArray[np.bool_], exact: NDArray[np.uint64], bands: NDArray[np.uint64] | None
+) -> None:
+    """Write the keys sorted: those of all pieces are then merged without holding them."""
+    left = np.flatnonzero(kept)
+    order = left[np.argsort(exact[0, left], kind="stable")]
+    exact[2] = np.arange(exact.shape[1], dtype=np.uint64)
+    np.save(folder / "exact.npy", exact[:, order])
+    if bands is not None:
+        keys = bands[:, left]
+        places = np.argsort(keys, axis=1, kind="stable")
+        np.save(folder / "bands.npy", np.take_along_axis(keys, places, axis=1))
+        np.save(folder / "order.npy", left[places].astype(np.uint32))
+
+
+# --- languages ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        raise UserError(
+            "languages.identify=true: needs py3langid (pip install 'llamatrain[language]'), which is not installed"
+        ) from None
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def identify(text: str, min_probability: float) -> str:
+    """Return the language of a text (ISO 639-1), or `unknown` where the identifier is less sure than asked."""
+    language, probability = _identifier().classify(text[:2000])
+    return str(language) if probability >= min_probability else UNKNOWN

@@ -1,0 +1,138 @@
+"""The mixture: named sources with their files, weight or epochs, and licence; cut into parts that workers read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llamatrain.data import rows
+from llamatrain.data.rows import Part
+from llamatrain.errors import UserError
+
+KEYS = ("paths", "eval", "weight", "epochs", "licence")
+
+
+@dataclass
+class Mixed:
+    """One source of the mixture. `epochs` or `weight` says how often it is read, the same kind for all sources."""
+
+    name: str
+    paths: list[str]
+    eval: list[str] = field(default_factory=list)
+    weight: float | None = None
+    epochs: float | None = None
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a source that one worker reads; `bytes` as it lies on disk, 0 where nobody knows."""
+
+    source: int
+    held_out: bool
+    part: Part
+    bytes: int
+
+
+def plain(documents: Sequence[str], eval_documents: Sequence[str]) -> list[Mixed]:
+    """Return the mixture of one source, `documents`, read once."""
+    return [Mixed("documents", list(documents), list(eval_documents), epochs=1.0)]
+
+
+def read_mixture(path: str) -> list[Mixed]:
+    """Read a mixture file: source name -> paths, weight or epochs, licence, eval."""
+    if not Path(path).is_file():
+        raise UserError(f"mixture={path} does not exist; needs a .yaml file (docs/corpus.md)")
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"mixture={path} is not YAML: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"mixture={path}: needs sources by name, each with paths and weight or epochs")
+    mixture = [_source(str(name), entry, f"{path}: source {name}") for name, entry in content.items()]
+    kinds = {"epochs" if source.epochs is not None else "weight" for source in mixture}
+    if len(kinds) > 1:
+        raise UserError(f"{path}: some sources have a weight and others epochs; needs one of them for all")
+    return mixture
+
+
+def _source(name: str, entry: Any, where: str) -> Mixed:
+    if not re.fullmatch(r"[\w.-]*\w", name):
+        raise UserError(f"{where}: needs a name of letters, digits, '.', '_' and '-' (it becomes a folder)")
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: needs {', '.join(KEYS)}")
+    unknown = set(entry) - set(KEYS)
+    if unknown:
+        raise UserError(f"{where}: there is no key {sorted(unknown)[0]!r}, only {', '.join(KEYS)}")
+    paths, held_out = (_paths(entry.get(key), f"{where}: {key}") for key in ("paths", "eval"))
+    if not paths:
+        raise UserError(f"{where}: needs paths, a list of files")
+    given = [key for key in ("weight", "epochs") if entry.get(key) is not None]
+    if len(given) != 1:
+        raise UserError(f"{where}: has {' and '.join(given) or 'neither weight nor epochs'}; needs one of the two")
+    often = entry[given[0]]
+    if not isinstance(often, int | float) or isinstance(often, bool) or not 0 < often < float("inf"):
+        raise UserError(f"{where}: {given[0]}={often}: needs a number above 0")
+    if not isinstance(entry.get("licence"), str) or not entry["licence"].strip():
+        raise UserError(f"{where}: needs a licence")
+    return Mixed(name, paths, held_out, licence=entry["licence"], **{given[0]: float(often)})
+
+
+def _paths(value: Any, where: str) -> list[str]:
+    listed = [value] if isinstance(value, str) else value or []
+    if not isinstance(listed, list) or not all(isinstance(path, str) and path for path in listed):
+        raise UserError(f"{where}: found {value!r}, needs a path or a list of paths")
+    return [found for path in listed for found in _expanded(path)]
+
+
+def _expanded(path: str) -> list[str]:
+    """Return the files that a path with `*` stands for, in the order of their names."""
+    if "*" not in path:
+        return [path]
+    match = re.fullmatch(r"(\w+:)?(.*?)(@\w+/\d+)?", path, re.S)
+    assert match is not None
+    found = [f"{match[1] or ''}{name}{match[3] or ''}" for name in sorted(glob(match[2]))]  # noqa: PTH207
+    if not found:
+        raise UserError(f"{path}: there is no such file")
+    return found
+
+
+def shares(mixture: Sequence[Mixed], tokens: Sequence[int]) -> list[float]:
+    """Return each source's part of the training windows from its weight, or from its tokens times its epochs."""
+    often = [s.weight if s.weight is not None else (s.epochs or 0) * t for s, t in zip(mixture, tokens, strict=True)]
+    total = sum(often)
+    return [value / total if total else 0.0 for value in often]
+
+
+def units(mixture: Sequence[Mixed], part_bytes: int) -> list[Unit]:
+    """Return all parts in the order of the documents: held-out ones first, then by source, file and place."""
+    found = []
+    for held_out in (True, False):
+        for number, source in enumerate(mixture):
+            for path in source.eval if held_out else source.paths:
+                found += [Unit(number, held_out, part, _size(part)) for part in rows.split(path, part_bytes)]
+    return found
+
+
+def _size(part: Part) -> int:
+    path = rows.local_file(part.source)
+    if path is None:
+        return 0
+    size = path.stat().st_size
+    return size if path.suffix == ".parquet" else (part.end or size) - part.begin
+
+
+def stamps(mixture: Sequence[Mixed]) -> list[list[Any]]:
+    """Return what tells whether inputs changed since work on them began: name, size and time of every file."""
+    found: list[list[Any]] = []
+    for source in mixture:
+        for name in (*source.eval, *source.paths):
+            path = rows.local_file(name)
+            found.append([name, *((path.stat().st_size, path.stat().st_mtime_ns) if path else ())])
+    return found

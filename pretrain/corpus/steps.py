@@ -1,0 +1,234 @@
+"""The steps of a corpus in their order, each from what the ones before it left."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamatrain.data import shards
+from llamatrain.errors import UserError
+from llamatrain.tokenizer import Tokenizer
+
+from . import card, lines
+from .card import Sampled
+from .duplicates import State, remove
+from .examining import KEPT, SITE, Examination, examine
+from .pieces import Piece, numbered, read_json
+from .reading import read_unit
+from .sites import Site, judge
+from .sources import Mixed, Unit, shares, units
+from .tokens import Span, plan_shards, tokenize, write_shard
+from .work import Work
+
+if TYPE_CHECKING:
+    from .build import CorpusConfig
+
+PARTS = {"eval": True, "train": False}  # name -> is it held out
+
+
+class Corpus:
+    """A corpus in the making: what each step leaves for the next."""
+
+    pieces: list[Piece]
+    units: list[Unit]
+    state: State
+    sites: list[Site]
+    examined: list[Path]
+    tokenized: list[Path]
+
+    def __init__(self, cfg: CorpusConfig, mixture: list[Mixed], tokenizer: Tokenizer, work: Work) -> None:
+        self.cfg, self.mixture, self.tokenizer, self.work = cfg, mixture, tokenizer, work
+        self.bytes = round(cfg.chunk_mb * 1e6)
+        self.dtype = shards.token_dtype(tokenizer.vocab_size).name
+
+    def make(self) -> None:
+        """Do all steps but the last, which puts the shards in their place."""
+        self._read()
+        if self.cfg.cleaning.repeated_lines:
+            self._drop_lines()
+        self._examine()
+        status = self._drop_sites()
+        self.state = remove(self.work, self.pieces, status, self.cfg.duplicates)
+        self._tokenize()
+
+    def _read(self) -> None:
+        cfg = self.cfg
+        self.units = units(self.mixture, self.bytes)
+        tasks = [(unit, cfg.cleaning, cfg.bad_rows == "skip", self.bytes) for unit in self.units]
+        folders = self.work.run("read", read_unit, tasks)
+        self.pieces = numbered(folders, [(unit.source, unit.held_out) for unit in self.units])
+
+    def _drop_lines(self) -> None:
+        """Find the lines that each source repeats in its training documents, and drop them from all of its pieces."""
+        cleaning = self.cfg.cleaning
+        counted = self.work.run("count_lines", lines.count_lines, [(piece,) for piece in self.pieces])
+        tasks, places = [], []
+        for number in range(len(self.mixture)):
+            own = [i for i, piece in enumerate(self.pieces) if piece.source == number]
+            train = [i for i in own if not self.pieces[i].held_out]
+            hashes = lines.repeated(
+                [counted[i] for i in train],
+                [self.pieces[i].documents for i in train],
+                cleaning.repeated_lines,
+                cleaning.repeated_lines_documents,
+            )
+            if len(hashes):
+                tasks += [(self.pieces[i], hashes) for i in own]
+                places += own
+        for i, folder in zip(places, self.work.run("lines", lines.drop_lines, tasks), strict=True):
+            old = self.pieces[i]
+            self.pieces[i] = Piece(folder / "000000", old.source, old.held_out, old.first, old.documents)
+
+    def _examine(self) -> None:
+        cfg = self.cfg
+        asked = Examination(cfg.cleaning.min_characters, cfg.languages, cfg.duplicates, cfg.personal.drop_sites)
+        self.examined = self.work.run("examine", examine, [(piece, asked) for piece in self.pieces])
+
+    def _drop_sites(self) -> NDArray[np.uint8]:
+        """Return every document's status after dropping the sites that hold too much personal data."""
+        status = [np.load(folder / "status.npy") for folder in self.examined]
+        self.sites = judge(self.pieces, self.examined, self.cfg.personal) if self.cfg.personal.drop_sites else []
+        dropped = {(site.source, site.host) for site in self.sites}
+        for piece, own in zip(self.pieces, status, strict=True):
+            if dropped and piece.has("hosts"):
+                names = piece.facts["hosts"]
+                out = np.array([(piece.source, name) in dropped for name in names] + [False])
+                own[out[piece.array("hosts")] & (own == KEPT)] = SITE
+        return np.concatenate([np.zeros(0, np.uint8), *status])
+
+    def _tokenize(self) -> None:
+        path = self.work.folder / "status.npy"
+        np.save(path, self.state.status)
+        english = None
+        if self.cfg.languages.identify:
+            english = self.work.folder / "english.npy"
+            np.save(english, np.concatenate([self._told(folder, "en") for folder in self.examined]))
+        which = Sampled(self.cfg.card.sample, english)
+        tasks = [(piece, path, str(self.tokenizer.path), which) for piece in self.pieces]
+        self.tokenized = self.work.run("tokenize", tokenize, tasks)
+
+    @staticmethod
+    def _told(folder: Path, language: str) -> NDArray[np.bool_]:
+        names = read_json(folder / "examined.json")["languages"]
+        number = names.index(language) if language in names else -1
+        told: NDArray[np.bool_] = np.load(folder / "languages.npy") == number
+        return told
+
+    # --- the last step ---
+
+    def publish(self, folder: Path) -> dict[str, shards.Manifest]:
+        """Write the shards and manifests of both parts and put them in their place; return the manifests."""
+        plans: list[tuple[str, int, list[list[Span]]]] = []
+        for part, held_out in PARTS.items():
+            for number, source in enumerate(self.mixture):
+                own = self._own(number, held_out)
+                plan = list(plan_shards([self.tokenized[i] for i in own], self.cfg.shard_tokens))
+                if plan:
+                    plans.append((part, number, plan))
+                elif not held_out:
+                    raise UserError(
+                        f"source {source.name}: nothing is left of its {sum(self.pieces[i].documents for i in own):,} "
+                        "documents; needs one at least"
+                    )
+        out = self.work.folder / "out"
+        tasks = [
+            (out / part / self.mixture[number].name, index, spans, self.dtype)
+            for part, number, plan in plans
+            for index, spans in enumerate(plan)
+        ]
+        entries = iter([read_json(f / "entry.json") for f in self.work.run("shards", write_shard, tasks)])
+        listed: dict[str, dict[int, list[dict[str, Any]]]] = {part: {} for part in PARTS}
+        for part, number, plan in plans:
+            listed[part][number] = [next(entries) for _ in plan]
+        return {part: self._place(part, some, out / part, folder / part) for part, some in listed.items() if some}
+
+    def _place(self, part: str, entries: dict[int, list[dict[str, Any]]], made: Path, target: Path) -> shards.Manifest:
+        """Write a part's manifest and put it where it belongs, unless that was done before a kill."""
+        if made.is_dir():
+            listed = [self._source(made, PARTS[part], number, some) for number, some in entries.items()]
+            often = [self.mixture[n] if part == "train" else Mixed("", [], epochs=1.0) for n in entries]
+            for source, share in zip(listed, shares(often, [s.tokens for s in listed]), strict=True):
+                source.share = share
+            tokenizer = self.tokenizer
+            manifest = shards.Manifest(
+                dtype=self.dtype,
+                vocab_size=tokenizer.vocab_size,
+                bos_id=tokenizer.bos_id,
+                eos_id=tokenizer.eos_id,
+                tokenizer=tokenizer.fingerprint,
+                sources=listed,
+            )
+            shards.write_manifest(made, manifest)
+            shutil.rmtree(target, ignore_errors=True)
+            made.rename(target)
+        return shards.read_manifest(target)
+
+    def _source(self, folder: Path, held_out: bool, number: int, entries: list[dict[str, Any]]) -> shards.Source:
+        own = self._own(number, held_out)
+        source = self.mixture[number]
+        return shards.Source(
+            name=source.name,
+            share=0.0,
+            licence=source.licence,
+            tokens=sum(entry["tokens"] for entry in entries),
+            documents=sum(entry["documents"] for entry in entries),
+            words=sum(self._words(i) for i in own),
+            text_bytes=sum(read_json(self.tokenized[i] / "counts.json")["text_bytes"] for i in own),
+            shards=len(entries),
+            index=shards.write_index(folder / source.name, entries),
+        )
+
+    def _own(self, number: int, held_out: bool) -> list[int]:
+        return [i for i, p in enumerate(self.pieces) if (p.source, p.held_out) == (number, held_out)]
+
+    def _words(self, number: int) -> int:
+        piece = self.pieces[number]
+        kept = self.state.status[piece.first : piece.first + piece.documents] == KEPT
+        return int(np.load(self.examined[number] / "words.npy")[kept].sum(dtype=np.int64))
+
+    # --- the card ---
+
+    def card(self) -> dict[str, Any] | None:
+        """Return the data card of the kept training documents, or None where it is not asked for."""
+        cfg = self.cfg
+        if not cfg.card.sample:
+            return None
+        counted = [
+            read_json(folder / "counts.json")["card"]
+            for piece, folder in zip(self.pieces, self.tokenized, strict=True)
+            if not piece.held_out
+        ]
+        languages = self._languages() if cfg.languages.identify else None
+        found = card.describe(counted, languages, english=languages is not None)
+        if cfg.card.toxicity_classifier is not None:
+            found["toxicity"] = card.toxicity(cfg.card.toxicity_classifier, self._sample(cfg.card.toxicity_sample))
+        return found
+
+    def _languages(self) -> Counter[str]:
+        """Return how many kept training documents are in each language."""
+        found: Counter[str] = Counter()
+        for piece, folder in zip(self.pieces, self.examined, strict=True):
+            kept = self.state.status[piece.first : piece.first + piece.documents] == KEPT
+            names = read_json(folder / "examined.json")["languages"]
+            numbers = np.bincount(np.load(folder / "languages.npy")[kept], minlength=len(names))
+            if not piece.held_out:
+                found.update(dict(zip(names, numbers.tolist(), strict=True)))
+        return +found
+
+    def _sample(self, share: float) -> list[str]:
+        """Return the texts of a random sample of the kept training documents, English ones where languages are told."""
+        english = np.load(self.work.folder / "english.npy") if self.cfg.languages.identify else None
+        texts: list[str] = []
+        for piece in self.pieces:
+            numbers = piece.first + np.arange(piece.documents)
+            chosen = card.sampled(numbers, share) & (self.state.status[numbers] == KEPT)
+            if english is not None:
+                chosen &= english[numbers]
+            if not piece.held_out:
+                texts += piece.texts(np.flatnonzero(chosen))
+        return texts

@@ -1,0 +1,41 @@
+"""Program `corpus.verify`: holds every file of a corpus against the sizes and hashes that were written with it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamatrain import config
+from llamatrain.data import shards
+from llamatrain.errors import UserError, missing
+
+PARTS = ("train", "eval")
+
+
+@dataclass
+class VerifyConfig:
+    """Settings of the program; configs/corpus_verify.yaml explains the keys."""
+
+    corpus: str
+
+
+def verify(cfg: VerifyConfig) -> None:
+    """Check all parts; UserError names every file that is cut, missing or altered."""
+    folder = Path(cfg.corpus)
+    parts = [folder / part for part in PARTS if (folder / part).is_dir()]
+    if not parts:
+        raise missing(folder / "train" / shards.MANIFEST, made_by="corpus")
+    checked, faults = 0, []
+    for part in parts:
+        for path, fault in shards.verify(part):
+            checked += 1
+            if fault:
+                faults.append(f"{path} {fault}")
+    if faults:
+        raise UserError("\n".join([f"{len(faults)} of {checked} files of {folder} are damaged", *faults, shards.ANEW]))
+    print(f"{folder}: {checked} files are as they were written", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    config.main("corpus_verify", VerifyConfig, verify)

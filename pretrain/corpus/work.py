@@ -1,0 +1,169 @@
+"""Finished work on disk, and the processes that do what is missing.
+
+    work/key.json                what the work belongs to: settings and inputs; other work is thrown away
+    work/<step>/<task>/          what a task made; the folder appears when it is whole
+    work/<step>/seconds          how long the step took, over all attempts
+
+A task is a function of a folder to write into and of plain arguments. It depends on nothing but these and on the
+results of earlier steps, so the result does not depend on how many processes there are, nor on how often they were
+killed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+Task = tuple[Any, ...]
+LIBRARY_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+
+
+class Bar(Protocol):
+    """What a step tells of its progress."""
+
+    def update(self, n: int = 1, **shown: Any) -> None: ...
+
+
+class Unseen:
+    """No bar, for a small part of a step that shows one."""
+
+    def update(self, n: int = 1, **shown: Any) -> None:
+        """Show nothing."""
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended without a word, most likely for want of memory."""
+
+
+class Work:
+    """The folder `work/` of a run and its worker processes; a context manager."""
+
+    def __init__(self, folder: Path, key: Any, workers: int, bar: Callable[..., Any]) -> None:
+        """Take over the finished tasks in `folder` if they belong to `key`; `bar(total, step, unit)` makes a progress bar."""
+        self.folder, self.workers, self.bar = folder, workers, bar
+        self._pool: ProcessPoolExecutor | None = None
+        text = json.dumps(key, sort_keys=True, indent=1)
+        known = folder / "key.json"
+        self.fresh = not known.is_file() or known.read_text() != text
+        if self.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            known.write_text(text)
+
+    def run(
+        self, step: str, function: Callable[..., None], tasks: Sequence[Task], bar: Bar | None = None
+    ) -> list[Path]:
+        """Do the tasks of a step that are not yet done, each `function(folder, *task)`; return their folders in order.
+
+        Without a bar of a larger whole, the step shows its own.
+        """
+        home = self.folder / step
+        home.mkdir(parents=True, exist_ok=True)
+        folders = [home / f"{number:06d}" for number in range(len(tasks))]
+        done = {entry.name for entry in os.scandir(home)}
+        left = [(folder, task) for folder, task in zip(folders, tasks, strict=True) if folder.name not in done]
+        if bar is not None:
+            bar.update(len(tasks) - len(left))
+            self._finish(home, function, left, bar)
+        elif left:
+            with self.bar(len(tasks), step, "chunks", done=len(tasks) - len(left)) as own:
+                self._finish(home, function, left, own)
+        return folders
+
+    def _finish(self, home: Path, function: Callable[..., None], left: Sequence[tuple[Path, Task]], bar: Bar) -> None:
+        path = home / "seconds"
+        before, started = float(path.read_text()) if path.is_file() else 0.0, time.monotonic()
+        for _ in self._results(function, left):
+            path.write_text(str(before + time.monotonic() - started))
+            bar.update(1)
+
+    def _results(self, function: Callable[..., None], left: Sequence[tuple[Path, Task]]) -> Iterator[None]:
+        if min(self.workers, len(left)) < 2 and self._pool is None:
+            for folder, task in left:
+                _publish(function, folder, task)
+                yield
+            return
+        pool = self._pool = self._pool or _start(self.workers)
+        waiting = iter(left)
+        running: set[Future[None]] = set()
+        try:
+            while True:
+                while len(running) < 3 * self.workers and (following := next(waiting, None)):
+                    running.add(pool.submit(_publish, function, *following))
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise WorkerDied(
+                "a worker process was ended from outside, most likely for want of memory; the same command goes on "
+                "from here (a smaller num_workers or chunk_mb needs less)"
+            ) from error
+
+    def steps(self, kind: str) -> list[Path]:
+        """Return the folders of the steps `kind/...` that were begun."""
+        home = self.folder / kind
+        return sorted(home.iterdir()) if home.is_dir() else []
+
+    def seconds(self, step: str) -> float:
+        """Return how long a step took, over all attempts."""
+        path = self.folder / step / "seconds"
+        return float(path.read_text()) if path.is_file() else 0.0
+
+    def __enter__(self) -> Work:
+        """Return the work; processes start with the first step that has more than one task."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the worker processes, at once where something went wrong."""
+        if self._pool is None:
+            return
+        if error is not None:
+            for child in multiprocessing.active_children():
+                child.terminate()
+        self._pool.shutdown(wait=error is None, cancel_futures=True)
+
+
+def _publish(function: Callable[..., None], folder: Path, task: Task) -> None:
+    """Do one task under a temporary name, then give its folder its own."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    function(temporary, *task)
+    try:
+        temporary.rename(folder)
+    except OSError:  # a worker of an earlier, killed run was quicker: the same task makes the same files
+        shutil.rmtree(temporary)
+
+
+def _start(workers: int) -> ProcessPoolExecutor:
+    """Start fresh processes: a fork would copy this one's memory and locks held by its threads."""
+    os.environ.update(LIBRARY_THREADS)  # each process has one core
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_attend, initargs=(os.getpid(),))
+
+
+def _attend(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
