@@ -1,4 +1,5 @@
-# make demo    a small model from raw text to a chat assistant, on this machine's CPU in some minutes
+# make demo    a small model from raw text to a chat assistant, on this machine's CPU in a quarter of an hour
+# make help    this text
 # make test    the tests
 # make check   format, lint, types, import rules
 # make clean   removes .venv, builds and caches; never runs/
@@ -16,12 +17,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := llamatrain launch pretrain sft reward rlhf evaluation toyworld
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt $(PIP_ARGS)
+SILENT := That takes one or two minutes plus the download, and says nothing until it is done ...
 
 .PHONY: help demo test check clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
 demo: $(VENV)/installed
 	@$(BIN)/llamatrain pipeline preset=demo $(ARGS)
@@ -41,12 +43,14 @@ clean:
 
 # The stamps: a second call installs again only when setup.py or constraints.txt changed.
 $(VENV)/installed: setup.py constraints.txt | $(BIN)/python
-	@echo "Installing llamatrain and what it needs into $(VENV): 1.6 GB with a CPU build of torch, more with CUDA ..."
+	@echo "Installing llamatrain and what it needs into $(VENV): 1.6 GB with a CPU build of torch, more with CUDA."
+	@echo "$(SILENT)"
 	@$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/installed-test: setup.py constraints.txt | $(BIN)/python
-	@echo "Installing llamatrain with its tests' tools into $(VENV): 1.7 GB with a CPU build of torch, more with CUDA ..."
+	@echo "Installing llamatrain with its tests' tools into $(VENV): 1.7 GB with a CPU build of torch, more with CUDA."
+	@echo "$(SILENT)"
 	@$(INSTALL) -e ".[test]"
 	@touch $(VENV)/installed $@
 

@@ -1,4 +1,4 @@
-"""An evaluation as tables for the terminal."""
+"""An evaluation as tables for the terminal: what the gold judge says first, then what the reward models say."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from .measures import COMPARED, PLAIN
-
-NAMES = {
-    "score_helpfulness": "helpfulness score",
-    "score_safety": "safety score",
-    "score_combined": "combined score",
-    "bits_per_byte": "bits per byte",
+SCORES = {"score_helpfulness": "helpfulness", "score_safety": "safety", "score_combined": "combined"}
+RESPONSES = {"gated": "scored unsafe", "finished": "finished", "length": "length in words"}
+TEXT = {"perplexity": "perplexity", "bits_per_byte": "bits per byte"}
+GROUPS = {  # who says so -> metric -> its name there
+    "by the gold judge": {"helpfulness": "helpfulness", "safety": "safety"},
+    "by the reward models": SCORES,
+    "of the responses": RESPONSES,
+    "on held-out text": TEXT,
 }
-TEXT = ("perplexity", "bits_per_byte")
+# Without it the table contradicts itself: a base model may score above the model fine-tuned from it.
+NOTE = (
+    "The reward models' scores are the training signal's own view. These models saw only what fine-tuned models answer: "
+    "compare by them only models after SFT."
+)
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
@@ -25,23 +30,32 @@ def tables(found: dict[str, Any]) -> list[Table]:
 
 def models_table(found: dict[str, Any]) -> Table:
     """Return means with half their 95 % interval, a model a column: over all prompts, then by kind."""
-    table = Table(box=box.SIMPLE_HEAD)
+    models = found["models"]
+    scored = any(metric in means for means in models.values() for metric in SCORES)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption=NOTE if scored else None)
+    table.caption_justify = "left"
     table.add_column("")
-    for name in found["models"]:
+    for name in models:
         table.add_column(name, justify="right")
-    groups = {f"all {found['prompts']:,} prompts": found["models"]} if found["prompts"] else {"": found["models"]}
-    groups |= {f"{part['prompts']:,} {kind} prompts": part["models"] for kind, part in found["by_kind"].items()}
-    for title, models in groups.items():
-        table.add_row(f"[bold]{title}" if title else "")
-        for metric in (*COMPARED, *PLAIN, *TEXT):
-            if any(metric in means for means in models.values()):
-                table.add_row(NAMES.get(metric, metric), *(_mean(means.get(metric)) for means in models.values()))
+    parts = {f"all {found['prompts']:,} prompts": models} if found["prompts"] else {"": models}
+    for kind, part in found["by_kind"].items():
+        shown = "adversarial" if kind == "unsafe" else kind
+        parts[f"{part['prompts']:,} {shown} prompts"] = part["models"]
+    for title, measured in parts.items():
+        if title:
+            table.add_row(f"[bold]{title}")
+        for group, names in GROUPS.items():
+            metrics = {name: words for name, words in names.items() if any(name in m for m in measured.values())}
+            if metrics:
+                table.add_row(f"[dim]{group}")
+            for name, words in metrics.items():
+                table.add_row(f"  {words}", *(_mean(means.get(name)) for means in measured.values()))
     return table
 
 
 def comparisons_table(rows: list[dict[str, Any]]) -> Table:
     """Return paired differences and win rates with their 95 % intervals, over all prompts."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("95 % intervals over prompts")
     for name in ("difference", "win rate", "ties"):
         table.add_column(name, justify="right")
@@ -51,9 +65,12 @@ def comparisons_table(rows: list[dict[str, Any]]) -> Table:
         if versus != last:
             table.add_row(f"[bold]{versus}")
         last = versus
-        metric = NAMES.get(row["metric"], row["metric"])
-        table.add_row(metric, _difference(row), _wins(row), f"{row['ties']:,}")
+        table.add_row(f"  {_whose(row['metric'])}", _difference(row), _wins(row), f"{row['ties']:,}")
     return table
+
+
+def _whose(metric: str) -> str:
+    return f"{SCORES[metric]}, reward models" if metric in SCORES else f"{metric}, gold judge"
 
 
 def _mean(value: Any) -> str:

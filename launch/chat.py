@@ -1,6 +1,6 @@
 """Chat with a checkpoint in the terminal: answers stream in, the history is kept, the oldest turns make room.
 
-With piped input every line is a prompt of its own and every answer a paragraph.
+With piped input every line is a prompt of its own (or a command) and every answer a paragraph.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamatrain import config
-from llamatrain.errors import UserError
+from llamatrain.errors import MissingFileError, UserError
 
 if TYPE_CHECKING:
     from llamatrain.model import Transformer
     from llamatrain.tokenizer import Tokenizer
 
-HELP = "/new forgets the dialogue   /system TEXT sets the system message   /quit leaves   Ctrl-C stops an answer"
+HELP = "/quit ends   /reset starts anew   /system TEXT sets the system message   Ctrl-C stops an answer"
+QUIT = ("/quit", "/exit")
+# What a model of the toy world can answer: it knows nothing else, not even a greeting alone.
+TOY_QUESTIONS = ("Where does a mouse sleep?", "How can Anna bake bread?", "Teach me to pull out a bad tooth.")
 HALF = "\ufffd"  # what bytes decode to that are not yet a whole character
 
 
@@ -116,10 +120,14 @@ def load(cfg: ChatConfig) -> Chat:
     from llamatrain.model import Transformer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = checkpoint.load_model(cfg.checkpoint, device, getattr(torch, cfg.dtype), made_by="sft")
+    try:
+        model = checkpoint.load_model(cfg.checkpoint, device, getattr(torch, cfg.dtype))
+    except MissingFileError:
+        makers = "pretrain, sft, rejection_sampling and ppo make checkpoints"
+        raise UserError(f"checkpoint={cfg.checkpoint} does not exist; {makers}") from None
     if not isinstance(model, Transformer):
         raise UserError(f"checkpoint={cfg.checkpoint} is a reward model: it scores and does not speak")
-    return Chat(model.eval(), checkpoint.load_tokenizer(checkpoint.resolve(cfg.checkpoint, "sft")), cfg)
+    return Chat(model.eval(), checkpoint.load_tokenizer(checkpoint.resolve(cfg.checkpoint)), cfg)
 
 
 def talk(cfg: ChatConfig) -> None:
@@ -128,11 +136,25 @@ def talk(cfg: ChatConfig) -> None:
     if sys.stdin.isatty():
         _converse(chat, cfg.checkpoint)
     else:
-        for line in sys.stdin:
-            if line.strip():
-                chat.forget()
-                chat.ask(line.strip())
-                print("".join(chat.answer()).strip(), end="\n\n", flush=True)
+        _answer_lines(chat)
+
+
+def _answer_lines(chat: Chat) -> None:
+    """Answer every line of standard input by itself; what commands say goes to standard error."""
+    for line in map(str.strip, sys.stdin):
+        if line in QUIT:
+            return
+        if line.startswith("/"):
+            print(_command(chat, line), file=sys.stderr)
+        elif line:
+            chat.forget()
+            chat.ask(line)
+            print("".join(chat.answer()).strip(), end="\n\n", flush=True)
+
+
+def in_toy_world(checkpoint: str) -> bool:
+    """Tell whether a checkpoint lies in the folder of a pipeline whose stage `world` made a toy world."""
+    return any((folder / "world" / "world.json").is_file() for folder in Path(checkpoint).absolute().parents[:4])
 
 
 def _converse(chat: Chat, name: str) -> None:
@@ -143,7 +165,10 @@ def _converse(chat: Chat, name: str) -> None:
     dim, bold, plain = ("\033[2m", "\033[1;36m", "\033[0m") if colour else ("", "", "")
     # readline must not count colours as columns
     prompt = f"\001{bold}\002>\001{plain}\002 " if colour else "> "
-    print(f"\n{bold}{name}{plain}\n{dim}{HELP}   Ctrl-D leaves{plain}\n")
+    print(f"\n{bold}{name}{plain}\n{dim}{HELP}{plain}\n")
+    if in_toy_world(name):
+        print(f"{dim}It knows its toy world and nothing else. Ask, for example:{plain}")
+        print("".join(f"  {question}\n" for question in TOY_QUESTIONS))
     while True:
         try:
             text = input(prompt).strip()
@@ -151,9 +176,9 @@ def _converse(chat: Chat, name: str) -> None:
             print()
             return
         except KeyboardInterrupt:
-            print(f"\n{dim}Ctrl-D leaves{plain}")
+            print(f"\n{dim}/quit ends{plain}")
             continue
-        if text in ("/quit", "/exit"):
+        if text in QUIT:
             return
         if text.startswith("/"):
             print(f"{dim}{_command(chat, text)}{plain}\n")
@@ -164,14 +189,14 @@ def _converse(chat: Chat, name: str) -> None:
 def _command(chat: Chat, text: str) -> str:
     """Obey a /command and return what to say about it."""
     name, _, rest = text.partition(" ")
-    if name == "/new":
+    if name == "/reset":
         chat.forget()
         return "a new dialogue"
     if name == "/system":
         chat.forget()
         chat.system = rest.strip() or None
         return f"system message: {chat.system}; a new dialogue" if chat.system else "no system message; a new dialogue"
-    return f"there is no {name}   {HELP}"
+    return HELP if name == "/help" else f"there is no {name}   {HELP}"
 
 
 def _reply(chat: Chat, text: str, dim: str, plain: str) -> None:

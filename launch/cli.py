@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
-from .programs import NAME, PROGRAMS, command, environment, find, nearest
+from .programs import NAME, PROGRAMS, ROOT, command, environment, find, missing_packages, nearest
 
 EXAMPLES = {
     "pipeline preset=demo": "the whole journey on a laptop",
@@ -49,7 +50,12 @@ def main(argv: list[str] | None = None) -> None:
     """Become the program named by the first argument; without one, print the help."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+        _say(usage(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+        return
+    if arguments[0] in ("-V", "--version", "version"):
+        from llamatrain import __version__
+
+        _say(f"llamatrain {__version__}")
         return
     name, *rest = arguments
     if rest and find(f"{name}.{rest[0]}"):  # `corpus verify` is corpus.verify
@@ -59,9 +65,31 @@ def main(argv: list[str] | None = None) -> None:
         hint = nearest(name, list(PROGRAMS))
         print(f"{NAME}: there is no program '{name}'{hint}  ({NAME} --help lists them)", file=sys.stderr)
         raise SystemExit(2)
+    lacking = missing_packages()
+    if lacking:
+        print(f"{NAME}: {how_to_install(lacking)}", file=sys.stderr)
+        raise SystemExit(2)
     start = command(PROGRAMS[program].module)
     sys.stdout.flush()
     os.execve(start[0], [*start, *rest], environment())
+
+
+def how_to_install(lacking: list[str]) -> str:
+    """Return in a line which packages this interpreter lacks and what mends it."""
+    has = f"{sys.executable} has no {', '.join(lacking)}"
+    if (ROOT / ".venv/bin/llamatrain").exists() and Path(sys.prefix) != ROOT / ".venv":
+        return f"{has}: `source {ROOT / '.venv/bin/activate'}` first"
+    constraints, source = ROOT / "constraints.txt", ROOT / "setup.py"
+    what = f"-c {constraints} -e {ROOT}" if source.exists() else " ".join(lacking)
+    return f"{has}: install with `{sys.executable} -m pip install {what}`"
+
+
+def _say(text: str) -> None:
+    """Print, and care not if the reader has seen enough (`llamatrain --help | head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from llamatrain.progress import duration
 from . import report
 from .graph import Stage, read_stages, split_overrides
 from .processes import Processes
-from .programs import NAME, PROGRAMS, command, nearest
+from .programs import NAME, PROGRAMS, command, nearest, typed
 from .record import Record, configs_hash, digest, flatten, make_record, read_record
 from .runs import headline, read_status
 
@@ -115,8 +115,9 @@ class Pipeline:
         for number, stage in enumerate(self.stages[: self.last], 1):
             if processes.stopped:
                 self._line(
-                    "■", "yellow", stage, "not started: a signal asked to stop; the same command goes on from here"
+                    "■", "yellow", stage, "not started: a signal asked to stop; the same command goes on from here:"
                 )
+                self._same_command()
                 return config.EXIT_STOPPED
             code = self._run_stage(number, stage, processes)
             if code:
@@ -177,13 +178,12 @@ class Pipeline:
         old = read_record(self.folder / stage.name)
         if old is not None and old.source == source:
             return old.composed, source
-        program = stage.program.replace(".", "_")
         try:
-            composed = dict(flatten(config.compose_dict(program, overrides)))
+            composed = dict(flatten(config.compose_dict(stage.program, overrides)))
             seeds = self._seeds(composed)
             if seeds:
                 overrides = [*self.presets, *seeds, *stage.overrides]
-                composed = dict(flatten(config.compose_dict(program, overrides)))
+                composed = dict(flatten(config.compose_dict(stage.program, overrides)))
         except UserError as error:
             raise UserError(f"stage '{stage.name}': {error}") from None
         return composed, source
@@ -215,7 +215,8 @@ class Pipeline:
             self._line("✓", "green", stage, f"{duration(seconds)}  {self._result(stage)}")
             return 0
         if code == config.EXIT_STOPPED or (code == 0 and processes.stopped):
-            self._line("■", "yellow", stage, f"stopped after {duration(seconds)}; the same command goes on from there")
+            self._line("■", "yellow", stage, f"stopped after {duration(seconds)}; the same command goes on from there:")
+            self._same_command()
             return config.EXIT_STOPPED
         if code == 0:
             self._line(
@@ -229,8 +230,12 @@ class Pipeline:
         self.console.print(
             "  Once that is mended, the same command goes on here; finished stages are skipped:", soft_wrap=True
         )
-        self.console.print(f"  {NAME} pipeline {' '.join(sys.argv[1:])}", markup=False, highlight=False, soft_wrap=True)
+        self._same_command()
         return code
+
+    def _same_command(self) -> None:
+        again = typed(["pipeline", *sys.argv[1:]])
+        self.console.print(f"  {again}", markup=False, highlight=False, soft_wrap=True)
 
     def _result(self, stage: Stage) -> str:
         return escape(headline(self.folder / stage.name, stage.program))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
+import shlex
+import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,20 @@ from pathlib import Path
 PREFIX = (__package__ or "launch").removesuffix("launch")
 NAME = "llamatrain" if PREFIX else "python -m launch"  # what the user types
 ROOT = Path(__file__).resolve().parent.parent
+# What setup.py requires: the name it is imported by -> its distribution.
+NEEDED = {
+    "torch": "torch",
+    "deepspeed": "deepspeed",
+    "datasets": "datasets",
+    "sentencepiece": "sentencepiece",
+    "wandb": "wandb",
+    "hydra": "hydra-core",
+    "omegaconf": "omegaconf",
+    "yaml": "PyYAML",
+    "safetensors": "safetensors",
+    "numpy": "numpy",
+    "rich": "rich",
+}
 
 
 @dataclass(frozen=True)
@@ -63,9 +81,27 @@ def find(name: str) -> str | None:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """Return a hint such as "; did you mean 'sft'?", empty where nothing is near."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    """Return a hint such as "; did you mean 'sft'?", empty where nothing is near: no hint is better than a wrong one."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.65)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def missing_packages() -> list[str]:
+    """Return the distributions that this interpreter lacks, without importing any."""
+    return [package for name, package in NEEDED.items() if importlib.util.find_spec(name) is None]
+
+
+def typed(arguments: Sequence[str]) -> str:
+    """Return a command line of this installation as it can be typed here: by its name only where the PATH finds it."""
+    name = Path(sys.executable).with_name("llamatrain") if PREFIX else Path(sys.executable)
+    on_path = shutil.which(name.name)
+    if PREFIX and not name.exists():
+        start = [sys.executable, "-m", "llamatrain.launch"]
+    elif on_path is not None and Path(on_path).absolute() == name:
+        start = [name.name]
+    else:
+        start = [str(name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else name)]
+    return shlex.join([*start, *([] if PREFIX else ["-m", "launch"]), *arguments])
 
 
 def command(module: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from . import figures
@@ -15,8 +16,8 @@ from .story import StageRun, Story
 METRICS = {
     "helpfulness": "Helpfulness",
     "safety": "Safety",
-    "score_helpfulness": "Helpfulness score",
-    "score_safety": "Safety score",
+    "score_helpfulness": "Helpfulness",
+    "score_safety": "Safety",
     "score_combined": "Combined score",
     "perplexity": "Perplexity",
     "bits_per_byte": "Bits per byte",
@@ -25,11 +26,20 @@ METRICS = {
     "finished": "Finished",
     "length": "Words a response",
 }
+BY = {  # who gives the marks, the one that counts first
+    "by the gold judge": ("helpfulness", "safety"),
+    "by the reward models": ("score_helpfulness", "score_safety", "score_combined"),
+}
 
 
 def title_of(metric: str) -> str:
     """Return a metric's name for people."""
     return METRICS.get(metric, metric.replace("_", " ").capitalize())
+
+
+def by_of(metric: str) -> str:
+    """Return who gives a metric's marks, empty where nobody does."""
+    return next((by for by, metrics in BY.items() if metric in metrics), "")
 
 
 def accuracy_stages(story: Story) -> list[StageRun]:
@@ -54,17 +64,31 @@ def results(story: Story) -> str:
     prompts, each = story.evaluation.get("prompts"), story.evaluation.get("samples_per_prompt")
     basis = f" {prompts:,} held-out prompts" if is_number(prompts) else " held-out prompts"
     basis += f", {each:,} sampled responses each" if is_number(each) and each > 1 else ""
-    lead = f'<p class="lead">Measured on{basis}. Ranges are 95 % confidence intervals.</p>'
+    lead = f'<p class="lead">Measured on{basis}. Ranges are 95 % confidence intervals.{_about(with_interval)}</p>'
     charts = [_metric_card(story, models, metric) for metric in with_interval[:4]]
     return (
         lead
         + _tiles(story, models)
         + f'<div class="cards">{"".join(charts)}</div>'
-        + card("Means", _models_table(story, models, with_interval))
+        + "".join(
+            card("Means", _models_table(story, models, list(metrics)), by)
+            for by, metrics in groupby(with_interval, key=by_of)
+        )
         + _by_kind(story, with_interval[:2])
         + (card("Also measured", _models_table(story, models, plain)) if plain else "")
         + _differences(story)
     )
+
+
+def _about(metrics: Sequence[str]) -> str:
+    """Say who gives which marks, and what the reward models' are worth."""
+    about = {
+        "by the gold judge": " <b>The gold judge</b> knows the truth of the toy world; its marks count, and train nothing.",
+        "by the reward models": " <b>The reward models'</b> scores are the training signal's own view: what tuning raised, "
+        "whether or not it is better. These models saw only what fine-tuned models answer: their scores compare only "
+        "models after SFT.",
+    }
+    return "".join(about.get(by, "") for by in dict.fromkeys(map(by_of, metrics)))
 
 
 def _models_table(story: Story, models: dict[str, Row], metrics: Sequence[str], titles: Sequence[str] = ()) -> str:
@@ -96,7 +120,7 @@ def _by_kind(story: Story, metrics: Sequence[str]) -> str:
             for model, measured in (part.get("models") or {}).items():
                 wide.setdefault(model, {})[f"{metric} {kind}"] = measured.get(metric)
     keys = [f"{metric} {kind}" for metric in metrics for kind in kinds]
-    return card("By kind of prompt", _models_table(story, wide, keys, titles))
+    return card("By kind of prompt", _models_table(story, wide, keys, titles), by_of(metrics[0]))
 
 
 def _metrics(models: dict[str, Row], wanted: Any) -> list[str]:
@@ -114,7 +138,8 @@ def _metric_card(story: Story, models: dict[str, Row], metric: str) -> str:
             low, high = max(0.0, low), min(1.0, high)
         rows.append(Interval(model, mean, low, high, story.colours[model], figure(mean)))
     bounds = (0.0, 1.0) if share else None
-    return card(escape(title_of(metric)), figures.intervals(rows, f"{metric} of every model", bounds=bounds))
+    drawn = figures.intervals(rows, f"{metric} of every model", bounds=bounds)
+    return card(escape(title_of(metric)), drawn, by_of(metric))
 
 
 def _tiles(story: Story, models: dict[str, Row]) -> str:
@@ -125,8 +150,8 @@ def _tiles(story: Story, models: dict[str, Row]) -> str:
         value, before = models[last].get(metric), models[first].get(metric)
         if not isinstance(value, dict) or len(tiles) == 2:
             continue
-        change = f"{figure(before['mean'])} for {escape(first)}" if isinstance(before, dict) and first != last else ""
-        tiles.append((f"{title_of(metric)} of {escape(last)}", figure(value["mean"]), change))
+        change = f"; {figure(before['mean'])} for {escape(first)}" if isinstance(before, dict) and first != last else ""
+        tiles.append((f"{title_of(metric)} of {escape(last)}", figure(value["mean"]), f"{by_of(metric)}{change}"))
     for stage in accuracy_stages(story):
         overall = read_json(stage.folder / "accuracy.json").get("overall", {})
         if is_number(overall.get("accuracy")):
@@ -141,8 +166,8 @@ def _tiles(story: Story, models: dict[str, Row]) -> str:
 
 
 def _differences(story: Story) -> str:
-    """The paired differences between models, on the same prompts."""
-    rows, charts = [], dict[str, list[Interval]]()
+    """The paired differences between models, on the same prompts: the gold judge's, and apart from them the rest."""
+    tables, charts = dict[str, list[list[str]]](), dict[str, list[Interval]]()
     for entry in story.evaluation.get("comparisons") or []:
         difference, low, high = (entry.get(key) for key in ("difference", "low", "high"))
         if not is_number(difference):
@@ -158,17 +183,24 @@ def _differences(story: Story) -> str:
             else spread(entry.get("win_low"), entry.get("win_high"))
         )
         wins = f"{rate:.0%} {span}" if is_number(rate) else "–"
-        metric = title_of(str(entry.get("metric")))
+        metric = str(entry.get("metric"))
         value = f'<b class="{kind}">{difference:+.3f}</b> {spread(low, high)}'
-        rows.append([escape(pair), escape(metric), value, wins])
+        tables.setdefault(by_of(metric), []).append([escape(pair), escape(title_of(metric)), value, wins])
         colour = story.colours.get(str(entry.get("model")), 1)
         charts.setdefault(metric, []).append(Interval(pair, difference, low, high, colour, f"{difference:+.2f}"))
-    if not rows:
-        return ""
     drawn = "".join(
-        card(f"{escape(metric)}: difference", figures.intervals(lines, f"differences in {metric}", zero=0.0))
+        card(
+            f"{escape(title_of(metric))}: difference",
+            figures.intervals(lines, f"differences in {metric}", zero=0.0),
+            by_of(metric),
+        )
         for metric, lines in list(charts.items())[:2]
     )
     text = "the same prompts under both models; coloured where the interval leaves out zero"
-    cells = table(["Models", "Measure", "Difference", "Win rate"], rows, numbers=2)
-    return f'{card("Paired differences", cells, text)}<div class="cards">{drawn}</div>'
+    head = ["Models", "Measure", "Difference", "Win rate"]
+    shown = [
+        card("Paired differences", table(head, rows, numbers=2), f"{by}; {text}" if by else text)
+        for by, rows in sorted(tables.items(), key=lambda item: list(BY).index(item[0]) if item[0] in BY else len(BY))
+    ]
+    charted = f'<div class="cards">{drawn}</div>' if drawn else ""
+    return "".join([*shown[:1], charted, *shown[1:]])

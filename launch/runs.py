@@ -18,11 +18,25 @@ HEADLINES = {
     "reward": {"eval/accuracy": "held-out accuracy", **LOSSES},
     "reward.evaluate": {"accuracy": "accuracy"},
     "rejection_sampling": LOSSES,
-    "ppo": {"ppo/score_combined": "score", "ppo/kl": "KL", "ppo/response_length": "tokens a response"},
-    "sample": {"sample/helpfulness_harmless": "helpfulness score", "sample/safety_score_unsafe": "safety score"},
+    "ppo": {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens a response"},
+    "sample": {"sample/helpfulness_harmless": "helpfulness", "sample/safety_score_unsafe": "safety"},
     "judge": {"judge/helpful_prompts/helpfulness": "helpfulness", "judge/safety_prompts/safety": "safety"},
+    "toyworld": {"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"},
+    "tokenizer": {"tokenizer/vocab_size": "pieces"},
+    "corpus": {"corpus/train_tokens": "tokens", "corpus/train_documents": "documents"},
+    "compare": {"compare/pairs": "pairs", "compare/equal": "left out as equal"},
+    "rate": {
+        "rate/preferences_helpfulness": "preferences for helpfulness",
+        "rate/preferences_safety": "for safety",
+    },
 }
-EVALUATED = ("helpfulness", "safety", "score_helpfulness", "score_safety", "perplexity")  # of the last model
+WHOSE = {"sample": "reward models: ", "judge": "gold judge: "}  # who says so
+EVALUATED = {  # what is told of the last model: the first of these that was measured
+    "gold judge": {"helpfulness": "helpfulness", "safety": "safety"},
+    "reward models": {"score_helpfulness": "helpfulness", "score_safety": "safety"},
+    "held-out text": {"perplexity": "perplexity", "bits_per_byte": "bits per byte"},
+}
+BEST_OF = "rs/best_of_"
 
 
 def read_json(path: Path) -> Any:
@@ -80,13 +94,19 @@ def figure(value: float) -> str:
 
 
 def headline(folder: Path, program: str) -> str:
-    """Return a run's result in two figures."""
+    """Return a run's result in two figures, for rejection sampling what keeping the best brought."""
     last = {name: points[-1][1] for name, points in read_series(folder).items()}
-    shown = HEADLINES.get(program, {})
+    shown, whose = HEADLINES.get(program, {}), WHOSE.get(program, "")
+    best = sorted(int(name.removeprefix(BEST_OF)) for name in last if name.startswith(BEST_OF))
+    if best:
+        first, most = last[f"{BEST_OF}{best[0]}"], last[f"{BEST_OF}{best[-1]}"]
+        return f"score of the best of {best[0]}: {first:.2f}, of {best[-1]}: {most:.2f}"
     if program == "evaluate":
-        models = [name.partition("/")[0] for name in last if name.partition("/")[2] in EVALUATED]
-        shown = {f"{models[-1]}/{metric}": f"{models[-1]} {metric}" for metric in EVALUATED} if models else {}
+        models = [name.partition("/")[0] for name in last if "/" in name]
+        by = next((by for by, names in EVALUATED.items() if models and f"{models[-1]}/{next(iter(names))}" in last), "")
+        shown = {f"{models[-1]}/{metric}": words for metric, words in EVALUATED.get(by, {}).items()}
+        whose = f"{models[-1]}, {by}: " if by else ""
     found = [f"{words.replace('_', ' ')} {figure(last[name])}" for name, words in shown.items() if name in last]
     if not found:
         found = [f"{name.split('/')[-1].replace('_', ' ')} {figure(value)}" for name, value in last.items()]
-    return ", ".join(found[:2])
+    return whose + ", ".join(found[:2])

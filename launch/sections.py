@@ -29,11 +29,14 @@ FITTED = ("pretrain", "sft", "reward", "rejection_sampling")  # programs whose c
 
 # What is looked at first in reinforcement learning; the first metric whose name has the word gets the chart.
 WATCHED = {
-    r"score_combined|(^|/)(combined|score)$": ("Score", "combined reward-model score of the sampled responses"),
+    r"score_combined|(^|/)(combined|score)$": (
+        "Score",
+        "combined reward-model score of the sampled responses, as a logit",
+    ),
     r"(^|/)kl$": ("KL", "distance from the starting policy"),
     r"length": ("Response length", "tokens a response"),
-    r"helpfulness": ("Helpfulness", "score of the helpfulness reward model"),
-    r"safety": ("Safety", "score of the safety reward model"),
+    r"helpfulness": ("Helpfulness", "score of the helpfulness reward model, as a logit"),
+    r"safety": ("Safety", "score of the safety reward model, as a logit"),
     r"entropy": ("Entropy", "of the policy, a token"),
     r"value_loss|explained_variance": ("Critic", "how well it predicts the return"),
     r"clip_?fraction": ("Clip fraction", "share of tokens where PPO's clip holds"),
@@ -152,7 +155,10 @@ def reinforcement(story: Story) -> str:
 def score_distributions(story: Story) -> str:
     """The reward models' scores of every model's responses, as distributions."""
     cards = []
-    for key, title, safety in (("helpfulness", "Helpfulness score", False), ("safety_score", "Safety score", True)):
+    for key, title, safety in (
+        ("helpfulness", "Helpfulness, by the reward model", False),
+        ("safety_score", "Safety, by the reward model", True),
+    ):
         scores = story.scores(key, safety)
         if scores:
             rows = [(model, values, story.colours[model]) for model, values in scores.items()]
@@ -163,7 +169,8 @@ def score_distributions(story: Story) -> str:
         return ""
     lead = (
         '<p class="lead">How the reward models score the responses sampled after each step (after a sigmoid: 0 bad, 1 good). '
-        "Lines are means. These are the scores that tuning works for; the results above say whether they can be trusted.</p>"
+        "Lines are means. These are the scores that tuning works for; the results above say whether they can be trusted. "
+        "The reward models saw only what fine-tuned models answer: what they make of a base model says little.</p>"
     )
     return lead + f'<div class="cards">{"".join(cards)}</div>'
 
@@ -195,8 +202,8 @@ def _answer(model: str, row: Row, colour: int) -> str:
     text = escape(_clipped(str(row.get("response") or ""))) or '<span class="cut">(nothing)</span>'
     cut = "" if row.get("finished", True) else '<span class="cut" title="cut at the length limit">…</span>'
     judged = row.get("judgement") or {}
-    marks = _marks("judge", judged.get("helpfulness"), judged.get("safety"))
-    marks += _marks("scores", row.get("helpfulness"), row.get("safety_score"))
+    marks = _marks("gold judge", judged.get("helpfulness"), judged.get("safety"))
+    marks += _marks("reward models", row.get("helpfulness"), row.get("safety_score"))
     return f'<div class="answer c{colour}"><span class="who">{escape(model)}</span><p>{text}{cut}</p>{marks}</div>'
 
 

@@ -53,13 +53,18 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else here.parent / "configs"
 
 
+def yaml_name(program: str) -> str:
+    """Return what a program's YAML and its key in presets are called: `reward_evaluate` for `reward.evaluate`."""
+    return program.replace(".", "_")
+
+
 # --- composing ---------------------------------------------------------------------------------------------------
 
 
 def preset_overrides(program: str, name: str) -> list[str]:
     """Return what preset `name` tells `program`: a list of overrides, put before the user's own."""
     preset = load_preset(name)
-    overrides = preset.get(program) or []
+    overrides = preset.get(yaml_name(program)) or []
     if not isinstance(overrides, list):
         raise UserError(f"preset {name}: '{program}' must be a list of overrides, got {type(overrides).__name__}")
     return [str(override) for override in overrides]
@@ -84,14 +89,14 @@ def _with_preset(program: str, overrides: Sequence[str]) -> list[str]:
 
 def _hydra(program: str, overrides: Sequence[str]) -> DictConfig:
     """Compose without a schema."""
-    path = config_folder() / f"{program}.yaml"
+    path = config_folder() / f"{yaml_name(program)}.yaml"
     if not path.is_file():
         raise UserError(f"no configuration for program '{program}' in {config_folder()}")
     GlobalHydra.instance().clear()
     overrides = _with_preset(program, overrides)
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return hydra_compose(program, overrides=list(overrides))
+            return hydra_compose(yaml_name(program), overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, program, overrides)) from None
 
@@ -157,7 +162,7 @@ def _explain_missing(keys: list[str], program: str) -> str:
 def _comment(program: str, key: str) -> str:
     """Return the comment beside a key in its YAML."""
     leaf = key.split(".")[-1]
-    for line in (config_folder() / f"{program}.yaml").read_text().splitlines():
+    for line in (config_folder() / f"{yaml_name(program)}.yaml").read_text().splitlines():
         found = re.match(rf"\s*{re.escape(leaf)}:[^#]*#\s*(.*)", line)
         if found:
             return found[1]
@@ -174,7 +179,7 @@ def _explain(error: Exception, program: str, overrides: Sequence[str], schema: t
     if unknown:
         name = str(key or unknown[1])
         known = _known_keys(program, schema)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or _same_leaf(name, known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or _same_leaf(name, known)
         hint = f"; the nearest is '{near[0]}'" if near else ""
         return f"unknown key '{name}' for llamatrain {program}{hint} (see `llamatrain {program} --help`)"
     choice = re.search(
@@ -206,7 +211,7 @@ def _explain(error: Exception, program: str, overrides: Sequence[str], schema: t
 def _same_leaf(name: str, known: list[str]) -> list[str]:
     leaf = name.split(".")[-1]
     leaves = {k.split(".")[-1]: k for k in known}
-    return [leaves[n] for n in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
+    return [leaves[n] for n in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)]
 
 
 def _known_keys(program: str, schema: type | None) -> list[str]:
@@ -248,7 +253,9 @@ def main(
 
 def _guarded(body: Callable[[], int]) -> int:
     try:
-        return body()
+        code = body()
+        sys.stdout.flush()  # here, where a reader who has seen enough is no failure
+        return code
     except UserError as error:
         if _first_here():
             print(f"error: {error}", file=sys.stderr)
@@ -364,13 +371,13 @@ def help_text(program: str, task: Callable[..., None], plans: bool = False) -> s
     """Return a program's help: what it does, its config groups, and its keys as the commented YAML."""
     folder = config_folder()
     about = (sys.modules[task.__module__].__doc__ or "").strip()
-    source = (folder / f"{program}.yaml").read_text()
+    source = (folder / f"{yaml_name(program)}.yaml").read_text()
     used = re.findall(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", source.split("_self_")[0], re.M)
     lines = [about, "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     sweep = "   --multirun (a,b: one run for each value)" if any(group == "run" for group, _, _ in used) else ""
     dry = f"   {DRY_RUN}[=RANKS] (print the plan for so many ranks)" if plans else ""
     lines += [f"Options: --help   --cfg job (print the composed configuration){dry}{sweep}"]
-    key = "stages" if program == "pipeline" else program
+    key = "stages" if program == "pipeline" else yaml_name(program)
     presets = sorted(p.stem for p in (folder / "preset").glob("*.yaml") if key in load_preset(p.stem))
     if presets:
         lines += ["", f"Presets: {', '.join(presets)}"]

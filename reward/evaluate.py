@@ -135,4 +135,4 @@ def write_json(path: Path, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    config.main("reward_evaluate", RewardEvaluateConfig, evaluate)
+    config.main("reward.evaluate", RewardEvaluateConfig, evaluate)

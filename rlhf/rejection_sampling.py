@@ -101,7 +101,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
             write_rows(run.folder / "best.jsonl", best_rows(chunks))
             metrics = sampling_metrics(chunks, cfg.gate.safety_threshold)
         metrics = distributed.broadcast_object(metrics)
-        run.print(in_words(metrics))
+        run.print(f"{in_words('rs', metrics)}\n{best_in_words(metrics)}")
         if metrics["rs/kept"] == 0:
             raise UserError(
                 "no prompt has a finished, non-empty response: raise max_new_tokens or train the checkpoint longer"
@@ -194,6 +194,14 @@ def sampling_metrics(chunks: Chunks, safety_threshold: float) -> dict[str, float
     if harmless:  # refusals are rewarded where the safety model calls harmless responses unsafe
         metrics["rs/harmless_below_threshold"] = fmean(score < safety_threshold for score in harmless)
     return metrics | {f"rs/best_of_{size}": fmean(expected_best(own, size) for own in scores) for size in sizes}
+
+
+def best_in_words(metrics: dict[str, float]) -> str:
+    """Return for the terminal what keeping the best of K brings (the combined scores of `sampling_metrics`)."""
+    prompts, kept = (f"{metrics[f'rs/{name}']:,.0f}" for name in ("prompts", "kept"))
+    sizes = [key.removeprefix("rs/best_of_") for key in metrics if key.startswith("rs/best_of_")]
+    scores = ", ".join(f"{size}: {metrics[f'rs/best_of_{size}']:.2f}" for size in sizes)
+    return f"combined score of the best of {scores}; a best response kept for {kept} of {prompts} prompts"
 
 
 # --- fine-tuning -------------------------------------------------------------------------------------------------

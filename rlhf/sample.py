@@ -73,7 +73,7 @@ def sample(cfg: SampleConfig) -> None:
             write_responses(run.folder, chunks)
             metrics = response_metrics("sample", list(chunks.rows()))
             run.log(0, {**metrics, "sample/seconds": time.monotonic() - started})
-            run.print(f"wrote {run.folder / 'responses.jsonl'}  {in_words(metrics)}")
+            run.print(f"wrote {run.folder / 'responses.jsonl'}\n{in_words('sample', metrics)}")
 
 
 def parent_checkpoints(cfg: SampleConfig) -> dict[str, Path]:
@@ -123,7 +123,8 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
                 cfg.batch_size,
                 lambda _: bar.update(1),
             )
-            bar.update(0, tokens_per_second=round(sum(len(r.tokens) for r in rollouts) / (time.monotonic() - started)))
+            speed = sum(len(r.tokens) for r in rollouts) / (time.monotonic() - started)
+            bar.update(0, **{"tokens/s": f"{speed:,.0f}"})
             logits = {
                 kind: score(load(parents[kind], ScalarModel, device), rollouts, context, cfg.score_batch_size)
                 for kind in ("helpfulness", "safety")
@@ -183,9 +184,21 @@ def response_metrics(prefix: str, rows: list[Row]) -> dict[str, float]:
     return metrics
 
 
-def in_words(metrics: dict[str, float]) -> str:
-    """Return metrics for the terminal."""
-    return "  ".join(f"{key.split('/')[-1]} {value:.4g}" for key, value in metrics.items())
+def in_words(prefix: str, metrics: dict[str, float]) -> str:
+    """Return `response_metrics` for the terminal: what there is, and where each reward model has the word, its mean score."""
+
+    def value(name: str) -> float:
+        return metrics[f"{prefix}/{name}"]
+
+    text = f"{value('responses'):,.0f} responses, {value('finished'):.0%} finished"
+    text += f", {value('response_length'):.1f} tokens long on average"
+    where = {
+        "helpfulness_harmless": "helpfulness {:.2f} on harmless prompts",
+        "safety_score_unsafe": "safety {:.2f} on adversarial ones",
+        "combined": "combined {:.2f} on all",
+    }
+    scores = [words.format(value(name)) for name, words in where.items() if f"{prefix}/{name}" in metrics]
+    return f"{text}\nmean scores by the reward models: {', '.join(scores)}" if scores else text
 
 
 # --- models ------------------------------------------------------------------------------------------------------

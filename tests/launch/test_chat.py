@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_commands(speaker: Chat) -> None:
     assert chat._command(speaker, "/system Be kind.").startswith("system message: Be kind.")
     assert (speaker.system, speaker.turns) == ("Be kind.", [])
     speaker.ask("hello")
-    chat._command(speaker, "/new")
+    chat._command(speaker, "/reset")
     assert speaker.turns == []
     assert "there is no /what" in chat._command(speaker, "/what")
 
@@ -120,6 +121,39 @@ def test_piped_lines_are_prompts_of_their_own(
     chat.talk(config())
     assert capsys.readouterr().out == "In the forest.\n\nIn the forest.\n\n"
     assert len(speaker.turns) == 2
+
+
+def test_piped_commands_are_no_prompts(
+    speaker: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says(monkeypatch, [*speaker.tokenizer.encode("In the forest."), speaker.tokenizer.eos_id])
+    monkeypatch.setattr(chat, "load", lambda cfg: speaker)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/system Be kind.\nWhere?\n/quit\nAnd now?\n"))
+    chat.talk(config())
+    said = capsys.readouterr()
+    assert said.out == "In the forest.\n\n"
+    assert "system message: Be kind." in said.err
+    assert speaker.system == "Be kind."
+
+
+def test_the_banner_says_how_to_end_and_what_a_toy_model_can_be_asked(
+    speaker: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo" / "world").mkdir(parents=True)
+    (tmp_path / "demo" / "world" / "world.json").touch()
+    monkeypatch.setattr("builtins.input", lambda prompt: "/quit")
+    for name, toy in ((tmp_path / "demo/ppo/final", True), (tmp_path / "other/sft/final", False)):
+        chat._converse(speaker, str(name))
+        said = capsys.readouterr().out
+        assert "/quit ends" in said
+        assert (chat.TOY_QUESTIONS[0] in said) == toy
+
+
+def test_a_checkpoint_that_is_not_there_names_what_makes_checkpoints() -> None:
+    with pytest.raises(
+        UserError, match="checkpoint=runs/nosuch does not exist; pretrain, sft, rejection_sampling and ppo"
+    ):
+        chat.load(config(checkpoint="runs/nosuch"))
 
 
 def test_generation_state_is_left_as_it_was(speaker: Chat) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import llamatrain
 from launch import cli, programs
 
 
@@ -38,6 +40,53 @@ def test_help_lists_every_program_and_comes_at_once(tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys, launch.cli; assert not {'torch', 'hydra', 'rich', 'numpy', 'llamatrain'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=programs.ROOT)
+
+
+def test_no_hint_is_better_than_a_wrong_one() -> None:
+    assert programs.nearest("nosuch", list(programs.PROGRAMS)) == ""
+
+
+def test_version_and_a_reader_who_has_seen_enough() -> None:
+    assert call("--version").stdout == f"llamatrain {llamatrain.__version__}\n"
+    for arguments in ("--help", "reward.evaluate --help"):
+        command = f"{sys.executable} -m launch {arguments} | head -n 1"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=programs.ROOT, timeout=60)
+        assert done.stderr == ""
+
+
+def test_help_and_messages_spell_a_program_as_it_is_typed() -> None:
+    assert "Usage: llamatrain reward.evaluate " in call("reward_evaluate", "--help").stdout
+    assert "for llamatrain reward.evaluate" in call("reward.evaluate", "run.nme=x").stderr
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(programs.NEEDED, "not_here_at_all", "not-here")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["sft"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "has no not-here: " in said
+    assert "pip install" in said or "activate" in said
+
+
+def test_the_needed_packages_are_those_of_the_installation(repository: Path) -> None:
+    listed = re.findall(r'^        "([\w-]+)>', (repository / "setup.py").read_text().split("extras_require")[0], re.M)
+    assert list(programs.NEEDED.values()) == listed
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_the_same_command_works_as_typed(on_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "llamatrain").touch(mode=0o755)
+    monkeypatch.setattr(programs, "PREFIX", "llamatrain.")
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", str(folder) if on_path else "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    start = "llamatrain" if on_path else ".venv/bin/llamatrain"
+    assert programs.typed(["pipeline", "preset=demo"]) == f"{start} pipeline preset=demo"
+    assert programs.typed(["sft", "train=[a b]"]) == f"{start} sft 'train=[a b]'"
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("rewrd", "reward"), ("pipelne", "pipeline"), ("evaluation", "evaluate")])

@@ -95,7 +95,7 @@ def test_failure_passes_the_exit_code_and_the_same_command_goes_on(start: Start,
     output = capsys.readouterr().out
     assert "failed after" in output
     assert "exit code 3" in output
-    assert "pipeline preset=trio run.dir=runs" in output
+    assert f"{programs.typed(['pipeline', 'preset=trio', 'run.dir=runs'])}\n" in output
     assert started("third") == 0
     Path("runs/trio/fail_second").unlink()
     assert start() == 0
@@ -196,4 +196,5 @@ def test_a_signal_reaches_the_program_once(start: Start, tmp_path: Path, reposit
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 75
     assert "stopped after" in output
+    assert " pipeline preset=trio first.wait=20\n" in output
     assert (tmp_path / "runs/trio/first/signals.txt").read_text() == str(int(number))

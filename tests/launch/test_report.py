@@ -78,8 +78,8 @@ def test_models_bear_the_names_of_the_evaluation(demo: Path) -> None:
 def test_without_a_judge(tmp_path: Path) -> None:
     text = report.write(make(tmp_path / "tales", judge=False)).read_text()
     Page(text)
-    assert "Helpfulness score of ppo" in text
-    assert "judge:" not in text
+    assert "Helpfulness of ppo" in text
+    assert "gold judge" not in text
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ def test_mistakes_are_named(override: str, parts: list[str]) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_key_that_is_near_to_none_gets_no_hint() -> None:
+    with pytest.raises(UserError, match=r"unknown key 'steps' for llamatrain sft \(see"):
+        config.compose_dict("sft", ["steps=3"])
+
+
 @pytest.mark.usefixtures("example")
 def test_a_missing_value_is_explained() -> None:
     with pytest.raises(UserError, match=r"needs a value for steps \(steps: updates to take\)"):

@@ -13,7 +13,15 @@ import torch
 from llamatrain import checkpoint, config
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
-from rlhf.rejection_sampling import RejectionSamplingConfig, best_of, draw, expected_best, train, training_rows
+from rlhf.rejection_sampling import (
+    RejectionSamplingConfig,
+    best_in_words,
+    best_of,
+    draw,
+    expected_best,
+    train,
+    training_rows,
+)
 
 from .worlds import overrides, read_jsonl
 
@@ -51,6 +59,12 @@ def test_expected_best_is_the_mean_over_all_choices() -> None:
     for k in range(1, 7):
         expected = fmean(max(choice) for choice in itertools.combinations(scores, k))
         assert expected_best(scores, k) == pytest.approx(expected)
+
+
+def test_what_the_best_bring_is_said_in_words() -> None:
+    metrics = {"rs/prompts": 400, "rs/kept": 399, "rs/best_of_1": 0.553, "rs/best_of_10": 0.825}
+    text = "combined score of the best of 1: 0.55, 10: 0.82; a best response kept for 399 of 400 prompts"
+    assert best_in_words(metrics) == text
 
 
 def test_draw_takes_every_row_before_any_twice() -> None:

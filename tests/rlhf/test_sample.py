@@ -14,7 +14,7 @@ from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model import ModelConfig, ScalarModel
 from llamatrain.tokenizer import Tokenizer
 from rlhf.rollouts import sample_rollouts
-from rlhf.sample import SampleConfig, sample
+from rlhf.sample import SampleConfig, in_words, sample
 
 from .worlds import overrides, read_jsonl, save_checkpoint
 
@@ -87,6 +87,15 @@ def test_without_reward_models_there_are_no_scores(world: dict[str, str], tmp_pa
     bare = {key: world[key] for key in ("checkpoint", "prompts")}
     rows = read_jsonl(run(bare, tmp_path, "s"))
     assert not {"helpfulness", "safety_score", "combined"} & rows[0].keys()
+
+
+def test_the_metrics_are_said_in_words_with_their_unit() -> None:
+    means = {"responses": 2080, "finished": 0.984, "response_length": 21.6}
+    plain = {f"sample/{key}": value for key, value in means.items()}
+    assert in_words("sample", plain) == "2,080 responses, 98% finished, 21.6 tokens long on average"
+    scored = plain | {"sample/helpfulness_harmless": 0.406, "sample/combined": 0.538, "sample/safety_score": 0.9}
+    said = in_words("sample", scored).splitlines()[1]
+    assert said == "mean scores by the reward models: helpfulness 0.41 on harmless prompts, combined 0.54 on all"
 
 
 def test_checkpoints_that_do_not_fit_together_are_named(
