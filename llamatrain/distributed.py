@@ -46,6 +46,7 @@ def setup() -> None:
         )
     os.environ.setdefault("LOCAL_RANK", "0")
     dist.init_process_group(backend, timeout=TIMEOUT)
+    dist.barrier()  # rank 0 keeps the address book: an early mistake of its must not leave the others without it
 
 
 def _translate_slurm() -> None:

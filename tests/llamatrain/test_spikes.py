@@ -24,9 +24,9 @@ from llamatrain.model import ModelConfig, Transformer
 from llamatrain.run import Run
 from llamatrain.spikes import LOSS, NORM, Detector, Guard, SpikeConfig, diagnosis
 from llamatrain.tokenizer import Tokenizer
-from pretrain.corpus import write_corpus
 from tests.checkpoints import read_jsonl
 from tests.conftest import TEXT
+from tests.corpora import write_corpus
 from tests.llamatrain.test_run import OPTIM, ZERO, run_config
 
 CONFIG = SpikeConfig(True, window=32, min_steps=8, loss_sigmas=6.0, norm_sigmas=20.0, max_incidents=3)
