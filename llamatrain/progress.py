@@ -81,7 +81,8 @@ class Progress:
         return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2f} {self.unit}/s"
 
     def _values(self) -> str:
-        return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self.shown.items())
+        shown = {k.replace("_per_second", "/s"): v for k, v in self.shown.items()}
+        return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
 
     def _line(self) -> None:
         elapsed = time.monotonic() - self.started
