@@ -26,7 +26,7 @@ from .pieces import Numbers, Piece
 from .work import Unseen, Work
 
 LEADERS = 4  # of a run, which the others are compared with
-RANGE = 1 << 20  # keys a task holds, about
+RANGE = 1 << 19  # keys a task holds, about
 TEXT_BYTES = 1 << 22  # of text a task holds at a time
 
 Keys = NDArray[np.uint64]
