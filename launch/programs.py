@@ -119,7 +119,7 @@ def environment() -> dict[str, str]:
     """Return the environment for a program: in a checkout its packages are found from any working directory."""
     environ = dict(os.environ)
     # Threads that spin while they wait make a step ten times slower as soon as another process wants a core.
-    environ.setdefault("GOMP_SPINCOUNT", "5000")
+    environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not PREFIX:
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
     return environ

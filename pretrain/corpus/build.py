@@ -8,7 +8,6 @@ the settings, whatever the number of processes.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -105,8 +104,7 @@ def build(cfg: CorpusConfig) -> None:
     }
     started = time.monotonic()
     with Run(cfg.run, program="corpus", settings=cfg) as run:
-        workers = min(cfg.num_workers, os.cpu_count() or 1)
-        with Work(run.folder / "work", key, workers, run.progress) as work:
+        with Work(run.folder / "work", key, cfg.num_workers, run.progress) as work:
             if work.fresh:  # from here to the end the folder holds no corpus
                 for part in PARTS:
                     (run.folder / part / shards.MANIFEST).unlink(missing_ok=True)

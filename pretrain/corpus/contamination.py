@@ -12,7 +12,6 @@ through them: every 10-gram of every shard by a rolling hash, then the hits toke
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ def report(cfg: ContaminationConfig) -> None:
     key = {"settings": {**to_dict(cfg), "run": None, "num_workers": None}, "corpus": manifest.fingerprint}
     key["sets"] = {name: files_stamp(chosen.path) for name, chosen in cfg.sets.items()}
     with Run(cfg.run, program="corpus.contamination", settings=cfg) as run:
-        with Work(run.folder / "work", key, min(cfg.num_workers, os.cpu_count() or 1), run.progress) as work:
+        with Work(run.folder / "work", key, cfg.num_workers, run.progress) as work:
             index = Index.of(samples)
             index.save(work.folder / "index.npz")
             tasks = [

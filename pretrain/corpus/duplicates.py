@@ -12,7 +12,7 @@ where it is not like it. So every removed document is like one that is kept, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .pieces import Numbers, Piece
 from .work import Unseen, Work
 
 LEADERS = 4  # of a run, which the others are compared with
-RANGE = 1 << 20  # keys a task holds, about
+RANGE = 1 << 19  # keys a task holds, about
 TEXT_BYTES = 1 << 22  # of text a task holds at a time
 
 Keys = NDArray[np.uint64]
@@ -193,18 +193,48 @@ def find_near(
     nothing = np.empty(0, np.int64)
     found = [(nothing, nothing, np.empty(0, np.float32))]
     texts = _Texts(pieces)
-    for _ in range(LEADERS):
-        if not len(documents):
-            break
-        leads = np.concatenate([[True], runs[1:] != runs[:-1]])
-        leader = documents[np.maximum.accumulate(np.where(leads, np.arange(len(documents)), 0))]
-        pairs = np.flatnonzero(~leads & (documents >= held_out))
-        similarity = texts.compare(documents[pairs], leader[pairs], settings)
-        alike = similarity >= settings.similarity
-        found.append((documents[pairs[alike]], leader[pairs[alike]], similarity[alike]))
-        left = np.setdiff1d(pairs, pairs[alike], assume_unique=True)
-        documents, runs = documents[left], runs[left]
+    for begin, end in _groups(runs, texts.lengths(documents)):
+        found += _leaders(documents[begin:end], runs[begin:end], held_out, texts, settings)
     _save(folder, *(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+Found = tuple[Numbers, Numbers, NDArray[np.float32]]
+
+
+def _groups(runs: Numbers, lengths: Numbers) -> Iterator[tuple[int, int]]:
+    """Cut the documents of runs into groups of about TEXT_BYTES, between runs unless one alone is larger.
+
+    The parts of a run so large have leaders of their own, which later bands bring together.
+    """
+    ends = np.cumsum(lengths)
+    begin = 0
+    while begin < len(runs):
+        reached = int(ends[begin - 1]) if begin else 0
+        end = max(int(np.searchsorted(ends, reached + TEXT_BYTES, side="right")), begin + 1)
+        if end < len(runs) and runs[end] == runs[end - 1]:
+            first = int(np.searchsorted(runs, runs[end]))
+            end = first if first > begin else end
+        yield begin, end
+        begin = end
+
+
+def _leaders(documents: Numbers, runs: Numbers, held_out: int, texts: _Texts, settings: Duplicates) -> Iterator[Found]:
+    """Compare the first of each run with the others, and the first of those unlike it with the rest, and so on."""
+    needed, places = np.unique(documents, return_inverse=True)
+    hashes, offsets = texts.shingles(needed, settings)
+    left = np.arange(len(documents))
+    for _ in range(LEADERS):
+        if not len(left):
+            return
+        own = runs[left]
+        leads = np.concatenate([[True], own[1:] != own[:-1]])
+        leader = left[np.maximum.accumulate(np.where(leads, np.arange(len(left)), 0))]
+        pairs = ~leads & (documents[left] >= held_out)
+        left, leader = left[pairs], leader[pairs]
+        similarity = shingles.jaccard(hashes, offsets, places[left], places[leader])
+        alike = similarity >= settings.similarity
+        yield documents[left[alike]], documents[leader[alike]], similarity[alike]
+        left = left[~alike]
 
 
 def compare_again(
@@ -224,16 +254,18 @@ class _Texts:
     def compare(self, left: Numbers, right: Numbers, settings: Duplicates) -> NDArray[np.float32]:
         """Return the Jaccard similarity of pairs of documents, TEXT_BYTES of text at a time."""
         found = np.empty(len(left), dtype=np.float32)
-        lengths = self._lengths(left) + self._lengths(right)
-        parts = np.cumsum(lengths) // TEXT_BYTES
-        for begin, end in _stretches(parts):
+        for begin, end in _stretches(np.cumsum(self.lengths(left) + self.lengths(right)) // TEXT_BYTES):
             needed, places = np.unique(np.concatenate([left[begin:end], right[begin:end]]), return_inverse=True)
-            words = [shingles.normalised(text) for text in self._load(needed)]
-            hashes, offsets = shingles.shingles(words, settings.shingle_words)
+            hashes, offsets = self.shingles(needed, settings)
             found[begin:end] = shingles.jaccard(hashes, offsets, places[: end - begin], places[end - begin :])
         return found
 
-    def _lengths(self, documents: Numbers) -> Numbers:
+    def shingles(self, documents: Numbers, settings: Duplicates) -> tuple[Keys, Numbers]:
+        """Return the shingles of documents, whose numbers rise, and where each one's begin."""
+        return shingles.shingles([shingles.normalised(text) for text in self._load(documents)], settings.shingle_words)
+
+    def lengths(self, documents: Numbers) -> Numbers:
+        """Return how many bytes of text documents have."""
         lengths = np.zeros(len(documents), dtype=np.int64)
         owners = np.searchsorted(self.firsts, documents, side="right") - 1
         for number in np.unique(owners).tolist():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from llamatrain.errors import UserError
 
 from . import personal, shingles
-from .pieces import Piece
+from .pieces import Numbers, Piece
 
 STATUS = ("kept", "empty", "short", "language", "site", "exact", "near")
 KEPT, EMPTY, SHORT, LANGUAGE, SITE, EXACT, NEAR = range(len(STATUS))
@@ -70,39 +71,65 @@ def examine(folder: Path, piece: Piece, asked: Examination) -> None:
     exact = np.zeros((3, size), dtype=np.uint64)
     duplicates = asked.duplicates
     bands = np.zeros((duplicates.bands, size), dtype=np.uint64) if duplicates.near else None
-    languages: list[str] = [UNKNOWN]
-    told = np.zeros(size, dtype=np.uint8)
-    hosts = piece.array("hosts").tolist() if asked.personal and piece.has("hosts") else None
-    sites: dict[int, list[int]] = {}
+    told = _Languages(size) if asked.languages.identify else None
+    sites = _Sites(piece) if asked.personal and piece.has("hosts") else None
     for numbers, texts in piece.batches():
         normalised = [shingles.normalised(text) for text in texts]
-        for number, text, found in zip(numbers.tolist(), texts, normalised, strict=True):
-            words[number] = len(found)
-            status[number] = EMPTY if not found else SHORT if len(text) < asked.min_characters else KEPT
-            digest = hashlib.blake2b(" ".join(found).encode(), digest_size=16).digest()
-            exact[:2, number] = np.frombuffer(digest, dtype=np.uint64)
-            if hosts is not None and hosts[number] >= 0:
-                site = sites.setdefault(hosts[number], [0] * (2 + len(personal.KINDS)))
-                for place, value in enumerate((1, len(found), *personal.count(text))):
-                    site[place] += value
-            if asked.languages.identify and found:
-                language = identify(text, asked.languages.min_probability)
-                if language not in languages:
-                    languages.append(language)
-                told[number] = languages.index(language)
-                if asked.languages.keep and language not in asked.languages.keep:
-                    status[number] = LANGUAGE
+        words[numbers] = [len(found) for found in normalised]
+        digests = b"".join(hashlib.blake2b(" ".join(f).encode(), digest_size=16).digest() for f in normalised)
+        exact[:2, numbers] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2).T
+        short = np.array([len(text) for text in texts]) < asked.min_characters
+        status[numbers] = np.where(words[numbers] == 0, EMPTY, np.where(short, SHORT, KEPT))
+        if sites is not None:
+            sites.count(numbers, texts, words)
+        if told is not None:
+            other = told.tell(numbers, texts, asked.languages)
+            status[numbers] = np.where(other & (status[numbers] == KEPT), LANGUAGE, status[numbers])
         if bands is not None:
             hashes, offsets = shingles.shingles(normalised, duplicates.shingle_words)
             bands[:, numbers] = shingles.band_keys(hashes, offsets, duplicates.bands, duplicates.rows).T
     np.save(folder / "status.npy", status)
     np.save(folder / "words.npy", words)
-    if asked.languages.identify:
-        np.save(folder / "languages.npy", told)
+    if told is not None:
+        np.save(folder / "languages.npy", told.numbers)
     _save_keys(folder, status == KEPT, exact, bands)
-    names = piece.facts["hosts"]
-    content = {"sites": {names[number]: site for number, site in sites.items()}, "languages": languages}
+    content = {"sites": sites.named() if sites else {}, "languages": told.names if told else []}
     (folder / "examined.json").write_text(json.dumps(content))
+
+
+class _Sites:
+    """What the documents of each host hold: documents, words, and the kinds of personal data."""
+
+    def __init__(self, piece: Piece) -> None:
+        self.hosts, self.names = piece.array("hosts").tolist(), piece.facts["hosts"]
+        self.counts: dict[int, list[int]] = {}
+
+    def count(self, numbers: Numbers, texts: Sequence[str], words: NDArray[np.uint32]) -> None:
+        for number, text in zip(numbers.tolist(), texts, strict=True):
+            if self.hosts[number] >= 0:
+                site = self.counts.setdefault(self.hosts[number], [0] * (2 + len(personal.KINDS)))
+                for place, value in enumerate((1, int(words[number]), *personal.count(text))):
+                    site[place] += value
+
+    def named(self) -> dict[str, list[int]]:
+        return {self.names[number]: counts for number, counts in self.counts.items()}
+
+
+class _Languages:
+    """The language of each document, as a number of a name."""
+
+    def __init__(self, size: int) -> None:
+        self.numbers, self.names = np.zeros(size, dtype=np.uint8), [UNKNOWN]
+
+    def tell(self, numbers: Numbers, texts: Sequence[str], asked: Languages) -> NDArray[np.bool_]:
+        """Tell the languages of some documents; return which are not to be kept."""
+        for number, text in zip(numbers.tolist(), texts, strict=True):
+            name = identify(text, asked.min_probability)
+            if name not in self.names:
+                self.names.append(name)
+            self.numbers[number] = self.names.index(name)
+        kept = np.array([not asked.keep or name in asked.keep for name in self.names])
+        return ~kept[self.numbers[numbers]]
 
 
 def _save_keys(

@@ -32,12 +32,11 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of a source that one worker reads; `bytes` as it lies on disk, 0 where nobody knows."""
+    """A part of a source that one worker reads."""
 
     source: int
     held_out: bool
     part: Part
-    bytes: int
 
 
 def plain(documents: Sequence[str], eval_documents: Sequence[str]) -> list[Mixed]:
@@ -116,16 +115,8 @@ def units(mixture: Sequence[Mixed], part_bytes: int) -> list[Unit]:
     for held_out in (True, False):
         for number, source in enumerate(mixture):
             for path in source.eval if held_out else source.paths:
-                found += [Unit(number, held_out, part, _size(part)) for part in rows.split(path, part_bytes)]
+                found += [Unit(number, held_out, part) for part in rows.split(path, part_bytes)]
     return found
-
-
-def _size(part: Part) -> int:
-    path = rows.local_file(part.source)
-    if path is None:
-        return 0
-    size = path.stat().st_size
-    return size if path.suffix == ".parquet" else (part.end or size) - part.begin
 
 
 def stamps(mixture: Sequence[Mixed]) -> list[list[Any]]:

@@ -343,3 +343,16 @@ def test_shares_of_a_stream_of_documents_are_exact(tmp_path: Path, tokenizer: To
     expected = [tokenizer.encode(text, bos=True, eos=True) for text in texts]
     assert lengths == [len(one) for one in expected]
     assert np.frombuffer(ids, np.uint16).tolist() == [token for one in expected for token in one]
+
+
+def test_other_languages_are_dropped_and_told_by_the_card(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    english = "The quick brown fox jumps over the lazy dog near the river, and he is glad of it."
+    texts = [english, "Der schnelle braune Fuchs springt heute über den faulen Hund am Ufer des Flusses.", "12 34"]
+    common = [f"documents=[{write(tmp_path / 'd.jsonl', texts)}]", f"tokenizer={tokenizer.path}", "card.sample=1"]
+    build(compose(tmp_path, *common, "languages.identify=true", "languages.keep=[en]"))
+    assert kept(tmp_path / "c", tokenizer) == {"documents": [english]}
+    [row] = report(tmp_path / "c")
+    assert (row["language"], row["kept"]) == (2, 1)
+    card = json.loads((tmp_path / "c" / "report" / "data_card.json").read_text())
+    assert (card["documents"], card["english_only"], card["languages"]) == (1, True, {"en": 1.0})
+    assert card["pronouns"]["he"] == 1.0
