@@ -246,7 +246,7 @@ class Pipeline:
 
     def _summary(self) -> None:
         """Print a line a stage with its result and time, and where the report is."""
-        table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("stage")
         table.add_column("result")
         table.add_column("time", justify="right")

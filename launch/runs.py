@@ -19,21 +19,18 @@ HEADLINES = {
     "reward.evaluate": {"accuracy": "accuracy"},
     "rejection_sampling": LOSSES,
     "ppo": {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens a response"},
-    "sample": {"sample/helpfulness_harmless": "helpfulness", "sample/safety_score_unsafe": "safety"},
-    "judge": {"judge/helpful_prompts/helpfulness": "helpfulness", "judge/safety_prompts/safety": "safety"},
+    "sample": {"sample/helpfulness_harmless": "helpful", "sample/safety_score_unsafe": "safe"},
+    "judge": {"judge/helpful_prompts/helpfulness": "helpful", "judge/safety_prompts/safety": "safe"},
     "toyworld": {"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"},
     "tokenizer": {"tokenizer/vocab_size": "pieces"},
     "corpus": {"corpus/train_tokens": "tokens", "corpus/train_documents": "documents"},
     "compare": {"compare/pairs": "pairs", "compare/equal": "left out as equal"},
-    "rate": {
-        "rate/preferences_helpfulness": "preferences for helpfulness",
-        "rate/preferences_safety": "for safety",
-    },
+    "rate": {"rate/preferences_helpfulness": "helpfulness", "rate/preferences_safety": "safety"},
 }
-WHOSE = {"sample": "reward models: ", "judge": "gold judge: "}  # who says so
+WHOSE = {"sample": "reward models: ", "judge": "gold judge: ", "rate": "preferences: "}  # who says so, or of what
 EVALUATED = {  # what is told of the last model: the first of these that was measured
-    "gold judge": {"helpfulness": "helpfulness", "safety": "safety"},
-    "reward models": {"score_helpfulness": "helpfulness", "score_safety": "safety"},
+    "gold judge": {"helpfulness": "helpful", "safety": "safe"},
+    "reward models": {"score_helpfulness": "helpful", "score_safety": "safe"},
     "held-out text": {"perplexity": "perplexity", "bits_per_byte": "bits per byte"},
 }
 BEST_OF = "rs/best_of_"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from launch.chat import TOY_QUESTIONS
 from launch.graph import split_overrides
 from launch.programs import PROGRAMS
 from llamatrain.config import compose_dict, load_preset
@@ -114,6 +116,23 @@ def test_links_and_named_files_exist(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for name in re.findall(r"`((?:docs|llamatrain|tests|launch|configs)/[\w/.]+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_the_readme_activates_before_the_first_bare_command() -> None:
+    fenced = "\n".join(re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)).splitlines()
+    first = next(number for number, line in enumerate(fenced) if line.startswith("llamatrain "))
+    assert "source .venv/bin/activate" in fenced[:first]
+
+
+def test_the_readme_asks_what_the_chat_proposes() -> None:
+    asked = re.findall(r"^> (.*)", (ROOT / "README.md").read_text(), re.M)
+    assert asked == list(TOY_QUESTIONS)
+
+
+def test_help_of_make_is_its_first_comment() -> None:
+    said = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert {line.split()[1] for line in said.splitlines() if line.startswith("make ")} >= {"demo", "test", "check"}
+    assert "stamps" not in said
 
 
 def test_targets_of_make_exist() -> None:
