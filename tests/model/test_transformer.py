@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model import ModelConfig, Transformer, attention
 from llamatrain.model.transformer import RMSNorm
 from tests.model import stories260k
 
@@ -260,3 +260,25 @@ def test_stories260k_logits_equal_transformers(shared_data: Path) -> None:
     ids = torch.randint(0, 512, (2, 64))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_attention_in_blocks_equals_torchs(
+    monkeypatch: pytest.MonkeyPatch, model_config: ModelConfig, n_kv_heads: int, segmented: bool
+) -> None:
+    """Rows of 150 positions are two blocks and a part; the kernel of torch is the reference."""
+    ids = tokens(2, 150)
+    segments = torch.ones_like(ids)
+    if segmented:
+        segments[0, 70:] = 2
+        segments[1, 140:] = 0
+    results = []
+    for longest in (512, 0):
+        monkeypatch.setattr(attention, "_LONGEST", longest)
+        model = wide(model_config, n_kv_heads=n_kv_heads, max_seq_len=150)
+        logits = model(ids, segment_ids=segments)
+        logits.logsumexp(-1).sum().backward()
+        results.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
