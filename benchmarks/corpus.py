@@ -66,7 +66,7 @@ def main() -> int:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),
-        "command": " ".join(["python", "benchmarks/corpus.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/corpus.py --gigabytes {options.gigabytes:g}{' --data ../data' * bool(options.data)}",
         **run(common, "whole"),
     }
     line["contamination"] = contamination(folder)
