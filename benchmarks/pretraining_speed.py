@@ -4,8 +4,9 @@
         --peer "hf-trainer=peers/bin/python peers.py pretrain --peer hf-trainer --size S --runs 1 --steps 10"
 
 A peer's command prints a JSON line with `runs`, a list of tokens a second. Every round starts each side once, in turn;
-a ratio is the median over the rounds of the two rates of one round, because the machine itself drifts. The last side,
-`plain`, is our model in a bare PyTorch loop: what the engine costs. A line goes to results/pretraining_speed.jsonl.
+a ratio is the median over the rounds of the two rates of one round, because the machine itself drifts. The side `plain`
+is our model in a bare PyTorch loop: what the engine costs. A peer named `roofline` counts the matrix products alone.
+A line goes to results/pretraining_speed.jsonl. `--profile` only says where a step's time goes, on one thread.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def main() -> int:
     parser.add_argument("--torch-attention", action="store_true")
     parser.add_argument("--mkl", action="store_true")
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
+    if options.profile:
+        options.worker, options.ranks = options.worker or "engine", len(os.sched_getaffinity(0))  # one thread
     if options.worker:
         work(options)
         return 0
@@ -110,24 +114,57 @@ def work(options: argparse.Namespace) -> None:
     model = Transformer(config, seed=0)
     step = engine_step(model, options.compile) if options.worker == "engine" else plain_step(model)
     generator = torch.Generator().manual_seed(distributed.rank())
-    runs = []
-    for number in range(options.steps + 3):
+
+    def batch() -> Any:
         ids = torch.randint(3, config.vocab_size or 0, (share, LENGTH), generator=generator)
         mask = torch.ones(share, LENGTH, dtype=torch.bool)
         mask[:, 0] = False
-        batch = {
+        return {
             "input_ids": ids,
             "position_ids": torch.arange(LENGTH).expand(share, LENGTH),
             "segment_ids": torch.ones(share, LENGTH, dtype=torch.int64),
             "loss_mask": mask,
             "weight": mask.sum().float(),
         }
+
+    for _ in range(3):  # compile and warm up
+        step(batch())
+    if options.profile:
+        profile(torch, step, batch)
+        return
+    runs = []
+    for _ in range(options.steps):
+        given = batch()
         started = time.perf_counter()
-        step(batch)
-        if number >= 3:  # the first ones compile and warm up
-            runs.append(ROWS * LENGTH / (time.perf_counter() - started))
+        step(given)
+        runs.append(ROWS * LENGTH / (time.perf_counter() - started))
     if distributed.is_main():
         print(json.dumps({"runs": runs}))
+
+
+KINDS = {  # of operations, by what their names hold; the first that fits
+    "products with weights": ("_linear_pointwise", "mkldnn_linear", "aten::mm", "addmm", "to_mkldnn", "to_dense"),
+    "attention": ("bmm", "baddbmm", "softmax", "scaled_dot"),
+    "loss": ("log_softmax", "exp_", "gather", "scatter"),
+    "optimizer, norm": ("adam", "foreach", "norm_"),
+    "engine": ("flatten", "c10d", "all_reduce"),
+}
+
+
+def profile(torch: Any, step: Any, batch: Any) -> None:
+    """Print the shares of five steps' time by kind of operation."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(5):
+            step(batch())
+    shares: dict[str, float] = {}
+    for event in profiler.key_averages():
+        name = event.key.lower()
+        fits = [kind for kind, parts in KINDS.items() if any(part in name for part in parts)]
+        kind = "loss" if "log_softmax" in name else fits[0] if fits else "elementwise, copies and calls"
+        shares[kind] = shares.get(kind, 0.0) + event.self_cpu_time_total
+    total = sum(shares.values())
+    for kind, share in sorted(shares.items(), key=lambda pair: -pair[1]):
+        print(f"| {kind} | {share / total:.0%} |")
 
 
 def engine_step(model: Any, compiled: bool) -> Any:
@@ -180,6 +217,11 @@ def record(options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
             for ours in best
         },
     }
+    ours = rates.get("llamatrain")
+    if ours and "plain" in rates:
+        shares = [1 - a / b for a, b in zip(ours, rates["plain"], strict=True)]
+        line["engine_share"] = round(statistics.median(shares), 3)
+        print(f"the engine takes {line['engine_share']:.1%} of a step")
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -35,7 +35,7 @@ def _keep_narrow(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPoli
     packet = getattr(op, "overloadpacket", op)
     if packet is torch.ops.aten.mm:
         kept = args[1].shape[1] <= args[1].shape[0]
-    elif packet is torch.ops.mkldnn._linear_pointwise:
+    elif packet in (torch.ops.mkldnn._linear_pointwise, torch.ops.llamatrain.product):
         kept = args[1].shape[0] <= args[1].shape[1]
     else:
         kept = "scaled_dot_product" in str(packet)
