@@ -45,6 +45,7 @@ def perplexity(
         world_size=distributed.world_size(),
         isolate=isolate,
         tokenizer=checkpoint.load_tokenizer(folder),
+        held_out=True,
     )
     loss = mean_loss(model.eval(), batches.eval_batches(limit), on_done)
     return {

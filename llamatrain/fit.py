@@ -58,10 +58,11 @@ def fit(
     ) as bar:
         while step < total_steps:
             detailed = (step + 1) % run.config.log_every == 0
-            metrics = train_step(engine, batches.batch_at(step), loss_fn, detailed)
+            micro_batches, failure = _read(batches, step)
+            metrics = train_step(engine, micro_batches, loss_fn, detailed, failure)
             spike = guard.check(metrics) if guard is not None else None
             if guard is not None and spike is not None:
-                step = guard.undo(spike, step, run, engines)
+                step = guard.undo(spike, metrics, step, run, engines)
                 bar.back(step)
                 continue
             step += 1
@@ -82,6 +83,14 @@ def fit(
     run.finish(max(step, total_steps))
 
 
+def _read(batches: Batches, step: int) -> tuple[list[Batch], str]:
+    """Return this rank's micro-batches, or none and what is wrong: a rank that ended alone would leave others waiting."""
+    try:
+        return batches.batch_at(step), ""
+    except (UserError, OSError) as error:
+        return [], str(error)
+
+
 def _refuse_broken(metrics: dict[str, float], step: int, run: Run) -> None:
     for key in ("train/loss", "train/grad_norm"):  # a loss may be fine and its gradient not
         if not math.isfinite(metrics[key]):
@@ -91,16 +100,21 @@ def _refuse_broken(metrics: dict[str, float], step: int, run: Run) -> None:
             )
 
 
-def train_step(engine: Engine, micro_batches: list[Batch], loss_fn: LossFn, detailed: bool = False) -> dict[str, float]:
+def train_step(
+    engine: Engine, micro_batches: list[Batch], loss_fn: LossFn, detailed: bool = False, failure: str = ""
+) -> dict[str, float]:
     """Take one optimizer step on a global batch; return its metrics, averaged over the global weight.
 
     `detailed` adds the gradient norm by kind of tensor, train/grad_norm/<kind>. A step whose gradient is not finite
-    leaves the weights as they were.
+    leaves the weights as they were. Where one rank has a `failure` to tell, all raise it.
     """
     started = time.perf_counter()
     own = sum(float(batch["weight"]) for batch in micro_batches)
     own_tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in micro_batches)
-    weight, tokens = distributed.all_reduce_sum(torch.tensor([own, own_tokens], dtype=torch.float64)).tolist()
+    sums_of_ranks = torch.tensor([own, own_tokens, bool(failure)], dtype=torch.float64)
+    weight, tokens, failed = distributed.all_reduce_sum(sums_of_ranks).tolist()
+    if failed:
+        distributed.fail_together(failure)
     if weight == 0:
         raise UserError("a global batch holds no target: every row's loss mask is empty")
     sums: dict[str, torch.Tensor] = {}

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -95,11 +95,13 @@ class Run:
         settings: Any,
         parents: Mapping[str, Path] | None = None,
         data: Mapping[str, str] | None = None,
+        fixed: Sequence[str] = (),
     ) -> None:
         """Open the run folder.
 
         `settings` is the program's whole configuration; `parents` the checkpoints it starts from; `data` the
-        fingerprints of its data sets, which must not change between start and resume (None: it is never resumed).
+        fingerprints of its data sets, which must not change between start and resume (None: it is never resumed);
+        `fixed` the keys that, with run.seed, say which samples a step takes, and must not change either.
         """
         if config.verbose:
             os.environ["LLAMATRAIN_VERBOSE"] = "1"
@@ -107,6 +109,7 @@ class Run:
         self.config, self.program = config, program
         self.settings = to_dict(settings)
         self.parents, self.data = dict(parents or {}), dict(data or {})
+        self.fixed = ("run.seed", *fixed)
         self.folder = Path(config.dir) / config.name
         self.checkpoints = self.folder / "checkpoints"
         self.is_main = distributed.is_main()
@@ -332,9 +335,17 @@ class Run:
                 f"{other[0]}={self.parents[other[0]]} is not what {newest} was trained from: "
                 f"take back the change, or start anew with run.resume=never or another run.name"
             )
+        settings = json.loads(json.dumps(self.settings, default=str))
+        for key in self.fixed:
+            before, now = _setting(lineage["config"], key), _setting(settings, key)
+            if before != now:
+                raise UserError(
+                    f"{key}={now}: {newest} was trained with {before}, and another value would repeat samples and lose "
+                    f"others: take back the change, or start anew with run.resume=never or another run.name"
+                )
         step, state = self._restore(newest, engines)
         self.print(f"resumed from {newest} at step {step}")
-        for difference in _differences(lineage["config"], json.loads(json.dumps(self.settings, default=str))):
+        for difference in _differences(lineage["config"], settings):
             self.print(f"changed since it was saved: {difference}")
         return step, state
 
@@ -363,10 +374,14 @@ class Run:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError):
                 continue  # the line that a kill cut short
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(temporary, path)
+        _replace(path, "".join(f"{line}\n" for line in kept))
         self._metrics = path.open("a")
+
+    def logged_after(self, step: int) -> list[dict[str, Any]]:
+        """Return the metrics of the steps after `step`, as they were logged (rank 0)."""
+        self._flush()
+        rows = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
+        return [row for row in rows if row["step"] > step]
 
     def save(
         self, step: int, engines: Mapping[str, Engine], tokenizer: Tokenizer, state: Mapping[str, Any] | None = None
@@ -403,7 +418,8 @@ class Run:
         """Return the step of the newest checkpoint that was saved after `step` steps at most; UserError without one."""
         from . import checkpoint
 
-        steps = [checkpoint.step_of(path) for path in checkpoint.published(self.checkpoints)]
+        # Rank 0's list counts: on a shared disk the others may see an older one.
+        steps = distributed.broadcast_object([checkpoint.step_of(p) for p in checkpoint.published(self.checkpoints)])
         good = max((saved for saved in steps if saved <= step), default=None)
         if good is None:
             raise UserError(
@@ -446,7 +462,7 @@ class Run:
         text = path.read_text()
         whole, _, cut = text.rpartition("\n")
         if cut:  # by a kill: the run finds the incident again
-            path.write_text(f"{whole}\n" if whole else "")
+            _replace(path, f"{whole}\n" if whole else "")
         return [json.loads(line) for line in whole.splitlines()]
 
     def _drop_stale(self) -> None:
@@ -473,9 +489,25 @@ class Run:
         distributed.barrier()
 
 
+def _replace(path: Path, text: str) -> None:
+    """Write a file anew: a kill leaves the old one or the new one."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
 def _parent_hash(path: Path) -> str | None:
     folder = path / "final" if (path / "final").exists() else path
     return manifest.fingerprint(folder) if (folder / manifest.NAME).is_file() else None
+
+
+def _setting(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = config.get(name, {})
+    return config
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

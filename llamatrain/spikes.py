@@ -137,10 +137,22 @@ class Guard:
         self.detector = Detector(config)
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Take over what a checkpoint (or none) and the run's incidents say; UserError after too many of them."""
+        """Take over what a checkpoint (or none) and the run's incidents say.
+
+        UserError after too many incidents, and for samples to pass over that were trained on before the checkpoint.
+        """
         self.detector.load(state.get("spikes", {}))
+        known, asked = set(state.get("skip", ())), set(self.batches.skip)
+        if state:
+            self.batches.skip = sorted(known)
+            coming = self.batches.sample_ids(run.step)[0]
+            if late := sorted(sample for sample in asked - known if sample < coming):
+                raise UserError(
+                    f"skip_samples: sample {late[0]} was trained on before step {run.step}, where this run goes on "
+                    f"(from sample {coming}): take it off, or start anew with run.resume=never or another run.name"
+                )
         passed = {entry["sample"] for incident in run.incidents for entry in incident["samples"]}
-        self.batches.skip = sorted(passed.union(self.batches.skip, state.get("skip", ())))
+        self.batches.skip = sorted(passed | asked | known)
         self._stop_after_too_many(run)
 
     def state(self) -> dict[str, Any]:
@@ -156,11 +168,13 @@ class Guard:
             spike = distributed.broadcast_object(spike)
         return spike
 
-    def undo(self, spike: Spike, step: int, run: Run, engines: Mapping[str, Engine]) -> int:
+    def undo(
+        self, spike: Spike, metrics: Mapping[str, float], step: int, run: Run, engines: Mapping[str, Engine]
+    ) -> int:
         """Record the incident at `step` (from 0), go back before it, pass over its samples; return the step to go on at."""
         first = step + 1 - spike.steps
         goal = run.before(first)
-        made = self._incident(spike, step, first, goal, run) if run.is_main else {}
+        made = self._incident(spike, metrics, step, first, goal, run) if run.is_main else {}
         incident = distributed.broadcast_object(made)
         run.record(incident)  # from here on a killed run does the rest when it resumes
         self._stop_after_too_many(run)
@@ -176,7 +190,9 @@ class Guard:
         )
         return restored
 
-    def _incident(self, spike: Spike, step: int, first: int, goal: int, run: Run) -> dict[str, Any]:
+    def _incident(
+        self, spike: Spike, metrics: Mapping[str, float], step: int, first: int, goal: int, run: Run
+    ) -> dict[str, Any]:
         """Return the line of incidents.jsonl; steps count from 1, as in metrics.jsonl."""
         samples = [
             {"step": at + 1, **entry}
@@ -190,10 +206,14 @@ class Guard:
             "first_step": first + 1,
             "back_to": goal,
             "criterion": spike.criterion,
-            # JSON has no name for them
-            "value": spike.value if math.isfinite(spike.value) else str(spike.value),
+            "value": _in_json(spike.value),
             "threshold": spike.threshold if math.isfinite(spike.threshold) else None,
             "norm_before": round(self.detector.norm_before(), 4),
+            # They leave metrics.jsonl, to be made again.
+            "undone": [
+                {"step": row["step"], "loss": _in_json(row[LOSS]), "grad_norm": _in_json(row[NORM])}
+                for row in (*run.logged_after(goal), {"step": step + 1, **metrics})
+            ],
             "samples": samples,
         }
 
@@ -204,6 +224,10 @@ class Guard:
                 f"{self.config.max_incidents}: raise it to go on as before; {run.folder / 'incidents.jsonl'} has the "
                 "samples with their texts"
             )
+
+
+def _in_json(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # JSON has no name for them
 
 
 def diagnosis(incidents: Sequence[Mapping[str, Any]], window: int) -> str:

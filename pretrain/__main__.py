@@ -21,7 +21,7 @@ from llamatrain.run import Run, RunConfig
 from llamatrain.spikes import Guard, SpikeConfig
 from llamatrain.tokenizer import Tokenizer
 
-from .plan import check_batch, dry_run, parameters, plan
+from .plan import check_batch, dry_run, epochs, parameters, plan
 
 
 @dataclass
@@ -78,9 +78,9 @@ def train(cfg: PretrainConfig) -> None:
     tokenizer = Tokenizer(cfg.tokenizer)
     model = cfg.model.with_vocabulary(tokenizer.vocab_size)
     batches, held_out = load(cfg, tokenizer)
-    with Run(cfg.run, "pretrain", cfg, data={"train": batches.fingerprint}) as run:
-        epochs = f" = {cfg.total_steps / batches.steps_per_epoch:.2f} epochs of {batches.manifest.tokens:,}"
-        run.print(plan(cfg, model, world_size(), epochs))
+    data, fixed = {"train": batches.fingerprint}, ("batch_tokens", "seq_len")
+    with Run(cfg.run, "pretrain", cfg, data=data, fixed=fixed) as run:
+        run.print(plan(cfg, model, world_size(), epochs(cfg, batches.manifest)))
         if held_out is None:
             run.print(f"{cfg.corpus} has no held-out documents: nothing is evaluated")
         seed = cfg.run.seed
@@ -126,6 +126,7 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
             tokenizer=tokenizer,
             skip=skip,
             mixture=mixture,
+            held_out=part == "eval",
         )
 
     check_batch(cfg, world_size())
@@ -152,6 +153,8 @@ def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -
     found: dict[str, float] = {}
     total = 0.0
     for source in batches.sources:
+        if source.tokens < 2:  # nothing to predict
+            continue
         loss = evaluate_loss(engine, batches.source_batches(source.name, limit), language_model_loss)["eval/loss"]
         found |= _measures(f"eval/{source.name}", loss, source.tokens, source.text_bytes)
         total += loss * source.tokens

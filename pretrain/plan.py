@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llamatrain.data.batches import check_split
-from llamatrain.data.shards import MANIFEST, read_manifest
+from llamatrain.data.batches import check_split, source_shares, whole_windows
+from llamatrain.data.shards import MANIFEST, Manifest, read_manifest
 from llamatrain.distributed import world_size
 from llamatrain.engine import ZeroConfig
 from llamatrain.errors import MissingFileError, UserError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .__main__ import PretrainConfig
 
 UTILISATION = 0.4  # of the peak; the paper's GPU hours make it 0.35 to 0.43 (2.2.1, table 2)
+MANY = 4  # epochs of a source; up to four are about as good as new text (Muennighoff et al. 2023, 2305.16264)
 # Bytes a parameter: weights, gradients, AdamW's moments and, in bfloat16, float32 masters.
 BYTES = {"float32": (4, 4, 8), "bfloat16": (2, 4, 12)}
 
@@ -50,8 +51,28 @@ def check_batch(cfg: PretrainConfig, ranks: int) -> None:
     )
 
 
-def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, epochs: str = "") -> str:
-    """Say in words what will be trained, with the arithmetic of a batch."""
+def epochs(cfg: PretrainConfig, manifest: Manifest) -> str:
+    """Say how often training goes through the corpus, and through each of several sources; warn of many times."""
+    assert cfg.seq_len is not None
+    lines = [f" = {cfg.total_steps * cfg.batch_tokens / manifest.tokens:.2f} epochs of {manifest.tokens:,}"]
+    rows = cfg.total_steps * (cfg.batch_tokens // cfg.seq_len)
+    turns = {
+        source.name: (share, rows * share / max(1, whole_windows(source, cfg.seq_len)))
+        for source, share in zip(manifest.sources, source_shares(manifest.sources, cfg.mixture), strict=True)
+    }
+    if len(turns) > 1:
+        told = (f"{name} {turn:.2f} epochs ({share:.1%} of the windows)" for name, (share, turn) in turns.items())
+        lines.append(f"sources: {', '.join(told)}")
+    lines += [
+        f"warning: {name} is gone through {turn:.1f} times: beyond {MANY} a repeated token teaches less than a new one"
+        for name, (_, turn) in turns.items()
+        if turn > MANY
+    ]
+    return "\n".join(lines)
+
+
+def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, length: str = "") -> str:
+    """Say in words what will be trained, with the arithmetic of a batch; `length` goes on after the tokens."""
     assert cfg.seq_len is not None
     rows, steps, warmup = cfg.batch_tokens // cfg.seq_len, cfg.total_steps, cfg.optim.warmup(cfg.total_steps)
     accumulated = rows // (cfg.micro_batch_size * ranks)
@@ -61,7 +82,7 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, epochs: str = "") 
     return "\n".join(
         [
             f"model: {sum(counts.values()):,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
-            f"length: {steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,}{epochs}",
+            f"length: {steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,}{length}",
             f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {_count(ranks, 'rank')} x "
             f"{_count(accumulated, 'accumulated micro-batch', 'es')} x {_count(cfg.micro_batch_size, 'row')}",
             f"learning rate: {cfg.optim.lr:g} after {warmup:,} steps of warm-up, then {fall}",
@@ -75,12 +96,11 @@ def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
     check_batch(cfg, ranks)
     model = cfg.model.with_vocabulary(_vocabulary(cfg))
     manifest = Path(cfg.corpus) / "train" / MANIFEST
-    epochs = "; the corpus is not there yet"
+    length = "; the corpus is not there yet"
     if manifest.is_file():
-        tokens = read_manifest(manifest.parent).tokens
-        epochs = f" = {cfg.total_steps * cfg.batch_tokens / tokens:.2f} epochs of {tokens:,}"
+        length = epochs(cfg, read_manifest(manifest.parent))
     number = parameters(model)
-    parts = [plan(cfg, model, ranks, epochs), _memory(cfg.zero, number, ranks), _checkpoints(cfg, number)]
+    parts = [plan(cfg, model, ranks, length), _memory(cfg.zero, number, ranks), _checkpoints(cfg, number)]
     return "\n".join([*parts, _work(cfg, model, number, ranks)])
 
 

@@ -88,7 +88,8 @@ def train(cfg: RewardConfig) -> None:
         world_size=world_size(),
     )
     steps = max(1, round(cfg.epochs * batches.steps_per_epoch))
-    with Run(cfg.run, "reward", cfg, parents={"checkpoint": start}, data={"train": batches.fingerprint}) as run:
+    data, fixed = {"train": batches.fingerprint}, ("batch_pairs",)
+    with Run(cfg.run, "reward", cfg, {"checkpoint": start}, data, fixed) as run:
         for note in notes:
             run.print(note)
         run.print(

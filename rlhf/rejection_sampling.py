@@ -90,7 +90,8 @@ def train(cfg: RejectionSamplingConfig) -> None:
     parts = {"micro_batch_size": cfg.micro_batch_size}
     check_split("batch_sequences", cfg.batch_sequences, parts, distributed.world_size())
     sft, earlier = read_dialogues(cfg.sft_train), read_dialogues(cfg.earlier)
-    with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg)) as run:
+    fixed = ("batch_sequences", "seq_len", "sft_fraction", "replay_fraction")
+    with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg), fixed) as run:
         # 1. sample and score
         chunks = make_responses(run, cfg, parents)
 

@@ -63,7 +63,8 @@ def train(cfg: SFTConfig) -> None:
     tokenizer = checkpoint.load_tokenizer(start)
     batches, held_out = load(cfg, tokenizer, context(start, cfg.seq_len))
     steps = max(1, round(cfg.epochs * batches.steps_per_epoch))
-    with Run(cfg.run, "sft", cfg, parents={"checkpoint": start}, data={"train": batches.fingerprint}) as run:
+    data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "seq_len")
+    with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed) as run:
         run.print(plan(cfg, batches, steps))
         engine = language_engine(start, cfg.optim, cfg.zero, steps, cfg.activation_checkpointing)
         evaluate = (lambda: held_out_metrics(engine, held_out)) if held_out else None

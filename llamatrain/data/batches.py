@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from llamatrain.chat import Message, encode_dialogue, without_oldest_turn
 from llamatrain.data.order import dealt, mix, permuted
 from llamatrain.data.packing import Batch, Sample, collate, pack, with_weight
-from llamatrain.data.shards import TokenStream, read_manifest
+from llamatrain.data.shards import Source, TokenStream, read_manifest
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -111,6 +111,27 @@ class _Batches:
         raise NotImplementedError
 
 
+def whole_windows(source: Source, seq_len: int) -> int:
+    """Return the windows of an epoch of a source."""
+    return (source.tokens - 1) // (seq_len - 1)
+
+
+def source_shares(sources: Sequence[Source], mixture: Mapping[str, float] | None) -> list[float]:
+    """Return each source's share of the windows: the corpus's own, or by the weights of a mixture."""
+    if not mixture:
+        return [source.share for source in sources]
+    names = [source.name for source in sources]
+    for name, weight in mixture.items():
+        if name not in names:
+            raise UserError(f"mixture.{name}: the corpus has no such source; there are {', '.join(names)}")
+        if weight < 0:
+            raise UserError(f"mixture.{name}={weight}: needs a weight of 0 or more")
+    total = sum(mixture.values())
+    if total <= 0:
+        raise UserError(f"mixture={dict(mixture)}: needs a source with a weight above 0")
+    return [mixture.get(name, 0.0) / total for name in names]
+
+
 class TokenBatches(_Batches):
     """Windows of `seq_len` tokens over one part (train/ or eval/) of a corpus, mixed from its sources by their shares.
 
@@ -118,6 +139,7 @@ class TokenBatches(_Batches):
     of that source (up to a tail shorter than a window, which only `eval_batches` shows). Documents share a window; with
     `isolate` each is a segment of its own, positions restart with it, and its first token (BOS) is no target.
     `tokenizer`, where given, must be the corpus's own. `mixture` (source -> weight) replaces the corpus's shares.
+    A source that is trained on must fill a window; `held_out` windows are only gone through in order, shorter ones too.
     """
 
     def __init__(
@@ -134,6 +156,7 @@ class TokenBatches(_Batches):
         tokenizer: Tokenizer | None = None,
         skip: Sequence[int] = (),
         mixture: Mapping[str, float] | None = None,
+        held_out: bool = False,
     ) -> None:
         super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip)
         if seq_len < 2:
@@ -142,32 +165,18 @@ class TokenBatches(_Batches):
         self.manifest = read_manifest(folder, tokenizer)
         self.sources = self.manifest.sources
         self.streams = [TokenStream(Path(folder), source, self.manifest.dtype) for source in self.sources]
-        for source in self.sources:
-            if source.tokens < seq_len:
+        shares = source_shares(self.sources, mixture)
+        for source, share in zip(self.sources, shares, strict=True):
+            if share and not held_out and source.tokens < seq_len:
                 raise UserError(
                     f"source {source.name} of {folder} holds {source.tokens} tokens; seq_len={seq_len} needs that many "
                     "at least"
                 )
-        self.windows = [(source.tokens - 1) // (seq_len - 1) for source in self.sources]
-        shares = self._shares(mixture)
+        self.windows = [whole_windows(source, seq_len) for source in self.sources]
         self._weights = [max(1, round(share * _PARTS)) if share else 0 for share in shares]
         self.steps_per_epoch = sum(self.windows) / batch_size
         text = f"{self.manifest.fingerprint} {self._weights}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-
-    def _shares(self, mixture: Mapping[str, float] | None) -> list[float]:
-        if not mixture:
-            return [source.share for source in self.sources]
-        names = [source.name for source in self.sources]
-        for name, weight in mixture.items():
-            if name not in names:
-                raise UserError(f"mixture.{name}: the corpus has no such source; there are {', '.join(names)}")
-            if weight < 0:
-                raise UserError(f"mixture.{name}={weight}: needs a weight of 0 or more")
-        total = sum(mixture.values())
-        if total <= 0:
-            raise UserError(f"mixture={dict(mixture)}: needs a source with a weight above 0")
-        return [mixture.get(name, 0.0) / total for name in names]
 
     def _count(self) -> int:
         return sum(self._rows_of(number) for number in range(len(self.sources)))

@@ -89,6 +89,40 @@ def test_ranks_and_micro_batches_leave_the_global_batch_unchanged(
     assert {rank.steps_per_epoch for rank in ranks} == {whole.steps_per_epoch}
 
 
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """Three sources of different lengths in many shards."""
+    folder = tmp_path_factory.mktemp("sources")
+    names = {"crawl": 60, "books": 25, "code": 9}
+    for name, count in names.items():
+        texts = (words(5 + i % 30, i + count) for i in range(count))
+        write_rows(folder / f"{name}.jsonl", ({"text": text, "source": name} for text in texts))
+    write_corpus(folder / "train", {name: str(folder / f"{name}.jsonl") for name in names}, tokenizer, 4)
+    return folder / "train"
+
+
+def test_two_hundred_steps_are_the_same_on_any_ranks_and_after_any_kill(sources: Path) -> None:
+    def opened(**split: int) -> TokenBatches:
+        mixture = {"crawl": 5, "books": 2, "code": 1}
+        settings: dict[str, Any] = {"seq_len": 32, "batch_size": 8, "seed": 3, "skip": [7, 500, 501], **split}
+        return TokenBatches(sources, micro_batch_size=2, mixture=mixture, **settings)
+
+    def equal(found: list[Batch], expected: list[Batch]) -> bool:
+        return len(found) == len(expected) and all(
+            torch.equal(one[name], other[name]) for one, other in zip(found, expected, strict=True) for name in other
+        )
+
+    whole = opened()
+    assert len(whole.sources) == 3 and min(source.shards for source in whole.sources) > 2
+    ranks = {count: [opened(rank=rank, world_size=count) for rank in range(count)] for count in (2, 4)}
+    for step in range(201):
+        ids, batches = whole.sample_ids(step), whole.batch_at(step)
+        for group in (*ranks.values(), [opened()]):  # the last is what a run opens after a kill
+            assert all(one.sample_ids(step) == ids for one in group)
+            assert equal([batch for one in group for batch in one.batch_at(step)], batches)
+    assert 5 * sum(whole.windows) < 201 * 8  # several epochs
+
+
 def test_a_step_is_the_same_in_any_order_and_seeds_differ(make: Make) -> None:
     one, other = make(), make(seed=1)
     forward = [rows(one.batch_at(step)) for step in range(6)]
@@ -212,6 +246,20 @@ def test_another_tokenizers_corpus_is_refused(corpus: Path, tokenizer: Tokenizer
 def test_a_corpus_shorter_than_a_window_is_refused(corpus: Path) -> None:
     with pytest.raises(UserError, match="seq_len=100000 needs that many at least"):
         TokenBatches(corpus, seq_len=100_000, batch_size=1, micro_batch_size=1, seed=0)
+
+
+def test_a_source_shorter_than_a_window_may_be_held_out_or_left_out(sources: Path) -> None:
+    settings: dict[str, Any] = {"batch_size": 2, "micro_batch_size": 2, "seed": 0}
+    tokens = {source.name: source.tokens for source in TokenBatches(sources, seq_len=32, **settings).sources}
+    assert min(tokens, key=tokens.__getitem__) == "code"
+    length = tokens["code"] + 1
+    with pytest.raises(UserError, match=rf"source code of .* seq_len={length} needs that many at least"):
+        TokenBatches(sources, seq_len=length, **settings)
+    weights = {"crawl": 2, "books": 1}
+    assert TokenBatches(sources, seq_len=length, mixture=weights, **settings).batch_at(0)
+    held_out = TokenBatches(sources, seq_len=length, held_out=True, **settings)
+    assert sum(batch["weight"].item() for batch in held_out.source_batches("code")) == tokens["code"] - 1
+    assert sum(batch["weight"].item() for batch in held_out.eval_batches()) == sum(tokens.values()) - 3
 
 
 # --- dialogues ---------------------------------------------------------------------------------------------------

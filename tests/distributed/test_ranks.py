@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = ["stages", "bfloat16", "resume", "offload", "streaming", "frozen", "spikes", "generation"]
+CHECKS = ["stages", "bfloat16", "resume", "offload", "streaming", "frozen", "spikes", "reading", "generation"]
 
 
 @pytest.mark.distributed

@@ -349,6 +349,26 @@ def check_spikes(folder: Path, tokenizer: Tokenizer) -> None:
     say("spikes")
 
 
+class Damaged(Numbered):
+    """One row cannot be read; with two ranks it is on the second alone."""
+
+    def _rows_at(self, places: Places) -> Batch:
+        if self.broken in places:
+            raise UserError(f"row {self.broken} is missing")
+        return super()._rows_at(places)
+
+
+def check_reading(folder: Path, tokenizer: Tokenizer) -> None:
+    """What one rank cannot read ends all of them alike, at once."""
+    wandb = WandbConfig("disabled", "test", None, None, [])
+    config = RunConfig("reading", str(folder), 0, "never", 0, 0, 0, 1, False, False, wandb)
+    with Run(config, "test", {}, data={}) as run:
+        engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(2), STEPS)
+        with pytest.raises(UserError, match="row 13 is missing"):
+            fit(engine, Damaged([]), language_model_loss, run, STEPS, tokenizer)
+    say("reading")
+
+
 def check_generation() -> None:
     """Every stage generates what the plain model does, though ranks stop after different numbers of tokens."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=4 + 8 * distributed.rank(), seed=3)
@@ -386,6 +406,7 @@ def main() -> None:
     check_streaming(folder, tokenizer)
     check_frozen(folder, tokenizer)
     check_spikes(folder, tokenizer)
+    check_reading(folder, tokenizer)
     check_generation()
     assert replace(OPTIM, lr=1.0).lr_at(0, STEPS) == 0.5
     distributed.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamatrain import checkpoint, manifest
+from llamatrain import checkpoint, distributed, manifest
 from llamatrain.config import Stopped
 from llamatrain.engine import Engine, ZeroConfig
 from llamatrain.errors import UserError
@@ -72,10 +73,10 @@ def run_config(folder: Path, **changes: Any) -> RunConfig:
 
 
 def train(folder: Path, model: ModelConfig, tokenizer: Tokenizer, batches: Toy | None = None, **changes: Any) -> Engine:
-    data = changes.pop("data", {"train": "abc"})
+    data, fixed = changes.pop("data", {"train": "abc"}), changes.pop("fixed", {})
     program, parents = changes.pop("program", "test"), changes.pop("parents", {})
     config = run_config(folder, **changes)
-    with Run(config, program, {"run": asdict(config)}, parents, data) as run:
+    with Run(config, program, {"run": asdict(config), **fixed}, parents, data, tuple(fixed)) as run:
         engine = Engine(Transformer(model, seed=0), OPTIM, ZERO, STEPS)
         fit(engine, batches or Toy(), language_model_loss, run, STEPS, tokenizer, lambda: {"eval/loss": 1.0})
     return engine
@@ -156,6 +157,49 @@ def test_changed_data_is_refused(tmp_path: Path, model_config: ModelConfig, toke
     assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "failed"
 
 
+def test_another_order_of_samples_is_refused(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    fixed = {"batch": 8, "seq_len": None}
+    train(tmp_path, model_config, tokenizer, fixed=fixed)
+    train(tmp_path, model_config, tokenizer, fixed=fixed)
+    with pytest.raises(UserError, match=r"run\.seed=1: .*step_00000008 was trained with 0.*run\.resume=never"):
+        train(tmp_path, model_config, tokenizer, fixed=fixed, seed=1)
+    with pytest.raises(UserError, match=r"batch=16: .*step_00000008 was trained with 8"):
+        train(tmp_path, model_config, tokenizer, fixed={**fixed, "batch": 16})
+    with pytest.raises(UserError, match=r"seq_len=32: .*step_00000008 was trained with None"):
+        train(tmp_path, model_config, tokenizer, fixed={**fixed, "seq_len": 32})
+    train(tmp_path, model_config, tokenizer, fixed=fixed, seed=1, resume="never")
+
+
+def test_a_line_that_a_kill_cut_is_dropped_without_risk_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "job" / "incidents.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"incident": 1}\n{"incid')
+
+    replace = os.replace
+
+    def kill(source: Path, target: Path) -> None:
+        if target == path:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            Run(run_config(tmp_path), "test", {}, data={})
+    assert path.read_text() == '{"incident": 1}\n{"incid'
+    assert Run(run_config(tmp_path), "test", {}, data={}).incidents == [{"incident": 1}]
+    assert path.read_text() == '{"incident": 1}\n'
+
+
+def test_rank_0_says_which_checkpoint_is_gone_back_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(run_config(tmp_path), "test", {}, data={})
+    (run.checkpoints / "step_00000009").mkdir(parents=True)  # not yet seen by rank 0
+    monkeypatch.setattr(distributed, "broadcast_object", lambda mine: [0, 6] if mine == [9] else mine)
+    assert run.before(9) == 6
+
+
 def test_other_settings_are_told_at_resume(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +276,20 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "job" / "checkpoints" / "step_00000003.tmp").mkdir(parents=True)
     with pytest.raises(UserError, match=r"run\.resume=required, but .* holds no checkpoint"):
         Run(run_config(tmp_path, resume="required"), "test", {})
+
+
+@pytest.mark.parametrize("error", [UserError("0.tokens is missing"), OSError(5, "Input/output error")])
+def test_what_cannot_be_read_is_said(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, error: Exception
+) -> None:
+    class Damaged(Toy):
+        def batch_at(self, step: int) -> list[Batch]:
+            if step == 4:
+                raise error
+            return super().batch_at(step)
+
+    with pytest.raises(UserError, match=re.escape(str(error))):
+        train(tmp_path, model_config, tokenizer, Damaged())
 
 
 def test_learning_rate_too_high_is_a_clear_stop(

@@ -193,6 +193,11 @@ def test_poison_is_found_undone_and_named(world: World) -> None:
     broken, garbage, again = world.incidents("poisoned")
     assert (broken["criterion"], broken["value"], broken["threshold"]) == (LOSS, "nan", None)
     assert (broken["step"], broken["first_step"], broken["back_to"]) == (8, 8, 5)
+    assert [row["step"] for row in broken["undone"]] == [6, 7, 8]
+    whole = world.train("whole")  # the same up to the broken step
+    for undone, row in zip(broken["undone"][:2], whole[5:], strict=False):
+        assert (undone["loss"], undone["grad_norm"]) == (row[LOSS], row[NORM])
+    assert broken["undone"][2]["loss"] == broken["undone"][2]["grad_norm"] == "nan"
     # Each incident moves later samples up by a batch.
     assert (garbage["step"], garbage["back_to"], garbage["criterion"]) == (32, 30, LOSS)
     assert garbage["value"] > garbage["threshold"]
@@ -287,6 +292,19 @@ def _second(function: Any, instead: Any) -> Any:
         return instead() if calls == 2 else function(*args, **kwargs)
 
     return wrapper
+
+
+def test_samples_to_pass_over_must_still_be_to_come(world: World) -> None:
+    part = {"resume": "auto", "keep": 0}
+    world.train("job", **part)
+    for path in sorted((world.run("job") / "checkpoints").iterdir())[2:]:  # only step 0 and 5 are left
+        shutil.rmtree(path)
+    late = 5 * ROWS - 1
+    with pytest.raises(UserError, match=rf"sample {late} was trained on before step 5, .*from sample {late + 1}\)"):
+        world.train("job", skip=(late, 100), **part)
+    world.train("job", skip=(late + 1, 100), **part)
+    world.train("known", skip=(late + 1, 100))
+    assert world.weights("job") == world.weights("known")
 
 
 def test_too_many_incidents_end_in_a_diagnosis(world: World) -> None:

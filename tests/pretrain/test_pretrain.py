@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,60 @@ def test_plan_says_what_will_happen(tmp_path: Path, corpus: Path, tokenizer: Tok
     assert "5 steps of warm-up" in text
     assert "8 rows of 32 = 1 rank x 2 accumulated micro-batches x 4 rows" in text
     assert "vocabulary 400" in text
+
+
+def test_plan_says_how_often_each_source_is_gone_through(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    for name, times in (("web", 8), ("books", 1)):
+        rows = [{"text": line, "source": name} for line in TEXT.splitlines()] * times
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    paths = {name: str(tmp_path / f"{name}.jsonl") for name in ("web", "books")}
+    write_corpus(tmp_path / "corpus" / "train", paths, tokenizer)
+    windows = {s.name: (s.tokens - 1) // 31 for s in read_manifest(tmp_path / "corpus" / "train").sources}
+    text = dry_run(configure(tmp_path, tmp_path / "corpus", tokenizer), None)
+    web, books = (30 * 8 / 2 / windows[name] for name in ("web", "books"))
+    assert web < 4 < books
+    assert f"sources: web {web:.2f} epochs (50.0% of the windows), books {books:.2f} epochs" in text
+    assert f"warning: books is gone through {books:.1f} times" in text and "warning: web" not in text
+    text = dry_run(configure(tmp_path, tmp_path / "corpus", tokenizer, "mixture={web: 1}"), None)
+    assert "books 0.00 epochs (0.0% of the windows)" in text and "warning: books" not in text
+
+
+def test_a_short_held_out_source_is_no_obstacle(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
+    shutil.rmtree(corpus / "eval")
+    for name, text in (("long", TEXT), ("short", "the fox")):
+        write_rows(tmp_path / f"{name}.jsonl", [{"text": text, "source": name}])
+    write_corpus(corpus / "eval", {name: str(tmp_path / f"{name}.jsonl") for name in ("long", "short")}, tokenizer)
+    assert read_manifest(corpus / "eval").sources[1].tokens < 32
+    train(configure(tmp_path, corpus, tokenizer, "steps=2"))
+    last = read_jsonl(tmp_path / "base" / "metrics.jsonl")[-1]
+    assert math.isfinite(last["eval/short/loss"]) and math.isfinite(last["eval/long/loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled_it_learns_the_same(
+    tmp_path: Path,
+    corpus: Path,
+    tokenizer: Tokenizer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch._dynamo
+
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "0")  # what compiling leaves is put back for other tests
+    monkeypatch.setattr(torch._dynamo.config, "disable", torch._dynamo.config.disable)
+    more = ("steps=4", "run.eval_every=2", "run.progress=true", "model.activation_checkpointing=selective")
+    train(configure(tmp_path / "plain", corpus, tokenizer, *more))
+    assert "compiled" not in capsys.readouterr().err
+    train(configure(tmp_path / "compiled", corpus, tokenizer, *more, "compile=true"))
+    assert re.search(r"compiled in \d+ s", capsys.readouterr().err)
+    plain, compiled = (read_jsonl(tmp_path / name / "base" / "metrics.jsonl") for name in ("plain", "compiled"))
+    for key in ("train/loss", "train/grad_norm", "eval/loss"):
+        rows = [(one[key], other[key]) for one, other in zip(compiled, plain, strict=True) if key in other]
+        assert len(rows) in (2, 4)
+        assert [one for one, _ in rows] == pytest.approx([other for _, other in rows], abs=1e-4)
+    with pytest.raises(UserError, match=r"compile=true needs zero\.stage of 2 or lower"):
+        train(configure(tmp_path / "divided", corpus, tokenizer, *more, "compile=true", "zero.stage=3"))
 
 
 def test_utilisation_where_the_peak_is_known(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
