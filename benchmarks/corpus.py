@@ -81,7 +81,8 @@ def main() -> int:
     if not options.no_record:
         with (RESULTS / "corpus.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-    fine = all(line["planted"].values()) and not line["removals"]["below"] and line.get("killed", {}).get("same", True)
+    right = not line["removals"]["below"] and not line["removals"]["other_value"]
+    fine = all(line["planted"].values()) and right and line.get("killed", {}).get("same", True)
     return 0 if fine else 1
 
 

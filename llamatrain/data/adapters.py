@@ -19,6 +19,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llamatrain.chat import TAGS
@@ -148,14 +150,27 @@ ADAPTERS: dict[str, dict[str, Convert]] = {
 }
 
 
-def read_hub(name: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[Place, Row]]:
+@dataclass(frozen=True)
+class Version:
+    """Which of a hub data set's configurations (None: its default), at which commit, branch or tag (None: the newest)."""
+
+    config: str | None = None
+    revision: str | None = None
+
+
+NEWEST = Version()
+
+
+def read_hub(
+    name: str, begin: int = 0, end: int | None = None, version: Version = NEWEST
+) -> Iterator[tuple[Place, Row]]:
     """Yield the rows of `owner/name[/folder][:split]`, or of a local folder, with where they stand.
 
     A part is some of the data set's own shards: those are streamed, nothing is held or cached. A whole data set is
     loaded through `datasets`' cache.
     """
     streamed = (begin, end) != (0, None)
-    rows = _load(name, streaming=streamed)
+    rows = _load(name, version, streaming=streamed)
     place = Place(name, unit=f", shard {begin}, row " if streamed else ", row ")
     if streamed:
         rows = rows.shard(num_shards=rows.num_shards, index=begin)
@@ -164,9 +179,18 @@ def read_hub(name: str, begin: int = 0, end: int | None = None) -> Iterator[tupl
         yield place, dict(row)
 
 
-def hub_shards(name: str) -> int:
+def hub_shards(name: str, version: Version = NEWEST) -> int:
     """Return how many shards a data set has, which can be streamed one by one."""
-    return int(_load(name, streaming=True).num_shards)
+    return int(_load(name, version, streaming=True).num_shards)
+
+
+def hub_stamp(name: str, version: Version = NEWEST) -> str:
+    """Return a hash of what tells whether a data set changed, without loading it: its files with their commits or times."""
+    path, folder, _ = _spelled(name)
+    made = _ask("load_dataset_builder", name, path, version, data_dir=folder)
+    found = made.config.data_files or {}
+    known = {part: (list(files), list(files.origin_metadata)) for part, files in found.items()}
+    return hashlib.sha256(repr(sorted((str(part), value) for part, value in known.items())).encode()).hexdigest()
 
 
 def hub_fingerprint(name: str) -> str:
@@ -179,16 +203,28 @@ def hub_length(name: str) -> int:
     return len(_load(name))
 
 
-def _load(name: str, streaming: bool = False) -> Any:
-    import datasets  # here, because it takes a second and most runs read files
+def _load(name: str, version: Version = NEWEST, streaming: bool = False) -> Any:
+    path, folder, split = _spelled(name)
+    return _ask("load_dataset", name, path, version, data_dir=folder, split=split, streaming=streaming)
 
+
+def _spelled(name: str) -> tuple[str, str | None, str]:
+    """Split `owner/name[/folder][:split]`, or a local path, into the data set, its folder and its split."""
     path, _, split = name.partition(":")
     parts = path.split("/")
     folder = None
     if len(parts) > 2 and not path.startswith((".", "/")):
         path, folder = "/".join(parts[:2]), "/".join(parts[2:])
+    return path, folder, split or "train"
+
+
+def _ask(function: str, name: str, path: str, version: Version, **how: Any) -> Any:
+    import datasets  # here, because it takes a second and most runs read files
+
+    if version.revision is not None and Path(path).exists():
+        raise UserError(f"{name}: revision={version.revision}: a local folder has none, needs null")
     try:
-        return datasets.load_dataset(path, data_dir=folder, split=split or "train", streaming=streaming)
+        return getattr(datasets, function)(path, version.config, revision=version.revision, **how)
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: no such file, and `datasets` does not load it either: {error}") from error
 

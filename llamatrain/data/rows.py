@@ -20,12 +20,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from llamatrain.chat import check_messages
 from llamatrain.data import adapters, files
+from llamatrain.data.adapters import NEWEST, Version
 from llamatrain.data.files import Place, show
 from llamatrain.errors import MissingFileError, UserError
 
@@ -157,19 +158,35 @@ def read_rows(source: str | Path, kind: Kind) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a source that can be read on its own; begin and end are the file format's (`files.split`)."""
+    """A piece of a source that can be read on its own; begin and end are the file format's (`files.split`).
+
+    `text` names the field that holds a document's text where that is not `text`.
+    """
 
     source: str
     begin: int = 0
     end: int | None = None
+    text: str | None = None
+    version: Version = NEWEST
 
 
-def split(source: str, part_bytes: int) -> list[Part]:
-    """Return the parts of a source, of about `part_bytes` each where its format allows it."""
-    adapter, path = _split_adapter(_split_fold(source)[0])
+def split(source: str | Part, part_bytes: int) -> list[Part]:
+    """Return the parts of a source, or of a part that is a whole source, of about `part_bytes` where its format allows it."""
+    whole = Part(source) if isinstance(source, str) else source
+    adapter, path = _split_adapter(_split_fold(whole.source)[0])
     if adapter is not None and not _is_file(path):
-        return [Part(source, number, number + 1) for number in range(adapters.hub_shards(path))]
-    return [Part(source, *ends) for ends in files.split(_existing(path), part_bytes, adapter == "paragraphs")]
+        count = adapters.hub_shards(path, whole.version)
+        return [replace(whole, begin=number, end=number + 1) for number in range(count)]
+    ends = files.split(_existing(path), part_bytes, adapter == "paragraphs")
+    return [replace(whole, begin=begin, end=end) for begin, end in ends]
+
+
+def stamp(whole: Part) -> list[Any]:
+    """Return what tells whether a source changed: a file's size and time, or the hash of a data set's files and commits."""
+    path = local_file(whole.source)
+    if path is not None:
+        return [path.stat().st_size, path.stat().st_mtime_ns]
+    return [adapters.hub_stamp(_split_adapter(_split_fold(whole.source)[0])[1], whole.version)]
 
 
 def local_file(source: str) -> Path | None:
@@ -201,10 +218,12 @@ def read_part(
     has none.
     """
     name, fold = _split_fold(part.source)
-    for place, row in _read(name, kind, part.begin, part.end):
+    for place, row in _read(name, kind, part.begin, part.end, part.version):
         try:
             if isinstance(row, UserError):
                 raise row
+            if part.text is not None:
+                row = _renamed(row, part.text, place)
             if source is not None and row.get("source") is None:
                 row["source"] = source
             _check(row, kind, place)
@@ -305,7 +324,15 @@ def _split_adapter(name: str) -> tuple[str | None, str]:
     return adapter, path
 
 
-def _read(name: str, kind: Kind, begin: int = 0, end: int | None = None) -> Iterator[tuple[Place, Row | UserError]]:
+def _renamed(row: Row, field: str, where: Place) -> Row:
+    if field not in row:
+        raise UserError(f"{where}: there is no field {field!r}, only {', '.join(map(repr, row))}")
+    return {**row, "text": row[field]}
+
+
+def _read(
+    name: str, kind: Kind, begin: int = 0, end: int | None = None, version: Version = NEWEST
+) -> Iterator[tuple[Place, Row | UserError]]:
     """Yield each row with where it stands, for messages; a bad one is its error."""
     adapter, path = _split_adapter(name)
     if adapter is None:
@@ -318,7 +345,7 @@ def _read(name: str, kind: Kind, begin: int = 0, end: int | None = None) -> Iter
     if _is_file(path):
         raw = files.read(_existing(path), begin, end, adapter == "paragraphs")
     else:
-        raw = adapters.read_hub(path, begin, end)
+        raw = adapters.read_hub(path, begin, end, version)
     prompts: set[str] = set()
     for place, row in raw:
         if isinstance(row, UserError):

@@ -2,15 +2,18 @@
 
 Writes train/ and, where there are held-out documents, eval/ as llamatrain.data.shards describes them, and report/: what
 became of every document, how fast each step was, what was dropped and why, and a data card. Finished work stands in
-work/ until the end: after a kill the same command goes on where it was. The result is a function of the documents and
-the settings, whatever the number of processes.
+work/ until the end: after a kill the same command goes on where it was. finished.json then says what the corpus was made
+from, and the same command finds nothing to do. The result is a function of the documents and the settings, whatever the
+number of processes.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llamatrain import __version__
@@ -26,7 +29,7 @@ from .cleaning import Cleaning
 from .examining import Duplicates, Languages
 from .personal import Personal
 from .steps import PARTS, Corpus
-from .work import Work
+from .work import Work, cores, discard
 
 
 @dataclass
@@ -46,7 +49,7 @@ class CorpusConfig:
     card: Card
     shard_tokens: int
     chunk_mb: float
-    num_workers: int
+    num_workers: int | None
     keep_work: bool
 
     def __post_init__(self) -> None:
@@ -63,12 +66,13 @@ class CorpusConfig:
             node: Any = self
             for name in key.split("."):
                 node = getattr(node, name)
-            if not low <= node <= high:
+            if node is not None and not low <= node <= high:
                 raise UserError(f"{key}={node}: needs {low} or more" + (f", at most {high}" if high < MOST else ""))
         if self.languages.keep and not self.languages.identify:
             raise UserError(f"languages.keep={self.languages.keep}: needs languages.identify=true")
 
 
+FINISHED = "finished.json"
 MOST = 1 << 62
 RANGES = (
     ("num_workers", 1, MOST),
@@ -90,7 +94,7 @@ RANGES = (
 
 
 def build(cfg: CorpusConfig) -> None:
-    """Build the corpus: the steps in their order."""
+    """Build the corpus: the steps in their order. With run.resume=never nothing that was made before is used."""
     tokenizer = Tokenizer(cfg.tokenizer)
     mixture = sources.read_mixture(cfg.mixture) if cfg.mixture else sources.plain(cfg.documents, cfg.eval_documents)
     key = {
@@ -102,20 +106,62 @@ def build(cfg: CorpusConfig) -> None:
         "mixture": [to_dict(source) for source in mixture],
         "tokenizer": tokenizer.fingerprint,
     }
-    started = time.monotonic()
     with Run(cfg.run, program="corpus", settings=cfg) as run:
-        with Work(run.folder / "work", key, cfg.num_workers, run.progress) as work:
-            if work.fresh:  # from here to the end the folder holds no corpus
-                for part in PARTS:
-                    (run.folder / part / shards.MANIFEST).unlink(missing_ok=True)
-            corpus = Corpus(cfg, mixture, tokenizer, work)
-            corpus.make()
-            manifests = corpus.publish(run.folder)
-            for part in PARTS.keys() - manifests.keys():  # of an earlier run with other documents
-                shutil.rmtree(run.folder / part, ignore_errors=True)
-            found = report.write(run.folder / "report", corpus, manifests, time.monotonic() - started)
-        for part, figures in found["parts"].items():
-            run.log(0, {f"corpus/{part}_{name}": value for name, value in figures.items()})
-        run.print(report.summary(found))
+        finished, home = run.folder / FINISHED, run.folder / "work"
+        if cfg.run.resume == "never":
+            finished.unlink(missing_ok=True)
+            discard(home)
+        if _is_finished(finished, key):
+            run.print(f"nothing to do: {run.folder} was made from these inputs with these settings")
+        else:
+            finished.unlink(missing_ok=True)
+            manifests = _make(cfg, mixture, tokenizer, key, run)
+            parts = {part: manifest.fingerprint for part, manifest in manifests.items()}
+            _write(finished, {"key": key, "parts": parts})
         if not cfg.keep_work:
-            shutil.rmtree(run.folder / "work")
+            discard(home)
+
+
+def _make(
+    cfg: CorpusConfig, mixture: list[sources.Mixed], tokenizer: Tokenizer, key: Mapping[str, Any], run: Run
+) -> dict[str, shards.Manifest]:
+    """Do the steps that are not done, write the report; return the manifests of the parts."""
+    with Work(run.folder / "work", key, cfg.num_workers or cores(), run.progress) as work:
+        if work.fresh:  # from here to the end the folder holds no corpus
+            for part in PARTS:
+                (run.folder / part / shards.MANIFEST).unlink(missing_ok=True)
+        corpus = Corpus(cfg, mixture, tokenizer, work)
+        corpus.make()
+        if sources.stamps(mixture) != key["inputs"]:
+            raise UserError("an input changed while it was read; the same command begins anew")
+        manifests = corpus.publish(run.folder)
+        for part in PARTS.keys() - manifests.keys():  # of an earlier run with other documents
+            shutil.rmtree(run.folder / part, ignore_errors=True)
+        found = report.write(run.folder / "report", corpus, manifests)
+    for part, figures in found["parts"].items():
+        run.log(0, {f"corpus/{part}_{name}": value for name, value in figures.items()})
+    run.print(report.summary(found))
+    return manifests
+
+
+def _is_finished(path: Path, key: Mapping[str, Any]) -> bool:
+    """Tell whether the corpus beside `path` was made from `key` and its files are there in their sizes."""
+    if not path.is_file():
+        return False
+    content = json.loads(path.read_text())
+    if content["key"] != json.loads(json.dumps(key)):
+        return False
+    try:
+        return all(
+            shards.read_manifest(path.parent / part).fingerprint == fingerprint
+            and not any(fault for _, fault in shards.verify(path.parent / part, contents=False))
+            for part, fingerprint in content["parts"].items()
+        )
+    except UserError:  # a manifest or an index that is missing or was altered
+        return False
+
+
+def _write(path: Path, content: Any) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)

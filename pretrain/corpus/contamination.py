@@ -12,7 +12,6 @@ through them: every 10-gram of every shard by a rolling hash, then the hits toke
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from llamatrain.run import Run, RunConfig
 from llamatrain.tokenizer import Tokenizer
 
 from .matching import GRAM, STRETCH, Index, match_stretch
-from .work import Work
+from .work import Work, cores, discard
 
 CLEAN, DIRTY = 0.2, 0.8
 SUBSETS = ("clean", "not clean", "not dirty", "dirty")
@@ -53,7 +52,7 @@ class ContaminationConfig:
     sets: dict[str, EvaluationSet]
     lengths: list[int]
     budget: int
-    num_workers: int
+    num_workers: int | None
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -61,8 +60,10 @@ class ContaminationConfig:
             raise UserError("sets={}: needs evaluation sets by name, like {piqa:{path:piqa.jsonl}}")
         if not self.lengths or min(self.lengths) < GRAM:
             raise UserError(f"lengths={self.lengths}: needs lengths of {GRAM} or more")
-        if self.budget < 0 or self.num_workers < 1:
-            raise UserError(f"budget={self.budget}, num_workers={self.num_workers}: need 0 or more, and 1 or more")
+        if self.budget < 0:
+            raise UserError(f"budget={self.budget}: needs 0 or more")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise UserError(f"num_workers={self.num_workers}: needs 1 or more, or null for all cores")
 
 
 def report(cfg: ContaminationConfig) -> None:
@@ -75,7 +76,7 @@ def report(cfg: ContaminationConfig) -> None:
     key = {"settings": {**to_dict(cfg), "run": None, "num_workers": None}, "corpus": manifest.fingerprint}
     key["sets"] = {name: files_stamp(chosen.path) for name, chosen in cfg.sets.items()}
     with Run(cfg.run, program="corpus.contamination", settings=cfg) as run:
-        with Work(run.folder / "work", key, cfg.num_workers, run.progress) as work:
+        with Work(run.folder / "work", key, cfg.num_workers or cores(), run.progress) as work:
             index = Index.of(samples)
             index.save(work.folder / "index.npz")
             tasks = [
@@ -95,7 +96,7 @@ def report(cfg: ContaminationConfig) -> None:
             shortest = by_length[str(min(cfg.lengths))]
             run.log(0, {f"contamination/{name}": shortest["mean"], f"contamination/{name}_dirty": shortest["dirty"]})
         run.print(as_markdown(found["sets"], cfg))
-        shutil.rmtree(run.folder / "work")
+        discard(run.folder / "work")
 
 
 def files_stamp(path: str) -> list[int]:

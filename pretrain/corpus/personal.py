@@ -9,6 +9,7 @@ No text is dropped for what it holds itself, and none without a url: a site is d
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,11 @@ class Personal:
 _EMAIL = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}\b", re.A)
 _DIGIT = re.compile(r"\d", re.A)
 _IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]\d|\d)", re.A)
-_IPV6 = re.compile(r"(?<![:\w])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}(?![:\w])", re.I | re.A)
+_IPV6 = re.compile(
+    r"(?<![:\w])[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){1,7}(?::\d{1,3}(?:\.\d{1,3}){3}|:[0-9a-f]{1,4}|::)(?!:?\w)", re.I | re.A
+)
+# Where addresses are given out: elsewhere `1::2` is a slice of an array and `a::b` a name in a program.
+_NETWORKS = tuple(map(ipaddress.IPv6Network, ("2000::/3", "fc00::/7", "fe80::/10")))
 _CARD = re.compile(
     r"(?<![\d-])[2-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}(?!\d)|(?<!\d)3[47]\d{2}([ -]?)\d{6}\2\d{5}(?!\d)", re.A
 )
@@ -41,10 +46,23 @@ _NIR = re.compile(r"(?<!\d)[12] ?\d{2} ?(?:0[1-9]|1[0-2]) ?\d{2} ?\d{3} ?\d{3} ?
 _NHS = re.compile(r"(?<![\d-])\d{3}([ -])\d{3}\1\d{4}(?![\d-])", re.A)
 _PHONE = re.compile(
     r"""(?<![\w.+-])(?:
-      \+\d{1,3}[ .()-]{0,2}\d(?:[ .()/-]{0,2}\d){6,12}    # +49 30 1234567
+      \+[1-9]\d{0,2}[ .()-]{0,2}\d(?:[ .()/-]{0,2}\d){6,12}  # +49 30 1234567
     | \(\d{3}\)\ ?\d{3}[ .-]\d{4} | \d{3}([.-])\d{3}\1\d{4}  # (212) 555-0123, 212-555-0123
-    | 0\d{1,4}[ /-]\d{2,4}(?:[ -]?\d{2,4}){1,3}           # 030 1234567, 01 23 45 67 89
+    | 0\d{1,4}[ /-]\d{2,4}(?:[ -]?\d{2,4}){1,3}           # 030 1234567, 01 23 45 67 89: nine digits or more
     )(?!\d|[.-]\d)""",
+    re.X | re.A,
+)
+_DAY, _HOUR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-4])[0-5]\d"
+# Dates and hours, which the shape of a telephone number would take in.
+_TIME = re.compile(
+    rf"""(?<![\d+.-])(?:
+      {_DAY}[./-]{_DAY}[ ./-](?:19|20)\d\d                # 01-12-2023, 05/11 2023
+    | (?<!\d[ ]){_DAY}[ ]{_DAY}[ ](?:19|20)\d\d          # 01 12 2023
+    | {_DAY}([./-]){_DAY}\1\d\d                           # 01-12-23
+    | (?:19|20)\d\d([./-]){_DAY}\2{_DAY}                  # 2023/12/01
+    | \d{{1,2}}:\d\d(?::\d\d)?                            # 10:05
+    )(?![./-]?\d)
+    | (?<![\d+./-]){_HOUR}(?:(?:[ ]?[-–][ ]?|[ ]){_HOUR})+(?![ ]?[./-]?\d)  # 0800-1200""",
     re.X | re.A,
 )
 
@@ -98,6 +116,18 @@ def _nir(match: re.Match[str]) -> bool:
     return len(digits) == 15 and 97 - int(digits[:13]) % 97 == int(digits[13:])
 
 
+def _ipv6(match: re.Match[str]) -> bool:
+    try:
+        address = ipaddress.IPv6Address(match[0])
+    except ValueError:
+        return False
+    return "::" not in match[0] or any(address in network for network in _NETWORKS)
+
+
+def _phone(match: re.Match[str]) -> bool:
+    return (9 if match[0].startswith("0") else 7) <= len(_digits(match[0])) <= 15
+
+
 def _always(match: re.Match[str]) -> bool:
     return True
 
@@ -112,9 +142,8 @@ _RULES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]], ...]
     ("national_numbers", _SSN, _always),
     ("national_numbers", _NINO, _always),
     ("national_numbers", _NHS, lambda match: nhs(_digits(match[0]))),
+    ("ip_addresses", _IPV6, _ipv6),
     ("ip_addresses", _IPV4, lambda match: all(int(part) < 256 for part in match[0].split("."))),
-    ("ip_addresses", _IPV6, _always),
-    ("phones", _PHONE, lambda match: 7 <= len(_digits(match[0])) <= 15),
 )
 
 
@@ -130,6 +159,8 @@ def find(text: str) -> Iterator[tuple[str, str]]:
         for match in reversed(taken):
             yield kind, match[0]
             text = f"{text[: match.start()]} # {text[match.end() :]}"
+    if _PHONE.search(text):
+        yield from (("phones", match[0]) for match in _PHONE.finditer(_TIME.sub(" # ", text)) if _phone(match))
 
 
 def count(text: str) -> list[int]:

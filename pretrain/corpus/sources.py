@@ -12,15 +12,19 @@ from typing import Any
 import yaml
 
 from llamatrain.data import rows
+from llamatrain.data.adapters import Version
 from llamatrain.data.rows import Part
 from llamatrain.errors import UserError
 
-KEYS = ("paths", "eval", "weight", "epochs", "licence")
+KEYS = ("paths", "eval", "weight", "epochs", "licence", "text", "config", "revision")
 
 
 @dataclass
 class Mixed:
-    """One source of the mixture. `epochs` or `weight` says how often it is read, the same kind for all sources."""
+    """One source of the mixture. `epochs` or `weight` says how often it is read, the same kind for all sources.
+
+    `text` names the field that holds the text; `config` and `revision` choose a version of a data set of the hub.
+    """
 
     name: str
     paths: list[str]
@@ -28,6 +32,13 @@ class Mixed:
     weight: float | None = None
     epochs: float | None = None
     licence: str = ""
+    text: str | None = None
+    config: str | None = None
+    revision: str | None = None
+
+    def whole(self, path: str) -> Part:
+        """Return one of the source's paths as what can be read."""
+        return Part(path, text=self.text, version=Version(self.config, self.revision))
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,17 @@ def _source(name: str, entry: Any, where: str) -> Mixed:
         raise UserError(f"{where}: {given[0]}={often}: needs a number above 0")
     if not isinstance(entry.get("licence"), str) or not entry["licence"].strip():
         raise UserError(f"{where}: needs a licence")
-    return Mixed(name, paths, held_out, licence=entry["licence"], **{given[0]: float(often)})
+    named = {key: entry[key] for key in ("text", "config", "revision") if entry.get(key) is not None}
+    for key, value in named.items():
+        if not isinstance(value, str) or not value:
+            raise UserError(f"{where}: {key}={value!r}: needs a name")
+        files = [path for path in (*paths, *held_out) if key != "text" and rows.local_file(path) is not None]
+        if files:
+            raise UserError(
+                f"{where}: {key}={value}: {files[0]} is a file, which has none; needs a data set of the hub"
+            )
+    often_and_named: dict[str, Any] = {given[0]: float(often), **named}
+    return Mixed(name, paths, held_out, licence=entry["licence"], **often_and_named)
 
 
 def _paths(value: Any, where: str) -> list[str]:
@@ -115,15 +136,11 @@ def units(mixture: Sequence[Mixed], part_bytes: int) -> list[Unit]:
     for held_out in (True, False):
         for number, source in enumerate(mixture):
             for path in source.eval if held_out else source.paths:
-                found += [Unit(number, held_out, part) for part in rows.split(path, part_bytes)]
+                found += [Unit(number, held_out, part) for part in rows.split(source.whole(path), part_bytes)]
     return found
 
 
 def stamps(mixture: Sequence[Mixed]) -> list[list[Any]]:
-    """Return what tells whether inputs changed since work on them began: name, size and time of every file."""
-    found: list[list[Any]] = []
-    for source in mixture:
-        for name in (*source.eval, *source.paths):
-            path = rows.local_file(name)
-            found.append([name, *((path.stat().st_size, path.stat().st_mtime_ns) if path else ())])
-    return found
+    """Return what tells whether inputs changed since work on them began: for every path its name and stamp."""
+    paths = [(source, path) for source in mixture for path in (*source.eval, *source.paths)]
+    return [[path, *rows.stamp(source.whole(path))] for source, path in paths]

@@ -2,7 +2,7 @@
 
     work/key.json                what the work belongs to: settings and inputs; other work is thrown away
     work/<step>/<task>/          what a task made; the folder appears when it is whole
-    work/<step>/seconds          how long the step took, over all attempts
+    work/<step>/seconds          how long the step took, over all attempts; work/seconds: how long all did
 
 A task is a function of a folder to write into and of plain arguments. It depends on nothing but these and on the
 results of earlier steps, so the result does not depend on how many processes there are, nor on how often they were
@@ -53,13 +53,15 @@ class Work:
         """Take over the finished tasks in `folder` if they belong to `key`; `bar(total, step, unit)` makes a progress bar."""
         self.folder, self.workers, self.bar = folder, workers, bar
         self._pool: ProcessPoolExecutor | None = None
+        self._started = time.monotonic()
         text = json.dumps(key, sort_keys=True, indent=1)
         known = folder / "key.json"
         self.fresh = not known.is_file() or known.read_text() != text
         if self.fresh:
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
             folder.mkdir(parents=True)
             known.write_text(text)
+        self._before = _noted(folder)
 
     def run(
         self, step: str, function: Callable[..., None], tasks: Sequence[Task], bar: Bar | None = None
@@ -82,10 +84,10 @@ class Work:
         return folders
 
     def _finish(self, home: Path, function: Callable[..., None], left: Sequence[tuple[Path, Task]], bar: Bar) -> None:
-        path = home / "seconds"
-        before, started = float(path.read_text()) if path.is_file() else 0.0, time.monotonic()
+        before, started = _noted(home), time.monotonic()
         for _ in self._results(function, left):
-            path.write_text(str(before + time.monotonic() - started))
+            _note(home, before + time.monotonic() - started)
+            _note(self.folder, self.spent())
             bar.update(1)
 
     def _results(self, function: Callable[..., None], left: Sequence[tuple[Path, Task]]) -> Iterator[None]:
@@ -119,8 +121,11 @@ class Work:
 
     def seconds(self, step: str) -> float:
         """Return how long a step took, over all attempts."""
-        path = self.folder / step / "seconds"
-        return float(path.read_text()) if path.is_file() else 0.0
+        return _noted(self.folder / step)
+
+    def spent(self) -> float:
+        """Return the seconds of this attempt and, up to the last task that each finished, of those before it."""
+        return self._before + time.monotonic() - self._started
 
     def __enter__(self) -> Work:
         """Return the work; processes start with the first step that has more than one task."""
@@ -136,6 +141,32 @@ class Work:
             for child in multiprocessing.active_children():
                 child.terminate()
         self._pool.shutdown(wait=error is None, cancel_futures=True)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder of work, under another name: what a kill leaves of it is never taken for finished work."""
+    doomed = folder.with_name(f".{folder.name}.doomed")
+    if doomed.exists():  # a kill left it
+        shutil.rmtree(doomed)
+    if folder.exists():
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _noted(folder: Path) -> float:
+    path = folder / "seconds"
+    return float(path.read_text()) if path.is_file() else 0.0
+
+
+def _note(folder: Path, seconds: float) -> None:
+    temporary = folder / ".seconds"
+    temporary.write_text(str(seconds))
+    temporary.replace(folder / "seconds")
 
 
 def _publish(function: Callable[..., None], folder: Path, task: Task) -> None:

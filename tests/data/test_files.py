@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -12,7 +14,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from llamatrain.data.rows import Part, count_part, count_rows, place, read_part, read_rows, split
+from llamatrain.data.adapters import Version
+from llamatrain.data.rows import Part, count_part, count_rows, place, read_part, read_rows, split, stamp
 from llamatrain.errors import UserError
 
 ROWS = [{"text": f"{'word ' * (i % 7)}é{i}", "source": "s"} for i in range(60)]
@@ -105,3 +108,22 @@ def test_a_hub_data_set_is_streamed_by_its_shards(tmp_path: Path) -> None:
     parts = split(f"hf:{tmp_path}", 1)
     assert parts == [Part(f"hf:{tmp_path}", number, number + 1) for number in range(3)]
     assert sorted(len(list(read_part(part, "document"))) for part in parts) == [1, 2, 3]
+
+
+def test_a_hub_data_set_has_configurations_fields_and_a_stamp(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"content": "the {name}"}}\n')
+    listed = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in "ab")
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
+    whole = Part(f"hf:{tmp_path}", text="content", version=Version("b"))
+    [part] = split(whole, 1)
+    assert [row["text"] for _, row in read_part(part, "document", source="s")] == ["the b"]
+    with pytest.raises(UserError, match=r"shard 0, row 1: there is no field 'body', only 'content'"):
+        list(read_part(replace(part, text="body"), "document", source="s"))
+    before = stamp(whole)
+    os.utime(tmp_path / "a.jsonl", (0, 0))
+    assert stamp(whole) == before != stamp(replace(whole, version=Version("a")))
+    os.utime(tmp_path / "b.jsonl", (0, 0))
+    assert stamp(whole) != before
+    with pytest.raises(UserError, match="revision=v1: a local folder has none"):
+        stamp(replace(whole, version=Version(revision="v1")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -228,13 +229,101 @@ def test_finished_work_is_kept_and_other_work_is_not(
     read = {path: path.stat().st_mtime_ns for path in (work / "read").iterdir() if path.is_dir()}
     (work / "near" / "03" / "000000" / "found.npz").unlink()
     (work / "near" / "03" / "000000").rmdir()  # as if killed before it
+    (work / "seconds").write_text("1000")
     build(compose(tmp_path, *common, "num_workers=1"))
     assert result(tmp_path / "whole") == result(tmp_path / "c")
+    speed = json.loads((tmp_path / "c" / "report" / "report.json").read_text())
+    assert speed["seconds"] > 1000  # over both attempts
+    assert speed["parts"]["train"]["megabytes_per_second"] < 1e-3
     assert read == {path: path.stat().st_mtime_ns for path in (work / "read").iterdir() if path.is_dir()}
     build(compose(tmp_path, *common))  # all is done: nothing changes
     assert result(tmp_path / "whole") == result(tmp_path / "c")
     build(compose(tmp_path, *common, "cleaning.min_characters=2"))
     assert not any(path.exists() and path.stat().st_mtime_ns == number for path, number in read.items())
+
+
+def test_a_kill_while_work_is_deleted_leaves_none_of_it(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = [*mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002"]
+    build(compose(tmp_path, *common, "run.name=whole"))
+    folder, remove = tmp_path / "c", shutil.rmtree
+
+    def killed(path: Path, *arguments: Any, **named: Any) -> None:
+        if "work" in Path(path).name:
+            remove(next((path / "read").glob("0*")))
+            raise KeyboardInterrupt
+        remove(path, *arguments, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(compose(tmp_path, *common))
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert not (folder / "work").exists()
+    (folder / "finished.json").unlink()
+    build(compose(tmp_path, *common))
+    assert result(tmp_path / "whole") == result(folder)
+    assert not (folder / ".work.doomed").exists()
+
+
+def test_a_finished_corpus_is_left_alone(
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "d.jsonl", TEXTS)
+    common = [f"documents=[{source}]", f"tokenizer={tokenizer.path}", "run.progress=true"]
+    part = tmp_path / "c" / "train"
+
+    def made_anew(*more: str) -> bool:
+        before = part.stat().st_ino, part.stat().st_mtime_ns
+        build(compose(tmp_path, *common, *more))
+        anew = (part.stat().st_ino, part.stat().st_mtime_ns) != before
+        assert ("nothing to do" in capsys.readouterr().err) != anew
+        assert all(fault == "" for _, fault in shards.verify(part))
+        return anew
+
+    build(compose(tmp_path, *common))
+    assert not made_anew()
+    assert not made_anew("num_workers=2")
+    assert made_anew("run.resume=never")
+    with (part / "documents" / "00000000.tokens").open("ab") as file:
+        file.write(b"x")
+    assert made_anew()
+    (part / "documents" / "shards.bin").unlink()
+    assert made_anew()
+    (part / "manifest.json").unlink()
+    assert made_anew()
+    write(tmp_path / "d.jsonl", TEXTS[:2])
+    assert made_anew()
+    assert kept(tmp_path / "c", tokenizer) == {"documents": TEXTS[:2]}
+
+
+def test_an_input_that_changes_while_it_is_read_is_told(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Corpus._tokenize
+
+    def slow(corpus: Corpus) -> None:
+        plain(corpus)
+        write(tmp_path / "d.jsonl", TEXTS[:1])
+
+    monkeypatch.setattr(Corpus, "_tokenize", slow)
+    source = write(tmp_path / "d.jsonl", TEXTS)
+    with pytest.raises(UserError, match="an input changed while it was read"):
+        build(compose(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}"))
+    assert not (tmp_path / "c" / "train").exists()
+
+
+def test_the_field_with_the_text_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    for name, texts in (("a", TEXTS[:2]), ("b", TEXTS[2:])):
+        write_rows(tmp_path / f"{name}.jsonl", ({"content": text, "text": 3} for text in texts))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (tmp_path / "b.jsonl").rename(folder / "b.jsonl")
+    entry = {"text": "content", "epochs": 1, "licence": "CC0"}
+    content = {"file": {"paths": str(tmp_path / "a.jsonl"), **entry}, "set": {"paths": f"hf:{folder}", **entry}}
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
+    build(compose(tmp_path, f"mixture={tmp_path / 'm.yaml'}", f"tokenizer={tokenizer.path}"))
+    assert kept(tmp_path / "c", tokenizer) == {"file": TEXTS[:2], "set": TEXTS[2:]}
 
 
 @pytest.mark.slow
@@ -306,6 +395,9 @@ def test_missing_things_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
         build(compose(tmp_path, "documents=[d.jsonl]", f"tokenizer={tokenizer.path}"))
     with pytest.raises(UserError, match=r"documents=\[\], mixture=None: needs a list of files"):
         compose(tmp_path, "tokenizer=t")
+    assert config.compose("corpus", CorpusConfig, ["run.name=c", "documents=[d]", "tokenizer=t"]).num_workers is None
+    with pytest.raises(UserError, match=r"num_workers=0: needs 1 or more"):
+        compose(tmp_path, "documents=[d]", "tokenizer=t", "num_workers=0")
     with pytest.raises(UserError, match=r"duplicates\.similarity=1\.5: needs 0\.1 or more, at most 1"):
         compose(tmp_path, "documents=[d]", "tokenizer=t", "duplicates.similarity=1.5")
     with pytest.raises(UserError, match=r"languages\.keep=\['en'\]: needs languages\.identify=true"):

@@ -45,6 +45,8 @@ def test_a_mixture_is_read(tmp_path: Path) -> None:
         ({"a": {**FINE, "weight": 1}}, "source a: has weight and epochs; needs one of the two"),
         ({"a": {"paths": "x", "licence": "y"}}, "source a: has neither weight nor epochs"),
         ({"a": {**FINE, "epochs": 0}}, "source a: epochs=0: needs a number above 0"),
+        ({"a": {**FINE, "text": 3}}, "source a: text=3: needs a name"),
+        ({"a": {**FINE, "paths": __file__, "config": "en"}}, "source a: config=en: .* is a file, which has none"),
         ({"a": {**FINE, "licence": ""}}, "source a: needs a licence"),
         ({"a": FINE, "b": {"paths": "x", "weight": 1, "licence": "y"}}, "some sources have a weight and others epochs"),
     ],
