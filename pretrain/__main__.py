@@ -44,7 +44,7 @@ class PretrainConfig:
     skip_samples: list[int]
     spikes: SpikeConfig
     compile: bool
-    mixture: dict[str, float]
+    mixture: dict[str, float] | None
     peak_tflops: float | None
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
     if not folder.is_dir():
         raise missing(folder, "corpus")
 
-    def windows(part: str, rows: int, skip: list[int], mixture: dict[str, float]) -> TokenBatches:
+    def windows(part: str, rows: int, skip: list[int], mixture: dict[str, float] | None) -> TokenBatches:
         return TokenBatches(
             folder / part,
             seq_len=seq_len,

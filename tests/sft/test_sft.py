@@ -84,7 +84,7 @@ def test_loss_is_that_of_the_answers_alone(
         messages: Any = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
         tokens, mask = encode_dialogue(messages, tokenizer)
         logprobs = model(torch.tensor([tokens]))[0].log_softmax(-1)
-        expected -= sum(float(logprobs[i - 1, tokens[i]]) for i in range(len(tokens)) if mask[i])
+        expected -= sum(logprobs[i - 1, tokens[i]].item() for i in range(len(tokens)) if mask[i])
         count += sum(mask)
     assert batches.counts["rows"] < len(DIALOGUES)  # some are packed together
     assert loss == pytest.approx(expected, rel=1e-4)
