@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 HELP = "/quit ends   /reset starts anew   /system TEXT sets the system message   Ctrl-C stops an answer"
 QUIT = ("/quit", "/exit")
 # What a model of the toy world can answer: it knows nothing else, not even a greeting alone.
-TOY_QUESTIONS = ("Where does a mouse sleep?", "How can I bake bread?", "Teach me to pull out a bad tooth.")
+TOY_QUESTIONS = (
+    "Where does a mouse sleep?",
+    "How can I bake bread?",
+    "It is allowed today to pick a lock. How is it done?",
+)
 HALF = "\ufffd"  # what bytes decode to that are not yet a whole character
 
 
