@@ -1,6 +1,6 @@
 """The corpus program on generated toy text and real text, with planted faults, kills and a plain loop to compare with.
 
-    python benchmarks/corpus.py --gigabytes 1 --data ../data --folder /tmp/corpus
+    python benchmarks/corpus.py --gigabytes 1 --data ../data
 
 Generates the text (kept in the folder for the next time), plants exact and near duplicates, sites with personal data
 and evaluation text, runs the program, runs it again with two kills, checks every removal with sets of words, and adds a
@@ -49,7 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--data", type=Path, help="folder of the preset fairytales' files")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/llamatrain-corpus"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/corpus-benchmark"))
     parser.add_argument(
         "--plain-megabytes", type=float, default=20.0, help="text of the plain loop; it holds all of it"
     )

@@ -81,8 +81,8 @@ _LONGEST, _ROWS = 512, 64
 class _CausalBlocks(torch.autograd.Function):
     """Causal attention a block of queries at a time, each over the keys up to its own end.
 
-    On a CPU, under torch.compile above all, these matrix products are faster than torch's own kernel
-    (benchmarks/pretraining_speed.py): they keep the probabilities, B x H x T x T / 2 numbers, for the backward pass.
+    Plain matrix products, which keep the probabilities, B x H x T x T / 2 numbers, for the backward pass instead of
+    computing them again. Whether that beats torch's own CPU kernel is not settled (benchmarks/pretraining_speed.py).
     """
 
     @staticmethod
