@@ -82,7 +82,7 @@ class _CausalBlocks(torch.autograd.Function):
     """Causal attention a block of queries at a time, each over the keys up to its own end.
 
     Plain matrix products, which keep the probabilities, B x H x T x T / 2 numbers, for the backward pass instead of
-    computing them again. Whether that beats torch's own CPU kernel is not settled (benchmarks/pretraining_speed.py).
+    computing them again as torch's own CPU kernel does (benchmarks/pretraining_speed.py).
     """
 
     @staticmethod
@@ -112,10 +112,11 @@ class _CausalBlocks(torch.autograd.Function):
         for start, probabilities in zip(range(0, length, _ROWS), kept, strict=True):
             end = min(start + _ROWS, length)
             part = slope[:, start:end]
-            by_v[:, :end].baddbmm_(probabilities.transpose(1, 2), part)
             by_probabilities = torch.bmm(part, v[:, :end].transpose(1, 2))
-            by_scores = torch._softmax_backward_data(by_probabilities, probabilities, -1, torch.float32)
-            by_q[:, start:end] = torch.bmm(by_scores, k[:, :end]).mul_(scale)
-            by_k[:, :end].baddbmm_(by_scores.transpose(1, 2), q[:, start:end], alpha=scale)
+            by_scores = torch._softmax_backward_data(by_probabilities, probabilities, -1, torch.float32).mul_(scale)
+            by_q[:, start:end] = torch.bmm(by_scores, k[:, :end])
+            # Not baddbmm_: into a slice it would run matrix by matrix.
+            by_k[:, :end] += torch.bmm(by_scores.transpose(1, 2), q[:, start:end])
+            by_v[:, :end] += torch.bmm(probabilities.transpose(1, 2), part)
         shape = (batch, heads, length, width)
         return by_q.view(shape), by_k.view(shape), by_v.view(shape), None

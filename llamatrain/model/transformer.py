@@ -28,6 +28,7 @@ from llamatrain.linear import linear
 from llamatrain.losses import linear_cross_entropy
 from llamatrain.model.attention import Rotary, additive, attend, rotary_table, rotate, segment_mask
 from llamatrain.model.kv_cache import CacheRows, KVCache
+from llamatrain.model.norm import RMSNorm
 
 
 def _keep_narrow(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -217,18 +218,6 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Do nothing: the constructor fills the weight."""
-
-
-class RMSNorm(nn.Module):
-    """Normalise in float32, cast back, then scale: the released order."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), None, self.eps) * self.weight
 
 
 class Attention(nn.Module):
