@@ -278,18 +278,21 @@ def test_stories260k_logits_equal_transformers(shared_data: Path) -> None:
 def test_attention_in_blocks_equals_torchs(
     monkeypatch: pytest.MonkeyPatch, model_config: ModelConfig, n_kv_heads: int, segmented: bool
 ) -> None:
-    """Rows of 150 positions are two blocks and a part; the kernel of torch is the reference."""
+    """Rows of 150 positions are two blocks and a part; the kernel of torch, with a mask in one, is the reference."""
     ids = tokens(2, 150)
     segments = torch.ones_like(ids)
     if segmented:
         segments[0, 70:] = 2
         segments[1, 140:] = 0
     results = []
-    for longest in (512, 0):
+    for longest, masked_rows in ((0, 512), (512, 512), (0, 40)):
         monkeypatch.setattr(attention, "_LONGEST", longest)
+        monkeypatch.setattr(attention, "_MASKED_ROWS", masked_rows)
         model = wide(model_config, n_kv_heads=n_kv_heads, max_seq_len=150)
         logits = model(ids, segment_ids=segments)
         logits.logsumexp(-1).sum().backward()
         results.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    expected, *others = results
+    for found in others:
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
