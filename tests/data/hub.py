@@ -145,6 +145,9 @@ def check() -> None:
         revision: stamp(Part("hf:owner/name", version=Version(revision=revision))) for revision in (None, "v1", OLD)
     }
     assert told == {None: [NEW], "v1": [OLD], OLD: [OLD]}
+    REFERENCES["main"] = OLD  # a branch moves
+    assert stamp(Part("hf:owner/name")) == [OLD]
+    REFERENCES["main"] = NEW
     asked = len(Hub.asked)
     assert streamed("owner/name", Version()) == [["zero", "one"], ["two"]]
     assert all("resolve" in path for path in Hub.asked[asked:]), "the hub is asked for shards alone"
