@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 import llamatrain.engine as engine_module
 from llamatrain import checkpoint, distributed
-from llamatrain.data.batches import Places, _Batches
+from llamatrain.data.batches import Batches
+from llamatrain.data.order import Places
 from llamatrain.engine import Engine, ZeroConfig, shapes
 from llamatrain.errors import UserError
 from llamatrain.fit import fit, train_step
@@ -306,7 +307,7 @@ def check_frozen(folder: Path, tokenizer: Tokenizer) -> None:
     say("frozen")
 
 
-class Numbered(_Batches):
+class Numbered(Batches):
     """Rows that follow from their number alone; the loss of one is not a number."""
 
     broken = 13  # of step 1; with two ranks it is on the second

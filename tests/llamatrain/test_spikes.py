@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from llamatrain import checkpoint
-from llamatrain.data.batches import TokenBatches
 from llamatrain.data.rows import write_rows
+from llamatrain.data.windows import TokenBatches
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
