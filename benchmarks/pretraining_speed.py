@@ -6,7 +6,7 @@
 A peer's command prints a JSON line with `runs`, a list of tokens a second. Every round starts each side once, in turn;
 a ratio is the median over the rounds of the two rates of one round, because the machine itself drifts. The side `plain`
 is our model in a bare PyTorch loop. A peer named `roofline` counts the matrix products alone. A line goes to
-results/pretraining_speed.jsonl. Two options only print: `--profile`, where a step's time goes, on one thread, and
+results/pretraining_speed.jsonl, as it does with `--profile`, where a step's time goes, on one thread, and with
 `--engine-share`, what the engine adds to the bare loop's step, the two in alternation within one process.
 """
 
@@ -132,10 +132,10 @@ def work(options: argparse.Namespace) -> None:
     for _ in range(3):  # compile and warm up
         step(batch())
     if options.profile:
-        profile(torch, step, batch)
+        profile(torch, step, batch, options.size)
         return
     if options.engine_share:
-        engine_share(step, plain_step(Transformer(config, seed=0)), batch, options.steps)
+        engine_share(step, plain_step(Transformer(config, seed=0)), batch, options)
         return
     runs = []
     for _ in range(options.steps):
@@ -147,10 +147,10 @@ def work(options: argparse.Namespace) -> None:
         print(json.dumps({"runs": runs}))
 
 
-def engine_share(engine: Any, plain: Any, batch: Any, steps: int) -> None:
+def engine_share(engine: Any, plain: Any, batch: Any, options: argparse.Namespace) -> None:
     """Print the median over pairs of steps, in turn the one and the other first, of what the engine adds."""
     shares = []
-    for number in range(-3, steps):
+    for number in range(-3, options.steps):
         seconds, given = {}, batch()
         for step in (engine, plain) if number % 2 else (plain, engine):
             started = time.perf_counter()
@@ -159,7 +159,8 @@ def engine_share(engine: Any, plain: Any, batch: Any, steps: int) -> None:
         if number >= 0:
             shares.append(seconds[engine] / seconds[plain] - 1)
     low, middle, high = statistics.quantiles(shares, n=4)
-    print(f"the engine adds {middle:+.1%} to a step (quartiles {low:+.1%} to {high:+.1%}, {steps} pairs)")
+    append(options.size, {"engine_adds": [round(share, 3) for share in (low, middle, high)], "pairs": options.steps})
+    print(f"the engine adds {middle:+.1%} to a step (quartiles {low:+.1%} to {high:+.1%}, {options.steps} pairs)")
 
 
 KINDS = {  # of operations, by what their names hold; the first that fits
@@ -171,7 +172,7 @@ KINDS = {  # of operations, by what their names hold; the first that fits
 }
 
 
-def profile(torch: Any, step: Any, batch: Any) -> None:
+def profile(torch: Any, step: Any, batch: Any, size: str) -> None:
     """Print the shares of five steps' time by kind of operation."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for _ in range(5):
@@ -183,6 +184,7 @@ def profile(torch: Any, step: Any, batch: Any) -> None:
         kind = "loss" if "log_softmax" in name else fits[0] if fits else "elementwise, copies and calls"
         shares[kind] = shares.get(kind, 0.0) + event.self_cpu_time_total
     total = sum(shares.values())
+    append(size, {"profile": {kind: round(share / total, 3) for kind, share in shares.items()}})
     for kind, share in sorted(shares.items(), key=lambda pair: -pair[1]):
         print(f"| {kind} | {share / total:.0%} |")
 
@@ -217,17 +219,22 @@ def plain_step(model: Any) -> Any:
     return step
 
 
-def record(options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
-    """Append the line and print the table: medians, and paired ratios of ours to each side."""
+def append(size: str, found: dict[str, Any]) -> None:
+    """Add a line to the results."""
     sys.path.insert(0, str(Path(__file__).parent))
     from chain import commit, machine
 
+    day = datetime.now(UTC).date().isoformat()
+    line = {"date": day, "commit": commit(), "machine": machine(), "size": size, **found}
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def record(options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
+    """Append the line and print the table: medians, and paired ratios of ours to each side."""
     best = [name for name in rates if name.startswith("llamatrain")]
     line = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-        "machine": machine(),
-        "size": options.size,
         "tokens_per_second": {name: [round(rate) for rate in values] for name, values in rates.items()},
         "paired_ratio": {
             ours: {
@@ -237,9 +244,7 @@ def record(options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
             for ours in best
         },
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    append(options.size, line)
     print(f"| size {options.size} | tokens/s, median | " + " | ".join(f"{ours} over it" for ours in best) + " |")
     print("|---|---|" + "---|" * len(best))
     for name, values in rates.items():
