@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import llamatrain.engine as engine_module
-from llamatrain import checkpoint, distributed
+from llamatrain import checkpoint, distributed, manifest
 from llamatrain.data.batches import Places, _Batches
 from llamatrain.engine import Engine, ZeroConfig, shapes
 from llamatrain.errors import UserError
@@ -366,6 +366,21 @@ def check_reading(folder: Path, tokenizer: Tokenizer) -> None:
         engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(2), STEPS)
         with pytest.raises(UserError, match="row 13 is missing"):
             fit(engine, Damaged([]), language_model_loss, run, STEPS, tokenizer)
+    parent, hashed = folder / "read_parent", list[str]()
+    if distributed.is_main():
+        save_checkpoint(parent, Transformer(MODEL, seed=0), tokenizer)
+    distributed.barrier()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "sha256", lambda path, sha256=manifest.sha256: hashed.append(path.name) or sha256(path))
+        assert checkpoint.resolve(parent) == parent.resolve()
+    shares = distributed.gather_objects(hashed)
+    assert sorted(name for share in shares for name in share) == sorted(manifest.read(parent))  # once, by one rank
+    assert all(shares)
+    if distributed.is_main():
+        (parent / "model.safetensors").write_bytes(b"")
+    distributed.barrier()
+    with pytest.raises(UserError, match=r"model.safetensors has 0 bytes"):
+        checkpoint.resolve(parent)
     say("reading")
 
 

@@ -119,7 +119,7 @@ def test_a_checkpoint_is_a_whole_folder(tmp_path: Path, model_config: ModelConfi
     manifest.verify(final.resolve())
     lineage = json.loads((final / "llamatrain.json").read_text())
     assert lineage["program"] == "test" and lineage["step"] == STEPS and lineage["data"] == {"train": "abc"}
-    model = checkpoint.load_model(tmp_path / "job")
+    model = checkpoint.load_model(checkpoint.resolve(tmp_path / "job"))
     for name, weight in engine.parameters_by_name():
         assert torch.equal(model.get_parameter(name), weight)
     assert checkpoint.load_tokenizer(tmp_path / "job").encode("Anna") == tokenizer.encode("Anna")
@@ -140,12 +140,12 @@ def test_damage_stops_and_names_the_last_good_one(
     with pytest.raises(UserError, match=rf"model.safetensors was altered.*last good one is {older}"):
         train(tmp_path, model_config, tokenizer)
     with pytest.raises(UserError, match=r"model.safetensors was altered"):
-        checkpoint.load_model(newest)
+        checkpoint.resolve(newest)
     file.unlink()
     with pytest.raises(UserError, match=r"model.safetensors is missing"):
-        checkpoint.load_model(newest)
+        checkpoint.resolve(newest)
     with pytest.raises(UserError, match=r"nowhere does not exist; `llamatrain sft` makes it"):
-        checkpoint.load_model(tmp_path / "nowhere", made_by="sft")
+        checkpoint.resolve(tmp_path / "nowhere", made_by="sft")
 
 
 def test_changed_data_is_refused(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
