@@ -124,12 +124,7 @@ def test_compiled_it_learns_the_same(
     corpus: Path,
     tokenizer: Tokenizer,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import torch._dynamo
-
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "0")  # what compiling leaves is put back for other tests
-    monkeypatch.setattr(torch._dynamo.config, "disable", torch._dynamo.config.disable)
     more = ("steps=4", "run.eval_every=2", "run.progress=true", "model.activation_checkpointing=selective")
     train(configure(tmp_path / "plain", corpus, tokenizer, *more))
     assert "compiled" not in capsys.readouterr().err
