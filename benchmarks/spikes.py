@@ -3,9 +3,9 @@
     python benchmarks/spikes.py
 
 On the toy world, with the demo's model: a clean run with the detector on (false alarms are counted), and one whose corpus
-has a burst of garbage (random tokens in all windows of three steps) and whose loss is not a number for a sample of
-another step. What is measured: what the detector found, and the held-out loss of both in the end. `--table` prints the
-recorded lines.
+has a burst of garbage (random tokens in all windows of six steps, four good ones among them) and whose loss is not a
+number for a sample of another step. What is measured: what the detector found, how often the run went back and how many
+steps it took again, and the held-out loss of both in the end. `--table` prints the recorded lines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llamatrain.losses import Batch, language_model_loss
 from llamatrain.tokenizer import Tokenizer
 
 RECORD = RESULTS / "spikes.jsonl"
-GARBAGE = (150, 152)  # first and last step of the burst
+GARBAGE = (*range(150, 154), *range(158, 160))  # the steps of the burst, all before the next checkpoint
 BROKEN = 260  # the step with a loss that is not a number
 MARKED = 16  # tokens by which the program recognises the sample of that step
 
@@ -74,10 +74,14 @@ def measure(folder: Path, steps: int, seed: int, megabytes: int) -> dict[str, An
         "steps": steps,
         "seed": seed,
         "planted": {"garbage_steps": GARBAGE, "nan_step": BROKEN},
+        "rollbacks": len(incidents),
+        "steps_again": sum(found["step"] - found["back_to"] for found in incidents),
+        "as_planted": [step for found in incidents for step in steps_of(found)] == [*GARBAGE, BROKEN],
         "false_alarms": len(read(clean / "incidents.jsonl")),
         "incidents": [
             {
                 **{key: found[key] for key in ("first_step", "step", "back_to", "criterion", "value", "threshold")},
+                "steps": steps_of(found),
                 "samples": len(found["samples"]),
                 "text": found["samples"][0]["text"],
             }
@@ -88,6 +92,11 @@ def measure(folder: Path, steps: int, seed: int, megabytes: int) -> dict[str, An
         "eval_loss_poisoned": after,
         "difference_percent": 100 * (after / before - 1),
     }
+
+
+def steps_of(incident: dict[str, Any]) -> list[int]:
+    """Return the steps whose samples an incident names."""
+    return sorted({sample["step"] for sample in incident["samples"]})
 
 
 def make_data(folder: Path, megabytes: int) -> None:
@@ -147,11 +156,11 @@ def poison(clean: Path, folder: Path, tokenizer: Path, steps: int, seed: int) ->
     shutil.copytree(clean, folder)
     batches, _ = program.load(configure(folder, folder, tokenizer, steps, seed), Tokenizer(tokenizer))
     draw = np.random.default_rng(seed)
-    places = np.array([place for step in range(GARBAGE[0] - 1, GARBAGE[1]) for place in batches.sample_ids(step)])
+    places = np.array([place for step in GARBAGE for place in batches.sample_ids(step - 1)])
     for source, window in zip(*(found.tolist() for found in batches.located(places)), strict=True):
         overwrite(batches, folder / "train", source, window * (batches.seq_len - 1), draw)
     # The incident of the garbage moves what follows up by its samples.
-    at = batches.sample_ids(BROKEN - 1 + GARBAGE[1] - GARBAGE[0] + 1)[3]
+    at = batches.sample_ids(BROKEN - 1 + len(GARBAGE))[3]
     row: list[int] = batches.windows_at(np.array([at]))["input_ids"][0, :MARKED].tolist()
     return tuple(row)
 
@@ -191,7 +200,8 @@ def table(lines: list[dict[str, Any]]) -> None:
         print(
             f"\nseed {line['seed']}, {line['steps']} steps: {line['false_alarms']} false alarms in the clean run; held-out "
             f"loss {line['eval_loss_clean']:.4f} clean, {line['eval_loss_poisoned']:.4f} poisoned "
-            f"({line['difference_percent']:+.2f} %)"
+            f"({line['difference_percent']:+.2f} %); {len(line['incidents'])} rollbacks, "
+            f"{sum(found['step'] - found['back_to'] for found in line['incidents'])} steps taken again"
         )
 
 

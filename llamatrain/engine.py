@@ -91,7 +91,7 @@ class Engine:
         if compiled:
             _compile(model, zero)
         deepspeed = _import_deepspeed()
-        self.optim, self.zero, self.total_steps = optim, zero, total_steps
+        self.optim, self.zero, self.total_steps, self.compiled = optim, zero, total_steps, compiled
         self.dtype = DTYPES[zero.dtype]
         self.device = distributed.device()
         self.steps_done = 0
