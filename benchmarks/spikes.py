@@ -4,8 +4,9 @@
 
 On the toy world, with the demo's model: a clean run with the detector on (false alarms are counted), and one whose corpus
 has a burst of garbage (random tokens in all windows of six steps, four good ones among them) and whose loss is not a
-number for a sample of another step. What is measured: what the detector found, how often the run went back and how many
-steps it took again, and the held-out loss of both in the end. `--table` prints the recorded lines.
+number for a sample of another step; and one on the clean corpus that is told to pass over the same samples, so that it
+takes what the poisoned run took, in its order. What is measured: what the detector found, how often the run went back and
+how many steps it took again, and the held-out loss of each in the end. `--table` prints the recorded lines.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,13 +62,15 @@ def main() -> int:
 def measure(folder: Path, steps: int, seed: int, megabytes: int) -> dict[str, Any]:
     """Make the data where they are not there yet, run both and describe them."""
     make_data(folder, megabytes)
-    clean, poisoned = folder / f"clean-{seed}", folder / f"poisoned-{seed}"
+    clean, poisoned, known = (folder / f"{name}-{seed}" for name in ("clean", "poisoned", "known"))
     train(clean, folder / "corpus", folder / "tokenizer", steps, seed, broken=None)
     broken = poison(folder / "corpus", folder / f"corpus-poisoned-{seed}", folder / "tokenizer", steps, seed)
     train(poisoned, folder / f"corpus-poisoned-{seed}", folder / "tokenizer", steps, seed, broken)
-    ends = {run: json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (clean, poisoned)}
     incidents = read(poisoned / "incidents.jsonl")
-    before, after = ends[clean]["eval/loss"], ends[poisoned]["eval/loss"]
+    skip = [sample["sample"] for found in incidents for sample in found["samples"]]
+    train(known, folder / "corpus", folder / "tokenizer", steps, seed, broken=None, skip=skip)
+    ends = {run: read(run / "metrics.jsonl")[-1] for run in (clean, poisoned, known)}
+    before, after, told = (ends[run]["eval/loss"] for run in (clean, poisoned, known))
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
@@ -91,6 +95,8 @@ def measure(folder: Path, steps: int, seed: int, megabytes: int) -> dict[str, An
         "eval_loss_clean": before,
         "eval_loss_poisoned": after,
         "difference_percent": 100 * (after / before - 1),
+        "eval_loss_known": told,
+        "difference_known_percent": 100 * (after / told - 1),
     }
 
 
@@ -131,8 +137,18 @@ def configure(folder: Path, corpus: Path, tokenizer: Path, steps: int, seed: int
     return config.compose("pretrain", program.PretrainConfig, overrides)
 
 
-def train(folder: Path, corpus: Path, tokenizer: Path, steps: int, seed: int, broken: tuple[int, ...] | None) -> None:
+def train(
+    folder: Path,
+    corpus: Path,
+    tokenizer: Path,
+    steps: int,
+    seed: int,
+    broken: tuple[int, ...] | None,
+    skip: Sequence[int] = (),
+) -> None:
     """Pretrain; the loss of a micro-batch with a row that begins with the tokens `broken` is not a number."""
+    cfg = configure(folder, corpus, tokenizer, steps, seed)
+    cfg.skip_samples = list(skip)
 
     def loss_fn(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, extra = language_model_loss(model, batch)
@@ -142,7 +158,7 @@ def train(folder: Path, corpus: Path, tokenizer: Path, steps: int, seed: int, br
     original = program.language_model_loss
     program.language_model_loss = loss_fn
     try:
-        program.train(configure(folder, corpus, tokenizer, steps, seed))
+        program.train(cfg)
     finally:
         program.language_model_loss = original
 
@@ -197,10 +213,14 @@ def table(lines: list[dict[str, Any]]) -> None:
                 f"| {found['back_to']} | {found['samples']} |"
             )
     for line in lines:
+        known = ""
+        if "eval_loss_known" in line:
+            told, difference = line["eval_loss_known"], line["difference_known_percent"]
+            known = f", {told:.4f} where it was told what to pass over ({difference:+.3f} %)"
         print(
             f"\nseed {line['seed']}, {line['steps']} steps: {line['false_alarms']} false alarms in the clean run; held-out "
             f"loss {line['eval_loss_clean']:.4f} clean, {line['eval_loss_poisoned']:.4f} poisoned "
-            f"({line['difference_percent']:+.2f} %); {len(line['incidents'])} rollbacks, "
+            f"({line['difference_percent']:+.2f} %){known}; {len(line['incidents'])} rollbacks, "
             f"{sum(found['step'] - found['back_to'] for found in line['incidents'])} steps taken again"
         )
 
