@@ -30,8 +30,8 @@ import torch
 import pretrain.__main__ as program
 from benchmarks.chain import RESULTS, ROOT, commit, machine
 from llamatrain import config
-from llamatrain.data.batches import TokenBatches
 from llamatrain.data.shards import SHARDS
+from llamatrain.data.windows import TokenBatches
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.tokenizer import Tokenizer
 

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 
 import llamatrain.engine as engine_module
 from llamatrain import checkpoint, distributed
-from llamatrain.data.batches import Places, _Batches
+from llamatrain.data.batches import Batches
+from llamatrain.data.order import Places
 from llamatrain.engine import Engine, ZeroConfig, shapes
 from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit, train_step
@@ -307,7 +308,7 @@ def check_frozen(folder: Path, tokenizer: Tokenizer) -> None:
     say("frozen")
 
 
-class Numbered(_Batches):
+class Numbered(Batches):
     """Rows that follow from their number alone; the loss of two is not a number."""
 
     broken = (13, 19)  # of steps 1 and 2; of two ranks the second has one, the first the other

@@ -18,8 +18,8 @@ import torch
 from llamatrain import checkpoint
 from llamatrain import fit as fit_module
 from llamatrain.config import Stopped
-from llamatrain.data.batches import TokenBatches
 from llamatrain.data.rows import write_rows
+from llamatrain.data.windows import TokenBatches
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
