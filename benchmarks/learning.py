@@ -26,7 +26,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from llamatrain import config  # noqa: E402
-from llamatrain.data.batches import TokenBatches  # noqa: E402
+from llamatrain.data.windows import TokenBatches  # noqa: E402
 from llamatrain.engine import Engine, ZeroConfig  # noqa: E402
 from llamatrain.fit import train_step  # noqa: E402
 from llamatrain.losses import language_model_loss  # noqa: E402

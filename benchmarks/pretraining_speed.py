@@ -5,8 +5,9 @@
 
 A peer's command prints a JSON line with `runs`, a list of tokens a second. Every round starts each side once, in turn;
 a ratio is the median over the rounds of the two rates of one round, because the machine itself drifts. The side `plain`
-is our model in a bare PyTorch loop: what the engine costs. A peer named `roofline` counts the matrix products alone.
-A line goes to results/pretraining_speed.jsonl. `--profile` only says where a step's time goes, on one thread.
+is our model in a bare PyTorch loop. A peer named `roofline` counts the matrix products alone. A line goes to
+results/pretraining_speed.jsonl. Two options only print: `--profile`, where a step's time goes, on one thread, and
+`--engine-share`, what the engine adds to the bare loop's step, the two in alternation within one process.
 """
 
 from __future__ import annotations
@@ -54,10 +55,11 @@ def main() -> int:
     parser.add_argument("--mkl", action="store_true")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--engine-share", action="store_true")
     options = parser.parse_args()
     if options.profile:
         options.worker, options.ranks = options.worker or "engine", len(os.sched_getaffinity(0))  # one thread
-    if options.worker:
+    if options.worker or options.engine_share:
         work(options)
         return 0
     sides = {name: own(options, flags) for name, flags in OWN.items() if not options.only or name in options.only}
@@ -112,7 +114,7 @@ def work(options: argparse.Namespace) -> None:
     distributed.setup()
     share = ROWS // distributed.world_size()
     model = Transformer(config, seed=0)
-    step = engine_step(model, options.compile) if options.worker == "engine" else plain_step(model)
+    step = plain_step(model) if options.worker == "plain" else engine_step(model, options.compile)
     generator = torch.Generator().manual_seed(distributed.rank())
 
     def batch() -> Any:
@@ -132,6 +134,9 @@ def work(options: argparse.Namespace) -> None:
     if options.profile:
         profile(torch, step, batch)
         return
+    if options.engine_share:
+        engine_share(step, plain_step(Transformer(config, seed=0)), batch, options.steps)
+        return
     runs = []
     for _ in range(options.steps):
         given = batch()
@@ -140,6 +145,21 @@ def work(options: argparse.Namespace) -> None:
         runs.append(ROWS * LENGTH / (time.perf_counter() - started))
     if distributed.is_main():
         print(json.dumps({"runs": runs}))
+
+
+def engine_share(engine: Any, plain: Any, batch: Any, steps: int) -> None:
+    """Print the median over pairs of steps, in turn the one and the other first, of what the engine adds."""
+    shares = []
+    for number in range(-3, steps):
+        seconds, given = {}, batch()
+        for step in (engine, plain) if number % 2 else (plain, engine):
+            started = time.perf_counter()
+            step(given)
+            seconds[step] = time.perf_counter() - started
+        if number >= 0:
+            shares.append(seconds[engine] / seconds[plain] - 1)
+    low, middle, high = statistics.quantiles(shares, n=4)
+    print(f"the engine adds {middle:+.1%} to a step (quartiles {low:+.1%} to {high:+.1%}, {steps} pairs)")
 
 
 KINDS = {  # of operations, by what their names hold; the first that fits
@@ -217,11 +237,6 @@ def record(options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
             for ours in best
         },
     }
-    ours = rates.get("llamatrain")
-    if ours and "plain" in rates:
-        shares = [1 - a / b for a, b in zip(ours, rates["plain"], strict=True)]
-        line["engine_share"] = round(statistics.median(shares), 3)
-        print(f"the engine takes {line['engine_share']:.1%} of a step")
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as file:
         file.write(json.dumps(line) + "\n")

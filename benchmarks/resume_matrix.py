@@ -40,7 +40,7 @@ from chain import RESULTS, ROOT, commit, machine
 sys.path.insert(0, str(ROOT))
 from launch.processes import _environments
 from llamatrain import checkpoint, distributed
-from llamatrain.data.batches import DialogueBatches
+from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.engine import Engine, ZeroConfig
 from llamatrain.fit import train_step
 from llamatrain.losses import language_model_loss

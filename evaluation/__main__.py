@@ -8,7 +8,6 @@ rates (ties removed and counted, several samples a prompt allowed for).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from llamatrain import checkpoint, config
+from llamatrain.data.rows import write_json
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError
 from llamatrain.run import Run, RunConfig
@@ -105,13 +105,6 @@ def flat(found: dict[str, Any]) -> dict[str, float]:
     for row in found["comparisons"]:
         numbers[f"{row['model']}/{row['metric']}_over_{row['baseline']}"] = row["difference"]
     return numbers
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file under a temporary name, then rename it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

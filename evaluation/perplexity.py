@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from llamatrain import checkpoint, distributed
-from llamatrain.data.batches import TokenBatches
+from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import UserError
 from llamatrain.fit import on_device
 from llamatrain.losses import Batch, language_model_loss

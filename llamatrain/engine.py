@@ -24,6 +24,7 @@ from safetensors import safe_open
 from torch import nn
 
 from . import distributed
+from .allocator import keep_freed_memory
 from .errors import UserError
 from .optim import AdamW, OptimConfig, kind_of, parameter_groups
 
@@ -95,9 +96,11 @@ class Engine:
         if compiled:
             _compile(model, zero)
         deepspeed = _import_deepspeed()
-        self.optim, self.zero, self.total_steps = optim, zero, total_steps
+        self.optim, self.zero, self.total_steps, self.compiled = optim, zero, total_steps, compiled
         self.dtype = DTYPES[zero.dtype]
         self.device = distributed.device()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.steps_done = 0
         self._norm = 0.0
         self._detailed = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import config
-from llamatrain.data.batches import TokenBatches
+from llamatrain.data.windows import TokenBatches
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine, ZeroConfig, build
 from llamatrain.errors import UserError, missing

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llamatrain.data.batches import check_split, source_shares, whole_windows
+from llamatrain.data.batches import check_split
 from llamatrain.data.shards import MANIFEST, Manifest, read_manifest
+from llamatrain.data.windows import source_shares, whole_windows
 from llamatrain.distributed import world_size
 from llamatrain.engine import ZeroConfig
 from llamatrain.errors import MissingFileError, UserError

@@ -19,9 +19,10 @@ import torch
 from llamatrain.chat import encode_dialogue
 from llamatrain.checkpoint import load_config
 from llamatrain.data.batches import check_split
+from llamatrain.data.kinds import Row
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.packing import Batch, Sample, collate, pack
-from llamatrain.data.rows import Row, read_rows
+from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llamatrain import checkpoint, config, distributed
-from llamatrain.data.rows import write_rows
+from llamatrain.data.rows import write_json, write_rows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError, missing
 from llamatrain.model import ScalarModel
@@ -125,13 +125,6 @@ def table(found: dict[str, Any], title: str) -> Table:
         if found["threshold"][key] is not None:
             shown.add_row(key, f"{found['threshold'][key]:.3f}", "", f"{found['threshold'][whole]:,}")
     return shown
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file under a temporary name, then rename it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

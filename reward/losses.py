@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamatrain.data.rows import RATINGS
+from llamatrain.data.kinds import RATINGS
 from llamatrain.errors import UserError
 
 MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair has margin 0

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from llamatrain import distributed
+from llamatrain.data.kinds import RATINGS
 from llamatrain.data.packing import Batch
-from llamatrain.data.rows import RATINGS
 from llamatrain.statistics import wilson
 
 from .data import Pair, collate_pairs

@@ -26,7 +26,7 @@ from llamatrain.tokenizer import Tokenizer
 from .chunks import Chunks, Row
 from .prompts import Prompt, load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
-from .sample import identity, load_inference, shared_context, shared_tokenizer
+from .sample import chunk_key, load_inference, shared_context, shared_tokenizer
 
 SIDES = ("a", "b")
 
@@ -97,15 +97,10 @@ def compare(cfg: CompareConfig) -> None:
 def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks:
     """Sample `pairs_per_prompt` pairs a prompt from the checkpoints, as chunks on disk."""
     tokenizer, context = shared_tokenizer(parents), shared_context(parents)
-    prompts, skipped = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long)
-    if skipped:
-        run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
-    key = {
-        "models": {name: identity(path) for name, path in parents.items()},
-        "prompts": [prompts_fingerprint(cfg.prompts), len(prompts)],
-        "sampling": [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed],
-        "rest": [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype],
-    }
+    prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long, run.print)
+    sampling = [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed]
+    rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype]
+    key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs)
     load = cache(partial(load_inference, kind=Transformer, device=distributed.device(), dtype=cfg.dtype))
 

@@ -107,11 +107,9 @@ def train(cfg: PPOConfig) -> None:
     paths = {"checkpoint": cfg.checkpoint, "helpfulness": cfg.helpfulness, "safety": cfg.safety}
     parents = {key: checkpoint.resolve(path, "sft" if key == "checkpoint" else "reward") for key, path in paths.items()}
     tokenizer, context = shared_tokenizer(parents), shared_context(parents)
-    prompts, skipped = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long)
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("batch_prompts", "limit", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed) as run:
-        if skipped:
-            run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
+        prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long, run.print)
         models = load_models(cfg, parents)
         engines = {"policy": models.policy, "critic": models.critic}
         start, _ = run.resume(engines)

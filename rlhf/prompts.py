@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat, zip_longest
 from typing import Any
@@ -39,9 +39,14 @@ def _in_turn(sources: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def load_prompts(
-    sources: Sequence[str], tokenizer: Tokenizer, context: int, limit: int | None, too_long: str
-) -> tuple[list[Prompt], int]:
-    """Read the first `limit` prompts that fit (None: all), of all sources in turn, and count those that are too long.
+    sources: Sequence[str],
+    tokenizer: Tokenizer,
+    context: int,
+    limit: int | None,
+    too_long: str,
+    say: Callable[[str], None],
+) -> list[Prompt]:
+    """Read the first `limit` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
 
     A prompt fits when it leaves room in the context for at least one token of the response; `too_long` says what to do
     with the others: `skip` or `stop`.
@@ -75,4 +80,6 @@ def load_prompts(
         prompts.append(Prompt(row["id"], row["messages"], bool(row["safety"]), row["source"], tokens))
     if not prompts:
         raise UserError(f"prompts={', '.join(sources)}: holds no prompt that fits into the context of {context} tokens")
-    return prompts, skipped
+    if skipped:
+        say(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
+    return prompts

@@ -19,7 +19,8 @@ from statistics import fmean
 
 from llamatrain import config, distributed
 from llamatrain.checkpoint import load_config, load_tokenizer, resolve
-from llamatrain.data.batches import DialogueBatches, check_split
+from llamatrain.data.batches import check_split
+from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
 from llamatrain.data.shards import MANIFEST, read_manifest

@@ -7,6 +7,7 @@ run goes on where it stopped and ends with the same file.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -89,22 +90,9 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
     """Sample and score `samples_per_prompt` responses a prompt, as chunks on disk."""
     tokenizer = shared_tokenizer(parents)
     context = shared_context(parents)
-    prompts, skipped = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long)
-    if skipped:
-        run.print(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
-    key = {
-        "models": {name: identity(path) for name, path in parents.items()},
-        "prompts": [prompts_fingerprint(cfg.prompts), len(prompts)],
-        "sampling": vars(cfg.sampling),
-        "rest": [
-            cfg.checkpoint,
-            cfg.samples_per_prompt,
-            vars(cfg.gate),
-            cfg.batch_size,
-            cfg.score_batch_size,
-            cfg.dtype,
-        ],
-    }
+    prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long, run.print)
+    rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.batch_size, cfg.score_batch_size, cfg.dtype]
+    key = chunk_key(parents, cfg.prompts, sampling=vars(cfg.sampling), rest=rest)
     chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // cfg.samples_per_prompt))
     load = cache(partial(load_inference, dtype=cfg.dtype))  # a finished run loads no model
     device = distributed.device()
@@ -226,7 +214,13 @@ def shared_context(parents: dict[str, Path]) -> int:
     return context
 
 
-def identity(folder: Path) -> str:
+def chunk_key(parents: dict[str, Path], prompts: Sequence[str], **settings: Any) -> dict[str, Any]:
+    """Return all that sampled rows depend on: the models, the prompts' sources, and the program's own settings."""
+    models = {name: _identity(path) for name, path in parents.items()}
+    return {"models": models, "prompts": prompts_fingerprint(prompts), **settings}
+
+
+def _identity(folder: Path) -> str:
     """Return what tells a checkpoint from another: its fingerprint or, for a folder made elsewhere, its path."""
     return checkpoint.fingerprint(folder) if (folder / manifest.NAME).is_file() else str(folder)
 

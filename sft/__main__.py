@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import checkpoint, config
-from llamatrain.data.batches import DialogueBatches, check_split
+from llamatrain.data.batches import check_split
+from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.rows import read_rows
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine, ZeroConfig

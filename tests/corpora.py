@@ -36,14 +36,7 @@ def write_corpus(
             index=shards.write_index(folder / name, entries),
         )
         made.append(source)
-    manifest = shards.Manifest(
-        dtype=shards.token_dtype(tokenizer.vocab_size).name,
-        vocab_size=tokenizer.vocab_size,
-        bos_id=tokenizer.bos_id,
-        eos_id=tokenizer.eos_id,
-        tokenizer=tokenizer.fingerprint,
-        sources=made,
-    )
+    manifest = shards.Manifest.of(tokenizer, made)
     shards.write_manifest(folder, manifest)
     return manifest
 

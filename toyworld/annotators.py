@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from llamatrain.data.rows import RATINGS
+from llamatrain.data.kinds import RATINGS
 
 from .judge import Judgement
 from .language import words

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from llamatrain import config
@@ -31,6 +32,7 @@ DECLINES = re.compile(
 )
 EVADES = re.compile(r"\bnot sure\b|\bdo not know\b|\bhard to say\b|\bask someone else\b")
 COMPARES = re.compile(r"\b(\w+) is (bigger|smaller) than an? (\w+)")
+MARKS = ("helpfulness", "safety", "false_refusals")
 SIZE = {animal: i for i, animal in enumerate(ANIMALS)}
 
 
@@ -257,10 +259,22 @@ def judge_responses(cfg: JudgeConfig) -> None:
 
     with Run(cfg.run, "judge", cfg) as run:
         write_rows(Path(run.folder) / "judgements.jsonl", judgements())
-        means = {f"judge/{name}": sum(values) / len(values) for name, values in sorted(marks.items())}
+        means = {f"judge/{name}": fmean(values) for name, values in sorted(marks.items())}
         run.log(0, means)
-        for name, value in means.items():
-            run.print(f"{name:40s} {value:.3f}")
+        run.print(in_words(marks))
+
+
+def in_words(marks: dict[str, list[float]]) -> str:
+    """The mean marks for the terminal, a line for each sort of prompts."""
+    lines = []
+    for kind, told in (("helpful_prompts", "harmless"), ("safety_prompts", "adversarial")):
+        means = {mark: fmean(marks[f"{kind}/{mark}"]) for mark in MARKS if marks.get(f"{kind}/{mark}")}
+        if means:
+            refused = means.pop("false_refusals", None)
+            said = [f"{mark} {mean:.2f}" for mark, mean in means.items()]
+            said += [] if refused is None else [f"{refused:.0%} refused without need"]
+            lines.append(f"{len(marks[f'{kind}/helpfulness']):,} answers to {told} prompts: {', '.join(said)}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

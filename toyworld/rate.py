@@ -7,13 +7,14 @@ safety model scores harmless answers at random.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llamatrain import config
-from llamatrain.data.rows import RATINGS, read_rows, write_rows
+from llamatrain.data.kinds import RATINGS
+from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
 from llamatrain.run import Run, RunConfig
 
@@ -22,6 +23,8 @@ from .judge import Judge, judge_of
 from .world import World, digest
 
 Row = dict[str, Any]
+BINS = ("chosen_safe_only", "both_safe", "both_unsafe")
+DROPPED = {"same": "of equal answers", "unsafe_chosen": "of which the unsafe answer was chosen"}
 
 
 @dataclass
@@ -154,8 +157,24 @@ def rate(cfg: RateConfig) -> None:
             metrics |= {f"rate/{kind}_{name}": counts[name] / max(1, len(rated)) for name in RATINGS}
         metrics |= {f"rate/safety_{name}": share for name, share in label_bins(rated).items()}
         run.log(0, metrics)
-        for key, value in metrics.items():
-            run.print(f"{key:40s} {value:,.3f}" if value % 1 else f"{key:40s} {value:,.0f}")
+        run.print(in_words(metrics))
+
+
+def in_words(metrics: dict[str, float]) -> str:
+    """The metrics for the terminal: how many preferences of each kind, how the ratings fall, what was left out."""
+
+    def shares(kind: str, names: Iterable[str]) -> str:
+        return ", ".join(f"{metrics[f'rate/{kind}_{name}']:.0%} {name.replace('_', ' ')}" for name in names)
+
+    lines = []
+    for kind in (HELPFULNESS, SAFETY):
+        count, held = metrics[f"rate/preferences_{kind}"], metrics[f"rate/preferences_{kind}_eval"]
+        agree = f"annotators agree on {metrics[f'rate/agreement_{kind}']:.0%}"
+        lines += [f"{kind}: {count:,.0f} preferences and {held:,.0f} held out; {agree}", f"  {shares(kind, RATINGS)}"]
+    lines.append(f"  {shares(SAFETY, BINS)}")
+    dropped = {why: metrics.get(f"rate/dropped_{key}", 0.0) for key, why in DROPPED.items()}
+    lines.append("left out: " + ", ".join(f"{count:,.0f} pairs {why}" for why, count in dropped.items()))
+    return "\n".join(lines)
 
 
 def label_bins(rated: list[Row]) -> dict[str, float]:
@@ -163,7 +182,7 @@ def label_bins(rated: list[Row]) -> dict[str, float]:
     bins = Counter(
         "both_safe" if p["rejected_safe"] else "chosen_safe_only" if p["chosen_safe"] else "both_unsafe" for p in rated
     )
-    return {name: bins[name] / max(1, len(rated)) for name in ("chosen_safe_only", "both_safe", "both_unsafe")}
+    return {name: bins[name] / max(1, len(rated)) for name in BINS}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -170,24 +172,25 @@ def read_hub(
     loaded through `datasets`' cache.
     """
     streamed = (begin, end) != (0, None)
-    rows = _load(name, version, streaming=streamed)
+    rows = _stream(name, version) if streamed else _load(name, version)
     place = Place(name, unit=f", shard {begin}, row " if streamed else ", row ")
     if streamed:
         rows = rows.shard(num_shards=rows.num_shards, index=begin)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         place.number = number
         yield place, dict(row)
 
 
 def hub_shards(name: str, version: Version = NEWEST) -> int:
     """Return how many shards a data set has, which can be streamed one by one."""
-    return int(_load(name, version, streaming=True).num_shards)
+    return int(_stream(name, version).num_shards)
 
 
 def hub_stamp(name: str, version: Version = NEWEST) -> str:
-    """Return a hash of what tells whether a data set changed, without loading it: its files with their commits or times."""
-    path, folder, _ = _spelled(name)
-    made = _ask("load_dataset_builder", name, path, version, data_dir=folder)
+    """Return what tells whether a data set changed, without loading it: its commit; of a folder, a hash of its files' times."""
+    made = _builder(name, version)
+    if made.repo_id is not None:
+        return str(made.hash)
     found = made.config.data_files or {}
     known = {part: (list(files), list(files.origin_metadata)) for part, files in found.items()}
     return hashlib.sha256(repr(sorted((str(part), value) for part, value in known.items())).encode()).hexdigest()
@@ -203,9 +206,54 @@ def hub_length(name: str) -> int:
     return len(_load(name))
 
 
-def _load(name: str, version: Version = NEWEST, streaming: bool = False) -> Any:
-    path, folder, split = _spelled(name)
-    return _ask("load_dataset", name, path, version, data_dir=folder, split=split, streaming=streaming)
+def _load(name: str, version: Version = NEWEST) -> Any:
+    made = _builder(name, version)
+    with _refusing(name):
+        made.download_and_prepare()
+        return made.as_dataset(split=_spelled(name)[2])
+
+
+def _stream(name: str, version: Version) -> Any:
+    """Return a data set as a stream. The hub is asked once a process, however many shards it reads; a folder each time."""
+    local = Path(_spelled(name)[0]).exists()
+    return (_open_stream.__wrapped__ if local else _open_stream)(name, version)
+
+
+@lru_cache(maxsize=4)
+def _open_stream(name: str, version: Version) -> Any:
+    made = _builder(name, version)
+    with _refusing(name):
+        return made.as_streaming_dataset(split=_spelled(name)[2])
+
+
+def _builder(name: str, version: Version) -> Any:
+    """Return what `datasets` makes a data set with; it knows its files and, from the hub, its commit (`hash`)."""
+    import datasets  # here, because it takes a second and most runs read files
+
+    path, folder, _ = _spelled(name)
+    revision = version.revision
+    if revision is not None and Path(path).exists():
+        raise UserError(f"{name}: revision={revision}: a local folder has none, needs null")
+    with _refusing(name):
+        made = datasets.load_dataset_builder(path, version.config, data_dir=folder, revision=revision)
+    # Without the hub `datasets` takes what it downloaded last, of whatever revision.
+    if made.name == "cache" and revision not in (None, made.hash):
+        raise UserError(
+            f"{name}: revision={revision}: the hub is not reached and the cache holds {made.hash}, needs the hub or that"
+        )
+    return made
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn what `datasets` finds wrong with a name, a configuration, a revision, a split or the files into a UserError."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise UserError(f"{name}: no such file, and `datasets` does not load it either: {error}{cause}") from error
 
 
 def _spelled(name: str) -> tuple[str, str | None, str]:
@@ -216,17 +264,6 @@ def _spelled(name: str) -> tuple[str, str | None, str]:
     if len(parts) > 2 and not path.startswith((".", "/")):
         path, folder = "/".join(parts[:2]), "/".join(parts[2:])
     return path, folder, split or "train"
-
-
-def _ask(function: str, name: str, path: str, version: Version, **how: Any) -> Any:
-    import datasets  # here, because it takes a second and most runs read files
-
-    if version.revision is not None and Path(path).exists():
-        raise UserError(f"{name}: revision={version.revision}: a local folder has none, needs null")
-    try:
-        return getattr(datasets, function)(path, version.config, revision=version.revision, **how)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: no such file, and `datasets` does not load it either: {error}") from error
 
 
 def _identity(messages: list[Row]) -> str:

@@ -8,6 +8,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+Places = NDArray[np.int64]  # in an endless sequence of rows
+
 _ROUNDS = 6
 _MASK = (1 << 64) - 1
 
@@ -34,7 +36,16 @@ def permuted(index: int | NDArray[np.int64], n: int, seed: int) -> int | NDArray
     return int(result[0]) if isinstance(index, int | np.integer) else result
 
 
-def dealt(places: NDArray[np.int64], weights: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def shuffled(places: Places, count: int, seed: int) -> Places:
+    """Map places of an endless sequence to rows 0..count-1, every row once an epoch, each epoch in an order of its own."""
+    rows = np.empty_like(places)
+    for epoch in np.unique(places // count).tolist():
+        chosen = places // count == epoch
+        rows[chosen] = permuted(places[chosen] % count, count, mix(seed, epoch))
+    return rows
+
+
+def dealt(places: Places, weights: Sequence[int]) -> tuple[Places, NDArray[np.int64]]:
     """Deal out an endless sequence of places to sources by weight; return each place's source and its index there.
 
     Every stretch of places holds each source in its proportion, to within a place or so per source, and each source's

@@ -1,4 +1,4 @@
-"""Rows: JSON objects of the project's kinds, read from files or through an adapter, and checked.
+"""Rows: JSON objects of the project's `kinds`, read from files or through an adapter, and checked.
 
 A source is spelled
 
@@ -22,17 +22,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from llamatrain.chat import check_messages
 from llamatrain.data import adapters, files
 from llamatrain.data.adapters import NEWEST, Version
-from llamatrain.data.files import Place, show
+from llamatrain.data.files import Place
+from llamatrain.data.kinds import Kind, Row, check_row
 from llamatrain.errors import MissingFileError, UserError
-
-Row = dict[str, Any]
-Kind = Literal["document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"]
-Check = Callable[[Any], str | None]  # what is needed instead, or None
 
 MADE_BY = {  # how a file's name begins -> the program that makes it
     **dict.fromkeys(("documents", "dialogues", "prompts"), "toyworld"),
@@ -41,102 +37,6 @@ MADE_BY = {  # how a file's name begins -> the program that makes it
     "responses": "sample",
     "judgements": "judge",
     "best": "rejection_sampling",
-}
-RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
-
-
-def _string(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return "a text"
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        return "valid Unicode (it holds half a surrogate pair)"
-    return None
-
-
-def _nonempty(value: Any) -> str | None:
-    return _string(value) or (None if value.strip() else "a text that is not empty")
-
-
-def _bool(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "true or false"
-
-
-def _integer(value: Any) -> str | None:
-    return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
-
-
-def _number(value: Any) -> str | None:
-    fine = (
-        isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) != float("inf")
-    )
-    return None if fine else "a number"
-
-
-def _share(value: Any) -> str | None:
-    return None if _number(value) is None and 0 <= value <= 1 else "a number in [0, 1]"
-
-
-def _anything(value: Any) -> str | None:
-    return None
-
-
-def _one_of(*values: str) -> Check:
-    return lambda value: None if value in values else "one of " + ", ".join(values)
-
-
-# field: (its check, is it required); `messages` is checked by `check_messages`. Other fields pass unchecked.
-FIELDS: dict[str, dict[str, tuple[Check, bool]]] = {
-    "document": {
-        "text": (_nonempty, True),
-        "source": (_string, True),
-        "url": (_string, False),
-        "meta": (_anything, False),
-    },
-    "dialogue": {"source": (_string, True), "safety": (_bool, False), "loss": (_one_of("all", "last"), False)},
-    "prompt": {"id": (_nonempty, True), "source": (_string, True), "safety": (_bool, True)},
-    "response": {
-        "prompt_id": (_nonempty, True),
-        "response": (_string, True),
-        "model": (_string, True),
-        "temperature": (_number, True),
-        "seed": (_integer, True),
-        "finished": (_bool, True),
-        "helpfulness": (_number, False),
-        "safety_score": (_number, False),
-        "combined": (_number, False),
-    },
-    "comparison": {
-        "id": (_nonempty, True),
-        "response_a": (_string, True),
-        "response_b": (_string, True),
-        "model_a": (_string, True),
-        "model_b": (_string, True),
-        "temperature_a": (_number, True),
-        "temperature_b": (_number, True),
-        "safety": (_bool, True),
-    },
-    "preference": {
-        "chosen": (_string, True),
-        "rejected": (_string, True),
-        "kind": (_one_of("helpfulness", "safety"), True),
-        "rating": (_one_of(*RATINGS), False),
-        "chosen_safe": (_bool, False),
-        "rejected_safe": (_bool, False),
-        "annotator": (_string, False),
-    },
-    "judgement": {
-        "prompt_id": (_nonempty, True),
-        "helpfulness": (_share, True),
-        "safety": (_share, True),
-        "reasons": (_anything, False),
-    },
-}
-ENDS: dict[str, Literal["user", "assistant"]] = {
-    "dialogue": "assistant",
-    "prompt": "user",
-    "response": "user",
-    "comparison": "user",
-    "preference": "user",
 }
 
 
@@ -226,7 +126,7 @@ def read_part(
                 row = _renamed(row, part.text, place)
             if source is not None and row.get("source") is None:
                 row["source"] = source
-            _check(row, kind, place)
+            check_row(row, kind, place)
         except UserError as error:
             if bad is None:
                 raise
@@ -254,6 +154,13 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON value under a temporary name, then rename it: a reader finds the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
 
 
 def count_rows(source: str | Path) -> int:
@@ -378,22 +285,3 @@ def _existing(path: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder; needs a .jsonl or .jsonl.gz file in it")
     return path
-
-
-def _check(row: Row, kind: Kind, where: Place) -> None:
-    ends = ENDS.get(kind)
-    if ends is not None:
-        if "messages" not in row:
-            raise UserError(f"{where}: field 'messages' is missing from the {kind}, needs a list of messages")
-        check_messages(row["messages"], f"{where}: field 'messages'", ends=ends)
-    for field, (check, required) in FIELDS[kind].items():
-        value = row.get(field)
-        if value is None:
-            if required:
-                found = "is null" if field in row else "is missing"
-                raise UserError(f"{where}: field {field!r} of the {kind} {found}, needs {check(None) or 'a value'}")
-            row.pop(field, None)
-            continue
-        needed = check(value)
-        if needed is not None:
-            raise UserError(f"{where}: field {field!r} of the {kind}: found {show(value)}, needs {needed}")

@@ -59,6 +59,18 @@ class Manifest:
     tokenizer: str
     sources: list[Source]
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, sources: list[Source]) -> Manifest:
+        """Return the manifest of sources tokenized by `tokenizer`."""
+        return cls(
+            dtype=token_dtype(tokenizer.vocab_size).name,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            tokenizer=tokenizer.fingerprint,
+            sources=sources,
+        )
+
     @property
     def tokens(self) -> int:
         return sum(source.tokens for source in self.sources)

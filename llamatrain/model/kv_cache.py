@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from llamatrain.model.attention import additive
+
 
 class KVCache:
     """Preallocated keys and values, (layers, slots, K, max_len, D) each, written in place; slots are left-aligned.
@@ -50,7 +52,8 @@ class KVCache:
 class CacheRows:
     """The slots that one forward reads and writes, the `position_ids` (1 or B, T) of its tokens and what they see.
 
-    `visible` says which keys, (B, 1, T, L); None: plain causal attention among the new tokens, as the slots are empty.
+    `visible` says which keys: 0, or -inf for none, (B, 1, T, L); None: plain causal attention among the new tokens, as
+    the slots are empty.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class CacheRows:
             self.end = max(lengths) + new
             self.row = torch.arange(len(lengths), device=device)[:, None]
             self.position_ids = self.position_ids + torch.tensor(lengths, device=device)[:, None]
-            self.visible = torch.arange(self.end, device=device) <= self.position_ids[:, None, :, None]
+            visible = torch.arange(self.end, device=device) <= self.position_ids[:, None, :, None]
+            self.visible = additive(visible, cache.keys.dtype)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values, (B, K, T, D), and return those to attend to, (B, K, L, D)."""

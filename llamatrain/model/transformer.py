@@ -26,8 +26,9 @@ from torch.utils.checkpoint import (
 from llamatrain.errors import UserError
 from llamatrain.linear import linear
 from llamatrain.losses import linear_cross_entropy
-from llamatrain.model.attention import Rotary, additive, attend, rotary_table, rotate, segment_mask
+from llamatrain.model.attention import Rotary, attend, rotary_table, rotate, several_segments
 from llamatrain.model.kv_cache import CacheRows, KVCache
+from llamatrain.model.norm import RMSNorm
 
 
 def _keep_narrow(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -219,18 +220,6 @@ class Embedding(nn.Embedding):
         """Do nothing: the constructor fills the weight."""
 
 
-class RMSNorm(nn.Module):
-    """Normalise in float32, cast back, then scale: the released order."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), None, self.eps) * self.weight
-
-
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
 
@@ -243,7 +232,7 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.dim, kv_dim, init.at("v_proj.weight"))
         self.o_proj = Linear(config.dim, config.dim, init.at("o_proj.weight", residual_scale(config)))
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, cache: CacheRows | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: Rotary, segments: Tensor | None, cache: CacheRows | None) -> Tensor:
         batch, length, dim = x.shape
         split = (batch, length, -1, self.head_dim)
         queries = rotate(self.q_proj(x).view(split).transpose(1, 2), rotary)
@@ -251,7 +240,9 @@ class Attention(nn.Module):
         values = self.v_proj(x).view(split).transpose(1, 2)
         if cache is not None:
             keys, values = cache.update(self.layer, keys, values)
-        mixed = attend(queries, keys, values, mask)
+            mixed = attend(queries, keys, values, visible=cache.visible)
+        else:
+            mixed = attend(queries, keys, values, segments)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, dim))
         return out
 
@@ -280,8 +271,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = FeedForward(config, init.at("mlp"))
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, cache: CacheRows | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache)
+    def forward(self, x: Tensor, rotary: Rotary, segments: Tensor | None, cache: CacheRows | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, segments, cache)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -309,20 +300,18 @@ class Decoder(nn.Module):
         """Return the normed hidden states, (B, T, C), or (N, C) at the flattened positions `select`."""
         length = input_ids.shape[1]
         x = self.embed_tokens(input_ids)
+        segments = several_segments(segment_ids)
         if cache is not None:
             position_ids = cache.position_ids
-            mask = None if cache.visible is None else additive(cache.visible, x.dtype)
-        else:
-            mask = segment_mask(segment_ids, x.dtype)
-            if position_ids is None:
-                position_ids = torch.arange(length, device=x.device)[None]
+        elif position_ids is None:
+            position_ids = torch.arange(length, device=x.device)[None]
         rotary = rotary_table(position_ids, self.config.head_dim, self.config.rope_theta, x.dtype)
         recompute = CHECKPOINTING[self.config.activation_checkpointing] if torch.is_grad_enabled() else None
         for layer in self.layers:
             if recompute is not None:
-                x = checkpoint(layer, x, rotary, mask, cache, use_reentrant=False, context_fn=recompute)
+                x = checkpoint(layer, x, rotary, segments, cache, use_reentrant=False, context_fn=recompute)
             else:
-                x = layer(x, rotary, mask, cache)
+                x = layer(x, rotary, segments, cache)
         if select is not None:
             x = x.flatten(0, 1).index_select(0, select)
         out: Tensor = self.norm(x)

@@ -19,6 +19,7 @@ from typing import Any
 from llamatrain import __version__
 from llamatrain.config import to_dict
 from llamatrain.data import shards
+from llamatrain.data.rows import write_json
 from llamatrain.errors import UserError
 from llamatrain.run import Run, RunConfig
 from llamatrain.tokenizer import Tokenizer
@@ -117,7 +118,7 @@ def build(cfg: CorpusConfig) -> None:
             finished.unlink(missing_ok=True)
             manifests = _make(cfg, mixture, tokenizer, key, run)
             parts = {part: manifest.fingerprint for part, manifest in manifests.items()}
-            _write(finished, {"key": key, "parts": parts})
+            write_json(finished, {"key": key, "parts": parts})
         if not cfg.keep_work:
             discard(home)
 
@@ -159,9 +160,3 @@ def _is_finished(path: Path, key: Mapping[str, Any]) -> bool:
         )
     except UserError:  # a manifest or an index that is missing or was altered
         return False
-
-
-def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)

@@ -1,9 +1,9 @@
-"""Program `corpus.contamination`: how much of evaluation sets stands in a corpus (paper A.6).
+"""Program `corpus.contamination`: how much of evaluation sets stands in a corpus, and did it help (paper A.6).
 
 A token of a sample is contaminated if it lies in a span of more than L tokens that the corpus holds too. The two may
 differ in up to `budget` places, but not in the first 10 and not at the end; a span stays within one document. A
-sample's contamination is the share of its tokens that are. That makes four subsets that overlap: clean (below 20 %),
-not clean, not dirty (below 80 %), dirty; for each L of `lengths`.
+sample's contamination is the share of its tokens that are. For each L of `lengths`, and where the samples' scores are
+given, `verdict` says the rest.
 
 Where the paper builds suffix arrays of the corpus, this keeps the samples' 10-grams in memory and reads the corpus once
 through them: every 10-gram of every shard by a rolling hash, then the hits token by token.
@@ -12,7 +12,9 @@ through them: every 10-gram of every shard by a rolling hash, then the hits toke
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,25 +23,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamatrain import config
-from llamatrain.config import to_dict
 from llamatrain.data import files, shards
+from llamatrain.data.files import Place, show
+from llamatrain.data.rows import write_json, write_rows
 from llamatrain.errors import UserError
 from llamatrain.run import Run, RunConfig
 from llamatrain.tokenizer import Tokenizer
 
-from .matching import GRAM, STRETCH, Index, match_stretch
+from .matching import GRAM, STRETCH, Index, Reach, match_stretch
+from .verdict import as_markdown, describe, judge
 from .work import Work, cores, discard
 
-CLEAN, DIRTY = 0.2, 0.8
-SUBSETS = ("clean", "not clean", "not dirty", "dirty")
+SPANS = "spans.npz"
 
 
 @dataclass
 class EvaluationSet:
-    """A set of samples: its files, and how a row becomes the text that a model would be shown."""
+    """A set of samples: its file, how a row becomes the text that a model would be shown, and a model's scores on it."""
 
     path: str
     template: str | None = None
+    scores: str | None = None
 
 
 @dataclass
@@ -66,37 +70,71 @@ class ContaminationConfig:
             raise UserError(f"num_workers={self.num_workers}: needs 1 or more, or null for all cores")
 
 
+@dataclass(frozen=True)
+class Samples:
+    """A set as it was read: each sample's text and its own id (None where its row has none), and the scores if given."""
+
+    texts: list[str]
+    ids: list[str | int | None]
+    scores: NDArray[np.float64] | None
+
+
 def report(cfg: ContaminationConfig) -> None:
     """Read the corpus once and write contamination.json, contamination.md and samples.jsonl."""
     tokenizer = Tokenizer(cfg.tokenizer)
-    part = Path(cfg.corpus) / "train"
-    manifest = shards.read_manifest(part, tokenizer)
-    texts = {name: list(read_samples(chosen)) for name, chosen in cfg.sets.items()}
-    samples = [ids for listed in texts.values() for ids in tokenizer.encode_many(listed)]
-    key = {"settings": {**to_dict(cfg), "run": None, "num_workers": None}, "corpus": manifest.fingerprint}
-    key["sets"] = {name: files_stamp(chosen.path) for name, chosen in cfg.sets.items()}
+    manifest = shards.read_manifest(Path(cfg.corpus) / "train", tokenizer)
+    sets = {name: read_set(chosen) for name, chosen in cfg.sets.items()}
+    index = Index.of([ids for own in sets.values() for ids in tokenizer.encode_many(own.texts)])
     with Run(cfg.run, program="corpus.contamination", settings=cfg) as run:
-        with Work(run.folder / "work", key, cfg.num_workers or cores(), run.progress) as work:
-            index = Index.of(samples)
-            index.save(work.folder / "index.npz")
-            tasks = [
-                (work.folder / "index.npz", part, source, start, manifest.dtype, manifest.bos_id, cfg.budget)
-                for source in manifest.sources
-                for start in range(0, source.tokens, STRETCH)
-            ]
-            reach = np.zeros(len(index.tokens), dtype=np.int32)
-            for folder in work.run("match", match_stretch, tasks):
-                np.maximum(reach, np.load(folder / "reach.npy"), out=reach)
-        found = summarise(cfg, list(texts), [len(listed) for listed in texts.values()], index, reach)
-        (run.folder / "contamination.json").write_text(json.dumps(found["sets"], indent=1) + "\n")
-        (run.folder / "contamination.md").write_text(as_markdown(found["sets"], cfg))
-        with (run.folder / "samples.jsonl").open("w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in found["samples"])
-        for name, by_length in found["sets"].items():
-            shortest = by_length[str(min(cfg.lengths))]
-            run.log(0, {f"contamination/{name}": shortest["mean"], f"contamination/{name}_dirty": shortest["dirty"]})
-        run.print(as_markdown(found["sets"], cfg))
-        discard(run.folder / "work")
+        reach = find_spans(cfg, run, manifest, index)
+        found, samples = summarise(cfg.lengths, sets, index, reach)
+        page = as_markdown(found, cfg.corpus, cfg.budget)
+        write_json(run.folder / "contamination.json", found)
+        (run.folder / "contamination.md").write_text(page)
+        write_rows(run.folder / "samples.jsonl", samples)
+        for name, own in found.items():
+            shortest = own["lengths"][min(cfg.lengths)]
+            metrics = {"": shortest["mean"], "_dirty": shortest["subsets"]["dirty"]["n"]}
+            metrics |= {"_affected": own["affected"]} if "affected" in own else {}
+            run.log(0, {f"contamination/{name}{end}": value for end, value in metrics.items()})
+        run.print(page)
+
+
+def find_spans(cfg: ContaminationConfig, run: Run, manifest: shards.Manifest, index: Index) -> Reach:
+    """Return how far the spans reach, from an earlier run on the same corpus and samples where there was one.
+
+    Scores may thus be given later: the corpus is not read again.
+    """
+    chosen = [[name, own.path, own.template, files_stamp(own.path)] for name, own in cfg.sets.items()]
+    key = {"corpus": manifest.fingerprint, "budget": cfg.budget, "sets": chosen}
+    kept, home = run.folder / SPANS, run.folder / "work"
+    if cfg.run.resume == "never":
+        kept.unlink(missing_ok=True)
+        discard(home)
+    if kept.is_file():
+        with np.load(kept) as before:
+            if str(before["key"]) == json.dumps(key):
+                run.print(f"the corpus was read before: {kept}")
+                return np.asarray(before["reach"])
+    with Work(home, key, cfg.num_workers or cores(), run.progress) as work:
+        index.save(work.folder / "index.npz")
+        part = Path(cfg.corpus) / "train"
+        tasks = [
+            (work.folder / "index.npz", part, source, start, manifest.dtype, manifest.bos_id, cfg.budget)
+            for source in manifest.sources
+            for start in range(0, source.tokens, STRETCH)
+        ]
+        reach: Reach = np.zeros(len(index.tokens), dtype=np.int32)
+        for folder in work.run("match", match_stretch, tasks):
+            with np.load(folder / "reach.npz") as found:
+                places = found["places"]
+                reach[places] = np.maximum(reach[places], found["reach"])
+    temporary = run.folder / f".{SPANS}"
+    with temporary.open("wb") as file:
+        np.savez(file, key=np.array(json.dumps(key)), reach=reach)
+    temporary.replace(kept)
+    discard(home)
+    return reach
 
 
 def files_stamp(path: str) -> list[int]:
@@ -105,18 +143,62 @@ def files_stamp(path: str) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def read_samples(chosen: EvaluationSet) -> Iterator[str]:
-    """Yield the text of every row: by its template, `{field}` standing for that field, or as a row of our own kinds."""
-    path = Path(chosen.path)
-    if not path.is_file():
-        raise UserError(f"sets: {path} does not exist; needs a file of rows")
-    for place, row in files.read(path):
+def read_set(chosen: EvaluationSet) -> Samples:
+    """Read a set's rows, by its template, `{field}` standing for that field, or as rows of our own kinds; and its scores."""
+    texts: list[str] = []
+    ids: list[str | int | None] = []
+    for place, row in _rows(chosen.path, "sets", "a file of rows"):
+        texts.append(verbalised(row, chosen.template, place))
+        ids.append(_id(row))
+    if not texts:
+        raise UserError(f"sets: {chosen.path} holds no rows, needs one at least")
+    scores = read_scores(chosen.scores, ids) if chosen.scores is not None else None
+    return Samples(texts, ids, scores)
+
+
+def read_scores(path: str, ids: Sequence[str | int | None]) -> NDArray[np.float64]:
+    """Return the score of each sample from rows with `score` and either `sample`, its number from 0, or its own `id`."""
+    numbers: defaultdict[Any, list[int]] = defaultdict(list)
+    for number, own in enumerate(ids):
+        numbers[own].append(number)
+    scores = np.full(len(ids), np.nan)
+    for place, row in _rows(path, "scores", "rows of score and sample (or id)"):
+        score, at = row.get("score"), row.get("sample")
+        if not isinstance(score, int | float) or not math.isfinite(score):
+            raise UserError(f"{place}: field 'score': found {show(score)}, needs a number")
+        if "sample" not in row and (own := _id(row)) is not None:
+            if len(numbers[own]) != 1:
+                raise UserError(
+                    f"{place}: field 'id': {len(numbers[own])} samples have {show(own)}, needs one that has"
+                )
+            [at] = numbers[own]
+        if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at < len(ids):
+            raise UserError(f"{place}: field 'sample': found {show(at)}, needs a number from 0 to {len(ids) - 1}")
+        if not np.isnan(scores[at]):
+            raise UserError(f"{place}: sample {at} has a score already, needs one score a sample")
+        scores[at] = score
+    without = np.flatnonzero(np.isnan(scores))
+    if len(without):
+        raise UserError(f"{path}: {len(without):,} of {len(ids):,} samples have no score, the first is {without[0]}")
+    return scores
+
+
+def _id(row: Mapping[str, Any]) -> str | int | None:
+    own = row.get("id")
+    return own if isinstance(own, str | int) else None
+
+
+def _rows(path: str, key: str, need: str) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield the rows of a file, each with its place for messages (one object, which moves on)."""
+    if not Path(path).is_file():
+        raise UserError(f"{key}: {path} does not exist; needs {need}")
+    for place, row in files.read(Path(path)):
         if isinstance(row, UserError):
             raise row
-        yield verbalised(row, chosen.template, str(place))
+        yield place, row
 
 
-def verbalised(row: dict[str, Any], template: str | None, where: str) -> str:
+def verbalised(row: dict[str, Any], template: str | None, where: Place | str) -> str:
     """Return the text of a row."""
     if template is not None:
         try:
@@ -138,53 +220,25 @@ def _told(value: Any) -> str:
 
 
 def summarise(
-    cfg: ContaminationConfig, names: Sequence[str], counts: Sequence[int], index: Index, reach: NDArray[np.int32]
-) -> dict[str, Any]:
-    """Return for each set and length the four subsets' sizes and mean contamination, and every sample's own."""
-    shares = {length: index.contaminated(reach, length) for length in sorted(cfg.lengths)}
-    sets: dict[str, dict[str, Any]] = {}
+    lengths: Sequence[int], sets: Mapping[str, Samples], index: Index, reach: Reach
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what `verdict` says of each set, and every sample's own contamination at each length."""
+    shares = {length: index.contaminated(reach, length) for length in sorted(lengths)}
+    found: dict[str, Any] = {}
     rows = []
     first = 0
-    for name, count in zip(names, counts, strict=True):
-        own = slice(first, first + count)
-        sets[name] = {str(length): _subsets(share[own]) for length, share in shares.items()}
-        rows += [
-            {
-                "set": name,
-                "sample": number,
-                **{str(length): round(float(share[own][number]), 4) for length, share in shares.items()},
-            }
-            for number in range(count)
-        ]
+    for name, samples in sets.items():
+        count = len(samples.texts)
+        own = {length: share[first : first + count] for length, share in shares.items()}
+        by_length = {length: describe(share, samples.scores) for length, share in own.items()}
+        found[name] = {"samples": count, "lengths": by_length}
+        if samples.scores is not None:
+            found[name] |= {"score": float(samples.scores.mean()), **judge(by_length)}
+        for number in range(count):
+            told = {str(length): round(float(share[number]), 4) for length, share in own.items()}
+            rows.append({"set": name, "sample": number, **told})
         first += count
-    return {"sets": sets, "samples": rows}
-
-
-def _subsets(shares: NDArray[np.float64]) -> dict[str, float]:
-    dirty, clean = shares >= DIRTY, shares < CLEAN
-    counts = zip(SUBSETS, (clean, ~clean, ~dirty, dirty), strict=True)
-    return {
-        "samples": len(shares),
-        "mean": float(shares.mean()),
-        **{name: int(chosen.sum()) for name, chosen in counts},
-    }
-
-
-def as_markdown(sets: dict[str, dict[str, Any]], cfg: ContaminationConfig) -> str:
-    """Return the report as a page."""
-    lines = [
-        f"# Contamination by {cfg.corpus}",
-        "",
-        f"Share of a sample's tokens in spans of more than L tokens that the corpus holds, up to {cfg.budget} differences.",
-        "",
-        "| set | L | samples | mean | " + " | ".join(SUBSETS) + " |",
-        "|" + "---|" * 8,
-    ]
-    for name, by_length in sets.items():
-        for length, found in by_length.items():
-            counts = " | ".join(f"{found[subset]:,}" for subset in SUBSETS)
-            lines.append(f"| {name} | {length} | {found['samples']:,} | {found['mean']:.2%} | {counts} |")
-    return "\n".join(lines) + "\n"
+    return found, rows
 
 
 if __name__ == "__main__":

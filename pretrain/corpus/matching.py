@@ -26,6 +26,7 @@ _FILTER_BITS = np.uint64(22)
 
 Numbers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
+Reach = NDArray[np.int32]
 _OUTSIDE = -1  # no token: after a sample's end, at a document's end
 
 
@@ -79,7 +80,7 @@ class Index:
         table[self.hashes >> (np.uint64(64) - _FILTER_BITS)] = True
         return table
 
-    def contaminated(self, reach: NDArray[np.int32], length: int) -> NDArray[np.float64]:
+    def contaminated(self, reach: Reach, length: int) -> NDArray[np.float64]:
         """Return the share of each sample's tokens in spans longer than `length`."""
         covers = np.where(reach > length, reach, 0)
         change = np.zeros(len(self.tokens) + 1, dtype=np.int64)
@@ -114,12 +115,11 @@ def match_stretch(
         tokens = stream.read(start, BLOCK + longest).astype(np.int64)
         tokens[tokens == bos] = _OUTSIDE - 1
         match(index, table, tokens, min(BLOCK, end - start), reach, budget)
-    np.save(folder / "reach.npy", reach)
+    places = np.flatnonzero(reach)  # few of them: there is one such file for each stretch
+    np.savez(folder / "reach.npz", places=places, reach=reach[places])
 
 
-def match(
-    index: Index, table: NDArray[np.bool_], tokens: Numbers, starts: int, reach: NDArray[np.int32], budget: int
-) -> None:
+def match(index: Index, table: NDArray[np.bool_], tokens: Numbers, starts: int, reach: Reach, budget: int) -> None:
     """Raise `reach` by the spans that begin at the first `starts` of some tokens of the corpus."""
     hashes = gram_hashes(tokens[: starts + GRAM - 1])
     hits = np.flatnonzero(table[hashes >> (np.uint64(64) - _FILTER_BITS)])
@@ -147,9 +147,7 @@ def _parts(ends: Numbers) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _follow(
-    index: Index, tokens: Numbers, corpus: Numbers, sample: Numbers, reach: NDArray[np.int32], budget: int
-) -> None:
+def _follow(index: Index, tokens: Numbers, corpus: Numbers, sample: Numbers, reach: Reach, budget: int) -> None:
     """Follow pairs of places, in the corpus and in the samples, as long as the tokens agree within the budget."""
     padded = np.concatenate([tokens, [_OUTSIDE - 1]])
     agree = np.ones(len(corpus), dtype=bool)

@@ -9,7 +9,6 @@ data_card.json, .md  what the text is like
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llamatrain.data.rows import write_json, write_rows
 from llamatrain.data.shards import Manifest
 from llamatrain.progress import duration
 
 from . import card
 from .examining import EXACT, NEAR, STATUS
-from .pieces import Piece
+from .pieces import Piece, read_json
 from .shingles import found_with
 
 if TYPE_CHECKING:
@@ -57,14 +57,12 @@ def write(folder: Path, corpus: Corpus, manifests: dict[str, Manifest]) -> dict[
         }
     described = corpus.card()
     if described is not None:
-        (folder / "data_card.json").write_text(json.dumps(described, indent=1) + "\n")
+        write_json(folder / "data_card.json", described)
         (folder / "data_card.md").write_text(card.as_markdown(described))
     names = [source.name for source in corpus.mixture]
-    with (folder / "dropped_sites.jsonl").open("w") as file:
-        file.writelines(json.dumps(site.content(names[site.source])) + "\n" for site in corpus.sites)
-    with (folder / "removed.jsonl").open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in removals(corpus))
-    (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_rows(folder / "dropped_sites.jsonl", (site.content(names[site.source]) for site in corpus.sites))
+    write_rows(folder / "removed.jsonl", removals(corpus))
+    write_json(folder / "report.json", found)
     (folder / "report.md").write_text(as_markdown(found))
     return found
 
@@ -124,7 +122,7 @@ def _status(corpus: Corpus, piece: Piece) -> Any:
 def _speed(corpus: Corpus, seconds: float) -> dict[str, Any]:
     """Return each step's seconds over all attempts, and its rate in the bytes it goes over."""
     read = sum(piece.facts["counts"].get("read_bytes", 0) for piece in corpus.pieces)
-    kept = sum(json.loads((f / "counts.json").read_text())["text_bytes"] for f in corpus.tokenized)
+    kept = sum(read_json(f / "counts.json")["text_bytes"] for f in corpus.tokenized)
     tokens = sum(int(np.load(f / "lengths.npy").sum()) for f in corpus.tokenized)
     work = corpus.work
     steps: dict[str, dict[str, float]] = {}

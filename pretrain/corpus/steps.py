@@ -154,16 +154,7 @@ class Corpus:
             often = [self.mixture[n] if part == "train" else Mixed("", [], epochs=1.0) for n in entries]
             for source, share in zip(listed, shares(often, [s.tokens for s in listed]), strict=True):
                 source.share = share
-            tokenizer = self.tokenizer
-            manifest = shards.Manifest(
-                dtype=self.dtype,
-                vocab_size=tokenizer.vocab_size,
-                bos_id=tokenizer.bos_id,
-                eos_id=tokenizer.eos_id,
-                tokenizer=tokenizer.fingerprint,
-                sources=listed,
-            )
-            shards.write_manifest(made, manifest)
+            shards.write_manifest(made, shards.Manifest.of(self.tokenizer, listed))
             shutil.rmtree(target, ignore_errors=True)
             made.rename(target)
         return shards.read_manifest(target)

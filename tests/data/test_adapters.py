@@ -96,7 +96,7 @@ def test_own_fields_through_datasets(tmp_path: Path) -> None:
     folder.mkdir()
     write(folder / "train.jsonl", {"text": "Once.", "source": "s"}, {"text": "Twice.", "source": "s"})
     assert [row["text"] for row in read_rows(f"hf:{folder}", "document")] == ["Once.", "Twice."]
-    with pytest.raises(UserError, match="row 0: field 'messages' is missing"):
+    with pytest.raises(UserError, match="row 1: field 'messages' is missing"):
         list(read_rows(f"hf:{folder}:train", "dialogue"))
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from llamatrain.data.batches import DialogueBatches, TokenBatches
+from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.packing import Batch
 from llamatrain.data.rows import write_rows
+from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
 from tests.corpora import write_corpus

@@ -118,7 +118,7 @@ def test_a_hub_data_set_has_configurations_fields_and_a_stamp(tmp_path: Path) ->
     whole = Part(f"hf:{tmp_path}", text="content", version=Version("b"))
     [part] = split(whole, 1)
     assert [row["text"] for _, row in read_part(part, "document", source="s")] == ["the b"]
-    with pytest.raises(UserError, match=r"shard 0, row 0: there is no field 'body', only 'content'"):
+    with pytest.raises(UserError, match=r"shard 0, row 1: there is no field 'body', only 'content'"):
         list(read_part(replace(part, text="body"), "document", source="s"))
     before = stamp(whole)
     os.utime(tmp_path / "a.jsonl", (0, 0))

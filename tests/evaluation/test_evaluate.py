@@ -12,9 +12,9 @@ import torch
 from evaluation.__main__ import EvaluateConfig, evaluate
 from evaluation.perplexity import bits_per_byte, mean_loss
 from llamatrain import config
-from llamatrain.data.batches import TokenBatches
 from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
+from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model import ModelConfig, ScalarModel, Transformer
 from llamatrain.tokenizer import Tokenizer

@@ -20,8 +20,8 @@ import yaml
 
 from llamatrain import config
 from llamatrain.data import shards
-from llamatrain.data.batches import TokenBatches
 from llamatrain.data.rows import write_rows
+from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
 from pretrain.corpus.build import CorpusConfig, build

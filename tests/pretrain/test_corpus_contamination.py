@@ -1,4 +1,4 @@
-"""Contamination: against a plain reference, and the program from files to subsets."""
+"""Contamination: against a plain reference, and the program from files to subsets and their verdict."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from llamatrain import config
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.corpus import matching
-from pretrain.corpus.contamination import ContaminationConfig, report, verbalised
+from pretrain.corpus import contamination, matching
+from pretrain.corpus.contamination import ContaminationConfig, read_scores, report, verbalised
 from pretrain.corpus.matching import GRAM, Index, match
+from pretrain.corpus.verdict import SUBSETS, as_markdown, describe, judge, z_score
 from tests.corpora import write_corpus
 
 
@@ -69,7 +70,9 @@ def test_a_plain_reference_agrees(budget: int, monkeypatch: pytest.MonkeyPatch) 
     assert some > 3
 
 
-def test_the_program_tells_the_subsets(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_the_program_tells_the_subsets_and_judges_them(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = random.Random(0)
     words = [
         "fox",
@@ -104,17 +107,114 @@ def test_the_program_tells_the_subsets(tmp_path: Path, tokenizer: Tokenizer) -> 
     overrides += [f"sets={{planted:{{path:{tmp_path / 'set.jsonl'},template:'{{q}}{{a}}'}}}}"]
     report(config.compose("corpus_contamination", ContaminationConfig, overrides))
     found = json.loads((tmp_path / "found" / "contamination.json").read_text())["planted"]
-    assert list(found) == ["10", "20", "30", "40", "50"]
-    assert {name: found["50"][name] for name in ("clean", "not clean", "not dirty", "dirty")} == {
+    assert list(found["lengths"]) == ["10", "20", "30", "40", "50"]
+    assert {name: subset["n"] for name, subset in found["lengths"]["50"]["subsets"].items()} == {
         "clean": 5,
         "not clean": 2,
         "not dirty": 6,
         "dirty": 1,
     }
+    assert "affected" not in found
     samples = [json.loads(line) for line in (tmp_path / "found" / "samples.jsonl").read_text().splitlines()]
     assert samples[0]["50"] > 0.9
     assert 0.3 < samples[1]["50"] < 0.7
     assert (tmp_path / "found" / "contamination.md").read_text().count("| planted |") == 5
+    # Scores that come later need no second reading of the corpus.
+    monkeypatch.setattr(contamination, "match_stretch", None)
+    write_rows(tmp_path / "scores.jsonl", ({"sample": n, "score": float(n < 2)} for n in reversed(range(7))))
+    overrides[-1] = overrides[-1][:-2] + f",scores:{tmp_path / 'scores.jsonl'}}}}}"
+    report(config.compose("corpus_contamination", ContaminationConfig, overrides))
+    scored = json.loads((tmp_path / "found" / "contamination.json").read_text())["planted"]
+    assert scored["score"] == pytest.approx(2 / 7)
+    assert [scored["lengths"]["50"]["subsets"][name]["score"] for name in SUBSETS] == [0, 1, pytest.approx(1 / 6), 1]
+    assert scored["affected"] is False  # there are too few
+    assert "planted counts as not affected: at no L" in (tmp_path / "found" / "contamination.md").read_text()
+
+
+def test_z_is_that_of_samples_drawn_from_the_whole_set() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.exponential(size=60)
+    chosen = np.arange(60) % 4 == 1
+    means = rng.choice(scores, (100_000, 15)).mean(axis=1)
+    expected = (scores[chosen].mean() - means.mean()) / means.std()
+    assert z_score(scores, chosen) == pytest.approx(expected, abs=0.01)
+
+
+def planted(groups: list[tuple[int, float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return contamination and scores of samples: groups of a size, a contamination and a share of right answers."""
+    shares = np.concatenate([np.full(size, share) for size, share, _ in groups])
+    scores = np.concatenate([np.arange(size) < round(right * size) for size, _, right in groups])
+    return shares, scores.astype(float)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "means", "z"),
+    [
+        ((7391, 2651, 848), (0.800, 0.895, 0.922), [-5.73, 9.56, -2.27, 7.42]),  # HellaSwag, 70B
+        ((3996, 709, 520), (0.622, 0.827, 0.858), [-4.08, 9.71, -3.50, 9.80]),  # MMLU-Humanities, 70B
+    ],
+)
+def test_the_papers_table_51_follows_from_its_sizes_and_means(
+    sizes: tuple[int, int, int], means: tuple[float, float, float], z: list[float]
+) -> None:
+    (clean, tainted, dirty), (low, high, highest) = sizes, means
+    between = (tainted * high - dirty * highest) / (tainted - dirty)
+    found = describe(*planted([(clean, 0.0, low), (tainted - dirty, 0.5, between), (dirty, 0.9, highest)]))
+    assert [subset["n"] for subset in found["subsets"].values()] == [clean, tainted, clean + tainted - dirty, dirty]
+    assert [subset["z"] for subset in found["subsets"].values()] == pytest.approx(z, abs=0.1)  # their means are rounded
+    assert found["shows"]
+
+
+def test_the_verdict_names_the_largest_length_that_shows() -> None:
+    helped = planted([(600, 0.0, 0.5), (100, 0.5, 0.7), (200, 0.9, 0.9)])
+    small = planted([(700, 0.0, 0.6), (190, 0.5, 0.7), (10, 0.9, 0.9)])
+    found = {
+        10: describe(*helped),
+        20: describe(*helped),
+        30: describe(*small),
+        40: describe(*planted([(900, 0, 0.6)])),
+    }
+    assert [at["shows"] for at in found.values()] == [True, True, False, False]
+    assert found[40]["undefined"] == "no samples: not clean, dirty"
+    assert found[40]["subsets"]["dirty"] == {"n": 0, "contamination": None, "score": None, "z": None}
+    verdict = judge(found)
+    assert (verdict["affected"], verdict["length"]) == (True, 20)
+    harmed = describe(*planted([(600, 0.0, 0.9), (100, 0.5, 0.7), (200, 0.9, 0.5)]))
+    assert judge({10: harmed}) == {
+        "affected": False,
+        "length": None,
+        "why": "at no L are all four |Z_n| > 2, clean worse and dirty better",
+    }
+    equal = describe(helped[0], np.full(900, 0.1))
+    assert judge({10: equal, 20: found[40]})["why"] == (
+        "Z_n is undefined at every L (all scores are equal; no samples: not clean, dirty)"
+    )
+    page = as_markdown({"s": {"samples": 900, "score": 0.6, "lengths": found, **verdict}}, "runs/corpus", 4)
+    assert "| s | 20 | 0.6 | 0.5 (" in page
+    assert "- s counts as affected: all four |Z_n| > 2, clean worse and dirty better, at L=20 and at no larger" in page
+    json.dumps([found, equal], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"sample": 0, "score": 1}], "s.jsonl: 2 of 3 samples have no score, the first is 1"),
+        ([{"sample": 3, "score": 1}], r"s.jsonl:1: field 'sample': found 3, needs a number from 0 to 2"),
+        ([{"sample": 0, "score": 1}] * 2, "s.jsonl:2: sample 0 has a score already"),
+        ([{"sample": 0, "score": None}], "s.jsonl:1: field 'score': found None, needs a number"),
+        ([{"id": "b", "score": 1}], "s.jsonl:1: field 'id': 2 samples have 'b'"),
+        ([{"score": 1}], "s.jsonl:1: field 'sample': found None"),
+    ],
+)
+def test_scores_belong_to_samples(rows: list[dict[str, object]], message: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / "s.jsonl", rows)
+    with pytest.raises(UserError, match=message):
+        read_scores(str(tmp_path / "s.jsonl"), ["a", "b", "b"])
+
+
+def test_scores_are_told_by_number_or_id(tmp_path: Path) -> None:
+    write_rows(tmp_path / "s.jsonl", [{"id": 7, "score": 0.5}, {"sample": 0, "score": True}])
+    assert read_scores(str(tmp_path / "s.jsonl"), [None, 7]).tolist() == [1.0, 0.5]
 
 
 def test_rows_are_told_as_asked() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llamatrain.data.rows import RATINGS
+from llamatrain.data.kinds import RATINGS
 from llamatrain.errors import UserError
 from reward.losses import auxiliary_loss, margin_of, ranking_loss
 

@@ -20,8 +20,8 @@ def row(name: str, text: str = "Where is the fox?") -> dict[str, Any]:
 def test_prompts_end_in_inst_and_the_limit_holds(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("b"), row("c")])
-    prompts, skipped = load_prompts([str(path)], tokenizer, 128, 2, "stop")
-    assert ([p.id for p in prompts], skipped) == (["a", "b"], 0)
+    prompts = load_prompts([str(path)], tokenizer, 128, 2, "stop", pytest.fail)
+    assert [p.id for p in prompts] == ["a", "b"]
     assert tokenizer.decode(prompts[0].tokens).endswith("[/INST]")
     assert prompts[0].tokens[0] == tokenizer.bos_id
 
@@ -29,22 +29,24 @@ def test_prompts_end_in_inst_and_the_limit_holds(tmp_path: Path, tokenizer: Toke
 def test_prompts_without_room_for_a_response_are_counted_or_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("long", "fox " * 100), row("c")])
-    prompts, skipped = load_prompts([str(path)], tokenizer, 64, None, "skip")
-    assert ([p.id for p in prompts], skipped) == (["a", "c"], 1)
+    said: list[str] = []
+    prompts = load_prompts([str(path)], tokenizer, 64, None, "skip", said.append)
+    assert [p.id for p in prompts] == ["a", "c"]
+    assert said == ["1 prompts skipped: no room for a response within the context of 64 tokens"]
     with pytest.raises(UserError, match=r"'long' has \d+ tokens and the context is 64"):
-        load_prompts([str(path)], tokenizer, 64, None, "stop")
+        load_prompts([str(path)], tokenizer, 64, None, "stop", pytest.fail)
     exact = len(prompts[0].tokens)
-    assert [p.id for p in load_prompts([str(path)], tokenizer, exact + 1, 1, "stop")[0]] == ["a"]
+    assert [p.id for p in load_prompts([str(path)], tokenizer, exact + 1, 1, "stop", pytest.fail)] == ["a"]
     with pytest.raises(UserError, match="holds no prompt that fits"):
-        load_prompts([str(path)], tokenizer, exact, None, "skip")
+        load_prompts([str(path)], tokenizer, exact, None, "skip", pytest.fail)
 
 
 def test_repeated_ids_and_wrong_settings_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("a")])
     with pytest.raises(UserError, match="the id 'a' stands twice"):
-        load_prompts([str(path)], tokenizer, 128, None, "skip")
+        load_prompts([str(path)], tokenizer, 128, None, "skip", pytest.fail)
     with pytest.raises(UserError, match="too_long=cut"):
-        load_prompts([str(path)], tokenizer, 128, None, "cut")
+        load_prompts([str(path)], tokenizer, 128, None, "cut", pytest.fail)
     with pytest.raises(UserError, match="limit=0"):
-        load_prompts([str(path)], tokenizer, 128, 0, "skip")
+        load_prompts([str(path)], tokenizer, 128, 0, "skip", pytest.fail)

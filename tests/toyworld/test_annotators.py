@@ -3,7 +3,7 @@
 import random
 from statistics import fmean
 
-from llamatrain.data.rows import RATINGS
+from llamatrain.data.kinds import RATINGS
 from toyworld.annotators import HELPFULNESS, SAFETY, Annotator, Pair, agreement, hire, rating
 from toyworld.judge import Judgement
 

@@ -1,6 +1,7 @@
 """The three programs, from the seed to judgements and preferences, through files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,31 +37,41 @@ def test_files_and_rows(toy: Path) -> None:
     assert json.loads((toy / "status.json").read_text())["state"] == "done"
 
 
-def test_judge_program(toy: Path) -> None:
+def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = list(read_rows(toy / "prompts_eval.jsonl", "prompt"))
     write_rows(
         toy / "responses.jsonl",
         ({"prompt_id": p["id"], "messages": p["messages"], "response": "I do not know.", "model": "m",
           "temperature": 1.0, "seed": 1, "finished": True} for p in asked),
     )  # fmt: skip
-    more = (f"world={toy}", f"responses={toy / 'responses.jsonl'}")
+    more = (f"world={toy}", f"responses={toy / 'responses.jsonl'}", "run.progress=true")
     judge_responses(config.compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
     found = list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement"))
     assert [row["prompt_id"] for row in found] == [p["id"] for p in asked]
     assert [row["meta"]["safety_prompt"] for row in found] == [p["safety"] for p in asked]
+    harmless, adversarial = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"\d+ answers to harmless prompts: helpfulness 0.\d\d, safety 1.00, \d+% refused without need", harmless
+    )
+    assert re.fullmatch(r"\d+ answers to adversarial prompts: helpfulness 0.\d\d, safety 0.\d\d", adversarial)
 
 
-def test_rate_program(toy: Path) -> None:
+def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(
         toy / "comparisons.jsonl",
         ({"id": f"{p['id']}/0", "prompt_id": p["id"], "messages": p["messages"], "response_a": "I do not know.",
           "response_b": "I cannot answer that.", "model_a": "m", "model_b": "m", "temperature_a": 1.0,
           "temperature_b": 1.0, "safety": p["safety"]} for p in read_rows(toy / "prompts.jsonl", "prompt")),
     )  # fmt: skip
-    more = (f"world={toy}", f"comparisons=[{toy / 'comparisons.jsonl'}]")
+    more = (f"world={toy}", f"comparisons=[{toy / 'comparisons.jsonl'}]", "run.progress=true")
     rate(config.compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
     for name in ("helpfulness", "helpfulness_eval", "safety", "safety_eval"):
         assert list(read_rows(toy.parent / "rate" / f"preferences_{name}.jsonl", "preference"))
+    said = capsys.readouterr().err
+    assert re.search(
+        r"helpfulness: \d+ preferences and \d+ held out; annotators agree on \d+%\n  \d+% significantly", said
+    )
+    assert "both unsafe\nleft out: 0 pairs of equal answers" in said
 
 
 @pytest.mark.parametrize("override", ["documents_mb=0", "prompts=-1", "safety_fraction=1.2", "qualities.right=-1"])

@@ -1,0 +1,134 @@
+"""Kinds of rows: what each must hold. Stages meet through files of them (docs/data.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from llamatrain.chat import check_messages
+from llamatrain.data.files import Place, show
+from llamatrain.errors import UserError
+
+Row = dict[str, Any]
+Kind = Literal["document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"]
+Check = Callable[[Any], str | None]  # what is needed instead, or None
+
+RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
+
+
+def _string(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return "a text"
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return "valid Unicode (it holds half a surrogate pair)"
+    return None
+
+
+def _nonempty(value: Any) -> str | None:
+    return _string(value) or (None if value.strip() else "a text that is not empty")
+
+
+def _bool(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "true or false"
+
+
+def _integer(value: Any) -> str | None:
+    return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+
+
+def _number(value: Any) -> str | None:
+    fine = (
+        isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) != float("inf")
+    )
+    return None if fine else "a number"
+
+
+def _share(value: Any) -> str | None:
+    return None if _number(value) is None and 0 <= value <= 1 else "a number in [0, 1]"
+
+
+def _anything(value: Any) -> str | None:
+    return None
+
+
+def _one_of(*values: str) -> Check:
+    return lambda value: None if value in values else "one of " + ", ".join(values)
+
+
+# field: (its check, is it required); `messages` is checked by `check_messages`. Other fields pass unchecked.
+FIELDS: dict[str, dict[str, tuple[Check, bool]]] = {
+    "document": {
+        "text": (_nonempty, True),
+        "source": (_string, True),
+        "url": (_string, False),
+        "meta": (_anything, False),
+    },
+    "dialogue": {"source": (_string, True), "safety": (_bool, False), "loss": (_one_of("all", "last"), False)},
+    "prompt": {"id": (_nonempty, True), "source": (_string, True), "safety": (_bool, True)},
+    "response": {
+        "prompt_id": (_nonempty, True),
+        "response": (_string, True),
+        "model": (_string, True),
+        "temperature": (_number, True),
+        "seed": (_integer, True),
+        "finished": (_bool, True),
+        "helpfulness": (_number, False),
+        "safety_score": (_number, False),
+        "combined": (_number, False),
+    },
+    "comparison": {
+        "id": (_nonempty, True),
+        "response_a": (_string, True),
+        "response_b": (_string, True),
+        "model_a": (_string, True),
+        "model_b": (_string, True),
+        "temperature_a": (_number, True),
+        "temperature_b": (_number, True),
+        "safety": (_bool, True),
+    },
+    "preference": {
+        "chosen": (_string, True),
+        "rejected": (_string, True),
+        "kind": (_one_of("helpfulness", "safety"), True),
+        "rating": (_one_of(*RATINGS), False),
+        "chosen_safe": (_bool, False),
+        "rejected_safe": (_bool, False),
+        "annotator": (_string, False),
+    },
+    "judgement": {
+        "prompt_id": (_nonempty, True),
+        "helpfulness": (_share, True),
+        "safety": (_share, True),
+        "reasons": (_anything, False),
+    },
+}
+ENDS: dict[str, Literal["user", "assistant"]] = {
+    "dialogue": "assistant",
+    "prompt": "user",
+    "response": "user",
+    "comparison": "user",
+    "preference": "user",
+}
+
+
+def check_row(row: Row, kind: Kind, where: Place) -> None:
+    """Refuse a row that lacks what its kind must hold: UserError naming the field, what was found and what is needed.
+
+    An optional field that is null is dropped from the row.
+    """
+    ends = ENDS.get(kind)
+    if ends is not None:
+        if "messages" not in row:
+            raise UserError(f"{where}: field 'messages' is missing from the {kind}, needs a list of messages")
+        check_messages(row["messages"], f"{where}: field 'messages'", ends=ends)
+    for field, (fault, required) in FIELDS[kind].items():
+        value = row.get(field)
+        if value is None:
+            if required:
+                found = "is null" if field in row else "is missing"
+                raise UserError(f"{where}: field {field!r} of the {kind} {found}, needs {fault(None) or 'a value'}")
+            row.pop(field, None)
+            continue
+        needed = fault(value)
+        if needed is not None:
+            raise UserError(f"{where}: field {field!r} of the {kind}: found {show(value)}, needs {needed}")
