@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pretrain.__main__ as program
 from llamatrain import checkpoint, config
@@ -125,6 +126,7 @@ def test_compiled_it_learns_the_same(
     tmp_path: Path,
     corpus: Path,
     tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     more = ("steps=4", "run.eval_every=2", "run.progress=true", "model.activation_checkpointing=selective")
