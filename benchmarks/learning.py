@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,6 @@ from chain import commit, machine
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results" / "learning.jsonl"
 sys.path.insert(0, str(ROOT))
-os.environ["TORCHDYNAMO_DISABLE"] = "0"
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402

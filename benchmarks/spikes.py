@@ -3,9 +3,10 @@
     python benchmarks/spikes.py
 
 On the toy world, with the demo's model: a clean run with the detector on (false alarms are counted), and one whose corpus
-has a burst of garbage (random tokens in all windows of three steps) and whose loss is not a number for a sample of
-another step. What is measured: what the detector found, and the held-out loss of both in the end. `--table` prints the
-recorded lines.
+has a burst of garbage (random tokens in all windows of six steps, four good ones among them) and whose loss is not a
+number for a sample of another step; and one on the clean corpus that is told to pass over the same samples, so that it
+takes what the poisoned run took, in its order. What is measured: what the detector found, how often the run went back and
+how many steps it took again, and the held-out loss of each in the end. `--table` prints the recorded lines.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from llamatrain.losses import Batch, language_model_loss
 from llamatrain.tokenizer import Tokenizer
 
 RECORD = RESULTS / "spikes.jsonl"
-GARBAGE = (150, 152)  # first and last step of the burst
+GARBAGE = (*range(150, 154), *range(158, 160))  # the steps of the burst, all before the next checkpoint
 BROKEN = 260  # the step with a loss that is not a number
 MARKED = 16  # tokens by which the program recognises the sample of that step
 
@@ -60,13 +62,15 @@ def main() -> int:
 def measure(folder: Path, steps: int, seed: int, megabytes: int) -> dict[str, Any]:
     """Make the data where they are not there yet, run both and describe them."""
     make_data(folder, megabytes)
-    clean, poisoned = folder / f"clean-{seed}", folder / f"poisoned-{seed}"
+    clean, poisoned, known = (folder / f"{name}-{seed}" for name in ("clean", "poisoned", "known"))
     train(clean, folder / "corpus", folder / "tokenizer", steps, seed, broken=None)
     broken = poison(folder / "corpus", folder / f"corpus-poisoned-{seed}", folder / "tokenizer", steps, seed)
     train(poisoned, folder / f"corpus-poisoned-{seed}", folder / "tokenizer", steps, seed, broken)
-    ends = {run: json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in (clean, poisoned)}
     incidents = read(poisoned / "incidents.jsonl")
-    before, after = ends[clean]["eval/loss"], ends[poisoned]["eval/loss"]
+    skip = [sample["sample"] for found in incidents for sample in found["samples"]]
+    train(known, folder / "corpus", folder / "tokenizer", steps, seed, broken=None, skip=skip)
+    ends = {run: read(run / "metrics.jsonl")[-1] for run in (clean, poisoned, known)}
+    before, after, told = (ends[run]["eval/loss"] for run in (clean, poisoned, known))
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
@@ -74,10 +78,14 @@ def measure(folder: Path, steps: int, seed: int, megabytes: int) -> dict[str, An
         "steps": steps,
         "seed": seed,
         "planted": {"garbage_steps": GARBAGE, "nan_step": BROKEN},
+        "rollbacks": len(incidents),
+        "steps_again": sum(found["step"] - found["back_to"] for found in incidents),
+        "as_planted": [step for found in incidents for step in steps_of(found)] == [*GARBAGE, BROKEN],
         "false_alarms": len(read(clean / "incidents.jsonl")),
         "incidents": [
             {
                 **{key: found[key] for key in ("first_step", "step", "back_to", "criterion", "value", "threshold")},
+                "steps": steps_of(found),
                 "samples": len(found["samples"]),
                 "text": found["samples"][0]["text"],
             }
@@ -87,7 +95,14 @@ def measure(folder: Path, steps: int, seed: int, megabytes: int) -> dict[str, An
         "eval_loss_clean": before,
         "eval_loss_poisoned": after,
         "difference_percent": 100 * (after / before - 1),
+        "eval_loss_known": told,
+        "difference_known_percent": 100 * (after / told - 1),
     }
+
+
+def steps_of(incident: dict[str, Any]) -> list[int]:
+    """Return the steps whose samples an incident names."""
+    return sorted({sample["step"] for sample in incident["samples"]})
 
 
 def make_data(folder: Path, megabytes: int) -> None:
@@ -122,8 +137,18 @@ def configure(folder: Path, corpus: Path, tokenizer: Path, steps: int, seed: int
     return config.compose("pretrain", program.PretrainConfig, overrides)
 
 
-def train(folder: Path, corpus: Path, tokenizer: Path, steps: int, seed: int, broken: tuple[int, ...] | None) -> None:
+def train(
+    folder: Path,
+    corpus: Path,
+    tokenizer: Path,
+    steps: int,
+    seed: int,
+    broken: tuple[int, ...] | None,
+    skip: Sequence[int] = (),
+) -> None:
     """Pretrain; the loss of a micro-batch with a row that begins with the tokens `broken` is not a number."""
+    cfg = configure(folder, corpus, tokenizer, steps, seed)
+    cfg.skip_samples = list(skip)
 
     def loss_fn(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, extra = language_model_loss(model, batch)
@@ -133,7 +158,7 @@ def train(folder: Path, corpus: Path, tokenizer: Path, steps: int, seed: int, br
     original = program.language_model_loss
     program.language_model_loss = loss_fn
     try:
-        program.train(configure(folder, corpus, tokenizer, steps, seed))
+        program.train(cfg)
     finally:
         program.language_model_loss = original
 
@@ -147,11 +172,11 @@ def poison(clean: Path, folder: Path, tokenizer: Path, steps: int, seed: int) ->
     shutil.copytree(clean, folder)
     batches, _ = program.load(configure(folder, folder, tokenizer, steps, seed), Tokenizer(tokenizer))
     draw = np.random.default_rng(seed)
-    places = np.array([place for step in range(GARBAGE[0] - 1, GARBAGE[1]) for place in batches.sample_ids(step)])
+    places = np.array([place for step in GARBAGE for place in batches.sample_ids(step - 1)])
     for source, window in zip(*(found.tolist() for found in batches.located(places)), strict=True):
         overwrite(batches, folder / "train", source, window * (batches.seq_len - 1), draw)
     # The incident of the garbage moves what follows up by its samples.
-    at = batches.sample_ids(BROKEN - 1 + GARBAGE[1] - GARBAGE[0] + 1)[3]
+    at = batches.sample_ids(BROKEN - 1 + len(GARBAGE))[3]
     row: list[int] = batches.windows_at(np.array([at]))["input_ids"][0, :MARKED].tolist()
     return tuple(row)
 
@@ -188,10 +213,15 @@ def table(lines: list[dict[str, Any]]) -> None:
                 f"| {found['back_to']} | {found['samples']} |"
             )
     for line in lines:
+        known = ""
+        if "eval_loss_known" in line:
+            told, difference = line["eval_loss_known"], line["difference_known_percent"]
+            known = f", {told:.4f} where it was told what to pass over ({difference:+.3f} %)"
         print(
             f"\nseed {line['seed']}, {line['steps']} steps: {line['false_alarms']} false alarms in the clean run; held-out "
             f"loss {line['eval_loss_clean']:.4f} clean, {line['eval_loss_poisoned']:.4f} poisoned "
-            f"({line['difference_percent']:+.2f} %)"
+            f"({line['difference_percent']:+.2f} %){known}; {len(line['incidents'])} rollbacks, "
+            f"{sum(found['step'] - found['back_to'] for found in line['incidents'])} steps taken again"
         )
 
 

@@ -1,20 +1,26 @@
-"""Time each program from its start to its first unit of work, on the parents of a finished demo.
+"""Time each program from its start to its first unit of work, and the parts of that, on the parents of a finished demo.
 
     python benchmarks/startup.py --demo runs/demo
+    python benchmarks/startup.py --demo runs/demo --against ../another-checkout
 
-The time runs from the process's start to the end of the first optimizer step (or PPO iteration, or response), less what
-that unit itself took where it is logged. Each program is started `--repeats` times; the median counts.
+The first unit is the first optimizer step (PPO: iteration); other programs are timed from start to end. Each round
+starts every program once, and beside them an interpreter that only imports torch and deepspeed: the floor. Medians
+count. The parts are timed from outside (tracing/sitecustomize.py); with `--against`, another checkout is started in
+alternation, and the medians of its seconds over ours are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from chain import ROOT, commit, machine
@@ -24,13 +30,15 @@ from launch.graph import read_stages
 from llamatrain.config import load_preset
 
 STAGES = {stage.name: stage for stage in read_stages("demo", load_preset("demo"), {})}
+TRACING = Path(__file__).resolve().parent / "tracing"
 
+# Program -> (stage whose overrides it takes, overrides for four steps or two iterations).
 TRAINING = {
-    "pretrain": ("pretrain", ["tokens=null", "steps=1"]),
-    "sft": ("sft", ["epochs=0.001"]),
-    "reward": ("reward", ["epochs=0.001"]),
-    "rejection_sampling": ("rejection_sampling", ["limit=1", "samples_per_prompt=1", "steps=1"]),
-    "ppo": ("ppo", ["iterations=1", "batch_prompts=2", "mini_batch=2", "micro_batch_size=2", "max_new_tokens=1"]),
+    "pretrain": ("pretrain", ["tokens=null", "steps=4", "eval_windows=1"]),
+    "sft": ("sft", ["epochs=0.013"]),
+    "reward": ("reward_safety", ["epochs=0.07"]),
+    "rejection_sampling": ("rejection_sampling", ["limit=1", "samples_per_prompt=1", "steps=4"]),
+    "ppo": ("ppo", ["iterations=2", "batch_prompts=2", "mini_batch=2", "micro_batch_size=2", "max_new_tokens=1"]),
 }
 OTHERS = {
     "sample": ("sample_ppo", ["limit=1", "samples_per_prompt=1", "max_new_tokens=1"]),
@@ -39,37 +47,183 @@ OTHERS = {
     "toyworld": ("world", ["documents_mb=0.01", "dialogues=10", "prompts=30", "prompts_eval=10"]),
 }
 
+FLOOR = """
+import time
+torch_from = time.monotonic()
+import torch
+deepspeed_from = time.monotonic()
+import deepspeed
+print(torch_from, deepspeed_from, time.monotonic())
+"""
+# A package's import counts with what it imports, unless that is another one of these.
+PACKAGES = {
+    "torch": "import torch",
+    "deepspeed": "import deepspeed",
+    "hydra": "import hydra, omegaconf",
+    "omegaconf": "import hydra, omegaconf",
+    "wandb": "import wandb",
+}
+PARTS = [
+    "interpreter, command line",
+    "import torch",
+    "import deepspeed",
+    "import hydra, omegaconf",
+    "import the rest",
+    "configuration",
+    "data",
+    "parents verified",
+    "process group",
+    "run folder",
+    "model",
+    "engine",
+    "the rest",
+]
+TOTAL, FIRST, LATER, LOG, FLOOR_ROW, OWN = (
+    "**to the first step**",
+    "the first step itself",
+    "a later step",
+    "first line logged",
+    "floor: interpreter, torch, deepspeed",
+    "**above the floor**",
+)
+ROWS = [*PARTS, TOTAL, FLOOR_ROW, OWN, FIRST, LATER, LOG]
+
+
+@dataclass
+class Trace:
+    """What a program's process did, in seconds since it was started."""
+
+    ready: float
+    spans: list[tuple[str, float, float]]
+
 
 def main() -> None:
-    """Measure and print one Markdown row a program."""
+    """Measure in rounds and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=ROOT / "runs" / "demo")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--programs", nargs="+", choices=[*TRAINING, *OTHERS], default=[*TRAINING, *OTHERS])
+    parser.add_argument("--against", type=Path, help="another checkout, started in alternation")
     options = parser.parse_args()
-    print(
-        f"{commit()}, {machine()}, {time.strftime('%Y-%m-%d')}\n\n| program | seconds to the first unit of work |\n|---|---|"
-    )
-    for program, (stage, less) in {**TRAINING, **OTHERS}.items():
-        name = "reward_safety" if program == "reward" else stage
-        seconds = [measure(program, options.demo.resolve(), name, less) for _ in range(options.repeats)]
-        print(f"| {program} | {statistics.median(seconds):.1f} |", flush=True)
+    roots = [ROOT, options.against.resolve()] if options.against else [ROOT]
+    demo = options.demo.resolve()
+    parts: dict[tuple[Path, str], list[dict[str, float]]] = defaultdict(list)
+    walls: dict[tuple[Path, str], list[float]] = defaultdict(list)
+    for number in range(options.repeats):
+        base = floor()
+        for program in options.programs:
+            for root in roots if number % 2 == 0 else roots[::-1]:
+                if program in TRAINING:
+                    parts[root, program].append(training(program, demo, root, base))
+                else:
+                    walls[root, program].append(wall(program, demo, root))
+    print(f"{commit()}, {machine()}, {time.strftime('%Y-%m-%d')}, median of {options.repeats}\n")
+    table([p for p in options.programs if p in TRAINING], parts)
+    print("\n| program | seconds from start to end |\n|---|---|")
+    for program in (p for p in options.programs if p in OTHERS):
+        print(f"| {program} | {statistics.median(walls[ROOT, program]):.2f} |")
+    if options.against:
+        print(f"\n| program | {roots[1].name} | here | here over it |\n|---|---|---|---|")
+        for program in options.programs:
+            theirs, ours = (walls[r, program] or [run[TOTAL] for run in parts[r, program]] for r in roots[::-1])
+            ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+            print(f"| {program} | {statistics.median(theirs):.2f} | {statistics.median(ours):.2f} | {ratio:.2f} |")
 
 
-def measure(program: str, demo: Path, stage: str, less: list[str]) -> float:
-    """Return the seconds from the start of a program to its first unit, with the overrides that its stage had."""
+def table(programs: list[str], parts: dict[tuple[Path, str], list[dict[str, float]]]) -> None:
+    """Print the medians: a row a part, a column a program."""
+    print(f"| seconds | {' | '.join(programs)} |\n|---|{'---|' * len(programs)}")
+    for row in ROWS:
+        cells = [statistics.median(run.get(row, 0.0) for run in parts[ROOT, program]) for program in programs]
+        print(f"| {row} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+
+
+def floor() -> float:
+    """Return the seconds until an interpreter that is told nothing has imported torch and deepspeed."""
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", FLOOR], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1]) - started
+
+
+def start(program: str, demo: Path, root: Path, folder: str, trace: bool) -> float:
+    """Run a program with its stage's overrides to its end; return when it was started."""
+    stage, less = {**TRAINING, **OTHERS}[program]
+    overrides = [*STAGES[stage].resolved(demo, None), *less, f"run.dir={folder}", "run.name=job"]
+    command = [sys.executable, "-m", "launch", program, "preset=demo", *overrides]
+    environment = dict(os.environ)
+    if trace:
+        environment |= {"STARTUP_TRACE": folder, "PYTHONPATH": str(TRACING)}
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return started
+
+
+def wall(program: str, demo: Path, root: Path) -> float:
+    """Return the seconds from a program's start to its end."""
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [*STAGES[stage].resolved(demo, None), *less, f"run.dir={folder}", "run.name=job"]
-        command = [sys.executable, "-m", "launch", program, "preset=demo", *overrides]
-        started, wall = time.time(), time.perf_counter()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-        wall = time.perf_counter() - wall
-        if program not in TRAINING:
-            return wall  # little but the start
-        first = json.loads((Path(folder) / "job" / "metrics.jsonl").read_text().splitlines()[0])
-        own = first.get("train/step_seconds", sum(v for k, v in first.items() if k.startswith("ppo/seconds")))
-        return float(first["time"]) - started - float(own)
+        return -start(program, demo, root, folder, trace=False) + time.monotonic()
+
+
+def training(program: str, demo: Path, root: Path, base: float) -> dict[str, float]:
+    """Return the seconds of each part of a training program's start; `base` is the floor."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = start(program, demo, root, folder, trace=True)
+        trace = read_trace(Path(folder), started)
+        lines = [json.loads(line) for line in (Path(folder) / "job" / "metrics.jsonl").read_text().splitlines()]
+    logs = [span for span in trace.spans if span[0] == "log"]
+    steps = [end - begin for part, begin, end in trace.spans if part == "step"]
+    if not steps:  # PPO says itself what an iteration took
+        steps = [sum(v for k, v in line.items() if k.startswith("ppo/seconds")) for line in lines]
+        begun = logs[0][1] - steps[0]
+    else:
+        begun = next(begin for part, begin, _ in trace.spans if part == "step")
+    found = shares(trace, begun)
+    found["interpreter, command line"] = trace.ready
+    found["the rest"] = begun - sum(found.values())
+    return {
+        **found,
+        TOTAL: begun,
+        FLOOR_ROW: base,
+        OWN: begun - base,
+        FIRST: steps[0],
+        LATER: statistics.median(steps[1:]),
+        LOG: logs[0][2] - logs[0][1],
+    }
+
+
+def read_trace(folder: Path, started: float) -> Trace:
+    """Return the trace of the process that ran the program; processes that it started may have left theirs, too."""
+    for path in folder.glob("*.json"):
+        content = json.loads(path.read_text())
+        spans = [(part, begin - started, end - started) for part, begin, end in content["spans"]]
+        if any(part == "configuration" for part, *_ in spans):
+            return Trace(content["ready"][-1] - started, sorted(spans, key=lambda span: (span[1], -span[2])))
+    raise SystemExit(f"no trace in {folder}")
+
+
+def shares(trace: Trace, until: float) -> dict[str, float]:
+    """Return the seconds of each part before `until`, what lies within another part taken off that one."""
+    seconds: dict[str, float] = defaultdict(float)
+    around: list[tuple[str, float]] = []  # the parts a span lies in, with their ends
+    configured = next(begin for part, begin, _ in trace.spans if part == "configuration")
+    for name, begin, end in [("import the rest", trace.ready, configured), *trace.spans]:
+        if begin >= until:
+            break
+        end = min(end, until)
+        while around and around[-1][1] <= begin:
+            around.pop()
+        part = name
+        if name.startswith("import "):
+            package = PACKAGES.get(name.removeprefix("import "))
+            outer = around[-1][0] if around and around[-1][0].startswith("import ") else "import the rest"
+            part = package or outer
+        seconds[part] += end - begin
+        if around:
+            seconds[around[-1][0]] -= end - begin
+        around.append((part, end))
+    return seconds
 
 
 if __name__ == "__main__":

@@ -125,13 +125,14 @@ def load(cfg: ChatConfig) -> Chat:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = checkpoint.load_model(cfg.checkpoint, device, getattr(torch, cfg.dtype))
+        folder = checkpoint.resolve(cfg.checkpoint)
     except MissingFileError:
         makers = "pretrain, sft, rejection_sampling and ppo make checkpoints"
         raise UserError(f"checkpoint={cfg.checkpoint} does not exist; {makers}") from None
+    model = checkpoint.load_model(folder, device, getattr(torch, cfg.dtype))
     if not isinstance(model, Transformer):
         raise UserError(f"checkpoint={cfg.checkpoint} is a reward model: it scores and does not speak")
-    return Chat(model.eval(), checkpoint.load_tokenizer(checkpoint.resolve(cfg.checkpoint)), cfg)
+    return Chat(model.eval(), checkpoint.load_tokenizer(folder), cfg)
 
 
 def talk(cfg: ChatConfig) -> None:

@@ -94,16 +94,25 @@ def latest(checkpoints: Path) -> Path | None:
 
 
 def _verify_together(folder: Path) -> None:
-    failure = ""
-    try:
-        manifest.verify(folder, distributed.shard(manifest.read(folder)))
-    except UserError as error:
-        failure = str(error)
-    distributed.fail_together(failure)
+    distributed.together(lambda: _verify_share(folder))
+
+
+def _verify_share(folder: Path, trainer: bool = True) -> None:
+    """Verify this rank's share of the files, those of the trainer state where asked for."""
+    names = [name for name in manifest.read(folder) if trainer or not name.startswith("trainer/")]
+    manifest.verify(folder, distributed.shard(names))
 
 
 def resolve(path: str | Path, made_by: str = "pretrain") -> Path:
-    """Return the checkpoint folder behind `path` (a checkpoint, a run's `final` or a run folder), its manifest verified."""
+    """Return the checkpoint folder behind `path` (a checkpoint, a run's `final` or a run folder), its manifest verified.
+
+    Called by all ranks together: each verifies its share of the files. The trainer state, which only a resume reads, is
+    left alone.
+    """
+    return distributed.together(lambda: _resolved(path, made_by))
+
+
+def _resolved(path: str | Path, made_by: str) -> Path:
     folder = Path(path)
     if (folder / "final").exists():
         folder = folder / "final"
@@ -114,7 +123,7 @@ def resolve(path: str | Path, made_by: str = "pretrain") -> Path:
         raise UserError(f"{path} is not a checkpoint: it has no config.json")
     if (folder / manifest.NAME).exists() or not (folder / "llamatrain.json").exists():
         if (folder / manifest.NAME).exists():
-            manifest.verify(folder)
+            _verify_share(folder, trainer=False)
         return folder  # a Hugging Face folder made elsewhere has no manifest
     raise UserError(f"checkpoint {folder} is damaged: {manifest.NAME} is missing")
 
@@ -170,10 +179,9 @@ def matched(
 
 
 def load_model(
-    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, made_by: str = "pretrain"
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Transformer | ScalarModel:
-    """Load a checkpoint as a `Transformer` or, where it is a reward model, a `ScalarModel`."""
-    folder = resolve(path, made_by)
+    """Load a checkpoint folder (see `resolve`) as a `Transformer` or, where it is a reward model, a `ScalarModel`."""
     config, scalar = load_config(folder)
     with torch.device("meta"):  # the weights appear once, where and as they are wanted
         model: Transformer | ScalarModel = ScalarModel(config, seed=None) if scalar else Transformer(config, seed=None)

@@ -7,7 +7,7 @@ whichever variables are there. With one process every collective is a no-op.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -133,6 +133,20 @@ def fail_together(failure: str) -> None:
     told = [text for text in gather_objects(failure) if text]
     if told:
         raise UserError(told[0])
+
+
+def together(work: Callable[[], T]) -> T:
+    """Do what every rank does for itself and return the result; a UserError of one rank is raised on all of them."""
+    if world_size() == 1:
+        return work()
+    setup()  # programs look at what they are given before they open a run
+    failure = ""
+    try:
+        result = work()
+    except UserError as error:
+        failure = str(error)
+    fail_together(failure)
+    return result
 
 
 def shard(items: Iterable[T]) -> list[T]:

@@ -7,6 +7,7 @@ arrive divided by the weight of the whole global batch, so DeepSpeed's average o
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import itertools
 import logging
@@ -25,7 +26,7 @@ from torch import nn
 from . import distributed
 from .allocator import keep_freed_memory
 from .errors import UserError
-from .optim import OptimConfig, kind_of, parameter_groups
+from .optim import AdamW, OptimConfig, kind_of, parameter_groups
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -62,17 +63,20 @@ def _import_deepspeed() -> Any:
         os.environ.setdefault("DS_LOG_LEVEL", "error")
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore")
-    # ZeRO marks a Muon optimizer, unused here, for torch.compile: that alone would import the compiler, two seconds.
-    # An engine that compiles has said 0 before.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    collects = gc.isenabled()
+    gc.disable()  # what an import makes stays: looking it through for garbage takes a third of a second
     import deepspeed
 
+    if collects:
+        gc.enable()
+    # ZeRO marks a Muon optimizer, unused here, for torch.compile: that alone would import the compiler.
+    deepspeed.runtime.compiler.compile = lambda: lambda function: function
     if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
         from deepspeed.utils import logger
 
         logger.setLevel(logging.ERROR)
     if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.ops.__compatible_ops__ = {}  # none: asking for them compiles programs to see which would run
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     return deepspeed
@@ -92,7 +96,7 @@ class Engine:
         if compiled:
             _compile(model, zero)
         deepspeed = _import_deepspeed()
-        self.optim, self.zero, self.total_steps = optim, zero, total_steps
+        self.optim, self.zero, self.total_steps, self.compiled = optim, zero, total_steps, compiled
         self.dtype = DTYPES[zero.dtype]
         self.device = distributed.device()
         if self.device.type == "cpu":
@@ -103,7 +107,7 @@ class Engine:
         self.grad_norms: dict[str, float] = {}  # of the last step, by kind of tensor, where it was asked for
         config = _deepspeed_config(optim, zero)
         groups = parameter_groups(model, optim)
-        adamw = torch.optim.AdamW(groups, lr=optim.lr, betas=_pair(optim.betas), eps=optim.eps, fused=True)
+        adamw = AdamW(groups, lr=optim.lr, betas=_pair(optim.betas), eps=optim.eps, fused=True)
         with _quiet():
             self._ds, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
         self._adamw: torch.optim.Optimizer = self._ds.basic_optimizer
@@ -367,10 +371,6 @@ def frozen(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], zero: 
 def _compile(model: nn.Module, zero: ZeroConfig) -> None:
     if zero.stage == 3:
         raise UserError("compile=true needs zero.stage of 2 or lower: at stage 3 each layer's weights come and go")
-    os.environ["TORCHDYNAMO_DISABLE"] = "0"
-    import torch._dynamo
-
-    torch._dynamo.config.disable = False
     if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
         logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     decoder: Any = model.model

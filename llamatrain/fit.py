@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -18,6 +20,7 @@ from .run import Run
 from .spikes import Guard
 from .tokenizer import Tokenizer
 
+T = TypeVar("T")
 LossFn = Callable[[Any, Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
@@ -46,6 +49,7 @@ def fit(
     where a step is a loss spike; without one (or with its detector off) a loss that is not finite ends the run.
     """
     engines = {"model": engine}
+    loss_at = functools.partial(_loss_at, engine, batches, loss_fn)
     step, state = run.resume(engines)
     if guard is not None:
         guard.resume(run, state)
@@ -57,9 +61,12 @@ def fit(
         total_steps, run.program, "steps", done=min(step, total_steps), every=run.config.log_every
     ) as bar:
         while step < total_steps:
+            if guard is not None and not guard.look_ahead(step, total_steps, run, loss_at):
+                run.save(step, engines, tokenizer, guard.state())
+                run.stop(step)
             detailed = (step + 1) % run.config.log_every == 0
-            micro_batches, failure = _read(batches, step)
-            metrics = train_step(engine, micro_batches, loss_fn, detailed, failure)
+            micro_batches, failure = _tried(functools.partial(batches.batch_at, step))
+            metrics = train_step(engine, micro_batches or [], loss_fn, detailed, failure)
             spike = guard.check(metrics) if guard is not None else None
             if guard is not None and spike is not None:
                 step = guard.undo(spike, metrics, step, run, engines)
@@ -83,12 +90,21 @@ def fit(
     run.finish(max(step, total_steps))
 
 
-def _read(batches: Batches, step: int) -> tuple[list[Batch], str]:
-    """Return this rank's micro-batches, or none and what is wrong: a rank that ended alone would leave others waiting."""
+def _tried(read: Callable[[], T]) -> tuple[T | None, str]:
+    """Return what was read, or nothing and what is wrong: a rank that ended alone would leave the others waiting."""
     try:
-        return batches.batch_at(step), ""
+        return read(), ""
     except (UserError, OSError) as error:
-        return [], str(error)
+        return None, str(error)
+
+
+def _loss_at(engine: Engine, batches: Batches, loss_fn: LossFn, step: int) -> float:
+    """Return the loss of a step's global batch, without a gradient."""
+
+    def read() -> Iterator[Batch]:
+        yield from batches.batch_at(step)
+
+    return evaluate_loss(engine, read(), loss_fn)["eval/loss"]
 
 
 def _refuse_broken(metrics: dict[str, float], step: int, run: Run) -> None:
@@ -143,21 +159,39 @@ def train_step(
 
 @torch.no_grad()
 def evaluate_loss(engine: Engine, batches: Iterable[Batch], loss_fn: LossFn) -> dict[str, float]:
-    """Return the averages of `loss_fn` over batches (this rank's share of them), over all ranks, as eval/<key>."""
+    """Return the averages of `loss_fn` over batches (this rank's share of them), over all ranks, as eval/<key>.
+
+    Every rank has as many batches. UserError on all of them where one cannot be read.
+    """
     engine.module.eval()
     sums: dict[str, torch.Tensor] = {}
     weight = 0.0
-    for batch in batches:
-        loss, extra = loss_fn(engine, on_device(batch, engine.device))
-        weight += float(batch["weight"])
-        for key, value in {"loss": loss, **extra}.items():
-            sums[key] = (
-                sums.get(key, torch.zeros((), dtype=torch.float64, device=engine.device)) + value.detach().double()
-            )
+    # What was compiled is for the training step; without gradients it would be compiled once more.
+    eager = torch.compiler.set_stance("force_eager") if engine.compiled else contextlib.nullcontext()
+    with eager:
+        for batch in _together(batches):
+            loss, extra = loss_fn(engine, on_device(batch, engine.device))
+            weight += float(batch["weight"])
+            for key, value in {"loss": loss, **extra}.items():
+                sums[key] = (
+                    sums.get(key, torch.zeros((), dtype=torch.float64, device=engine.device)) + value.detach().double()
+                )
     engine.module.train()
     weight = distributed.all_reduce_sum(weight)
     total = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / max(weight, 1.0)
     return {f"eval/{key}": float(value) for key, value in zip(sums, total, strict=True)}
+
+
+def _together(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches. Before each the ranks agree that all could read it: at ZeRO-3 a forward pass needs every rank."""
+    rows = iter(batches)
+    while True:
+        batch, failure = _tried(functools.partial(next, rows, None))
+        if distributed.any_rank(bool(failure)):
+            distributed.fail_together(failure)
+        if batch is None:
+            return
+        yield batch
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from .errors import UserError
@@ -70,6 +72,14 @@ class OptimConfig:
         progress = min(1.0, (step - warmup + 1) / max(1, total_steps - warmup))
         floor = self.final_lr_fraction
         return self.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW without its wrappers for torch.compile, which import the compiler: more than a second of a start."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ class Run:
                 failure = f"cannot write in {self.folder}: {error.strerror}"
         distributed.fail_together(failure)
         self._metrics = (self.folder / "metrics.jsonl").open("a") if self.is_main else None
-        self._flushed, self._charted = time.monotonic(), 0
+        self._flushed, self._charted = time.monotonic(), -1
         self.incidents = distributed.broadcast_object(self._read_incidents() if self.is_main else [])
 
     def _open(self) -> None:
@@ -258,10 +258,13 @@ class Run:
         self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
-        # Steps that are made again after a spike are charted as they first were: wandb takes no step twice.
-        if self.config.wandb.mode != "disabled" and step > self._charted:
-            self._charted = step
-            self._dashboard().log(numbers, step=step)
+        if self.config.wandb.mode != "disabled" and step > 0:
+            dashboard = self._dashboard()
+            # wandb drops a step that is not above its last, as after going back: its own count goes on, and the charts
+            # are drawn over ours. Offline it does not know where an earlier process of the run ended.
+            again = sum(incident["step"] - incident["back_to"] for incident in self.incidents)
+            self._charted = max(step + again, self._charted + 1)
+            dashboard.log({"step": step, **numbers}, step=self._charted)
 
     def _flush(self) -> None:
         if self._metrics is not None:
@@ -287,6 +290,9 @@ class Run:
                 config=self.settings,
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=False),
             )
+            self._charted = self._wandb.starting_step - 1  # above 0 where the dashboard knows the run
+            self._wandb.define_metric("step", hidden=True)
+            self._wandb.define_metric("*", step_metric="step")
         return self._wandb
 
     # --- cadence and signals ---
@@ -434,17 +440,24 @@ class Run:
         `first_step` is the first of its steps, counted from 1: checkpoints with it that do not know of the incident are
         dropped by `go_back` and `resume`.
         """
-        failure = ""
+        self._write_incidents(json.dumps(incident) + "\n", anew=False)
+        self.incidents.append(incident)
+
+    def amend(self) -> None:
+        """Write incidents.jsonl anew after a change in `incidents`: a kill leaves the old one or the new one."""
+        self._write_incidents("".join(json.dumps(incident) + "\n" for incident in self.incidents), anew=True)
+
+    def _write_incidents(self, text: str, anew: bool) -> None:
+        path, failure = self.folder / INCIDENTS, ""
         if self.is_main:
             try:
-                with (self.folder / INCIDENTS).open("a") as file:
-                    file.write(json.dumps(incident) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
+                if anew:
+                    _replace(path, text)
+                else:
+                    _write(path, text, "a")
             except OSError as error:
-                failure = f"cannot write {self.folder / INCIDENTS}: {error.strerror}"
+                failure = f"cannot write {path}: {error.strerror}"
         distributed.fail_together(failure)
-        self.incidents.append(incident)
 
     def go_back(self, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
         """Restore the newest checkpoint that the recorded incidents leave; return its step and state."""
@@ -492,11 +505,15 @@ class Run:
 def _replace(path: Path, text: str) -> None:
     """Write a file anew: a kill leaves the old one or the new one."""
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
+    _write(temporary, text, "w")
+    os.replace(temporary, path)
+
+
+def _write(path: Path, text: str, mode: str) -> None:
+    with path.open(mode) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _parent_hash(path: Path) -> str | None:

@@ -3,7 +3,9 @@
 A step offends when its loss or gradient norm is not finite or lies too far above the median of the last accepted steps.
 With it offend the steps just before it that were already half as far above: the spike's onset. The run goes back to the
 newest checkpoint from before the onset, passes over all samples of the offending steps and goes on; step counter and
-learning rate count as ever. `incidents.jsonl` in the run folder names the samples and is the durable list of them.
+learning rate count as ever. Where it comes to the gap again, with the weights of just before the onset, it looks ahead:
+the losses of the next global batches are measured forward only, and those that are outliers, too, join the incident. So
+a burst costs one way back. `incidents.jsonl` in the run folder names the samples and is the durable list of them.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import distributed
 from .errors import UserError
@@ -24,6 +26,8 @@ from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+T = TypeVar("T")
 
 LOSS, NORM = "train/loss", "train/grad_norm"
 # The least standard deviation, as a share of the median: a window that is all alike would call any step a spike.
@@ -40,6 +44,7 @@ class SpikeConfig:
     min_steps: int
     loss_sigmas: float
     norm_sigmas: float
+    look_ahead: int
     max_incidents: int
 
     def __post_init__(self) -> None:
@@ -49,8 +54,9 @@ class SpikeConfig:
         for key in ("loss_sigmas", "norm_sigmas"):
             if getattr(self, key) <= 0:
                 raise UserError(f"spikes.{key}={getattr(self, key)}: need a number above 0")
-        if self.max_incidents < 0:
-            raise UserError(f"spikes.max_incidents={self.max_incidents}: need 0 or more")
+        for key in ("look_ahead", "max_incidents"):
+            if getattr(self, key) < 0:
+                raise UserError(f"spikes.{key}={getattr(self, key)}: need 0 or more")
 
 
 @dataclass(frozen=True)
@@ -76,22 +82,27 @@ class Detector:
         """Return what is wrong with a step, or accept it."""
         found = None
         half = False
-        for key, past in self.past.items():
+        for key in self.past:
             value = metrics[key]
             if not math.isfinite(value):
                 return Spike(key, value, math.inf, self.raised + 1)
-            if len(past) < self.min_steps:
-                continue
-            middle, sigma = spread(past, FLOORS[key])
-            threshold = middle + self.sigmas[key] * sigma
+            threshold, halfway = self.limits(key)
             if value > threshold and found is None:
                 found = Spike(key, value, threshold, self.raised + 1)
-            half |= value > middle + self.sigmas[key] / 2 * sigma
+            half |= value > halfway
         if found is None:
             for key, past in self.past.items():
                 past.append(metrics[key])
             self.raised = self.raised + 1 if half else 0
         return found
+
+    def limits(self, key: str) -> tuple[float, float]:
+        """Return what a spike lies above, and its onset; both are infinite while too few steps are known."""
+        past = self.past[key]
+        if len(past) < self.min_steps:
+            return math.inf, math.inf
+        middle, sigma = spread(past, FLOORS[key])
+        return middle + self.sigmas[key] * sigma, middle + self.sigmas[key] / 2 * sigma
 
     def norm_before(self) -> float:
         """Return the mean gradient norm of the last accepted steps as a multiple of the window's median."""
@@ -174,8 +185,7 @@ class Guard:
         """Record the incident at `step` (from 0), go back before it, pass over its samples; return the step to go on at."""
         first = step + 1 - spike.steps
         goal = run.before(first)
-        made = self._incident(spike, metrics, step, first, goal, run) if run.is_main else {}
-        incident = distributed.broadcast_object(made)
+        incident = _by_main(lambda: self._incident(spike, metrics, step, first, goal, run))
         run.record(incident)  # from here on a killed run does the rest when it resumes
         self._stop_after_too_many(run)
         restored, state = run.go_back(engines)
@@ -194,11 +204,7 @@ class Guard:
         self, spike: Spike, metrics: Mapping[str, float], step: int, first: int, goal: int, run: Run
     ) -> dict[str, Any]:
         """Return the line of incidents.jsonl; steps count from 1, as in metrics.jsonl."""
-        samples = [
-            {"step": at + 1, **entry}
-            for at in range(first, step + 1)
-            for entry in self.batches.describe(self.batches.sample_ids(at), self.tokenizer)
-        ]
+        samples = [entry for at in range(first, step + 1) for entry in self._named(at + 1, self.batches.sample_ids(at))]
         return {
             "incident": len(run.incidents) + 1,
             "time": round(time.time(), 3),
@@ -215,7 +221,64 @@ class Guard:
                 for row in (*run.logged_after(goal), {"step": step + 1, **metrics})
             ],
             "samples": samples,
+            "ahead": None,  # until `look_ahead` was there
         }
+
+    def _named(self, step: int, samples: Sequence[int]) -> list[dict[str, Any]]:
+        return [{"step": step, **entry} for entry in self.batches.describe(samples, self.tokenizer)]
+
+    def look_ahead(self, step: int, total_steps: int, run: Run, loss_at: Callable[[int], float]) -> bool:
+        """Where an incident left its gap right before `step` (from 0), measure what follows; pass over what offends, too.
+
+        `loss_at` gives the loss of a step's global batch under the weights in force, which here are those from before
+        the incident, as is the detector's past. Each incident is looked ahead of once: its line in incidents.jsonl then
+        holds what was found. False where a signal asked to stop first; a resumed run begins it anew.
+        """
+        if not self.config.enabled or not self.config.look_ahead:
+            return True
+        pending = [incident for incident in run.incidents if incident.get("ahead", {}) is None]
+        return all(
+            self._measure(incident, step, total_steps, run, loss_at)
+            for incident in pending
+            if self._stands_before(incident, step)
+        )
+
+    def _stands_before(self, incident: Mapping[str, Any], step: int) -> bool:
+        """Tell whether `step` is the first to take samples from behind the incident's."""
+        last: int = incident["samples"][-1]["sample"]
+        earlier = self.batches.sample_ids(step - 1)[-1] if step else -1
+        return earlier < last < self.batches.sample_ids(step)[-1]
+
+    def _measure(
+        self, incident: dict[str, Any], step: int, total_steps: int, run: Run, loss_at: Callable[[int], float]
+    ) -> bool:
+        threshold, known = self.detector.limits(LOSS)[0], self.batches.skip
+        number = incident["step"] + 1  # of the next batch, had nothing been passed over
+        measured, found = 0, list[tuple[int, float, list[int]]]()
+        while measured < self.config.look_ahead and step < total_steps:
+            if run.stop_requested():
+                self.batches.skip = known
+                return False
+            loss = distributed.broadcast_object(loss_at(step))
+            if math.isfinite(loss) and loss <= threshold:
+                step += 1
+            else:
+                samples = self.batches.sample_ids(step)  # the next ones take their place in the same step
+                found.append((number, loss, samples))
+                self.batches.skip = [*self.batches.skip, *samples]
+            measured, number = measured + 1, number + 1
+        named = _by_main(lambda: [entry for at, _, samples in found for entry in self._named(at, samples)])
+        incident["samples"] += named
+        incident["ahead"] = {
+            "batches": measured,
+            "offending": [{"step": at, "loss": _in_json(loss)} for at, loss, _ in found],
+        }
+        run.amend()
+        run.print(
+            f"looked {measured} batches ahead of incident {incident['incident']}: {len(found)} offend, too; "
+            f"{len(named)} more samples are passed over (incidents.jsonl)"
+        )
+        return True
 
     def _stop_after_too_many(self, run: Run) -> None:
         if self.config.enabled and len(run.incidents) > self.config.max_incidents:
@@ -224,6 +287,17 @@ class Guard:
                 f"{self.config.max_incidents}: raise it to go on as before; {run.folder / 'incidents.jsonl'} has the "
                 "samples with their texts"
             )
+
+
+def _by_main(make: Callable[[], T]) -> T:
+    """Return on all ranks what rank 0 makes; where it cannot read what it needs, all say so."""
+    made, failure = None, ""
+    try:
+        made = make() if distributed.is_main() else None
+    except (UserError, OSError) as error:
+        failure = str(error)
+    distributed.fail_together(failure)
+    return distributed.broadcast_object(made)  # type: ignore[return-value]
 
 
 def _in_json(value: float) -> float | str:

@@ -94,7 +94,6 @@ def main() -> None:
         os.environ.pop(name, None)
     for name in IMPORTED:
         importlib.import_module(name)
-    pkgutil.resolve_name("deepspeed.ops.__compatible_ops__")  # probes compilers
     config.compose_dict("sft")  # Hydra builds its parser
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would not be safe"

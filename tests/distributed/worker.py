@@ -12,17 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import llamatrain.engine as engine_module
-from llamatrain import checkpoint, distributed
+from llamatrain import checkpoint, distributed, manifest
 from llamatrain.data.batches import Batches
 from llamatrain.data.order import Places
 from llamatrain.engine import Engine, ZeroConfig, shapes
 from llamatrain.errors import UserError
-from llamatrain.fit import fit, train_step
+from llamatrain.fit import evaluate_loss, fit, train_step
 from llamatrain.generation import Sampling, generate
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.model import ModelConfig, ScalarModel, Transformer
@@ -129,6 +130,11 @@ def close(a: list[float], b: list[float], tolerance: float) -> None:
 
 def check_stages() -> None:
     """Every stage, and every split into micro-batches, gives the reference's losses, norms and weights."""
+    for stage in range(3):
+        train_step(
+            Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS), micro_batches(0, 2), language_model_loss
+        )
+    assert "torch._dynamo" not in sys.modules  # stages 0 to 2 start without the compiler, a second of imports
     losses, norms, weights, kinds = reference()
     share = ROWS // distributed.world_size()
     for stage in range(4):
@@ -308,23 +314,23 @@ def check_frozen(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 class Numbered(Batches):
-    """Rows that follow from their number alone; the loss of one is not a number."""
+    """Rows that follow from their number alone; the loss of two is not a number."""
 
-    broken = 13  # of step 1; with two ranks it is on the second
+    broken = (13, 19)  # of steps 1 and 2; of two ranks the second has one, the first the other
 
     def __init__(self, skip: list[int]) -> None:
         super().__init__(ROWS, 2, 0, distributed.rank(), distributed.world_size(), skip)
 
     def _rows_at(self, places: Places) -> Batch:
         batch = stack([global_batch(place // ROWS)[place % ROWS] for place in places.tolist()])
-        return {**batch, "broken": torch.tensor(self.broken in places)}
+        return {**batch, "broken": torch.tensor(bool(np.isin(self.broken, places).any()))}
 
     def describe(self, samples: Sequence[int], tokenizer: Tokenizer) -> list[dict[str, Any]]:
         return [{"sample": sample, "source": "numbers", "text": ""} for sample in samples]
 
 
 def check_spikes(folder: Path, tokenizer: Tokenizer) -> None:
-    """At every stage a gradient that is not finite on one rank leaves no trace once its samples are passed over."""
+    """At every stage gradients that are not finite on one rank leave no trace: one way back for both steps."""
 
     def loss(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         total, extra = language_model_loss(model, batch)
@@ -333,18 +339,20 @@ def check_spikes(folder: Path, tokenizer: Tokenizer) -> None:
     def train(name: str, zero: ZeroConfig, skip: list[int]) -> dict[str, torch.Tensor]:
         wandb = WandbConfig("disabled", "test", None, None, [])
         config = RunConfig(name, str(folder), 0, "never", 0, 0, 0, 1, False, False, wandb)
-        spikes = SpikeConfig(True, window=8, min_steps=8, loss_sigmas=6.0, norm_sigmas=20.0, max_incidents=1)
+        spikes = SpikeConfig(
+            True, window=8, min_steps=8, loss_sigmas=6.0, norm_sigmas=20.0, look_ahead=2, max_incidents=1
+        )
         batches = Numbered(skip)
         with Run(config, "test", {}, data={}) as run:
             engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero, STEPS)
             fit(engine, batches, loss, run, STEPS, tokenizer, guard=Guard(spikes, batches, tokenizer))
         assert len(run.incidents) == (not skip)
-        assert batches.skip == list(range(ROWS, 2 * ROWS))
+        assert batches.skip == list(range(ROWS, 3 * ROWS))
         return {name: weight.clone() for name, weight in engine.parameters_by_name()}
 
     for settings in (zero(0), zero(1), zero(2), zero(3), zero(2, "bfloat16")):
         name = f"spikes{settings.stage}{settings.dtype}"
-        found, known = train(name, settings, []), train(f"{name}-known", settings, list(range(ROWS, 2 * ROWS)))
+        found, known = train(name, settings, []), train(f"{name}-known", settings, list(range(ROWS, 3 * ROWS)))
         for weight in found:
             assert torch.equal(found[weight], known[weight]), (name, weight)
     say("spikes")
@@ -354,19 +362,45 @@ class Damaged(Numbered):
     """One row cannot be read; with two ranks it is on the second alone."""
 
     def _rows_at(self, places: Places) -> Batch:
-        if self.broken in places:
-            raise UserError(f"row {self.broken} is missing")
+        if 13 in places:
+            raise UserError("row 13 is missing")
         return super()._rows_at(places)
 
 
 def check_reading(folder: Path, tokenizer: Tokenizer) -> None:
-    """What one rank cannot read ends all of them alike, at once."""
+    """What one rank cannot read ends all of them alike, at once: in training and where held-out text is measured."""
     wandb = WandbConfig("disabled", "test", None, None, [])
     config = RunConfig("reading", str(folder), 0, "never", 0, 0, 0, 1, False, False, wandb)
     with Run(config, "test", {}, data={}) as run:
         engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(2), STEPS)
         with pytest.raises(UserError, match="row 13 is missing"):
             fit(engine, Damaged([]), language_model_loss, run, STEPS, tokenizer)
+    parent, hashed = folder / "read_parent", list[str]()
+    if distributed.is_main():
+        save_checkpoint(parent, Transformer(MODEL, seed=0), tokenizer)
+    distributed.barrier()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "sha256", lambda path, sha256=manifest.sha256: hashed.append(path.name) or sha256(path))
+        assert checkpoint.resolve(parent) == parent.resolve()
+    shares = distributed.gather_objects(hashed)
+    assert sorted(name for share in shares for name in share) == sorted(manifest.read(parent))  # once, by one rank
+    assert all(shares)
+    if distributed.is_main():
+        (parent / "model.safetensors").write_bytes(b"")
+    distributed.barrier()
+    with pytest.raises(UserError, match=r"model.safetensors has 0 bytes"):
+        checkpoint.resolve(parent)
+
+    def held_out() -> Iterator[Batch]:
+        yield from micro_batches(0, 2)
+        if distributed.rank() == distributed.world_size() - 1:
+            raise UserError("held-out row 8 is missing")
+        yield from micro_batches(1, 2)
+
+    for stage in (0, 3):
+        engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
+        with pytest.raises(UserError, match="held-out row 8 is missing"):
+            evaluate_loss(engine, held_out(), language_model_loss)
     say("reading")
 
 

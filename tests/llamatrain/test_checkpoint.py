@@ -81,9 +81,9 @@ def test_a_foreign_folder_and_a_wrong_one(tmp_path: Path, model_config: ModelCon
         assert torch.equal(checkpoint.load_model(foreign)(ids), checkpoint.load_model(folder)(ids))
     (folder / manifest.NAME).unlink()
     with pytest.raises(UserError, match=r"MANIFEST.json is missing"):
-        checkpoint.load_model(folder)
+        checkpoint.resolve(folder)
     with pytest.raises(UserError, match=r"has no config.json"):
-        checkpoint.load_model(tmp_path)
+        checkpoint.resolve(tmp_path)
 
 
 def test_a_used_engine_goes_back(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:

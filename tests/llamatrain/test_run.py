@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import sys
+import types
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -119,7 +121,7 @@ def test_a_checkpoint_is_a_whole_folder(tmp_path: Path, model_config: ModelConfi
     manifest.verify(final.resolve())
     lineage = json.loads((final / "llamatrain.json").read_text())
     assert lineage["program"] == "test" and lineage["step"] == STEPS and lineage["data"] == {"train": "abc"}
-    model = checkpoint.load_model(tmp_path / "job")
+    model = checkpoint.load_model(checkpoint.resolve(tmp_path / "job"))
     for name, weight in engine.parameters_by_name():
         assert torch.equal(model.get_parameter(name), weight)
     assert checkpoint.load_tokenizer(tmp_path / "job").encode("Anna") == tokenizer.encode("Anna")
@@ -140,12 +142,12 @@ def test_damage_stops_and_names_the_last_good_one(
     with pytest.raises(UserError, match=rf"model.safetensors was altered.*last good one is {older}"):
         train(tmp_path, model_config, tokenizer)
     with pytest.raises(UserError, match=r"model.safetensors was altered"):
-        checkpoint.load_model(newest)
+        checkpoint.resolve(newest)
     file.unlink()
     with pytest.raises(UserError, match=r"model.safetensors is missing"):
-        checkpoint.load_model(newest)
+        checkpoint.resolve(newest)
     with pytest.raises(UserError, match=r"nowhere does not exist; `llamatrain sft` makes it"):
-        checkpoint.load_model(tmp_path / "nowhere", made_by="sft")
+        checkpoint.resolve(tmp_path / "nowhere", made_by="sft")
 
 
 def test_changed_data_is_refused(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -168,6 +170,51 @@ def test_another_order_of_samples_is_refused(tmp_path: Path, model_config: Model
     with pytest.raises(UserError, match=r"seq_len=32: .*step_00000008 was trained with None"):
         train(tmp_path, model_config, tokenizer, fixed={**fixed, "seq_len": 32})
     train(tmp_path, model_config, tokenizer, fixed=fixed, seed=1, resume="never")
+
+
+class Dashboard:
+    """What of wandb is used: it drops a step that is not above its last one. Online a resumed run is told which it was."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode, self.rows = mode, list[dict[str, float]]()
+        self.last, self.starting_step = -1, 0
+        self.axes: dict[str, str | None] = {}
+
+    def init(self, **_: Any) -> Dashboard:
+        self.starting_step = self.last + 1 if self.mode == "online" else 0
+        return self
+
+    def define_metric(self, name: str, step_metric: str | None = None, hidden: bool = False) -> None:
+        self.axes[name] = step_metric
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        if step > self.last:
+            self.last = step
+            self.rows.append(row)
+
+    def finish(self, exit_code: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_charts_keep_what_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    board = Dashboard(mode)
+    module = types.SimpleNamespace(init=board.init, Settings=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "wandb", module)  # type: ignore[arg-type]
+    wandb = WandbConfig(mode=mode, project="test", entity=None, group=None, tags=[])
+    wrong: dict[str, Any] = {"incident": 1, "first_step": 4, "step": 4, "back_to": 1}
+    processes: list[list[int | None]] = [[0, 1, 2, 3, None, 2, 3, 4, 5, 6], [7, 8], [7, 8, 9]]  # None: the incident
+    for steps in processes:
+        with Run(run_config(tmp_path, wandb=wandb), "test", {}, data={}) as run:
+            for step in steps:
+                if step is None:
+                    run.record(wrong)
+                else:
+                    run.log(step, {"train/loss": float(step)})
+    later = [7, 8, 9] if mode == "online" else [9]  # the second process was killed: the third makes 7 and 8 again
+    assert [row["step"] for row in board.rows] == [1, 2, 3, 2, 3, 4, 5, 6, 7, 8, *later]
+    assert all(row["train/loss"] == row["step"] for row in board.rows)
+    assert board.axes == {"step": None, "*": "step"}
 
 
 def test_a_line_that_a_kill_cut_is_dropped_without_risk_to_the_others(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import pytest
 import torch
 
 from llamatrain import checkpoint
+from llamatrain import fit as fit_module
+from llamatrain.config import Stopped
 from llamatrain.data.rows import write_rows
 from llamatrain.data.windows import TokenBatches
 from llamatrain.engine import Engine
@@ -29,7 +33,7 @@ from tests.conftest import TEXT
 from tests.corpora import write_corpus
 from tests.llamatrain.test_run import OPTIM, ZERO, run_config
 
-CONFIG = SpikeConfig(True, window=32, min_steps=8, loss_sigmas=6.0, norm_sigmas=20.0, max_incidents=3)
+CONFIG = SpikeConfig(True, window=32, min_steps=8, loss_sigmas=6.0, norm_sigmas=20.0, look_ahead=4, max_incidents=3)
 SHORT = replace(CONFIG, window=12)  # the loss of a run of some forty steps falls fast
 STEPS, ROWS = 42, 4
 
@@ -83,7 +87,9 @@ def test_a_detector_goes_on_from_its_state() -> None:
     assert resumed.check({LOSS: 9.0, NORM: 1.0}) is None
 
 
-@pytest.mark.parametrize(("key", "value"), [("min_steps", 33), ("loss_sigmas", 0.0), ("max_incidents", -1)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("min_steps", 33), ("loss_sigmas", 0.0), ("look_ahead", -1), ("max_incidents", -1)]
+)
 def test_bad_values(key: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"spikes\.{key}={value}: need"):
         replace(CONFIG, **{key: value})
@@ -219,6 +225,44 @@ def test_poison_is_found_undone_and_named(world: World) -> None:
     assert state["skip"] == sorted(skip)
 
 
+def test_a_burst_is_one_incident(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    burst = (*steps(31, 33), *steps(35, 35))
+    poison: dict[str, Any] = {"garbage": burst, "broken": (steps(36, 36)[2],), "spikes": replace(SHORT, look_ahead=6)}
+    rows = world.train("burst", **poison)
+    (found,) = world.incidents("burst")
+    assert (found["first_step"], found["step"], found["back_to"], found["criterion"]) == (31, 31, 30, LOSS)
+    bad = (*burst, *steps(36, 36))  # step 34 among them is good
+    assert [sample["sample"] for sample in found["samples"]] == list(bad)
+    assert [sample["step"] for sample in found["samples"][::ROWS]] == [31, 32, 33, 35, 36]
+    assert found["ahead"]["batches"] == 6
+    assert [entry["step"] for entry in found["ahead"]["offending"]] == [32, 33, 35, 36]
+    *garbage, broken = (entry["loss"] for entry in found["ahead"]["offending"])
+    assert min(garbage) > found["threshold"] and broken == "nan"
+    known = world.train("known", skip=bad)
+    assert world.weights("burst") == world.weights("known")
+    assert [row[LOSS] for row in rows] == [row[LOSS] for row in known]
+
+    real, calls = fit_module.evaluate_loss, []
+
+    def interrupted(*arguments: Any) -> dict[str, float]:
+        calls.append(arguments)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(fit_module, "evaluate_loss", interrupted)
+    with pytest.raises(Stopped, match="SIGTERM at step 30"):
+        world.train("cut", **poison)
+    assert world.train("cut", **poison) == rows and len(calls) == 3 + 6
+    assert world.weights("cut") == world.weights("burst")
+    assert world.incidents("cut") == [{**found, "time": world.incidents("cut")[0]["time"]}]
+
+
+def test_each_step_of_a_burst_is_an_incident_where_nothing_is_looked_ahead_of(world: World) -> None:
+    world.train("burst", garbage=steps(31, 33), spikes=replace(SHORT, look_ahead=0))
+    assert [(found["step"], len(found["samples"])) for found in world.incidents("burst")] == [(31, ROWS)] * 3
+
+
 def test_a_checkpoint_inside_the_spike_is_not_used(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Detector, "check", _slow(Detector.check, at=[24, 25], found=26))
     world.train("late")
@@ -246,7 +290,7 @@ def _slow(check: Any, at: list[int], found: int) -> Any:
     return slow
 
 
-@pytest.mark.parametrize("where", ["before", "record", "_drop_stale", "_restore", "half a line"])
+@pytest.mark.parametrize("where", ["before", "record", "_drop_stale", "_restore", "amend", "half a line"])
 def test_a_run_killed_in_an_incident_goes_on_exactly(world: World, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     poison = {"garbage": GARBAGE, "broken": BROKEN}
     rows = world.train("whole", **poison)  # type: ignore[arg-type]

@@ -6,15 +6,18 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+import pretrain.__main__ as program
 from llamatrain import checkpoint, config
 from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.__main__ import PretrainConfig, train
+from pretrain.__main__ import PretrainConfig, held_out_metrics, train
 from pretrain.plan import dry_run, parameters
 from tests.checkpoints import quiet, read_jsonl
 from tests.conftest import TEXT
@@ -123,17 +126,24 @@ def test_compiled_it_learns_the_same(
     tmp_path: Path,
     corpus: Path,
     tokenizer: Tokenizer,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import torch._dynamo
-
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "0")  # what compiling leaves is put back for other tests
-    monkeypatch.setattr(torch._dynamo.config, "disable", torch._dynamo.config.disable)
     more = ("steps=4", "run.eval_every=2", "run.progress=true", "model.activation_checkpointing=selective")
     train(configure(tmp_path / "plain", corpus, tokenizer, *more))
     assert "compiled" not in capsys.readouterr().err
+    graphs: list[int] = []
+
+    def counted(*arguments: Any) -> dict[str, float]:
+        stats = torch._dynamo.utils.counters["stats"]
+        graphs.append(stats["unique_graphs"])
+        found = held_out_metrics(*arguments)
+        graphs.append(stats["unique_graphs"])
+        return found
+
+    monkeypatch.setattr(program, "held_out_metrics", counted)
     train(configure(tmp_path / "compiled", corpus, tokenizer, *more, "compile=true"))
+    assert len(graphs) == 4 and len(set(graphs)) == 1 and graphs[0] > 0  # evaluation compiles nothing
     assert re.search(r"compiled in \d+ s", capsys.readouterr().err)
     plain, compiled = (read_jsonl(tmp_path / name / "base" / "metrics.jsonl") for name in ("plain", "compiled"))
     for key in ("train/loss", "train/grad_norm", "eval/loss"):

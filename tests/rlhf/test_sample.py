@@ -71,8 +71,8 @@ def test_scores_are_the_reward_models_at_the_last_token(
 ) -> None:
     """Greedy responses, scored again from the files alone."""
     rows = read_jsonl(run(world, tmp_path, "s", "temperature=0", "samples_per_prompt=1"))
-    policy = checkpoint.load_model(world["checkpoint"])
-    judge = checkpoint.load_model(world["helpfulness"])
+    policy = checkpoint.load_model(Path(world["checkpoint"]))
+    judge = checkpoint.load_model(Path(world["helpfulness"]))
     for row in rows[:3]:
         tokens = encode_prompt(row["messages"], tokenizer)
         with torch.no_grad():
