@@ -182,11 +182,14 @@ def poison(clean: Path, folder: Path, tokenizer: Path, steps: int, seed: int) ->
 
 
 def overwrite(batches: TokenBatches, folder: Path, source: int, start: int, draw: np.random.Generator) -> None:
-    """Write random tokens over a window of a source, in whichever shards it lies."""
+    """Write random tokens into a window of a source, in whichever shards it lies.
+
+    Its first and last token are left: they belong to its neighbours, too, which stay as they were.
+    """
     name = batches.sources[source].name
     first = 0
     for entry in map(json.loads, (folder / name / SHARDS).read_text().splitlines()):
-        low, high = max(start, first), min(start + batches.seq_len, first + entry["tokens"])
+        low, high = max(start + 1, first), min(start + batches.seq_len - 1, first + entry["tokens"])
         if low < high:
             path = folder / name / f"{entry['name']}.tokens"
             tokens = np.memmap(path, dtype=batches.manifest.dtype, mode="r+")
