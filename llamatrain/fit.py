@@ -65,8 +65,10 @@ def fit(
                 run.save(step, engines, tokenizer, guard.state())
                 run.stop(step)
             detailed = (step + 1) % run.config.log_every == 0
+            started = time.perf_counter()
             micro_batches, failure = _tried(functools.partial(batches.batch_at, step))
-            metrics = train_step(engine, micro_batches or [], loss_fn, detailed, failure)
+            reading = time.perf_counter() - started
+            metrics = train_step(engine, micro_batches or [], loss_fn, detailed, failure, reading)
             spike = guard.check(metrics) if guard is not None else None
             if guard is not None and spike is not None:
                 step = guard.undo(spike, metrics, step, run, engines)
@@ -117,18 +119,24 @@ def _refuse_broken(metrics: dict[str, float], step: int, run: Run) -> None:
 
 
 def train_step(
-    engine: Engine, micro_batches: list[Batch], loss_fn: LossFn, detailed: bool = False, failure: str = ""
+    engine: Engine,
+    micro_batches: list[Batch],
+    loss_fn: LossFn,
+    detailed: bool = False,
+    failure: str = "",
+    reading: float = 0.0,
 ) -> dict[str, float]:
     """Take one optimizer step on a global batch; return its metrics, averaged over the global weight.
 
     `detailed` adds the gradient norm by kind of tensor, train/grad_norm/<kind>. A step whose gradient is not finite
-    leaves the weights as they were. Where one rank has a `failure` to tell, all raise it.
+    leaves the weights as they were. Where one rank has a `failure` to tell, all raise it. The step's time begins before
+    the `reading` of its batches, which took this rank so many seconds; train/read_seconds is the mean of the ranks'.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() - reading
     own = sum(float(batch["weight"]) for batch in micro_batches)
     own_tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in micro_batches)
-    sums_of_ranks = torch.tensor([own, own_tokens, bool(failure)], dtype=torch.float64)
-    weight, tokens, failed = distributed.all_reduce_sum(sums_of_ranks).tolist()
+    sums_of_ranks = torch.tensor([own, own_tokens, reading, bool(failure)], dtype=torch.float64)
+    weight, tokens, readings, failed = distributed.all_reduce_sum(sums_of_ranks).tolist()
     if failed:
         distributed.fail_together(failure)
     if weight == 0:
@@ -154,6 +162,7 @@ def train_step(
         "train/tokens": tokens,
         "train/tokens_per_second": tokens / seconds,
         "train/step_seconds": seconds,
+        "train/read_seconds": readings / distributed.world_size(),
     }
 
 

@@ -321,6 +321,9 @@ class Run:
         """Restore the newest checkpoint of this run into the engines; return its step and state, or (0, {})."""
         from . import checkpoint
 
+        if self.is_main:
+            for left in self.checkpoints.glob("step_*.tmp"):  # by a kill while it was written or deleted
+                shutil.rmtree(left, ignore_errors=True)
         self._drop_stale()
         newest = checkpoint.latest(self.checkpoints)
         if newest is None:
@@ -414,7 +417,7 @@ class Run:
             found = checkpoint.published(self.checkpoints)
             if self.config.keep:
                 for old in found[: -self.config.keep]:
-                    shutil.rmtree(old)
+                    _delete(old)
         distributed.barrier()
         return target
 
@@ -488,7 +491,7 @@ class Run:
             for path in checkpoint.published(self.checkpoints):
                 unknown = self.incidents[checkpoint.lineage(path).get("incidents", 0) :]
                 if any(checkpoint.step_of(path) >= incident["first_step"] for incident in unknown):
-                    shutil.rmtree(path)
+                    _delete(path)
         distributed.barrier()
 
     def finish(self, step: int) -> None:
@@ -500,6 +503,14 @@ class Run:
             link.symlink_to(Path("checkpoints") / f"step_{step:08d}")
             os.replace(link, self.folder / "final")
         distributed.barrier()
+
+
+def _delete(folder: Path) -> None:
+    """Delete a checkpoint under a name that is not published: a kill leaves no half of one that counts."""
+    doomed = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import config
+from llamatrain.data.shards import Source
 from llamatrain.data.windows import TokenBatches
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine, ZeroConfig, build
@@ -62,6 +63,10 @@ class PretrainConfig:
             raise UserError(f"peak_tflops={self.peak_tflops}: need a number above 0, or null where it is not known")
         if self.spikes.enabled and self.run.keep == 1:
             raise UserError("run.keep=1: spikes.enabled=true needs 2 or more, as the newest may lie in the spike, or 0")
+        if self.spikes.enabled and self.run.save_every == 0:
+            raise UserError(
+                "run.save_every=0: spikes.enabled=true needs 1 or more, as every spike would go back to step 0"
+            )
         if self.total_steps < 1:
             raise UserError(
                 f"tokens={self.tokens} steps={self.steps}: need at least one step, {self.batch_tokens} tokens"
@@ -148,25 +153,30 @@ def compile_ahead(engine: Engine, batches: TokenBatches, run: Run) -> None:
 def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -> dict[str, float]:
     """Return loss (nats a token), perplexity and bits per byte of the held-out documents, in all and by source.
 
-    Of every source the first `limit` windows are read; in the totals it counts by its tokens.
+    Of every source the first `limit` windows are read, and stand for all of it; in the totals it counts by its targets.
     """
     found: dict[str, float] = {}
-    total = 0.0
+    total, targets = 0.0, 0
     for source in batches.sources:
-        if source.tokens < 2:  # nothing to predict
+        count = _targets(source, batches.isolate)
+        if count < 1:  # nothing to predict
             continue
         loss = evaluate_loss(engine, batches.source_batches(source.name, limit), language_model_loss)["eval/loss"]
-        found |= _measures(f"eval/{source.name}", loss, source.tokens, source.text_bytes)
-        total += loss * source.tokens
-    held = batches.manifest
-    return {**_measures("eval", total / held.tokens, held.tokens, held.text_bytes), **found}
+        found |= _measures(f"eval/{source.name}", loss, count, source.text_bytes)
+        total, targets = total + loss * count, targets + count
+    return {**_measures("eval", total / targets, targets, batches.manifest.text_bytes), **found}
 
 
-def _measures(prefix: str, loss: float, tokens: int, text_bytes: int) -> dict[str, float]:
+def _targets(source: Source, isolate: bool) -> int:
+    """Return the tokens that all windows of a source predict: not its first one and, isolated, no document's first."""
+    return source.tokens - (source.documents if isolate else 1)
+
+
+def _measures(prefix: str, loss: float, targets: int, text_bytes: int) -> dict[str, float]:
     return {
         f"{prefix}/loss": loss,
         f"{prefix}/perplexity": math.exp(min(loss, 700.0)),
-        f"{prefix}/bits_per_byte": loss / math.log(2) * tokens / text_bytes,
+        f"{prefix}/bits_per_byte": loss / math.log(2) * targets / text_bytes,
     }
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 import types
 from dataclasses import asdict
 from pathlib import Path
@@ -337,6 +338,18 @@ def test_what_cannot_be_read_is_said(
 
     with pytest.raises(UserError, match=re.escape(str(error))):
         train(tmp_path, model_config, tokenizer, Damaged())
+
+
+def test_reading_is_part_of_a_steps_time(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    class Slow(Toy):
+        def batch_at(self, step: int) -> list[Batch]:
+            time.sleep(0.1)
+            return super().batch_at(step)
+
+    train(tmp_path, model_config, tokenizer, Slow())
+    for row in metrics(tmp_path):
+        assert 0.1 <= row["train/read_seconds"] < row["train/step_seconds"]
+        assert row["train/tokens_per_second"] * row["train/step_seconds"] == pytest.approx(row["train/tokens"])
 
 
 def test_learning_rate_too_high_is_a_clear_stop(

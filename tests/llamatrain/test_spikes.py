@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import types
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from llamatrain import checkpoint
 from llamatrain import fit as fit_module
+from llamatrain import run as run_module
 from llamatrain.config import Stopped
 from llamatrain.data.rows import write_rows
 from llamatrain.data.windows import TokenBatches
@@ -166,7 +168,7 @@ class World:
             engine = Engine(Transformer(self.model, seed=0), OPTIM, ZERO, STEPS)
             guard = Guard(spikes, batches, self.tokenizer)
             fit(engine, batches, loss_fn, run, STEPS, self.tokenizer, guard=guard)
-        timed = ("time", "train/tokens_per_second", "train/step_seconds")
+        timed = ("time", "train/tokens_per_second", "train/step_seconds", "train/read_seconds")
         return [
             {k: v for k, v in row.items() if k not in timed} for row in read_jsonl(self.run(name) / "metrics.jsonl")
         ]
@@ -271,6 +273,30 @@ def test_a_checkpoint_inside_the_spike_is_not_used(world: World, monkeypatch: py
     assert [sample["sample"] for sample in found["samples"]] == list(steps(24, 26))
     world.train("known", skip=steps(24, 26))
     assert world.weights("late") == world.weights("known")
+
+
+def test_a_checkpoint_whose_deletion_is_killed_does_not_count(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Detector, "check", _slow(Detector.check, at=[24, 25], found=26))
+
+    class Killed(BaseException):
+        pass
+
+    for doomed in ("step_00000025", "step_00000020"):  # by the incident; by run.keep after it
+
+        def kill(folder: Path, name: str = doomed, **options: Any) -> None:
+            if folder.is_dir() and folder.name.startswith(name):
+                (folder / "llamatrain.json").unlink()
+                raise Killed
+            shutil.rmtree(folder, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "shutil", types.SimpleNamespace(rmtree=kill))
+            with pytest.raises(Killed):
+                world.train("cut")
+    world.train("cut")
+    assert not list((world.run("cut") / "checkpoints").glob("*.tmp"))
+    world.train("known", skip=steps(24, 26))
+    assert world.weights("cut") == world.weights("known")
 
 
 def _slow(check: Any, at: list[int], found: int) -> Any:

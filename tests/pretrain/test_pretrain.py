@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import shutil
@@ -58,7 +59,7 @@ def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer:
     assert [row["step"] for row in rows if "eval/loss" in row] == [15, 30]
     last, counts = rows[-1], read_manifest(corpus / "eval")
     assert last["eval/perplexity"] == pytest.approx(math.exp(last["eval/loss"]))
-    bits = last["eval/loss"] * counts.tokens / math.log(2)
+    bits = last["eval/loss"] * (counts.tokens - 1) / math.log(2)  # the first token is not predicted
     assert last["eval/bits_per_byte"] == pytest.approx(bits / counts.text_bytes)
     for measure in ("loss", "perplexity", "bits_per_byte"):  # by source, of which there is one
         assert last[f"eval/{counts.sources[0].name}/{measure}"] == pytest.approx(last[f"eval/{measure}"])
@@ -120,6 +121,36 @@ def test_a_short_held_out_source_is_no_obstacle(tmp_path: Path, corpus: Path, to
     assert math.isfinite(last["eval/short/loss"]) and math.isfinite(last["eval/long/loss"])
 
 
+@pytest.mark.parametrize("isolate", [False, True])
+def test_bits_per_byte_are_those_of_every_predicted_token(
+    tmp_path: Path, corpus: Path, tokenizer: Tokenizer, isolate: bool
+) -> None:
+    shutil.rmtree(corpus / "eval")
+    texts = {"words": TEXT.split()[:60], "lines": TEXT.splitlines()[:3]}
+    for name, documents in texts.items():
+        write_rows(tmp_path / f"{name}.jsonl", [{"text": text, "source": name} for text in documents])
+    write_corpus(corpus / "eval", {name: str(tmp_path / f"{name}.jsonl") for name in texts}, tokenizer)
+    cfg = configure(tmp_path, corpus, tokenizer, "steps=2", f"isolate_documents={str(isolate).lower()}")
+    train(cfg)
+    last = read_jsonl(tmp_path / "base" / "metrics.jsonl")[-1]
+    model = checkpoint.load_model(tmp_path / "base" / "final")
+    sums = dict.fromkeys(texts, 0.0)
+    for name, documents in texts.items():
+        stream = [t for text in documents for t in (tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id)]
+        for start in range(0, len(stream) - 1, 31):
+            window = stream[start : start + 32]
+            begins = [i for i, token in enumerate(window) if i == 0 or (isolate and token == tokenizer.bos_id)]
+            for first, end in itertools.pairwise([*begins, len(window)]):
+                piece = torch.tensor(window[first:end])
+                with torch.no_grad():
+                    logprobs = model(piece[None])[0].log_softmax(-1)
+                sums[name] -= float(logprobs[:-1].gather(1, piece[1:, None]).sum()) / math.log(2)
+    sizes = {name: sum(len(text.encode()) for text in documents) for name, documents in texts.items()}
+    for name in texts:
+        assert last[f"eval/{name}/bits_per_byte"] == pytest.approx(sums[name] / sizes[name], rel=1e-5)
+    assert last["eval/bits_per_byte"] == pytest.approx(sum(sums.values()) / sum(sizes.values()), rel=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 def test_compiled_it_learns_the_same(
@@ -171,6 +202,7 @@ def test_utilisation_where_the_peak_is_known(tmp_path: Path, corpus: Path, token
         (["batch_tokens=100"], "batch_tokens=100: need a multiple of seq_len=32"),
         (["peak_tflops=0"], r"peak_tflops=0\.0: need a number above 0"),
         (["run.keep=1", "spikes.enabled=true"], r"run\.keep=1: spikes\.enabled=true needs 2 or more"),
+        (["run.save_every=0", "spikes.enabled=true"], r"run\.save_every=0: spikes\.enabled=true needs 1 or more"),
         (["spikes.min_steps=500"], r"spikes\.min_steps=500: need 2 to spikes\.window=128"),
         (["seq_len=4096"], "seq_len=4096: need 2 to model.max_seq_len=128"),
     ],
