@@ -51,13 +51,13 @@ def perplexity(
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": bits_per_byte(loss, batches.manifest.tokens, batches.manifest.text_bytes),
+        "bits_per_byte": bits_per_byte(loss, sum(map(batches.targets, batches.sources)), batches.manifest.text_bytes),
     }
 
 
-def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
+def bits_per_byte(loss: float, targets: int, text_bytes: int) -> float:
     """Return the loss per byte of text in bits, which does not depend on the tokenizer."""
-    return loss / math.log(2) * tokens / text_bytes
+    return loss / math.log(2) * targets / text_bytes
 
 
 @torch.no_grad()

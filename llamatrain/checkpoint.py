@@ -248,8 +248,11 @@ def save(
         try:
             manifest.write(temporary, entries)
             _sync(temporary)
-            shutil.rmtree(target, ignore_errors=True)
+            former = target.with_name(f"{target.name}.old.tmp")
+            if target.exists():  # never deleted under its published name: a kill would leave half of it
+                os.replace(target, former)
             os.replace(temporary, target)
+            shutil.rmtree(former, ignore_errors=True)
         except OSError as error:
             failure = _disk_message(temporary, error)
     _agree(failure, temporary)

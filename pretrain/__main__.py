@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import config
-from llamatrain.data.shards import Source
 from llamatrain.data.windows import TokenBatches
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine, ZeroConfig, build
@@ -158,18 +157,13 @@ def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -
     found: dict[str, float] = {}
     total, targets = 0.0, 0
     for source in batches.sources:
-        count = _targets(source, batches.isolate)
+        count = batches.targets(source)
         if count < 1:  # nothing to predict
             continue
         loss = evaluate_loss(engine, batches.source_batches(source.name, limit), language_model_loss)["eval/loss"]
         found |= _measures(f"eval/{source.name}", loss, count, source.text_bytes)
         total, targets = total + loss * count, targets + count
     return {**_measures("eval", total / targets, targets, batches.manifest.text_bytes), **found}
-
-
-def _targets(source: Source, isolate: bool) -> int:
-    """Return the tokens that all windows of a source predict: not its first one and, isolated, no document's first."""
-    return source.tokens - (source.documents if isolate else 1)
 
 
 def _measures(prefix: str, loss: float, targets: int, text_bytes: int) -> dict[str, float]:

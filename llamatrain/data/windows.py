@@ -90,6 +90,10 @@ class TokenBatches(Batches):
         text = f"{self.manifest.fingerprint} {self._weights}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
+    def targets(self, source: Source) -> int:
+        """Return the tokens that all windows of a source predict: not its first one and, isolated, no document's first."""
+        return source.tokens - (source.documents if self.isolate else 1)
+
     def _count(self) -> int:
         return sum(self._rows_of(number) for number in range(len(self.sources)))
 
