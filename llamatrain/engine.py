@@ -153,6 +153,9 @@ class Engine:
         if self.zero.stage == 0:
             return self._norm
         norm = float(self._ds.get_global_grad_norm())
+        if not math.isfinite(norm) and self.zero.offload_optimizer and self.zero.stage < 3:
+            # DeepSpeed would add the next gradients to these: in bfloat16 no later norm would be finite again.
+            self._ds.optimizer.averaged_gradients.clear()
         if detailed and math.isfinite(norm):
             clipped = max(1.0, (norm + 1e-6) / self.optim.grad_clip) if self.optim.grad_clip else 1.0
             squares = distributed.all_reduce_sum(torch.tensor(list(self._squares.values()), dtype=torch.float64))
@@ -191,7 +194,7 @@ class Engine:
         for parameter, kind in kinds.items():
             held = parameter._hp_mapping  # None where other ranks hold it
             if held is not None:
-                flat = zero.single_partition_of_fp32_groups[held.param_group_index]
+                (flat,) = self._adamw.param_groups[held.param_group_index]["params"]
                 address = held.hp_fragment_address
                 pieces.setdefault(id(flat), []).append((kind, address.start, address.numel))
         return pieces

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ OPTIM = OptimConfig(
 ROWS, LENGTH, STEPS = 8, 24, 6
 
 
-def zero(stage: int, dtype: str = "float32") -> ZeroConfig:
-    return ZeroConfig(stage=stage, dtype=dtype, offload_optimizer=False, offload_parameters=False)
+def zero(stage: int, dtype: str = "float32", offload: bool = False) -> ZeroConfig:
+    return ZeroConfig(stage=stage, dtype=dtype, offload_optimizer=offload, offload_parameters=offload and stage == 3)
 
 
 def global_batch(step: int) -> list[Batch]:
@@ -152,11 +153,16 @@ def check_stages() -> None:
 
 def check_bfloat16() -> None:
     """Low precision follows the reference within its rounding, however many micro-batches make a step."""
-    losses, *_ = reference()
-    for stage in (1, 2, 3):
-        engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage, "bfloat16"), STEPS)
-        rows = [train_step(engine, micro_batches(step, 4), language_model_loss) for step in range(STEPS)]
+    losses, _, _, kinds = reference()
+    for stage, offload in product((1, 2, 3), (False, True)):
+        engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage, "bfloat16", offload), STEPS)
+        rows = [train_step(engine, micro_batches(step, 4), language_model_loss, True) for step in range(STEPS)]
         close([row["train/loss"] for row in rows], losses, 3e-2)
+        for kind in kinds[0]:
+            ratios = [row[f"train/grad_norm/{kind}"] / step[kind] for row, step in zip(rows, kinds, strict=True)]
+            close(ratios, [1.0] * STEPS, 3e-2)
+        if offload:
+            continue
         moments = []
         for size in (1, 4):
             engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage, "bfloat16"), STEPS)
@@ -219,22 +225,24 @@ def held_state(engine: Engine) -> dict[str, torch.Tensor]:
 
 def check_offload(folder: Path, tokenizer: Tokenizer) -> None:
     """What lies in host memory changes no number, and a run goes on with it and without it."""
-    losses, norms, *_ = reference()
-    away = {stage: replace(zero(stage), offload_optimizer=True, offload_parameters=stage == 3) for stage in (1, 2, 3)}
+    losses, norms, _, kinds = reference()
+    away = {stage: zero(stage, offload=True) for stage in (1, 2, 3)}
     for stage in (1, 2, 3):
         for name, before, after in (
             ("on", away[stage], zero(stage % 3 + 1)),
             ("off", zero(stage), away[stage % 3 + 1]),
         ):
             engine = Engine(Transformer(MODEL, seed=0), OPTIM, before, STEPS)
-            rows = [train_step(engine, micro_batches(step, 2), language_model_loss) for step in range(3)]
+            rows = [train_step(engine, micro_batches(step, 2), language_model_loss, True) for step in range(3)]
             checkpoint.save(folder / f"{name}_{stage}", {"model": engine}, tokenizer, {"step": 3}, {})
             engine = Engine(Transformer(MODEL, seed=7), OPTIM, after, STEPS)
             checkpoint.restore(folder / f"{name}_{stage}", {"model": engine})
             engine.set_step(3)
-            rows += [train_step(engine, micro_batches(step, 2), language_model_loss) for step in range(3, STEPS)]
+            rows += [train_step(engine, micro_batches(step, 2), language_model_loss, True) for step in range(3, STEPS)]
             close([row["train/loss"] for row in rows], losses, 1e-5)
             close([row["train/grad_norm"] for row in rows], norms, 1e-5)
+            for kind in kinds[0]:
+                close([row[f"train/grad_norm/{kind}"] for row in rows], [step[kind] for step in kinds], 1e-5)
     say("offload")
 
 
@@ -350,8 +358,9 @@ def check_spikes(folder: Path, tokenizer: Tokenizer) -> None:
         assert batches.skip == list(range(ROWS, 3 * ROWS))
         return {name: weight.clone() for name, weight in engine.parameters_by_name()}
 
-    for settings in (zero(0), zero(1), zero(2), zero(3), zero(2, "bfloat16")):
-        name = f"spikes{settings.stage}{settings.dtype}"
+    low = [(1, False), (2, False), (1, True), (2, True), (3, True)]
+    for settings in (*map(zero, range(4)), *(zero(stage, "bfloat16", offload) for stage, offload in low)):
+        name = f"spikes{settings.stage}{settings.dtype}{'away' * settings.offload_optimizer}"
         found, known = train(name, settings, []), train(f"{name}-known", settings, list(range(ROWS, 3 * ROWS)))
         for weight in found:
             assert torch.equal(found[weight], known[weight]), (name, weight)
