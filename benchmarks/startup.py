@@ -3,7 +3,7 @@
     python benchmarks/startup.py --demo runs/demo
     python benchmarks/startup.py --demo runs/demo --against ../another-checkout
 
-The first unit is the first optimizer step (PPO: iteration); other programs are timed from start to end. Each round
+The first unit is the first optimizer step (PPO: iteration; rejection sampling draws one response before it); other programs are timed from start to end. Each round
 starts every program once, and beside them an interpreter that only imports torch and deepspeed: the floor. Medians
 count. The parts are timed from outside (tracing/sitecustomize.py); with `--against`, another checkout is started in
 alternation, and the medians of its seconds over ours are printed.
@@ -49,11 +49,9 @@ OTHERS = {
 
 FLOOR = """
 import time
-torch_from = time.monotonic()
 import torch
-deepspeed_from = time.monotonic()
 import deepspeed
-print(torch_from, deepspeed_from, time.monotonic())
+print(time.monotonic(), time.process_time())
 """
 # A package's import counts with what it imports, unless that is another one of these.
 PACKAGES = {
@@ -76,25 +74,31 @@ PARTS = [
     "run folder",
     "model",
     "engine",
+    "sampling",
     "the rest",
 ]
-TOTAL, FIRST, LATER, LOG, FLOOR_ROW, OWN = (
-    "**to the first step**",
-    "the first step itself",
-    "a later step",
-    "first line logged",
-    "floor: interpreter, torch, deepspeed",
-    "**above the floor**",
-)
-ROWS = [*PARTS, TOTAL, FLOOR_ROW, OWN, FIRST, LATER, LOG]
+TOTAL, FLOOR_ROW, OWN = "**to the first step**", "floor: interpreter, torch, deepspeed", "**above the floor**"
+BUSY, FLOOR_BUSY = "processor time to the first step", "processor time of the floor"
+FIRST, LATER, LOG = "the first step itself", "a later step", "first line logged (opens the dashboard)"
+ROWS = [*PARTS, TOTAL, FLOOR_ROW, OWN, BUSY, FLOOR_BUSY, FIRST, LATER, LOG]
+
+
+@dataclass
+class Span:
+    """A part of a program's start, in seconds since then, and the processor time that had passed when it began."""
+
+    part: str
+    begin: float
+    end: float
+    busy: float
 
 
 @dataclass
 class Trace:
-    """What a program's process did, in seconds since it was started."""
+    """What a program's process did, and when its interpreter was ready, in seconds since it was started."""
 
     ready: float
-    spans: list[tuple[str, float, float]]
+    spans: list[Span]
 
 
 def main() -> None:
@@ -138,11 +142,12 @@ def table(programs: list[str], parts: dict[tuple[Path, str], list[dict[str, floa
         print(f"| {row} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
 
 
-def floor() -> float:
+def floor() -> dict[str, float]:
     """Return the seconds until an interpreter that is told nothing has imported torch and deepspeed."""
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", FLOOR], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1]) - started
+    ended, busy = map(float, done.stdout.split()[-2:])
+    return {FLOOR_ROW: ended - started, FLOOR_BUSY: busy}
 
 
 def start(program: str, demo: Path, root: Path, folder: str, trace: bool) -> float:
@@ -166,30 +171,29 @@ def wall(program: str, demo: Path, root: Path) -> float:
         return -start(program, demo, root, folder, trace=False) + time.monotonic()
 
 
-def training(program: str, demo: Path, root: Path, base: float) -> dict[str, float]:
+def training(program: str, demo: Path, root: Path, base: dict[str, float]) -> dict[str, float]:
     """Return the seconds of each part of a training program's start; `base` is the floor."""
     with tempfile.TemporaryDirectory() as folder:
         started = start(program, demo, root, folder, trace=True)
         trace = read_trace(Path(folder), started)
         lines = [json.loads(line) for line in (Path(folder) / "job" / "metrics.jsonl").read_text().splitlines()]
-    logs = [span for span in trace.spans if span[0] == "log"]
-    steps = [end - begin for part, begin, end in trace.spans if part == "step"]
-    if not steps:  # PPO says itself what an iteration took
-        steps = [sum(v for k, v in line.items() if k.startswith("ppo/seconds")) for line in lines]
-        begun = logs[0][1] - steps[0]
-    else:
-        begun = next(begin for part, begin, _ in trace.spans if part == "step")
-    found = shares(trace, begun)
+    log = next(span for span in trace.spans if span.part == "log")
+    # PPO's iterations begin with sampling, and say themselves how long they took.
+    first = next(span for span in trace.spans if span.part == ("sampling" if program == "ppo" else "step"))
+    steps = [span.end - span.begin for span in trace.spans if span.part == "step"]
+    steps = steps or [sum(v for k, v in line.items() if k.startswith("ppo/seconds")) for line in lines]
+    found = shares(trace, first.begin)
     found["interpreter, command line"] = trace.ready
-    found["the rest"] = begun - sum(found.values())
+    found["the rest"] = first.begin - sum(found.values())
     return {
         **found,
-        TOTAL: begun,
-        FLOOR_ROW: base,
-        OWN: begun - base,
+        **base,
+        TOTAL: first.begin,
+        OWN: first.begin - base[FLOOR_ROW],
+        BUSY: first.busy,
         FIRST: steps[0],
         LATER: statistics.median(steps[1:]),
-        LOG: logs[0][2] - logs[0][1],
+        LOG: log.end - log.begin,
     }
 
 
@@ -197,9 +201,9 @@ def read_trace(folder: Path, started: float) -> Trace:
     """Return the trace of the process that ran the program; processes that it started may have left theirs, too."""
     for path in folder.glob("*.json"):
         content = json.loads(path.read_text())
-        spans = [(part, begin - started, end - started) for part, begin, end in content["spans"]]
-        if any(part == "configuration" for part, *_ in spans):
-            return Trace(content["ready"][-1] - started, sorted(spans, key=lambda span: (span[1], -span[2])))
+        spans = [Span(part, begin - started, end - started, busy) for part, begin, end, busy in content["spans"]]
+        if any(span.part == "configuration" for span in spans):
+            return Trace(content["ready"][-1] - started, sorted(spans, key=lambda span: (span.begin, -span.end)))
     raise SystemExit(f"no trace in {folder}")
 
 
@@ -207,16 +211,15 @@ def shares(trace: Trace, until: float) -> dict[str, float]:
     """Return the seconds of each part before `until`, what lies within another part taken off that one."""
     seconds: dict[str, float] = defaultdict(float)
     around: list[tuple[str, float]] = []  # the parts a span lies in, with their ends
-    configured = next(begin for part, begin, _ in trace.spans if part == "configuration")
-    for name, begin, end in [("import the rest", trace.ready, configured), *trace.spans]:
-        if begin >= until:
+    configured = next(span.begin for span in trace.spans if span.part == "configuration")
+    for span in [Span("import the rest", trace.ready, configured, 0.0), *trace.spans]:
+        if span.begin >= until:
             break
-        end = min(end, until)
+        begin, end, part = span.begin, min(span.end, until), span.part
         while around and around[-1][1] <= begin:
             around.pop()
-        part = name
-        if name.startswith("import "):
-            package = PACKAGES.get(name.removeprefix("import "))
+        if part.startswith("import "):
+            package = PACKAGES.get(part.removeprefix("import "))
             outer = around[-1][0] if around and around[-1][0].startswith("import ") else "import the rest"
             part = package or outer
         seconds[part] += end - begin

@@ -105,7 +105,7 @@ class Run:
         """
         if config.verbose:
             os.environ["LLAMATRAIN_VERBOSE"] = "1"
-        distributed.setup()
+        distributed.join_others()
         self.config, self.program = config, program
         self.settings = to_dict(settings)
         self.parents, self.data = dict(parents or {}), dict(data or {})

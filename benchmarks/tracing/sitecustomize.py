@@ -1,8 +1,8 @@
 """Spans of a program's start, taken from outside: python imports this by its name where the folder is on PYTHONPATH.
 
 With STARTUP_TRACE=<folder> the imports of top-level packages and the functions of SPANS are timed, on the main thread,
-and written to <folder>/<pid>.json when rank 0 ends: [part, start, end] on the monotonic clock, inner spans before outer
-ones, and when each interpreter was ready (a program's command line becomes the program). Programs know nothing of it.
+and written to <folder>/<pid>.json when rank 0 ends: [part, start, end] on the monotonic clock and the processor time at
+the start, inner spans before outer ones, and when each interpreter was ready (a program's command line becomes the program). Programs know nothing of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPANS = {
     "llamatrain.data.rows": {"file_fingerprint": "data"},
     "reward.data": {"load_pairs": "data", "PairBatches.__init__": "data"},
     "rlhf.prompts": {"load_prompts": "data", "prompts_fingerprint": "data"},
-    "rlhf.rejection_sampling": {"read_dialogues": "data"},
+    "rlhf.rollouts": {"sample_rollouts": "sampling"},
     "llamatrain.checkpoint": {"resolve": "parents verified", "load_model": "model"},
     "llamatrain.engine": {
         "build": "model",
@@ -43,7 +43,7 @@ SPANS = {
     "llamatrain.fit": {"train_step": "step"},
 }
 
-spans: list[tuple[str, float, float]] = []
+spans: list[tuple[str, float, float, float]] = []
 
 
 def main() -> None:
@@ -62,12 +62,12 @@ def _write(path: Path) -> None:
 def _timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def timed(*args: Any, **kwargs: Any) -> Any:
-        started = time.monotonic()
+        started, busy = time.monotonic(), time.process_time()
         try:
             return function(*args, **kwargs)
         finally:
             if threading.current_thread() is threading.main_thread():
-                spans.append((part, started, time.monotonic()))
+                spans.append((part, started, time.monotonic(), busy))
 
     return timed
 

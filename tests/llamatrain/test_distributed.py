@@ -1,4 +1,4 @@
-"""Starting under srun's variables, and what a half-set environment is told."""
+"""Starting under srun's variables, what a half-set environment is told, and programs that need no ranks and no torch."""
 
 from __future__ import annotations
 
@@ -47,3 +47,28 @@ def test_sruns_variables(repository: Path) -> None:
 def test_a_half_set_environment(repository: Path) -> None:
     _, err = start(repository, RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="").communicate(timeout=60)
     assert "RANK is set but WORLD_SIZE is not" in err
+
+
+def test_programs_of_files_alone_import_no_torch(repository: Path, tmp_path: Path) -> None:
+    small = [
+        "documents_mb=0.01",
+        "dialogues=10",
+        "prompts=30",
+        "prompts_eval=10",
+        f"run.dir={tmp_path}",
+        "run.name=world",
+    ]
+    code = f"""
+import runpy, sys
+import pretrain.corpus.contamination, pretrain.corpus.__main__, pretrain.tokenizer, toyworld.judge, toyworld.rate
+sys.argv = {["toyworld", *small, "run.wandb.mode=disabled"]}
+try:
+    runpy.run_module("toyworld", run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+assert "torch" not in sys.modules
+"""
+    environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "world" / "documents.jsonl").is_file()
