@@ -295,7 +295,9 @@ def check_planted(folder: Path, planted: dict[str, Any]) -> dict[str, bool]:
             if name.endswith("/web.jsonl"):
                 removed[int(number)] = row["why"]
     sites = {json.loads(line)["host"] for line in (folder / "report" / "dropped_sites.jsonl").read_text().splitlines()}
-    found = json.loads((folder.parent / "found" / "contamination.json").read_text())["planted"]["lengths"]["50"]["subsets"]
+    found = json.loads((folder.parent / "found" / "contamination.json").read_text())["planted"]["lengths"]["50"][
+        "subsets"
+    ]
     return {
         "exact": all(removed.get(number) == "exact" for number in planted["exact"]),
         "near": all(removed.get(number) == "near" for number in planted["near"]),
