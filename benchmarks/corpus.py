@@ -3,8 +3,8 @@
     python benchmarks/corpus.py --gigabytes 1 --data ../data
 
 Generates the text (kept in the folder for the next time), plants exact and near duplicates, sites with personal data
-and evaluation text, runs the program, runs it again with two kills, checks every removal with sets of words, and adds a
-line to results/corpus.jsonl. `--data` names the folder of the preset fairytales, for real stories and dialogues.
+and evaluation text, runs the program, runs it again with two kills, checks every removal with sets of words and that no two kept
+documents are equal, and adds a line to results/corpus.jsonl. `--data` names the folder of the preset fairytales, for real stories and dialogues.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ SIMILARITY, SHINGLE = 0.8, 5
 REAL = {  # below --data, as documents
     "stories": "fairytale_stories:fairytales/stories.train.jsonl",
     "questions": "fairytale_questions:fairytales/questions.train.jsonl.gz",
+    "stories_val": "fairytale_stories:fairytales/stories.val.jsonl",
+    "questions_val": "fairytale_questions:fairytales/questions.val.jsonl.gz",
     "threads": "oasst:oasst/en_100_tree.jsonl",
     "helpful": "hh_rlhf:hh-rlhf/helpful-base.jsonl.gz",
     "harmless": "hh_rlhf:hh-rlhf/harmless-base.jsonl.gz",
@@ -42,6 +45,7 @@ WORDS = (
     "amber basket candle dragon ember feather garden harbour island jacket kettle lantern meadow needle orchard pepper"
 )
 PLANTS = 500  # of each kind
+BUCKETS = 64  # of kept documents' hashes, of which one is in memory
 
 
 def main() -> int:
@@ -72,6 +76,7 @@ def main() -> int:
     line["contamination"] = contamination(folder)
     line["planted"] = check_planted(folder / "whole", planted)
     line["removals"] = check_removals(folder / "whole" / "report" / "removed.jsonl", options.check_share)
+    line["kept"] = check_kept(folder)
     line["plain"] = plain(folder, options.plain_megabytes)
     line["times_plain"] = round(line["megabytes_per_second"] / line["plain"]["megabytes_per_second"], 2)
     if options.kills:
@@ -81,7 +86,7 @@ def main() -> int:
     if not options.no_record:
         with (RESULTS / "corpus.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-    right = not line["removals"]["below"] and not line["removals"]["other_value"]
+    right = not any((line["removals"]["below"], line["removals"]["other_value"], line["kept"]["equal"]))
     fine = all(line["planted"].values()) and right and line.get("killed", {}).get("same", True)
     return 0 if fine else 1
 
@@ -104,8 +109,8 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 def prepare(folder: Path, gigabytes: float, data: Path | None) -> tuple[Path, dict[str, Any]]:
     """Write the text of all sources, the tokenizer, the mixture and the plants; return the mixture and what is planted."""
     mixture, plants = folder / "mixture.yaml", folder / "planted.json"
+    worlds = [f"toyworld{seed}" for seed in (1, 2)]  # two sources, from two worlds
     if not plants.is_file():
-        worlds = [f"toyworld{seed}" for seed in (1, 2)]  # two sources, from two worlds
         started = [
             program("toyworld", f"seed={seed}", f"run.dir={folder}", f"run.name=toyworld{seed}", "dialogues=100",
                     "prompts=100", f"documents_mb={gigabytes * 500}", "run.progress=false")
@@ -119,16 +124,16 @@ def prepare(folder: Path, gigabytes: float, data: Path | None) -> tuple[Path, di
         finish(program("pretrain.tokenizer", f"documents=[{folder / 'sample.jsonl'}]", f"run.dir={folder}",
                        "run.name=tokenizer", "vocab_size=2048", "run.progress=false"))  # fmt: skip
         planted = plant(folder, [folder / name / "documents.jsonl" for name in worlds])
-        sources = {name: {"paths": [str(folder / name / "documents.jsonl")], "epochs": 1.0} for name in worlds}
-        sources["toyworld1"]["eval"] = [str(folder / "toyworld1" / "documents_eval.jsonl")]
-        sources["web"] = {"paths": [str(folder / "web.jsonl")], "epochs": 2.0}
-        for name, spelled in REAL.items() if data else ():
-            adapter, path = spelled.split(":")
-            sources[name] = {"paths": [f"{adapter}:{(data or Path()).resolve() / path}"], "epochs": 1.0}
-        for entry in sources.values():
-            entry["licence"] = "see its origin"
-        mixture.write_text(json.dumps(sources))
         plants.write_text(json.dumps(planted))
+    sources = {name: {"paths": [str(folder / name / "documents.jsonl")], "epochs": 1.0} for name in worlds}
+    sources["toyworld1"]["eval"] = [str(folder / "toyworld1" / "documents_eval.jsonl")]
+    sources["web"] = {"paths": [str(folder / "web.jsonl")], "epochs": 2.0}
+    for name, spelled in REAL.items() if data else ():
+        adapter, path = spelled.split(":")
+        sources[name] = {"paths": [f"{adapter}:{(data or Path()).resolve() / path}"], "epochs": 1.0}
+    for entry in sources.values():
+        entry["licence"] = "see its origin"
+    mixture.write_text(json.dumps(sources))
     return mixture, json.loads(plants.read_text())
 
 
@@ -290,12 +295,14 @@ def check_planted(folder: Path, planted: dict[str, Any]) -> dict[str, bool]:
             if name.endswith("/web.jsonl"):
                 removed[int(number)] = row["why"]
     sites = {json.loads(line)["host"] for line in (folder / "report" / "dropped_sites.jsonl").read_text().splitlines()}
-    found = json.loads((folder.parent / "found" / "contamination.json").read_text())["planted"]["50"]
+    found = json.loads((folder.parent / "found" / "contamination.json").read_text())["planted"]["lengths"]["50"][
+        "subsets"
+    ]
     return {
         "exact": all(removed.get(number) == "exact" for number in planted["exact"]),
         "near": all(removed.get(number) == "near" for number in planted["near"]),
         "sites": sites == set(planted["sites"]),
-        "contamination": found["dirty"] == 100 and found["clean"] == 100,
+        "contamination": found["dirty"]["n"] == found["clean"]["n"] == 100,
     }
 
 
@@ -322,6 +329,43 @@ def check_removals(path: Path, share: float) -> dict[str, Any]:
         wrong += abs(similarity - row["similarity"]) > 1e-5
         kept_is_gone += row["kept"] in gone
     return {"checked": len(rows), "below": below + kept_is_gone, "other_value": wrong}
+
+
+def check_kept(folder: Path) -> dict[str, int]:
+    """Count kept training documents whose text, case and white space aside, another or a held-out one has."""
+    import numpy as np
+
+    home = folder / "hashes"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    for part in ("eval", "train"):
+        files = [(home / f"{part}{bucket}").open("wb") for bucket in range(BUCKETS)]
+        for text in published(folder / "whole" / part, folder / "tokenizer" / "tokenizer.model"):
+            digest = hashlib.blake2b(" ".join(text.lower().split()).encode(), digest_size=9).digest()
+            files[digest[8] % BUCKETS].write(digest[:8])
+        for file in files:
+            file.close()
+    count = equal = 0
+    for bucket in range(BUCKETS):
+        held_out, train = (np.fromfile(home / f"{part}{bucket}", np.uint64) for part in ("eval", "train"))
+        count += len(train)
+        equal += len(train) - len(np.setdiff1d(train, held_out))
+    shutil.rmtree(home)
+    return {"documents": count, "equal": equal}
+
+
+def published(part: Path, model: Path) -> Iterator[str]:
+    """Yield the documents of a corpus part, decoded from its shards."""
+    import numpy as np
+    import sentencepiece
+
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    dtype = json.loads((part / "manifest.json").read_text())["dtype"]
+    for path in sorted(part.glob("*/*.tokens")):
+        tokens, starts = np.memmap(path, dtype, "r"), np.fromfile(path.with_suffix(".documents"), np.int64)
+        for first in range(0, len(starts) - 1, 4096):
+            ends = starts[first : first + 4097].tolist()
+            yield from tokenizer.decode([tokens[a + 1 : b - 1].tolist() for a, b in pairwise(ends)])
 
 
 def documents(name: str) -> Iterator[tuple[int, str]]:

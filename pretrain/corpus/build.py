@@ -29,7 +29,7 @@ from .card import Card
 from .cleaning import Cleaning
 from .examining import Duplicates, Languages
 from .personal import Personal
-from .steps import PARTS, Corpus
+from .steps import LAST, PARTS, Corpus, whole
 from .work import Work, cores, discard
 
 
@@ -98,15 +98,7 @@ def build(cfg: CorpusConfig) -> None:
     """Build the corpus: the steps in their order. With run.resume=never nothing that was made before is used."""
     tokenizer = Tokenizer(cfg.tokenizer)
     mixture = sources.read_mixture(cfg.mixture) if cfg.mixture else sources.plain(cfg.documents, cfg.eval_documents)
-    key = {
-        "version": __version__,
-        "settings": {
-            name: value for name, value in to_dict(cfg).items() if name not in ("run", "num_workers", "keep_work")
-        },
-        "inputs": sources.stamps(mixture),
-        "mixture": [to_dict(source) for source in mixture],
-        "tokenizer": tokenizer.fingerprint,
-    }
+    key = _key(cfg, mixture, tokenizer)
     with Run(cfg.run, program="corpus", settings=cfg) as run:
         finished, home = run.folder / FINISHED, run.folder / "work"
         if cfg.run.resume == "never":
@@ -123,17 +115,36 @@ def build(cfg: CorpusConfig) -> None:
             discard(home)
 
 
+def _key(cfg: CorpusConfig, mixture: list[sources.Mixed], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what the corpus is made from: `work` is for all steps, `last` for the last ones alone."""
+    settings = {name: value for name, value in to_dict(cfg).items() if name not in ("run", "num_workers", "keep_work")}
+    listed = [to_dict(source) for source in mixture]
+    last = {
+        "shard_tokens": settings.pop("shard_tokens"),
+        "card": {name: settings["card"].pop(name) for name in ("toxicity_classifier", "toxicity_sample")},
+        "mixture": [{name: source.pop(name) for name in ("weight", "epochs", "licence")} for source in listed],
+    }
+    work = {
+        "version": __version__,
+        "settings": settings,
+        "inputs": sources.stamps(mixture),
+        "mixture": listed,
+        "tokenizer": tokenizer.fingerprint,
+    }
+    return {"work": work, "last": last}
+
+
 def _make(
     cfg: CorpusConfig, mixture: list[sources.Mixed], tokenizer: Tokenizer, key: Mapping[str, Any], run: Run
 ) -> dict[str, shards.Manifest]:
     """Do the steps that are not done, write the report; return the manifests of the parts."""
-    with Work(run.folder / "work", key, cfg.num_workers or cores(), run.progress) as work:
-        if work.fresh:  # from here to the end the folder holds no corpus
+    with Work(run.folder / "work", key["work"], cfg.num_workers or cores(), run.progress) as work:
+        if not work.claim(LAST, key["last"]):  # from here to the end the folder holds no corpus
             for part in PARTS:
                 (run.folder / part / shards.MANIFEST).unlink(missing_ok=True)
         corpus = Corpus(cfg, mixture, tokenizer, work)
         corpus.make()
-        if sources.stamps(mixture) != key["inputs"]:
+        if sources.stamps(mixture) != key["work"]["inputs"]:
             raise UserError("an input changed while it was read; the same command begins anew")
         manifests = corpus.publish(run.folder)
         for part in PARTS.keys() - manifests.keys():  # of an earlier run with other documents
@@ -152,11 +163,7 @@ def _is_finished(path: Path, key: Mapping[str, Any]) -> bool:
     content = json.loads(path.read_text())
     if content["key"] != json.loads(json.dumps(key)):
         return False
-    try:
-        return all(
-            shards.read_manifest(path.parent / part).fingerprint == fingerprint
-            and not any(fault for _, fault in shards.verify(path.parent / part, contents=False))
-            for part, fingerprint in content["parts"].items()
-        )
-    except UserError:  # a manifest or an index that is missing or was altered
-        return False
+    return all(
+        whole(path.parent / part) and shards.read_manifest(path.parent / part).fingerprint == fingerprint
+        for part, fingerprint in content["parts"].items()
+    )

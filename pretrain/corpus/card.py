@@ -64,6 +64,13 @@ class Sampled:
     share: float
     languages: Path | None = None
 
+    def of(self, numbers: Numbers) -> NDArray[np.bool_]:
+        """Tell which of some documents it looks at."""
+        chosen = sampled(numbers, self.share)
+        if self.languages is not None:
+            chosen &= np.load(self.languages, mmap_mode="r")[numbers]
+        return chosen
+
 
 @dataclass
 class Counts:
@@ -95,10 +102,7 @@ def count(counts: Counts, numbers: Numbers, texts: Sequence[str], which: Sampled
     """Count the sampled ones of some documents."""
     if not which.share:
         return
-    chosen = sampled(numbers, which.share)
-    if which.languages is not None:
-        chosen &= np.load(which.languages, mmap_mode="r")[numbers]
-    for place in np.flatnonzero(chosen).tolist():
+    for place in np.flatnonzero(which.of(numbers)).tolist():
         words = set(_WORD.findall(texts[place].lower()))
         counts.documents += 1
         held = {name for name, listed in _PRONOUNS.items() if not listed.isdisjoint(words)}
@@ -136,21 +140,13 @@ def describe(counted: Sequence[dict[str, Any]], languages: Counter[str] | None, 
     return found
 
 
-def toxicity(classifier: str, texts: Sequence[str]) -> dict[str, Any]:
-    """Score documents with a sequence classifier of the transformers library: each line, a document is their mean.
-
-    The probability is that of the label named toxic, hate or label_1, or of the last one. Raises UserError where the
-    folder holds no such model or transformers is not installed.
-    """
-    from .toxicity import Classifier  # here, because it brings torch and transformers
-
-    model = Classifier(classifier)
-    scores = [float(np.mean(model.score([line for line in text.split("\n") if line.strip()]))) for text in texts]
+def toxicity(classifier: str, scores: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the card's figures from the documents' scores."""
     return {
         "classifier": classifier,
         "documents": len(scores),
-        "mean": float(np.mean(scores)) if scores else 0.0,
-        "toxic": float(np.mean(np.array(scores) >= 0.5)) if scores else 0.0,
+        "mean": float(np.mean(scores)) if len(scores) else 0.0,
+        "toxic": float(np.mean(scores >= 0.5)) if len(scores) else 0.0,
     }
 
 

@@ -7,7 +7,8 @@ rest is next, for LEADERS rounds.
 
 Bands follow one another, so that what is removed costs no more comparisons. A document that a later band removes may
 have been the reason to remove others: each of those is compared with the document that is kept now, and comes back
-where it is not like it. So every removed document is like one that is kept, and the report names both.
+where it is not like it. So every removed document is like one that is kept, and the report names both. Equal documents
+may come back together, the last time with no band left to compare them: the exact step runs once more at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from . import shingles
 from .examining import EXACT, KEPT, NEAR, Duplicates
 from .pieces import Numbers, Piece
-from .work import Unseen, Work
+from .work import Bar, Unseen, Work
 
 LEADERS = 4  # of a run, which the others are compared with
 RANGE = 1 << 19  # keys a task holds, about
@@ -49,12 +50,15 @@ def remove(work: Work, pieces: Sequence[Piece], status: NDArray[np.uint8], setti
     first = 0 if settings.held_out else held_out
     ranges = -(-max(1, len(status)) // RANGE)
     examined = work.folder / "examine"
+
+    def drop_equal(step: str, why: int, bar: Bar | None = None) -> None:
+        alive = _saved(work, state)
+        tasks = [(examined, list(pieces), alive, number, ranges, first, held_out) for number in range(ranges)]
+        for folder in work.run(step, find_exact, tasks, bar):
+            _apply(state, np.load(folder / "found.npz"), why)
+
     if settings.exact:
-        tasks = [
-            (examined, list(pieces), _saved(work, state), number, ranges, first, held_out) for number in range(ranges)
-        ]
-        for folder in work.run("exact", find_exact, tasks):
-            _apply(state, np.load(folder / "found.npz"), EXACT)
+        drop_equal("exact", EXACT)
     if settings.near:
         with work.bar(settings.bands * ranges, "near", "chunks") as bar:
             for band in range(settings.bands):
@@ -66,6 +70,9 @@ def remove(work: Work, pieces: Sequence[Piece], status: NDArray[np.uint8], setti
                 for folder in work.run(f"near/{band:02d}", find_near, ranged, bar):
                     _apply(state, np.load(folder / "found.npz"), NEAR)
                 _reconsider(work, pieces, state, band, settings)
+        drop_equal("again/exact", EXACT if settings.exact else NEAR, Unseen())
+        orphans = _orphans(state)  # their keeper's text is its keeper's, so that one is as like them
+        state.keeper[orphans] = state.keeper[state.keeper[orphans]]
     return state
 
 
@@ -85,10 +92,16 @@ def _apply(state: State, found: dict[str, NDArray[np.float32]], status: int) -> 
     state.similarity[documents] = found["similarity"]
 
 
+def _orphans(state: State) -> Numbers:
+    """Return the removed documents whose keeper has been removed."""
+    removed = np.flatnonzero(state.keeper >= 0)
+    orphans: Numbers = removed[state.status[state.keeper[removed]] != KEPT]
+    return orphans
+
+
 def _reconsider(work: Work, pieces: Sequence[Piece], state: State, band: int, settings: Duplicates) -> None:
     """Compare the documents whose keeper has been removed with that one's keeper."""
-    removed = np.flatnonzero(state.keeper >= 0)
-    orphans = removed[state.status[state.keeper[removed]] != KEPT]
+    orphans = _orphans(state)
     former = state.keeper[orphans]
     heirs = state.keeper[former]
     same = state.status[orphans] == EXACT  # their text is their keeper's, so the heir is as like it

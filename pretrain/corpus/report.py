@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .steps import Corpus
 
 CLEANED = ("unicode", "control_characters", "boilerplate", "repeated_lines")
-STEPS = ("read", "count_lines", "lines", "examine", "exact", "near", "tokenize", "shards")
+STEPS = ("read", "count_lines", "lines", "examine", "exact", "near", "tokenize", "toxicity", "shards")
 WHY = {
     "kept": "kept",
     "bad_rows": "bad rows",
@@ -49,6 +49,7 @@ def write(folder: Path, corpus: Corpus, manifests: dict[str, Manifest]) -> dict[
         old.unlink()
     seconds = corpus.work.spent()
     found = {"parts": _parts(manifests, seconds), "sources": _sources(corpus, manifests), **_speed(corpus, seconds)}
+    found["left_out"] = _left_out(corpus, manifests)
     settings = corpus.cfg.duplicates
     if settings.near:
         found["near_duplicates_found"] = {
@@ -115,6 +116,23 @@ def _sources(corpus: Corpus, manifests: dict[str, Manifest]) -> list[dict[str, A
     return found
 
 
+def _left_out(corpus: Corpus, manifests: dict[str, Manifest]) -> dict[str, int]:
+    """Return the sources of which no training document is kept, and how many they had."""
+    written = {source.name for source in manifests["train"].sources}
+    return {
+        source.name: sum(p.documents for p in corpus.pieces if p.source == number and not p.held_out)
+        for number, source in enumerate(corpus.mixture)
+        if source.name not in written
+    }
+
+
+def _warnings(found: dict[str, Any]) -> list[str]:
+    return [
+        f"warning: source {name} is left out: none of its {count:,} training documents is kept"
+        for name, count in found["left_out"].items()
+    ]
+
+
 def _status(corpus: Corpus, piece: Piece) -> Any:
     return corpus.state.status[piece.first : piece.first + piece.documents]
 
@@ -131,7 +149,7 @@ def _speed(corpus: Corpus, seconds: float) -> dict[str, Any]:
         if step == "near":
             spent = sum(work.seconds(f"{kind}/{path.name}") for kind in ("near", "again") for path in work.steps(kind))
         if spent:
-            size = kept if step in ("tokenize", "shards") else read
+            size = kept if step in ("tokenize", "toxicity", "shards") else read
             steps[step] = {"seconds": round(spent, 3), "megabytes_per_second": round(size / 1e6 / spent, 2)}
             if step == "tokenize":
                 steps[step]["tokens_per_second"] = round(tokens / spent)
@@ -195,7 +213,7 @@ def summary(found: dict[str, Any]) -> str:
         f"{found['megabytes_per_second']:.1f} MB/s, {found['tokens_per_second']:,} tokens/s, {duration(found['seconds'])} "
         f"on {found['processes']} processes"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_warnings(found)])
 
 
 def as_markdown(found: dict[str, Any]) -> str:
@@ -206,6 +224,8 @@ def as_markdown(found: dict[str, Any]) -> str:
         cells = [row["source"], row["part"], f"{row['rows']:,}", *(f"{row[key]:,}" for key in WHY)]
         cells += [f"{row['read_bytes'] / 1e6:,.1f}", f"{row['kept_bytes'] / 1e6:,.1f}", f"{row['tokens']:,}"]
         lines.append("| " + " | ".join([*cells, f"{row['share']:.4f}", row["licence"] or "-"]) + " |")
+    for warning in _warnings(found):
+        lines += ["", warning]
     lines += ["", "rows = kept + everything removed. Documents that cleaning changed:", ""]
     lines += ["| source | part | " + " | ".join(CLEANED) + " | lines dropped |", "|" + "---|" * (len(CLEANED) + 3)]
     for row in found["sources"]:

@@ -14,7 +14,7 @@ from llamatrain.data import shards
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
-from . import card, lines
+from . import card, lines, toxicity
 from .card import Sampled
 from .duplicates import State, remove
 from .examining import KEPT, SITE, Examination, examine
@@ -23,12 +23,13 @@ from .reading import read_unit
 from .sites import Site, judge
 from .sources import Mixed, Unit, shares, units
 from .tokens import Span, plan_shards, tokenize, write_shard
-from .work import Work
+from .work import Work, discard
 
 if TYPE_CHECKING:
     from .build import CorpusConfig
 
 PARTS = {"eval": True, "train": False}  # name -> is it held out
+LAST = ("toxicity", "shards", "out")  # steps that depend on settings that the others do not, below work/
 
 
 class Corpus:
@@ -40,6 +41,7 @@ class Corpus:
     sites: list[Site]
     examined: list[Path]
     tokenized: list[Path]
+    scored: list[Path]
 
     def __init__(self, cfg: CorpusConfig, mixture: list[Mixed], tokenizer: Tokenizer, work: Work) -> None:
         self.cfg, self.mixture, self.tokenizer, self.work = cfg, mixture, tokenizer, work
@@ -55,6 +57,7 @@ class Corpus:
         status = self._drop_sites()
         self.state = remove(self.work, self.pieces, status, self.cfg.duplicates)
         self._tokenize()
+        self._score()
 
     def _read(self) -> None:
         cfg = self.cfg
@@ -102,15 +105,33 @@ class Corpus:
         return np.concatenate([np.zeros(0, np.uint8), *status])
 
     def _tokenize(self) -> None:
-        path = self.work.folder / "status.npy"
-        np.save(path, self.state.status)
-        english = None
+        np.save(self._kept, self.state.status)
         if self.cfg.languages.identify:
-            english = self.work.folder / "english.npy"
-            np.save(english, np.concatenate([self._told(folder, "en") for folder in self.examined]))
-        which = Sampled(self.cfg.card.sample, english)
-        tasks = [(piece, path, str(self.tokenizer.path), which) for piece in self.pieces]
+            np.save(self._english, np.concatenate([self._told(folder, "en") for folder in self.examined]))
+        which = self._sampled(self.cfg.card.sample)
+        tasks = [(piece, self._kept, str(self.tokenizer.path), which) for piece in self.pieces]
         self.tokenized = self.work.run("tokenize", tokenize, tasks)
+
+    def _score(self) -> None:
+        """Score a sample of the kept training documents, where the card has a classifier."""
+        asked = self.cfg.card
+        if not asked.sample or asked.toxicity_classifier is None:
+            return
+        which = self._sampled(asked.toxicity_sample)
+        tasks = [(p, self._kept, asked.toxicity_classifier, which) for p in self.pieces if not p.held_out]
+        self.scored = self.work.run("toxicity", toxicity.score, tasks)
+
+    @property
+    def _kept(self) -> Path:
+        return self.work.folder / "status.npy"
+
+    @property
+    def _english(self) -> Path:
+        return self.work.folder / "english.npy"
+
+    def _sampled(self, share: float) -> Sampled:
+        """Return a sample of the documents, of the English ones where languages are told."""
+        return Sampled(share, self._english if self.cfg.languages.identify else None)
 
     @staticmethod
     def _told(folder: Path, language: str) -> NDArray[np.bool_]:
@@ -125,17 +146,18 @@ class Corpus:
         """Write the shards and manifests of both parts and put them in their place; return the manifests."""
         plans: list[tuple[str, int, list[list[Span]]]] = []
         for part, held_out in PARTS.items():
-            for number, source in enumerate(self.mixture):
+            for number in range(len(self.mixture)):
                 own = self._own(number, held_out)
                 plan = list(plan_shards([self.tokenized[i] for i in own], self.cfg.shard_tokens))
-                if plan:
+                if plan:  # else the source is left out, and the report says so
                     plans.append((part, number, plan))
-                elif not held_out:
-                    raise UserError(
-                        f"source {source.name}: nothing is left of its {sum(self.pieces[i].documents for i in own):,} "
-                        "documents; needs one at least"
-                    )
+        if not any(part == "train" for part, _, _ in plans):
+            read = sum(piece.documents for piece in self.pieces if not piece.held_out)
+            raise UserError(f"nothing is left of the {read:,} training documents; needs one at least")
         out = self.work.folder / "out"
+        if any(not (out / part).is_dir() and not whole(folder / part) for part, _, _ in plans):
+            discard(self.work.folder / "shards")  # finished, but damaged since they were put in their place
+            discard(out)
         tasks = [
             (out / part / self.mixture[number].name, index, spans, self.dtype)
             for part, number, plan in plans
@@ -197,7 +219,8 @@ class Corpus:
         languages = self._languages() if cfg.languages.identify else None
         found = card.describe(counted, languages, english=languages is not None)
         if cfg.card.toxicity_classifier is not None:
-            found["toxicity"] = card.toxicity(cfg.card.toxicity_classifier, self._sample(cfg.card.toxicity_sample))
+            scores = [np.load(folder / "scores.npy") for folder in self.scored]
+            found["toxicity"] = card.toxicity(cfg.card.toxicity_classifier, np.concatenate(scores))
         return found
 
     def _languages(self) -> Counter[str]:
@@ -211,15 +234,10 @@ class Corpus:
                 found.update(dict(zip(names, numbers.tolist(), strict=True)))
         return +found
 
-    def _sample(self, share: float) -> list[str]:
-        """Return the texts of a random sample of the kept training documents, English ones where languages are told."""
-        english = np.load(self.work.folder / "english.npy") if self.cfg.languages.identify else None
-        texts: list[str] = []
-        for piece in self.pieces:
-            numbers = piece.first + np.arange(piece.documents)
-            chosen = card.sampled(numbers, share) & (self.state.status[numbers] == KEPT)
-            if english is not None:
-                chosen &= english[numbers]
-            if not piece.held_out:
-                texts += piece.texts(np.flatnonzero(chosen))
-        return texts
+
+def whole(part: Path) -> bool:
+    """Tell whether a part of a corpus is in its place, all files in their sizes."""
+    try:
+        return not any(fault for _, fault in shards.verify(part, contents=False))
+    except UserError:  # a manifest or an index that is missing or was altered
+        return False

@@ -1,14 +1,50 @@
-"""A sequence classifier of the transformers library that scores lines for toxicity."""
+"""Step toxicity: a sequence classifier of the transformers library scores a sample of the kept documents.
+
+    scores.npy     float64: how toxic each sampled document of the piece is
+
+The classifier scores lines; a document is their mean. A line's probability is that of the label named toxic, hate or
+label_1, or of the last one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from llamatrain.errors import UserError
 
+from .card import Sampled
+from .pieces import Piece
+
 NAMES = ("toxic", "hate", "label_1")
 BATCH = 32
+
+
+def score(folder: Path, piece: Piece, kept: Path, classifier: str, sampled: Sampled) -> None:
+    """Write the scores of the sampled ones of a piece's documents whose status in the file `kept` is 0.
+
+    Raises UserError where the folder `classifier` holds no such model or transformers is not installed.
+    """
+    model = _classifier(classifier)
+    numbers = piece.first + np.arange(piece.documents)
+    chosen = (np.load(kept, mmap_mode="r")[piece.first : piece.first + piece.documents] == 0) & sampled.of(numbers)
+    scores = [
+        np.mean(model.score([line for line in text.split("\n") if line.strip()]))
+        for _, texts in piece.batches(chosen)
+        for text in texts
+    ]
+    np.save(folder / "scores.npy", np.array(scores, dtype=np.float64))
+
+
+@lru_cache(maxsize=1)
+def _classifier(folder: str) -> Classifier:
+    import torch
+
+    torch.set_num_threads(1)  # a core for each process; and sums do not depend on how many there are
+    return Classifier(folder)
 
 
 class Classifier:

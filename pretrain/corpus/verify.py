@@ -11,6 +11,7 @@ from llamatrain.data import shards
 from llamatrain.errors import UserError, missing
 
 PARTS = ("train", "eval")
+ANEW = "`llamatrain corpus` makes it anew: with run.resume=never where a file was altered and has its size"
 
 
 @dataclass
@@ -33,7 +34,7 @@ def verify(cfg: VerifyConfig) -> None:
             if fault:
                 faults.append(f"{path} {fault}")
     if faults:
-        raise UserError("\n".join([f"{len(faults)} of {checked} files of {folder} are damaged", *faults, shards.ANEW]))
+        raise UserError("\n".join([f"{len(faults)} of {checked} files of {folder} are damaged", *faults, ANEW]))
     print(f"{folder}: {checked} files are as they were written", file=sys.stderr)
 
 

@@ -1,6 +1,7 @@
 """Finished work on disk, and the processes that do what is missing.
 
     work/key.json                what the work belongs to: settings and inputs; other work is thrown away
+    work/last.json               what only the last steps depend on; other work of these steps is thrown away
     work/<step>/<task>/          what a task made; the folder appears when it is whole
     work/<step>/seconds          how long the step took, over all attempts; work/seconds: how long all did
 
@@ -62,6 +63,17 @@ class Work:
             folder.mkdir(parents=True)
             known.write_text(text)
         self._before = _noted(folder)
+
+    def claim(self, steps: Sequence[str], key: Any) -> bool:
+        """Tell whether the work of the last `steps` belongs to `key`, too; throw it away where it does not."""
+        text = json.dumps(key, sort_keys=True, indent=1)
+        known = self.folder / "last.json"
+        if known.is_file() and known.read_text() == text:
+            return True
+        for step in steps:
+            discard(self.folder / step)
+        known.write_text(text)
+        return False
 
     def run(
         self, step: str, function: Callable[..., None], tasks: Sequence[Task], bar: Bar | None = None

@@ -273,6 +273,10 @@ def test_a_finished_corpus_is_left_alone(
     common = [f"documents=[{source}]", f"tokenizer={tokenizer.path}", "run.progress=true"]
     part = tmp_path / "c" / "train"
 
+    def damage() -> None:
+        with (part / "documents" / "00000000.tokens").open("ab") as file:
+            file.write(b"x")
+
     def made_anew(*more: str) -> bool:
         before = part.stat().st_ino, part.stat().st_mtime_ns
         build(compose(tmp_path, *common, *more))
@@ -285,8 +289,11 @@ def test_a_finished_corpus_is_left_alone(
     assert not made_anew()
     assert not made_anew("num_workers=2")
     assert made_anew("run.resume=never")
-    with (part / "documents" / "00000000.tokens").open("ab") as file:
-        file.write(b"x")
+    damage()
+    assert made_anew("keep_work=true")
+    damage()
+    assert made_anew("keep_work=true")
+    damage()
     assert made_anew()
     (part / "documents" / "shards.bin").unlink()
     assert made_anew()
@@ -379,8 +386,36 @@ def test_lines_that_many_documents_repeat_are_dropped(tmp_path: Path, tokenizer:
 
 def test_nothing_left_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
     source = write(tmp_path / "d.jsonl", ["a", "b"])
-    with pytest.raises(UserError, match="source documents: nothing is left of its 2 documents"):
+    with pytest.raises(UserError, match="nothing is left of the 2 training documents"):
         build(compose(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}", "cleaning.min_characters=9"))
+
+
+def test_a_source_of_which_nothing_is_left_is_left_out_and_weights_redo_the_last_steps_alone(
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = {
+        name: {"paths": write(tmp_path / f"{name}.jsonl", texts), "weight": 1, "licence": "CC0"}
+        for name, texts in (("copied", TEXTS), ("own", [*TEXTS, "A bear."]), ("again", TEXTS[:2]))
+    }
+    folder, path = tmp_path / "c", tmp_path / "m.yaml"
+    common = [f"mixture={path}", f"tokenizer={tokenizer.path}", "keep_work=true", "run.progress=true"]
+
+    def made() -> tuple[list[tuple[str, float, str]], list[int]]:
+        path.write_text(yaml.safe_dump(entries, sort_keys=False))
+        build(compose(tmp_path, *common))
+        sources = shards.read_manifest(folder / "train").sources
+        early = [(folder / "work" / step / "000000").stat().st_mtime_ns for step in ("read", "near/00", "tokenize")]
+        return [(s.name, s.share, s.licence) for s in sources], early
+
+    first, early = made()
+    assert first == [("copied", 0.5, "CC0"), ("own", 0.5, "CC0")]
+    warning = "warning: source again is left out: none of its 2 training documents is kept"
+    assert warning in capsys.readouterr().err
+    assert warning in (folder / "report" / "report.md").read_text()
+    assert report(folder)[2]["kept"] == 0
+    entries["own"].update(weight=3, licence="MIT")
+    assert made() == ([("copied", 0.25, "CC0"), ("own", 0.75, "MIT")], early)
+    assert kept(folder, tokenizer) == {"copied": TEXTS, "own": ["A bear."]}
 
 
 def test_folds_are_spelled_without_quotes_on_the_command_line(tmp_path: Path) -> None:

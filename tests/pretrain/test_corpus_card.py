@@ -10,6 +10,8 @@ import pytest
 
 from llamatrain.errors import UserError
 from pretrain.corpus.card import Counts, Sampled, as_markdown, count, describe, sampled, toxicity
+from pretrain.corpus.pieces import Piece, PieceWriter
+from pretrain.corpus.toxicity import score as score_piece
 
 TEXTS = [
     "She said it was hers.",
@@ -72,9 +74,18 @@ def test_a_document_is_the_mean_of_its_lines(tmp_path: Path) -> None:
             return float(model(input_ids=torch.tensor([line])).logits.softmax(-1)[0, 0])
 
     one, other = score([2, 3, 3]), score([2])
-    found = toxicity(str(tmp_path), ["bad good good\n\nbad", "bad"])
+    texts = ["bad", "bad good good\n\nbad", "bad", "good"]
+    writer = PieceWriter(tmp_path / "piece")
+    for number, text in enumerate(texts):
+        writer.add(text, number, None)
+    writer.close(Counter())
+    piece = Piece(tmp_path / "piece", 0, False, 1, len(texts))
+    np.save(tmp_path / "status.npy", np.array([0, 5, 0, 0, 0], dtype=np.uint8))  # the first is another piece's
+    np.save(tmp_path / "english.npy", np.array([True, True, True, True, False]))
+    score_piece(tmp_path, piece, tmp_path / "status.npy", str(tmp_path), Sampled(1.0, tmp_path / "english.npy"))
+    found = toxicity(str(tmp_path), np.load(tmp_path / "scores.npy"))
     assert found["documents"] == 2
     assert found["mean"] == pytest.approx(((one + other) / 2 + other) / 2, abs=1e-5)
     assert found["toxic"] == np.mean([(one + other) / 2 >= 0.5, other >= 0.5])
     with pytest.raises(UserError, match="needs a folder with a config"):
-        toxicity(str(tmp_path / "nowhere"), ["a"])
+        score_piece(tmp_path, piece, tmp_path / "status.npy", str(tmp_path / "nowhere"), Sampled(1.0))

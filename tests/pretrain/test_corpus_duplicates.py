@@ -126,6 +126,28 @@ def test_every_removed_document_is_like_a_kept_one(
     assert missed <= 0.1 * alike
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_equal_documents_that_come_back_after_the_last_band_are_not_all_kept(exact: bool, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    texts = []
+    for _ in range(60):  # each is like the one before it, the last two are equal and unlike the first
+        words = rng.choices(WORDS, k=100)
+        for places in ((), (10, 30), (50, 70)):
+            for place in places:
+                words[place] = "x"
+            texts.append(" ".join(words))
+        texts.append(texts[-1].upper())
+    found = removed(tmp_path, texts, [], Duplicates(exact, True, True, 0.8, 5, 2, 4))
+    gone = {document for document, *_ in found}
+    left = [text.lower() for i, text in enumerate(texts) if i not in gone]
+    assert len(set(left)) == len(left)
+    assert sum(third not in gone for third in range(2, 240, 4)) > 10
+    for document, _, keeper, value in found:
+        assert keeper not in gone
+        assert value == pytest.approx(similarity(texts[document], texts[keeper]), abs=1e-6)
+        assert value >= 0.8
+
+
 def test_without_held_out_ones_and_with_exact_ones_alone(tmp_path: Path) -> None:
     texts = families(100)
     [again] = {text for text in texts if len(text.split()) == 150 and texts.index(text) == min(
