@@ -185,10 +185,12 @@ def load_model(
     config, scalar = load_config(folder)
     with torch.device("meta"):  # the weights appear once, where and as they are wanted
         model: Transformer | ScalarModel = ScalarModel(config, seed=None) if scalar else Transformer(config, seed=None)
-    model = model.to(dtype).to_empty(device=device)
-    parameters = dict(model.named_parameters())
-    for name, tensor in matched(load_weights(folder), {n: p.shape for n, p in parameters.items()}, str(folder)):
-        parameters[name].data.copy_(tensor)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for name, tensor in matched(load_weights(folder), shapes, str(folder)):
+        # Module.to_empty would do, but imports torch's symbolic shapes: half a second.
+        module, _, leaf = name.rpartition(".")
+        weight = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
+        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(weight))
     return model
 
 
