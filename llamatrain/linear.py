@@ -19,24 +19,13 @@ _ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise"
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x @ weight.T, (..., K), of x (..., C) and weight (K, C)."""
-    if not _by_onednn(x, weight):
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
+    if plain or not _ONEDNN or x.numel() == 0:
         return F.linear(x, weight)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         out: Tensor = _Linear.apply(x, weight)  # type: ignore[no-untyped-call]
         return out
     return _compiled_product(x, weight) if torch.compiler.is_compiling() else _product(x, weight)
-
-
-def weight_product(slope: Tensor, x: Tensor) -> Tensor:
-    """Return slope.T @ x, (K, C), of slope (N, K) and x (N, C): the gradient of a weight."""
-    if not _by_onednn(slope, x):
-        return slope.t() @ x
-    return _compiled_weight_product(slope, x) if torch.compiler.is_compiling() else _weight_product(slope, x)
-
-
-def _by_onednn(one: Tensor, other: Tensor) -> bool:
-    plain = one.device.type != "cpu" or one.dtype != torch.float32 or other.dtype != torch.float32
-    return _ONEDNN and not plain and one.numel() > 0
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
@@ -45,6 +34,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _weight_product(slope: Tensor, x: Tensor) -> Tensor:
+    """Return slope.T @ x, (K, C), of slope (N, K) and x (N, C): the gradient of a weight."""
     shaped = slope.new_empty(slope.shape[1], x.shape[1])
     slope, x = slope.contiguous(), x.contiguous()
     out: Tensor = torch.ops.aten.mkldnn_linear_backward_weights(slope.to_mkldnn(), x.to_mkldnn(), shaped, False)[0]
@@ -81,7 +71,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        product = _compiled_product if torch.compiler.is_compiling() else _product
+        compiling = torch.compiler.is_compiling()
+        product = _compiled_product if compiling else _product
+        weight_product = _compiled_weight_product if compiling else _weight_product
         by_x = product(slope, weight.t()) if ctx.needs_input_grad[0] else None
         by_weight = None
         if ctx.needs_input_grad[1]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from .linear import linear, weight_product
+from .linear import linear
 
 Batch = dict[str, torch.Tensor]
 
@@ -65,7 +65,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand_as(wanted))
             slope = slope.to(hidden.dtype)
             by_hidden[start : start + rows] = linear(slope, weight.t())
-            by_weight += weight_product(slope, part)
+            if weight.dtype == torch.float32:
+                by_weight.addmm_(slope.t(), part)
+            else:
+                by_weight += slope.t() @ part
         ctx.slopes = (by_hidden, by_weight)
         ctx.dtype = weight.dtype
         return loss
