@@ -1,0 +1,45 @@
+"""Every stage of the ready pipelines, held against its recorded configuration: what moves in the code moves no value.
+
+A change that is meant is recorded with `python -m tests.launch.test_golden`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.graph import read_stages
+from launch.record import flatten
+from llamatrain import config
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+PRESETS = ("demo", "fairytales")
+
+
+def composed(preset: str) -> dict[str, Any]:
+    """Return stage -> program and flat configuration, with `@stage/file` references in place."""
+    return {
+        stage.name: {
+            "program": stage.program,
+            "config": dict(flatten(config.compose_dict(stage.program, [f"preset={preset}", *stage.overrides]))),
+        }
+        for stage in read_stages(preset, config.load_preset(preset), {})
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_stages_are_configured_as_recorded(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)  # the default of run.wandb.mode is read from it
+    golden = json.loads((GOLDEN / f"{preset}.json").read_text())
+    found = composed(preset)
+    assert list(found) == list(golden)
+    for name, stage in found.items():
+        assert stage == golden[name], name
+
+
+if __name__ == "__main__":
+    for preset in PRESETS:
+        (GOLDEN / f"{preset}.json").write_text(json.dumps(composed(preset), indent=1) + "\n")
