@@ -25,6 +25,8 @@ import yaml
 
 from . import __version__, distributed, manifest
 from .config import Stopped, to_dict
+from .ending import ending
+from .environment import environment
 from .errors import UserError
 from .progress import Progress
 
@@ -120,9 +122,11 @@ class Run:
         self._bar: Progress | None = None
         self._wandb: Any = None
         self._old_handlers: dict[int, Any] = {}
+        self._last: dict[str, float] = {}  # the newest value of each metric
         self._before = 0.0
         self._wandb_id = uuid.uuid4().hex[:8]
         self._opened = time.time()
+        self._environment = environment() if self.is_main else {}
         failure = ""
         if self.is_main:
             try:
@@ -192,6 +196,8 @@ class Run:
         if self.is_main:
             if error is None:
                 self._write_status("done")
+                if not (self.folder / "stage.json").exists():  # of a stage its pipeline tells the result
+                    self.print(ending(self.program, self.folder, self._last))
             elif isinstance(error, Stopped):
                 self._write_status("stopped", str(error))
             else:
@@ -227,6 +233,7 @@ class Run:
             "seconds": round(self._before + time.time() - self._opened, 2),
             "ranks": distributed.world_size(),
             "wandb_id": self._wandb_id,
+            "environment": self._environment,
         }
         temporary = self.folder / "status.json.tmp"
         temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -236,7 +243,7 @@ class Run:
 
     def print(self, text: str) -> None:
         """Print a line (rank 0), above the progress bar where there is one."""
-        if not self.is_main or not self.config.progress:
+        if not self.is_main or not self.config.progress or not text:
             return
         if self._bar is not None:
             self._bar.print(text)
@@ -255,6 +262,7 @@ class Run:
         if self._metrics is None:
             return
         numbers = {key: float(value) for key, value in values.items()}
+        self._last.update(numbers)
         self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()

@@ -85,6 +85,22 @@ def train(folder: Path, model: ModelConfig, tokenizer: Tokenizer, batches: Toy |
     return engine
 
 
+def test_a_run_ends_with_what_comes_next_and_says_what_it_was_made_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> str:
+        with Run(run_config(tmp_path, progress=True), "sft", {}) as run:
+            run.log(1, {"train/loss": 3.0, "eval/loss": 2.0})
+        return capsys.readouterr().err
+
+    job = tmp_path / "job"
+    assert run() == f"held-out loss 2.000 · {job} · next: llamatrain chat checkpoint={job}\n"
+    made_with = json.loads((job / "status.json").read_text())["environment"]
+    assert made_with["torch"] == torch.__version__ and made_with["cores"] >= 1
+    (job / "stage.json").touch()  # a pipeline's stage: the pipeline tells its result
+    assert run() == ""
+
+
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "job" / "metrics.jsonl").read_text().splitlines()]
 

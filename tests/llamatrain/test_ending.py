@@ -1,0 +1,39 @@
+"""A program that was started by itself ends with what was measured, where it lies and what comes next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch.programs import PROGRAMS
+from launch.record import flatten
+from llamatrain import config
+from llamatrain.ending import NEXT, ending
+
+
+@pytest.mark.parametrize("program", NEXT)
+def test_the_next_command_has_only_keys_that_its_program_knows(program: str) -> None:
+    name, *overrides = NEXT[program].format(made="runs/made").split()
+    assert name in PROGRAMS
+    known = {key.split(".")[0] for key, _ in flatten(config.compose_dict(name, []))} | {"model"}
+    assert {override.partition("=")[0].split(".")[0] for override in overrides} <= known
+
+
+@pytest.mark.parametrize(
+    ("program", "last", "line"),
+    [
+        ("pretrain", {"train/loss": 6.1, "eval/loss": 5.998}, "held-out loss 5.998 · {made}/final · next: llamatrain sft "),
+        ("reward", {"eval/loss": 0.6, "eval/accuracy": 0.7}, "held-out accuracy 0.700, loss 0.600 · {made}/final · next: "),
+        ("sft", {"train/loss": 2.0}, "training loss 2.000 · {made}/final · next: llamatrain chat checkpoint={made}/final"),
+        ("ppo", {}, "{made}/final · next: llamatrain chat checkpoint={made}/final"),
+    ],
+)  # fmt: skip
+def test_the_last_line(program: str, last: dict[str, float], line: str, tmp_path: Path) -> None:
+    (tmp_path / "final").mkdir()
+    assert ending(program, tmp_path, last).startswith(line.format(made=tmp_path))
+
+
+def test_a_result_that_is_no_checkpoint_is_the_folder(tmp_path: Path) -> None:
+    assert ending("tokenizer", tmp_path, {}).startswith(f"{tmp_path} · next: llamatrain corpus ")
+    assert ending("judge", tmp_path, {}) == ""
