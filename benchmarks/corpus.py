@@ -402,7 +402,8 @@ def plain(folder: Path, megabytes: float) -> dict[str, Any]:
     import sentencepiece
     from rensa import RMinHash
 
-    from pretrain.corpus.cleaning import Cleaning, clean
+    from pretrain.corpus.cleaning import clean
+    from pretrain.corpus.config import Cleaning
 
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer" / "tokenizer.model"))
     settings = Cleaning(True, True, True, 0.0, 1000, 1)

@@ -27,11 +27,13 @@ import torch.nn.functional as F  # noqa: E402
 
 from llamatrain import config  # noqa: E402
 from llamatrain.data.windows import TokenBatches  # noqa: E402
-from llamatrain.engine import Engine, ZeroConfig  # noqa: E402
+from llamatrain.engine import Engine  # noqa: E402
 from llamatrain.fit import train_step  # noqa: E402
 from llamatrain.losses import language_model_loss  # noqa: E402
-from llamatrain.model import ModelConfig, Transformer  # noqa: E402
-from llamatrain.optim import OptimConfig, parameter_groups  # noqa: E402
+from llamatrain.model.config import ModelConfig  # noqa: E402
+from llamatrain.model.transformer import Transformer  # noqa: E402
+from llamatrain.optim import parameter_groups  # noqa: E402
+from llamatrain.settings import OptimConfig, ZeroConfig  # noqa: E402
 from llamatrain.tokenizer import Tokenizer  # noqa: E402
 
 LENGTH, ROWS, HELD_OUT = 128, 8, 128

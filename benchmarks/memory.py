@@ -84,7 +84,8 @@ def loss_step(torch: Any, vocabulary: int, chunked: bool) -> Any:
 def model_step(torch: Any, kind: str) -> Any:
     """Return forward and backward of a model of eight layers."""
     from llamatrain.losses import language_model_loss
-    from llamatrain.model import ModelConfig, Transformer
+    from llamatrain.model.config import ModelConfig
+    from llamatrain.model.transformer import Transformer
 
     shape = {"dim": 512, "n_layers": 8, "n_heads": 8, "n_kv_heads": 8, "hidden_dim": 1408, "vocab_size": 4096}
     model = Transformer(

@@ -94,7 +94,9 @@ def work(options: argparse.Namespace) -> None:
     import torch
 
     from llamatrain import distributed, linear
-    from llamatrain.model import ModelConfig, Transformer, attention
+    from llamatrain.model import attention
+    from llamatrain.model.config import ModelConfig
+    from llamatrain.model.transformer import Transformer
 
     torch.set_num_threads(threads)
     if options.torch_attention:
@@ -191,10 +193,10 @@ def profile(torch: Any, step: Any, batch: Any, size: str) -> None:
 
 def engine_step(model: Any, compiled: bool) -> Any:
     """Return our own step: DeepSpeed's engine as the programs use it."""
-    from llamatrain.engine import Engine, ZeroConfig
+    from llamatrain.engine import Engine
     from llamatrain.fit import train_step
     from llamatrain.losses import language_model_loss
-    from llamatrain.optim import OptimConfig
+    from llamatrain.settings import OptimConfig, ZeroConfig
 
     optim = OptimConfig(3e-4, [0.9, 0.95], 1e-5, 0.1, 1.0, "constant", 0, 0.0, 1.0)
     engine = Engine(model, optim, ZeroConfig(0, "float32", False, False), 1000, compiled=compiled)

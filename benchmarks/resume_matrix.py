@@ -41,11 +41,12 @@ sys.path.insert(0, str(ROOT))
 from launch.processes import _environments
 from llamatrain import checkpoint, distributed
 from llamatrain.data.dialogues import DialogueBatches
-from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.engine import Engine
 from llamatrain.fit import train_step
 from llamatrain.losses import language_model_loss
-from llamatrain.model import ModelConfig, Transformer
-from llamatrain.optim import OptimConfig
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.settings import OptimConfig, ZeroConfig
 from llamatrain.tokenizer import Tokenizer
 
 RANKS = (1, 2, 4)

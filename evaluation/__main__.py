@@ -8,7 +8,6 @@ rates (ties removed and counted, several samples a prompt allowed for).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +16,12 @@ from rich.console import Console
 from llamatrain import checkpoint, config
 from llamatrain.data.rows import write_json
 from llamatrain.engine import DTYPES
-from llamatrain.errors import UserError
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 
+from .config import EvaluateConfig
 from .measures import measure, report
 from .perplexity import held_out, perplexity
 from .tables import tables
-
-
-@dataclass
-class ModelSource:
-    """What there is of one model; any part may be absent."""
-
-    checkpoint: str | None = None
-    responses: str | None = None
-    judgements: str | None = None
-
-
-@dataclass
-class EvaluateConfig:
-    """What is measured; configs/evaluate.yaml says what each key means."""
-
-    run: RunConfig
-    models: dict[str, ModelSource]
-    baseline: str | None
-    tie: float
-    corpus: str | None
-    corpus_windows: int | None
-    isolate_documents: bool
-    micro_batch_size: int
-    dtype: str
-
-    def __post_init__(self) -> None:
-        """Check that there is something to measure."""
-        names = list(self.models)
-        if not names:
-            raise UserError(
-                "models={}: need at least one, as models={sft: {checkpoint: ..., responses: ..., judgements: ...}}"
-            )
-        for name, source in self.models.items():
-            if not (source.responses or source.judgements or (source.checkpoint and self.corpus)):
-                raise UserError(f"models.{name}: need responses, judgements, or a checkpoint and corpus")
-        if self.baseline is not None and self.baseline not in names:
-            raise UserError(f"baseline={self.baseline}: need one of {', '.join(names)}")
-        if self.tie < 0:
-            raise UserError(f"tie={self.tie}: need 0 or more")
-        if self.corpus and not any(source.checkpoint for source in self.models.values()):
-            raise UserError(f"corpus={self.corpus}: need a checkpoint in one of the models to measure on it")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype={self.dtype}: need one of {', '.join(DTYPES)}")
-        if self.micro_batch_size < 1:
-            raise UserError(f"micro_batch_size={self.micro_batch_size}: need 1 or more")
 
 
 def evaluate(cfg: EvaluateConfig) -> None:

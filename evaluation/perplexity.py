@@ -13,7 +13,7 @@ from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import UserError
 from llamatrain.fit import on_device
 from llamatrain.losses import Batch, language_model_loss
-from llamatrain.model import Transformer
+from llamatrain.model.transformer import Transformer
 
 
 def held_out(corpus: str) -> Path:

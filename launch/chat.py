@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from llamatrain import config
 from llamatrain.errors import MissingFileError, UserError
+from llamatrain.settings import PRECISIONS
 
 if TYPE_CHECKING:
-    from llamatrain.model import Transformer
+    from llamatrain.model.transformer import Transformer
     from llamatrain.tokenizer import Tokenizer
 
 HELP = "/quit ends   /reset starts anew   /system TEXT sets the system message   Ctrl-C stops an answer"
@@ -44,7 +45,7 @@ class ChatConfig:
     dtype: str
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16"):
+        if self.dtype not in PRECISIONS:
             raise UserError(f"dtype={self.dtype}: need float32 or bfloat16")
 
 
@@ -53,7 +54,7 @@ class Chat:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, cfg: ChatConfig) -> None:
         """Begin with an empty history."""
-        from llamatrain.generation import Sampling
+        from llamatrain.settings import Sampling
 
         self.model, self.tokenizer, self.system = model, tokenizer, cfg.system
         self.sampling = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.seed)
@@ -121,7 +122,7 @@ def load(cfg: ChatConfig) -> Chat:
     import torch
 
     from llamatrain import checkpoint
-    from llamatrain.model import Transformer
+    from llamatrain.model.transformer import Transformer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import os
 import shlex
@@ -10,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 # "" in a checkout (this package is `launch`), "llamatrain." where it is installed (`llamatrain.launch`).
@@ -82,6 +84,20 @@ PROGRAMS = {
 def find(name: str) -> str | None:
     """Return the program of this name; `reward_evaluate` (its configuration's name) is `reward.evaluate`."""
     return {known.replace(".", "_"): known for known in PROGRAMS}.get(name.replace(".", "_"))
+
+
+@cache
+def schemas() -> dict[str, type]:
+    """Return program -> dataclass of its settings, as the stages' folders list them: all programs but launch's own.
+
+    This is all that launch imports of a stage, and none of it imports torch.
+    """
+    stages = dict.fromkeys(program.module.partition(".")[0] for program in PROGRAMS.values())
+    found: dict[str, type] = {}
+    for stage in stages:
+        if stage != "launch":
+            found |= importlib.import_module(f"{PREFIX}{stage}.config").PROGRAMS
+    return found
 
 
 def nearest(name: str, names: list[str]) -> str:

@@ -26,7 +26,9 @@ from safetensors import SafetensorError, safe_open
 from . import distributed, manifest
 from .errors import UserError, missing
 from .manifest import Entry, fingerprint
-from .model import ModelConfig, ScalarModel, Transformer
+from .model.config import ModelConfig
+from .model.scalar_head import ScalarModel
+from .model.transformer import Transformer
 from .tensor_files import Shapes, write_tensors
 from .tokenizer import Tokenizer
 

@@ -15,7 +15,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +25,11 @@ from torch import nn
 from . import distributed
 from .allocator import keep_freed_memory
 from .errors import UserError
-from .optim import AdamW, OptimConfig, kind_of, parameter_groups
+from .optim import AdamW, kind_of, parameter_groups
+from .settings import PRECISIONS, OptimConfig, ZeroConfig
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISIONS}
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass
-class ZeroConfig:
-    """What DeepSpeed divides over the ranks, and the precision; choices stand in configs/zero/."""
-
-    stage: int
-    dtype: str
-    offload_optimizer: bool
-    offload_parameters: bool
-
-    def __post_init__(self) -> None:
-        """Check what belongs together."""
-        if self.stage not in (0, 1, 2, 3):
-            raise UserError(f"zero.stage={self.stage}: need 0, 1, 2 or 3")
-        if self.dtype not in DTYPES:
-            raise UserError(f"zero.dtype={self.dtype}: need float32 or bfloat16")
-        if self.dtype == "bfloat16" and self.stage == 0:
-            raise UserError(
-                "zero.dtype=bfloat16 needs zero.stage of 1 or higher: stage 0 keeps no float32 master weights"
-            )
-        if self.offload_optimizer and self.stage == 0:
-            raise UserError("zero.offload_optimizer=true needs zero.stage of 1 or higher")
-        if self.offload_parameters and self.stage != 3:
-            raise UserError("zero.offload_parameters=true needs zero.stage=3")
 
 
 def _import_deepspeed() -> Any:

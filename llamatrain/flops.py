@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .model import ModelConfig
+from .model.config import ModelConfig
 
 
 def flops_per_token(parameters: int, model: ModelConfig, seq_len: int, attention: bool) -> float:

@@ -23,23 +23,7 @@ from llamatrain.errors import UserError
 from llamatrain.model.kv_cache import KVCache
 from llamatrain.model.transformer import Transformer
 
-
-@dataclass
-class Sampling:
-    """How tokens are drawn: temperature 0 is greedy; top_p 1 keeps every token."""
-
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+from .settings import Sampling
 
 
 @dataclass

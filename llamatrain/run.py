@@ -16,7 +16,6 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,6 +28,7 @@ from .ending import ending
 from .environment import environment
 from .errors import UserError
 from .progress import Progress
+from .settings import RunConfig
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -38,53 +38,6 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 INCIDENTS = "incidents.jsonl"
 FLUSH_SECONDS = 1.0  # metrics wait that long in memory at most while steps are made; checkpoints write them out
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-RESUME = ("auto", "never", "required")
-WANDB_MODES = ("offline", "online", "disabled")
-
-
-@dataclass
-class WandbConfig:
-    """Where the dashboard's data go."""
-
-    mode: str
-    project: str
-    entity: str | None
-    group: str | None
-    tags: list[str]
-
-    def __post_init__(self) -> None:
-        """Check the mode."""
-        if self.mode not in WANDB_MODES:
-            raise UserError(f"run.wandb.mode={self.mode}: need one of {', '.join(WANDB_MODES)}")
-
-
-@dataclass
-class RunConfig:
-    """What every program's run needs; configs/run/default.yaml says what each key means."""
-
-    name: str
-    dir: str
-    seed: int
-    resume: str
-    save_every: int
-    keep: int
-    eval_every: int
-    log_every: int
-    progress: bool
-    verbose: bool
-    wandb: WandbConfig
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        if self.resume not in RESUME:
-            raise UserError(f"run.resume={self.resume}: need one of {', '.join(RESUME)}")
-        if not self.name or self.name.startswith("/") or ".." in Path(self.name).parts:
-            raise UserError(f"run.name={self.name}: need a name (a relative path without ..)")
-        for key in ("save_every", "keep", "eval_every"):
-            if getattr(self, key) < 0:
-                raise UserError(f"run.{key}={getattr(self, key)}: need 0 or more")
-        if self.log_every < 1:
-            raise UserError(f"run.log_every={self.log_every}: need 1 or more")
 
 
 class Run:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from . import distributed
 from .errors import UserError
 from .run import Run
+from .settings import SpikeConfig
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -33,30 +34,6 @@ LOSS, NORM = "train/loss", "train/grad_norm"
 # The least standard deviation, as a share of the median: a window that is all alike would call any step a spike.
 FLOORS = {LOSS: 0.02, NORM: 0.1}
 RECENT = 8  # steps before an incident, in which a rising gradient norm would show
-
-
-@dataclass
-class SpikeConfig:
-    """When a step is a spike, and how many a run may have; configs/pretrain.yaml says what each key means."""
-
-    enabled: bool
-    window: int
-    min_steps: int
-    loss_sigmas: float
-    norm_sigmas: float
-    look_ahead: int
-    max_incidents: int
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        if not 2 <= self.min_steps <= self.window:
-            raise UserError(f"spikes.min_steps={self.min_steps}: need 2 to spikes.window={self.window}")
-        for key in ("loss_sigmas", "norm_sigmas"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"spikes.{key}={getattr(self, key)}: need a number above 0")
-        for key in ("look_ahead", "max_incidents"):
-            if getattr(self, key) < 0:
-                raise UserError(f"spikes.{key}={getattr(self, key)}: need 0 or more")
 
 
 @dataclass(frozen=True)

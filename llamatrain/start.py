@@ -10,11 +10,12 @@ from torch import nn
 
 from . import distributed
 from .checkpoint import load_config, load_model, load_weights, matched
-from .engine import DTYPES, Engine, ZeroConfig, build, divides, frozen, shapes
+from .engine import DTYPES, Engine, build, divides, frozen, shapes
 from .errors import UserError
-from .model import ModelConfig, ScalarModel, Transformer
-from .model.transformer import Decoder, Init
-from .optim import OptimConfig
+from .model.config import ModelConfig
+from .model.scalar_head import ScalarModel
+from .model.transformer import Decoder, Init, Transformer
+from .settings import OptimConfig, ZeroConfig
 
 SCORE = "score.weight"
 

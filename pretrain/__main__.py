@@ -4,77 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import config
 from llamatrain.data.windows import TokenBatches
 from llamatrain.distributed import rank, world_size
-from llamatrain.engine import Engine, ZeroConfig, build
-from llamatrain.errors import UserError, missing
+from llamatrain.engine import Engine, build
+from llamatrain.errors import missing
 from llamatrain.fit import evaluate_loss, fit, on_device
 from llamatrain.flops import Utilisation
 from llamatrain.losses import language_model_loss
-from llamatrain.model import ModelConfig, Transformer
-from llamatrain.optim import OptimConfig
-from llamatrain.run import Run, RunConfig
-from llamatrain.spikes import Guard, SpikeConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.run import Run
+from llamatrain.spikes import Guard
 from llamatrain.tokenizer import Tokenizer
 
+from .config import PretrainConfig
 from .plan import check_batch, dry_run, epochs, parameters, plan
-
-
-@dataclass
-class PretrainConfig:
-    """What is trained on, and how; configs/pretrain.yaml says what each key means."""
-
-    run: RunConfig
-    model: ModelConfig
-    optim: OptimConfig
-    zero: ZeroConfig
-    corpus: str
-    tokenizer: str
-    tokens: float | None
-    steps: int | None
-    batch_tokens: int
-    seq_len: int | None
-    micro_batch_size: int
-    isolate_documents: bool
-    eval_windows: int | None
-    skip_samples: list[int]
-    spikes: SpikeConfig
-    compile: bool
-    mixture: dict[str, float] | None
-    peak_tflops: float | None
-
-    def __post_init__(self) -> None:
-        """Check values, and that the length is given once."""
-        self.seq_len = self.seq_len or self.model.max_seq_len
-        if (self.tokens is None) == (self.steps is None):
-            raise UserError(f"tokens={self.tokens} and steps={self.steps}: need one of them, the other null")
-        if not 1 < self.seq_len <= self.model.max_seq_len:
-            raise UserError(f"seq_len={self.seq_len}: need 2 to model.max_seq_len={self.model.max_seq_len}")
-        if self.eval_windows is not None and self.eval_windows < 1:
-            raise UserError(f"eval_windows={self.eval_windows}: need 1 or more, or null for all")
-        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
-            raise UserError(f"batch_tokens={self.batch_tokens}: need a multiple of seq_len={self.seq_len}")
-        if self.peak_tflops is not None and self.peak_tflops <= 0:
-            raise UserError(f"peak_tflops={self.peak_tflops}: need a number above 0, or null where it is not known")
-        if self.spikes.enabled and self.run.keep == 1:
-            raise UserError("run.keep=1: spikes.enabled=true needs 2 or more, as the newest may lie in the spike, or 0")
-        if self.spikes.enabled and self.run.save_every == 0:
-            raise UserError(
-                "run.save_every=0: spikes.enabled=true needs 1 or more, as every spike would go back to step 0"
-            )
-        if self.total_steps < 1:
-            raise UserError(
-                f"tokens={self.tokens} steps={self.steps}: need at least one step, {self.batch_tokens} tokens"
-            )
-
-    @property
-    def total_steps(self) -> int:
-        """Return the optimizer steps; a last batch that would not be full is left out."""
-        return self.steps if self.steps is not None else int((self.tokens or 0) // self.batch_tokens)
 
 
 def train(cfg: PretrainConfig) -> None:

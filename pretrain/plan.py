@@ -6,7 +6,6 @@ Reads the tokenizer and the corpus where they are there and needs neither. The m
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,15 +13,15 @@ from llamatrain.data.batches import check_split
 from llamatrain.data.shards import MANIFEST, Manifest, read_manifest
 from llamatrain.data.windows import source_shares, whole_windows
 from llamatrain.distributed import world_size
-from llamatrain.engine import ZeroConfig
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.flops import flops_per_token
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
 from llamatrain.optim import kind_of
+from llamatrain.settings import ZeroConfig
 from llamatrain.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from .__main__ import PretrainConfig
+from .config import PretrainConfig
 
 UTILISATION = 0.4  # of the peak; the paper's GPU hours make it 0.35 to 0.43 (2.2.1, table 2)
 MANY = 4  # epochs of a source; up to four are about as good as new text (Muennighoff et al. 2023, 2305.16264)

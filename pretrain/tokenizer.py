@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import sentencepiece
 
@@ -17,45 +16,10 @@ from llamatrain import config
 from llamatrain.data.rows import count_rows, read_rows
 from llamatrain.errors import UserError
 from llamatrain.progress import Progress
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 from llamatrain.tokenizer import MODEL_FILE, Tokenizer
 
-
-@dataclass
-class TrainerConfig:
-    """SentencePiece's trainer options under their own names."""
-
-    model_type: str
-    character_coverage: float
-    input_sentence_size: int
-    shuffle_input_sentence: bool
-    max_sentence_length: int
-    max_sentencepiece_length: int
-    byte_fallback: bool
-    split_digits: bool
-    split_by_unicode_script: bool
-    split_by_whitespace: bool
-    split_by_number: bool
-    treat_whitespace_as_suffix: bool
-    allow_whitespace_only_pieces: bool
-    normalization_rule_name: str
-    add_dummy_prefix: bool
-    remove_extra_whitespaces: bool
-    unk_id: int
-    bos_id: int
-    eos_id: int
-    pad_id: int
-
-
-@dataclass
-class TokenizerConfig:
-    """Settings of the program; configs/tokenizer.yaml explains the keys."""
-
-    run: RunConfig
-    documents: list[str]
-    vocab_size: int
-    num_threads: int
-    trainer: TrainerConfig
+from .config import TokenizerConfig, TrainerConfig
 
 
 def train(cfg: TokenizerConfig) -> None:

@@ -6,7 +6,6 @@ scalar head. Helpfulness and safety are two models (`kind`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,58 +14,16 @@ from torch import Tensor
 from llamatrain import checkpoint, config
 from llamatrain.data.packing import Batch
 from llamatrain.distributed import rank, world_size
-from llamatrain.engine import Engine, ZeroConfig
-from llamatrain.errors import UserError
+from llamatrain.engine import Engine
 from llamatrain.fit import fit
-from llamatrain.optim import OptimConfig
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 from llamatrain.start import scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
+from .config import RewardConfig
 from .data import Pair, PairBatches, load_pairs, mix_pairs, most_tokens
-from .losses import MARGINS, auxiliary_loss, ranking_loss
+from .losses import auxiliary_loss, ranking_loss
 from .scoring import score_pairs, scored, scores_at_ends, summary
-
-KINDS = {"helpfulness": ("small", 0.0), "safety": ("none", 1.0)}  # kind -> margin, auxiliary weight
-
-
-@dataclass
-class RewardConfig:
-    """What a reward model is trained on, and how; configs/reward.yaml says what each key means."""
-
-    run: RunConfig
-    optim: OptimConfig
-    zero: ZeroConfig
-    kind: str
-    checkpoint: str
-    train: list[str]
-    eval: list[str]
-    mix: list[str]
-    mix_share: float
-    margin: str | None
-    auxiliary_weight: float | None
-    epochs: float
-    batch_pairs: int
-    micro_batch_size: int
-    max_length: int | None
-    too_long: str
-    activation_checkpointing: str
-
-    def __post_init__(self) -> None:
-        """Fill in what follows from `kind` and check values."""
-        if self.kind not in KINDS:
-            raise UserError(f"kind={self.kind}: need one of {', '.join(KINDS)}")
-        margin, auxiliary = KINDS[self.kind]
-        self.margin = margin if self.margin is None else self.margin
-        self.auxiliary_weight = auxiliary if self.auxiliary_weight is None else self.auxiliary_weight
-        if self.margin not in MARGINS:
-            raise UserError(f"margin={self.margin}: need one of {', '.join(MARGINS)}")
-        if self.auxiliary_weight < 0:
-            raise UserError(f"auxiliary_weight={self.auxiliary_weight}: need 0 or more")
-        if self.epochs <= 0:
-            raise UserError(f"epochs={self.epochs}: need a positive number")
-        if not self.train:
-            raise UserError("train=[]: need at least one preferences file")
 
 
 def train(cfg: RewardConfig) -> None:

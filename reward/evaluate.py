@@ -7,7 +7,7 @@ counts once.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +18,14 @@ from llamatrain import checkpoint, config, distributed
 from llamatrain.data.rows import write_json, write_rows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError, missing
-from llamatrain.model import ScalarModel
-from llamatrain.run import Run, RunConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.run import Run
 
+from .config import RewardEvaluateConfig
 from .data import load_pairs, most_tokens
 from .scoring import SHARES, Scored, report, score_pairs, scored
 
 SCORES, ACCURACY = "scores.jsonl", "accuracy.json"
-
-
-@dataclass
-class RewardEvaluateConfig:
-    """What is measured; configs/reward_evaluate.yaml says what each key means."""
-
-    run: RunConfig
-    checkpoint: str | None
-    preferences: list[str]
-    pool: list[str]
-    micro_batch_size: int
-    max_length: int | None
-    too_long: str
-    dtype: str
-
-    def __post_init__(self) -> None:
-        """Check that there is one thing to do."""
-        if bool(self.checkpoint) == bool(self.pool):
-            raise UserError("reward.evaluate needs either checkpoint and preferences, or pool (one of the two)")
-        if self.checkpoint and not self.preferences:
-            raise UserError("preferences=[]: need at least one preferences file")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype={self.dtype}: need one of {', '.join(DTYPES)}")
-        if self.micro_batch_size < 1:
-            raise UserError(f"micro_batch_size={self.micro_batch_size}: need 1 or more")
 
 
 def evaluate(cfg: RewardEvaluateConfig) -> None:

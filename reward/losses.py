@@ -13,11 +13,7 @@ from torch import Tensor
 from llamatrain.data.kinds import RATINGS
 from llamatrain.errors import UserError
 
-MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair has margin 0
-    "none": (0.0, 0.0, 0.0, 0.0),
-    "small": (1.0, 2 / 3, 1 / 3, 0.0),
-    "large": (3.0, 2.0, 1.0, 0.0),
-}
+from .config import MARGINS
 
 
 def margin_of(rating: str | None, kind: str) -> float:

@@ -16,56 +16,19 @@ from pathlib import Path
 from llamatrain import checkpoint, config, distributed
 from llamatrain.chat import decode_response
 from llamatrain.data.rows import write_rows
-from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError
-from llamatrain.generation import Sampling, noise_key
-from llamatrain.model import Transformer
-from llamatrain.run import Run, RunConfig
+from llamatrain.generation import noise_key
+from llamatrain.model.transformer import Transformer
+from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 from .chunks import Chunks, Row
+from .config import CompareConfig
 from .prompts import Prompt, load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
 from .sample import chunk_key, load_inference, shared_context, shared_tokenizer
 
 SIDES = ("a", "b")
-
-
-@dataclass
-class CompareConfig:
-    """What is compared; configs/compare.yaml says what each key means."""
-
-    run: RunConfig
-    checkpoint_a: str
-    checkpoint_b: str | None
-    prompts: list[str]
-    limit: int | None
-    pairs_per_prompt: int
-    temperatures: list[float]
-    top_p: float
-    max_new_tokens: int
-    too_long: str
-    batch_size: int
-    chunk_pairs: int
-    dtype: str
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        if not self.temperatures:
-            raise UserError("temperatures=[]: need at least one")
-        for temperature in self.temperatures:
-            self.sampling(temperature)
-        if self.checkpoint_b is None and self.temperatures == [0]:
-            raise UserError("temperatures=[0]: two greedy responses of one checkpoint are the same")
-        for key in ("pairs_per_prompt", "batch_size", "chunk_pairs"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype={self.dtype}: need one of {', '.join(DTYPES)}")
-
-    def sampling(self, temperature: float) -> Sampling:
-        """Return how to sample at a temperature."""
-        return Sampling(temperature, self.top_p, self.max_new_tokens, self.run.seed)
 
 
 @dataclass(frozen=True)

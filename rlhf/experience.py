@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from llamatrain import distributed
 from llamatrain.engine import Engine
 
+from .config import PPOConfig
 from .credit import Credit, assign
 from .losses import entropies, token_logprobs
 from .rollouts import Rollout, pack_rollouts, portions
 from .scoring import combined_logits, scores_at_end
-
-if TYPE_CHECKING:
-    from .ppo import PPOConfig
 
 
 @dataclass

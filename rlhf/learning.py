@@ -6,7 +6,6 @@ Shapes: (N, R) as in experience; n response tokens of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,12 +14,10 @@ from torch import Tensor
 from llamatrain import distributed
 from llamatrain.data.order import mix, permuted
 
+from .config import PPOConfig
 from .experience import Batch, Models
 from .losses import log_ratio, policy_loss, token_logprobs, value_loss
 from .rollouts import pack_rollouts, portions
-
-if TYPE_CHECKING:
-    from .ppo import PPOConfig
 
 
 def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:

@@ -18,86 +18,23 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import checkpoint, config, distributed
 from llamatrain.data.order import mix, permuted
-from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.engine import Engine
 from llamatrain.errors import UserError
-from llamatrain.generation import Sampling
-from llamatrain.optim import OptimConfig
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 from llamatrain.start import frozen_model, language_engine, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
+from .config import PPOConfig
 from .experience import Models, batch_metrics, credit, gather, judge
 from .learning import learn
 from .prompts import Prompt, load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
 from .sample import shared_context, shared_tokenizer
 from .samples_log import SamplesLog
-from .scoring import GateConfig
-
-
-@dataclass
-class PPOConfig:
-    """PPO's settings; configs/ppo.yaml says what each key means."""
-
-    run: RunConfig
-    optim: OptimConfig
-    critic_optim: OptimConfig
-    zero: ZeroConfig
-    checkpoint: str
-    helpfulness: str
-    safety: str
-    prompts: list[str]
-    limit: int | None
-    too_long: str
-    iterations: int
-    batch_prompts: int
-    mini_batch: int
-    epochs: int
-    micro_batch_size: int
-    batch_size: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    beta: float
-    clip: float
-    value_clip: float
-    gamma: float
-    lam: float
-    critic_warmup: int
-    gate: GateConfig
-    samples_every: int
-    samples_kept: int
-    activation_checkpointing: str
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
-        if self.temperature == 0:
-            raise UserError("temperature=0: PPO learns from differences between samples; need a positive temperature")
-        for key in ("iterations", "batch_prompts", "mini_batch", "epochs", "micro_batch_size", "batch_size"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
-        if self.batch_prompts % self.mini_batch:
-            raise UserError(f"batch_prompts={self.batch_prompts} must be a multiple of mini_batch={self.mini_batch}")
-        for key in ("gamma", "lam"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UserError(f"{key}={getattr(self, key)}: need a number in [0, 1]")
-        for key in ("clip", "value_clip"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"{key}={getattr(self, key)}: need a positive number")
-        for key in ("beta", "critic_warmup", "samples_every", "samples_kept"):
-            if getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)}: need 0 or more")
-
-    @property
-    def updates_per_iteration(self) -> int:
-        """Return the optimizer steps of an iteration."""
-        return self.epochs * (self.batch_prompts // self.mini_batch)
 
 
 def train(cfg: PPOConfig) -> None:

@@ -13,7 +13,7 @@ from llamatrain.data.rows import file_fingerprint, read_rows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
-TOO_LONG = ("skip", "stop")
+from .config import TOO_LONG
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -24,59 +23,16 @@ from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
 from llamatrain.data.shards import MANIFEST, read_manifest
-from llamatrain.engine import ZeroConfig
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.losses import language_model_loss
-from llamatrain.optim import OptimConfig
 from llamatrain.run import Run
 from llamatrain.start import language_engine
 
 from .chunks import Chunks, Row
-from .sample import (
-    SampleConfig,
-    in_words,
-    make_responses,
-    parent_checkpoints,
-    response_metrics,
-    write_responses,
-)
+from .config import RejectionSamplingConfig
+from .sample import in_words, make_responses, parent_checkpoints, response_metrics, write_responses
 from .scoring import sigmoid
-
-
-@dataclass
-class RejectionSamplingConfig(SampleConfig):
-    """How the best samples are found and trained on; configs/rejection_sampling.yaml says what each key means."""
-
-    optim: OptimConfig
-    zero: ZeroConfig
-    base: str
-    sft_train: list[str]
-    sft_fraction: float | None
-    earlier: list[str]
-    steps: int
-    batch_sequences: int
-    micro_batch_size: int
-    seq_len: int | None
-    replay: str | None
-    replay_fraction: float
-    activation_checkpointing: str
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        super().__post_init__()
-        for kind in ("helpfulness", "safety"):
-            if getattr(self, kind) is None:
-                raise UserError(f"{kind}=null: the combined score needs both reward models")
-        for key in ("steps", "batch_sequences", "micro_batch_size"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
-        if self.sft_fraction is not None and not 0 <= self.sft_fraction < 1:
-            raise UserError(
-                f"sft_fraction={self.sft_fraction}: need a share in [0, 1), or null for the whole SFT set once"
-            )
-        if self.sft_fraction and not self.sft_train:
-            raise UserError(f"sft_fraction={self.sft_fraction} needs dialogues in sft_train")
 
 
 def train(cfg: RejectionSamplingConfig) -> None:

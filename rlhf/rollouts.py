@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from llamatrain.data.packing import Sample, collate, pack
-from llamatrain.generation import Sampling, generate
+from llamatrain.generation import generate
+from llamatrain.settings import Sampling
 
 from .prompts import Prompt
 

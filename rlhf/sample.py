@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -21,46 +20,16 @@ from llamatrain.chat import decode_response
 from llamatrain.data.rows import write_rows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError
-from llamatrain.generation import Sampling
-from llamatrain.model import ScalarModel, Transformer
-from llamatrain.run import Run, RunConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
+from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 from .chunks import Chunks, Row
+from .config import SampleConfig
 from .prompts import load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
-from .scoring import GateConfig, Scores, combine, score, sigmoid
-
-
-@dataclass
-class SampleConfig:
-    """What is sampled and how; configs/sample.yaml says what each key means."""
-
-    run: RunConfig
-    checkpoint: str
-    helpfulness: str | None
-    safety: str | None
-    prompts: list[str]
-    limit: int | None
-    samples_per_prompt: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    too_long: str
-    gate: GateConfig
-    batch_size: int
-    score_batch_size: int
-    chunk_responses: int
-    dtype: str
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
-        for key in ("samples_per_prompt", "batch_size", "score_batch_size", "chunk_responses"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype={self.dtype}: need one of {', '.join(DTYPES)}")
+from .scoring import Scores, combine, score, sigmoid
 
 
 def sample(cfg: SampleConfig) -> None:

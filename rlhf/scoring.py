@@ -15,22 +15,9 @@ import torch
 from torch import Tensor
 
 from llamatrain import distributed
-from llamatrain.errors import UserError
 
+from .config import GateConfig
 from .rollouts import Packed, Rollout, pack_rollouts, portions
-
-
-@dataclass
-class GateConfig:
-    """The rule of the combined score."""
-
-    safety_threshold: float
-    unfinished_logit: float
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        if not 0 < self.safety_threshold < 1:
-            raise UserError(f"gate.safety_threshold={self.safety_threshold}: need a number between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import checkpoint, config
@@ -16,46 +15,15 @@ from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.rows import read_rows
 from llamatrain.distributed import rank, world_size
-from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit
 from llamatrain.losses import language_model_loss
-from llamatrain.optim import OptimConfig
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 from llamatrain.start import language_engine
 from llamatrain.tokenizer import Tokenizer
 
-
-@dataclass
-class SFTConfig:
-    """What is trained on, and how; configs/sft.yaml says what each key means."""
-
-    run: RunConfig
-    optim: OptimConfig
-    zero: ZeroConfig
-    checkpoint: str
-    train: list[str]
-    eval: list[str]
-    epochs: float
-    batch_sequences: int
-    micro_batch_size: int
-    seq_len: int | None
-    too_long: str
-    loss: str
-    isolate: bool
-    replay: str | None
-    replay_fraction: float
-    activation_checkpointing: str
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        if not self.train:
-            raise UserError("train=[]: need at least one dialogues file")
-        if self.epochs <= 0:
-            raise UserError(f"epochs={self.epochs}: need a positive number")
-        for key, choices in (("too_long", ("skip", "stop", "drop_turns")), ("loss", ("all", "last"))):
-            if getattr(self, key) not in choices:
-                raise UserError(f"{key}={getattr(self, key)}: need one of {', '.join(choices)}")
+from .config import SFTConfig
 
 
 def train(cfg: SFTConfig) -> None:

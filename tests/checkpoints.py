@@ -9,7 +9,8 @@ from typing import Any
 from safetensors.torch import save_file
 
 from llamatrain import manifest
-from llamatrain.model import ScalarModel, Transformer
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
 
 

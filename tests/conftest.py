@@ -18,7 +18,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from llamatrain.model import ModelConfig
+    from llamatrain.model.config import ModelConfig
     from llamatrain.tokenizer import Tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -90,7 +90,7 @@ def tokenizer(tokenizer_path: Path) -> Tokenizer:
 @pytest.fixture
 def model_config() -> ModelConfig:
     """A model of some 60 thousand parameters with grouped-query attention, for the vocabulary of `tokenizer`."""
-    from llamatrain.model import ModelConfig
+    from llamatrain.model.config import ModelConfig
 
     return ModelConfig(
         vocab_size=400,

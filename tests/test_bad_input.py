@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamatrain import manifest
-from llamatrain.model import Transformer
+from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint
 from tests.distributed.driver import Hit, Job, Result, run

@@ -13,8 +13,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llamatrain.errors import UserError
-from llamatrain.generation import Generated, Sampling, generate, noise_key, nucleus, sample, stream, uniform
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.generation import Generated, generate, noise_key, nucleus, sample, stream, uniform
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.settings import Sampling
 from tests.model import stories260k
 
 EOS = 2

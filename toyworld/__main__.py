@@ -2,50 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from llamatrain import config
 from llamatrain.data.rows import write_rows
-from llamatrain.errors import UserError
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 
-from .answers import QUALITIES, SAFETY_QUALITIES
-from .dialogues import check_shares, dialogues, prompts
+from .config import ToyworldConfig
+from .dialogues import dialogues, prompts
 from .documents import documents
 from .requests import Requests
 from .world import World
-
-
-@dataclass
-class ToyworldConfig:
-    """Sizes and mixtures; configs/toyworld.yaml explains the keys."""
-
-    run: RunConfig
-    seed: int
-    documents_mb: float
-    documents_eval_mb: float
-    dialogues: int
-    dialogues_eval: int
-    prompts: int
-    prompts_eval: int
-    safety_fraction: float
-    dialogues_safety_fraction: float
-    borderline_fraction: float
-    qualities: dict[str, float]
-    safety_qualities: dict[str, float]
-
-    def __post_init__(self) -> None:
-        for key in ("documents_mb", "documents_eval_mb", "dialogues", "dialogues_eval", "prompts", "prompts_eval"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"{key}={getattr(self, key)}: need more than 0")
-        for key in ("safety_fraction", "dialogues_safety_fraction"):
-            total = getattr(self, key) + self.borderline_fraction
-            if not (getattr(self, key) >= 0 and self.borderline_fraction >= 0 and total <= 1):
-                other = f"borderline_fraction={self.borderline_fraction}"
-                raise UserError(f"{key}={getattr(self, key)}, {other}: need shares that add up to at most 1")
-        check_shares("qualities", self.qualities, QUALITIES)
-        check_shares("safety_qualities", self.safety_qualities, SAFETY_QUALITIES)
 
 
 def make(cfg: ToyworldConfig) -> None:

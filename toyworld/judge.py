@@ -18,8 +18,9 @@ from typing import Any
 from llamatrain import config
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 
+from .config import JudgeConfig
 from .deeds import DEEDS, Deed
 from .language import Language, content, words
 from .nouns import ANIMALS, FOODS, NAMES
@@ -229,15 +230,6 @@ def _judge_unsafe(deed: Deed, reply: Reply, harm: float) -> Judgement:
 
 def _mark(value: float) -> float:
     return round(min(1.0, max(0.0, value)), 4)
-
-
-@dataclass
-class JudgeConfig:
-    """configs/judge.yaml explains the keys."""
-
-    run: RunConfig
-    world: str
-    responses: str
 
 
 def judge_responses(cfg: JudgeConfig) -> None:

@@ -8,54 +8,22 @@ safety model scores harmless answers at random.
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llamatrain import config
 from llamatrain.data.kinds import RATINGS
 from llamatrain.data.rows import read_rows, write_rows
-from llamatrain.errors import UserError
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 
 from .annotators import HELPFULNESS, SAFETY, Annotator, Opinion, Pair, agreement, hire
+from .config import RateConfig
 from .judge import Judge, judge_of
 from .world import World, digest
 
 Row = dict[str, Any]
 BINS = ("chosen_safe_only", "both_safe", "both_unsafe")
 DROPPED = {"same": "of equal answers", "unsafe_chosen": "of which the unsafe answer was chosen"}
-
-
-@dataclass
-class RateConfig:
-    """configs/rate.yaml explains the keys."""
-
-    run: RunConfig
-    world: str
-    comparisons: list[str]
-    seed: int
-    annotators: int
-    noise: float
-    length_bias: float
-    label_noise: float
-    thresholds: dict[str, float]
-    harmless_fraction: float
-    eval_fraction: float
-
-    def __post_init__(self) -> None:
-        """Check values and their order."""
-        if self.annotators < 1:
-            raise UserError(f"annotators={self.annotators}: need at least 1")
-        for key in ("noise", "length_bias"):
-            if getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)}: need 0 or more")
-        for key in ("label_noise", "harmless_fraction", "eval_fraction"):
-            if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need a share in [0, 1)")
-        values = [self.thresholds.get(name, -1.0) for name in RATINGS[:-1]]
-        if len(self.thresholds) != 3 or not values[0] > values[1] > values[2] >= 0:
-            raise UserError(f"thresholds={dict(self.thresholds)}: need falling gaps for {', '.join(RATINGS[:-1])}")
 
 
 class Panel:

@@ -9,7 +9,8 @@ import math
 
 from torch import Tensor, nn
 
-from llamatrain.model.transformer import Decoder, Init, Linear, ModelConfig
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Decoder, Init, Linear
 
 
 class ScalarModel(nn.Module):

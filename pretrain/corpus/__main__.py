@@ -2,7 +2,8 @@
 
 from llamatrain import config
 
-from .build import CorpusConfig, build
+from .build import build
+from .config import CorpusConfig
 
 if __name__ == "__main__":
     config.main("corpus", CorpusConfig, build)

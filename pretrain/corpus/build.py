@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,77 +20,15 @@ from llamatrain.config import to_dict
 from llamatrain.data import shards
 from llamatrain.data.rows import write_json
 from llamatrain.errors import UserError
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 from . import report, sources
-from .card import Card
-from .cleaning import Cleaning
-from .examining import Duplicates, Languages
-from .personal import Personal
+from .config import CorpusConfig
 from .steps import LAST, PARTS, Corpus, whole
 from .work import Work, cores, discard
 
-
-@dataclass
-class CorpusConfig:
-    """Settings of the program; configs/corpus.yaml explains the keys."""
-
-    run: RunConfig
-    documents: list[str]
-    eval_documents: list[str]
-    mixture: str | None
-    tokenizer: str
-    bad_rows: str
-    cleaning: Cleaning
-    languages: Languages
-    personal: Personal
-    duplicates: Duplicates
-    card: Card
-    shard_tokens: int
-    chunk_mb: float
-    num_workers: int | None
-    keep_work: bool
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        if bool(self.documents) == (self.mixture is not None):
-            raise UserError(
-                f"documents={self.documents}, mixture={self.mixture}: needs a list of files, or a mixture file instead"
-            )
-        if self.mixture is not None and self.eval_documents:
-            raise UserError("eval_documents: a mixture names its held-out files itself (its key eval)")
-        if self.bad_rows not in ("stop", "skip"):
-            raise UserError(f"bad_rows={self.bad_rows}: needs stop or skip")
-        for key, low, high in RANGES:
-            node: Any = self
-            for name in key.split("."):
-                node = getattr(node, name)
-            if node is not None and not low <= node <= high:
-                raise UserError(f"{key}={node}: needs {low} or more" + (f", at most {high}" if high < MOST else ""))
-        if self.languages.keep and not self.languages.identify:
-            raise UserError(f"languages.keep={self.languages.keep}: needs languages.identify=true")
-
-
 FINISHED = "finished.json"
-MOST = 1 << 62
-RANGES = (
-    ("num_workers", 1, MOST),
-    ("chunk_mb", 0.001, MOST),
-    ("shard_tokens", 1, MOST),
-    ("cleaning.repeated_lines", 0, 1),
-    ("cleaning.repeated_lines_documents", 1, MOST),
-    ("cleaning.min_characters", 0, MOST),
-    ("languages.min_probability", 0, 1),
-    ("personal.per_1000_words", 0, MOST),
-    ("personal.min_documents", 1, MOST),
-    ("duplicates.similarity", 0.1, 1),
-    ("duplicates.shingle_words", 1, 64),
-    ("duplicates.bands", 1, 256),
-    ("duplicates.rows", 1, 64),
-    ("card.sample", 0, 1),
-    ("card.toxicity_sample", 0, 1),
-)
 
 
 def build(cfg: CorpusConfig) -> None:

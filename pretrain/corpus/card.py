@@ -48,15 +48,6 @@ _TERMS = frozenset().union(*_IDENTITY.values())
 _WORD = re.compile(r"[a-z]+")
 
 
-@dataclass
-class Card:
-    """What the card samples; configs/corpus.yaml explains the keys."""
-
-    sample: float
-    toxicity_classifier: str | None
-    toxicity_sample: float
-
-
 @dataclass(frozen=True)
 class Sampled:
     """Which documents the card looks at, and where their languages stand (`languages` null: not told)."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
 
 import ftfy
 from ftfy.badness import is_bad
+
+from .config import Cleaning
 
 # Only the encoding is repaired: quotes, ligatures, wide characters and HTML entities may be meant.
 _PLAN = ftfy.TextFixerConfig(
@@ -20,18 +21,6 @@ _PLAN = ftfy.TextFixerConfig(
     remove_terminal_escapes=False,
     remove_control_chars=False,
 )
-
-
-@dataclass
-class Cleaning:
-    """What is cleaned; configs/corpus.yaml explains the keys."""
-
-    unicode: bool
-    control_characters: bool
-    boilerplate: bool
-    repeated_lines: float
-    repeated_lines_documents: int
-    min_characters: int
 
 
 # C0 and C1 but tab and newline, zero-width and direction marks that carry no text, the byte order mark, interlinear

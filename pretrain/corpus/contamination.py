@@ -27,47 +27,15 @@ from llamatrain.data import files, shards
 from llamatrain.data.files import Place, show
 from llamatrain.data.rows import write_json, write_rows
 from llamatrain.errors import UserError
-from llamatrain.run import Run, RunConfig
+from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
-from .matching import GRAM, STRETCH, Index, Reach, match_stretch
+from .config import ContaminationConfig, EvaluationSet
+from .matching import STRETCH, Index, Reach, match_stretch
 from .verdict import as_markdown, describe, judge
 from .work import Work, cores, discard
 
 SPANS = "spans.npz"
-
-
-@dataclass
-class EvaluationSet:
-    """A set of samples: its file, how a row becomes the text that a model would be shown, and a model's scores on it."""
-
-    path: str
-    template: str | None = None
-    scores: str | None = None
-
-
-@dataclass
-class ContaminationConfig:
-    """Settings of the program; configs/corpus_contamination.yaml explains the keys."""
-
-    run: RunConfig
-    corpus: str
-    tokenizer: str
-    sets: dict[str, EvaluationSet]
-    lengths: list[int]
-    budget: int
-    num_workers: int | None
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        if not self.sets:
-            raise UserError("sets={}: needs evaluation sets by name, like {piqa:{path:piqa.jsonl}}")
-        if not self.lengths or min(self.lengths) < GRAM:
-            raise UserError(f"lengths={self.lengths}: needs lengths of {GRAM} or more")
-        if self.budget < 0:
-            raise UserError(f"budget={self.budget}: needs 0 or more")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise UserError(f"num_workers={self.num_workers}: needs 1 or more, or null for all cores")
 
 
 @dataclass(frozen=True)

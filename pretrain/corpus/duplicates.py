@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import shingles
-from .examining import EXACT, KEPT, NEAR, Duplicates
+from .config import Duplicates
+from .examining import EXACT, KEPT, NEAR
 from .pieces import Numbers, Piece
 from .work import Bar, Unseen, Work
 

@@ -25,33 +25,12 @@ from numpy.typing import NDArray
 from llamatrain.errors import UserError
 
 from . import personal, shingles
+from .config import Duplicates, Languages
 from .pieces import Numbers, Piece
 
 STATUS = ("kept", "empty", "short", "language", "site", "exact", "near")
 KEPT, EMPTY, SHORT, LANGUAGE, SITE, EXACT, NEAR = range(len(STATUS))
 UNKNOWN = "unknown"
-
-
-@dataclass
-class Languages:
-    """Which languages are told and kept; configs/corpus.yaml explains the keys."""
-
-    identify: bool
-    keep: list[str]
-    min_probability: float
-
-
-@dataclass
-class Duplicates:
-    """What counts as a duplicate; configs/corpus.yaml explains the keys."""
-
-    exact: bool
-    near: bool
-    held_out: bool
-    similarity: float
-    shingle_words: int
-    bands: int
-    rows: int
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from llamatrain.data.shards import Source, TokenStream
 
-GRAM = 10  # tokens at a span's beginning that must agree
+from .config import GRAM
+
 STRETCH = 1 << 24  # tokens of the corpus that a task goes over
 BLOCK = 1 << 20  # tokens of the corpus in memory at a time
 PAIRS = 1 << 20  # hits followed at a time

@@ -12,18 +12,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 KINDS = ("emails", "phones", "ip_addresses", "cards", "national_numbers")
-
-
-@dataclass
-class Personal:
-    """When a site is dropped; configs/corpus.yaml explains the keys."""
-
-    drop_sites: bool
-    per_1000_words: float
-    min_documents: int
 
 
 _EMAIL = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}\b", re.A)

@@ -13,7 +13,8 @@ from pathlib import Path
 from llamatrain.data import rows
 from llamatrain.errors import UserError
 
-from .cleaning import Cleaning, clean
+from .cleaning import clean
+from .config import Cleaning
 from .pieces import PieceWriter
 from .sources import Unit
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .personal import KINDS, Personal
+from .config import Personal
+from .personal import KINDS
 from .pieces import Piece, read_json
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from llamatrain.tokenizer import Tokenizer
 
 from . import card, lines, toxicity
 from .card import Sampled
+from .config import CorpusConfig
 from .duplicates import State, remove
 from .examining import KEPT, SITE, Examination, examine
 from .pieces import Piece, numbered, read_json
@@ -24,9 +25,6 @@ from .sites import Site, judge
 from .sources import Mixed, Unit, shares, units
 from .tokens import Span, plan_shards, tokenize, write_shard
 from .work import Work, discard
-
-if TYPE_CHECKING:
-    from .build import CorpusConfig
 
 PARTS = {"eval": True, "train": False}  # name -> is it held out
 LAST = ("toxicity", "shards", "out")  # steps that depend on settings that the others do not, below work/

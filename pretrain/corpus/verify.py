@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain import config
 from llamatrain.data import shards
 from llamatrain.errors import UserError, missing
 
+from .config import VerifyConfig
+
 PARTS = ("train", "eval")
 ANEW = "`llamatrain corpus` makes it anew: with run.resume=never where a file was altered and has its size"
-
-
-@dataclass
-class VerifyConfig:
-    """Settings of the program; configs/corpus_verify.yaml explains the keys."""
-
-    corpus: str
 
 
 def verify(cfg: VerifyConfig) -> None:

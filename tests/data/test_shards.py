@@ -13,7 +13,8 @@ from llamatrain.data import shards
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.corpus.verify import VerifyConfig, verify
+from pretrain.corpus.config import VerifyConfig
+from pretrain.corpus.verify import verify
 from tests.corpora import write_corpus
 
 TEXTS = ["The red fox.", "A bear and a whale.", "🙂", "To bake bread, mix flour and water.", "Yes."]

@@ -22,15 +22,18 @@ import llamatrain.engine as engine_module
 from llamatrain import checkpoint, distributed, manifest
 from llamatrain.data.batches import Batches
 from llamatrain.data.order import Places
-from llamatrain.engine import Engine, ZeroConfig, shapes
+from llamatrain.engine import Engine, shapes
 from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit, train_step
-from llamatrain.generation import Sampling, generate
+from llamatrain.generation import generate
 from llamatrain.losses import Batch, language_model_loss
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
-from llamatrain.optim import OptimConfig, kind_of, parameter_groups
-from llamatrain.run import Run, RunConfig, WandbConfig
-from llamatrain.spikes import Guard, SpikeConfig
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
+from llamatrain.optim import kind_of, parameter_groups
+from llamatrain.run import Run
+from llamatrain.settings import OptimConfig, RunConfig, Sampling, SpikeConfig, WandbConfig, ZeroConfig
+from llamatrain.spikes import Guard
 from llamatrain.start import frozen_model
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.__main__ import EvaluateConfig, evaluate
+from evaluation.__main__ import evaluate
+from evaluation.config import EvaluateConfig
 from evaluation.perplexity import bits_per_byte, mean_loss
 from llamatrain import config
 from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
 from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 from tests.conftest import TEXT

@@ -13,7 +13,8 @@ from launch import chat
 from launch.chat import Chat, ChatConfig
 from llamatrain import generation
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
 
 

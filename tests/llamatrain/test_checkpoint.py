@@ -10,10 +10,12 @@ import torch
 
 from llamatrain import checkpoint, manifest
 from llamatrain.chat import encode_prompt
-from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.engine import Engine
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
-from llamatrain.optim import OptimConfig
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
+from llamatrain.settings import OptimConfig, ZeroConfig
 from llamatrain.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")

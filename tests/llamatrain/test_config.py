@@ -12,8 +12,7 @@ import pytest
 
 from llamatrain import config
 from llamatrain.errors import UserError
-from llamatrain.optim import OptimConfig
-from llamatrain.run import RunConfig
+from llamatrain.settings import OptimConfig, RunConfig
 
 YAML = """\
 defaults:

@@ -6,7 +6,7 @@ import pytest
 
 from llamatrain.config import compose_dict
 from llamatrain.flops import Utilisation, flops_per_token
-from llamatrain.model import ModelConfig
+from llamatrain.model.config import ModelConfig
 
 PARAMETERS = 6_738_415_616
 

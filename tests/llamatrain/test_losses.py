@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llamatrain import losses
 from llamatrain.losses import language_model_loss, linear_cross_entropy, next_token_select
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
 
 
 def test_targets_are_the_next_tokens_of_the_same_segment() -> None:

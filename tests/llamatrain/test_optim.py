@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, Transformer
-from llamatrain.optim import OptimConfig, parameter_groups
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.optim import parameter_groups
+from llamatrain.settings import OptimConfig
 
 
 def optim(**changes: object) -> OptimConfig:

@@ -19,13 +19,14 @@ import torch
 
 from llamatrain import checkpoint, distributed, manifest
 from llamatrain.config import Stopped
-from llamatrain.engine import Engine, ZeroConfig
+from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.losses import Batch, language_model_loss
-from llamatrain.model import ModelConfig, Transformer
-from llamatrain.optim import OptimConfig
-from llamatrain.run import Run, RunConfig, WandbConfig
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.run import Run
+from llamatrain.settings import OptimConfig, RunConfig, WandbConfig, ZeroConfig
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint
 

@@ -26,9 +26,11 @@ from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.losses import Batch, language_model_loss
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
 from llamatrain.run import Run
-from llamatrain.spikes import LOSS, NORM, Detector, Guard, SpikeConfig, diagnosis
+from llamatrain.settings import SpikeConfig
+from llamatrain.spikes import LOSS, NORM, Detector, Guard, diagnosis
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import read_jsonl
 from tests.conftest import TEXT

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llamatrain.engine import ZeroConfig
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
-from llamatrain.optim import OptimConfig
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
+from llamatrain.settings import OptimConfig, ZeroConfig
 from llamatrain.start import language_engine, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint

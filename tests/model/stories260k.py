@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
 
 EOS = 2
 

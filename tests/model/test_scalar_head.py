@@ -8,7 +8,9 @@ import math
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
 
 
 def test_scores_equal_transformers_on_a_ragged_batch(model_config: ModelConfig) -> None:

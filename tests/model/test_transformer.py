@@ -16,7 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llamatrain import linear
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, Transformer, attention
+from llamatrain.model import attention
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
 from tests.model import stories260k
 
 

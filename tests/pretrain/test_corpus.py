@@ -24,7 +24,8 @@ from llamatrain.data.rows import write_rows
 from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.corpus.build import CorpusConfig, build
+from pretrain.corpus.build import build
+from pretrain.corpus.config import CorpusConfig
 from pretrain.corpus.steps import Corpus
 from tests.corpora import folder_hash
 

@@ -8,7 +8,8 @@ import pytest
 
 from llamatrain.errors import UserError
 from pretrain.corpus import examining
-from pretrain.corpus.cleaning import Cleaning, clean
+from pretrain.corpus.cleaning import clean
+from pretrain.corpus.config import Cleaning
 from pretrain.corpus.personal import find, iban, luhn
 from pretrain.corpus.reading import host
 

@@ -14,8 +14,9 @@ from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 from pretrain.corpus import contamination, matching
-from pretrain.corpus.contamination import ContaminationConfig, read_scores, report, verbalised
-from pretrain.corpus.matching import GRAM, Index, match
+from pretrain.corpus.config import GRAM, ContaminationConfig
+from pretrain.corpus.contamination import read_scores, report, verbalised
+from pretrain.corpus.matching import Index, match
 from pretrain.corpus.verdict import SUBSETS, as_markdown, describe, judge, z_score
 from tests.corpora import write_corpus
 

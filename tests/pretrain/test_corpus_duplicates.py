@@ -13,9 +13,9 @@ import pytest
 
 from llamatrain.data.rows import write_rows
 from pretrain.corpus import duplicates, shingles
-from pretrain.corpus.cleaning import Cleaning
+from pretrain.corpus.config import Cleaning, Duplicates, Languages
 from pretrain.corpus.duplicates import remove
-from pretrain.corpus.examining import EXACT, KEPT, NEAR, Duplicates, Examination, Languages, examine
+from pretrain.corpus.examining import EXACT, KEPT, NEAR, Examination, examine
 from pretrain.corpus.pieces import numbered
 from pretrain.corpus.reading import read_unit
 from pretrain.corpus.sources import plain, units

@@ -9,7 +9,8 @@ import pytest
 
 from llamatrain import config
 from llamatrain.errors import UserError
-from pretrain.__main__ import PretrainConfig, train
+from pretrain.__main__ import train
+from pretrain.config import PretrainConfig
 from pretrain.plan import dry_run, parameters_by_kind
 
 # preset, parameters (recipe: released shapes), ranks, GB a rank in bfloat16 at the preset's stage

@@ -18,7 +18,8 @@ from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.__main__ import PretrainConfig, held_out_metrics, train
+from pretrain.__main__ import held_out_metrics, train
+from pretrain.config import PretrainConfig
 from pretrain.plan import dry_run, parameters
 from tests.checkpoints import quiet, read_jsonl
 from tests.conftest import TEXT

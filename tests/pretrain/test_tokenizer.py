@@ -11,7 +11,8 @@ from llamatrain import config
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.tokenizer import TokenizerConfig, train, train_model
+from pretrain.config import TokenizerConfig
+from pretrain.tokenizer import train, train_model
 
 TEXT = (
     "The red fox lives in 12 forests near the river.\n    It bakes  bread, and nobody knows why.\n"

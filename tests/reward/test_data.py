@@ -10,7 +10,8 @@ import torch
 
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, ScalarModel
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.tokenizer import Tokenizer
 from reward.data import Pair, PairBatches, collate_pairs, load_pairs, mix_pairs
 from reward.scoring import score_pairs, scores_at_ends

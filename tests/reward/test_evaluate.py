@@ -12,10 +12,13 @@ import pytest
 from llamatrain import config
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import MissingFileError, UserError
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
 from llamatrain.statistics import wilson
 from llamatrain.tokenizer import Tokenizer
-from reward.evaluate import RewardEvaluateConfig, evaluate
+from reward.config import RewardEvaluateConfig
+from reward.evaluate import evaluate
 from reward.scoring import Scored, report, summary
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 

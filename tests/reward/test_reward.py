@@ -12,9 +12,12 @@ import torch
 from llamatrain import checkpoint, config
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
-from reward.__main__ import RewardConfig, load, pair_loss, train
+from reward.__main__ import load, pair_loss, train
+from reward.config import RewardConfig
 from reward.data import collate_pairs
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 

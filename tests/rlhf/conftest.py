@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatrain.model import ModelConfig
+from llamatrain.model.config import ModelConfig
 from llamatrain.tokenizer import Tokenizer
 
 from .worlds import make_world

@@ -9,7 +9,7 @@ import pytest
 from llamatrain.config import Stopped, compose
 from llamatrain.run import Run
 from rlhf.chunks import Chunks, Row
-from rlhf.sample import SampleConfig
+from rlhf.config import SampleConfig
 
 
 @pytest.fixture

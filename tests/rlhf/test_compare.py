@@ -9,9 +9,11 @@ import pytest
 from llamatrain import config
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
-from rlhf.compare import CompareConfig, Variant, compare, differs, draw_variants
+from rlhf.compare import Variant, compare, differs, draw_variants
+from rlhf.config import CompareConfig
 
 from .worlds import overrides, save_checkpoint
 

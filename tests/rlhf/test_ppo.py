@@ -11,9 +11,11 @@ import torch
 
 from llamatrain import checkpoint, config
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, ScalarModel
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.tokenizer import Tokenizer
-from rlhf.ppo import PPOConfig, batch_prompts, check_ranks, train
+from rlhf.config import PPOConfig
+from rlhf.ppo import batch_prompts, check_ranks, train
 
 from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint
 

@@ -13,15 +13,8 @@ import torch
 from llamatrain import checkpoint, config
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
-from rlhf.rejection_sampling import (
-    RejectionSamplingConfig,
-    best_in_words,
-    best_of,
-    draw,
-    expected_best,
-    train,
-    training_rows,
-)
+from rlhf.config import RejectionSamplingConfig
+from rlhf.rejection_sampling import best_in_words, best_of, draw, expected_best, train, training_rows
 
 from .worlds import overrides, read_jsonl
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from llamatrain.generation import Sampling
-from llamatrain.model import ModelConfig, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.settings import Sampling
 from rlhf.losses import token_logprobs
 from rlhf.rollouts import pack_rollouts, portions, sample_rollouts
 

@@ -11,10 +11,12 @@ from llamatrain import checkpoint, config
 from llamatrain.chat import encode_prompt
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import MissingFileError, UserError
-from llamatrain.model import ModelConfig, ScalarModel
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.tokenizer import Tokenizer
+from rlhf.config import SampleConfig
 from rlhf.rollouts import sample_rollouts
-from rlhf.sample import SampleConfig, in_words, sample
+from rlhf.sample import in_words, sample
 
 from .worlds import overrides, read_jsonl, save_checkpoint
 

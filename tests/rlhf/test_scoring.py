@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from llamatrain.errors import UserError
-from llamatrain.model import ModelConfig, ScalarModel
-from rlhf.scoring import GateConfig, combine, combined_logits, score, sigmoid
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from rlhf.config import GateConfig
+from rlhf.scoring import combine, combined_logits, score, sigmoid
 
 from .worlds import random_rollouts
 

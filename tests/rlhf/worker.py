@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 
 from llamatrain import config
-from rlhf.compare import CompareConfig, compare
-from rlhf.ppo import PPOConfig
+from rlhf.compare import compare
+from rlhf.config import CompareConfig, PPOConfig, RejectionSamplingConfig
 from rlhf.ppo import train as ppo
-from rlhf.rejection_sampling import RejectionSamplingConfig
 from rlhf.rejection_sampling import train as rejection_sampling
 
 from .worlds import overrides

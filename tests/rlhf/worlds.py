@@ -12,7 +12,9 @@ from torch import nn
 
 from llamatrain import manifest
 from llamatrain.data.rows import write_rows
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
 from rlhf.prompts import Prompt
 from rlhf.rollouts import Rollout

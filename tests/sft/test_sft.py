@@ -13,11 +13,15 @@ from llamatrain import checkpoint, config
 from llamatrain.chat import encode_dialogue
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
-from llamatrain.generation import Sampling, generate
+from llamatrain.generation import generate
 from llamatrain.losses import language_model_loss
-from llamatrain.model import ModelConfig, ScalarModel, Transformer
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
+from llamatrain.settings import Sampling
 from llamatrain.tokenizer import Tokenizer
-from sft.__main__ import SFTConfig, load, plan, train
+from sft.__main__ import load, plan, train
+from sft.config import SFTConfig
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 from tests.conftest import TEXT
 from tests.corpora import write_corpus

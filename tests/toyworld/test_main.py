@@ -9,9 +9,10 @@ import pytest
 from llamatrain import config
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
-from toyworld.__main__ import ToyworldConfig, make
-from toyworld.judge import JudgeConfig, judge_responses
-from toyworld.rate import RateConfig, rate
+from toyworld.__main__ import make
+from toyworld.config import JudgeConfig, RateConfig, ToyworldConfig
+from toyworld.judge import judge_responses
+from toyworld.rate import rate
 
 SMALL = ["documents_mb=0.02", "documents_eval_mb=0.01", "dialogues=30", "dialogues_eval=10", "prompts=120"]
 

@@ -8,9 +8,10 @@ import pytest
 from llamatrain import config
 from llamatrain.errors import UserError
 from toyworld.answers import QUALITIES, SAFETY_QUALITIES, answer
+from toyworld.config import RateConfig
 from toyworld.dialogues import prompts
 from toyworld.judge import Judge
-from toyworld.rate import Panel, RateConfig, label_bins, preferences
+from toyworld.rate import Panel, label_bins, preferences
 
 Row = dict[str, Any]
 NEEDED = ["run.name=x", "world=w", "comparisons=[c]"]

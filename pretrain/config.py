@@ -1,0 +1,110 @@
+"""Settings of the programs `tokenizer` and `pretrain`, and which programs this folder has. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamatrain.errors import UserError
+from llamatrain.model.config import ModelConfig
+from llamatrain.settings import OptimConfig, RunConfig, SpikeConfig, ZeroConfig
+
+from .corpus.config import ContaminationConfig, CorpusConfig, VerifyConfig
+
+
+@dataclass
+class TrainerConfig:
+    """SentencePiece's trainer options under their own names."""
+
+    model_type: str
+    character_coverage: float
+    input_sentence_size: int
+    shuffle_input_sentence: bool
+    max_sentence_length: int
+    max_sentencepiece_length: int
+    byte_fallback: bool
+    split_digits: bool
+    split_by_unicode_script: bool
+    split_by_whitespace: bool
+    split_by_number: bool
+    treat_whitespace_as_suffix: bool
+    allow_whitespace_only_pieces: bool
+    normalization_rule_name: str
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+    unk_id: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+
+
+@dataclass
+class TokenizerConfig:
+    """Settings of the program; configs/tokenizer.yaml explains the keys."""
+
+    run: RunConfig
+    documents: list[str]
+    vocab_size: int
+    num_threads: int
+    trainer: TrainerConfig
+
+
+@dataclass
+class PretrainConfig:
+    """What is trained on, and how; configs/pretrain.yaml says what each key means."""
+
+    run: RunConfig
+    model: ModelConfig
+    optim: OptimConfig
+    zero: ZeroConfig
+    corpus: str
+    tokenizer: str
+    tokens: float | None
+    steps: int | None
+    batch_tokens: int
+    seq_len: int | None
+    micro_batch_size: int
+    isolate_documents: bool
+    eval_windows: int | None
+    skip_samples: list[int]
+    spikes: SpikeConfig
+    compile: bool
+    mixture: dict[str, float] | None
+    peak_tflops: float | None
+
+    def __post_init__(self) -> None:
+        """Check values, and that the length is given once."""
+        self.seq_len = self.seq_len or self.model.max_seq_len
+        if (self.tokens is None) == (self.steps is None):
+            raise UserError(f"tokens={self.tokens} and steps={self.steps}: need one of them, the other null")
+        if not 1 < self.seq_len <= self.model.max_seq_len:
+            raise UserError(f"seq_len={self.seq_len}: need 2 to model.max_seq_len={self.model.max_seq_len}")
+        if self.eval_windows is not None and self.eval_windows < 1:
+            raise UserError(f"eval_windows={self.eval_windows}: need 1 or more, or null for all")
+        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
+            raise UserError(f"batch_tokens={self.batch_tokens}: need a multiple of seq_len={self.seq_len}")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise UserError(f"peak_tflops={self.peak_tflops}: need a number above 0, or null where it is not known")
+        if self.spikes.enabled and self.run.keep == 1:
+            raise UserError("run.keep=1: spikes.enabled=true needs 2 or more, as the newest may lie in the spike, or 0")
+        if self.spikes.enabled and self.run.save_every == 0:
+            raise UserError(
+                "run.save_every=0: spikes.enabled=true needs 1 or more, as every spike would go back to step 0"
+            )
+        if self.total_steps < 1:
+            raise UserError(
+                f"tokens={self.tokens} steps={self.steps}: need at least one step, {self.batch_tokens} tokens"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """Return the optimizer steps; a last batch that would not be full is left out."""
+        return self.steps if self.steps is not None else int((self.tokens or 0) // self.batch_tokens)
+
+
+PROGRAMS: dict[str, type] = {
+    "tokenizer": TokenizerConfig,
+    "corpus": CorpusConfig,
+    "corpus.verify": VerifyConfig,
+    "corpus.contamination": ContaminationConfig,
+    "pretrain": PretrainConfig,
+}  # name -> schema

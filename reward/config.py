@@ -1,0 +1,84 @@
+"""Settings of the programs `reward` and `reward.evaluate`. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamatrain.errors import UserError
+from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
+
+MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair has margin 0
+    "none": (0.0, 0.0, 0.0, 0.0),
+    "small": (1.0, 2 / 3, 1 / 3, 0.0),
+    "large": (3.0, 2.0, 1.0, 0.0),
+}
+
+
+KINDS = {"helpfulness": ("small", 0.0), "safety": ("none", 1.0)}  # kind -> margin, auxiliary weight
+
+
+@dataclass
+class RewardConfig:
+    """What a reward model is trained on, and how; configs/reward.yaml says what each key means."""
+
+    run: RunConfig
+    optim: OptimConfig
+    zero: ZeroConfig
+    kind: str
+    checkpoint: str
+    train: list[str]
+    eval: list[str]
+    mix: list[str]
+    mix_share: float
+    margin: str | None
+    auxiliary_weight: float | None
+    epochs: float
+    batch_pairs: int
+    micro_batch_size: int
+    max_length: int | None
+    too_long: str
+    activation_checkpointing: str
+
+    def __post_init__(self) -> None:
+        """Fill in what follows from `kind` and check values."""
+        if self.kind not in KINDS:
+            raise UserError(f"kind={self.kind}: need one of {', '.join(KINDS)}")
+        margin, auxiliary = KINDS[self.kind]
+        self.margin = margin if self.margin is None else self.margin
+        self.auxiliary_weight = auxiliary if self.auxiliary_weight is None else self.auxiliary_weight
+        if self.margin not in MARGINS:
+            raise UserError(f"margin={self.margin}: need one of {', '.join(MARGINS)}")
+        if self.auxiliary_weight < 0:
+            raise UserError(f"auxiliary_weight={self.auxiliary_weight}: need 0 or more")
+        if self.epochs <= 0:
+            raise UserError(f"epochs={self.epochs}: need a positive number")
+        if not self.train:
+            raise UserError("train=[]: need at least one preferences file")
+
+
+@dataclass
+class RewardEvaluateConfig:
+    """What is measured; configs/reward_evaluate.yaml says what each key means."""
+
+    run: RunConfig
+    checkpoint: str | None
+    preferences: list[str]
+    pool: list[str]
+    micro_batch_size: int
+    max_length: int | None
+    too_long: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        """Check that there is one thing to do."""
+        if bool(self.checkpoint) == bool(self.pool):
+            raise UserError("reward.evaluate needs either checkpoint and preferences, or pool (one of the two)")
+        if self.checkpoint and not self.preferences:
+            raise UserError("preferences=[]: need at least one preferences file")
+        if self.dtype not in PRECISIONS:
+            raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")
+        if self.micro_batch_size < 1:
+            raise UserError(f"micro_batch_size={self.micro_batch_size}: need 1 or more")
+
+
+PROGRAMS: dict[str, type] = {"reward": RewardConfig, "reward.evaluate": RewardEvaluateConfig}  # name -> schema

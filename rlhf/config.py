@@ -1,0 +1,194 @@
+"""Settings of the programs `sample`, `compare`, `rejection_sampling` and `ppo`. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamatrain.errors import UserError
+from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, Sampling, ZeroConfig
+
+TOO_LONG = ("skip", "stop")
+
+
+@dataclass
+class GateConfig:
+    """The rule of the combined score."""
+
+    safety_threshold: float
+    unfinished_logit: float
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if not 0 < self.safety_threshold < 1:
+            raise UserError(f"gate.safety_threshold={self.safety_threshold}: need a number between 0 and 1")
+
+
+@dataclass
+class SampleConfig:
+    """What is sampled and how; configs/sample.yaml says what each key means."""
+
+    run: RunConfig
+    checkpoint: str
+    helpfulness: str | None
+    safety: str | None
+    prompts: list[str]
+    limit: int | None
+    samples_per_prompt: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    too_long: str
+    gate: GateConfig
+    batch_size: int
+    score_batch_size: int
+    chunk_responses: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
+        for key in ("samples_per_prompt", "batch_size", "score_batch_size", "chunk_responses"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        if self.dtype not in PRECISIONS:
+            raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")
+
+
+@dataclass
+class CompareConfig:
+    """What is compared; configs/compare.yaml says what each key means."""
+
+    run: RunConfig
+    checkpoint_a: str
+    checkpoint_b: str | None
+    prompts: list[str]
+    limit: int | None
+    pairs_per_prompt: int
+    temperatures: list[float]
+    top_p: float
+    max_new_tokens: int
+    too_long: str
+    batch_size: int
+    chunk_pairs: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if not self.temperatures:
+            raise UserError("temperatures=[]: need at least one")
+        for temperature in self.temperatures:
+            self.sampling(temperature)
+        if self.checkpoint_b is None and self.temperatures == [0]:
+            raise UserError("temperatures=[0]: two greedy responses of one checkpoint are the same")
+        for key in ("pairs_per_prompt", "batch_size", "chunk_pairs"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        if self.dtype not in PRECISIONS:
+            raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")
+
+    def sampling(self, temperature: float) -> Sampling:
+        """Return how to sample at a temperature."""
+        return Sampling(temperature, self.top_p, self.max_new_tokens, self.run.seed)
+
+
+@dataclass
+class RejectionSamplingConfig(SampleConfig):
+    """How the best samples are found and trained on; configs/rejection_sampling.yaml says what each key means."""
+
+    optim: OptimConfig
+    zero: ZeroConfig
+    base: str
+    sft_train: list[str]
+    sft_fraction: float | None
+    earlier: list[str]
+    steps: int
+    batch_sequences: int
+    micro_batch_size: int
+    seq_len: int | None
+    replay: str | None
+    replay_fraction: float
+    activation_checkpointing: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        super().__post_init__()
+        for kind in ("helpfulness", "safety"):
+            if getattr(self, kind) is None:
+                raise UserError(f"{kind}=null: the combined score needs both reward models")
+        for key in ("steps", "batch_sequences", "micro_batch_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        if self.sft_fraction is not None and not 0 <= self.sft_fraction < 1:
+            raise UserError(
+                f"sft_fraction={self.sft_fraction}: need a share in [0, 1), or null for the whole SFT set once"
+            )
+        if self.sft_fraction and not self.sft_train:
+            raise UserError(f"sft_fraction={self.sft_fraction} needs dialogues in sft_train")
+
+
+@dataclass
+class PPOConfig:
+    """PPO's settings; configs/ppo.yaml says what each key means."""
+
+    run: RunConfig
+    optim: OptimConfig
+    critic_optim: OptimConfig
+    zero: ZeroConfig
+    checkpoint: str
+    helpfulness: str
+    safety: str
+    prompts: list[str]
+    limit: int | None
+    too_long: str
+    iterations: int
+    batch_prompts: int
+    mini_batch: int
+    epochs: int
+    micro_batch_size: int
+    batch_size: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    beta: float
+    clip: float
+    value_clip: float
+    gamma: float
+    lam: float
+    critic_warmup: int
+    gate: GateConfig
+    samples_every: int
+    samples_kept: int
+    activation_checkpointing: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
+        if self.temperature == 0:
+            raise UserError("temperature=0: PPO learns from differences between samples; need a positive temperature")
+        for key in ("iterations", "batch_prompts", "mini_batch", "epochs", "micro_batch_size", "batch_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        if self.batch_prompts % self.mini_batch:
+            raise UserError(f"batch_prompts={self.batch_prompts} must be a multiple of mini_batch={self.mini_batch}")
+        for key in ("gamma", "lam"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"{key}={getattr(self, key)}: need a number in [0, 1]")
+        for key in ("clip", "value_clip"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"{key}={getattr(self, key)}: need a positive number")
+        for key in ("beta", "critic_warmup", "samples_every", "samples_kept"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: need 0 or more")
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Return the optimizer steps of an iteration."""
+        return self.epochs * (self.batch_prompts // self.mini_batch)
+
+
+PROGRAMS: dict[str, type] = {
+    "sample": SampleConfig,
+    "compare": CompareConfig,
+    "rejection_sampling": RejectionSamplingConfig,
+    "ppo": PPOConfig,
+}  # name -> schema

@@ -1,0 +1,43 @@
+"""Settings of the program `sft`. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamatrain.errors import UserError
+from llamatrain.settings import OptimConfig, RunConfig, ZeroConfig
+
+
+@dataclass
+class SFTConfig:
+    """What is trained on, and how; configs/sft.yaml says what each key means."""
+
+    run: RunConfig
+    optim: OptimConfig
+    zero: ZeroConfig
+    checkpoint: str
+    train: list[str]
+    eval: list[str]
+    epochs: float
+    batch_sequences: int
+    micro_batch_size: int
+    seq_len: int | None
+    too_long: str
+    loss: str
+    isolate: bool
+    replay: str | None
+    replay_fraction: float
+    activation_checkpointing: str
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if not self.train:
+            raise UserError("train=[]: need at least one dialogues file")
+        if self.epochs <= 0:
+            raise UserError(f"epochs={self.epochs}: need a positive number")
+        for key, choices in (("too_long", ("skip", "stop", "drop_turns")), ("loss", ("all", "last"))):
+            if getattr(self, key) not in choices:
+                raise UserError(f"{key}={getattr(self, key)}: need one of {', '.join(choices)}")
+
+
+PROGRAMS: dict[str, type] = {"sft": SFTConfig}  # name -> schema

@@ -1,0 +1,86 @@
+"""Settings of the programs `toyworld`, `rate` and `judge`. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamatrain.data.kinds import RATINGS
+from llamatrain.errors import UserError
+from llamatrain.settings import RunConfig
+
+from .answers import QUALITIES, SAFETY_QUALITIES
+from .dialogues import check_shares
+
+
+@dataclass
+class ToyworldConfig:
+    """Sizes and mixtures; configs/toyworld.yaml explains the keys."""
+
+    run: RunConfig
+    seed: int
+    documents_mb: float
+    documents_eval_mb: float
+    dialogues: int
+    dialogues_eval: int
+    prompts: int
+    prompts_eval: int
+    safety_fraction: float
+    dialogues_safety_fraction: float
+    borderline_fraction: float
+    qualities: dict[str, float]
+    safety_qualities: dict[str, float]
+
+    def __post_init__(self) -> None:
+        for key in ("documents_mb", "documents_eval_mb", "dialogues", "dialogues_eval", "prompts", "prompts_eval"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"{key}={getattr(self, key)}: need more than 0")
+        for key in ("safety_fraction", "dialogues_safety_fraction"):
+            total = getattr(self, key) + self.borderline_fraction
+            if not (getattr(self, key) >= 0 and self.borderline_fraction >= 0 and total <= 1):
+                other = f"borderline_fraction={self.borderline_fraction}"
+                raise UserError(f"{key}={getattr(self, key)}, {other}: need shares that add up to at most 1")
+        check_shares("qualities", self.qualities, QUALITIES)
+        check_shares("safety_qualities", self.safety_qualities, SAFETY_QUALITIES)
+
+
+@dataclass
+class RateConfig:
+    """configs/rate.yaml explains the keys."""
+
+    run: RunConfig
+    world: str
+    comparisons: list[str]
+    seed: int
+    annotators: int
+    noise: float
+    length_bias: float
+    label_noise: float
+    thresholds: dict[str, float]
+    harmless_fraction: float
+    eval_fraction: float
+
+    def __post_init__(self) -> None:
+        """Check values and their order."""
+        if self.annotators < 1:
+            raise UserError(f"annotators={self.annotators}: need at least 1")
+        for key in ("noise", "length_bias"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key}={getattr(self, key)}: need 0 or more")
+        for key in ("label_noise", "harmless_fraction", "eval_fraction"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need a share in [0, 1)")
+        values = [self.thresholds.get(name, -1.0) for name in RATINGS[:-1]]
+        if len(self.thresholds) != 3 or not values[0] > values[1] > values[2] >= 0:
+            raise UserError(f"thresholds={dict(self.thresholds)}: need falling gaps for {', '.join(RATINGS[:-1])}")
+
+
+@dataclass
+class JudgeConfig:
+    """configs/judge.yaml explains the keys."""
+
+    run: RunConfig
+    world: str
+    responses: str
+
+
+PROGRAMS: dict[str, type] = {"toyworld": ToyworldConfig, "rate": RateConfig, "judge": JudgeConfig}  # name -> schema
