@@ -13,8 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from llamatrain import checkpoint, config
-from llamatrain.data.rows import write_json
+from llamatrain import atomic, checkpoint, config
 from llamatrain.engine import DTYPES
 from llamatrain.run import Run
 
@@ -34,7 +33,7 @@ def evaluate(cfg: EvaluateConfig) -> None:
         for name, folder in parents.items():
             found["models"][name] |= on_corpus(cfg, name, folder, run)
         if run.is_main:
-            write_json(run.folder / "evaluation.json", found)
+            atomic.write_json(run.folder / "evaluation.json", found)
             for table in tables(found):
                 Console().print(table)
         run.log(0, flat(found))

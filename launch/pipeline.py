@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llamatrain import config
+from llamatrain import atomic, config
 from llamatrain.errors import UserError
 from llamatrain.progress import duration
 
@@ -273,9 +273,7 @@ class Pipeline:
             "preset": self.presets[-1].split("=", 1)[1],
             "stages": {stage.name: {"program": stage.program, "parents": stage.parents} for stage in self.stages},
         }
-        temporary = self.folder / "pipeline.json.tmp"
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, self.folder / "pipeline.json")
+        atomic.write_json(self.folder / "pipeline.json", content)
 
 
 @contextmanager

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamatrain import manifest
+from llamatrain import atomic, manifest
 from llamatrain.errors import MissingFileError
 
 from .graph import DATA, REFERENCE
@@ -84,9 +83,7 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write stage.json, atomically."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{NAME}.tmp"
-        temporary.write_text(json.dumps({"key": self.key, **asdict(self)}, indent=1) + "\n")
-        os.replace(temporary, folder / NAME)
+        atomic.write_json(folder / NAME, {"key": self.key, **asdict(self)})
 
 
 def digest(text: str) -> str:

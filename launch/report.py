@@ -5,13 +5,12 @@ A section appears where its files are there; a page of a pipeline that is still 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from llamatrain import config
+from llamatrain import atomic, config
 from llamatrain.errors import UserError, missing
 from llamatrain.progress import duration
 
@@ -79,9 +78,7 @@ def _subtitle(story: Story) -> str:
 def write(folder: Path, samples: int = 5) -> Path:
     """Write report.html into a pipeline's folder and return its path."""
     target = folder / "report.html"
-    temporary = folder / "report.html.tmp"
-    temporary.write_text(page(Story(folder, samples)))
-    os.replace(temporary, target)
+    atomic.write_text(target, page(Story(folder, samples)))
     return target
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from . import distributed, manifest
+from . import atomic, distributed, manifest
 from .errors import UserError, missing
 from .manifest import Entry, fingerprint
 from .model.config import ModelConfig
@@ -251,11 +251,10 @@ def save(
     if distributed.is_main():
         try:
             manifest.write(temporary, entries)
-            _sync(temporary)
             former = target.with_name(f"{target.name}.old.tmp")
             if target.exists():  # never deleted under its published name: a kill would leave half of it
                 os.replace(target, former)
-            os.replace(temporary, target)
+            atomic.publish(temporary, target)
             shutil.rmtree(former, ignore_errors=True)
         except OSError as error:
             failure = _disk_message(temporary, error)
@@ -339,15 +338,6 @@ def _write_description(
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, default=str) + "\n")
-
-
-def _sync(folder: Path) -> None:
-    """Bring the files to the disk before the rename publishes them."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
 
 
 # --- restoring ---------------------------------------------------------------------------------------------------

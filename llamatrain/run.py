@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from . import __version__, distributed, manifest
+from . import __version__, atomic, distributed, manifest
 from .config import Stopped, to_dict
 from .ending import ending
 from .environment import environment
@@ -114,7 +114,7 @@ class Run:
         old = self.status()
         self._before = float(old.get("seconds", 0.0)) if saved else 0.0
         self._wandb_id = old.get("wandb_id", self._wandb_id)
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        atomic.write_text(self.folder / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
         self._write_status("running")
 
     # --- context ---
@@ -188,9 +188,7 @@ class Run:
             "wandb_id": self._wandb_id,
             "environment": self._environment,
         }
-        temporary = self.folder / "status.json.tmp"
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, self.folder / "status.json")
+        atomic.write_json(self.folder / "status.json", content)
 
     # --- console and metrics ---
 
@@ -344,7 +342,7 @@ class Run:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError):
                 continue  # the line that a kill cut short
-        _replace(path, "".join(f"{line}\n" for line in kept))
+        atomic.write_text(path, "".join(f"{line}\n" for line in kept))
         self._metrics = path.open("a")
 
     def logged_after(self, step: int) -> list[dict[str, Any]]:
@@ -416,9 +414,12 @@ class Run:
         if self.is_main:
             try:
                 if anew:
-                    _replace(path, text)
+                    atomic.write_text(path, text)
                 else:
-                    _write(path, text, "a")
+                    with path.open("a") as file:
+                        file.write(text)
+                        file.flush()
+                        os.fsync(file.fileno())
             except OSError as error:
                 failure = f"cannot write {path}: {error.strerror}"
         distributed.fail_together(failure)
@@ -439,7 +440,7 @@ class Run:
         text = path.read_text()
         whole, _, cut = text.rpartition("\n")
         if cut:  # by a kill: the run finds the incident again
-            _replace(path, f"{whole}\n" if whole else "")
+            atomic.write_text(path, f"{whole}\n" if whole else "")
         return [json.loads(line) for line in whole.splitlines()]
 
     def _drop_stale(self) -> None:
@@ -459,10 +460,7 @@ class Run:
         """Point `final` at the last checkpoint."""
         self.step = step
         if self.is_main:
-            link = self.folder / "final.tmp"
-            link.unlink(missing_ok=True)
-            link.symlink_to(Path("checkpoints") / f"step_{step:08d}")
-            os.replace(link, self.folder / "final")
+            atomic.write_link(self.folder / "final", Path("checkpoints") / f"step_{step:08d}")
         distributed.barrier()
 
 
@@ -472,20 +470,6 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(folder, doomed)
     shutil.rmtree(doomed)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file anew: a kill leaves the old one or the new one."""
-    temporary = path.with_suffix(".tmp")
-    _write(temporary, text, "w")
-    os.replace(temporary, path)
-
-
-def _write(path: Path, text: str, mode: str) -> None:
-    with path.open(mode) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _parent_hash(path: Path) -> str | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
+from llamatrain import atomic
 from llamatrain.errors import UserError, missing
 
 MODEL_FILE = "tokenizer.model"
@@ -120,9 +120,9 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         config = json.dumps(self._hf_config(), indent=2, ensure_ascii=False) + "\n"
         fast = json.dumps(self._hf_fast(), ensure_ascii=False) + "\n"
-        _replace(folder / MODEL_FILE, self.model_bytes)
-        _replace(folder / "tokenizer_config.json", config.encode())
-        _replace(folder / "tokenizer.json", fast.encode())
+        atomic.write_bytes(folder / MODEL_FILE, self.model_bytes)
+        atomic.write_text(folder / "tokenizer_config.json", config)
+        atomic.write_text(folder / "tokenizer.json", fast)
 
     def _piece(self, index: int) -> str:
         piece: str = self._processor.id_to_piece(index)
@@ -207,10 +207,3 @@ class Tokenizer:
         ranked = sorted(pieces, key=lambda piece: (-model.get_score(pieces[piece]), pieces[piece]))
         splits = ((piece[:cut], piece[cut:]) for piece in ranked for cut in range(1, len(piece)))
         return [[left, right] for left, right in splits if left in pieces and right in pieces]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it: nobody sees half of it."""
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)

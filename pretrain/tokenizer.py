@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from llamatrain import config
+from llamatrain import atomic, config
 from llamatrain.data.rows import count_rows, read_rows
 from llamatrain.errors import UserError
 from llamatrain.progress import Progress
@@ -32,9 +32,7 @@ def train(cfg: TokenizerConfig) -> None:
             texts = _read(cfg.documents, progress)
             model = train_model(texts, cfg.vocab_size, cfg.trainer, cfg.num_threads)
         path = run.folder / MODEL_FILE
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(model)
-        temporary.replace(path)
+        atomic.write_bytes(path, model)
         tokenizer = Tokenizer(path)
         tokenizer.save(run.folder)
         run.log(0, {"tokenizer/vocab_size": tokenizer.vocab_size})

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llamatrain import checkpoint, config, distributed
-from llamatrain.data.rows import write_json, write_rows
+from llamatrain import atomic, checkpoint, config, distributed
+from llamatrain.data.rows import write_rows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError, missing
 from llamatrain.model.scalar_head import ScalarModel
@@ -36,7 +36,7 @@ def evaluate(cfg: RewardEvaluateConfig) -> None:
         found = report(results)
         if run.is_main:
             write_rows(run.folder / SCORES, (asdict(result) for result in results))
-            write_json(run.folder / ACCURACY, found)
+            atomic.write_json(run.folder / ACCURACY, found)
             Console().print(table(found, cfg.run.name))
         run.log(0, flat(found))
 

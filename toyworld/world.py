@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from llamatrain import atomic
 from llamatrain.errors import UserError, missing
 
 from .nouns import ANIMALS, COLOURS, FOODS, JOBS, NAMES, PLACES, PRONOUNS, THINGS, TOOLS
@@ -80,7 +81,7 @@ class World:
         return digest(f"{self.seed}/{key}") % 5 == 0
 
     def save(self, folder: Path) -> None:
-        (folder / WORLD_FILE).write_text(json.dumps({"seed": self.seed}) + "\n")
+        atomic.write_json(folder / WORLD_FILE, {"seed": self.seed})
 
     @staticmethod
     def load(folder: str | Path) -> "World":

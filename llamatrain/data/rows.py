@@ -17,13 +17,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from llamatrain import atomic
 from llamatrain.data import adapters, files
 from llamatrain.data.adapters import NEWEST, Version
 from llamatrain.data.files import Place
@@ -137,30 +137,19 @@ def read_part(
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
-    """Write rows as .jsonl (or .jsonl.gz) under a temporary name, then rename it; returns how many."""
+    """Write rows as .jsonl (or .jsonl.gz), all of them or none; returns how many."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     count = 0
-    try:
-        with temporary.open("wb") as raw:
-            # No name and no time in the gzip header: equal rows make equal files.
-            file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
-            for row in rows:
-                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-                count += 1
-            file.close()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic.replacing(path) as raw:
+        # No name and no time in the gzip header: equal rows make equal files.
+        zipped = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else None
+        for row in rows:
+            (zipped or raw).write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            count += 1
+        if zipped is not None:
+            zipped.close()
     return count
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write one JSON value under a temporary name, then rename it: a reader finds the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def count_rows(source: str | Path) -> int:

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llamatrain import atomic
 from llamatrain.errors import UserError, missing
 from llamatrain.tokenizer import Tokenizer
 
@@ -112,43 +112,42 @@ def write_shard_blocks(folder: Path, number: int, blocks: Iterable[Block]) -> di
     """Write one shard of documents that already have their BOS and EOS; return its entry for `write_index`."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{number:08d}"
-    files = {kind: _Hashed(folder / f"{name}.{kind}") for kind in ("tokens", "documents")}
     end = documents = 0
-    for tokens, lengths in blocks:
-        ends = end + np.cumsum(lengths, dtype=np.int64)
-        files["tokens"].write(tokens)
-        files["documents"].write(ends - lengths)
-        documents += len(lengths)
-        end += len(tokens)
-    files["documents"].write(np.array([end], dtype=np.int64))
-    return {
-        "name": name,
-        "tokens": end,
-        "documents": documents,
-        "files": {kind: file.close() for kind, file in files.items()},
-    }
+    with (
+        atomic.replacing(folder / f"{name}.tokens") as tokens_file,
+        atomic.replacing(folder / f"{name}.documents") as documents_file,
+    ):
+        files = {"tokens": _Hashed(tokens_file), "documents": _Hashed(documents_file)}
+        for tokens, lengths in blocks:
+            ends = end + np.cumsum(lengths, dtype=np.int64)
+            files["tokens"].write(tokens)
+            files["documents"].write(ends - lengths)
+            documents += len(lengths)
+            end += len(tokens)
+        files["documents"].write(np.array([end], dtype=np.int64))
+    entries = {kind: file.entry() for kind, file in files.items()}
+    return {"name": name, "tokens": end, "documents": documents, "files": entries}
 
 
 def write_index(folder: Path, entries: Sequence[dict[str, Any]]) -> str:
     """Write shards.jsonl and shards.bin of a source from its shards' entries in order; return shards.jsonl's sha256."""
     text = "".join(json.dumps(entry) + "\n" for entry in entries)
     starts = np.cumsum([0, *(entry["tokens"] for entry in entries)], dtype=np.int64)
-    _replace(folder / STARTS, starts.tobytes())
-    _replace(folder / SHARDS, text.encode())
+    atomic.write_bytes(folder / STARTS, starts.tobytes())
+    atomic.write_text(folder / SHARDS, text)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Publish a corpus part; until then its folder holds none."""
-    _replace(folder / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+    atomic.write_json(folder / MANIFEST, asdict(manifest))
 
 
 class _Hashed:
-    """A file being written under a temporary name, its size and its sha256."""
+    """A file being written, its size and its sha256."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.bytes, self.digest = path, 0, hashlib.sha256()
-        self.file = path.with_name(path.name + ".tmp").open("wb")
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.bytes, self.digest = file, 0, hashlib.sha256()
 
     def write(self, array: NDArray[Any]) -> None:
         content = array.tobytes()
@@ -156,16 +155,8 @@ class _Hashed:
         self.digest.update(content)
         self.bytes += len(content)
 
-    def close(self) -> dict[str, Any]:
-        self.file.close()
-        os.replace(self.file.name, self.path)
+    def entry(self) -> dict[str, Any]:
         return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llamatrain import __version__
+from llamatrain import __version__, atomic
 from llamatrain.config import to_dict
 from llamatrain.data import shards
-from llamatrain.data.rows import write_json
 from llamatrain.errors import UserError
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
@@ -47,7 +46,7 @@ def build(cfg: CorpusConfig) -> None:
             finished.unlink(missing_ok=True)
             manifests = _make(cfg, mixture, tokenizer, key, run)
             parts = {part: manifest.fingerprint for part, manifest in manifests.items()}
-            write_json(finished, {"key": key, "parts": parts})
+            atomic.write_json(finished, {"key": key, "parts": parts})
         if not cfg.keep_work:
             discard(home)
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamatrain import config
+from llamatrain import atomic, config
 from llamatrain.data import files, shards
 from llamatrain.data.files import Place, show
-from llamatrain.data.rows import write_json, write_rows
+from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
@@ -57,8 +57,8 @@ def report(cfg: ContaminationConfig) -> None:
         reach = find_spans(cfg, run, manifest, index)
         found, samples = summarise(cfg.lengths, sets, index, reach)
         page = as_markdown(found, cfg.corpus, cfg.budget)
-        write_json(run.folder / "contamination.json", found)
-        (run.folder / "contamination.md").write_text(page)
+        atomic.write_json(run.folder / "contamination.json", found)
+        atomic.write_text(run.folder / "contamination.md", page)
         write_rows(run.folder / "samples.jsonl", samples)
         for name, own in found.items():
             shortest = own["lengths"][min(cfg.lengths)]
@@ -97,10 +97,8 @@ def find_spans(cfg: ContaminationConfig, run: Run, manifest: shards.Manifest, in
             with np.load(folder / "reach.npz") as found:
                 places = found["places"]
                 reach[places] = np.maximum(reach[places], found["reach"])
-    temporary = run.folder / f".{SPANS}"
-    with temporary.open("wb") as file:
+    with atomic.replacing(kept) as file:
         np.savez(file, key=np.array(json.dumps(key)), reach=reach)
-    temporary.replace(kept)
     discard(home)
     return reach
 

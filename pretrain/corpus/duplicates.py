@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llamatrain import atomic
+
 from . import shingles
 from .config import Duplicates
 from .examining import EXACT, KEPT, NEAR
@@ -80,9 +82,8 @@ def remove(work: Work, pieces: Sequence[Piece], status: NDArray[np.uint8], setti
 def _saved(work: Work, state: State) -> Path:
     """Write which documents are still in, for the tasks that come next."""
     path = work.folder / "alive.npy"
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, state.status == KEPT)
-    temporary.replace(path)
+    with atomic.replacing(path) as file:
+        np.save(file, state.status == KEPT)
     return path
 
 

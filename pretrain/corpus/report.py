@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamatrain.data.rows import write_json, write_rows
+from llamatrain import atomic
+from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import Manifest
 from llamatrain.progress import duration
 
@@ -58,13 +59,13 @@ def write(folder: Path, corpus: Corpus, manifests: dict[str, Manifest]) -> dict[
         }
     described = corpus.card()
     if described is not None:
-        write_json(folder / "data_card.json", described)
-        (folder / "data_card.md").write_text(card.as_markdown(described))
+        atomic.write_json(folder / "data_card.json", described)
+        atomic.write_text(folder / "data_card.md", card.as_markdown(described))
     names = [source.name for source in corpus.mixture]
     write_rows(folder / "dropped_sites.jsonl", (site.content(names[site.source]) for site in corpus.sites))
     write_rows(folder / "removed.jsonl", removals(corpus))
-    write_json(folder / "report.json", found)
-    (folder / "report.md").write_text(as_markdown(found))
+    atomic.write_json(folder / "report.json", found)
+    atomic.write_text(folder / "report.md", as_markdown(found))
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llamatrain import atomic
 from llamatrain.data import shards
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
@@ -176,7 +177,7 @@ class Corpus:
                 source.share = share
             shards.write_manifest(made, shards.Manifest.of(self.tokenizer, listed))
             shutil.rmtree(target, ignore_errors=True)
-            made.rename(target)
+            atomic.publish(made, target)
         return shards.read_manifest(target)
 
     def _source(self, folder: Path, held_out: bool, number: int, entries: list[dict[str, Any]]) -> shards.Source:

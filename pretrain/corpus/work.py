@@ -12,6 +12,7 @@ killed.
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -25,6 +26,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
+
+from llamatrain import atomic
 
 Task = tuple[Any, ...]
 LIBRARY_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
@@ -61,7 +64,7 @@ class Work:
         if self.fresh:
             discard(folder)
             folder.mkdir(parents=True)
-            known.write_text(text)
+            atomic.write_text(known, text)
         self._before = _noted(folder)
 
     def claim(self, steps: Sequence[str], key: Any) -> bool:
@@ -72,7 +75,7 @@ class Work:
             return True
         for step in steps:
             discard(self.folder / step)
-        known.write_text(text)
+        atomic.write_text(known, text)
         return False
 
     def run(
@@ -176,9 +179,7 @@ def _noted(folder: Path) -> float:
 
 
 def _note(folder: Path, seconds: float) -> None:
-    temporary = folder / ".seconds"
-    temporary.write_text(str(seconds))
-    temporary.replace(folder / "seconds")
+    atomic.write_text(folder / "seconds", str(seconds))
 
 
 def _publish(function: Callable[..., None], folder: Path, task: Task) -> None:
@@ -188,9 +189,12 @@ def _publish(function: Callable[..., None], folder: Path, task: Task) -> None:
     temporary.mkdir()
     function(temporary, *task)
     try:
-        temporary.rename(folder)
-    except OSError:  # a worker of an earlier, killed run was quicker: the same task makes the same files
+        atomic.publish(temporary, folder)
+    except OSError as error:
         shutil.rmtree(temporary)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # A worker of an earlier, killed run was quicker: the same task makes the same files.
 
 
 def _start(workers: int) -> ProcessPoolExecutor:

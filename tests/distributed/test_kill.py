@@ -49,7 +49,7 @@ def kills(program: str) -> list[Hit]:
         *before.get(program, [learning]),
         Hit("llamatrain.checkpoint._write_optimizer", 1, LAST),  # the model's files are there, others are not
         Hit("llamatrain.manifest.write", 1),  # all files but the manifest are there
-        Hit("llamatrain.checkpoint._sync", 2),  # step 6: the manifest is there, the folder's name is not final
+        Hit("llamatrain.atomic.publish", 2),  # step 6: the manifest is there, the folder's name is not final
         Hit("llamatrain.run.Run.finish"),  # the last checkpoint is there, `final` does not point to it
     ]
 
