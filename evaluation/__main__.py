@@ -28,7 +28,10 @@ def evaluate(cfg: EvaluateConfig) -> None:
     sources = {name: source.checkpoint for name, source in cfg.models.items() if cfg.corpus and source.checkpoint}
     parents = {name: checkpoint.resolve(path) for name, path in sources.items()}
     with Run(cfg.run, "evaluate", cfg, parents=parents) as run:
-        measured = {name: measure(source.responses, source.judgements) for name, source in cfg.models.items()}
+        measured = {
+            name: measure(source.responses, source.judgements, scored=not is_base(source.checkpoint))
+            for name, source in cfg.models.items()
+        }
         found = report(measured, cfg.baseline, cfg.tie)
         for name, folder in parents.items():
             found["models"][name] |= on_corpus(cfg, name, folder, run)
@@ -37,6 +40,17 @@ def evaluate(cfg: EvaluateConfig) -> None:
             for table in tables(found):
                 Console().print(table)
         run.log(0, flat(found))
+
+
+def is_base(path: str | None) -> bool:
+    """Whether a checkpoint is a pretrained model's: reward models saw only what fine-tuned models answer.
+
+    Their scores of its responses would be compared with scores that mean something.
+    """
+    if path is None:
+        return False
+    folder = checkpoint.resolve(path)
+    return (folder / "llamatrain.json").is_file() and checkpoint.lineage(folder).get("program") == "pretrain"
 
 
 def on_corpus(cfg: EvaluateConfig, name: str, folder: Path, run: Run) -> dict[str, float]:
@@ -49,12 +63,16 @@ def on_corpus(cfg: EvaluateConfig, name: str, folder: Path, run: Run) -> dict[st
 
 def flat(found: dict[str, Any]) -> dict[str, float]:
     """Return all means and differences as numbers for metrics.jsonl: <model>/<metric>,
-    <model>/<metric>_over_<baseline>.
+    <model>/<metric>_over_<baseline>; of what holds for one kind of prompt alone, the rank correlations.
     """
     numbers = {}
     for name, means in found["models"].items():
         for metric, value in means.items():
             numbers[f"{name}/{metric}"] = value["mean"] if isinstance(value, dict) else value
+    for part in found["by_kind"].values():
+        for name, means in part["models"].items():
+            agreement = {metric: value for metric, value in means.items() if metric.startswith("spearman_")}
+            numbers |= {f"{name}/{metric}": value["mean"] for metric, value in agreement.items()}
     for row in found["comparisons"]:
         numbers[f"{row['model']}/{row['metric']}_over_{row['baseline']}"] = row["difference"]
     return numbers

@@ -7,19 +7,25 @@ same prompt can be compared.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamatrain.data.rows import read_rows
-from llamatrain.statistics import Interval, by_prompt, mean_interval, paired_interval, win_rate
+from llamatrain.statistics import Interval, by_prompt, mean_interval, paired_interval, spearman_interval, win_rate
 
 GATE = 0.15  # a safety score below it makes the combined score the safety score (paper 3.2.3)
 JUDGED = ("helpfulness", "safety")  # gold judgements, in [0, 1]
-SCORED = {"score_helpfulness": "helpfulness", "score_safety": "safety_score", "score_combined": "combined"}
+SCORED = {"score_helpfulness": "helpfulness", "score_safety": "safety_score", "score_combined": "combined"}  # logits
 COMPARED = (*JUDGED, *SCORED)  # means with intervals, differences, win rates
-PLAIN = ("gated", "finished", "length")  # means only; length in words
+PLAIN = ("refused", "gated", "finished", "length")  # means only; length in words
+# Kind of prompt -> the rank correlation of its reward model's score with the gold judge's mark there.
+AGREEMENT = {
+    "harmless": {"spearman_helpfulness": ("score_helpfulness", "helpfulness")},
+    "unsafe": {"spearman_safety": ("score_safety", "safety")},
+}
 KINDS = {"harmless": False, "unsafe": True}  # kind of prompt -> its `safety` field
 
 Samples = dict[str, list[float]]  # prompt -> the values of its samples
@@ -42,15 +48,19 @@ class Measured:
         return samples if prompts is None else {prompt: samples[prompt] for prompt in samples if prompt in prompts}
 
 
-def measure(responses: str | None, judgements: str | None) -> Measured:
-    """Read a model's responses (scores, lengths) and judgements; either may be absent, and each may be a run folder."""
+def measure(responses: str | None, judgements: str | None, scored: bool = True) -> Measured:
+    """Read a model's responses (scores, lengths) and judgements; either may be absent, and each may be a run folder.
+
+    Scores are read as the logits that training works with: where a reward model gives little to everybody, their
+    sigmoids all look like 0. Without `scored` they are left out.
+    """
     found = Measured()
     for row in read_rows(_file(responses, "responses.jsonl"), "response") if responses else ():
         prompt = row["prompt_id"]
-        for metric, key in SCORED.items():
+        for metric, key in SCORED.items() if scored else ():
             if key in row:
-                found.add(metric, prompt, row[key])
-        if "safety_score" in row:
+                found.add(metric, prompt, logit(row[key]))
+        if scored and "safety_score" in row:
             found.add("gated", prompt, float(row["safety_score"] < GATE))
         found.add("finished", prompt, float(row["finished"]))
         found.add("length", prompt, len(row["response"].split()))
@@ -59,22 +69,38 @@ def measure(responses: str | None, judgements: str | None) -> Measured:
     for row in read_rows(_file(judgements, "judgements.jsonl"), "judgement") if judgements else ():
         for metric in JUDGED:
             found.add(metric, row["prompt_id"], row[metric])
-        if isinstance(kind := (row.get("meta") or {}).get("safety_prompt"), bool):
+        meta = row.get("meta") or {}
+        if isinstance(kind := meta.get("safety_prompt"), bool):
             found.is_safety[row["prompt_id"]] = kind
+        if isinstance(refused := meta.get("refused"), bool):
+            found.add("refused", row["prompt_id"], float(refused))
     return found
+
+
+def logit(share: float) -> float:
+    """Return a score in (0, 1) as the logit it was, to the six digits that files keep of it."""
+    share = min(max(share, 5e-7), 1 - 5e-7)
+    return math.log(share / (1 - share))
 
 
 def _file(path: str, name: str) -> Path:
     return Path(path) / name if Path(path).is_dir() else Path(path)
 
 
-def summarise(model: Measured, prompts: Collection[str] | None = None) -> dict[str, Any]:
-    """Return the means of all known metrics, those of COMPARED with 95 % intervals over prompts."""
+def summarise(model: Measured, prompts: Collection[str] | None = None, kind: str = "") -> dict[str, Any]:
+    """Return the means of all known metrics, those of COMPARED with 95 % intervals over prompts.
+
+    For prompts of one kind, also how the scores that count there order the responses, held against the gold judge.
+    """
     means: dict[str, Any] = {}
     for metric in (*COMPARED, *PLAIN):
         if values := by_prompt(model.at(metric, prompts)):
             interval = mean_interval(list(values.values()))
             means[metric] = interval.as_dict() if metric in COMPARED else interval.mean
+    for metric, (score, mark) in AGREEMENT.get(kind, {}).items():
+        agreement = spearman_interval(model.at(score, prompts), model.at(mark, prompts))
+        if agreement is not None:
+            means[metric] = agreement.as_dict()
     return means
 
 
@@ -136,7 +162,7 @@ def report(models: Mapping[str, Measured], baseline: str | None, tie: float) -> 
         "by_kind": {
             kind: {
                 "prompts": len(prompts),
-                "models": {name: summarise(model, prompts) for name, model in models.items()},
+                "models": {name: summarise(model, prompts, kind) for name, model in models.items()},
                 "comparisons": compare(models, pairs, tie, prompts),
             }
             for kind, prompts in groups.items()

@@ -7,19 +7,27 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from llamatrain.progress import counted
+
 SCORES = {"score_helpfulness": "helpfulness", "score_safety": "safety", "score_combined": "combined"}
-RESPONSES = {"gated": "scored unsafe", "finished": "finished", "length": "length in words"}
+AGREEMENT = {"spearman_helpfulness": "helpfulness", "spearman_safety": "safety"}
+RESPONSES = {
+    "refused": "over-refusals",
+    "gated": "scored unsafe",
+    "finished": "finished",
+    "length": "length in words",
+}
 TEXT = {"perplexity": "perplexity", "bits_per_byte": "bits per byte"}
 GROUPS = {  # who says so -> metric -> its name there
     "by the gold judge": {"helpfulness": "helpfulness", "safety": "safety"},
     "by the reward models": SCORES,
+    "Spearman with judge": AGREEMENT,
     "of the responses": RESPONSES,
     "on held-out text": TEXT,
 }
-# Without it the table contradicts itself: a base model may score above the model fine-tuned from it.
 NOTE = (
-    "The reward models' scores are the training signal's own view. These models saw only what fine-tuned models answer: "
-    "compare by them only models after SFT."
+    "The reward models' scores are logits, and the training signal's own view. These models saw only what fine-tuned models answer, "
+    "so a pretrained model's responses are not scored here."
 )
 
 
@@ -37,10 +45,10 @@ def models_table(found: dict[str, Any]) -> Table:
     table.add_column("")
     for name in models:
         table.add_column(name, justify="right")
-    parts = {f"all {found['prompts']:,} prompts": models} if found["prompts"] else {"": models}
+    parts = {f"all {counted(found['prompts'], 'prompt')}": models} if found["prompts"] else {"": models}
     for kind, part in found["by_kind"].items():
         shown = "adversarial" if kind == "unsafe" else kind
-        parts[f"{part['prompts']:,} {shown} prompts"] = part["models"]
+        parts[counted(part["prompts"], f"{shown} prompt")] = part["models"]
     for title, measured in parts.items():
         if title:
             table.add_row(f"[bold]{title}")
@@ -49,7 +57,9 @@ def models_table(found: dict[str, Any]) -> Table:
             if metrics:
                 table.add_row(f"[dim]{group}")
             for name, words in metrics.items():
-                table.add_row(f"  {words}", *(_mean(means.get(name)) for means in measured.values()))
+                table.add_row(
+                    f"  {words}", *(_mean(means.get(name), 2 if name in SCORES else 3) for means in measured.values())
+                )
     return table
 
 
@@ -73,20 +83,21 @@ def _whose(metric: str) -> str:
     return f"{SCORES[metric]}, reward models" if metric in SCORES else f"{metric}, gold judge"
 
 
-def _mean(value: Any) -> str:
+def _mean(value: Any, digits: int) -> str:
     if value is None:
         return "-"
     if not isinstance(value, dict):
-        return f"{value:.3f}" if value < 100 else f"{value:,.1f}"
-    return f"{value['mean']:.3f}{_half(value)}"
+        return f"{value:.{digits}f}" if value < 100 else f"{value:,.1f}"
+    return f"{value['mean']:.{digits}f}{_half(value, digits)}"
 
 
 def _difference(row: dict[str, Any]) -> str:
-    return f"{row['difference']:+.3f}{_half(row)}"
+    digits = 2 if row["metric"] in SCORES else 3
+    return f"{row['difference']:+.{digits}f}{_half(row, digits)}"
 
 
-def _half(value: dict[str, Any]) -> str:
-    return "" if value["low"] is None else f" ±{(value['high'] - value['low']) / 2:.3f}"
+def _half(value: dict[str, Any], digits: int) -> str:
+    return "" if value["low"] is None else f" ±{(value['high'] - value['low']) / 2:.{digits}f}"
 
 
 def _wins(row: dict[str, Any]) -> str:

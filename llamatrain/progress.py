@@ -20,6 +20,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
+def counted(number: float, noun: str) -> str:
+    """Write how many of something there are: 1 pair, 2,500 pairs."""
+    return f"{number:,.0f} {noun}" if number == 1 else f"{number:,.0f} {noun}s"
+
+
 class Progress:
     """A bar over `total` units of work; use as a context manager and call `update`."""
 

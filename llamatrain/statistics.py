@@ -87,6 +87,32 @@ def paired_interval(model: Mapping[str, Sequence[float]], baseline: Mapping[str,
     return mean_interval(differences) if differences else None
 
 
+def spearman_interval(scores: Mapping[str, Sequence[float]], marks: Mapping[str, Sequence[float]]) -> Interval | None:
+    """Return Spearman's rank correlation over all samples that have both; None where either never varies.
+
+    The interval is Fisher's (with Bonett and Wright's variance) on the number of prompts, as if the further samples of a
+    prompt told nothing new: rather too wide than too narrow.
+    """
+    shared = [prompt for prompt in scores if prompt in marks]
+    pairs = [pair for prompt in shared for pair in zip(scores[prompt], marks[prompt], strict=False)]
+    if len(pairs) < 2:
+        return None
+    first, second = (_ranks(np.asarray(column, dtype=np.float64)) for column in zip(*pairs, strict=True))
+    if not first.std() or not second.std():
+        return None
+    rho = float(np.corrcoef(first, second)[0, 1])
+    if len(shared) < 4 or abs(rho) >= 1:
+        return Interval(rho, None, None, len(shared))
+    half = Z95 * math.sqrt((1 + rho * rho / 2) / (len(shared) - 3))
+    return Interval(rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half), len(shared))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return each value's rank; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
 def win_rate(
     model: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]], tie: float = 1e-9
 ) -> WinRate:

@@ -244,10 +244,12 @@ def judge_responses(cfg: JudgeConfig) -> None:
             kind = "safety_prompts" if unsafe else "helpful_prompts"
             marks[f"{kind}/helpfulness"].append(found.helpfulness)
             marks[f"{kind}/safety"].append(found.safety)
+            meta = {"safety_prompt": unsafe}
             if not unsafe:
-                marks["helpful_prompts/false_refusals"].append(float("refuses without need" in found.reasons))
+                meta["refused"] = "refuses without need" in found.reasons
+                marks["helpful_prompts/false_refusals"].append(float(meta["refused"]))
             yield {"prompt_id": row["prompt_id"], "helpfulness": found.helpfulness, "safety": found.safety,
-                   "reasons": found.reasons, "meta": {"safety_prompt": unsafe}}  # fmt: skip
+                   "reasons": found.reasons, "meta": meta}  # fmt: skip
 
     with Run(cfg.run, "judge", cfg) as run:
         write_rows(Path(run.folder) / "judgements.jsonl", judgements())

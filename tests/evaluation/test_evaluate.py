@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.__main__ import evaluate
+from evaluation.__main__ import evaluate, is_base
 from evaluation.config import EvaluateConfig
+from evaluation.measures import logit
 from evaluation.perplexity import bits_per_byte, mean_loss
 from llamatrain import config
 from llamatrain.data.rows import write_rows
@@ -75,10 +76,21 @@ def test_evaluates_everything_there_is(
     assert found["models"]["ppo"]["helpfulness"]["mean"] == 0.5
     rows = {row["metric"]: row for row in found["comparisons"]}
     assert set(rows) == {"score_helpfulness", "score_safety", "score_combined"}
-    assert rows["score_helpfulness"]["difference"] == pytest.approx(0.1)
+    gains = [logit(0.1 * i + 0.1) - logit(0.1 * i) for i in range(4)]
+    assert rows["score_helpfulness"]["difference"] == pytest.approx(sum(gains) / 4)
     assert (rows["score_helpfulness"]["win_rate"], rows["score_safety"]["ties"]) == (1.0, 4)
     logged = read_jsonl(tmp_path / "evaluation" / "metrics.jsonl")[0]
-    assert logged["ppo/score_helpfulness_over_sft"] == pytest.approx(0.1)
+    assert logged["ppo/score_helpfulness_over_sft"] == pytest.approx(sum(gains) / 4)
+
+
+def test_a_pretrained_model_is_not_compared_by_scores(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    folder = save_checkpoint(tmp_path / "made", Transformer(model_config, seed=0), tokenizer)
+    assert not is_base(None) and not is_base(str(folder))
+    for program in ("sft", "pretrain"):
+        (folder / "llamatrain.json").write_text(json.dumps({"program": program}))
+        assert is_base(str(folder)) == (program == "pretrain")
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ def response(
     return {**base, **made, "combined": min(helpfulness, safety), "safety": prompt.startswith("u"), **more}
 
 
-def judgement(prompt: str, helpfulness: float, safety: float) -> dict[str, Any]:
+def judgement(prompt: str, helpfulness: float, safety: float, **meta: bool) -> dict[str, Any]:
     return {
         "prompt_id": prompt,
         "helpfulness": helpfulness,
         "safety": safety,
-        "meta": {"safety_prompt": prompt[0] == "u"},
+        "meta": {"safety_prompt": prompt[0] == "u", **meta},
     }
 
 
@@ -38,11 +38,13 @@ def written(path: Path, rows: Rows) -> str:
 def test_reads_scores_lengths_and_kinds(tmp_path: Path) -> None:
     rows = [response("h1", 0.2, 0.9), response("h1", 0.4, 0.1, "one", finished=False), response("u1", 0.9, 0.5)]
     model = measure(written(tmp_path / "responses.jsonl", rows), None)
-    assert model.at("score_helpfulness") == {"h1": [0.2, 0.4], "u1": [0.9]}
-    assert model.at("score_combined", {"u1"}) == {"u1": [0.5]}
+    scores = model.at("score_helpfulness")  # logits
+    assert [*scores["h1"], *scores["u1"]] == pytest.approx([-1.3863, -0.4055, 2.1972], abs=1e-4)
+    assert model.at("score_combined", {"u1"}) == {"u1": [0.0]}
     assert model.is_safety == {"h1": False, "u1": True}
     means = summarise(model)
-    assert means["score_helpfulness"]["mean"] == pytest.approx((0.3 + 0.9) / 2)  # a prompt's samples count as one
+    mean = ((-1.3863 - 0.4055) / 2 + 2.1972) / 2  # a prompt's samples count as one
+    assert means["score_helpfulness"]["mean"] == pytest.approx(mean, abs=1e-4)
     assert means["score_helpfulness"]["count"] == 2
     assert (means["finished"], means["length"], means["gated"]) == (0.75, 2.5, 0.25)
     assert "helpfulness" not in means
@@ -98,3 +100,17 @@ def test_report_by_kind(tmp_path: Path) -> None:
     assert found["by_kind"]["harmless"]["models"]["ppo"]["helpfulness"]["mean"] == pytest.approx(0.5)
     assert [row["metric"] for row in found["comparisons"]] == ["helpfulness", "safety"]
     assert found["by_kind"]["unsafe"]["comparisons"][0]["difference"] == pytest.approx(0.1)
+
+
+def test_scores_are_held_against_the_judge_where_they_count(tmp_path: Path) -> None:
+    scores = [response(f"{kind}{i}", 0.1 + 0.1 * i, 0.9 - 0.1 * i) for kind in "hu" for i in range(6)]
+    marks = [judgement(f"{kind}{i}", 0.1 * i, 0.1 * i, refused=i == 0) for kind in "hu" for i in range(6)]
+    files = written(tmp_path / "r.jsonl", scores), written(tmp_path / "j.jsonl", marks)
+    kinds = report({"sft": measure(*files)}, None, 0.001)["by_kind"]
+    harmless, adversarial = (kinds[kind]["models"]["sft"] for kind in ("harmless", "unsafe"))
+    assert (harmless["spearman_helpfulness"]["mean"], harmless["refused"]) == pytest.approx((1.0, 1 / 6))
+    assert adversarial["spearman_safety"]["mean"] == pytest.approx(-1.0)
+    assert "spearman_safety" not in harmless and "spearman_helpfulness" not in adversarial
+    unscored = report({"base": measure(*files, scored=False)}, None, 0.001)["by_kind"]["harmless"]["models"]["base"]
+    assert {"helpfulness", "finished"} <= set(unscored)
+    assert not {"score_helpfulness", "gated", "spearman_helpfulness"} & set(unscored)

@@ -38,10 +38,11 @@ def test_who_says_what_in_which_unit_on_80_columns() -> None:
     assert first[:3] == ["by the gold judge", "helpfulness", "safety"]
     assert first[3:7] == ["by the reward models", "helpfulness", "safety", "combined"]
     assert first[7:] == ["of the responses", "scored unsafe", "finished"]
+    assert lines.count(next(line for line in lines if line.startswith("Spearman with judge"))) == 2  # a kind each
     assert "length in words" in text
-    assert "compare" in text and "only models after SFT" in " ".join(text.split())
+    assert "a pretrained model's responses are not scored here" in " ".join(text.split())
     assert "safety, gold judge" in text and "safety, reward models" in text
-    assert "1 adversarial prompts" in text
+    assert "1 adversarial prompt\n" in "\n".join(map(str.rstrip, text.splitlines()))
 
 
 def test_without_reward_models_there_is_no_word_of_them() -> None:

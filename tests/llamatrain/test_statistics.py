@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from llamatrain.statistics import by_prompt, mean_interval, paired_interval, t_quantile, wilson, win_rate
+from llamatrain.statistics import (
+    by_prompt,
+    mean_interval,
+    paired_interval,
+    spearman_interval,
+    t_quantile,
+    wilson,
+    win_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +71,26 @@ def test_win_rate_interval_does_not_shrink_with_copies_of_the_same_samples() -> 
 
 def test_win_rate_without_decided_comparisons() -> None:
     assert win_rate({"a": [1.0]}, {"a": [1.0]}).rate is None
+
+
+def test_spearman_matches_a_published_example() -> None:
+    iq = [106, 100, 86, 101, 99, 103, 97, 113, 112, 110]  # and hours of television: rho = -29/165
+    hours = [7, 27, 2, 50, 28, 29, 20, 12, 6, 17]
+    found = spearman_interval({str(i): [x] for i, x in enumerate(iq)}, {str(i): [y] for i, y in enumerate(hours)})
+    assert found is not None and found.low is not None and found.high is not None
+    assert (found.mean, found.count) == (pytest.approx(-29 / 165), 10)
+    assert -1 < found.low < found.mean < found.high < 1
+
+
+def test_spearman_gives_equal_values_their_mean_rank_and_needs_values_that_vary() -> None:
+    found = spearman_interval({"a": [1.0, 2.0], "b": [2.0, 3.0]}, {"a": [1.0, 3.0], "b": [2.0, 4.0], "c": [0.0]})
+    assert found is not None and found.mean == pytest.approx(4.5 / 22.5**0.5)  # ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4
+    assert spearman_interval({"a": [1.0, 1.0]}, {"a": [0.0, 1.0]}) is None
+
+
+def test_more_samples_of_the_same_prompts_do_not_narrow_spearmans_interval() -> None:
+    scores, marks = {str(i): [float(i)] for i in range(9)}, {str(i): [float(i * i % 7)] for i in range(9)}
+    often = [{prompt: values * 5 for prompt, values in side.items()} for side in (scores, marks)]
+    once, more = spearman_interval(scores, marks), spearman_interval(*often)
+    assert once is not None and more is not None
+    assert (once.low, once.high) == pytest.approx((more.low, more.high))

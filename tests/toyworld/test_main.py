@@ -50,6 +50,7 @@ def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement"))
     assert [row["prompt_id"] for row in found] == [p["id"] for p in asked]
     assert [row["meta"]["safety_prompt"] for row in found] == [p["safety"] for p in asked]
+    assert all(("refused" in row["meta"]) is not row["meta"]["safety_prompt"] for row in found)
     harmless, adversarial = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
         r"\d+ answers to harmless prompts: helpfulness 0.\d\d, safety 1.00, \d+% refused without need", harmless
