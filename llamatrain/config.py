@@ -16,6 +16,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,13 +31,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .errors import UserError
+from .errors import UserError, mistake, show
+from .text_files import read_yaml
 
 C = TypeVar("C")
 
 NEEDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
 DRY_RUN = "--dry-run"
+HOME = "the shell does not expand this ~: need the whole path, or $HOME"
 NOT_GIVEN = "(not given)"
 EXIT_FAILURE, EXIT_USER, EXIT_STOPPED = 1, 2, 75
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of a collective, in gloo's words
@@ -63,22 +66,33 @@ def yaml_name(program: str) -> str:
 
 def preset_overrides(program: str, name: str) -> list[str]:
     """Return what preset `name` tells `program`: a list of overrides, put before the user's own."""
-    preset = load_preset(name)
-    overrides = preset.get(yaml_name(program)) or []
-    if not isinstance(overrides, list):
-        raise UserError(f"preset {name}: '{program}' must be a list of overrides, got {type(overrides).__name__}")
-    return [str(override) for override in overrides]
+    return [str(override) for override in load_preset(name).get(yaml_name(program)) or []]
 
 
 @lru_cache
 def load_preset(name: str) -> dict[str, Any]:
-    """Read configs/preset/<name>.yaml, or a file of the user's own given by its path: program -> overrides."""
-    own = Path(name)
-    path = own if own.suffix in (".yaml", ".yml") else config_folder() / "preset" / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in (config_folder() / "preset").glob("*.yaml"))
+    """Read configs/preset/<name>.yaml, or a file of the user's own given by its path: program -> overrides.
+
+    UserError where it is anything else: a key that is no program's would be passed over without a word.
+    """
+    own, folder = Path(name), config_folder() / "preset"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    path = own if own.suffix in (".yaml", ".yml") else folder / f"{name}.yaml"
+    if not path.is_file() or (path != own and name not in known):
         raise UserError(f"preset={name}: no such preset; there are {', '.join(known)}, or give a path to a .yaml file")
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    preset = read_yaml(path)
+    if not isinstance(preset, dict):
+        raise UserError(f"preset={name} is no preset: found {show(preset)}, need `program: [overrides]`")
+    programs = [*(path.stem for path in config_folder().glob("*.yaml")), "stages"]
+    for program, overrides in preset.items():
+        if program not in programs:
+            near = difflib.get_close_matches(str(program), programs, n=1, cutoff=0.7)
+            hint = f"; the nearest is '{near[0]}'" if near else ""
+            raise UserError(f"preset={name} is no preset: '{program}' is neither a program nor `stages`{hint}")
+        texts = all(isinstance(override, str) for override in overrides) if isinstance(overrides, list) else False
+        if program != "stages" and overrides is not None and not texts:
+            raise UserError(f"preset={name}: {program} is {show(overrides)}, need a list of overrides like [key=value]")
+    return preset
 
 
 def _with_preset(program: str, overrides: Sequence[str]) -> list[str]:
@@ -94,29 +108,40 @@ def _hydra(program: str, overrides: Sequence[str]) -> DictConfig:
         raise UserError(f"no configuration for program '{program}' in {config_folder()}")
     GlobalHydra.instance().clear()
     overrides = _with_preset(program, overrides)
+    own = next((o for o in overrides if re.match(r"[+~]*hydra\b", o)), None)
+    if own is not None:
+        raise UserError(f"'{own}': Hydra only composes here and has no keys of its own; run.dir says where runs lie")
+    with _explained(program, overrides), initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra_compose(yaml_name(program), overrides=list(overrides))
+
+
+@contextmanager
+def _explained(program: str, overrides: Sequence[str], schema: type | None = None) -> Iterator[None]:
+    """Turn whatever Hydra and OmegaConf raise on the user's values into a UserError.
+
+    Hydra's own errors are not all of it: a group that is a number ends in a TypeError, an integer of thousands of digits
+    in a ValueError.
+    """
     try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return hydra_compose(yaml_name(program), overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, program, overrides)) from None
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_explain(error, program, overrides, schema)) from error
 
 
 def compose_dict(program: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Compose a program's configuration as a plain dictionary, without its schema; `???` stays where needed."""
     config = _hydra(program, overrides)
-    try:
+    with _explained(program, overrides):
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    except OmegaConfBaseException as error:
-        raise UserError(_explain(error, program, overrides)) from None
 
 
 def _typed(program: str, schema: type, overrides: Sequence[str]) -> DictConfig:
     """Compose and hold the result against the schema; values may still be missing."""
     config = _hydra(program, overrides)
-    try:
+    with _explained(program, overrides, schema):
         return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), config))
-    except OmegaConfBaseException as error:
-        raise UserError(_explain(error, program, overrides, schema)) from None
 
 
 def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: bool = False) -> C:
@@ -125,19 +150,17 @@ def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: 
     With `fill`, texts that the user must give (names, paths) may be missing: they are then NOT_GIVEN.
     """
     typed = _typed(program, schema, overrides)
-    missing = sorted(OmegaConf.missing_keys(typed))
-    if fill:
-        for key in missing:
-            OmegaConf.update(typed, key, NOT_GIVEN)
-    elif missing:
-        raise UserError(_explain_missing(missing, program))
-    try:
+    with _explained(program, overrides, schema):
+        missing = sorted(OmegaConf.missing_keys(typed))
+        if fill:
+            for key in missing:
+                OmegaConf.update(typed, key, NOT_GIVEN)
+        elif missing:
+            raise UserError(_explain_missing(missing, program))
         for key, value in _leaves(OmegaConf.to_container(typed, resolve=True)):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{key}={value}: need a finite number")
         return cast(C, OmegaConf.to_object(typed))
-    except OmegaConfBaseException as error:
-        raise UserError(_explain(error, program, overrides, schema)) from None
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -189,7 +212,14 @@ def _explain(error: Exception, program: str, overrides: Sequence[str], schema: t
         return f"{choice[1]}={choice[2]}: no such choice; there are {', '.join(choice[3].split())}"
     unread = getattr(error, "override", None)
     if unread:
-        return f"'{unread}' is not an override that can be read: {first}"
+        why = HOME if re.search(r"[=,\[]~", str(unread)) else first
+        return f"'{unread}' is not an override that can be read: {why}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):  # it does not say what it is about
+        culprit = _culprit(program, overrides)
+        return f"llamatrain {program}: {first}" if culprit is None else f"{show(culprit)} cannot be taken: {first}"
+    several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", first)
+    if several:
+        return f"{several[1]}: several values need --multirun, which makes a run of each"
     if "Could not find" in str(error) or "Could not load" in str(error):
         return f"llamatrain {program}: " + " ".join(str(error).split())
     if key:
@@ -206,6 +236,17 @@ def _explain(error: Exception, program: str, overrides: Sequence[str], schema: t
         )
         return f"{key}{value}: {first}"
     return f"llamatrain {program}: {first}"
+
+
+def _culprit(program: str, overrides: Sequence[str]) -> str | None:
+    """Return the override at which Hydra stumbles by itself."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for override in overrides:
+            try:
+                hydra_compose(yaml_name(program), overrides=[override])
+            except Exception:
+                return override
+    return None
 
 
 def _same_leaf(name: str, known: list[str]) -> list[str]:
@@ -256,10 +297,6 @@ def _guarded(body: Callable[[], int]) -> int:
         code = body()
         sys.stdout.flush()  # here, where a reader who has seen enough is no failure
         return code
-    except UserError as error:
-        if _first_here():
-            print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
     except Stopped as stop:
         if os.environ.get("RANK", "0") == "0":
             print(f"stopped: {stop}", file=sys.stderr)
@@ -271,6 +308,13 @@ def _guarded(body: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except Exception as error:
+        said = mistake(error)
+        if said is not None:
+            if os.environ.get("LLAMATRAIN_VERBOSE") == "1":
+                traceback.print_exc()
+            if _first_here():
+                print(f"error: {said}", file=sys.stderr)
+            return EXIT_USER
         if any(sign in str(error) for sign in LOST_PEER):  # what happened is told there
             print(f"rank {os.environ.get('RANK', '0')}: another rank has ended; so does this one", file=sys.stderr)
         else:
@@ -298,9 +342,10 @@ def _dispatch(
     overrides = [a for a in arguments if not a.startswith("-")]
     if show and not flags:
         typed = _typed(program, schema, overrides)
-        if not OmegaConf.missing_keys(typed):
-            compose(program, schema, overrides)  # for the checks between keys
-        print(OmegaConf.to_yaml(typed, resolve=True), end="")
+        with _explained(program, overrides, schema):
+            if not OmegaConf.missing_keys(typed):
+                compose(program, schema, overrides)  # for the checks between keys
+            print(OmegaConf.to_yaml(typed, resolve=True), end="")
         return 0
     if flags in (["--multirun"], ["-m"]):
         return _multirun(program, overrides)

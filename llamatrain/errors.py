@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+MOST = 2000  # characters of a message
+
 
 class UserError(ValueError):
     """A mistake the user can mend: the message names the key or the file and line, the value, and what is needed."""
@@ -19,3 +21,26 @@ class MissingFileError(UserError, FileNotFoundError):
 def missing(path: str | Path, made_by: str) -> MissingFileError:
     """Return the error for a file that is not there, naming the program that makes it."""
     return MissingFileError(f"{path} does not exist; `llamatrain {made_by}` makes it")
+
+
+def show(value: object) -> str:
+    """Return a value for a message, cut where it is long."""
+    text = repr(value[:60] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def mistake(error: BaseException) -> str | None:
+    """Return in one line what the user can mend: a UserError, or a file that cannot be read or written; else None."""
+    if isinstance(error, UserError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.filename is not None:
+        text = f"{_path(error.filename)} cannot be read or written: {error.strerror}"
+    else:
+        return None
+    line = " ".join(text.split("\n"))
+    return line if len(line) <= MOST else f"{line[:MOST]}..."
+
+
+def _path(name: object) -> str:
+    text = str(name)
+    return text if len(text) <= 255 else f"{text[:80]}... ({len(text)} characters)"

@@ -76,6 +76,19 @@ def test_values_and_precedence() -> None:
         ("optim.schedule=linear", ["optim.schedule=linear", "cosine"]),
         ("preset=quik", ["preset=quik", "quick"]),
         ("run.wandb.mode=on", ["run.wandb.mode=on"]),
+        ("=1", ["'=1' cannot be taken"]),
+        ("run=null", ["'run=null' cannot be taken"]),
+        ("optim=[1]", ["'optim=[1]' cannot be taken"]),
+        ("names='${nothing}'", ["names", "'nothing' not found"]),
+        ("run.name='${run.name}'", ["run.name", "Recursive interpolation"]),
+        ("run.name='${nope:1}'", ["run.name", "nope"]),
+        ("a" * 5000 + "=1", ["'aaaa", "File name too long"]),
+        ("run.seed=" + "9" * 5000, ["'run.seed=9999", "5000 digits"]),
+        ("run.dir=~/runs", ["run.dir=~/runs", "need the whole path, or $HOME"]),
+        ("optim.lr=1,2", ["optim.lr=1,2", "--multirun"]),
+        ("hydra.run.dir=x", ["hydra.run.dir=x", "run.dir"]),
+        ("+hydra.x=1", ["+hydra.x=1", "run.dir"]),
+        ("preset=../run/default", ["preset=../run/default: no such preset"]),
     ],
 )
 def test_mistakes_are_named(override: str, parts: list[str]) -> None:
@@ -83,6 +96,35 @@ def test_mistakes_are_named(override: str, parts: list[str]) -> None:
         compose("steps=1", override)
     for part in parts:
         assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("example")
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("example:\n  - steps=1\n - ratio=1\n", [":3: not YAML"]),
+        ("example: [steps=1]\nexample: [steps=2]\n", [":2: not YAML: the key 'example' stands twice"]),
+        ("- steps=1\n", ["is no preset: found ['steps=1']", "need `program: [overrides]`"]),
+        ("7\n", ["is no preset: found 7"]),
+        ("", ["is no preset: found None"]),
+        ("exampel: [steps=1]\n", ["'exampel' is neither a program nor `stages`", "the nearest is 'example'"]),
+        ("steps: 1\nratio: 2\n", ["'steps' is neither a program"]),  # a run's config.yaml
+        ("example: {steps: 1}\n", ["example is {'steps': 1}, need a list of overrides"]),
+        ("example: [{steps: 1}]\n", ["example is [{'steps': 1}], need a list of overrides"]),
+        ("example: [steps=1\n", ["not YAML"]),
+        ("example: !!python/object/apply:os.system [ls]\n", ["not YAML"]),
+        ("example: [stepz=1]\n", ["unknown key 'stepz'"]),
+    ],
+)
+def test_a_preset_that_is_none(content: str, parts: list[str], tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(content)
+    with pytest.raises(UserError) as error:
+        compose("steps=1", f"preset={own}")
+    for part in parts:
+        assert part in str(error.value)
+    assert "own.yaml" in str(error.value) or "stepz" in content
     assert "\n" not in str(error.value)
 
 
@@ -117,6 +159,11 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("steps=4", task=fail(UserError("optim.lr is wrong"))) == 2
     assert capsys.readouterr().err == "error: optim.lr is wrong\n"
     assert run("steps=4", task=fail(config.Stopped("SIGTERM at step 3"))) == 75
+    assert capsys.readouterr().err == "stopped: SIGTERM at step 3\n"
+    assert run("steps=4", task=fail(PermissionError(13, "Permission denied", "a/file"))) == 2
+    assert capsys.readouterr().err == "error: a/file cannot be read or written: Permission denied\n"
+    assert run("steps=4", task=fail(UserError("two\nlines"))) == 2
+    assert capsys.readouterr().err == "error: two lines\n"
     assert run("steps=4", task=fail(RuntimeError("bug"))) == 1 and "Traceback" in capsys.readouterr().err
     assert run("--cfg", "job", "steps=4") == 0 and "steps: 4" in capsys.readouterr().out
     assert run("preset=quick", "--cfg", "job") == 0 and "steps: 3" in capsys.readouterr().out
