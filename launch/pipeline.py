@@ -26,6 +26,7 @@ from rich.table import Table
 from llamatrain import atomic, config
 from llamatrain.errors import UserError
 from llamatrain.progress import duration
+from llamatrain.stopping import EXIT_STOPPED
 
 from . import report
 from .graph import Stage, read_stages, split_overrides
@@ -118,7 +119,7 @@ class Pipeline:
                     "■", "yellow", stage, "not started: a signal asked to stop; the same command goes on from here:"
                 )
                 self._same_command()
-                return config.EXIT_STOPPED
+                return EXIT_STOPPED
             code = self._run_stage(number, stage, processes)
             if code:
                 return code
@@ -214,10 +215,10 @@ class Pipeline:
         if code == 0 and state == "done":
             self._line("✓", "green", stage, f"{duration(seconds)}  {self._result(stage)}")
             return 0
-        if code == config.EXIT_STOPPED or (code == 0 and processes.stopped):
+        if code == EXIT_STOPPED or (code == 0 and processes.stopped):
             self._line("■", "yellow", stage, f"stopped after {duration(seconds)}; the same command goes on from there:")
             self._same_command()
-            return config.EXIT_STOPPED
+            return EXIT_STOPPED
         if code == 0:
             self._line(
                 "✗",

@@ -32,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError, mistake, show
+from .stopping import EXIT_STOPPED, Stopped
 from .text_files import read_yaml
 
 C = TypeVar("C")
@@ -41,12 +42,8 @@ NEEDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or f
 DRY_RUN = "--dry-run"
 HOME = "the shell does not expand this ~: need the whole path, or $HOME"
 NOT_GIVEN = "(not given)"
-EXIT_FAILURE, EXIT_USER, EXIT_STOPPED = 1, 2, 75
+EXIT_FAILURE, EXIT_USER = 1, 2
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of a collective, in gloo's words
-
-
-class Stopped(Exception):
-    """A signal stopped the run after it was saved: exit code 75."""
 
 
 def config_folder() -> Path:

@@ -1,4 +1,4 @@
-"""A run: its folder, status, metrics, checkpoints, signals, console and wandb. The only file that imports wandb.
+"""A run: its folder, status, checkpoints and console; its metrics are in metrics.py, its signals in stopping.py.
 
     runs/<name>/  config.yaml  metrics.jsonl  incidents.jsonl  status.json  wandb/  checkpoints/  final
 
@@ -11,24 +11,26 @@ import errno
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
 from . import __version__, atomic, distributed, manifest
-from .config import Stopped, to_dict
+from .config import to_dict
 from .ending import ending
 from .environment import environment
 from .errors import UserError
+from .metrics import Dashboard, Metrics
 from .progress import Progress
 from .settings import RunConfig
+from .stopping import Stopped, StopRequest, handling
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 INCIDENTS = "incidents.jsonl"
-FLUSH_SECONDS = 1.0  # metrics wait that long in memory at most while steps are made; checkpoints write them out
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Run:
@@ -69,12 +69,11 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.is_main = distributed.is_main()
         self.step = 0
-        self._received: str | None = None
-        self._patient = data is not None  # such a program can go on: it stops at a step's end. Others stop at once
-        self._finished = False
+        # A program whose data are known can be resumed: it stops at a step's end. Others stop at once.
+        self._stop_request = StopRequest(patient=data is not None, speaks=self.is_main)
+        self._signals = ExitStack()
         self._bar: Progress | None = None
-        self._wandb: Any = None
-        self._old_handlers: dict[int, Any] = {}
+        self._dashboard: Dashboard | None = None
         self._last: dict[str, float] = {}  # the newest value of each metric
         self._before = 0.0
         self._wandb_id = uuid.uuid4().hex[:8]
@@ -89,8 +88,7 @@ class Run:
             except OSError as error:
                 failure = f"cannot write in {self.folder}: {error.strerror}"
         distributed.fail_together(failure)
-        self._metrics = (self.folder / "metrics.jsonl").open("a") if self.is_main else None
-        self._flushed, self._charted = time.monotonic(), -1
+        self._metrics = Metrics(self.folder / "metrics.jsonl") if self.is_main else None
         self.incidents = distributed.broadcast_object(self._read_incidents() if self.is_main else [])
 
     def _open(self) -> None:
@@ -120,26 +118,36 @@ class Run:
     # --- context ---
 
     def __enter__(self) -> Run:
-        """Watch for signals that ask to save and stop."""
-        for number in SIGNALS:
-            self._old_handlers[number] = signal.signal(number, self._on_signal)
+        """Watch for signals that ask to save and stop, and open the dashboard."""
+        self._signals.enter_context(handling(self._stop_request.hear))
+        try:
+            self._open_dashboard()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
+
+    def _open_dashboard(self) -> None:
+        config = self.config
+        if self.is_main and config.wandb.mode != "disabled":
+            self._dashboard = Dashboard(
+                config.wandb, self.folder, self._wandb_id, config.name, self.program, self.settings
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Record how the run ended. A launcher may end all ranks as soon as one has left: until then signals wait."""
-        self._patient = True
+        self._stop_request.patient = True
         try:
             self._close(error)
         except OSError as late:
             error = error or late
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if error is None else 1)
+        if self._dashboard is not None:
+            self._dashboard.finish(failed=error is not None)
         if isinstance(error, Stopped):
             distributed.barrier()
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
+        self._signals.close()
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise UserError(f"no space left on the disk of {self.folder}; its checkpoints are untouched") from None
 
@@ -155,15 +163,6 @@ class Run:
                 self._write_status("stopped", str(error))
             else:
                 self._write_status("failed", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._received == "SIGINT":
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step's end
-        first, self._received = self._received is None, signal.Signals(number).name
-        if not self._patient:
-            raise Stopped(f"{self._received}; the same command starts again")
-        if first and self.is_main:
-            print(f"\n{self._received}: saving at the end of this step", file=sys.stderr, flush=True)
 
     # --- status ---
 
@@ -208,51 +207,18 @@ class Run:
         return self._bar
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write a step's metrics to metrics.jsonl and wandb (rank 0). Step 0, of programs without steps, is not charted."""
+        """Write a step's metrics (rank 0); step 0, of programs without steps, goes into the dashboard's summary."""
         self.step = step
         if self._metrics is None:
             return
         numbers = {key: float(value) for key, value in values.items()}
         self._last.update(numbers)
-        self._metrics.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._flush()
-        if self.config.wandb.mode != "disabled" and step > 0:
-            dashboard = self._dashboard()
-            # wandb drops a step that is not above its last, as after going back: its own count goes on, and the charts
-            # are drawn over ours. Offline it does not know where an earlier process of the run ended.
+        self._metrics.log(step, numbers)
+        if self._dashboard is not None and step > 0:
             again = sum(incident["step"] - incident["back_to"] for incident in self.incidents)
-            self._charted = max(step + again, self._charted + 1)
-            dashboard.log({"step": step, **numbers}, step=self._charted)
-
-    def _flush(self) -> None:
-        if self._metrics is not None:
-            self._metrics.flush()
-            self._flushed = time.monotonic()
-
-    def _dashboard(self) -> Any:
-        if self._wandb is None:
-            os.environ.setdefault("WANDB_SILENT", "true")
-            import wandb
-
-            self._wandb = wandb.init(
-                id=self._wandb_id,
-                resume="allow",
-                dir=str(self.folder),
-                name=self.config.name,
-                project=self.config.wandb.project,
-                entity=self.config.wandb.entity,
-                group=self.config.wandb.group,
-                tags=self.config.wandb.tags,
-                mode=self.config.wandb.mode,  # type: ignore[arg-type]
-                job_type=self.program,
-                config=self.settings,
-                settings=wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=False),
-            )
-            self._charted = self._wandb.starting_step - 1  # above 0 where the dashboard knows the run
-            self._wandb.define_metric("step", hidden=True)
-            self._wandb.define_metric("*", step_metric="step")
-        return self._wandb
+            self._dashboard.log(step, again, numbers)
+        elif self._dashboard is not None:
+            self._dashboard.summarise(numbers)
 
     # --- cadence and signals ---
 
@@ -266,12 +232,12 @@ class Run:
 
     def stop_requested(self) -> bool:
         """Tell, on all ranks alike, whether any of them was told to stop."""
-        return distributed.any_rank(self._received is not None)
+        return distributed.any_rank(self._stop_request.signal is not None)
 
     def stop(self, step: int) -> NoReturn:
         """Leave, all ranks together, after the step's checkpoint was saved."""
         self.step = step
-        name = next((name for name in distributed.gather_objects(self._received) if name), "stop")
+        name = next((name for name in distributed.gather_objects(self._stop_request.signal) if name), "stop")
         raise Stopped(f"{name} at step {step}; saved in {self.folder}. The same command goes on from there")
 
     # --- checkpoints ---
@@ -286,8 +252,8 @@ class Run:
         self._drop_stale()
         newest = checkpoint.latest(self.checkpoints)
         if newest is None:
-            if self.is_main:
-                self._cut_metrics(0)
+            if self._metrics is not None:
+                self._metrics.cut(0)
             return 0, {}
         lineage = checkpoint.lineage(newest)
         changed = sorted(k for k in self.data if lineage["data"].get(k) != self.data[k])
@@ -325,31 +291,15 @@ class Run:
         for name, engine in engines.items():
             engine.set_step(int(state.get("updates", {}).get(name, step)))
         self.step = step
-        if self.is_main:
-            self._cut_metrics(step)
+        if self._metrics is not None:
+            self._metrics.cut(step)
             self._write_status("running")
         return step, state
 
-    def _cut_metrics(self, step: int) -> None:
-        """Drop metrics after the checkpoint's step, so that a resumed run leaves no doubles."""
-        assert self._metrics is not None
-        path = self.folder / "metrics.jsonl"
-        self._metrics.close()
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step and step > 0:
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError):
-                continue  # the line that a kill cut short
-        atomic.write_text(path, "".join(f"{line}\n" for line in kept))
-        self._metrics = path.open("a")
-
     def logged_after(self, step: int) -> list[dict[str, Any]]:
         """Return the metrics of the steps after `step`, as they were logged (rank 0)."""
-        self._flush()
-        rows = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
-        return [row for row in rows if row["step"] > step]
+        assert self._metrics is not None
+        return self._metrics.after(step)
 
     def save(
         self, step: int, engines: Mapping[str, Engine], tokenizer: Tokenizer, state: Mapping[str, Any] | None = None
@@ -367,7 +317,8 @@ class Run:
             "incidents": len(self.incidents),
             "version": __version__,
         }
-        self._flush()
+        if self._metrics is not None:
+            self._metrics.flush()
         updates = {name: engine.steps_done for name, engine in engines.items()}
         checkpoint.save(target, engines, tokenizer, lineage, {**(state or {}), "updates": updates})
         self.step = step

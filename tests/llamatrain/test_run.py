@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from llamatrain import checkpoint, distributed, manifest
-from llamatrain.config import Stopped
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
@@ -27,6 +26,7 @@ from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.run import Run
 from llamatrain.settings import OptimConfig, RunConfig, WandbConfig, ZeroConfig
+from llamatrain.stopping import Stopped
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint
 
@@ -197,6 +197,7 @@ class Dashboard:
         self.mode, self.rows = mode, list[dict[str, float]]()
         self.last, self.starting_step = -1, 0
         self.axes: dict[str, str | None] = {}
+        self.summary: dict[str, float] = {}
 
     def init(self, **_: Any) -> Dashboard:
         self.starting_step = self.last + 1 if self.mode == "online" else 0
@@ -233,6 +234,7 @@ def test_charts_keep_what_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert [row["step"] for row in board.rows] == [1, 2, 3, 2, 3, 4, 5, 6, 7, 8, *later]
     assert all(row["train/loss"] == row["step"] for row in board.rows)
     assert board.axes == {"step": None, "*": "step"}
+    assert board.summary == {"train/loss": 0.0}  # of step 0
 
 
 def test_a_line_that_a_kill_cut_is_dropped_without_risk_to_the_others(

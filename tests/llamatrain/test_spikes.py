@@ -19,7 +19,6 @@ import torch
 from llamatrain import checkpoint
 from llamatrain import fit as fit_module
 from llamatrain import run as run_module
-from llamatrain.config import Stopped
 from llamatrain.data.rows import write_rows
 from llamatrain.data.windows import TokenBatches
 from llamatrain.engine import Engine
@@ -31,6 +30,7 @@ from llamatrain.model.transformer import Transformer
 from llamatrain.run import Run
 from llamatrain.settings import SpikeConfig
 from llamatrain.spikes import LOSS, NORM, Detector, Guard, diagnosis
+from llamatrain.stopping import Stopped
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import read_jsonl
 from tests.conftest import TEXT

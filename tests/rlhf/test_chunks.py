@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llamatrain.config import Stopped, compose
+from llamatrain.config import compose
 from llamatrain.run import Run
+from llamatrain.stopping import Stopped
 from rlhf.chunks import Chunks, Row
 from rlhf.config import SampleConfig
 

@@ -1,0 +1,109 @@
+"""What a run measures: a line per step in metrics.jsonl, and the same on a wandb dashboard. The only file that imports wandb.
+
+Rank 0 alone writes. metrics.jsonl is the record; the dashboard is a view of it, and no run fails for want of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import atomic
+from .settings import WandbConfig
+
+FLUSH_SECONDS = 1.0  # metrics wait that long in memory at most while steps are made; checkpoints write them out
+WANDB_SECONDS = 30  # to reach the server at the start
+
+
+class Metrics:
+    """metrics.jsonl: {"step", "time", and the step's numbers} per line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("a")
+        self._flushed = time.monotonic()
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Write a step's line."""
+        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand the lines over to the system."""
+        self._file.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Write what is left; a full disk shows here."""
+        self._file.close()
+
+    def after(self, step: int) -> list[dict[str, Any]]:
+        """Return the lines of the steps after `step`."""
+        self.flush()
+        rows = map(json.loads, self.path.read_text().splitlines())
+        return [row for row in rows if row["step"] > step]
+
+    def cut(self, step: int) -> None:
+        """Drop what lies after a checkpoint's step, so that a resumed run leaves no doubles."""
+        self._file.close()
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step and step > 0:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError):
+                continue  # the line that a kill cut short
+        atomic.write_text(self.path, "".join(f"{line}\n" for line in kept))
+        self._file = self.path.open("a")
+
+
+class Dashboard:
+    """A run on wandb, opened before the work begins so that a missing login shows at once."""
+
+    def __init__(self, config: WandbConfig, folder: Path, run_id: str, name: str, program: str, settings: Any) -> None:
+        """Open it as `config.mode` says. Online without a login or the network: one line, and it goes on offline."""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        def opened(mode: str) -> Any:
+            return wandb.init(
+                id=run_id,
+                resume="allow",
+                dir=str(folder),
+                name=name,
+                project=config.project,
+                entity=config.entity,
+                group=config.group,
+                tags=config.tags,
+                mode=mode,  # type: ignore[arg-type]
+                job_type=program,
+                config=settings,
+                settings=wandb.Settings(
+                    console="off", silent=True, disable_git=True, x_disable_stats=False, init_timeout=WANDB_SECONDS
+                ),
+            )
+
+        self._run = opened(config.mode)
+        self._charted = self._run.starting_step - 1  # above 0 where the dashboard knows the run
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, again: int, numbers: Mapping[str, float]) -> None:
+        """Chart a step's numbers; `again` is how many of the steps so far were made a second time."""
+        # wandb drops a step that is not above its last, as after going back: its own count goes on, and the charts are
+        # drawn over ours. Offline it does not know where an earlier process of the run ended.
+        self._charted = max(step + again, self._charted + 1)
+        self._run.log({"step": step, **numbers}, step=self._charted)
+
+    def summarise(self, numbers: Mapping[str, float]) -> None:
+        """Show the numbers of a program without steps in the run's summary."""
+        self._run.summary.update(dict(numbers))
+
+    def finish(self, failed: bool) -> None:
+        """Send what is left and end wandb's own process."""
+        self._run.finish(exit_code=int(failed))

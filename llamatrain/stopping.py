@@ -1,0 +1,91 @@
+"""Signals that ask a program to stop. Until its run begins it ends at once; from then on the run saves first. Exit code 75.
+
+Imports nothing heavy: packages of programs call `watch` in their first line, seconds before torch is there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from .streams import leave_closed_terminal
+
+# What a terminal, Slurm or a person sends.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+EXIT_STOPPED = 75
+
+Handler = Callable[[int, FrameType | None], object]
+
+
+class Stopped(Exception):
+    """A signal stopped the run after it was saved: exit code 75."""
+
+
+def watch(package: str) -> None:
+    """Let a signal end this process with exit code 75, if it was started as a program of `package` (`python -m`).
+
+    There is nothing to save before a run begins. A thread of its own hears the signal too, as the main one may be inside
+    an import or wait for other ranks, where Python does not call handlers.
+    """
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv[:-1] else ""
+    if not f"{module}.".startswith(f"{package}."):
+        return
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    for number in _heeded(SIGNALS):
+        signal.signal(number, _end)
+    signal.set_wakeup_fd(told)
+    threading.Thread(target=lambda: _end(os.read(heard, 1)[0]), daemon=True).start()
+
+
+def _end(number: int, frame: FrameType | None = None) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):  # not print: the main thread may hold its lock
+            os.write(2, f"stopped: {signal.Signals(number).name}; the same command starts again\n".encode())
+    os._exit(EXIT_STOPPED)
+
+
+@contextmanager
+def handling(handler: Handler, numbers: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
+    """Let `handler` hear the signals for a while. One that is ignored stays ignored: nohup stays nohup."""
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
+        handler(number, frame)
+
+    before = {number: signal.signal(number, hear) for number in _heeded(numbers)}
+    watching = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(watching)
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def _heeded(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+
+
+class StopRequest:
+    """What a run heard: it stops at the end of its step (`patient`), or at once where nothing would be saved anyway."""
+
+    def __init__(self, patient: bool, speaks: bool) -> None:
+        self.patient, self.speaks = patient, speaks
+        self.signal: str | None = None
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal; raise Stopped where the run is not patient, and KeyboardInterrupt at a second Ctrl-C."""
+        if number == signal.SIGINT and self.signal == "SIGINT":
+            raise KeyboardInterrupt
+        first, self.signal = self.signal is None, signal.Signals(number).name
+        if not self.patient:
+            raise Stopped(f"{self.signal}; the same command starts again")
+        if first and self.speaks:
+            print(f"\n{self.signal}: saving at the end of this step", file=sys.stderr, flush=True)

@@ -1,0 +1,27 @@
+"""Standard input, output and error of a program: those that were closed when it started, and a terminal that went away."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def open_closed() -> None:
+    """Let streams that were closed at the start (`>&-`) lead nowhere: a file opened later would get their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number: this one
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115  (for the life of the process)
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+
+
+def leave_closed_terminal() -> None:
+    """Let output lead nowhere where its terminal was closed: every later write would fail, in the middle of the work."""
+    for number in (1, 2):
+        try:
+            os.write(number, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
