@@ -1,4 +1,4 @@
-"""A few of PPO's rollouts now and then, for people to read: samples.jsonl."""
+"""A few of PPO's rollouts now and then, for people to read and the gold judge to mark: samples.jsonl."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ class SamplesLog:
         self.path = run.folder / "samples.jsonl"
         self.every, self.kept, self.tokenizer = every, kept, tokenizer
         self.is_main = run.is_main
+        settings = run.settings
+        self.drawn_by = {
+            "model": str(run.folder),
+            "temperature": settings["temperature"],
+            "seed": settings["run"]["seed"],
+        }
         if self.is_main and self.path.exists():
             write_rows(self.path, [row for row in self._read() if row["step"] <= step])
 
@@ -43,10 +49,12 @@ class SamplesLog:
             for one in judged[: self.kept]:
                 row = {
                     "step": step,
+                    **self.drawn_by,
                     "prompt_id": one.rollout.prompt.id,
                     "messages": one.rollout.prompt.messages,
                     "response": decode_response(one.rollout.tokens, self.tokenizer),
                     "finished": one.rollout.finished,
+                    "safety": one.rollout.prompt.safety,
                     **public_scores(Scores(one.helpfulness, one.safety, one.combined)),
                     "kl": round(float((one.logprobs - one.reference).sum()), 4),
                 }
