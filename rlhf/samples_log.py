@@ -25,7 +25,7 @@ class SamplesLog:
         self.is_main = run.is_main
         settings = run.settings
         self.drawn_by = {
-            "model": str(run.folder),
+            "model": settings["checkpoint"],  # whose policy learns
             "temperature": settings["temperature"],
             "seed": settings["run"]["seed"],
         }
