@@ -6,15 +6,13 @@ changed runs again, and it is said why. At the end stands a report (`llamatrain 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from rich.table import Table
 
 from llamatrain import atomic, config
 from llamatrain.errors import UserError
+from llamatrain.lock import Lock
 from llamatrain.progress import duration
 from llamatrain.stopping import EXIT_STOPPED
 
@@ -105,7 +104,12 @@ class Pipeline:
         """Run what needs to be run; return the exit code."""
         if self.cfg.dry_run:
             return self._run_stages(Processes())
-        with _locked(self.folder), Processes() as processes:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock(self.folder)
+        except OSError as error:
+            raise UserError(f"run.dir and run.name: cannot write to {self.folder} ({error.strerror})") from None
+        with lock, Processes() as processes:
             self._write_description()
             code = self._run_stages(processes)
             if code == 0:
@@ -275,24 +279,6 @@ class Pipeline:
             "stages": {stage.name: {"program": stage.program, "parents": stage.parents} for stage in self.stages},
         }
         atomic.write_json(self.folder / "pipeline.json", content)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the pipeline's folder alone; UserError where another pipeline is at work in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"run.dir and run.name: cannot write to {folder} ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another pipeline is at work in {folder}: wait for it, or choose another run.name"
-            ) from None
-        yield
 
 
 def _gpus() -> int:

@@ -176,7 +176,8 @@ def fingerprint(path: Path, hashed: dict[str, list[Any]]) -> str:
         return manifest.fingerprint(path / "final")
     if (path / "manifest.json").is_file():  # a corpus: names its files' hashes
         return _file_hash(path / "manifest.json", hashed)
-    children = [child for child in sorted(path.iterdir()) if child.name not in BOOKKEEPING]
+    # Hidden: the lock, and what a kill left half-written.
+    children = [child for child in sorted(path.iterdir()) if child.name not in BOOKKEEPING and child.name[0] != "."]
     return digest("\n".join(f"{child.name} {fingerprint(child, hashed)}" for child in children))
 
 

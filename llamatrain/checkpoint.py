@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from . import atomic, distributed, manifest
 from .errors import UserError, missing
-from .manifest import Entry, fingerprint
+from .manifest import Entry, fingerprint, published, step_of
 from .model.config import ModelConfig
 from .model.scalar_head import ScalarModel
 from .model.transformer import Transformer
@@ -43,9 +43,11 @@ __all__ = [
     "load_tokenizer",
     "load_weights",
     "matched",
+    "published",
     "resolve",
     "restore",
     "save",
+    "step_of",
 ]
 
 SHARD_BYTES = 5_000_000_000
@@ -54,16 +56,6 @@ HEAD = "lm_head.weight"
 
 
 # --- finding -----------------------------------------------------------------------------------------------------
-
-
-def published(checkpoints: Path) -> list[Path]:
-    """Return the finished checkpoints of a run, oldest first; half-written ones have another name."""
-    return sorted(p for p in checkpoints.glob("step_*") if p.is_dir() and p.suffix != ".tmp")
-
-
-def step_of(folder: Path) -> int:
-    """Return the steps that were done when a checkpoint was saved."""
-    return int(folder.name.removeprefix("step_"))
 
 
 def lineage(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""A folder's MANIFEST.json: the size and sha256 of every file, written last. Imports no torch."""
+"""A checkpoint's name and its MANIFEST.json: the size and sha256 of every file, written last. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
@@ -11,6 +12,7 @@ from typing import TypedDict
 from .errors import UserError
 
 NAME = "MANIFEST.json"
+STEP = re.compile(r"step_\d+")  # a checkpoint's name
 MODEL_FILES = ("config.json", "tokenizer.model")  # and *.safetensors: what a checkpoint's result is
 
 
@@ -73,6 +75,16 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
             raise UserError(
                 f"checkpoint {folder} is damaged: {name} was altered (its sha256 differs from the manifest's)"
             )
+
+
+def published(checkpoints: Path) -> list[Path]:
+    """Return a run's finished checkpoints, oldest first: those being written or deleted, and copies, have other names."""
+    return sorted(path for path in checkpoints.glob("step_*") if STEP.fullmatch(path.name) and path.is_dir())
+
+
+def step_of(folder: Path) -> int:
+    """Return the steps that were done when a checkpoint was saved."""
+    return int(folder.name.removeprefix("step_"))
 
 
 def fingerprint(folder: Path) -> str:

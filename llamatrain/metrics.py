@@ -42,6 +42,13 @@ class Metrics:
         """Write what is left; a full disk shows here."""
         self._file.close()
 
+    def in_place(self) -> bool:
+        """Tell whether what is written here still goes into the file of that name."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
+
     def after(self, step: int) -> list[dict[str, Any]]:
         """Return the lines of the steps after `step`."""
         self.flush()

@@ -27,6 +27,7 @@ from .config import to_dict
 from .ending import ending
 from .environment import environment
 from .errors import UserError
+from .lock import Lock
 from .metrics import Dashboard, Metrics
 from .progress import Progress
 from .settings import RunConfig
@@ -79,41 +80,67 @@ class Run:
         self._wandb_id = uuid.uuid4().hex[:8]
         self._opened = time.time()
         self._environment = environment() if self.is_main else {}
-        failure = ""
-        if self.is_main:
-            try:
-                self._open()
-            except UserError as error:
-                failure = str(error)
-            except OSError as error:
-                failure = f"cannot write in {self.folder}: {error.strerror}"
-        distributed.fail_together(failure)
-        self._metrics = Metrics(self.folder / "metrics.jsonl") if self.is_main else None
-        self.incidents = distributed.broadcast_object(self._read_incidents() if self.is_main else [])
+        self._lock: Lock | None = None
+        self._metrics: Metrics | None = None
+        self.incidents: list[dict[str, Any]] = []
+        try:
+            distributed.fail_together(self._opened_or_why_not() if self.is_main else "")
+            self.incidents = distributed.broadcast_object(self.incidents)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _opened_or_why_not(self) -> str:
+        """Open the folder on rank 0; return what the others are to be told where that fails."""
+        try:
+            self._open()
+        except UserError as error:
+            return str(error)
+        except OSError as error:
+            return f"cannot write in {self.folder}: {error.strerror}"
+        return ""
 
     def _open(self) -> None:
+        if self.config.resume == "required" and not manifest.published(self.checkpoints):
+            raise UserError(f"run.resume=required, but {self.checkpoints} holds no checkpoint")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run.dir={self.config.dir}: cannot make {self.folder} ({error.strerror})") from None
+        self._lock = Lock(self.folder)  # what else lies there is read, written and moved only from here on
         owner = self.status().get("program", self.program)
         if owner != self.program:
             raise UserError(f"run.name={self.config.name}: {self.folder} is a run of {owner}; choose another run.name")
-        if self.config.resume == "never" and self.folder.exists():
+        if self.config.resume == "never":
             for name in ("checkpoints", "final", "metrics.jsonl", INCIDENTS, "status.json", "wandb"):
                 path = self.folder / name
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-        saved = [path for path in self.checkpoints.glob("step_*") if path.suffix != ".tmp"]
-        if self.config.resume == "required" and not saved:
-            raise UserError(f"run.resume=required, but {self.checkpoints} holds no checkpoint")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"run.dir={self.config.dir}: cannot make {self.folder} ({error.strerror})") from None
+        saved = manifest.published(self.checkpoints)
+        final = self.folder / "final"
+        if final.exists() and not final.is_symlink():
+            raise UserError(f"{final} is where the run puts a link to its last checkpoint: move away what is there")
         old = self.status()
         self._before = float(old.get("seconds", 0.0)) if saved else 0.0
         self._wandb_id = old.get("wandb_id", self._wandb_id)
         atomic.write_text(self.folder / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
         self._write_status("running")
+        self._metrics = Metrics(self.folder / "metrics.jsonl")
+        self.incidents = self._read_incidents()
+
+    def _gone(self) -> str:
+        """Return what to say where the folder is no longer this run's: removed, replaced, or taken over (rank 0)."""
+        if self._metrics is None or self._lock is None:
+            return ""
+        if self._metrics.in_place() and self._lock.held():
+            return ""
+        return f"{self.folder} was removed, replaced or taken over while this run was at work in it: it stops"
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     # --- context ---
 
@@ -139,22 +166,29 @@ class Run:
     ) -> None:
         """Record how the run ended. A launcher may end all ranks as soon as one has left: until then signals wait."""
         self._stop_request.patient = True
+        late: Exception | None = None
         try:
             self._close(error)
-        except OSError as late:
-            error = error or late
+        except (OSError, UserError) as found:
+            late = found
         if self._dashboard is not None:
-            self._dashboard.finish(failed=error is not None)
+            self._dashboard.finish(failed=error is not None or late is not None)
         if isinstance(error, Stopped):
             distributed.barrier()
         self._signals.close()
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+        self._let_go()
+        if any(isinstance(e, OSError) and e.errno in DISK_FULL for e in (error, late)):
             raise UserError(f"no space left on the disk of {self.folder}; its checkpoints are untouched") from None
+        if error is None and late is not None:
+            raise late
 
     def _close(self, error: BaseException | None) -> None:
+        gone = self._gone()
         if self._metrics is not None:
             self._metrics.close()  # first: a full disk shows here
-        if self.is_main:
+        if gone and error is None:
+            raise UserError(gone)
+        if self.is_main and not gone:
             if error is None:
                 self._write_status("done")
                 if not (self.folder / "stage.json").exists():  # of a stage its pipeline tells the result
@@ -319,6 +353,7 @@ class Run:
         }
         if self._metrics is not None:
             self._metrics.flush()
+        distributed.fail_together(self._gone())
         updates = {name: engine.steps_done for name, engine in engines.items()}
         checkpoint.save(target, engines, tokenizer, lineage, {**(state or {}), "updates": updates})
         self.step = step
@@ -416,7 +451,13 @@ class Run:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a checkpoint under a name that is not published: a kill leaves no half of one that counts."""
+    """Delete a checkpoint under a name that is not published: a kill leaves no half of one that counts.
+
+    Of one that was moved to another disk and linked from here only the link goes.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+        return
     doomed = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(folder, doomed)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -301,6 +302,103 @@ def test_another_programs_folder_is_left_alone(
         train(tmp_path, model_config, tokenizer, program="other", resume=resume)
     manifest.verify((tmp_path / "job" / "final").resolve())
     assert json.loads((tmp_path / "job" / "status.json").read_text())["state"] == "done"
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.parametrize("resume", ["auto", "never", "required"])
+def test_a_folder_where_a_run_is_at_work_is_left_alone(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, resume: str
+) -> None:
+    train(tmp_path, model_config, tokenizer)
+    with Run(run_config(tmp_path), "test", {}, data={}):
+        before = contents(tmp_path)
+        with pytest.raises(
+            UserError, match=rf"another process \(pid {os.getpid()} .*\) is at work in {tmp_path / 'job'}:"
+        ):
+            Run(run_config(tmp_path, resume=resume), "test", {}, data={})
+        assert contents(tmp_path) == before
+
+
+def test_a_refused_start_lets_go_of_the_folder(tmp_path: Path) -> None:
+    with Run(run_config(tmp_path), "test", {}):
+        pass
+    with pytest.raises(UserError, match="is a run of test"):
+        Run(run_config(tmp_path), "other", {})
+    with Run(run_config(tmp_path), "test", {}):
+        pass
+
+
+class Removed(Toy):
+    """Batches under which the run folder is removed after a few steps, and made again for another run if so asked."""
+
+    def __init__(self, folder: Path, again: bool) -> None:
+        super().__init__()
+        self.folder, self.again = folder, again
+
+    def batch_at(self, step: int) -> list[Batch]:
+        if step == 4:
+            self.folder.rename(self.folder.with_name("moved"))
+            if self.again:
+                with Run(run_config(self.folder.parent), "test", {}, data={}) as other:
+                    other.log(1, {"of/another": 1.0})
+        return super().batch_at(step)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_is_removed_under_a_run_stops_it(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, again: bool
+) -> None:
+    job = tmp_path / "job"
+    with pytest.raises(UserError, match=rf"{job} was removed, replaced or taken over while this run was at work in it"):
+        train(tmp_path, model_config, tokenizer, Removed(job, again))
+    if again:
+        assert [set(row) for row in metrics(tmp_path)] == [{"step", "time", "of/another"}]
+        assert json.loads((job / "status.json").read_text())["state"] == "done"  # of the other
+        assert not (job / "checkpoints").exists()
+    else:
+        assert not job.exists()
+
+
+def test_a_run_without_steps_does_not_end_well_in_a_folder_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was removed"), Run(run_config(tmp_path), "test", {}):
+        shutil.rmtree(tmp_path / "job")
+    assert not (tmp_path / "job").exists()
+
+
+def test_what_lies_beside_checkpoints_is_none_and_a_linked_one_is_unlinked(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    train(tmp_path, model_config, tokenizer, Toy(), keep=1)
+    folder = tmp_path / "job" / "checkpoints"
+    for name in ("step_00000009.bak", "step_old", "step_00000008 (copy)"):
+        (folder / name).mkdir()
+        (folder / name / "mine").touch()
+    (folder / "step_00000007.notes").touch()
+    (folder / "step_00000008").rename(tmp_path / "elsewhere")
+    (folder / "step_00000008").symlink_to(tmp_path / "elsewhere")
+    assert checkpoint.published(folder) == [folder / "step_00000008"]
+    config = run_config(tmp_path, keep=1)
+    with Run(config, "test", {"run": asdict(config)}, data={"train": "abc"}) as run:
+        engine = Engine(Transformer(model_config, seed=0), OPTIM, ZERO, STEPS + 1)
+        step, _ = run.resume({"model": engine})
+        assert step == STEPS
+        run.save(STEPS + 1, {"model": engine}, tokenizer)
+    names = {"step_00000007.notes", "step_00000008 (copy)", "step_00000009", "step_00000009.bak", "step_old"}
+    assert {path.name for path in folder.iterdir()} == names
+    manifest.verify(tmp_path / "elsewhere")  # what was moved away stays
+
+
+def test_a_folder_in_the_place_of_final_is_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "job" / "final").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=rf"{tmp_path}/job/final is where the run puts a link.*: move away what is there"
+    ):
+        Run(run_config(tmp_path), "test", {})
+    assert (tmp_path / "job" / "final").is_dir()
 
 
 def test_no_space_leaves_the_older_checkpoint_good(
