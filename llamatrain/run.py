@@ -112,7 +112,7 @@ class Run:
         if owner != self.program:
             raise UserError(f"run.name={self.config.name}: {self.folder} is a run of {owner}; choose another run.name")
         if self.config.resume == "never":
-            for name in ("checkpoints", "final", "metrics.jsonl", INCIDENTS, "status.json", "wandb"):
+            for name in ("checkpoints", "chunks", "final", "metrics.jsonl", INCIDENTS, "status.json", "wandb"):
                 path = self.folder / name
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
