@@ -16,6 +16,7 @@ from typing import Any
 
 from llamatrain import atomic, manifest
 from llamatrain.errors import MissingFileError
+from llamatrain.text_files import read_json
 
 from .graph import DATA, REFERENCE
 
@@ -92,12 +93,10 @@ def digest(text: str) -> str:
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the folder's record; None where it has none that can be read."""
+    """Return the folder's record; None where it has none. DamagedFileError where it cannot be read."""
     try:
-        content = json.loads((folder / NAME).read_text())
-        content.pop("key")
-        return Record(**content)
-    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+        return read_json(folder / NAME, Record, "move its folder away, and the stage runs again")
+    except FileNotFoundError:
         return None
 
 
