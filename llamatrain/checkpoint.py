@@ -346,6 +346,8 @@ def _write_description(
     hf = config.to_hf(scalar_head=scalar)
     hf["dtype"] = hf["torch_dtype"] = str(engine.dtype).removeprefix("torch.")
     hf |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    if scalar:
+        hf["pad_token_id"] = tokenizer.unk_id  # what tokenizer_config.json pads with
     _write_json(folder / "config.json", hf)
     if not scalar:
         # The sampling defaults of the released chat models.
