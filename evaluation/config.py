@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamatrain.errors import UserError
+from llamatrain.keys import SPEED, reads
 from llamatrain.settings import PRECISIONS, RunConfig
 
 
@@ -12,9 +13,9 @@ from llamatrain.settings import PRECISIONS, RunConfig
 class ModelSource:
     """What there is of one model; any part may be absent."""
 
-    checkpoint: str | None = None
-    responses: str | None = None
-    judgements: str | None = None
+    checkpoint: str | None = field(default=None, metadata=reads("checkpoint"))
+    responses: str | None = field(default=None, metadata=reads("response"))
+    judgements: str | None = field(default=None, metadata=reads("judgement"))
 
 
 @dataclass
@@ -25,10 +26,10 @@ class EvaluateConfig:
     models: dict[str, ModelSource]
     baseline: str | None
     tie: float
-    corpus: str | None
+    corpus: str | None = field(metadata=reads("corpus"))
     corpus_windows: int | None
     isolate_documents: bool
-    micro_batch_size: int
+    micro_batch_size: int = field(metadata=SPEED)
     dtype: str
 
     def __post_init__(self) -> None:

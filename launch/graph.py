@@ -17,10 +17,19 @@ from llamatrain.errors import UserError
 from .programs import PROGRAMS, find, nearest
 
 DATA = "data"  # `@data/...` is no stage: it is the user's data folder
-RESERVED = {DATA, "run", "preset", "ranks", "seed", "rerun", "until", "dry_run"}  # the pipeline's own keys
+RESERVED = {
+    DATA,
+    "run",
+    "preset",
+    "ranks",
+    "seed",
+    "rerun",
+    "confirm_minutes",
+    "until",
+    "dry_run",
+}  # the pipeline's own keys
 STAGE = r"[A-Za-z]\w*"
 REFERENCE = re.compile(rf"(?<![^\[,{{:='\" ])@({STAGE})((?:/[^\s,\[\]{{}}'\"@]*)?)")
-PLAIN_PATH = re.compile(r"[\w./+@%-]+", re.ASCII)  # what Hydra reads as a value without quotes
 
 
 @dataclass(frozen=True)
@@ -37,28 +46,25 @@ class Stage:
         found = (name for override in self.overrides for name, _ in references(override))
         return [name for name in dict.fromkeys(found) if name != DATA]
 
-    def resolved(self, folder: Path, data_root: str | None) -> list[str]:
-        """Return the overrides with every reference as a path below the pipeline's folder or the data folder."""
-        return [self._resolve(override, folder, data_root) for override in self.overrides]
-
-    def _resolve(self, override: str, folder: Path, data_root: str | None) -> str:
-        def path(match: re.Match[str]) -> str:
-            name, rest = match[1], match[2]
-            if name == DATA and data_root is None:
-                raise UserError(f"stage '{self.name}' reads @{DATA}{rest}: need data.root=<the folder of your data>")
-            found = f"{data_root if name == DATA else folder / name}{rest}"
-            if not PLAIN_PATH.fullmatch(found):
-                key = "data.root" if name == DATA else "run.dir and run.name"
-                raise UserError(f"{key}: the path '{found}' may hold only letters, digits and ./_+@%-")
-            return found
-
-        key, equals, value = override.partition("=")
-        return key + equals + REFERENCE.sub(path, value)
-
 
 def references(override: str) -> list[tuple[str, str]]:
     """Return the (stage, rest of the path) of every `@` reference in an override's value."""
     return [(match[1], match[2]) for match in REFERENCE.finditer(override.partition("=")[2])]
+
+
+def resolve(value: Any, folder: Path, data_root: str | None) -> Any:
+    """Return a configuration's values with every reference as a path below the pipeline's folder or the data folder."""
+    if isinstance(value, dict):
+        return {key: resolve(one, folder, data_root) for key, one in value.items()}
+    if isinstance(value, list):
+        return [resolve(one, folder, data_root) for one in value]
+    if not isinstance(value, str):
+        return value
+
+    def path(match: re.Match[str]) -> str:
+        return f"{data_root if match[1] == DATA else folder / match[1]}{match[2]}"
+
+    return REFERENCE.sub(path, value)
 
 
 def read_stages(preset: str, content: dict[str, Any], added: dict[str, list[str]]) -> list[Stage]:

@@ -6,35 +6,32 @@ changed runs again, and it is said why. At the end stands a report (`llamatrain 
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from llamatrain import atomic, config
-from llamatrain.errors import UserError, mistake
+from llamatrain.errors import UserError
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
+from llamatrain.replaced import bytes_of, move_beside, size
 from llamatrain.stopping import EXIT_STOPPED
 
 from . import report
 from .graph import Stage, read_stages, split_overrides
+from .plan import Checked, Decision, Place, check_stages, decide, look_outside, plan, refuse_costly
 from .processes import Processes
 from .programs import NAME, PROGRAMS, command, nearest, typed
-from .record import Record, configs_hash, digest, flatten, make_record, read_record
+from .record import Record, read_record
 from .runs import headline, read_status
-
-RESUME = "resumes where it was interrupted"
 
 
 @dataclass
@@ -65,6 +62,7 @@ class PipelineConfig:
     ranks: int
     seed: int | None
     rerun: list[str]
+    confirm_minutes: float
     until: str | None
     dry_run: bool
 
@@ -79,36 +77,32 @@ class Pipeline:
     def __init__(
         self, cfg: PipelineConfig, presets: Sequence[str], staged: dict[str, list[str]], console: Console
     ) -> None:
-        """Read the graph; `presets` are the names given on the command line, `staged` the overrides for single stages."""
-        self.cfg, self.console = cfg, console
-        self.presets = [f"preset={name}" for name in presets]
-        self.name = cfg.run.name or Path(presets[-1]).stem
-        self.folder = Path(cfg.run.dir) / self.name
+        """Check every stage and what it reads; `presets` were named on the command line, `staged` are single stages' overrides."""
+        self.cfg, self.console, self.preset = cfg, console, presets[-1]
+        name = cfg.run.name or Path(presets[-1]).stem
+        self.place = Place(name, Path(cfg.run.dir) / name, tuple(presets), cfg.data.root, cfg.seed)
         self.stages = read_stages(presets[-1], config.load_preset(presets[-1]), staged)
         names = [stage.name for stage in self.stages]
         for name in [*cfg.rerun, *([cfg.until] if cfg.until else [])]:
             if name not in names:
                 raise UserError(f"there is no stage '{name}'{nearest(name, names)}  (stages: {', '.join(names)})")
-        for stage in self.stages:
-            stage.resolved(self.folder, cfg.data.root)  # a path that cannot be is better said now than in hours
         self.width = max(map(len, names))
-        self.last = names.index(cfg.until) + 1 if cfg.until else len(names)
-        self.rerun = set(cfg.rerun)
-        own = [Path(name) for name in presets if Path(name).is_file()]
-        self.configs = configs_hash(config.config_folder(), own)
-        # A key that cannot be is better said now than in hours; what is composed here need not be composed again.
-        self.composed = {stage.name: self._compose(stage) for stage in self.stages}
-        self.pending: set[str] = set()  # in a dry run: stages that would run, whose results are not known yet
+        last = names.index(cfg.until) + 1 if cfg.until else len(names)
+        self.checked = check_stages(self.stages, self.place)[:last]
+        look_outside(self.checked, self.place)
 
     def run(self) -> int:
         """Run what needs to be run; return the exit code."""
         if self.cfg.dry_run:
-            return self._run_stages(Processes())
+            for decision in self._plan():
+                self._tell(decision)
+            return 0
+        self._plan()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = Lock(self.folder)
+            self.place.folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock(self.place.folder)
         except OSError as error:
-            raise UserError(f"run.dir and run.name: cannot write to {self.folder} ({error.strerror})") from None
+            raise UserError(f"run.dir and run.name: cannot write to {self.place.folder} ({error.strerror})") from None
         with lock, Processes() as processes:
             self._write_description()
             code = self._run_stages(processes)
@@ -116,101 +110,66 @@ class Pipeline:
                 self._summary()
             return code
 
+    def _plan(self) -> list[Decision]:
+        decisions = plan(self.checked, self.place, self.cfg.rerun)
+        self._refuse_costly(decisions)
+        return decisions
+
+    def _refuse_costly(self, decisions: Sequence[Decision]) -> None:
+        refuse_costly(decisions, self.place, self.cfg.rerun, self.cfg.confirm_minutes)
+
+    def _tell(self, decision: Decision) -> None:
+        """Print what a dry run says of a stage."""
+        mark = {"done": "✓", "perhaps": "▷"}.get(decision.action, "▶")
+        why = f"[dim]done  {self._result(decision.stage)}[/dim]" if decision.action == "done" else escape(decision.why)
+        self._line(mark, "green" if decision.action == "done" else "cyan", decision.stage, why)
+
     def _run_stages(self, processes: Processes) -> int:
-        for number, stage in enumerate(self.stages[: self.last], 1):
+        for number, one in enumerate(self.checked, 1):
             if processes.stopped:
                 self._line(
-                    "■", "yellow", stage, "not started: a signal asked to stop; the same command goes on from here:"
+                    "■", "yellow", one.stage, "not started: a signal asked to stop; the same command goes on from here:"
                 )
                 self._same_command()
                 return EXIT_STOPPED
-            code = self._run_stage(number, stage, processes)
+            code = self._run_stage(number, one, processes)
             if code:
                 return code
         return 0
 
-    def _run_stage(self, number: int, stage: Stage, processes: Processes) -> int:
-        """Decide about one stage, run it where needed, and say both; return its exit code."""
-        folder = self.folder / stage.name
-        waits_for = [parent for parent in stage.parents if parent in self.pending]
-        if waits_for:
-            self.pending.add(stage.name)
-            self._line("▷", "cyan", stage, f"if {' or '.join(waits_for)} comes out differently")
-            return 0
-        old = read_record(folder)
-        composed, source = self.composed[stage.name]
-        record = make_record(stage.program, composed, self.folder, self.cfg.data.root, old)
-        record.parents, record.source = stage.parents, source
-        done, why = self._decide(stage, record, old)
-        if done and old is not None:
-            if (old.source, old.hashed) != (source, record.hashed) and not self.cfg.dry_run:
+    def _run_stage(self, number: int, one: Checked, processes: Processes) -> int:
+        """Decide about one stage, now that its parents are done, and run it where needed; return its exit code."""
+        stage, folder = one.stage, self.place.folder / one.stage.name
+        decision = decide(one, self.place, self.cfg.rerun)
+        self._refuse_costly([decision])
+        record, old, why = decision.record, decision.old, escape(decision.why)
+        if decision.action == "done" and old is not None:
+            if (old.source, old.hashed) != (record.source, record.hashed):
                 # So that the next start need not compose or hash again.
-                replace(old, source=source, composed=composed, hashed=record.hashed, paths=record.paths).write(folder)
+                replace(
+                    old, source=record.source, composed=record.composed, hashed=record.hashed, paths=record.paths
+                ).write(folder)
             self._line("✓", "green", stage, f"[dim]done  {self._result(stage)}[/dim]")
             return 0
-        if self.cfg.dry_run:
-            self.pending.add(stage.name)
-            self._line("▶", "cyan", stage, why)
-            return 0
-        if old is not None and why != RESUME:
-            shutil.rmtree(folder)  # all of it was made by this stage
-            why += "; what the stage had made is deleted"
-        record.seconds = old.seconds if old is not None and why == RESUME else 0.0
+        if old is not None and (decision.action == "again" or one.run.get("resume") == "never"):
+            Lock(folder).release()  # nobody is at work in it
+            moved = move_beside(folder, old.key[:12])
+            why += f"; the former result ({size(bytes_of(moved))}) is kept in {escape(str(moved))}"
+        elif old is not None:
+            record.seconds = old.seconds
         self._line("▶", "cyan", stage, f"[dim]{number}/{len(self.stages)}[/dim]  {why}")
-        return self._start(stage, record, processes)
+        return self._start(one, record, processes)
 
-    def _decide(self, stage: Stage, record: Record, old: Record | None) -> tuple[bool, str]:
-        """Return whether the stage is done, and otherwise why it runs."""
-        folder = self.folder / stage.name
-        if old is None:
-            if folder.exists() and any(folder.iterdir()):
-                raise UserError(f"{folder} was not made by a pipeline: move it away, or choose another run.name")
-            return False, "new"
-        changes = record.changes(old)
-        if changes:
-            more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
-            return False, escape("; ".join(changes[:3])) + more
-        if read_status(folder).get("state") != "done":
-            return False, RESUME
-        if stage.name in self.rerun:
-            return False, "as asked by rerun"
-        return True, ""
-
-    def _compose(self, stage: Stage) -> tuple[dict[str, Any], str]:
-        """Return the stage's configuration, flat and with `@` references in place, and the hash of what it came from."""
-        overrides = [*self.presets, *stage.overrides]
-        source = digest(json.dumps([stage.program, overrides, self.cfg.seed, self.configs]))
-        old = read_record(self.folder / stage.name)
-        if old is not None and old.source == source:
-            return old.composed, source
-        try:
-            composed = dict(flatten(config.compose_dict(stage.program, overrides)))
-            seeds = self._seeds(composed)
-            if seeds:
-                overrides = [*self.presets, *seeds, *stage.overrides]
-                composed = dict(flatten(config.compose_dict(stage.program, overrides)))
-        except UserError as error:
-            raise UserError(f"stage '{stage.name}': {error}") from None
-        return composed, source
-
-    def _seeds(self, composed: dict[str, Any]) -> list[str]:
-        """Return the overrides that `seed` means: of the run, and of a world; a stage's own overrides may say otherwise."""
-        if self.cfg.seed is None:
-            return []
-        return [f"{key}={self.cfg.seed}" for key in ("run.seed", "seed") if key in composed]
-
-    def _start(self, stage: Stage, record: Record, processes: Processes) -> int:
+    def _start(self, one: Checked, record: Record, processes: Processes) -> int:
         """Run the stage's process and keep its record."""
-        folder = self.folder / stage.name
+        stage, folder = one.stage, self.place.folder / one.stage.name
         record.ranks = self.cfg.ranks if PROGRAMS[stage.program].parallel else 1
         record.cores, record.gpus = len(os.sched_getaffinity(0)), min(_gpus(), record.ranks)
         record.write(folder)
-        overrides = [*self.presets, *self._seeds(record.composed), *stage.resolved(self.folder, self.cfg.data.root)]
-        place = [f"run.dir='{self.folder}'", f"run.name={stage.name}"]
-        if record.composed.get("run.wandb.group", "") is None:
-            place.append(f"run.wandb.group='{self.name}'")
+        settings = folder / "config.yaml"
+        config.write_settings(settings, one.resolved(self.place))
         started = time.monotonic()
-        code = processes.run([*command(PROGRAMS[stage.program].module), *overrides, *place], record.ranks)
+        code = processes.run([*command(PROGRAMS[stage.program].module), f"{config.FROM_FILE}={settings}"], record.ranks)
         seconds = time.monotonic() - started
         record.seconds += seconds
         record.write(folder)
@@ -243,7 +202,7 @@ class Pipeline:
         self.console.print(f"  {again}", markup=False, highlight=False, soft_wrap=True)
 
     def _result(self, stage: Stage) -> str:
-        return escape(headline(self.folder / stage.name, stage.program))
+        return escape(headline(self.place.folder / stage.name, stage.program))
 
     def _line(self, mark: str, colour: str, stage: Stage, text: str) -> None:
         name = stage.name.ljust(self.width)
@@ -256,8 +215,8 @@ class Pipeline:
         table.add_column("result")
         table.add_column("time", justify="right")
         total = 0.0
-        for stage in self.stages[: self.last]:
-            record = read_record(self.folder / stage.name)
+        for stage in (one.stage for one in self.checked):
+            record = read_record(self.place.folder / stage.name)
             assert record is not None, "every stage was run or found done"
             total += record.seconds
             result = self._result(stage)
@@ -265,23 +224,22 @@ class Pipeline:
         table.add_row("", "", f"[bold]{duration(total)}[/bold]")
         self.console.print()
         self.console.print(table)
-        try:
-            told = f"the report: {escape(str(report.write(self.folder)))}"
-        except Exception as error:  # the stages are done whatever becomes of the page about them
-            told = f"done, but its report cannot be written: {escape(mistake(error) or repr(error))}"
+        page = report.write(self.place.folder)
         self.console.print(
-            f"\n[green]✓[/green] [bold]{escape(self.name)}[/bold]  {told}", highlight=False, soft_wrap=True
+            f"\n[green]✓[/green] [bold]{self.place.name}[/bold]  the report: {escape(str(page))}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     def _write_description(self) -> None:
         """Write pipeline.json: the order of the stages, for the report."""
         content = {
-            "name": self.name,
+            "name": self.place.name,
             "command": [NAME, "pipeline", *sys.argv[1:]],
-            "preset": self.presets[-1].split("=", 1)[1],
+            "preset": self.preset,
             "stages": {stage.name: {"program": stage.program, "parents": stage.parents} for stage in self.stages},
         }
-        atomic.write_json(self.folder / "pipeline.json", content)
+        atomic.write_json(self.place.folder / "pipeline.json", content)
 
 
 def _gpus() -> int:

@@ -24,7 +24,6 @@ NEEDED = {
     "deepspeed": "deepspeed",
     "datasets": "datasets",
     "sentencepiece": "sentencepiece",
-    "tokenizers": "tokenizers",
     "wandb": "wandb",
     "hydra": "hydra-core",
     "omegaconf": "omegaconf",
@@ -55,6 +54,9 @@ PROGRAMS = {
     ),
     "report": Program(
         "launch.report", "Everything at once", "one self-contained HTML page from a pipeline's run folders"
+    ),
+    "clean": Program(
+        "launch.clean", "Everything at once", "results that were replaced: listed, and removed when asked"
     ),
     "chat": Program("launch.chat", "Everything at once", "talk to a checkpoint in the terminal"),
     "toyworld": Program("toyworld", "Data", "a small simulated world: documents, dialogues, prompts"),

@@ -9,24 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from llamatrain import atomic, manifest
 from llamatrain.errors import MissingFileError
-from llamatrain.text_files import read_json
+from llamatrain.keys import decisive
 
 from .graph import DATA, REFERENCE
 
 NAME = "stage.json"
 
-# Keys that cannot change a result beyond rounding: where it lies, how it is logged, and how the work is cut into pieces.
-VOLATILE = re.compile(
-    r"run\.(?!seed$).*|(\w+_)?zero\.(?!dtype$).*|(.*\.)?(micro_batch_size|activation_checkpointing)"
-    r"|peak_tflops|compile|batch_size|score_batch_size|chunk_\w+|num_threads|num_workers|keep_work|samples_(every|kept)"
-)
 # A value that may name a file: adapter:path@part, where adapter and part are for the program that reads it.
 VALUE = re.compile(r"(?P<adapter>\w+:)?(?P<path>@?[^@]+)(?P<part>@.*)?")
 # A run folder's own bookkeeping: not its result.
@@ -55,7 +50,7 @@ class Record:
     hashed: dict[str, list[Any]] = field(
         default_factory=dict
     )  # file -> [size, mtime_ns, sha256]: spares hashing it again
-    composed: dict[str, Any] = field(default_factory=dict)  # the whole configuration, flat, as composed from `source`
+    composed: dict[str, Any] = field(default_factory=dict)  # the whole configuration as composed from `source`
     source: str = ""  # hash of the overrides and YAML files it was composed from: spares composing it again
     parents: list[str] = field(default_factory=list)
     seconds: float = 0.0  # over all attempts
@@ -68,18 +63,26 @@ class Record:
         """One hash of everything that can change the result."""
         return digest(json.dumps([self.program, self.config, self.inputs], sort_keys=True))
 
-    def changes(self, old: Record) -> list[str]:
+    def changes(self, old: Record, schema: type) -> list[str]:
         """Return in words what differs from an earlier record, empty where the result would be the same."""
         if old.program != self.program:
             return [f"program: {old.program} -> {self.program}"]
+        old = old.decisive(schema)
         found = []
         for key in [*self.config, *(key for key in old.config if key not in self.config)]:
             if self.config.get(key) != old.config.get(key):
                 found.append(f"{key}: {_shown(old.config, key)} -> {_shown(self.config, key)}")
         for name, content in self.inputs.items():
-            if name in old.inputs and old.inputs[name] != content:
+            if old.inputs.get(name) != content:
                 found.append(f"{self.paths.get(name, name)} changed" if not name.startswith("@") else f"{name} changed")
-        return found or (["its inputs"] if self.key != old.key else [])
+        return found
+
+    def decisive(self, schema: type) -> Record:
+        """Return the record without what cannot change the result: it may be of a time when more was thought to."""
+        config = decisive(schema, self.config)
+        named = {parts["path"] for value in config.values() if (parts := VALUE.fullmatch(str(value)))}
+        inputs = {name: content for name, content in self.inputs.items() if name in config or name in named}
+        return replace(self, config=config, inputs=inputs)
 
     def write(self, folder: Path) -> None:
         """Write stage.json, atomically."""
@@ -93,39 +96,48 @@ def digest(text: str) -> str:
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the folder's record; None where it has none. DamagedFileError where it cannot be read."""
+    """Return the folder's record; None where it has none that can be read."""
     try:
-        return read_json(folder / NAME, Record, "move its folder away, and the stage runs again")
-    except FileNotFoundError:
+        content = json.loads((folder / NAME).read_text())
+        known = {field.name for field in fields(Record)}
+        return Record(**{name: value for name, value in content.items() if name in known})
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return None
 
 
 def make_record(
-    program: str, config: Mapping[str, Any], folder: Path, data_root: str | None, old: Record | None
+    program: str,
+    schema: type,
+    values: Mapping[str, Any],
+    folder: Path,
+    data_root: str | None,
+    old: Record | None = None,
+    unknown: Collection[str] = (),
 ) -> Record:
-    """Return the record of a stage about to run; `config` is flat and has its `@` references in place.
+    """Return the record of a stage about to run; `values` are its composed ones, with their `@` references in place.
 
-    `folder` is the pipeline's. MissingFileError where a parent did not make what is read from it.
+    `folder` is the pipeline's; the files of stages in `unknown`, which are to run again, are left out.
+    MissingFileError where a parent did not make what is read from it.
     """
-    record = Record(program, {}, {}, hashed=dict(old.hashed) if old else {}, composed=dict(config))
-    for key, value in config.items():
-        if VOLATILE.fullmatch(key):
-            continue
+    record = Record(program, {}, {}, hashed=dict(old.hashed) if old else {}, composed=dict(values))
+    for key, value in decisive(schema, dict(flatten(values))).items():
         if isinstance(value, str):
-            value = _input(record, key, value, folder, data_root)
+            value = _input(record, key, value, folder, data_root, unknown)
         record.config[key] = value
     used = {path: entry for path, entry in record.hashed.items() if _stamp(Path(path)) == entry[:2]}
     record.hashed = used
     return record
 
 
-def _input(record: Record, key: str, value: str, folder: Path, data_root: str | None) -> str:
+def _input(record: Record, key: str, value: str, folder: Path, data_root: str | None, unknown: Collection[str]) -> str:
     """Note the file a value names, if it names one, and return what stands for it in the configuration."""
     parts = VALUE.fullmatch(value)
     if parts is None:
         return value
     path = parts["path"]
     reference = REFERENCE.fullmatch(path)
+    if reference and reference[1] in unknown:
+        return value
     if reference and reference[1] != DATA:
         found = folder / f"{reference[1]}{reference[2]}"
         if not found.exists():

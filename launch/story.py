@@ -7,29 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from llamatrain.errors import UserError
+from llamatrain.replaced import MARK
 
 from .graph import REFERENCE
 from .record import Record, read_record
-from .runs import Response, Row, is_number, read_json, read_lines, read_series, read_status, warn
-
-
-class Node(TypedDict):
-    """A stage in pipeline.json."""
-
-    program: str
-    parents: list[str]
-
-
-class Described(TypedDict, total=False):
-    """What pipeline.json says."""
-
-    name: str
-    command: list[str]
-    preset: str
-    stages: dict[str, Node]
+from .runs import Row, is_number, read_json, read_lines, read_series, read_status
 
 
 @dataclass(frozen=True)
@@ -44,11 +28,7 @@ class StageRun:
     @cached_property
     def record(self) -> Record | None:
         """What the stage was made from, where a pipeline made it."""
-        try:
-            return read_record(self.folder)
-        except UserError as error:
-            warn(str(error))
-            return None
+        return read_record(self.folder)
 
     @cached_property
     def status(self) -> Row:
@@ -78,7 +58,7 @@ class Story:
     def __init__(self, folder: Path, samples: int = 5) -> None:
         """Read a folder; `samples` prompts of each kind are to be shown."""
         self.folder, self.samples = folder, samples
-        self.description: Row = read_json(folder / "pipeline.json", Described)
+        self.description: Row = read_json(folder / "pipeline.json")
         self.name = str(self.description.get("name") or folder.name)
         self.stages = [stage for stage in _stages(folder, self.description) if stage.status or stage.record]
 
@@ -127,7 +107,7 @@ class Story:
             judged[source] = list(read_lines(stage.folder / "judgements.jsonl"))
         found = {}
         for stage in self.of("sample"):
-            rows = list(read_lines(stage.folder / "responses.jsonl", Response))
+            rows = list(read_lines(stage.folder / "responses.jsonl"))
             judgements = judged.get(stage.name, [])
             for row, judgement in zip(rows, judgements, strict=False):
                 if judgement.get("prompt_id") == row.get("prompt_id"):
@@ -165,11 +145,15 @@ def _stages(folder: Path, description: Row) -> Iterator[StageRun]:
     listed: Any = description.get("stages")
     if isinstance(listed, dict):
         for name, node in listed.items():
-            yield StageRun(name, node["program"], folder / name, node["parents"])
+            yield StageRun(name, str(node["program"]), folder / name, list(node["parents"]))
         return
     if read_status(folder):
         yield StageRun(folder.name, str(read_status(folder).get("program")), folder, [])
         return
-    runs = [(read_status(path), path) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    runs = (
+        [(read_status(path), path) for path in folder.iterdir() if path.is_dir() and MARK not in path.name]
+        if folder.is_dir()
+        else []
+    )
     for status, path in sorted(((s, p) for s, p in runs if s), key=lambda run: (run[0].get("started") or 0.0, run[1])):
         yield StageRun(path.name, str(status.get("program")), path, [])

@@ -15,13 +15,14 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -31,6 +32,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from . import atomic
 from .errors import UserError, mistake, show
 from .stopping import EXIT_STOPPED, Stopped
 from .text_files import read_yaml
@@ -40,6 +42,7 @@ C = TypeVar("C")
 NEEDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
 DRY_RUN = "--dry-run"
+FROM_FILE = "--config"  # of a whole configuration, as a pipeline gives it to its stages
 HOME = "the shell does not expand this ~: need the whole path, or $HOME"
 NOT_GIVEN = "(not given)"
 EXIT_FAILURE, EXIT_USER = 1, 2
@@ -134,11 +137,10 @@ def compose_dict(program: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def _typed(program: str, schema: type, overrides: Sequence[str]) -> DictConfig:
-    """Compose and hold the result against the schema; values may still be missing."""
-    config = _hydra(program, overrides)
+def _typed(program: str, schema: type, values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Hold composed values against the schema; some may still be missing."""
     with _explained(program, overrides, schema):
-        return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), config))
+        return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values))))
 
 
 def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: bool = False) -> C:
@@ -146,7 +148,14 @@ def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: 
 
     With `fill`, texts that the user must give (names, paths) may be missing: they are then NOT_GIVEN.
     """
-    typed = _typed(program, schema, overrides)
+    return check(program, schema, compose_dict(program, overrides), overrides, fill)
+
+
+def check(
+    program: str, schema: type[C], values: Mapping[str, Any], overrides: Sequence[str] = (), fill: bool = False
+) -> C:
+    """Return composed values as the program's dataclass; `overrides` are those they came from, for messages."""
+    typed = _typed(program, schema, values, overrides)
     with _explained(program, overrides, schema):
         missing = sorted(OmegaConf.missing_keys(typed))
         if fill:
@@ -338,10 +347,11 @@ def _dispatch(
     flags = [a for a in arguments if a.startswith("-") and not a.startswith("--local_rank")]
     overrides = [a for a in arguments if not a.startswith("-")]
     if show and not flags:
-        typed = _typed(program, schema, overrides)
+        values = compose_dict(program, overrides)
+        typed = _typed(program, schema, values, overrides)
         with _explained(program, overrides, schema):
             if not OmegaConf.missing_keys(typed):
-                compose(program, schema, overrides)  # for the checks between keys
+                check(program, schema, values, overrides)  # for the checks between keys
             print(OmegaConf.to_yaml(typed, resolve=True), end="")
         return 0
     if flags in (["--multirun"], ["-m"]):
@@ -352,6 +362,9 @@ def _dispatch(
         if os.environ.get("RANK", "0") == "0":
             print(text)
         return 0
+    if len(flags) == 1 and flags[0].startswith(f"{FROM_FILE}=") and not overrides:
+        task(check(program, schema, read_settings(Path(flags[0].partition("=")[2]))))
+        return 0
     if flags:
         dry = f", {DRY_RUN}[=RANKS]" if plan is not None else ""
         raise UserError(f"unknown option {flags[0]}: there are --help, --cfg job{dry} and --multirun")
@@ -361,6 +374,19 @@ def _dispatch(
     config = compose(program, schema, overrides)
     task(config)
     return 0
+
+
+def write_settings(path: Path, values: Mapping[str, Any]) -> None:
+    """Write composed values to a file that `<program> --config=FILE` starts from."""
+    atomic.write_text(path, yaml.safe_dump(dict(values), sort_keys=False))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return what `write_settings` wrote."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{FROM_FILE}={path}: found {show(values)}, need key: value")
+    return values
 
 
 def _ranks(flag: str) -> int | None:

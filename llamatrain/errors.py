@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 MOST = 2000  # characters of a message
@@ -21,9 +20,7 @@ class MissingFileError(UserError, FileNotFoundError):
 
 def missing(path: str | Path, made_by: str) -> MissingFileError:
     """Return the error for a file that is not there, naming the program that makes it."""
-    hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)) and not Path(path).parent.exists()
-    hint = f" (a name on the hub? `hf download {path} --local-dir FOLDER` first)" if hub else ""
-    return MissingFileError(f"{path} does not exist; `llamatrain {made_by}` makes it{hint}")
+    return MissingFileError(f"{path} does not exist; `llamatrain {made_by}` makes it")
 
 
 def show(value: object) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from .errors import UserError
-from .text_files import read_json
+from .errors import UserError, missing
 
 NAME = "MANIFEST.json"
 STEP = re.compile(r"step_\d+")  # a checkpoint's name
@@ -24,10 +23,17 @@ class Entry(TypedDict):
     sha256: str
 
 
-class Content(TypedDict):
-    """What MANIFEST.json holds."""
-
-    files: dict[str, Entry]
+def checkpoint_folder(path: str | Path, made_by: str) -> Path:
+    """Return the folder that `path` (a checkpoint, a run's `final` or a run folder) means, its files unverified."""
+    folder = Path(path)
+    if (folder / "final").exists():
+        folder = folder / "final"
+    if not folder.exists():
+        raise missing(path, made_by)
+    folder = folder.resolve()
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{path} is not a checkpoint: it has no config.json")
+    return folder
 
 
 def sha256(path: Path) -> str:
@@ -53,19 +59,15 @@ def write(folder: Path, known: Mapping[str, Entry] | None = None) -> None:
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """Return the manifest's entries; UserError where it is missing, unreadable, or silent about a file of the result."""
+    """Return the manifest's entries; UserError where it is missing or unreadable."""
+    path = folder / NAME
     try:
-        entries = read_json(folder / NAME, Content, "the checkpoint was altered")["files"]
+        entries: dict[str, Entry] = json.loads(path.read_text())["files"]
+        return entries
     except FileNotFoundError:
         raise UserError(f"{folder} has no {NAME}: it is not a finished checkpoint") from None
-    for path in folder.iterdir():
-        if _is_result(path.name) and path.name not in entries:
-            raise UserError(f"checkpoint {folder} is damaged: {path.name} is not in its {NAME}")
-    return entries
-
-
-def _is_result(name: str) -> bool:
-    return name in MODEL_FILES or ("/" not in name and name.endswith(".safetensors"))
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(f"{path} is not readable: the checkpoint was altered") from None
 
 
 def verify(folder: Path, names: Iterable[str] | None = None) -> None:
@@ -101,5 +103,6 @@ def step_of(folder: Path) -> int:
 def fingerprint(folder: Path) -> str:
     """Return one hash of a checkpoint's result: its weights, configuration and tokenizer."""
     entries = read(folder)
-    text = "\n".join(f"{name} {entries[name]['sha256']}" for name in sorted(filter(_is_result, entries)))
+    names = sorted(n for n in entries if "/" not in n and (n in MODEL_FILES or n.endswith(".safetensors")))
+    text = "\n".join(f"{name} {entries[name]['sha256']}" for name in names)
     return hashlib.sha256(text.encode()).hexdigest()

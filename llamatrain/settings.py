@@ -6,10 +6,11 @@ Imports no torch, so that a configuration can be checked before anything heavy i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import UserError
+from .keys import KEEPS, MEASURES, SPEED
 
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "constant")
@@ -37,17 +38,17 @@ class WandbConfig:
 class RunConfig:
     """What every program's run needs; configs/run/default.yaml says what each key means."""
 
-    name: str
-    dir: str
+    name: str = field(metadata=KEEPS)
+    dir: str = field(metadata=KEEPS)
     seed: int
-    resume: str
-    save_every: int
-    keep: int
-    eval_every: int
-    log_every: int
-    progress: bool
-    verbose: bool
-    wandb: WandbConfig
+    resume: str = field(metadata=KEEPS)
+    save_every: int = field(metadata=KEEPS)
+    keep: int = field(metadata=KEEPS)
+    eval_every: int = field(metadata=MEASURES)
+    log_every: int = field(metadata=KEEPS)
+    progress: bool = field(metadata=KEEPS)
+    verbose: bool = field(metadata=KEEPS)
+    wandb: WandbConfig = field(metadata=KEEPS)
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -118,10 +119,10 @@ class OptimConfig:
 class ZeroConfig:
     """What DeepSpeed divides over the ranks, and the precision; choices stand in configs/zero/."""
 
-    stage: int
+    stage: int = field(metadata=SPEED)
     dtype: str
-    offload_optimizer: bool
-    offload_parameters: bool
+    offload_optimizer: bool = field(metadata=SPEED)
+    offload_parameters: bool = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Check what belongs together."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamatrain.errors import UserError
+from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.model.config import ModelConfig
 from llamatrain.settings import OptimConfig, RunConfig, SpikeConfig, ZeroConfig
 
@@ -36,35 +37,15 @@ class TrainerConfig:
     eos_id: int
     pad_id: int
 
-    def __post_init__(self) -> None:
-        """Refuse what Hugging Face's tokenizers cannot do as SentencePiece does it, or the chat format not without."""
-        needed: dict[str, str | bool] = {
-            "model_type": "bpe",
-            "treat_whitespace_as_suffix": False,
-            "normalization_rule_name": "identity",
-            "add_dummy_prefix": True,
-            "remove_extra_whitespaces": False,
-        }
-        for key, value in needed.items():
-            if (found := getattr(self, key)) != value:
-                raise UserError(
-                    f"trainer.{key}={_yaml(found)}: need {_yaml(value)}, as Llama's tokenizer has it; with another value "
-                    "tokenizer.json would have other ids than the model learns"
-                )
-
-
-def _yaml(value: str | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else value
-
 
 @dataclass
 class TokenizerConfig:
     """Settings of the program; configs/tokenizer.yaml explains the keys."""
 
     run: RunConfig
-    documents: list[str]
+    documents: list[str] = field(metadata=reads("document"))
     vocab_size: int
-    num_threads: int
+    num_threads: int = field(metadata=SPEED)
     trainer: TrainerConfig
 
 
@@ -76,20 +57,20 @@ class PretrainConfig:
     model: ModelConfig
     optim: OptimConfig
     zero: ZeroConfig
-    corpus: str
-    tokenizer: str
+    corpus: str = field(metadata=reads("corpus"))
+    tokenizer: str = field(metadata=reads("tokenizer"))
     tokens: float | None
     steps: int | None
     batch_tokens: int
     seq_len: int | None
-    micro_batch_size: int
+    micro_batch_size: int = field(metadata=SPEED)
     isolate_documents: bool
-    eval_windows: int | None
+    eval_windows: int | None = field(metadata=MEASURES)
     skip_samples: list[int]
     spikes: SpikeConfig
-    compile: bool
+    compile: bool = field(metadata=SPEED)
     mixture: dict[str, float] | None
-    peak_tflops: float | None
+    peak_tflops: float | None = field(metadata=MEASURES)
 
     def __post_init__(self) -> None:
         """Check values, and that the length is given once."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamatrain.errors import UserError
+from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
 
 MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair has margin 0
@@ -25,19 +26,19 @@ class RewardConfig:
     optim: OptimConfig
     zero: ZeroConfig
     kind: str
-    checkpoint: str
-    train: list[str]
-    eval: list[str]
-    mix: list[str]
+    checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    train: list[str] = field(metadata=reads("preference"))
+    eval: list[str] = field(metadata=reads("preference") | MEASURES)
+    mix: list[str] = field(metadata=reads("preference"))
     mix_share: float
     margin: str | None
     auxiliary_weight: float | None
     epochs: float
     batch_pairs: int
-    micro_batch_size: int
+    micro_batch_size: int = field(metadata=SPEED)
     max_length: int | None
     too_long: str
-    activation_checkpointing: str
+    activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Fill in what follows from `kind` and check values."""
@@ -61,10 +62,10 @@ class RewardEvaluateConfig:
     """What is measured; configs/reward_evaluate.yaml says what each key means."""
 
     run: RunConfig
-    checkpoint: str | None
-    preferences: list[str]
-    pool: list[str]
-    micro_batch_size: int
+    checkpoint: str | None = field(metadata=reads("checkpoint", "reward"))
+    preferences: list[str] = field(metadata=reads("preference"))
+    pool: list[str] = field(metadata=reads("file", "reward.evaluate"))
+    micro_batch_size: int = field(metadata=SPEED)
     max_length: int | None
     too_long: str
     dtype: str

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamatrain.errors import UserError
+from llamatrain.keys import KEEPS, SPEED, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, Sampling, ZeroConfig
 
 TOO_LONG = ("skip", "stop")
@@ -28,10 +29,10 @@ class SampleConfig:
     """What is sampled and how; configs/sample.yaml says what each key means."""
 
     run: RunConfig
-    checkpoint: str
-    helpfulness: str | None
-    safety: str | None
-    prompts: list[str]
+    checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    helpfulness: str | None = field(metadata=reads("checkpoint", "reward"))
+    safety: str | None = field(metadata=reads("checkpoint", "reward"))
+    prompts: list[str] = field(metadata=reads("prompt"))
     limit: int | None
     samples_per_prompt: int
     temperature: float
@@ -39,9 +40,9 @@ class SampleConfig:
     max_new_tokens: int
     too_long: str
     gate: GateConfig
-    batch_size: int
-    score_batch_size: int
-    chunk_responses: int
+    batch_size: int = field(metadata=SPEED)
+    score_batch_size: int = field(metadata=SPEED)
+    chunk_responses: int = field(metadata=SPEED)
     dtype: str
 
     def __post_init__(self) -> None:
@@ -59,17 +60,17 @@ class CompareConfig:
     """What is compared; configs/compare.yaml says what each key means."""
 
     run: RunConfig
-    checkpoint_a: str
-    checkpoint_b: str | None
-    prompts: list[str]
+    checkpoint_a: str = field(metadata=reads("checkpoint", "sft"))
+    checkpoint_b: str | None = field(metadata=reads("checkpoint", "sft"))
+    prompts: list[str] = field(metadata=reads("prompt"))
     limit: int | None
     pairs_per_prompt: int
     temperatures: list[float]
     top_p: float
     max_new_tokens: int
     too_long: str
-    batch_size: int
-    chunk_pairs: int
+    batch_size: int = field(metadata=SPEED)
+    chunk_pairs: int = field(metadata=SPEED)
     dtype: str
 
     def __post_init__(self) -> None:
@@ -97,17 +98,17 @@ class RejectionSamplingConfig(SampleConfig):
 
     optim: OptimConfig
     zero: ZeroConfig
-    base: str
-    sft_train: list[str]
+    base: str = field(metadata=reads("checkpoint", "pretrain"))
+    sft_train: list[str] = field(metadata=reads("dialogue"))
     sft_fraction: float | None
-    earlier: list[str]
+    earlier: list[str] = field(metadata=reads("dialogue"))
     steps: int
     batch_sequences: int
-    micro_batch_size: int
+    micro_batch_size: int = field(metadata=SPEED)
     seq_len: int | None
-    replay: str | None
+    replay: str | None = field(metadata=reads("corpus"))
     replay_fraction: float
-    activation_checkpointing: str
+    activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -134,18 +135,18 @@ class PPOConfig:
     optim: OptimConfig
     critic_optim: OptimConfig
     zero: ZeroConfig
-    checkpoint: str
-    helpfulness: str
-    safety: str
-    prompts: list[str]
+    checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    helpfulness: str = field(metadata=reads("checkpoint", "reward"))
+    safety: str = field(metadata=reads("checkpoint", "reward"))
+    prompts: list[str] = field(metadata=reads("prompt"))
     limit: int | None
     too_long: str
     iterations: int
     batch_prompts: int
     mini_batch: int
     epochs: int
-    micro_batch_size: int
-    batch_size: int
+    micro_batch_size: int = field(metadata=SPEED)
+    batch_size: int = field(metadata=SPEED)
     temperature: float
     top_p: float
     max_new_tokens: int
@@ -156,9 +157,9 @@ class PPOConfig:
     lam: float
     critic_warmup: int
     gate: GateConfig
-    samples_every: int
-    samples_kept: int
-    activation_checkpointing: str
+    samples_every: int = field(metadata=KEEPS)
+    samples_kept: int = field(metadata=KEEPS)
+    activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Check values."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamatrain.errors import UserError
+from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.settings import OptimConfig, RunConfig, ZeroConfig
 
 
@@ -15,19 +16,19 @@ class SFTConfig:
     run: RunConfig
     optim: OptimConfig
     zero: ZeroConfig
-    checkpoint: str
-    train: list[str]
-    eval: list[str]
+    checkpoint: str = field(metadata=reads("checkpoint", "pretrain"))
+    train: list[str] = field(metadata=reads("dialogue"))
+    eval: list[str] = field(metadata=reads("dialogue") | MEASURES)
     epochs: float
     batch_sequences: int
-    micro_batch_size: int
+    micro_batch_size: int = field(metadata=SPEED)
     seq_len: int | None
     too_long: str
     loss: str
     isolate: bool
-    replay: str | None
+    replay: str | None = field(metadata=reads("corpus"))
     replay_fraction: float
-    activation_checkpointing: str
+    activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Check values."""

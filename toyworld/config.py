@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamatrain.data.kinds import RATINGS
 from llamatrain.errors import UserError
+from llamatrain.keys import reads
 from llamatrain.settings import RunConfig
 
 from .answers import QUALITIES, SAFETY_QUALITIES
@@ -48,8 +49,8 @@ class RateConfig:
     """configs/rate.yaml explains the keys."""
 
     run: RunConfig
-    world: str
-    comparisons: list[str]
+    world: str = field(metadata=reads("world"))
+    comparisons: list[str] = field(metadata=reads("comparison"))
     seed: int
     annotators: int
     noise: float
@@ -79,8 +80,8 @@ class JudgeConfig:
     """configs/judge.yaml explains the keys."""
 
     run: RunConfig
-    world: str
-    responses: str
+    world: str = field(metadata=reads("world"))
+    responses: str = field(metadata=reads("response"))
 
 
 PROGRAMS: dict[str, type] = {"toyworld": ToyworldConfig, "rate": RateConfig, "judge": JudgeConfig}  # name -> schema

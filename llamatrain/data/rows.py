@@ -56,6 +56,18 @@ def read_rows(source: str | Path, kind: Kind) -> Iterator[Row]:
         raise UserError(f"{source}: holds no {kind} rows, needs one at least")
 
 
+def look(source: str | Path, kind: Kind, first: bool = True) -> None:
+    """Raise what reading a source would fail on at once: no such file or adapter, none for this kind, or a bad first row.
+
+    A data set of the hub is not asked for.
+    """
+    adapter = _split_adapter(_split_fold(str(source))[0])[0]
+    if adapter is not None and kind not in adapters.ADAPTERS[adapter]:
+        raise _no_such_rows(str(source), adapter, kind)
+    if local_file(str(source)) is not None and first:
+        next(read_rows(source, kind))
+
+
 @dataclass(frozen=True)
 class Part:
     """A piece of a source that can be read on its own; begin and end are the file format's (`files.split`).
@@ -220,6 +232,11 @@ def _split_adapter(name: str) -> tuple[str | None, str]:
     return adapter, path
 
 
+def _no_such_rows(name: str, adapter: str, kind: Kind) -> UserError:
+    kinds = ", ".join(adapters.ADAPTERS[adapter])
+    return UserError(f"{name}: the adapter {adapter!r} makes no {kind} rows, only {kinds}")
+
+
 def _renamed(row: Row, field: str, where: Place) -> Row:
     if field not in row:
         raise UserError(f"{where}: there is no field {field!r}, only {', '.join(map(repr, row))}")
@@ -236,8 +253,7 @@ def _read(
         return
     convert = adapters.ADAPTERS[adapter].get(kind)
     if convert is None:
-        kinds = ", ".join(adapters.ADAPTERS[adapter])
-        raise UserError(f"{name}: the adapter {adapter!r} makes no {kind} rows, only {kinds}")
+        raise _no_such_rows(name, adapter, kind)
     if _is_file(path):
         raw = files.read(_existing(path), begin, end, adapter == "paragraphs")
     else:

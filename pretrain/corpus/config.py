@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llamatrain.errors import UserError
+from llamatrain.keys import KEEPS, MEASURES, SPEED, reads
 from llamatrain.settings import RunConfig
 
 GRAM = 10  # tokens at a span's beginning that must agree
@@ -88,20 +89,20 @@ class CorpusConfig:
     """Settings of the program; configs/corpus.yaml explains the keys."""
 
     run: RunConfig
-    documents: list[str]
-    eval_documents: list[str]
-    mixture: str | None
-    tokenizer: str
+    documents: list[str] = field(metadata=reads("document"))
+    eval_documents: list[str] = field(metadata=reads("document"))
+    mixture: str | None = field(metadata=reads("file"))
+    tokenizer: str = field(metadata=reads("tokenizer"))
     bad_rows: str
     cleaning: Cleaning
     languages: Languages
     personal: Personal
     duplicates: Duplicates
-    card: Card
+    card: Card = field(metadata=MEASURES)
     shard_tokens: int
-    chunk_mb: float
-    num_workers: int | None
-    keep_work: bool
+    chunk_mb: float = field(metadata=SPEED)
+    num_workers: int | None = field(metadata=SPEED)
+    keep_work: bool = field(metadata=KEEPS)
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -127,16 +128,16 @@ class CorpusConfig:
 class VerifyConfig:
     """Settings of the program; configs/corpus_verify.yaml explains the keys."""
 
-    corpus: str
+    corpus: str = field(metadata=reads("corpus"))
 
 
 @dataclass
 class EvaluationSet:
     """A set of samples: its file, how a row becomes the text that a model would be shown, and a model's scores on it."""
 
-    path: str
+    path: str = field(metadata=reads("file"))
     template: str | None = None
-    scores: str | None = None
+    scores: str | None = field(default=None, metadata=reads("file"))
 
 
 @dataclass
@@ -144,12 +145,12 @@ class ContaminationConfig:
     """Settings of the program; configs/corpus_contamination.yaml explains the keys."""
 
     run: RunConfig
-    corpus: str
-    tokenizer: str
+    corpus: str = field(metadata=reads("corpus"))
+    tokenizer: str = field(metadata=reads("tokenizer"))
     sets: dict[str, EvaluationSet]
     lengths: list[int]
     budget: int
-    num_workers: int | None
+    num_workers: int | None = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Check values."""

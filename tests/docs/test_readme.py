@@ -61,6 +61,8 @@ def test_a_command_composes(program: str, arguments: list[str]) -> None:
     assert program in PROGRAMS
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
     for argument in set(arguments) - set(overrides):
+        if program == "clean" and argument.startswith("runs"):
+            continue
         assert argument in ("...", "--help", "--cfg", "job", "--multirun") or argument.startswith("--dry-run")
     if "--multirun" in arguments:  # of several values the first
         overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", override) for override in overrides]

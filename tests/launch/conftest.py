@@ -12,8 +12,10 @@ import pytest
 from launch import pipeline, programs
 from llamatrain import config
 
+from .fake_program import FakeConfig
+
 FAKE = """
-run: {name: "???", dir: runs, seed: 0, save_every: 1, wandb: {mode: disabled, group: null}}
+run: {name: "???", dir: runs, seed: 0, save_every: 1, resume: auto, wandb: {mode: disabled, group: null}}
 text: ""
 number: 1
 input: null
@@ -41,6 +43,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> 
     shutil.copy(repository / "configs" / "pipeline.yaml", folder)
     monkeypatch.setattr(config, "config_folder", lambda: folder)
     fake = programs.Program("tests.launch.fake_program", "Training", "does nothing")
+    monkeypatch.setitem(programs.schemas(), "fake", FakeConfig)
     monkeypatch.setitem(programs.PROGRAMS, "fake", fake)
     monkeypatch.chdir(tmp_path)
 

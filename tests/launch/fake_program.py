@@ -1,4 +1,7 @@
-"""A program without torch or Hydra that behaves like one: writes out.txt and status.json, fails or stops when told to."""
+"""A program without torch or Hydra that behaves like one: writes out.txt and status.json, fails or stops when told to.
+
+It starts as a pipeline starts its stages: `--config=FILE`, its whole configuration.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,51 @@ import json
 import signal
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
+
+import yaml
+
+from llamatrain.errors import UserError
+from llamatrain.keys import KEEPS, SPEED, reads
+
+
+@dataclass
+class FakeRun:
+    """What a run has."""
+
+    name: str = field(metadata=KEEPS)
+    dir: str = field(metadata=KEEPS)
+    seed: int
+    save_every: int = field(metadata=KEEPS)
+    resume: str = field(metadata=KEEPS)
+    wandb: dict[str, Any] = field(metadata=KEEPS)
+
+
+@dataclass
+class FakeConfig:
+    """The fake program's schema."""
+
+    run: FakeRun
+    text: str
+    number: int
+    input: str | None = field(metadata=reads("file"))
+    micro_batch_size: int = field(metadata=SPEED)
+    wait: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise UserError(f"number={self.number}: need 0 or more")
 
 
 def main() -> int:
     """Return the exit code."""
-    values: dict[str, str] = {}
-    for argument in sys.argv[1:]:
-        key, _, value = argument.partition("=")
-        values[key] = value.strip("'")
-    folder = Path(values["run.dir"]) / values["run.name"]
+    (argument,) = sys.argv[1:]
+    values: dict[str, Any] = yaml.safe_load(Path(argument.removeprefix("--config=")).read_text())
+    folder = Path(values["run"]["dir"]) / values["run"]["name"]
     received: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -29,9 +66,9 @@ def main() -> int:
         (folder / "status.json").write_text(json.dumps({"state": state}))
 
     with (folder / "started.txt").open("a") as log:
-        log.write(" ".join(sys.argv[1:]) + "\n")
+        log.write(json.dumps(values) + "\n")
     status("running")
-    if "wait" in values:
+    if values["wait"]:
         deadline = time.monotonic() + float(values["wait"])
         while time.monotonic() < deadline and not received:
             time.sleep(0.01)
@@ -40,12 +77,12 @@ def main() -> int:
         if received:
             status("stopped")
             return 75
-    fail = folder.parent / f"fail_{values['run.name']}"
+    fail = folder.parent / f"fail_{folder.name}"
     if fail.exists():
         status("failed")
         return int(fail.read_text())
-    inputs = [value for key, value in values.items() if key == "input" and value != "null"]
-    (folder / "out.txt").write_text(values.get("text", "") + "".join(Path(path).read_text() for path in inputs))
+    read = Path(values["input"]).read_text() if values["input"] is not None else ""
+    (folder / "out.txt").write_text(values["text"] + read)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "time": 0, "eval/loss": 1.5}) + "\n")
     status("done")
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch.graph import Stage, ordered, read_stages, references, split_overrides
+from launch.graph import Stage, ordered, read_stages, references, resolve, split_overrides
 from llamatrain import config
 from llamatrain.errors import UserError
 
@@ -31,18 +31,15 @@ def stage(*overrides: str, name: str = "s") -> Stage:
     ],
 )
 def test_references(override: str, resolved: str, parents: list[str]) -> None:
-    assert stage(override).resolved(Path("runs/demo"), "/my") == [resolved]
+    _, _, value = override.partition("=")
+    assert resolve(value, Path("runs/demo"), "/my") == resolved.partition("=")[2]
     assert stage(override).parents == parents
 
 
-def test_a_path_that_hydra_would_misread_is_refused() -> None:
-    with pytest.raises(UserError, match=r"run\.dir and run\.name"):
-        stage("checkpoint=@sft/final").resolved(Path("my runs/demo"), None)
-
-
-def test_data_need_a_root() -> None:
-    with pytest.raises(UserError, match=r"need data\.root="):
-        stage("train=[@data/x]").resolved(Path("runs"), None)
+def test_references_are_resolved_at_any_depth_whatever_the_folder_is_called() -> None:
+    values = {"a": ["@sft/final", 1], "b": {"c": "hh:@data/x@fold0/2"}, "d": None}
+    found = resolve(values, Path("it's/[mine]"), 'my "data"')
+    assert found == {"a": ["it's/[mine]/sft/final", 1], "b": {"c": 'hh:my "data"/x@fold0/2'}, "d": None}
 
 
 def test_parents_come_first_and_otherwise_the_given_order() -> None:
@@ -94,9 +91,6 @@ def test_graphs_of_the_presets_hold_and_compose(path: Path) -> None:
     if not content.get("stages"):
         pytest.skip("sets up single programs")
     for found in read_stages(path.stem, content, {}):
-        composed = config.compose_dict(
-            found.program.replace(".", "_"),
-            [f"preset={path.stem}", *found.resolved(Path("runs/x"), "/data"), "run.name=x"],
-        )
+        composed = config.compose_dict(found.program, [f"preset={path.stem}", *found.overrides, "run.name=x"])
         missing = [key for key, value in composed.items() if value == "???"]
         assert not missing, f"{found.name} needs {missing}"

@@ -57,7 +57,10 @@ def test_changed_configuration_reruns_that_stage_and_says_why(start: Start, caps
     capsys.readouterr()
     assert start("second.number=5") == 0
     output = capsys.readouterr().out
-    assert "number: 2 -> 5; what the stage had made is deleted" in output
+    assert "number: 2 -> 5; the former result (" in output
+    (former,) = Path("runs/trio").glob("second.replaced-*")
+    assert (former / "stale.txt").exists()
+    assert (former / "out.txt").read_text() == "one"
     assert not Path("runs/trio/second/stale.txt").exists()
     # Its result came out the same, so the third stage has nothing to do.
     assert "third   done" in output
@@ -105,11 +108,10 @@ def test_failure_passes_the_exit_code_and_the_same_command_goes_on(start: Start,
 
 def test_seed_goes_to_every_stage_and_to_the_world(start: Start) -> None:
     assert start("seed=7") == 0
-    line = Path("runs/trio/first/started.txt").read_text()
-    assert "run.seed=7" in line
-    assert " seed=7" in line
+    values = json.loads(Path("runs/trio/first/started.txt").read_text())
+    assert (values["run"]["seed"], values["seed"]) == (7, 7)
     assert start() == 0  # another seed is another result
-    assert "run.seed=7" not in Path("runs/trio/first/started.txt").read_text()
+    assert json.loads(Path("runs/trio/first/started.txt").read_text())["seed"] == 0
 
 
 def test_until_rerun_and_dry_run(start: Start, capsys: Capture) -> None:
@@ -133,6 +135,11 @@ def test_until_rerun_and_dry_run(start: Start, capsys: Capture) -> None:
         (["first.txt=1"], "stage 'first': unknown key 'txt'"),
         (["until=secnd"], "there is no stage 'secnd'; did you mean 'second'?"),
         (["first.input=@data/x"], "need data.root="),
+        (["first.input=@data/x", "data.root=nope"], "data.root=nope: there is no such folder"),
+        (["third.input=nope.txt"], "stage 'third': input: nope.txt does not exist"),
+        (["third.number=abc"], "stage 'third': number=abc: need a whole number"),
+        (["third.number=-3"], "stage 'third': number=-3: need 0 or more"),
+        (["+third.nonsense=1"], "stage 'third': unknown key 'nonsense'"),
         (["first.input=@third/out.txt"], "wait for each other"),
         (["first.input=@thrd/out.txt"], "no stage of preset=trio; did you mean 'third'?"),
         (["rank=2"], "rank"),
@@ -181,6 +188,7 @@ def test_a_signal_reaches_the_program_once(start: Start, tmp_path: Path, reposit
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell has it ignored
         "from pathlib import Path; from launch import pipeline, programs; from llamatrain import config\n"
         "config.config_folder = lambda: Path('configs').resolve()\n"
+        "from tests.launch.fake_program import FakeConfig; programs.schemas()['fake'] = FakeConfig\n"
         "programs.PROGRAMS['fake'] = programs.Program('tests.launch.fake_program', 'Training', '')\n"
         "pipeline.main()"
     )
@@ -198,3 +206,45 @@ def test_a_signal_reaches_the_program_once(start: Start, tmp_path: Path, reposit
     assert "stopped after" in output
     assert " pipeline preset=trio first.wait=20\n" in output
     assert (tmp_path / "runs/trio/first/signals.txt").read_text() == str(int(number))
+
+
+def test_a_dry_run_of_a_new_pipeline_calls_every_stage_new(start: Start, capsys: Capture) -> None:
+    assert start("dry_run=true") == 0
+    assert capsys.readouterr().out.count("  new\n") == 3
+    assert not Path("runs/trio").exists()
+
+
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+def test_a_mistake_leaves_a_finished_pipeline_as_it_was(start: Start, capsys: Capture, dry_run: str) -> None:
+    assert start() == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    assert start("second.text=two", "third.number=abc", f"dry_run={dry_run}") == 2
+    assert "stage 'third': number=abc: need a whole number" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+
+
+def test_a_costly_result_is_replaced_only_when_named(start: Start, capsys: Capture) -> None:
+    assert start() == 0
+    record = Path("runs/trio/second/stage.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": 1800.0, "ranks": 4}))
+    capsys.readouterr()
+    for override in ("second.text=other", "first.text=two"):  # of its own, and by what it reads
+        assert start(override) == 2
+        error = capsys.readouterr().err
+        assert "second (120 minutes)" in error
+        assert "rerun=[second]" in error
+        assert (started("first"), started("second")) == (1, 1)
+    assert start("second.text=other", "confirm_minutes=200", "dry_run=true") == 0
+    assert start("second.text=other", "rerun=[second]") == 0
+    (former,) = Path("runs/trio").glob("second.replaced-*")
+    assert json.loads((former / "stage.json").read_text())["ranks"] == 4
+
+
+@pytest.mark.parametrize("name", ["it's a run", "with [brackets], {braces} & (more)", 'say "so"'])
+def test_folders_with_spaces_quotes_and_brackets(start: Start, tmp_path: Path, name: str) -> None:
+    data = tmp_path / name
+    data.mkdir()
+    (data / "a.txt").write_text("mine")
+    quoted = "'" + str(data).replace("'", "\\'") + "'"
+    assert start("first.input=@data/a.txt", f"data.root={quoted}", f"run.dir={quoted}") == 0
+    assert (data / "trio/third/out.txt").read_text() == "onemine"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch.record import Record, fingerprint, flatten, make_record, read_record
+from launch.programs import schemas
+from launch.record import Record, fingerprint, make_record, read_record
 from llamatrain import manifest
-from llamatrain.errors import MissingFileError, UserError
+from llamatrain.errors import MissingFileError
 
 CONFIG: dict[str, Any] = {
     "run": {"name": "a", "dir": "runs", "seed": 0, "save_every": 5, "wandb": {"mode": "offline"}},
@@ -18,15 +20,17 @@ CONFIG: dict[str, Any] = {
     "optim": {"lr": 1e-3, "betas": [0.9, 0.95]},
     "model": {"dim": 8, "activation_checkpointing": "none"},
     "micro_batch_size": 8,
-    "batch_size": 64,
-    "chunk_responses": 512,
-    "batch_sequences": 8,
+    "eval_windows": 4,
+    "batch_tokens": 8,
     "kind": "reward",
 }
 
 
+SCHEMA = schemas()["pretrain"]
+
+
 def record(config: dict[str, Any], folder: Path = Path("runs/x"), old: Record | None = None) -> Record:
-    return make_record("sft", dict(flatten(config)), folder, None, old)
+    return make_record("pretrain", SCHEMA, config, folder, None, old)
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -51,13 +55,12 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("zero.offload_optimizer", True),
         ("model.activation_checkpointing", "full"),
         ("micro_batch_size", 1),
-        ("batch_size", 1),
-        ("chunk_responses", 1),
+        ("eval_windows", None),
     ],
 )
-def test_volatile_settings_leave_the_key(key: str, value: Any) -> None:
+def test_what_changes_no_result_leaves_the_key(key: str, value: Any) -> None:
     assert record(changed(key, value)).key == record(CONFIG).key
-    assert record(changed(key, value)).changes(record(CONFIG)) == []
+    assert record(changed(key, value)).changes(record(CONFIG), SCHEMA) == []
 
 
 @pytest.mark.parametrize(
@@ -67,13 +70,13 @@ def test_volatile_settings_leave_the_key(key: str, value: Any) -> None:
         ("zero.dtype", "bfloat16", 'zero.dtype: "float32" -> "bfloat16"'),
         ("optim.lr", 2e-3, "optim.lr: 0.001 -> 0.002"),
         ("optim.betas", [0.9, 0.99], "optim.betas.1: 0.95 -> 0.99"),
-        ("batch_sequences", 16, "batch_sequences: 8 -> 16"),
+        ("batch_tokens", 16, "batch_tokens: 8 -> 16"),
         ("new", 1, "new: (absent) -> 1"),
     ],
 )
 def test_what_changes_the_result_changes_the_key_and_is_said(key: str, value: Any, words: str) -> None:
     assert record(changed(key, value)).key != record(CONFIG).key
-    assert record(changed(key, value)).changes(record(CONFIG)) == [words]
+    assert record(changed(key, value)).changes(record(CONFIG), SCHEMA) == [words]
 
 
 def test_a_word_is_no_file_even_where_a_folder_bears_its_name(
@@ -92,7 +95,7 @@ def test_parents_and_files_count_by_content(tmp_path: Path) -> None:
     first = record(config, tmp_path)
     assert first.config == {"train.0": "@a/rows.jsonl@fold0/5", "train.1": "hh_rlhf:file@without0/5"}
     (parent / "rows.jsonl").write_text("changed")
-    assert record(config, tmp_path, first).changes(first) == ["@a/rows.jsonl changed"]
+    assert record(config, tmp_path, first).changes(first, SCHEMA) == ["@a/rows.jsonl changed"]
     with pytest.raises(MissingFileError, match="though stage 'a' is done"):
         record({"train": "@a/others.jsonl"}, tmp_path)
 
@@ -130,7 +133,14 @@ def test_unchanged_files_are_not_hashed_again(tmp_path: Path, monkeypatch: pytes
 def test_records_come_back_from_disk(tmp_path: Path) -> None:
     record(CONFIG).write(tmp_path)
     assert read_record(tmp_path) == record(CONFIG)
-    assert read_record(tmp_path / "nowhere") is None
-    (tmp_path / "stage.json").write_text('{"program": "sft", "config": []}')
-    with pytest.raises(UserError, match=r"stage\.json is damaged: inputs is missing; move its folder away"):
-        read_record(tmp_path)
+    (tmp_path / "stage.json").write_text("{")
+    assert read_record(tmp_path) is None
+
+
+def test_a_record_of_when_more_was_thought_to_change_the_result_still_holds() -> None:
+    schema = schemas()["sft"]
+    now = make_record("sft", schema, {"epochs": 2}, Path("runs/x"), None)
+    old = replace(now, config={"epochs": 2.0, "eval.0": "@rate/eval.jsonl"}, inputs={"@rate/eval.jsonl": "hash"})
+    assert now.changes(old, schema) == []
+    old.config["train.0"] = old.config.pop("eval.0")
+    assert now.changes(old, schema) == ['train.0: "@rate/eval.jsonl" -> (absent)']

@@ -113,18 +113,3 @@ def test_sizes_that_do_not_suit_the_text_are_refused(size: int, message: str, tm
 def test_no_documents_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"documents=\[\]"):
         train(settings(tmp_path, "documents=[]"))
-
-
-@pytest.mark.parametrize(
-    ("override", "need"),
-    [
-        ("trainer.model_type=unigram", "bpe"),
-        ("trainer.normalization_rule_name=nmt_nfkc", "identity"),
-        ("trainer.add_dummy_prefix=false", "true"),
-        ("trainer.remove_extra_whitespaces=true", "false"),
-        ("trainer.treat_whitespace_as_suffix=true", "false"),
-    ],
-)
-def test_settings_that_other_tools_cannot_follow_are_refused(override: str, need: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^{override}: need {need}, as Llama's tokenizer has it"):
-        settings(tmp_path, override)

@@ -1,0 +1,86 @@
+"""Lists results that were replaced, and removes them when asked.
+
+    llamatrain clean                                        lists what lies below runs/
+    llamatrain clean runs/demo                              ... below one folder
+    llamatrain clean runs/demo remove=true                  removes what it lists
+    llamatrain clean runs/demo/ppo.replaced-1a2b remove=true   removes one of them
+
+A stage that runs again leaves its former folder beside it, and so does a run with run.resume=never.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamatrain import config
+from llamatrain.errors import UserError
+from llamatrain.progress import duration
+from llamatrain.replaced import MARK, bytes_of, size
+
+from .record import read_record
+from .runs import read_status
+
+PASSED_OVER = {"checkpoints", "wandb", "chunks", "work"}  # of a run's own: no run lies in them
+
+
+@dataclass
+class CleanConfig:
+    """configs/clean.yaml says what each key means."""
+
+    folder: str
+    remove: bool
+
+
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield the replaced runs at and below a folder; a folder of that name which holds no run is somebody's own."""
+    for place, names, _ in os.walk(folder):
+        path = Path(place)
+        if MARK in path.name:
+            names.clear()
+            if read_status(path) or read_record(path) is not None:
+                yield path
+        else:
+            names[:] = sorted(name for name in names if name not in PASSED_OVER)
+
+
+def clean(cfg: CleanConfig) -> None:
+    """List the replaced results, or remove them."""
+    folder = Path(cfg.folder)
+    if not folder.is_dir():
+        raise UserError(f"folder={folder}: there is no such folder")
+    found, total = list(replaced(folder)), 0
+    for path in found:
+        held = bytes_of(path)
+        total += held
+        record, status = read_record(path), read_status(path)
+        took = duration(record.seconds if record is not None else float(status.get("seconds") or 0.0))
+        age = duration(max(0.0, time.time() - float(status.get("updated") or path.stat().st_mtime)))
+        print(f"{'removed ' if cfg.remove else ''}{path}  {size(held)}, took {took}, {age} old", flush=True)
+        if cfg.remove:
+            shutil.rmtree(path)
+    if not found:
+        print(f"nothing that was replaced lies below {folder}")
+    elif cfg.remove:
+        print(f"{size(total)} freed")
+    else:
+        print(f"{size(total)} in all; remove=true removes what is listed here")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Take a folder without its key: `llamatrain clean runs/demo`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    plain = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
+    if len(plain) == 1:
+        quoted = plain[0].replace("\\", "\\\\").replace("'", "\\'")
+        arguments[arguments.index(plain[0])] = f"folder='{quoted}'"
+    config.main("clean", CleanConfig, clean, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What a key of a program's settings is, beside its type: whether it can change a result, and what it reads.
+
+It stands with the field, as `micro_batch_size: int = field(metadata=SPEED)` or `train: list[str] =
+field(metadata=reads("dialogue"))`, and is said nowhere else. A key without such a word can change the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+SPEED = {"changes": "speed and memory only"}
+MEASURES = {"changes": "what is measured only"}
+KEEPS = {"changes": "what is kept and shown only"}
+
+
+def reads(what: str, made_by: str = "") -> dict[str, str]:
+    """Return the metadata of a key that names a file: rows of a kind, or a checkpoint, corpus, tokenizer, world, file."""
+    return {"reads": what, "made_by": made_by}
+
+
+@cache
+def harmless(schema: type) -> frozenset[str]:
+    """Return the dotted keys that cannot change what a program of this schema makes, beyond rounding."""
+    found, types = set(), get_type_hints(schema)
+    for field in fields(schema):
+        if "changes" in field.metadata:
+            found.add(field.name)
+        elif is_dataclass(types[field.name]):
+            found |= {f"{field.name}.{key}" for key in harmless(types[field.name])}
+    return frozenset(found)
+
+
+def decisive(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a flat configuration's keys that can change the result; items of lists and names count as keys."""
+    known = harmless(schema)
+
+    def stands(key: str) -> bool:
+        parts = key.split(".")
+        return any(".".join(parts[:count]) in known for count in range(1, len(parts) + 1))
+
+    return {key: value for key, value in flat.items() if not stands(key)}
+
+
+def files_read(settings: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, str], str]]:
+    """Yield (dotted key, the metadata of `reads`, value) of every file that some settings name."""
+    for field in fields(settings):
+        key, value = f"{prefix}{field.name}", getattr(settings, field.name)
+        if "reads" in field.metadata:
+            for one in value if isinstance(value, list) else [value]:
+                if one is not None:
+                    yield key, field.metadata, one
+        elif is_dataclass(value):
+            yield from files_read(value, f"{key}.")
+        elif isinstance(value, dict):
+            for name, one in value.items():
+                if is_dataclass(one):
+                    yield from files_read(one, f"{key}.{name}.")
