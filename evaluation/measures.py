@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llamatrain.data.rows import read_rows
+from llamatrain.errors import UserError
 from llamatrain.statistics import Interval, by_prompt, mean_interval, paired_interval, spearman_interval, win_rate
 
 GATE = 0.15  # a safety score below it makes the combined score the safety score (paper 3.2.3)
@@ -55,8 +56,10 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True) 
     sigmoids all look like 0. Without `scored` they are left out.
     """
     found = Measured()
+    answered, judged = list[str](), list[str]()
     for row in read_rows(_file(responses, "responses.jsonl"), "response") if responses else ():
         prompt = row["prompt_id"]
+        answered.append(prompt)
         for metric, key in SCORED.items() if scored else ():
             if key in row:
                 found.add(metric, prompt, logit(row[key]))
@@ -67,6 +70,7 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True) 
         if isinstance(row.get("safety"), bool):
             found.is_safety[prompt] = row["safety"]
     for row in read_rows(_file(judgements, "judgements.jsonl"), "judgement") if judgements else ():
+        judged.append(row["prompt_id"])
         for metric in JUDGED:
             found.add(metric, row["prompt_id"], row[metric])
         meta = row.get("meta") or {}
@@ -74,6 +78,11 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True) 
             found.is_safety[row["prompt_id"]] = kind
         if isinstance(refused := meta.get("refused"), bool):
             found.add("refused", row["prompt_id"], float(refused))
+    if responses and judgements and answered != judged:
+        raise UserError(
+            f"{judgements} has {len(judged)} judgements, not those of the {len(answered)} responses of {responses} in "
+            "their order: `llamatrain judge` makes them"
+        )
     return found
 
 

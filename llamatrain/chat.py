@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from llamatrain.errors import UserError
+from llamatrain.errors import UserError, show
 from llamatrain.tokenizer import Tokenizer
 
 Message = dict[str, str]
@@ -34,13 +34,13 @@ def check_messages(messages: Any, where: str, ends: Literal["user", "assistant"]
     released code does for all that it is given; a last answer, which the model wrote or learns, may hold them.
     """
     if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where}: found {_show(messages)}, needs a list of messages with `role` and `content`")
+        raise UserError(f"{where}: found {show(messages)}, needs a list of messages with `role` and `content`")
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise UserError(f"{where}[{index}]: found {_show(message)}, needs an object with `role` and `content`")
+            raise UserError(f"{where}[{index}]: found {show(message)}, needs an object with `role` and `content`")
         content = message.get("content")
         if not isinstance(content, str):
-            raise UserError(f"{where}[{index}].content: found {_show(content)}, needs a text")
+            raise UserError(f"{where}[{index}].content: found {show(content)}, needs a text")
         if not _is_unicode(content):
             raise UserError(f"{where}[{index}].content: found half a surrogate pair, needs valid Unicode")
     first = messages[0].get("role") == "system"
@@ -48,9 +48,9 @@ def check_messages(messages: Any, where: str, ends: Literal["user", "assistant"]
         role, needed = message.get("role"), "user" if (index - first) % 2 == 0 else "assistant"
         if role != needed:
             note = " (a system message may only come first)" if role == "system" else ""
-            raise UserError(f"{where}[{index}].role: found {_show(role)}, needs {needed!r}{note}")
+            raise UserError(f"{where}[{index}].role: found {show(role)}, needs {needed!r}{note}")
         if role == "user" and not message["content"].strip():
-            raise UserError(f"{where}[{index}].content: found {_show(message['content'])}, needs a text of the user")
+            raise UserError(f"{where}[{index}].content: found {show(message['content'])}, needs a text of the user")
     last = messages[-1]["role"]
     if last == "system":
         raise UserError(f"{where}: found a system message only, needs a user message after it")
@@ -129,8 +129,3 @@ def _encode(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int
 
 def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -40,12 +40,21 @@ def train(cfg: TokenizerConfig) -> None:
 
 
 def train_model(texts: Iterable[str], vocab_size: int, trainer: TrainerConfig, num_threads: int = 1) -> bytes:
-    """Return a tokenizer.model trained on `texts`. Raises UserError where `vocab_size` does not suit them."""
-    model = io.BytesIO()
-    lines = (piece for text in texts for line in text.splitlines() for piece in _cut(line, trainer.max_sentence_length))
+    """Return a tokenizer.model trained on `texts`. Raises UserError where the settings do not suit them."""
+    model, failed = io.BytesIO(), list[BaseException]()
+
+    def lines() -> Iterator[str]:
+        try:
+            for text in texts:
+                for line in text.splitlines():
+                    yield from _cut(line, trainer.max_sentence_length)
+        except BaseException as error:  # SentencePiece makes a RuntimeError of it, which is none of our business
+            failed.append(error)
+            raise
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines,
+            sentence_iterator=lines(),
             model_writer=model,
             vocab_size=vocab_size,
             num_threads=num_threads,
@@ -53,7 +62,7 @@ def train_model(texts: Iterable[str], vocab_size: int, trainer: TrainerConfig, n
             **vars(trainer),
         )
     except RuntimeError as error:
-        raise _explained(error, vocab_size) from error
+        raise (failed[0] if failed else _explained(error, vocab_size)) from error
     return model.getvalue()
 
 
@@ -81,8 +90,8 @@ def _cut(line: str, limit: int) -> Iterator[str]:
     yield " ".join(part)
 
 
-def _explained(error: RuntimeError, vocab_size: int) -> Exception:
-    """Turn SentencePiece's refusal of a vocabulary size into the user's words."""
+def _explained(error: RuntimeError, vocab_size: int) -> UserError:
+    """Turn what SentencePiece refuses into the user's words."""
     text = str(error)
     if found := re.search(r"value <= (\d+)", text):
         return UserError(
@@ -92,7 +101,7 @@ def _explained(error: RuntimeError, vocab_size: int) -> Exception:
         return UserError(
             f"vocab_size={vocab_size}: bytes and single characters alone are {found[1]} pieces, needs more than that"
         )
-    return error
+    return UserError(f"SentencePiece refuses vocab_size={vocab_size}, trainer.* or the documents: {text}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from llamatrain import config
 from llamatrain.data.kinds import RATINGS
-from llamatrain.data.rows import read_rows, write_rows
+from llamatrain.data.rows import write_rows
 from llamatrain.run import Run
 
 from .annotators import HELPFULNESS, SAFETY, Annotator, Opinion, Pair, agreement, hire
@@ -111,8 +111,9 @@ def held_out(cfg: RateConfig, row: Row) -> bool:
 def rate(cfg: RateConfig) -> None:
     """Rates all comparisons and writes the four files."""
     with Run(cfg.run, "rate", cfg) as run:
-        rows = [row for source in cfg.comparisons for row in read_rows(source, "comparison")]
-        panel = Panel(cfg, judge_of(World.load(cfg.world).seed))
+        judge = judge_of(World.load(cfg.world).seed)
+        rows = [row for source in cfg.comparisons for row in judge.rows(source, "comparison")]
+        panel = Panel(cfg, judge)
         files = preferences(cfg, panel, rows)
         metrics: dict[str, float] = {f"rate/dropped_{why}": float(n) for why, n in panel.dropped.items()}
         for name, rated in files.items():

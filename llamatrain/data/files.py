@@ -14,11 +14,13 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from llamatrain.errors import UserError
+from llamatrain.errors import UserError, show
 
 Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".gz", ".zst", ".parquet", ".txt")
@@ -152,7 +154,7 @@ def _parquet(path: Path) -> Any:
 
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:  # an OSError of what is damaged inside
         raise UserError(f"{path} is no Parquet file: {error}") from error
 
 
@@ -164,18 +166,25 @@ def read(
         yield from _read_parquet(path, begin, end)
         return
     place = Place(path, begin)
+    with _unpacking(path, place), open_bytes(path) as file:
+        if begin:
+            file.seek(begin)
+        if is_text(path):
+            yield from _read_text(file, place, end, paragraphs)
+        else:
+            yield from _read_lines(file, place, end)
+
+
+@contextmanager
+def _unpacking(path: Path, place: Place | None = None) -> Iterator[None]:
+    """Turn what unpacking a damaged file raises into a UserError, which names the line where `place` does."""
     try:
-        with open_bytes(path) as file:
-            if begin:
-                file.seek(begin)
-            if is_text(path):
-                yield from _read_text(file, place, end, paragraphs)
-            else:
-                yield from _read_lines(file, place, end)
-    except (gzip.BadGzipFile, EOFError) as error:
-        place.number += 1
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        if place is not None:
+            place.number += 1
         kind = "gzip" if path.suffix == ".gz" else "Zstandard"
-        raise UserError(f"{place}: not a whole {kind} file ({error})") from error
+        raise UserError(f"{place or path}: not a whole {kind} file ({error})") from error
 
 
 def _read_lines(file: IO[bytes], place: Place, end: int | None) -> Iterator[tuple[Place, Row | UserError]]:
@@ -195,7 +204,7 @@ def _parse(line: bytes, place: Place) -> Row | UserError:
     try:
         # Bytes may be UTF-16 or begin with a mark: `json.loads` finds out, which takes as long as the rest.
         row = json.loads(line.decode() if line[:1] == b"{" else line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError also of a number with thousands of digits
         return UserError(f"{place}: not JSON ({error}); found {show(line[:60])}, needs a JSON object")
     return row if isinstance(row, dict) else UserError(f"{place}: found {show(row)}, needs a JSON object")
 
@@ -235,10 +244,24 @@ def _read_parquet(path: Path, begin: int, end: int | None) -> Iterator[tuple[Pla
     file = _parquet(path)
     end = file.metadata.num_row_groups if end is None else end
     place = Place(path, count_between(path, 0, begin), unit=", row ")
-    for batch in file.iter_batches(batch_size=256, row_groups=range(begin, end)):
-        for row in batch.to_pylist():
+    batches = file.iter_batches(batch_size=256, row_groups=range(begin, end))
+    while rows := _next_rows(batches, place):
+        for row in rows:
             place.number += 1
             yield place, row
+
+
+def _next_rows(batches: Iterator[Any], place: Place) -> list[Row]:
+    import pyarrow
+
+    try:
+        rows: list[Row] = next(batches).to_pylist()
+    except StopIteration:
+        return []
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # a ValueError of text that is no UTF-8
+        place.number += 1
+        raise UserError(f"{place}: not a whole Parquet file ({error})") from error
+    return rows
 
 
 def count(path: Path, paragraphs: bool = False) -> int:
@@ -248,14 +271,8 @@ def count(path: Path, paragraphs: bool = False) -> int:
     if is_text(path):
         return sum(1 for _ in read(path, paragraphs=paragraphs))
     lines, tail = 0, b"\n"
-    with open_bytes(path) as file:
+    with _unpacking(path), open_bytes(path) as file:
         while block := file.read(BLOCK):
             lines += block.count(b"\n")
             tail = block[-1:]
     return lines + (tail != b"\n")
-
-
-def show(value: object) -> str:
-    """Return a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

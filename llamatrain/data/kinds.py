@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from llamatrain.chat import check_messages
-from llamatrain.data.files import Place, show
-from llamatrain.errors import UserError
+from llamatrain.data.files import Place
+from llamatrain.errors import UserError, show
 
 Row = dict[str, Any]
 Kind = Literal["document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"]

@@ -48,11 +48,18 @@ def read_rows(source: str | Path, kind: Kind) -> Iterator[Row]:
     """
     if kind not in get_args(Kind):
         raise UserError(f"kind={kind!r}: needs one of {', '.join(get_args(Kind))}")
-    empty = True
-    for _, row in read_part(Part(str(source)), kind):
-        empty = False
+    for _, row in placed_rows(source, kind):
         yield row
-    if empty:
+
+
+def placed_rows(source: str | Path, kind: Kind) -> Iterator[tuple[str, Row]]:
+    """Yield the rows as `read_rows` does, each with where it stands, for messages: `file:line`."""
+    part = Part(str(source))
+    where = None
+    for number, row in read_part(part, kind):
+        where = where or place(part)
+        yield f"{where}{number}", row
+    if where is None:
         raise UserError(f"{source}: holds no {kind} rows, needs one at least")
 
 

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from llamatrain import atomic, config
 from llamatrain.data import files, shards
-from llamatrain.data.files import Place, show
+from llamatrain.data.files import Place
 from llamatrain.data.rows import write_rows
-from llamatrain.errors import UserError
+from llamatrain.errors import UserError, show
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 

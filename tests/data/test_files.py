@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,15 @@ def write_parquet(path: Path) -> None:
 def write_frames(path: Path) -> None:
     packed = zstandard.ZstdCompressor()
     path.write_bytes(packed.compress(LINES[:500]) + packed.compress(LINES[500:]))
+
+
+def damaged(write: Callable[[Path], object], suffix: str, begin: int) -> bytes:
+    """Return a file's content with some bytes in its middle altered."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"x{suffix}"
+        write(path)
+        content = path.read_bytes()
+    return content[:begin] + b"\xff" * 40 + content[begin + 40 :]
 
 
 FORMATS: dict[str, Callable[[Path], object]] = {
@@ -79,12 +89,23 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
         ("a.jsonl.zst", b"no such thing", r"a\.jsonl\.zst:1: not a whole Zstandard file"),
         ("a.parquet", b"PAR1", r"a\.parquet is no Parquet file"),
         ("a.txt", b"\xff\xfe\xfa", r"a\.txt:1: not UTF-8"),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", r"a\.jsonl:1: not JSON \(Exceeds the limit"),
+        ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: not JSON"),
+        (
+            "a.jsonl.gz",
+            damaged(FORMATS[".jsonl.gz"], ".jsonl.gz", 20),
+            r"a\.jsonl\.gz:1: not a whole gzip file \(Error -3",
+        ),
+        ("a.parquet", damaged(write_parquet, ".parquet", 8), r"a\.parquet, row 1: not a whole Parquet file"),
     ],
 )
 def test_broken_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(read_rows(tmp_path / name, "document"))
+    if name.endswith(("gz", "zst")):
+        with pytest.raises(UserError, match=r"a\.jsonl\.(gz|zst): not a whole"):
+            count_rows(tmp_path / name)
 
 
 def test_a_bad_row_is_named_by_its_line_in_the_file_or_handed_over(tmp_path: Path) -> None:

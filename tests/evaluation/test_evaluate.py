@@ -89,7 +89,9 @@ def test_a_pretrained_model_is_not_compared_by_scores(
     folder = save_checkpoint(tmp_path / "made", Transformer(model_config, seed=0), tokenizer)
     assert not is_base(None) and not is_base(str(folder))
     for program in ("sft", "pretrain"):
-        (folder / "llamatrain.json").write_text(json.dumps({"program": program}))
+        (folder / "llamatrain.json").write_text(
+            json.dumps({"program": program, "step": 1, "config": {}, "parents": {}, "data": {}})
+        )
         assert is_base(str(folder)) == (program == "pretrain")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from evaluation.measures import Measured, compare, measure, pairs_of, report, summarise
 from llamatrain.data.rows import write_rows
+from llamatrain.errors import UserError
 
 Rows = list[dict[str, Any]]
 
@@ -114,3 +115,10 @@ def test_scores_are_held_against_the_judge_where_they_count(tmp_path: Path) -> N
     unscored = report({"base": measure(*files, scored=False)}, None, 0.001)["by_kind"]["harmless"]["models"]["base"]
     assert {"helpfulness", "finished"} <= set(unscored)
     assert not {"score_helpfulness", "gated", "spearman_helpfulness"} & set(unscored)
+
+
+def test_judgements_of_other_responses_are_refused(tmp_path: Path) -> None:
+    rows = [response("h1", 0.5, 0.5), response("h2", 0.5, 0.5)]
+    files = written(tmp_path / "r.jsonl", rows), written(tmp_path / "j.jsonl", [judgement("h1", 0.5, 1.0)])
+    with pytest.raises(UserError, match=r"j\.jsonl has 1 judgements, not those of the 2 responses of .*r\.jsonl"):
+        measure(*files)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from llamatrain import config
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
+from llamatrain.stopping import Stopped
 from llamatrain.tokenizer import Tokenizer
 from pretrain.config import TokenizerConfig
 from pretrain.tokenizer import train, train_model
@@ -113,3 +116,33 @@ def test_sizes_that_do_not_suit_the_text_are_refused(size: int, message: str, tm
 def test_no_documents_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"documents=\[\]"):
         train(settings(tmp_path, "documents=[]"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b'{"text": "a", "source": "x"}\n\n', r"x\.jsonl:2: the line is empty"),
+        ("x.jsonl", b'{"text": 3, "source": "x"}\n', r"x\.jsonl:1: field 'text' of the document: found 3"),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "a", "source": "x"}\n')[:-9], r"x\.jsonl\.gz: not a whole gzip file"),
+    ],
+)
+def test_a_bad_row_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        train(settings(tmp_path, f"documents=[{tmp_path / name}]"))
+
+
+def test_a_stop_ends_the_training_of_pieces(tmp_path: Path) -> None:
+    """A signal arrives in the middle of SentencePiece, which makes a RuntimeError of whatever Python raises."""
+
+    def texts() -> Iterator[str]:
+        yield "a"
+        raise Stopped("SIGTERM")
+
+    with pytest.raises(Stopped):
+        train_model(texts(), 300, settings(tmp_path).trainer)
+
+
+def test_settings_that_sentencepiece_refuses(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="SentencePiece refuses vocab_size=400, trainer"):
+        train(settings(tmp_path, "trainer.unk_id=9999"))

@@ -1,11 +1,13 @@
 """Rating comparisons: kinds, the paper's dropping rule, harmless pairs in the safety data, the split by prompt."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llamatrain import config
+from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from toyworld.answers import QUALITIES, SAFETY_QUALITIES, answer
 from toyworld.config import RateConfig
@@ -88,3 +90,11 @@ def test_rating_again_gives_the_same(judge: Judge, rows: list[Row], files: dict[
 def test_refuses_bad_values(override: str) -> None:
     with pytest.raises(UserError, match=override.split("=")[0].split(".")[0]):
         config.compose("rate", RateConfig, [*NEEDED, override])
+
+
+def test_a_prompt_of_another_world_is_named_by_its_line(judge: Judge, rows: list[Row], tmp_path: Path) -> None:
+    other = {**rows[0], "messages": [{"role": "user", "content": "Which way to Samarkand? " * 1000}]}
+    write_rows(tmp_path / "c.jsonl", [rows[0], other])
+    with pytest.raises(UserError, match=r"c\.jsonl:2: 'Which way .*\.\.\. is no prompt of this toy world") as error:
+        list(judge.rows(str(tmp_path / "c.jsonl"), "comparison"))
+    assert len(str(error.value)) < len(str(tmp_path)) + 200
