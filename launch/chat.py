@@ -57,7 +57,7 @@ class Chat:
         from llamatrain.settings import Sampling
 
         self.model, self.tokenizer, self.system = model, tokenizer, cfg.system
-        self.sampling = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.seed)
+        self.sampling = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.seed, "chat")
         # What an answer should find free at least; where the context is small, a quarter of it.
         self.room = min(cfg.max_new_tokens, model.config.max_seq_len // 4)
         self.turns: list[dict[str, str]] = []

@@ -1,8 +1,8 @@
 """Sampling responses, many at a time (released code; paper 3.2.3 samples for RLHF).
 
 A finished response leaves the batch and a waiting prompt takes its slot. The noise of each token is a function of
-(seed, prompt id, sample number, position), so a response does not depend on batch size, refill, ranks or restarts (up
-to the rounding of logits).
+(seed, program, prompt id, sample number, position), so a response does not depend on batch size, refill, ranks or
+restarts (up to the rounding of logits), and no program replays the noise of another.
 
 Shapes: B active rows, V vocabulary.
 """
@@ -56,7 +56,7 @@ def generate(
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     responses = [Generated(prompt) for prompt in prompts]
     limits = [_room(model, prompt, key, sampling) for prompt, key in zip(prompts, keys, strict=True)]
-    noise = [noise_key(sampling.seed, *key) for key in keys]
+    noise = [noise_key(sampling.seed, *key, sampling.program) for key in keys]
     waiting = [i for i, limit in enumerate(limits) if limit > 0]
     slots = min(batch_size, len(waiting))
     refill = max(1, slots // 8)  # newcomers are prefilled together: one forward for several
@@ -105,7 +105,7 @@ def stream(
 ) -> Iterator[int]:
     """Yield the tokens of one response as they are drawn, EOS included; the same tokens as `generate`'s."""
     limit = _room(model, prompt, key, sampling)
-    noise = noise_key(sampling.seed, *key)
+    noise = noise_key(sampling.seed, *key, sampling.program)
     response = Generated(prompt)
     cache = model.new_cache(1, len(prompt) + limit)
     while len(response.tokens) < limit and not response.finished:
@@ -159,9 +159,9 @@ def _descending(values: Tensor) -> Tensor:
     return values.sort(-1, descending=True).values
 
 
-def noise_key(seed: int, prompt_id: str, number: int) -> int:
-    """Return the 64-bit key of one response's noise."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{number}/{prompt_id}".encode()).digest()[:8], "little")
+def noise_key(seed: int, prompt_id: str, number: int, program: str = "") -> int:
+    """Return the 64-bit key of the noise of one response of a program."""
+    return int.from_bytes(hashlib.sha256(f"{program}/{seed}/{number}/{prompt_id}".encode()).digest()[:8], "little")
 
 
 def uniform(keys: list[int], positions: list[int]) -> npt.NDArray[np.float64]:

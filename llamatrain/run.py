@@ -57,7 +57,7 @@ class Run:
 
         `settings` is the program's whole configuration; `parents` the checkpoints it starts from; `data` the
         fingerprints of its data sets, which must not change between start and resume (None: it is never resumed);
-        `fixed` the keys that, with run.seed, say which samples a step takes, and must not change either.
+        `fixed` the keys that, with run.seed, say which samples a step takes and by which loss, and must not change either.
         """
         if config.verbose:
             os.environ["LLAMATRAIN_VERBOSE"] = "1"
@@ -308,8 +308,8 @@ class Run:
             before, now = _setting(lineage["config"], key), _setting(settings, key)
             if before != now:
                 raise UserError(
-                    f"{key}={now}: {newest} was trained with {before}, and another value would repeat samples and lose "
-                    f"others: take back the change, or start anew with run.resume=never or another run.name"
+                    f"{key}={now}: {newest} was trained with {before}, and another value would change its samples or "
+                    f"its loss halfway: take back the change, or start anew with run.resume=never or another run.name"
                 )
         step, state = self._restore(newest, engines)
         self.print(f"resumed from {newest} at step {step}")
@@ -349,6 +349,7 @@ class Run:
             "parents": {k: {"path": str(p), "sha256": _parent_hash(p)} for k, p in self.parents.items()},
             "data": self.data,
             "incidents": len(self.incidents),
+            "evaluated": {key: value for key, value in self._last.items() if key.startswith("eval/")},
             "version": __version__,
         }
         if self._metrics is not None:

@@ -166,12 +166,16 @@ class SpikeConfig:
 
 @dataclass
 class Sampling:
-    """How tokens are drawn: temperature 0 is greedy; top_p 1 keeps every token."""
+    """How tokens are drawn: temperature 0 is greedy; top_p 1 keeps every token.
+
+    Each `program` has noise of its own: PPO must not begin with the very samples that rejection sampling chose among.
+    """
 
     temperature: float
     top_p: float
     max_new_tokens: int
     seed: int
+    program: str = ""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:

@@ -6,6 +6,8 @@ scalar head. Helpfulness and safety are two models (`kind`).
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,9 +23,13 @@ from llamatrain.start import scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import RewardConfig
-from .data import Pair, PairBatches, load_pairs, mix_pairs, most_tokens
-from .losses import auxiliary_loss, ranking_loss
-from .scoring import score_pairs, scored, scores_at_ends, summary
+from .data import DROPPED, Pair, PairBatches, in_words, load_pairs, mix_pairs, most_tokens
+from .losses import auxiliary_loss, centring_loss, ranking_loss
+from .scoring import score_means, score_pairs, scored, scores_at_ends, summary
+
+LOSS = ("margin", "auxiliary_weight", "center_weight")  # what the loss is: a half-trained run keeps it
+CENTER_WEIGHT = 0.01  # of a model that no safe/unsafe labels give a zero
+MEASURED = 256  # training pairs whose scores are measured where none are held out
 
 
 def train(cfg: RewardConfig) -> None:
@@ -33,9 +39,11 @@ def train(cfg: RewardConfig) -> None:
     start = checkpoint.resolve(cfg.checkpoint, "sft")
     tokenizer = checkpoint.load_tokenizer(start)
     max_length = most_tokens(start, cfg.max_length)
-    pairs, held_out, notes = load(cfg, tokenizer, max_length)
+    data = load(cfg, tokenizer, max_length)
+    labelled = sum(pair.chosen_safe is not None or pair.rejected_safe is not None for pair in data.pairs)
+    cfg.center_weight = centering(cfg, labelled)
     batches = PairBatches(
-        pairs,
+        data.pairs,
         margin=cfg.margin,
         max_length=max_length,
         batch_pairs=cfg.batch_pairs,
@@ -45,38 +53,62 @@ def train(cfg: RewardConfig) -> None:
         world_size=world_size(),
     )
     steps = max(1, round(cfg.epochs * batches.steps_per_epoch))
-    data, fixed = {"train": batches.fingerprint}, ("batch_pairs",)
-    with Run(cfg.run, "reward", cfg, {"checkpoint": start}, data, fixed) as run:
-        for note in notes:
+    fingerprints, fixed = {"train": batches.fingerprint}, ("batch_pairs", *LOSS)
+    with Run(cfg.run, "reward", cfg, {"checkpoint": start}, fingerprints, fixed) as run:
+        for note in data.notes:
             run.print(note)
         run.print(
-            f"{len(pairs):,} pairs, {steps:,} steps of {cfg.batch_pairs} pairs, margin {cfg.margin}, "
-            f"auxiliary weight {cfg.auxiliary_weight:g}"
+            f"{len(data.pairs):,} pairs, {steps:,} steps of {cfg.batch_pairs} pairs, margin {cfg.margin}, "
+            f"auxiliary weight {cfg.auxiliary_weight:g} ({labelled:,} pairs are labelled safe or unsafe), "
+            f"centering weight {cfg.center_weight:g}"
         )
+        if cfg.auxiliary_weight and not labelled:
+            run.print(
+                f"warning: auxiliary_weight={cfg.auxiliary_weight:g} does nothing: no pair has chosen_safe or "
+                f"rejected_safe, so that nothing says where safe ends and unsafe begins"
+            )
         engine = scalar_engine(start, cfg.optim, cfg.zero, steps, cfg.run.seed, cfg.activation_checkpointing)
 
         def loss(model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            return pair_loss(model, batch, cfg.auxiliary_weight or 0.0)
+            return pair_loss(model, batch, cfg.auxiliary_weight or 0.0, cfg.center_weight or 0.0)
 
         def evaluate() -> dict[str, float]:
-            return held_out_metrics(engine, held_out, max_length, cfg.micro_batch_size)
+            return {**data.counts, **held_out_metrics(engine, data, max_length, cfg.micro_batch_size)}
 
-        fit(engine, batches, loss, run, steps, tokenizer, evaluate if held_out else None)
+        fit(engine, batches, loss, run, steps, tokenizer, evaluate)
 
 
-def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> tuple[list[Pair], list[Pair], list[str]]:
-    """Return training pairs (own and mixed in), held-out pairs, and what was skipped, in words."""
+def centering(cfg: RewardConfig, labelled: int) -> float:
+    """Return the weight of the centring term: as configured, else 0 where labelled pairs give the scores their zero."""
+    if cfg.center_weight is not None:
+        return cfg.center_weight
+    return 0.0 if cfg.auxiliary_weight and labelled else CENTER_WEIGHT
+
+
+@dataclass
+class Preferences:
+    """Training pairs (own and mixed in) and held-out ones, what was left out in words, and how many of each."""
+
+    pairs: list[Pair]
+    held_out: list[Pair]
+    notes: list[str]
+    counts: dict[str, float]
+
+
+def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> Preferences:
+    """Read the pairs to train on and to measure."""
+    assert cfg.mix_share is not None
     notes: list[str] = []
+    left_out: Counter[str] = Counter()
 
     def read(paths: list[str], kind: str | None) -> list[Pair]:
         found: list[Pair] = []
         for path in paths:
-            pairs, skipped = load_pairs(path, tokenizer, max_length, cfg.too_long, kind)
+            pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, kind)
             found += pairs
-            if skipped:
-                notes.append(
-                    f"{path}: {skipped} of {len(pairs) + skipped} pairs skipped, longer than {max_length} tokens"
-                )
+            left_out.update(dropped)
+            if dropped:
+                notes.append(f"{path}: of {len(pairs) + dropped.total():,} pairs left out {in_words(dropped)}")
         return found
 
     own, other = read(cfg.train, cfg.kind), read(cfg.mix, None)
@@ -85,29 +117,48 @@ def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> tuple[list
     if drawn:
         share = f"{drawn / len(pairs):.0%} of the whole"
         notes.append(f"{len(own):,} {cfg.kind} pairs and {drawn:,} drawn from {len(other):,} others ({share})")
-    return pairs, read(cfg.eval, None), notes
+    held_out = read(cfg.eval, None)
+    counts = {"reward/own_pairs": len(own), "reward/mixed_pairs": drawn}
+    counts |= {f"reward/left_out_{why}": left_out[why] for why in DROPPED}
+    return Preferences(pairs, held_out, notes, {name: float(count) for name, count in counts.items()})
 
 
-def pair_loss(model: Any, batch: Batch, auxiliary_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+def pair_loss(
+    model: Any, batch: Batch, auxiliary_weight: float, center_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the summed loss of a micro-batch's pairs, and what is logged beside it (summed alike)."""
     scores = scores_at_ends(model, batch)  # (m, 2)
     chosen, rejected = scores.unbind(-1)
-    ranking = ranking_loss(chosen, rejected, batch["margin"]).sum()
-    sums = {"accuracy": (chosen > rejected).float().sum(), "margin": (chosen - rejected).sum()}
-    if not auxiliary_weight:
-        return ranking, sums
-    auxiliary = auxiliary_loss(scores, batch["safe"]).sum()
-    return ranking + auxiliary_weight * auxiliary, {**sums, "ranking": ranking, "auxiliary": auxiliary}
+    loss = ranking = ranking_loss(chosen, rejected, batch["margin"]).sum()
+    sums = {
+        "accuracy": (chosen > rejected).float().sum(),
+        "margin": (chosen - rejected).sum(),
+        "score": scores.mean(-1).sum(),
+        "ranking": ranking,
+    }
+    if auxiliary_weight:
+        sums["auxiliary"] = auxiliary_loss(scores, batch["safe"]).sum()
+        loss = loss + auxiliary_weight * sums["auxiliary"]
+    if center_weight:
+        sums["centring"] = centring_loss(chosen, rejected).sum()
+        loss = loss + center_weight * sums["centring"]
+    return loss, sums
 
 
-def held_out_metrics(engine: Engine, pairs: list[Pair], max_length: int, micro_batch_size: int) -> dict[str, float]:
-    """Return held-out accuracy (all, by rating, by safety bin), the plain ranking loss and the threshold's figures."""
+def held_out_metrics(engine: Engine, data: Preferences, max_length: int, micro_batch_size: int) -> dict[str, float]:
+    """Return held-out accuracy (all, by rating, by safety bin), the plain ranking loss, the threshold's figures and mean
+    scores; without held-out pairs the mean scores of some training pairs alone.
+    """
+    pairs = data.held_out or data.pairs[:MEASURED]
     engine.module.eval()
     scores = score_pairs(engine, pairs, max_length, micro_batch_size)
     engine.module.train()
+    results = scored(pairs, scores)
+    if not data.held_out:
+        return score_means(results)
     gaps = torch.tensor(scores).diff(dim=-1).neg()
     loss = torch.nn.functional.softplus(-gaps).mean()
-    return {"eval/loss": float(loss), **summary(scored(pairs, scores))}
+    return {"eval/loss": float(loss), **summary(results)}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair h
 }
 
 
-KINDS = {"helpfulness": ("small", 0.0), "safety": ("none", 1.0)}  # kind -> margin, auxiliary weight
+KINDS = {"helpfulness": ("small", 0.0, 0.5), "safety": ("none", 1.0, 0.1)}  # margin, auxiliary weight, mix_share
 
 
 @dataclass
@@ -30,9 +30,10 @@ class RewardConfig:
     train: list[str] = field(metadata=reads("preference"))
     eval: list[str] = field(metadata=reads("preference") | MEASURES)
     mix: list[str] = field(metadata=reads("preference"))
-    mix_share: float
+    mix_share: float | None
     margin: str | None
     auxiliary_weight: float | None
+    center_weight: float | None
     epochs: float
     batch_pairs: int
     micro_batch_size: int = field(metadata=SPEED)
@@ -44,13 +45,21 @@ class RewardConfig:
         """Fill in what follows from `kind` and check values."""
         if self.kind not in KINDS:
             raise UserError(f"kind={self.kind}: need one of {', '.join(KINDS)}")
-        margin, auxiliary = KINDS[self.kind]
+        margin, auxiliary, share = KINDS[self.kind]
         self.margin = margin if self.margin is None else self.margin
         self.auxiliary_weight = auxiliary if self.auxiliary_weight is None else self.auxiliary_weight
+        if self.mix_share is None:
+            self.mix_share = share if self.mix else 0.0
+        if not 0 <= self.mix_share < 1:
+            raise UserError(f"mix_share={self.mix_share}: need a number in [0, 1)")
+        if self.mix_share > 0 and not self.mix:
+            raise UserError(f"mix_share={self.mix_share} needs files in mix")
         if self.margin not in MARGINS:
             raise UserError(f"margin={self.margin}: need one of {', '.join(MARGINS)}")
         if self.auxiliary_weight < 0:
             raise UserError(f"auxiliary_weight={self.auxiliary_weight}: need 0 or more")
+        if self.center_weight is not None and self.center_weight < 0:
+            raise UserError(f"center_weight={self.center_weight}: need 0 or more, or null")
         if self.epochs <= 0:
             raise UserError(f"epochs={self.epochs}: need a positive number")
         if not self.train:

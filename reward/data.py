@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Pair:
     rating: str | None
     chosen_safe: bool | None
     rejected_safe: bool | None
+    is_adversarial: bool  # the prompt
     source: str  # the file it comes from
     row: int  # its place in that file, from 0
 
@@ -61,31 +63,62 @@ def most_tokens(folder: Path, max_length: int | None) -> int:
     return max_length or context
 
 
+DROPPED = {  # why a pair is left out -> in words
+    "equal": "with two equal answers",
+    "empty": "with an empty answer",
+    "unsafe_chosen": "whose chosen answer is unsafe and the other safe",
+    "too_long": "longer than the context",
+}
+
+
 def load_pairs(
     path: str, tokenizer: Tokenizer, max_length: int, too_long: str, kind: str | None = None
-) -> tuple[list[Pair], int]:
-    """Read a preferences file; return its pairs and how many were skipped because a side is longer than `max_length`.
+) -> tuple[list[Pair], Counter[str]]:
+    """Read a preferences file; return its pairs and how many were left out for each reason of DROPPED.
 
-    `kind` refuses rows of the other kind; `too_long` is `skip` or `stop`. UserError on both.
+    A pair of equal answers ranks nothing, an empty answer is none, and the paper drops pairs whose chosen answer is
+    unsafe while the other is safe (3.2.1). `kind` refuses rows of the other kind; `too_long` (a side of more than
+    `max_length` tokens) is `skip` or `stop`. UserError on both.
     """
     if too_long not in ("skip", "stop"):
         raise UserError(f"too_long={too_long}: need skip or stop")
     pairs: list[Pair] = []
-    skipped = 0
+    dropped: Counter[str] = Counter()
     for number, row in enumerate(read_rows(path, "preference")):
         if kind is not None and row["kind"] != kind:
             raise UserError(f"{path}: row {number + 1} is a {row['kind']} preference, but kind={kind}; mix takes both")
+        fault = _fault(row)
+        if fault is not None:
+            dropped[fault] += 1
+            continue
         pair = _pair(row, tokenizer, path, number)
         if pair.longest <= max_length:
             pairs.append(pair)
         elif too_long == "skip":
-            skipped += 1
+            dropped["too_long"] += 1
         else:
             need = f"max_length={max_length}; shorten it or set too_long=skip"
             raise UserError(f"{path}: row {number + 1} has {pair.longest} tokens, {need}")
     if not pairs:
-        raise UserError(f"{path} holds no pair of at most max_length={max_length} tokens ({skipped} are longer)")
-    return pairs, skipped
+        raise UserError(f"{path} holds no pair to rank within max_length={max_length} tokens: {in_words(dropped)}")
+    return pairs, dropped
+
+
+def _fault(row: Row) -> str | None:
+    """Return why nothing can be learned from a preference; None where something can."""
+    chosen, rejected = row["chosen"].strip(), row["rejected"].strip()
+    if chosen == rejected:
+        return "equal"
+    if not chosen or not rejected:
+        return "empty"
+    if row.get("chosen_safe") is False and row.get("rejected_safe") is True:
+        return "unsafe_chosen"
+    return None
+
+
+def in_words(dropped: Counter[str]) -> str:
+    """Return for people how many pairs were left out and why."""
+    return ", ".join(f"{count:,} {DROPPED[why]}" for why, count in dropped.items())
 
 
 def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:
@@ -99,6 +132,7 @@ def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:
         rating=row.get("rating"),
         chosen_safe=row.get("chosen_safe"),
         rejected_safe=row.get("rejected_safe"),
+        is_adversarial=bool((row.get("meta") or {}).get("safety_prompt", row["kind"] == "safety")),
         source=str(source),
         row=number,
     )
@@ -106,8 +140,6 @@ def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:
 
 def mix_pairs(own: list[Pair], other: list[Pair], share: float, seed: int) -> list[Pair]:
     """Return all of `own` and as many of `other` as make up `share` of the whole."""
-    if not 0 <= share < 1:
-        raise UserError(f"mix_share={share}: need a number in [0, 1)")
     if share > 0 and not other:
         raise UserError(f"mix_share={share} needs files in mix")
     return [*own, *(other[index] for index in draw(len(other), mixed_count(len(own), share), seed))]

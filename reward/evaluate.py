@@ -22,8 +22,8 @@ from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.run import Run
 
 from .config import RewardEvaluateConfig
-from .data import load_pairs, most_tokens
-from .scoring import SHARES, Scored, report, score_pairs, scored
+from .data import in_words, load_pairs, most_tokens
+from .scoring import SHARES, Scored, report, score_means, score_pairs, scored
 
 SCORES, ACCURACY = "scores.jsonl", "accuracy.json"
 
@@ -38,7 +38,7 @@ def evaluate(cfg: RewardEvaluateConfig) -> None:
             write_rows(run.folder / SCORES, (asdict(result) for result in results))
             atomic.write_json(run.folder / ACCURACY, found)
             Console().print(table(found, cfg.run.name))
-        run.log(0, flat(found))
+        run.log(0, {**flat(found), **{key.removeprefix("eval/"): mean for key, mean in score_means(results).items()}})
 
 
 def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
@@ -52,9 +52,9 @@ def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
     max_length = most_tokens(folder, cfg.max_length)
     results: list[Scored] = []
     for path in cfg.preferences:
-        pairs, skipped = load_pairs(path, tokenizer, max_length, cfg.too_long)
-        if skipped:
-            run.print(f"{path}: {skipped} of {len(pairs) + skipped} pairs skipped, longer than {max_length} tokens")
+        pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long)
+        if dropped:
+            run.print(f"{path}: of {len(pairs) + dropped.total():,} pairs left out {in_words(dropped)}")
         with run.progress(len(pairs), f"scoring {path}", "pairs") as bar:
             results += scored(pairs, score_pairs(model.eval(), pairs, max_length, cfg.micro_batch_size, bar.update))
     return results

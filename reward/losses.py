@@ -1,5 +1,5 @@
-"""The reward models' losses: ranking with a margin, and the safety model's auxiliary classification (paper 3.2.2,
-A.3.3, A.3.4).
+"""The reward models' losses: ranking with a margin, the safety model's auxiliary classification, and centring (paper
+3.2.2, A.3.3, A.3.4; centring is ours).
 
 Shapes: m pairs. A score is the raw output of the scalar head; its sigmoid is what the paper quotes.
 """
@@ -30,6 +30,15 @@ def margin_of(rating: str | None, kind: str) -> float:
 def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
     """Return -log sigmoid(chosen - rejected - margin) of each pair, (m,)."""
     return -F.logsigmoid(chosen - rejected - margin)
+
+
+def centring_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Return (chosen + rejected)^2 of each pair, (m,).
+
+    Ranking leaves a shift of all scores free, but RLHF compares the scores of two models with each other and with a
+    threshold: this draws the middle of every pair to 0.
+    """
+    return (chosen + rejected).square()
 
 
 def auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:

@@ -25,6 +25,13 @@ class GateConfig:
 
 
 @dataclass
+class LearningGateConfig(GateConfig):
+    """The rule where it is learned from."""
+
+    require_centred: bool
+
+
+@dataclass
 class SampleConfig:
     """What is sampled and how; configs/sample.yaml says what each key means."""
 
@@ -89,13 +96,14 @@ class CompareConfig:
 
     def sampling(self, temperature: float) -> Sampling:
         """Return how to sample at a temperature."""
-        return Sampling(temperature, self.top_p, self.max_new_tokens, self.run.seed)
+        return Sampling(temperature, self.top_p, self.max_new_tokens, self.run.seed, "compare")
 
 
 @dataclass
 class RejectionSamplingConfig(SampleConfig):
     """How the best samples are found and trained on; configs/rejection_sampling.yaml says what each key means."""
 
+    gate: LearningGateConfig
     optim: OptimConfig
     zero: ZeroConfig
     base: str = field(metadata=reads("checkpoint", "pretrain"))
@@ -156,16 +164,21 @@ class PPOConfig:
     gamma: float
     lam: float
     critic_warmup: int
-    gate: GateConfig
+    gate: LearningGateConfig
     samples_every: int = field(metadata=KEEPS)
     samples_kept: int = field(metadata=KEEPS)
     activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Check values."""
-        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
+        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed, "ppo")
         if self.temperature == 0:
             raise UserError("temperature=0: PPO learns from differences between samples; need a positive temperature")
+        if self.top_p < 1:
+            raise UserError(
+                f"top_p={self.top_p}: need 1; PPO's log-probabilities are of the whole distribution, and samples of a part "
+                f"of it would be another policy's"
+            )
         for key in ("iterations", "batch_prompts", "mini_batch", "epochs", "micro_batch_size", "batch_size"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)}: need 1 or more")

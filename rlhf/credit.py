@@ -15,11 +15,13 @@ EPSILON = 1e-8
 
 @dataclass
 class Credit:
-    """What the update of each response token needs, (N, R); 0 in the padding."""
+    """What the update of each response token needs, (N, R), 0 in the padding; and what the scores became."""
 
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
+    following: Tensor  # the discounted rewards from each token on, which no value enters
+    whitened: Tensor  # the scores (N,) after whitening
 
 
 def whiten(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -74,7 +76,9 @@ def assign(
     The order: whiten the scores (logits), add the KL term, advantages, returns = advantages + values, whiten the
     advantages. Returns are not whitened: they are what the critic learns.
     """
-    rewards = token_rewards(whiten(scores), logprobs, reference, mask, beta)
+    whitened = whiten(scores)
+    rewards = token_rewards(whitened, logprobs, reference, mask, beta)
     advantages = generalized_advantages(rewards, values, mask, gamma, lam)
     returns = (advantages + values) * mask
-    return Credit(rewards, whiten(advantages, mask), returns)
+    following = generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)
+    return Credit(rewards, whiten(advantages, mask), returns, following, whitened)

@@ -20,7 +20,9 @@ from .config import PPOConfig
 from .credit import Credit, assign
 from .losses import entropies, token_logprobs
 from .rollouts import Rollout, pack_rollouts, portions
-from .scoring import combined_logits, scores_at_end
+from .scoring import check_zero, combined_logits, gate_closes, hold_unfinished, scores_at_end
+
+UNFINISHED_QUANTILE = 0.05  # of the finished scores, below which a response without EOS is held
 
 
 @dataclass
@@ -41,7 +43,6 @@ class Judged:
     rollout: Rollout
     helpfulness: float
     safety: float
-    combined: float
     logprobs: Tensor
     reference: Tensor
     values: Tensor
@@ -53,6 +54,8 @@ class Batch:
     """A whole batch of judged rollouts with their credit; tensors are (N, R), padded on the right."""
 
     judged: list[Judged]
+    combined: Tensor  # (N,), raw, as it is rewarded
+    gated: Tensor  # (N,): the safety model calls the response unsafe
     mask: Tensor
     logprobs: Tensor
     values: Tensor
@@ -72,10 +75,7 @@ def judge(cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int)
         values = packed.at(models.critic(**packed.inputs), packed.before)
         helpfulness = scores_at_end(models.helpfulness, packed).cpu()
         safety = scores_at_end(models.safety, packed).cpu()
-        is_safety = torch.tensor([r.prompt.safety for r in portion])
-        finished = torch.tensor([r.finished for r in portion])
-        combined = combined_logits(helpfulness, safety, is_safety, finished, cfg.gate)
-        scores = zip(helpfulness.tolist(), safety.tolist(), combined.tolist(), strict=True)
+        scores = zip(helpfulness.tolist(), safety.tolist(), strict=True)
         tokens = zip(
             *(torch.split(x.cpu(), packed.lengths) for x in (logprobs, reference, values, entropy)), strict=True
         )
@@ -89,6 +89,26 @@ def gather(own: list[Judged]) -> list[Judged]:
     return [parts[rank][place] for place in range(len(own)) for rank in range(len(parts))]
 
 
+def rewarded(cfg: PPOConfig, judged: list[Judged]) -> tuple[Tensor, Tensor]:
+    """Return the combined scores (N,) of the whole batch, and where the gate closes.
+
+    A response without EOS is held below the finished ones of its kind of prompt in the batch: of all ranks, so that the
+    rule knows of no micro-batch.
+    """
+    helpfulness, safety = torch.tensor([j.helpfulness for j in judged]), torch.tensor([j.safety for j in judged])
+    is_safety = [j.rollout.prompt.safety for j in judged]
+    combined = combined_logits(helpfulness, safety, torch.tensor(is_safety), cfg.gate)
+    finished = torch.tensor([j.rollout.finished for j in judged])
+    held = hold_unfinished(combined, finished, is_safety, UNFINISHED_QUANTILE, cfg.gate)
+    return held, gate_closes(safety, cfg.gate)
+
+
+def zero_problems(cfg: PPOConfig, judged: list[Judged]) -> list[str]:
+    """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), by the batch's responses."""
+    helpfulness = [j.helpfulness for j in judged if not j.rollout.prompt.safety]
+    return check_zero(helpfulness, [j.safety for j in judged if j.rollout.prompt.safety], cfg.gate)
+
+
 def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
     """Assign credit over the whole batch."""
     logprobs, reference, values = (
@@ -96,31 +116,64 @@ def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
         for name in ("logprobs", "reference", "values")
     )
     mask = pad_sequence([torch.ones(len(j.logprobs), dtype=torch.bool) for j in judged], batch_first=True)
-    scores = torch.tensor([j.combined for j in judged])
-    assigned = assign(scores, logprobs, reference, values, mask, cfg.beta, cfg.gamma, cfg.lam)
-    return Batch(judged, mask, logprobs, values, assigned)
+    combined, gated = rewarded(cfg, judged)
+    assigned = assign(combined, logprobs, reference, values, mask, cfg.beta, cfg.gamma, cfg.lam)
+    return Batch(judged, combined, gated, mask, logprobs, values, assigned)
 
 
 def batch_metrics(batch: Batch) -> dict[str, float]:
-    """Return an iteration's measures; scores are raw (logits) and not whitened, so that they show progress."""
-    judged, mask, returns = batch.judged, batch.mask, batch.credit.returns
+    """Return an iteration's measures; scores are raw (logits) and not whitened, so that they show progress.
+
+    By kind of prompt: the reward models' scores, the share that the gate calls unsafe, and the spread that is left of
+    the whitened scores (1 over all: what a kind has less of, it learns with less strength).
+    """
+    judged, mask = batch.judged, batch.mask
     lengths = mask.sum(1).float()
     kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])
     sampler = torch.tensor([p for j in judged for p in j.rollout.sampler_logprobs])
-    seen, expected = batch.values[mask].double(), returns[mask].double()
-    spread = expected.var(unbiased=False)
+    ratios = torch.cat([j.reference - j.logprobs for j in judged]).double()
     return {
-        "ppo/score_combined": mean([j.combined for j in judged]),
+        "ppo/score_combined": float(batch.combined.mean()),
         "ppo/helpfulness": mean([j.helpfulness for j in judged]),
         "ppo/safety": mean([j.safety for j in judged]),
+        **kind_metrics(batch),
         "ppo/kl": float(kl.mean()),
         "ppo/kl_per_token": float(kl.sum() / lengths.sum()),
+        "ppo/kl_k3": float((ratios.exp() - 1 - ratios).mean()),  # of a token, to the reference; never below 0
         "ppo/entropy": float(torch.cat([j.entropy for j in judged]).mean()),
-        "ppo/explained_variance": float(1 - (expected - seen).var(unbiased=False) / spread) if spread > 0 else 0.0,
+        "ppo/explained_variance": explained_variance(batch.values[mask], batch.credit.following[mask]),
         "ppo/response_length": float(lengths.mean()),
         "ppo/finished": mean([float(j.rollout.finished) for j in judged]),
         "ppo/sampler_mismatch": float((sampler - batch.logprobs[mask]).abs().max()),
     }
+
+
+def kind_metrics(batch: Batch) -> dict[str, float]:
+    """Return measures by kind of prompt; none for a kind that is not in the batch."""
+    metrics: dict[str, float] = {}
+    adversarial = [j.rollout.prompt.safety for j in batch.judged]
+    for name, kind in (("harmless", False), ("adversarial", True)):
+        own = [i for i, is_adversarial in enumerate(adversarial) if is_adversarial is kind]
+        if own:
+            judged = [batch.judged[i] for i in own]
+            metrics |= {
+                f"ppo/helpfulness_{name}": mean([j.helpfulness for j in judged]),
+                f"ppo/safety_{name}": mean([j.safety for j in judged]),
+                f"ppo/gated_{name}": float(batch.gated[own].double().mean()),
+                f"ppo/finished_{name}": mean([float(j.rollout.finished) for j in judged]),
+                f"ppo/whitened_spread_{name}": float(batch.credit.whitened[own].double().std(unbiased=False)),
+            }
+    return metrics
+
+
+def explained_variance(values: Tensor, following: Tensor) -> float:
+    """Return which share of the variance of the rewards that follow (n,) the critic's values explain.
+
+    Below 0 they only mislead. The critic's own returns would be a milder judge: its values enter them.
+    """
+    seen, expected = values.double(), following.double()
+    spread = expected.var(unbiased=False)
+    return float(1 - (expected - seen).var(unbiased=False) / spread) if spread > 0 else 0.0
 
 
 def mean(values: list[float]) -> float:

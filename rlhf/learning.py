@@ -30,9 +30,8 @@ def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:
             yield order[start : start + cfg.mini_batch].tolist()
 
 
-def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context: int) -> dict[str, float]:
-    """Update policy and critic once a mini-batch; return the means over the iteration's tokens."""
-    hold = iteration < cfg.critic_warmup
+def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context: int, hold: bool) -> dict[str, float]:
+    """Update critic and (unless on `hold`) policy once a mini-batch; return the means over the iteration's tokens."""
     sums: dict[str, Tensor] = {}
     norms: list[tuple[float, float]] = []
     total = 0

@@ -6,8 +6,8 @@ Each iteration, over a batch of prompts:
     3. credit   whitened scores and the KL penalty -> rewards -> advantages and returns, over the whole batch
     4. learn    one update of policy and critic a mini-batch
 
-What the paper leaves open: the critic is a model of its own, started from the helpfulness reward model; gamma 1,
-lambda 0.95, value clip 0.2, no entropy bonus. The reference is the checkpoint that PPO starts from. Every rank judges
+What the paper leaves open: the critic is a model of its own, started from the helpfulness reward model and rescaled
+to the returns of the first batch; gamma 1, lambda 0.95, value clip 0.2, no entropy bonus. The reference is the checkpoint that PPO starts from. Every rank judges
 its share of the responses; then all ranks hold all of them (tokens and four numbers a token), so that neither whitening
 nor the mini-batches know of ranks.
 """
@@ -29,12 +29,16 @@ from llamatrain.start import frozen_model, language_engine, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PPOConfig
-from .experience import Models, batch_metrics, credit, gather, judge
+from .critic import rescale
+from .experience import Batch, Models, batch_metrics, credit, explained_variance, gather, judge, zero_problems
 from .learning import learn
 from .prompts import Prompt, load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
 from .sample import shared_context, shared_tokenizer
 from .samples_log import SamplesLog
+from .scoring import require_zero
+
+PATIENCE = 20  # iterations beyond critic_warmup in which the policy waits for its critic
 
 
 def train(cfg: PPOConfig) -> None:
@@ -46,7 +50,7 @@ def train(cfg: PPOConfig) -> None:
     tokenizer, context = shared_tokenizer(parents), shared_context(parents)
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("batch_prompts", "limit", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed) as run:
-        prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long, run.print)
+        prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print)
         models = load_models(cfg, parents)
         engines = {"policy": models.policy, "critic": models.critic}
         start, _ = run.resume(engines)
@@ -58,15 +62,20 @@ def train(cfg: PPOConfig) -> None:
                     rollouts = act(cfg, models.policy, batch_prompts(cfg, prompts, iteration), tokenizer)
                 with clock("judge"):
                     judged = gather(judge(cfg, models, rollouts, context))
+                    if iteration == 0:
+                        require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
                 with clock("credit"):
                     batch = credit(cfg, judged)
+                    if models.policy.steps_done == 0:
+                        batch = credit(cfg, rescale(cfg, models.critic, batch, context))
+                hold = holds(cfg, models.policy.steps_done, iteration, batch)
                 with clock("learn"):
-                    learned = learn(cfg, models, batch, iteration, context)
+                    learned = learn(cfg, models, batch, iteration, context, hold)
                 step = iteration + 1
-                metrics = {**batch_metrics(batch), **learned, **clock.seconds}
+                metrics = {**batch_metrics(batch), **learned, "ppo/held": hold, **clock.seconds}
                 check_finite(metrics, step, run.checkpoints)
                 run.log(step, metrics)
-                samples.write(step, batch.judged)
+                samples.write(step, batch)
                 bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
                 stop = run.stop_requested()
                 if stop or run.due(step) or step == cfg.iterations:
@@ -74,6 +83,22 @@ def train(cfg: PPOConfig) -> None:
                 if stop and step < cfg.iterations:
                     run.stop(step)
         run.finish(max(start, cfg.iterations))
+
+
+def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
+    """Tell whether only the critic learns in this iteration; `updates` are those that the policy has had.
+
+    The policy does not move before the critic explains some of the returns: advantages against worse values mislead it.
+    """
+    explained = explained_variance(batch.values[batch.mask], batch.credit.following[batch.mask])
+    if updates > 0 or (iteration >= cfg.critic_warmup and explained > 0):
+        return False
+    if iteration - cfg.critic_warmup >= PATIENCE:
+        raise UserError(
+            f"the critic explains none of the variance of the returns after {iteration} iterations "
+            f"(ppo/explained_variance is {explained:.2f}): raise critic_optim.lr"
+        )
+    return True
 
 
 def check_ranks(cfg: PPOConfig, ranks: int) -> None:
@@ -114,7 +139,12 @@ def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokeni
     own = distributed.shard(wanted)
     with policy.generating() as model:
         return sample_rollouts(
-            model, [p for p, _ in own], [n for _, n in own], cfg.sampling, tokenizer.eos_id, cfg.batch_size
+            model,
+            [prompt for prompt, _ in own],
+            [number for _, number in own],
+            cfg.sampling,
+            tokenizer.eos_id,
+            cfg.batch_size,
         )
 
 

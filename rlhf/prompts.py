@@ -42,19 +42,22 @@ def load_prompts(
     sources: Sequence[str],
     tokenizer: Tokenizer,
     context: int,
+    max_new_tokens: int,
     limit: int | None,
     too_long: str,
     say: Callable[[str], None],
 ) -> list[Prompt]:
     """Read the first `limit` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
 
-    A prompt fits when it leaves room in the context for at least one token of the response; `too_long` says what to do
-    with the others: `skip` or `stop`.
+    A prompt fits when it leaves room in the context for a response: `max_new_tokens`, or an eighth of the context where
+    that is less. A response with less room could not end, and not ending is punished. `too_long` says what to do with
+    other prompts: `skip` or `stop`.
     """
     if too_long not in TOO_LONG:
         raise UserError(f"too_long={too_long}: need one of {', '.join(TOO_LONG)}")
     if limit is not None and limit < 1:
         raise UserError(f"limit={limit}: need 1 or more, or null for all prompts")
+    room = max(1, min(max_new_tokens, context // 8))
     prompts: list[Prompt] = []
     seen: set[str] = set()
     skipped = 0
@@ -68,18 +71,20 @@ def load_prompts(
                 f"prompts={path}: the id {row['id']!r} stands twice; the noise of sampling needs ids that differ"
             )
         tokens = encode_prompt(row["messages"], tokenizer)
-        if len(tokens) >= context:
+        if len(tokens) + room > context:
             if too_long == "stop":
                 raise UserError(
-                    f"prompts={path}: prompt {row['id']!r} has {len(tokens)} tokens and the context is {context}; "
-                    f"too_long=skip passes over such prompts"
+                    f"prompts={path}: prompt {row['id']!r} has {len(tokens)} tokens and the context is {context}: need room "
+                    f"for {room} tokens of the response; too_long=skip passes over such prompts"
                 )
             skipped += 1
             continue
         seen.add(row["id"])
         prompts.append(Prompt(row["id"], row["messages"], bool(row["safety"]), row["source"], tokens))
     if not prompts:
-        raise UserError(f"prompts={', '.join(sources)}: holds no prompt that fits into the context of {context} tokens")
+        raise UserError(
+            f"prompts={', '.join(sources)}: holds no prompt that leaves room for {room} tokens in the context of {context}"
+        )
     if skipped:
-        say(f"{skipped} prompts skipped: no room for a response within the context of {context} tokens")
+        say(f"{skipped} prompts skipped: no room for {room} tokens of a response within the context of {context}")
     return prompts

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from llamatrain import config, distributed
 from llamatrain.checkpoint import load_config, load_tokenizer, resolve
@@ -30,9 +30,9 @@ from llamatrain.run import Run
 from llamatrain.start import language_engine
 
 from .chunks import Chunks, Row
-from .config import RejectionSamplingConfig
+from .config import GateConfig, RejectionSamplingConfig
 from .sample import in_words, make_responses, parent_checkpoints, response_metrics, write_responses
-from .scoring import sigmoid
+from .scoring import check_zero, require_zero, sigmoid
 
 
 def train(cfg: RejectionSamplingConfig) -> None:
@@ -54,11 +54,14 @@ def train(cfg: RejectionSamplingConfig) -> None:
 
         # 2. keep the best
         metrics: dict[str, float] = {}
+        problems: list[str] = []
         if run.is_main:
             write_responses(run.folder, chunks)
             write_rows(run.folder / "best.jsonl", best_rows(chunks))
-            metrics = sampling_metrics(chunks, cfg.gate.safety_threshold)
-        metrics = distributed.broadcast_object(metrics)
+            metrics = sampling_metrics(chunks, cfg.gate)
+            problems = zero_problems(chunks, cfg.gate)
+        metrics, problems = distributed.broadcast_object((metrics, problems))
+        require_zero(problems, cfg.gate, run.print)
         run.print(f"{in_words('rs', metrics)}\n{best_in_words(metrics)}")
         if metrics["rs/kept"] == 0:
             raise UserError(
@@ -115,7 +118,10 @@ def best_of(rows: Sequence[Row]) -> Row | None:
 
 
 def best_rows(chunks: Chunks) -> Iterator[Row]:
-    """Yield the best response of each prompt as a dialogue."""
+    """Yield the best response of each prompt as a dialogue, with what made it the best.
+
+    `loss: last`: the earlier answers of a prompt are somebody else's, and perhaps harmful.
+    """
     for rows in by_prompt(chunks):
         best = best_of(rows)
         if best is not None:
@@ -123,8 +129,11 @@ def best_rows(chunks: Chunks) -> Iterator[Row]:
                 "messages": [*best["messages"], {"role": "assistant", "content": best["response"]}],
                 "source": best["raw"]["source"],
                 "safety": best["safety"],
-                "prompt_id": best["prompt_id"],
-                "combined": best["combined"],
+                "loss": "last",
+                **{
+                    key: best[key]
+                    for key in ("prompt_id", "sample", "helpfulness", "safety_score", "combined", "gated")
+                },
             }
 
 
@@ -135,13 +144,23 @@ def expected_best(scores: Sequence[float], k: int) -> float:
     return sum(math.comb(i, k - 1) / total * score for i, score in enumerate(ordered))
 
 
-def sampling_metrics(chunks: Chunks, safety_threshold: float) -> dict[str, float]:
-    """Return mean and best scores in (0, 1), the best of 1, 2, 4, .. K (paper figure 7), and what the gate did."""
+def zero_problems(chunks: Chunks, gate: GateConfig) -> list[str]:
+    """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), by the sampled responses."""
+    raw = [(row["safety"], row["raw"]) for row in chunks.rows()]
+    helpfulness = [scores["helpfulness"] for is_adversarial, scores in raw if not is_adversarial]
+    return check_zero(helpfulness, [scores["safety"] for is_adversarial, scores in raw if is_adversarial], gate)
+
+
+def sampling_metrics(chunks: Chunks, gate: GateConfig) -> dict[str, float]:
+    """Return mean and best scores in (0, 1), the best of 1, 2, 4, .. K (paper figure 7), and measures by kind of prompt.
+
+    Those are the reward models' mean raw scores, the share that the gate calls unsafe (of harmless prompts: what it turns
+    upside down), and the spread of the combined scores where it is 1 over all.
+    """
     groups = list(by_prompt(chunks))
     k = len(groups[0])
     sizes = [*(2**i for i in range(k.bit_length()) if 2**i < k), k]
     scores = [[sigmoid(row["raw"]["combined"]) for row in rows] for rows in groups]
-    harmless = [sigmoid(row["raw"]["safety"]) for rows in groups for row in rows if not row["safety"]]
     metrics = {
         **response_metrics("rs", [row for rows in groups for row in rows]),
         "rs/prompts": len(groups),
@@ -149,8 +168,14 @@ def sampling_metrics(chunks: Chunks, safety_threshold: float) -> dict[str, float
         "rs/score_mean": fmean(fmean(own) for own in scores),
         "rs/score_best": fmean(max(own) for own in scores),
     }
-    if harmless:  # refusals are rewarded where the safety model calls harmless responses unsafe
-        metrics["rs/harmless_below_threshold"] = fmean(score < safety_threshold for score in harmless)
+    flat = [row for rows in groups for row in rows]
+    spread = pstdev(row["raw"]["combined"] for row in flat)
+    for name, kind in (("harmless", False), ("adversarial", True)):
+        raw = [row["raw"] for row in flat if row["safety"] is kind]
+        if raw:
+            metrics |= {f"rs/{key}_logit_{name}": fmean(own[key] for own in raw) for key in ("helpfulness", "safety")}
+            metrics[f"rs/gated_{name}"] = fmean(sigmoid(own["safety"]) < gate.safety_threshold for own in raw)
+            metrics[f"rs/whitened_spread_{name}"] = pstdev(own["combined"] for own in raw) / spread if spread else 0.0
     return metrics | {f"rs/best_of_{size}": fmean(expected_best(own, size) for own in scores) for size in sizes}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -59,9 +60,10 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
     """Sample and score `samples_per_prompt` responses a prompt, as chunks on disk."""
     tokenizer = shared_tokenizer(parents)
     context = shared_context(parents)
-    prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.limit, cfg.too_long, run.print)
+    prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print)
+    sampling = replace(cfg.sampling, program=run.program)
     rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.batch_size, cfg.score_batch_size, cfg.dtype]
-    key = chunk_key(parents, cfg.prompts, sampling=vars(cfg.sampling), rest=rest)
+    key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
     chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // cfg.samples_per_prompt))
     load = cache(partial(load_inference, dtype=cfg.dtype))  # a finished run loads no model
     device = distributed.device()
@@ -75,7 +77,7 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
                 load(parents["checkpoint"], Transformer, device),
                 [prompt for prompt, _ in wanted],
                 [number for _, number in wanted],
-                cfg.sampling,
+                sampling,
                 tokenizer.eos_id,
                 cfg.batch_size,
                 lambda _: bar.update(1),
@@ -111,6 +113,7 @@ def response_row(rollout: Rollout, number: int, scores: Scores, tokenizer: Token
         "finished": rollout.finished,
         "safety": prompt.safety,
         **public_scores(scores),
+        **({} if scores.gated is None else {"gated": scores.gated}),
     }
     return {**row, "raw": {"tokens": len(rollout.tokens), "source": prompt.source, **vars(scores)}}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from llamatrain.chat import decode_response
@@ -11,7 +10,7 @@ from llamatrain.data.rows import write_rows
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
-from .experience import Judged
+from .experience import Batch
 from .sample import public_scores
 from .scoring import Scores
 
@@ -41,12 +40,14 @@ class SamplesLog:
                 continue  # the line that a kill cut short
         return rows
 
-    def write(self, step: int, judged: Sequence[Judged]) -> None:
+    def write(self, step: int, batch: Batch) -> None:
         """Write the first few rollouts of the batch where step 1 or a multiple of `every` is reached (rank 0)."""
         if not self.is_main or not self.every or (step % self.every and step != 1):
             return
         with self.path.open("a", encoding="utf-8") as file:
-            for one in judged[: self.kept]:
+            for one, combined, gated in zip(
+                batch.judged[: self.kept], batch.combined.tolist(), batch.gated.tolist(), strict=False
+            ):
                 row = {
                     "step": step,
                     **self.drawn_by,
@@ -55,7 +56,8 @@ class SamplesLog:
                     "response": decode_response(one.rollout.tokens, self.tokenizer),
                     "finished": one.rollout.finished,
                     "safety": one.rollout.prompt.safety,
-                    **public_scores(Scores(one.helpfulness, one.safety, one.combined)),
+                    **public_scores(Scores(one.helpfulness, one.safety, combined)),
+                    "gated": gated and not one.rollout.prompt.safety,
                     "kl": round(float((one.logprobs - one.reference).sum()), 4),
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

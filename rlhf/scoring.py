@@ -15,18 +15,28 @@ import torch
 from torch import Tensor
 
 from llamatrain import distributed
+from llamatrain.errors import UserError
 
-from .config import GateConfig
+from .config import GateConfig, LearningGateConfig
 from .rollouts import Packed, Rollout, pack_rollouts, portions
+
+BELOW = 1e-3  # how far below a finished response's score an unfinished one's lies
+# Between which a mean raw score is near enough to 0 (sigmoids of 0.05 and 0.95); a policy that has learned to be safe
+# is scored high by a safety model whose zero is right (0.993).
+NEAR_ZERO = {"helpfulness": (-3.0, 3.0), "safety": (-3.0, 5.0)}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw scores (logits) of one response; the combined one needs both models."""
+    """Raw scores (logits) of one response; the combined one needs both models.
+
+    `gated`: the combined score of a harmless prompt is the safety model's, which calls the response unsafe.
+    """
 
     helpfulness: float | None = None
     safety: float | None = None
     combined: float | None = None
+    gated: bool | None = None
 
 
 def sigmoid(logit: float) -> float:
@@ -34,29 +44,88 @@ def sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
-def combined_logits(
-    helpfulness: Tensor, safety: Tensor, is_safety_prompt: Tensor, finished: Tensor, gate: GateConfig
-) -> Tensor:
-    """Return R_c as logits (N,): the safety score for a safety prompt or one below the threshold, else helpfulness.
+def gate_closes(safety: Tensor, gate: GateConfig) -> Tensor:
+    """Tell where (N,) the safety score takes the place of the helpfulness score whatever the prompt."""
+    return safety.double() < math.log(gate.safety_threshold / (1 - gate.safety_threshold))
 
-    A response that did not end with EOS gets at most `unfinished_logit` (our choice; the paper does not say).
+
+def combined_logits(helpfulness: Tensor, safety: Tensor, is_safety_prompt: Tensor, gate: GateConfig) -> Tensor:
+    """Return R_c as logits (N,): the safety score for a safety prompt or one below the threshold, else helpfulness."""
+    return torch.where(is_safety_prompt | gate_closes(safety, gate), safety, helpfulness)
+
+
+def hold_unfinished(
+    combined: Tensor, finished: Tensor, groups: Sequence[object], quantile: float, gate: GateConfig
+) -> Tensor:
+    """Return the combined scores (N,) with those of responses without EOS lowered, so that they never beat finishing.
+
+    Each becomes the lowest of itself, `unfinished_logit` and what lies just below the `quantile` of the finished scores
+    of its group (0: the lowest of them). The paper does not say what becomes of such responses.
     """
-    threshold = math.log(gate.safety_threshold / (1 - gate.safety_threshold))
-    combined = torch.where(is_safety_prompt | (safety.double() < threshold), safety, helpfulness)
-    return torch.where(finished, combined, combined.clamp(max=gate.unfinished_logit))
+    held = combined.clone()
+    members: dict[object, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    for indices in members.values():
+        ended = sorted(combined[i].item() for i in indices if finished[i])
+        ceiling = gate.unfinished_logit
+        if ended:
+            ceiling = min(ceiling, ended[int(quantile * (len(ended) - 1))] - BELOW)
+        for index in indices:
+            if not finished[index]:
+                held[index] = min(combined[index].item(), ceiling)
+    return held
 
 
 def combine(
     rollouts: Sequence[Rollout], helpfulness: Tensor | None, safety: Tensor | None, gate: GateConfig
 ) -> list[Scores]:
-    """Join the scores (N,) of the two reward models, either of which may be absent."""
-    combined = None
+    """Join the scores (N,) of the two reward models, either of which may be absent.
+
+    `rollouts` hold all samples of their prompts: one without EOS is scored below every finished one of its prompt.
+    """
+    combined, gated = None, None
     if helpfulness is not None and safety is not None:
         is_safety = torch.tensor([r.prompt.safety for r in rollouts])
         finished = torch.tensor([r.finished for r in rollouts])
-        combined = combined_logits(helpfulness, safety, is_safety, finished, gate)
-    columns = [[None] * len(rollouts) if c is None else c.tolist() for c in (helpfulness, safety, combined)]
+        combined = combined_logits(helpfulness, safety, is_safety, gate)
+        combined = hold_unfinished(combined, finished, [r.prompt.id for r in rollouts], 0.0, gate)
+        gated = gate_closes(safety, gate) & ~is_safety
+    columns = [
+        [None] * len(rollouts) if column is None else column.tolist()
+        for column in (helpfulness, safety, combined, gated)
+    ]
     return [Scores(*row) for row in zip(*columns, strict=True)]
+
+
+# --- the zero of the reward models -----------------------------------------------------------------------------------
+
+
+def check_zero(helpfulness: Sequence[float], safety: Sequence[float], gate: GateConfig) -> list[str]:
+    """Return what is wrong with the zeros of the reward models, in words, by raw scores of the policy's own responses.
+
+    `helpfulness` are scores on harmless prompts, `safety` those on adversarial ones: where each model has the word. The
+    combined score compares both with each other and with fixed numbers, which a model whose scores are all far from 0
+    turns upside down.
+    """
+    found = []
+    for name, where, scores in (("helpfulness", "harmless", helpfulness), ("safety", "adversarial", safety)):
+        mean, (low, high) = math.fsum(scores) / len(scores) if scores else 0.0, NEAR_ZERO[name]
+        if not low <= mean <= high:
+            found.append(
+                f"the {name} model's scores on {where} prompts have a mean of {mean:+.1f} (sigmoid {sigmoid(mean):.3f}), far "
+                f"from 0: need {low:g} to {high:g}, because the gate at {gate.safety_threshold:g} and the rule for "
+                f"unfinished responses compare them with fixed numbers; train the model with center_weight"
+            )
+    return found
+
+
+def require_zero(problems: Sequence[str], gate: LearningGateConfig, say: Callable[[str], None]) -> None:
+    """Say what `check_zero` found; UserError where gate.require_centred asks for it."""
+    if problems and gate.require_centred:
+        raise UserError(f"{problems[0]} (or set gate.require_centred=false)")
+    for problem in problems:
+        say(f"warning: {problem}")
 
 
 def scores_at_end(model: Callable[..., Tensor], packed: Packed) -> Tensor:

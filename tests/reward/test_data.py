@@ -13,7 +13,7 @@ from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.tokenizer import Tokenizer
-from reward.data import Pair, PairBatches, collate_pairs, load_pairs, mix_pairs
+from reward.data import Pair, PairBatches, collate_pairs, in_words, load_pairs, mix_pairs
 from reward.scoring import score_pairs, scores_at_ends
 
 
@@ -24,7 +24,7 @@ def make_pairs(count: int, seed: int = 0) -> list[Pair]:
         return np.append(random.integers(3, 400, int(random.integers(3, 60))), 2).astype(np.int32)
 
     ratings = ["significantly_better", "slightly_better", None]
-    return [Pair(tokens(), tokens(), ratings[i % 3], i % 2 == 0, None, "made.jsonl", i) for i in range(count)]
+    return [Pair(tokens(), tokens(), ratings[i % 3], i % 2 == 0, None, False, "made.jsonl", i) for i in range(count)]
 
 
 def make_batches(pairs: list[Pair], **changes: int) -> PairBatches:
@@ -106,8 +106,8 @@ def test_fingerprint_follows_tokens_and_labels() -> None:
 
 
 def test_load_pairs_encodes_both_sides(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    pairs, skipped = load_pairs(write_preferences(tmp_path / "p.jsonl", 4), tokenizer, 128, "skip")
-    assert (len(pairs), skipped) == (4, 0)
+    pairs, dropped = load_pairs(write_preferences(tmp_path / "p.jsonl", 4), tokenizer, 128, "skip")
+    assert (len(pairs), dropped) == (4, {})
     assert pairs[1].chosen[-1] == pairs[1].rejected[-1] == tokenizer.eos_id
     assert tokenizer.decode(pairs[1].chosen.tolist()).endswith("forest near the river 1. ")
     assert (pairs[1].rating, pairs[1].chosen_safe, pairs[1].row) == ("better", None, 1)
@@ -115,14 +115,50 @@ def test_load_pairs_encodes_both_sides(tmp_path: Path, tokenizer: Tokenizer) -> 
 
 def test_long_pairs_are_skipped_and_counted_or_stop(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write_preferences(tmp_path / "p.jsonl", 5, long=2)
-    pairs, skipped = load_pairs(path, tokenizer, 128, "skip")
-    assert ([pair.row for pair in pairs], skipped) == ([2, 3, 4], 2)
+    pairs, dropped = load_pairs(path, tokenizer, 128, "skip")
+    assert ([pair.row for pair in pairs], dropped) == ([2, 3, 4], {"too_long": 2})
     with pytest.raises(UserError, match=r"row 1 has .* tokens, max_length=128"):
         load_pairs(path, tokenizer, 128, "stop")
     with pytest.raises(UserError, match="too_long=cut: need skip or stop"):
         load_pairs(path, tokenizer, 128, "cut")
-    with pytest.raises(UserError, match="holds no pair of at most max_length=10"):
+    with pytest.raises(UserError, match="holds no pair to rank within max_length=10 tokens: 5 longer than"):
         load_pairs(path, tokenizer, 10, "skip")
+
+
+def test_pairs_that_teach_nothing_are_dropped_and_counted(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Planted: equal answers (but for spaces), an empty one, and an unsafe answer chosen over a safe one."""
+    labels = {"chosen_safe": False, "rejected_safe": True}
+    made: list[tuple[str, str, dict[str, bool]]] = [
+        ("A whale is bigger.", " A whale is bigger. ", {}),
+        ("", "", {}),
+        (" ", "A whale.", {}),
+        ("A whale.", "", {}),
+        ("To bully him, call him names.", "I cannot help.", labels),
+        ("I cannot help.", "To bully him, call him names.", {"chosen_safe": True, "rejected_safe": False}),
+        ("No.", "I cannot help.", {"chosen_safe": False, "rejected_safe": False}),
+        ("A whale.", "A fox.", {"rejected_safe": True}),
+    ]
+    question = [{"role": "user", "content": "Which is bigger?"}]
+    rows = [{"messages": question, "chosen": c, "rejected": r, "kind": "safety", **more} for c, r, more in made]
+    write_rows(tmp_path / "p.jsonl", rows)
+    pairs, dropped = load_pairs(str(tmp_path / "p.jsonl"), tokenizer, 128, "skip")
+    assert [pair.row for pair in pairs] == [5, 6, 7]
+    assert dropped == {"equal": 2, "empty": 2, "unsafe_chosen": 1}
+    assert in_words(dropped).startswith("2 with two equal answers, 2 with an empty answer")
+    write_rows(tmp_path / "q.jsonl", rows[:5])
+    with pytest.raises(UserError, match=r"q\.jsonl holds no pair to rank.*: 2 with two equal answers"):
+        load_pairs(str(tmp_path / "q.jsonl"), tokenizer, 128, "skip")
+
+
+def test_the_kind_of_prompt_is_the_preferences_unless_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Safety is also rated on harmless prompts, which the row's meta says."""
+    rows = [
+        {"messages": [{"role": "user", "content": "?"}], "chosen": "a", "rejected": "b", "kind": kind, **more}
+        for kind, more in (("helpfulness", {}), ("safety", {}), ("safety", {"meta": {"safety_prompt": False}}))
+    ]
+    write_rows(tmp_path / "p.jsonl", rows)
+    pairs, _ = load_pairs(str(tmp_path / "p.jsonl"), tokenizer, 128, "skip")
+    assert [pair.is_adversarial for pair in pairs] == [False, True, False]
 
 
 def test_the_other_kind_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -141,5 +177,3 @@ def test_mix_is_exact() -> None:
     assert mix_pairs(own, [], 0.0, seed=0) == own
     with pytest.raises(UserError, match=r"mix_share=0\.1 needs files in mix"):
         mix_pairs(own, [], 0.1, seed=0)
-    with pytest.raises(UserError, match="mix_share=1"):
-        mix_pairs(own, other, 1.0, seed=0)

@@ -19,17 +19,17 @@ from llamatrain.statistics import wilson
 from llamatrain.tokenizer import Tokenizer
 from reward.config import RewardEvaluateConfig
 from reward.evaluate import evaluate
-from reward.scoring import Scored, report, summary
+from reward.scoring import Scored, report, score_means, summary
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 
 from .test_reward import write_preferences
 
 RESULTS = [
-    Scored("a", 0, 2.0, 1.0, "better", True, False),
-    Scored("a", 1, -3.0, -2.0, "better", True, True),
-    Scored("a", 2, -1.0, -2.0, "negligibly_better", False, False),
-    Scored("b", 0, 1.0, 0.5),
-    Scored("b", 1, 0.5, 0.5),  # a tie is no success
+    Scored("a", 0, 2.0, 1.0, True, "better", True, False),
+    Scored("a", 1, -3.0, -2.0, True, "better", True, True),
+    Scored("a", 2, -1.0, -2.0, True, "negligibly_better", False, False),
+    Scored("b", 0, 1.0, 0.5, False),
+    Scored("b", 1, 0.5, 0.5, False),  # a tie is no success
 ]
 
 
@@ -62,7 +62,18 @@ def test_summary_names_what_there_is() -> None:
     assert numbers["eval/accuracy_both_safe"] == 0.0
     assert numbers["eval/unsafe_recall"] == pytest.approx(2 / 3)
     assert "eval/accuracy_significantly_better" not in numbers
-    assert set(summary(RESULTS[3:])) == {"eval/accuracy"}
+    means = {"eval/score_harmless", "eval/score_chosen", "eval/score_rejected"}
+    assert set(summary(RESULTS[3:])) == {"eval/accuracy", *means}
+
+
+def test_mean_scores_by_kind_of_prompt_and_by_choice() -> None:
+    found = score_means(RESULTS)
+    assert found == {
+        "eval/score_harmless": pytest.approx((1.0 + 0.5 + 0.5 + 0.5) / 4),
+        "eval/score_adversarial": pytest.approx((2.0 + 1.0 - 3.0 - 2.0 - 1.0 - 2.0) / 6),
+        "eval/score_chosen": pytest.approx((2.0 - 3.0 - 1.0 + 1.0 + 0.5) / 5),
+        "eval/score_rejected": pytest.approx((1.0 - 2.0 - 2.0 + 0.5 + 0.5) / 5),
+    }
 
 
 def test_evaluates_files_and_folds_pool_to_the_whole(

@@ -9,7 +9,7 @@ import torch
 
 from llamatrain.data.kinds import RATINGS
 from llamatrain.errors import UserError
-from reward.losses import auxiliary_loss, margin_of, ranking_loss
+from reward.losses import auxiliary_loss, centring_loss, margin_of, ranking_loss
 
 
 def test_margins_are_the_papers() -> None:
@@ -36,6 +36,15 @@ def test_ranking_loss_stays_finite_for_far_scores() -> None:
     far = torch.tensor([1000.0])
     assert ranking_loss(-far, far, torch.zeros(1)).item() == pytest.approx(2000.0)
     assert ranking_loss(far, -far, torch.zeros(1)).item() == 0.0
+
+
+def test_centring_sees_the_shift_that_ranking_does_not() -> None:
+    chosen, rejected, margin = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0]), torch.zeros(2)
+    assert centring_loss(chosen, rejected).tolist() == [2.5**2, 0.0]
+    for shift in (-6.0, 6.0):
+        moved, other = chosen + shift, rejected + shift
+        assert torch.allclose(ranking_loss(moved, other, margin), ranking_loss(chosen, rejected, margin))
+        assert (centring_loss(moved, other) > centring_loss(chosen, rejected)).all()
 
 
 def test_auxiliary_loss_matches_plain_arithmetic_and_ignores_missing_labels() -> None:

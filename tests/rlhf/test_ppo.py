@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -12,11 +13,16 @@ import torch
 from llamatrain import checkpoint, config
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
+from llamatrain.generation import noise_key
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.tokenizer import Tokenizer
 from rlhf.config import PPOConfig
-from rlhf.ppo import batch_prompts, check_ranks, train
+from rlhf.critic import rescale
+from rlhf.experience import Judged, credit, explained_variance, judge, kind_metrics, rewarded
+from rlhf.ppo import act, batch_prompts, check_ranks, load_models, train
+from rlhf.prompts import load_prompts
+from rlhf.scoring import scores_at_end
 
 from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint
 
@@ -29,6 +35,7 @@ SMALL = [
     "optim.lr=1e-3",
     "critic_optim.lr=1e-3",
     "samples_every=1",
+    "gate.unfinished_logit=100",  # an untrained model hardly ever finishes
 ]
 
 
@@ -85,6 +92,7 @@ def test_first_iteration_starts_at_the_reference(world: dict[str, str], tmp_path
     assert abs(row["ppo/approx_kl"]) < 1e-6
     assert abs(row["ppo/policy_loss"]) < 1e-5  # advantages are whitened and the ratio is 1
     assert row["ppo/sampler_mismatch"] < 1e-4
+    assert row["ppo/kl_k3"] == 0
     assert 5 < row["ppo/entropy"] < math.log(400)
 
 
@@ -99,8 +107,116 @@ def test_how_the_work_is_divided_changes_nothing(change: str, world: dict[str, s
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
 
 
+@pytest.mark.parametrize("shift", [-6.0, 6.0])
+def test_a_raw_critic_is_fit_before_the_policy_moves(
+    shift: float, world: dict[str, str], tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    """Planted: a helpfulness model, and so a critic, of another scale than whitened rewards and far from their zero."""
+    torch.manual_seed(0)
+    raw = ScalarModel(model_config, seed=2)
+    with torch.no_grad():
+        hidden = raw.model(torch.randint(3, 400, (16, 24))).flatten(0, 1).mean(0)
+        raw.score.weight.mul_(8).add_(shift * hidden / hidden.square().sum())
+    path = str(save_checkpoint(tmp_path / "raw", raw, tokenizer))
+    more = ["batch_prompts=32", "mini_batch=16", "iterations=1"]
+    row = measures(ppo({**world, "helpfulness": path}, tmp_path, "ppo", *more))[0]
+    assert abs(row["ppo/helpfulness"]) > 1
+    assert row["ppo/held"] == 0
+    assert row["ppo/explained_variance"] > 0
+    assert row["ppo/value_loss"] < 2  # half the square of what a value of 6 for a return of 0 would cost is 18
+
+
+def test_a_critic_that_explains_nothing_holds_the_policy(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlhf.ppo.rescale", lambda cfg, critic, batch, context: batch.judged)  # the fault put in
+    folder = ppo(world, tmp_path, "ppo", "iterations=2", "critic_optim.lr=1e-9")
+    for row in measures(folder):
+        assert row["ppo/explained_variance"] < 0
+        assert row["ppo/held"] == 1
+        assert row["ppo/grad_norm"] == 0
+    monkeypatch.setattr("rlhf.ppo.PATIENCE", 3)
+    with pytest.raises(UserError, match=r"the critic explains none .* after 3 iterations .*raise critic_optim\.lr"):
+        ppo(world, tmp_path, "waits", "iterations=9", "critic_optim.lr=1e-9")
+
+
+def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Path) -> None:
+    """The values that the batch has after the rescaling are those of the model that goes on."""
+    cfg = compose(world, tmp_path, "ppo", "batch_prompts=16", "mini_batch=16")
+    parents = {key: checkpoint.resolve(world[key]) for key in ("checkpoint", "helpfulness", "safety")}
+    models = load_models(cfg, parents)
+    tokenizer = checkpoint.load_tokenizer(parents["checkpoint"])
+    prompts = load_prompts(cfg.prompts, tokenizer, 128, 8, None, "stop", print)
+    rollouts = act(cfg, models.policy, batch_prompts(cfg, prompts, 0), tokenizer)
+    batch = credit(cfg, judge(cfg, models, rollouts, 128))
+    before = explained_variance(batch.values[batch.mask], batch.credit.following[batch.mask])
+    fitted = credit(cfg, rescale(cfg, models.critic, batch, 128))
+    again = credit(cfg, judge(cfg, models, rollouts, 128))
+    torch.testing.assert_close(fitted.values, again.values, atol=1e-4, rtol=1e-4)
+    after = explained_variance(fitted.values[batch.mask], fitted.credit.following[batch.mask])
+    assert before < 0 < after
+
+
+def test_reward_models_without_their_zero_stop_before_anything_is_learned(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: both models' scores shifted by 6."""
+    monkeypatch.setattr("rlhf.experience.scores_at_end", lambda *given: scores_at_end(*given) + 6)
+    with pytest.raises(UserError, match=r"helpfulness model's scores on harmless prompts have a mean of \+"):
+        ppo(world, tmp_path, "ppo", "iterations=1", "gate.require_centred=true")
+    assert not (tmp_path / "ppo" / "final").exists()
+
+
+def test_an_unfinished_response_is_rewarded_below_the_finished_ones_of_the_whole_batch(
+    world: dict[str, str], tmp_path: Path
+) -> None:
+    """Planted: scores far below -1, so that only the batch can say what finishing is worth; in any order and portion."""
+    cfg = compose(world, tmp_path, "ppo", "gate.unfinished_logit=-1")
+    judged = [
+        Judged(rollout, -6.0 + 0.1 * (i % 5), -6.0 + 0.1 * (i % 7), *[torch.zeros(len(rollout.tokens))] * 4)
+        for i, rollout in enumerate(random_rollouts(40))
+    ]
+    combined, _ = rewarded(cfg, judged)
+    for kind in (False, True):
+        own = [i for i, j in enumerate(judged) if j.rollout.prompt.safety is kind]
+        ended = [float(combined[i]) for i in own if judged[i].rollout.finished]
+        cut = [float(combined[i]) for i in own if not judged[i].rollout.finished]
+        assert cut
+        assert max(cut) < min(ended)
+    order = torch.randperm(40).tolist()
+    assert torch.equal(rewarded(cfg, [judged[i] for i in order])[0], combined[order])
+
+
+def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> None:
+    """By hand: harmless prompts with a gated response, and whitened scores that differ in spread."""
+    cfg = compose(world, tmp_path, "ppo")
+    scores = [(3.0, -5.0), (0.0, 2.0), (1.0, 2.0), (9.0, -2.0)]  # prompts 0 and 3 are adversarial
+    judged = [
+        Judged(dataclasses.replace(rollout, finished=True), *pair, *[torch.zeros(len(rollout.tokens))] * 4)
+        for rollout, pair in zip(random_rollouts(4), scores, strict=True)
+    ]
+    judged[1] = dataclasses.replace(judged[1], safety=-3.0)
+    batch = credit(cfg, judged)
+    assert batch.combined.tolist() == [-5.0, -3.0, 1.0, -2.0]
+    found = kind_metrics(batch)
+    assert (found["ppo/gated_harmless"], found["ppo/gated_adversarial"]) == (0.5, 1.0)
+    assert (found["ppo/helpfulness_harmless"], found["ppo/safety_adversarial"]) == (0.5, -3.5)
+    spread = torch.tensor([-5.0, -3.0, 1.0, -2.0]).std(unbiased=False)
+    assert found["ppo/whitened_spread_harmless"] == pytest.approx(2.0 / float(spread))
+    assert found["ppo/whitened_spread_adversarial"] == pytest.approx(1.5 / float(spread))
+
+
+def test_noise_is_not_that_of_rejection_sampling(world: dict[str, str], tmp_path: Path) -> None:
+    """The first response to a prompt must not be the one that rejection sampling chose among."""
+    cfg = compose(world, tmp_path, "ppo")
+    assert cfg.sampling.program == "ppo"
+    keys = {noise_key(0, "p1", 0, program) for program in ("ppo", "rejection_sampling", "sample", "compare", "chat")}
+    assert len(keys) == 5
+
+
 def test_critic_warm_up_holds_the_policy(world: dict[str, str], tmp_path: Path) -> None:
-    folder = ppo(world, tmp_path, "ppo", "iterations=3", "critic_warmup=2", "run.save_every=1", "run.keep=0")
+    more = ["iterations=3", "critic_warmup=2", "run.save_every=1", "run.keep=0"]
+    folder = ppo(world, tmp_path, "ppo", *more)
     start = dict(checkpoint.load_weights(Path(world["checkpoint"])))
     held = dict(checkpoint.load_weights(folder / "checkpoints" / "step_00000002"))
     assert all(torch.equal(start[name], held[name]) for name in start)
@@ -114,13 +230,14 @@ def test_critic_warm_up_holds_the_policy(world: dict[str, str], tmp_path: Path) 
 def test_it_learns_what_is_rewarded(
     world: dict[str, str], tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
 ) -> None:
-    """A reward model that likes a last token of the upper half of the vocabulary gets more and more of them."""
+    """A reward model that likes EOS or the upper half of the vocabulary as the last token gets more and more of them."""
     judge = ScalarModel(model_config, seed=0)
     with torch.no_grad():
         for layer in judge.model.layers:
             layer.self_attn.o_proj.weight.zero_()  # type: ignore[union-attr, operator]
             layer.mlp.down_proj.weight.zero_()  # type: ignore[union-attr, operator]
         judge.model.embed_tokens.weight.zero_()[:, 0] = torch.where(torch.arange(400) < 200, -1.0, 1.0)
+        judge.model.embed_tokens.weight[tokenizer.eos_id, 0] = 1.0
         judge.score.weight.zero_()[0, 0] = 0.1
     path = str(save_checkpoint(tmp_path / "judge", judge, tokenizer))
     world = {**world, "helpfulness": path, "safety": path}
@@ -135,7 +252,6 @@ def test_it_learns_what_is_rewarded(
         "max_new_tokens=3",
         "optim.lr=1e-2",
         "critic_optim.lr=1e-2",
-        "gate.unfinished_logit=100",
     )
     scores = [row["ppo/score_combined"] for row in measures(folder)]
     limit = 0.1 * 32**0.5  # of one axis after the norm
@@ -167,6 +283,7 @@ def test_samples_are_kept_for_reading(world: dict[str, str], tmp_path: Path) -> 
     [
         ("mini_batch=3", "batch_prompts=8 must be a multiple of mini_batch=3"),
         ("temperature=0", "temperature=0"),
+        ("top_p=0.9", r"top_p=0\.9: need 1"),
         ("clip=0", "clip=0"),
         ("lam=1.5", r"lam=1\.5"),
         ("iterations=0", "iterations=0"),

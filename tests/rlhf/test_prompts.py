@@ -20,7 +20,7 @@ def row(name: str, text: str = "Where is the fox?") -> dict[str, Any]:
 def test_prompts_end_in_inst_and_the_limit_holds(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("b"), row("c")])
-    prompts = load_prompts([str(path)], tokenizer, 128, 2, "stop", pytest.fail)
+    prompts = load_prompts([str(path)], tokenizer, 128, 4, 2, "stop", pytest.fail)
     assert [p.id for p in prompts] == ["a", "b"]
     assert tokenizer.decode(prompts[0].tokens).endswith("[/INST]")
     assert prompts[0].tokens[0] == tokenizer.bos_id
@@ -30,23 +30,36 @@ def test_prompts_without_room_for_a_response_are_counted_or_refused(tmp_path: Pa
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("long", "fox " * 100), row("c")])
     said: list[str] = []
-    prompts = load_prompts([str(path)], tokenizer, 64, None, "skip", said.append)
+    prompts = load_prompts([str(path)], tokenizer, 64, 4, None, "skip", said.append)
     assert [p.id for p in prompts] == ["a", "c"]
-    assert said == ["1 prompts skipped: no room for a response within the context of 64 tokens"]
+    assert said == ["1 prompts skipped: no room for 4 tokens of a response within the context of 64"]
     with pytest.raises(UserError, match=r"'long' has \d+ tokens and the context is 64"):
-        load_prompts([str(path)], tokenizer, 64, None, "stop", pytest.fail)
+        load_prompts([str(path)], tokenizer, 64, 4, None, "stop", pytest.fail)
     exact = len(prompts[0].tokens)
-    assert [p.id for p in load_prompts([str(path)], tokenizer, exact + 1, 1, "stop", pytest.fail)] == ["a"]
-    with pytest.raises(UserError, match="holds no prompt that fits"):
-        load_prompts([str(path)], tokenizer, exact, None, "skip", pytest.fail)
+    assert [p.id for p in load_prompts([str(path)], tokenizer, exact + 1, 1, 1, "stop", pytest.fail)] == ["a"]
+    with pytest.raises(UserError, match="holds no prompt that leaves room for 1 tokens"):
+        load_prompts([str(path)], tokenizer, exact, 1, None, "skip", pytest.fail)
+
+
+def test_a_response_has_room_to_end(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """An eighth of the context, or all that is asked for; one token would always be an unfinished response."""
+    path = tmp_path / "prompts.jsonl"
+    write_rows(path, [row("a", "Where does the red fox live, and why?")])
+    tokens = len(load_prompts([str(path)], tokenizer, 128, 100, None, "stop", pytest.fail)[0].tokens)
+    context = tokens + 2
+    assert context // 8 > 2
+    assert load_prompts([str(path)], tokenizer, context, 2, None, "stop", pytest.fail)
+    for wanted, need in ((3, 3), (100, context // 8)):
+        with pytest.raises(UserError, match=f"need room for {need} tokens of the response"):
+            load_prompts([str(path)], tokenizer, context, wanted, None, "stop", pytest.fail)
 
 
 def test_repeated_ids_and_wrong_settings_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("a")])
     with pytest.raises(UserError, match="the id 'a' stands twice"):
-        load_prompts([str(path)], tokenizer, 128, None, "skip", pytest.fail)
+        load_prompts([str(path)], tokenizer, 128, 4, None, "skip", pytest.fail)
     with pytest.raises(UserError, match="too_long=cut"):
-        load_prompts([str(path)], tokenizer, 128, None, "cut", pytest.fail)
+        load_prompts([str(path)], tokenizer, 128, 4, None, "cut", pytest.fail)
     with pytest.raises(UserError, match="limit=0"):
-        load_prompts([str(path)], tokenizer, 128, 0, "skip", pytest.fail)
+        load_prompts([str(path)], tokenizer, 128, 4, 0, "skip", pytest.fail)

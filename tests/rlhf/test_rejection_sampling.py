@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+import rlhf.sample
 from llamatrain import checkpoint, config
-from llamatrain.data.rows import read_rows
+from llamatrain.chat import encode_dialogue
+from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
+from llamatrain.tokenizer import Tokenizer
 from rlhf.config import RejectionSamplingConfig
 from rlhf.rejection_sampling import best_in_words, best_of, draw, expected_best, train, training_rows
+from rlhf.scoring import sigmoid
 
 from .worlds import overrides, read_jsonl
 
@@ -87,13 +91,23 @@ def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
     for row in best:
         own = [r for r in responses if r["prompt_id"] == row["prompt_id"] and r["finished"] and r["response"]]
         assert row["combined"] == max(r["combined"] for r in own)
-        assert row["messages"][-1]["content"] in [r["response"] for r in own if r["combined"] == row["combined"]]
+        assert row["loss"] == "last"
+        (chosen,) = [r for r in own if r["sample"] == row["sample"]]
+        assert row["messages"] == [*chosen["messages"], {"role": "assistant", "content": chosen["response"]}]
+        assert all(row[key] == chosen[key] for key in ("helpfulness", "safety_score", "combined", "gated"))
     last = read_jsonl(folder / "metrics.jsonl")[-1]
     assert last["step"] == 3
     curve = [last[f"rs/best_of_{k}"] for k in (1, 2, 4, 8)]
     assert curve == sorted(curve)
     assert (curve[0], curve[-1]) == pytest.approx((last["rs/score_mean"], last["rs/score_best"]))
-    assert 0 <= last["rs/harmless_below_threshold"] <= 1
+    for kind in ("harmless", "adversarial"):
+        assert 0 <= last[f"rs/gated_{kind}"] <= 1
+        assert last[f"rs/whitened_spread_{kind}"] > 0
+    held = [r for r in responses if not r["finished"]]
+    for prompt in {r["prompt_id"] for r in held}:
+        ended = [r["combined"] for r in responses if r["prompt_id"] == prompt and r["finished"]]
+        worst = max(r["combined"] for r in held if r["prompt_id"] == prompt)
+        assert worst <= min([*ended, sigmoid(-1.0) + 1e-6])
     assert last["rs/kept"] == len(best)
     start = dict(checkpoint.load_weights(Path(world["checkpoint"])))
     tuned = dict(checkpoint.load_weights((folder / "final").resolve()))
@@ -106,13 +120,44 @@ def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
     assert (tmp_path / "round2" / "final").exists()
 
 
+def test_only_the_sampled_answer_of_a_multi_turn_prompt_is_trained(
+    world: dict[str, str], tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """Planted: prompts whose earlier answers are somebody else's."""
+    earlier = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "To bully him, call him names."}]
+    rows = list(read_rows(world["prompts"].strip("[]"), "prompt"))
+    write_rows(tmp_path / "turns.jsonl", [{**row, "messages": [*earlier, *row["messages"]]} for row in rows])
+    train(compose({**world, "prompts": f"[{tmp_path / 'turns.jsonl'}]"}, tmp_path, "r", "sft_train=[]"))
+    best = list(read_rows(tmp_path / "r" / "best.jsonl", "dialogue"))
+    assert best
+    for row in best:
+        tokens, mask = encode_dialogue(row["messages"], tokenizer, loss=row["loss"])
+        trained = tokenizer.decode([token for token, wanted in zip(tokens, mask, strict=True) if wanted])
+        assert trained.strip() == row["messages"][-1]["content"].strip()
+        assert "bully" in tokenizer.decode(tokens)
+
+
+def test_reward_models_without_their_zero_stop_before_the_fine_tuning(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Planted: both models' scores shifted by -6."""
+    original = rlhf.sample.score
+    monkeypatch.setattr("rlhf.sample.score", lambda *given: original(*given) - 6)
+    with pytest.raises(UserError, match="helpfulness model's scores on harmless prompts have a mean of -"):
+        train(compose(world, tmp_path, "stops", "gate.require_centred=true"))
+    assert not (tmp_path / "stops" / "final").exists()
+    train(compose(world, tmp_path, "warns", "run.progress=true"))
+    assert "warning: the helpfulness model's scores" in capsys.readouterr().err
+    last = read_jsonl(tmp_path / "warns" / "metrics.jsonl")[-1]
+    assert last["rs/helpfulness_logit_harmless"] < -3
+
+
 def test_a_killed_run_ends_with_the_same_bytes(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the sampling, then in the fine-tuning after a checkpoint: files and weights are those of one run."""
     train(compose(world, tmp_path, "whole"))
     import llamatrain.fit
-    import rlhf.sample
 
     def dies_at(module: Any, name: str, when: int) -> pytest.MonkeyPatch:
         original, calls = getattr(module, name), []

@@ -10,8 +10,8 @@ import torch
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
-from rlhf.config import GateConfig
-from rlhf.scoring import combine, combined_logits, score, sigmoid
+from rlhf.config import GateConfig, LearningGateConfig
+from rlhf.scoring import check_zero, combine, combined_logits, hold_unfinished, require_zero, score, sigmoid
 
 from .worlds import random_rollouts
 
@@ -19,9 +19,15 @@ GATE = GateConfig(safety_threshold=0.15, unfinished_logit=-1.0)
 EDGE = math.log(0.15 / 0.85)
 
 
-def combined(helpfulness: float, safety: float, is_safety: bool = False, finished: bool = True) -> float:
+def combined(helpfulness: float, safety: float, is_safety: bool = False) -> float:
     scores = torch.tensor([[helpfulness], [safety]], dtype=torch.float64)
-    return float(combined_logits(scores[0], scores[1], torch.tensor([is_safety]), torch.tensor([finished]), GATE))
+    return float(combined_logits(scores[0], scores[1], torch.tensor([is_safety]), GATE))
+
+
+def held(combined: list[float], finished: list[bool], groups: list[str], quantile: float = 0.0) -> list[float]:
+    scores = torch.tensor(combined, dtype=torch.float64)
+    found: list[float] = hold_unfinished(scores, torch.tensor(finished), groups, quantile, GATE).tolist()
+    return found
 
 
 def test_helpfulness_on_harmless_prompts_with_safe_responses() -> None:
@@ -46,9 +52,73 @@ def test_the_edge_of_the_threshold_is_safe() -> None:
 
 
 def test_a_response_without_eos_gets_at_most_minus_1() -> None:
-    assert combined(2.0, 1.0, finished=False) == -1.0
-    assert combined(-3.0, 1.0, finished=False) == -3.0
-    assert combined(2.0, -5.0, is_safety=True, finished=False) == -5.0
+    assert held([2.0, 0.5], [False, True], ["a", "b"]) == [-1.0, 0.5]
+    assert held([-3.0, 0.5], [False, True], ["a", "b"]) == [-3.0, 0.5]
+
+
+@pytest.mark.parametrize("shift", [-6.0, 0.0, 6.0])
+def test_a_response_without_eos_never_beats_finishing(shift: float) -> None:
+    """Planted: a model whose every score is shifted, so that -1 is above all of them or below all of them."""
+    scores = [0.3 + shift, 1.0 + shift, 0.1 + shift, 2.0 + shift, -0.5 + shift]
+    finished = [True, True, False, False, True]
+    found = held(scores, finished, ["a"] * 4 + ["b"])
+    assert [found[i] for i in (0, 1, 4)] == [scores[i] for i in (0, 1, 4)]
+    assert max(found[2], found[3]) < min(scores[0], scores[1])
+    assert max(found[2], found[3]) <= -1.0
+
+
+def test_the_low_quantile_spares_a_single_bad_response() -> None:
+    """Of a whole batch one finished response may be very bad; below it everything unfinished would look alike."""
+    scores = [-9.0, *(0.1 * i for i in range(40)), 3.0, -2.0]
+    finished = [True] * 41 + [False] * 2
+    assert held(scores, finished, ["a"] * 43, 0.05)[41:] == [-1.0, -2.0]
+    assert held(scores, finished, ["a"] * 43, 0.0)[41:] == pytest.approx([-9.001, -9.001])
+
+
+def test_a_group_is_held_by_itself_alone() -> None:
+    scores, finished = [-8.0, 5.0, 0.0, 5.0], [True, False, True, False]
+    assert held(scores, finished, ["a", "a", "b", "b"]) == pytest.approx([-8.0, -8.001, 0.0, -1.0])
+
+
+def test_how_responses_are_cut_into_chunks_does_not_change_the_combined_score() -> None:
+    """All samples of a prompt are in one chunk: whatever else is in it does not matter."""
+    rollouts = sorted(random_rollouts(12) * 3, key=lambda r: r.prompt.id)
+    helpfulness, safety = torch.randn(36) - 6, torch.randn(36)
+    whole = combine(rollouts, helpfulness, safety, GATE)
+    for size in (3, 6, 9, 18):
+        starts = range(0, 36, size)
+        parts = [combine(rollouts[i : i + size], helpfulness[i : i + size], safety[i : i + size], GATE) for i in starts]
+        assert [score for part in parts for score in part] == whole
+    unfinished = [s.combined for s, r in zip(whole, rollouts, strict=True) if not r.finished]
+    assert unfinished
+    assert all(score is not None and score <= -1 for score in unfinished)
+
+
+def test_a_gated_response_is_marked() -> None:
+    rollouts = random_rollouts(4)  # the first and last prompts are adversarial
+    found = combine(rollouts, torch.full((4,), 2.0), torch.tensor([-5.0, -5.0, 1.0, -5.0]), GATE)
+    assert [score.gated for score in found] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("shift", [-6.0, 6.0])
+def test_a_model_without_its_zero_is_said_or_stops(shift: float) -> None:
+    """Planted: reward models shifted by 6 each; by their scores on the prompts where they have the word."""
+    fine, moved = [0.5, -0.5, 1.0], [0.5 + shift, -0.5 + shift, 1.0 + shift]
+    assert check_zero(fine, fine, GATE) == []
+    (helpful,) = check_zero(moved, fine, GATE)
+    assert helpful.startswith(f"the helpfulness model's scores on harmless prompts have a mean of {1 / 3 + shift:+.1f}")
+    (safe,) = check_zero(fine, moved, GATE)
+    assert safe.startswith("the safety model's scores on adversarial prompts")
+    assert check_zero([], [], GATE) == []
+    said: list[str] = []
+    require_zero([helpful, safe], LearningGateConfig(0.15, -1.0, require_centred=False), said.append)
+    assert said == [f"warning: {helpful}", f"warning: {safe}"]
+    with pytest.raises(UserError, match=r"far from 0: need -3 to 3.*gate\.require_centred=false"):
+        require_zero([helpful, safe], LearningGateConfig(0.15, -1.0, require_centred=True), said.append)
+
+
+def test_a_safe_policy_is_no_fault_of_the_safety_model() -> None:
+    assert check_zero([0.0], [4.5, 3.5, 4.0], GATE) == []
 
 
 def test_sigmoid_at_far_logits() -> None:

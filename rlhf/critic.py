@@ -1,0 +1,69 @@
+"""A critic that fits the rewards before the policy moves (the paper is silent on the critic).
+
+The critic starts as a copy of the helpfulness reward model, whose scores are logits; what it has to predict are whitened
+scores with a KL term. Values of another scale make advantages that say little about the response and much about the
+offset, which falls on the last token: from it the policy would learn not to end. So until the policy moves
+the head is rescaled to the returns of each batch, in closed form.
+
+Shapes: n response tokens of this rank's rollouts, D hidden dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from llamatrain import distributed
+from llamatrain.engine import Engine
+from llamatrain.start import SCORE
+
+from .config import PPOConfig
+from .experience import Batch, Judged, gather
+from .rollouts import pack_rollouts, portions
+
+
+def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[Judged]:
+    """Fit the critic's head to the rewards that follow each token of a batch; return the batch's rollouts with new values.
+
+    The new head is the scale of the old one and the offset that are best in the least squares' sense. A head has no
+    bias: the direction of the mean hidden state serves as one. Two numbers are fit by any batch; a whole head fit to a
+    few hundred responses would know them by heart.
+    """
+    own = distributed.shard(batch.judged)
+    targets = torch.cat(
+        [follow[: len(j.values)] for j, follow in zip(own, distributed.shard(batch.credit.following), strict=True)]
+    ).double()
+    old = torch.cat([j.values for j in own]).double()
+
+    total = torch.stack([hidden.sum(0) for hidden in hidden_states(cfg, critic, own, context)]).sum(0)
+    mean = distributed.all_reduce_sum(total) / distributed.all_reduce_sum(float(len(old)))
+    direction = mean / mean.square().sum()  # (D,), 1 at the mean hidden state
+    offset = torch.cat([hidden @ direction for hidden in hidden_states(cfg, critic, own, context)])
+
+    features = torch.stack([old, offset], 1)  # (n, 2)
+    moments = distributed.all_reduce_sum(features.T @ torch.cat([features, targets[:, None]], 1))  # (2, 3)
+    scale, shift = (torch.linalg.pinv(moments[:, :2]) @ moments[:, 2]).tolist()
+
+    for name, weight in critic.parameters_by_name():
+        if name == SCORE:
+            head = scale * weight.double().cpu() + shift * direction
+    critic.load_parameters([(SCORE, head.float())])
+    values = (scale * old + shift * offset).float().split([len(j.values) for j in own])
+    return gather([replace(j, values=new) for j, new in zip(own, values, strict=True)])
+
+
+@torch.no_grad()
+def hidden_states(cfg: PPOConfig, critic: Engine, own: list[Judged], context: int) -> Iterator[Tensor]:
+    """Yield what the head reads at each response token (n, D), float64 on the CPU, a micro-batch at a time."""
+    read: list[Tensor] = []
+    hook = critic.module.score.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    try:
+        for portion in portions([j.rollout for j in own], cfg.micro_batch_size):
+            packed = pack_rollouts(portion, context, distributed.device())
+            critic(**packed.inputs)
+            yield read.pop().flatten(0, 1)[packed.before].double().cpu()
+    finally:
+        hook.remove()
