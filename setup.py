@@ -51,6 +51,7 @@ setup(
         "deepspeed>=0.19.8,<0.20",
         "datasets>=5,<6",
         "sentencepiece>=0.2,<0.3",
+        "tokenizers>=0.22,<1",
         "wandb>=0.31,<1",
         "hydra-core>=1.3.2,<1.4",
         "omegaconf>=2.3,<2.4",

@@ -23,7 +23,7 @@ from llamatrain.errors import UserError
 from llamatrain.progress import duration
 from llamatrain.replaced import MARK, bytes_of, size
 
-from .record import read_record
+from .record import known_record
 from .runs import read_status
 
 PASSED_OVER = {"checkpoints", "wandb", "chunks", "work"}  # of a run's own: no run lies in them
@@ -43,7 +43,7 @@ def replaced(folder: Path) -> Iterator[Path]:
         path = Path(place)
         if MARK in path.name:
             names.clear()
-            if read_status(path) or read_record(path) is not None:
+            if read_status(path) or known_record(path) is not None:
                 yield path
         else:
             names[:] = sorted(name for name in names if name not in PASSED_OVER)
@@ -58,7 +58,7 @@ def clean(cfg: CleanConfig) -> None:
     for path in found:
         held = bytes_of(path)
         total += held
-        record, status = read_record(path), read_status(path)
+        record, status = known_record(path), read_status(path)
         took = duration(record.seconds if record is not None else float(status.get("seconds") or 0.0))
         age = duration(max(0.0, time.time() - float(status.get("updated") or path.stat().st_mtime)))
         print(f"{'removed ' if cfg.remove else ''}{path}  {size(held)}, took {took}, {age} old", flush=True)

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llamatrain import atomic, config
-from llamatrain.errors import UserError
+from llamatrain.errors import UserError, mistake
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
 from llamatrain.replaced import bytes_of, move_beside, size
@@ -224,11 +224,12 @@ class Pipeline:
         table.add_row("", "", f"[bold]{duration(total)}[/bold]")
         self.console.print()
         self.console.print(table)
-        page = report.write(self.place.folder)
+        try:
+            told = f"the report: {escape(str(report.write(self.place.folder)))}"
+        except Exception as error:  # the stages are done whatever becomes of the page about them
+            told = f"done, but its report cannot be written: {escape(mistake(error) or repr(error))}"
         self.console.print(
-            f"\n[green]✓[/green] [bold]{self.place.name}[/bold]  the report: {escape(str(page))}",
-            highlight=False,
-            soft_wrap=True,
+            f"\n[green]✓[/green] [bold]{escape(self.place.name)}[/bold]  {told}", highlight=False, soft_wrap=True
         )
 
     def _write_description(self) -> None:

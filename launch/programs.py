@@ -24,6 +24,7 @@ NEEDED = {
     "deepspeed": "deepspeed",
     "datasets": "datasets",
     "sentencepiece": "sentencepiece",
+    "tokenizers": "tokenizers",
     "wandb": "wandb",
     "hydra": "hydra-core",
     "omegaconf": "omegaconf",

@@ -10,15 +10,17 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llamatrain import atomic, manifest
-from llamatrain.errors import MissingFileError
+from llamatrain.errors import MissingFileError, UserError
 from llamatrain.keys import decisive
+from llamatrain.text_files import read_json
 
 from .graph import DATA, REFERENCE
+from .runs import warn
 
 NAME = "stage.json"
 
@@ -96,12 +98,19 @@ def digest(text: str) -> str:
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the folder's record; None where it has none that can be read."""
+    """Return the folder's record; None where it has none. DamagedFileError where it cannot be read."""
     try:
-        content = json.loads((folder / NAME).read_text())
-        known = {field.name for field in fields(Record)}
-        return Record(**{name: value for name, value in content.items() if name in known})
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return read_json(folder / NAME, Record, "move its folder away, and the stage runs again")
+    except FileNotFoundError:
+        return None
+
+
+def known_record(folder: Path) -> Record | None:
+    """Return the folder's record; None, with a warning, where it cannot be read."""
+    try:
+        return read_record(folder)
+    except UserError as error:
+        warn(str(error))
         return None
 
 

@@ -5,6 +5,7 @@ A section appears where its files are there; a page of a pipeline that is still 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -16,8 +17,10 @@ from llamatrain.progress import duration
 
 from . import sections
 from .results import results
+from .runs import warn
 from .story import Story
 
+LATEST = datetime(3000, 1, 1).timestamp()  # a later time is no time
 SECTIONS = (
     ("results", "Results", results),
     ("learning", "Learning curves", sections.learning),
@@ -48,7 +51,7 @@ class ReportConfig:
 
 def page(story: Story) -> str:
     """Return the page's HTML."""
-    made = [(anchor, title, make(story)) for anchor, title, make in SECTIONS]
+    made = [(anchor, title, _section(title, make, story)) for anchor, title, make in SECTIONS]
     shown = [(anchor, title, body) for anchor, title, body in made if body]
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in shown)
     bodies = "".join(f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' for anchor, title, body in shown)
@@ -64,14 +67,26 @@ def page(story: Story) -> str:
     )
 
 
+def _section(title: str, make: Callable[[Story], str], story: Story) -> str:
+    """Return a section; where the files behind it hold what no program writes, a page without it is better than none."""
+    try:
+        return make(story)
+    except Exception as error:
+        text = (
+            f"the section '{title}' cannot be made from what lies in {story.folder} ({type(error).__name__}: {error})"
+        )
+        warn(text)
+        return f'<p class="lead">{escape(text)}</p>'
+
+
 def _subtitle(story: Story) -> str:
-    ended = max((float(stage.status.get("updated") or 0.0) for stage in story.stages), default=0.0)
+    ended = max((stage.status.get("updated", 0.0) for stage in story.stages), default=0.0)
     done = sum(stage.status.get("state") == "done" for stage in story.stages)
     total = len(story.description.get("stages") or story.stages)
     parts = [f"{done} of {total} stages done" if done < total else f"{total} stages"]
     parts += [duration(sum(stage.seconds for stage in story.stages))]
     parts += [f"preset {escape(str(story.description['preset']))}"] if "preset" in story.description else []
-    parts += [datetime.fromtimestamp(ended).strftime("%-d %B %Y, %H:%M")] if ended else []
+    parts += [datetime.fromtimestamp(ended).strftime("%-d %B %Y, %H:%M")] if 0 < ended < LATEST else []
     return " · ".join(parts)
 
 

@@ -1,12 +1,17 @@
-"""Reading what programs left in their run folders; whatever is missing or half-written reads as empty."""
+"""Reading what programs left in their run folders: what is missing reads as empty, what is damaged too, with a warning."""
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypedDict, TypeGuard
+
+from llamatrain import text_files
+from llamatrain.errors import UserError, mistake
+from llamatrain.run_files import METRICS, STATUS, Logged, Status
 
 Row = dict[str, Any]
 
@@ -36,42 +41,55 @@ EVALUATED = {  # what is told of the last model: the first of these that was mea
 BEST_OF = "rs/best_of_"
 
 
-def read_json(path: Path) -> Any:
-    """Return a JSON file's content; an empty dictionary where there is none."""
+class Response(TypedDict, total=False):
+    """What is shown of a line of responses.jsonl."""
+
+    prompt_id: str
+    messages: list[dict[str, Any]]
+    response: str
+
+
+@cache
+def warn(text: str) -> None:
+    """Say, once, what is left out."""
+    print(f"warning: {text}; it is left out", file=sys.stderr)
+
+
+def _skip(error: Exception) -> None:
+    warn(mistake(error) or str(error))
+
+
+def read_json(path: Path, kind: Any = Row) -> Row:
+    """Return the object in a JSON file; an empty one where there is none or it cannot be read."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
+        return dict(text_files.read_json(path, kind))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (UserError, OSError) as error:
+        _skip(error)
+    return {}
 
 
 def read_status(folder: Path) -> Row:
     """Return a run's status.json."""
-    status = read_json(folder / "status.json")
-    return status if isinstance(status, dict) else {}
+    return read_json(folder / STATUS, Status)
 
 
-def read_lines(path: Path) -> Iterator[Row]:
+def read_lines(path: Path, kind: Any = Row) -> Iterator[Row]:
     """Yield the objects of a JSONL file; a last line that is still being written is left out."""
     try:
-        with path.open() as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                if isinstance(row, dict):
-                    yield row
-    except OSError:
-        return
+        yield from text_files.read_lines(path, kind, bad=_skip, grows=True)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (UserError, OSError) as error:
+        _skip(error)
 
 
 def read_series(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """Return every metric of a run as (step, value) points; a step logged again replaces the earlier value."""
     series: dict[str, dict[float, float]] = {}
-    for row in read_lines(folder / "metrics.jsonl"):
-        step = row.get("step")
-        if not is_number(step):
-            continue
+    for row in read_lines(folder / METRICS, Logged):
+        step = row["step"]
         for name, value in row.items():
             if name not in ("step", "time") and is_number(value):
                 series.setdefault(name, {})[float(step)] = float(value)

@@ -7,13 +7,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from llamatrain.replaced import MARK
 
 from .graph import REFERENCE
-from .record import Record, read_record
-from .runs import Row, is_number, read_json, read_lines, read_series, read_status
+from .record import Record, known_record
+from .runs import Response, Row, is_number, read_json, read_lines, read_series, read_status
+
+
+class Node(TypedDict):
+    """A stage in pipeline.json."""
+
+    program: str
+    parents: list[str]
+
+
+class Described(TypedDict, total=False):
+    """What pipeline.json says."""
+
+    name: str
+    command: list[str]
+    preset: str
+    stages: dict[str, Node]
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class StageRun:
     @cached_property
     def record(self) -> Record | None:
         """What the stage was made from, where a pipeline made it."""
-        return read_record(self.folder)
+        return known_record(self.folder)
 
     @cached_property
     def status(self) -> Row:
@@ -58,7 +74,7 @@ class Story:
     def __init__(self, folder: Path, samples: int = 5) -> None:
         """Read a folder; `samples` prompts of each kind are to be shown."""
         self.folder, self.samples = folder, samples
-        self.description: Row = read_json(folder / "pipeline.json")
+        self.description: Row = read_json(folder / "pipeline.json", Described)
         self.name = str(self.description.get("name") or folder.name)
         self.stages = [stage for stage in _stages(folder, self.description) if stage.status or stage.record]
 
@@ -107,7 +123,7 @@ class Story:
             judged[source] = list(read_lines(stage.folder / "judgements.jsonl"))
         found = {}
         for stage in self.of("sample"):
-            rows = list(read_lines(stage.folder / "responses.jsonl"))
+            rows = list(read_lines(stage.folder / "responses.jsonl", Response))
             judgements = judged.get(stage.name, [])
             for row, judgement in zip(rows, judgements, strict=False):
                 if judgement.get("prompt_id") == row.get("prompt_id"):
@@ -145,7 +161,7 @@ def _stages(folder: Path, description: Row) -> Iterator[StageRun]:
     listed: Any = description.get("stages")
     if isinstance(listed, dict):
         for name, node in listed.items():
-            yield StageRun(name, str(node["program"]), folder / name, list(node["parents"]))
+            yield StageRun(name, node["program"], folder / name, node["parents"])
         return
     if read_status(folder):
         yield StageRun(folder.name, str(read_status(folder).get("program")), folder, [])

@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,7 @@ from .model.config import ModelConfig
 from .model.scalar_head import ScalarModel
 from .model.transformer import Transformer
 from .tensor_files import Shapes, write_tensors
+from .text_files import read_json
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -53,6 +54,25 @@ __all__ = [
 SHARD_BYTES = 5_000_000_000
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD = "lm_head.weight"
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf")  # formats that are not read
+
+
+class Lineage(TypedDict):
+    """What must stand in llamatrain.json."""
+
+    program: str
+    step: int
+    config: dict[str, Any]
+    parents: dict[str, dict[str, str | None]]
+    data: dict[str, Any]
+
+
+class _Architectures(TypedDict, total=False):
+    architectures: list[str] | None
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
 
 
 # --- finding -----------------------------------------------------------------------------------------------------
@@ -60,7 +80,7 @@ HEAD = "lm_head.weight"
 
 def lineage(folder: Path) -> dict[str, Any]:
     """Return where a checkpoint came from: llamatrain.json."""
-    content: dict[str, Any] = json.loads((folder / "llamatrain.json").read_text())
+    content: dict[str, Any] = {**read_json(folder / "llamatrain.json", Lineage, "the checkpoint was altered")}
     return content
 
 
@@ -120,27 +140,35 @@ def _resolved(path: str | Path, made_by: str) -> Path:
 
 def load_config(folder: Path) -> tuple[ModelConfig, bool]:
     """Return the model's configuration, and whether it has a scalar head (a reward model)."""
-    try:
-        data = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'} is not JSON ({error})") from None
-    return ModelConfig.from_hf(data), "LlamaForSequenceClassification" in data.get("architectures", [])
+    path = folder / "config.json"
+    content = read_json(path, _Architectures)
+    config = ModelConfig.from_hf({**content}, path)
+    # Before anything is allocated: no weight takes less than a byte.
+    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if 0 < held < config.decoder_parameters:
+        raise UserError(
+            f"{path} describes {config.decoder_parameters:,} parameters, but the weights beside it have {held:,} bytes"
+        )
+    return config, "LlamaForSequenceClassification" in (content.get("architectures") or [])
 
 
 def load_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (parameter name, tensor) from the folder's safetensors files, one tensor in memory at a time."""
     index = folder / INDEX
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    names = sorted(set(read_json(index, _Index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
     for name in names:
         path = folder / name
         if not path.is_file():
-            raise UserError(f"checkpoint {folder} is damaged: {name} is missing (only safetensors weights are read)")
+            others = [other.name for other in sorted(folder.iterdir()) if other.suffix in OTHER_WEIGHTS]
+            if others and not index.is_file():
+                raise UserError(f"{folder} has {others[0]} but no {name}: need safetensors, as transformers saves them")
+            raise UserError(f"checkpoint {folder} is damaged: {name} is missing")
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                     yield key, file.get_tensor(key)
-        except SafetensorError as error:
-            raise UserError(f"checkpoint {folder} is damaged: {name} cannot be read ({error})") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"checkpoint {folder} is damaged: {name} cannot be read ({error})") from error
 
 
 def matched(
@@ -311,6 +339,8 @@ def _write_description(
     hf = config.to_hf(scalar_head=scalar)
     hf["dtype"] = hf["torch_dtype"] = str(engine.dtype).removeprefix("torch.")
     hf |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    if scalar:
+        hf["pad_token_id"] = tokenizer.unk_id  # what tokenizer_config.json pads with
     _write_json(folder / "config.json", hf)
     if not scalar:
         # The sampling defaults of the released chat models.
@@ -340,14 +370,16 @@ def restore(folder: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
         source = folder if name == primary else trainer / name
         engine.load_parameters(matched(load_weights(source), engine.shapes(), str(source)))
         engine.load_optimizer_state(_optimizer_tensors(trainer / name))
-    state: dict[str, Any] = json.loads((trainer / "state.json").read_text())
-    return state
+    return read_json(trainer / "state.json", dict[str, Any], "the checkpoint was altered")
 
 
 def _optimizer_tensors(folder: Path) -> dict[str, Path]:
     """Return tensor name -> file for all shards of an engine's optimizer state."""
     where: dict[str, Path] = {}
-    for path in sorted(folder.glob("optimizer-*.safetensors")):
+    paths = sorted(folder.glob("optimizer-*.safetensors"))
+    if not paths or len(paths) != int(paths[0].stem.rpartition("-")[2]):  # optimizer-00001-of-00002
+        raise UserError(f"{folder} lacks files of the optimizer state: the checkpoint was altered")
+    for path in paths:
         with safe_open(path, framework="pt") as file:
             where.update(dict.fromkeys(file.keys(), path))
     return where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 MOST = 2000  # characters of a message
@@ -20,7 +21,9 @@ class MissingFileError(UserError, FileNotFoundError):
 
 def missing(path: str | Path, made_by: str) -> MissingFileError:
     """Return the error for a file that is not there, naming the program that makes it."""
-    return MissingFileError(f"{path} does not exist; `llamatrain {made_by}` makes it")
+    hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)) and not Path(path).parent.exists()
+    hint = f" (a name on the hub? `hf download {path} --local-dir FOLDER` first)" if hub else ""
+    return MissingFileError(f"{path} does not exist; `llamatrain {made_by}` makes it{hint}")
 
 
 def show(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from . import distributed
+from . import distributed, hf_tokenizer
 from .engine import Engine
 from .errors import UserError
 from .flops import Utilisation
@@ -50,6 +50,8 @@ def fit(
     """
     engines = {"model": engine}
     loss_at = functools.partial(_loss_at, engine, batches, loss_fn)
+    if run.is_main:
+        hf_tokenizer.announce(tokenizer, run.print)
     step, state = run.resume(engines)
     if guard is not None:
         guard.resume(run, state)

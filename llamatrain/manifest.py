@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from .errors import UserError, missing
+from .text_files import read_json
 
 NAME = "MANIFEST.json"
 STEP = re.compile(r"step_\d+")  # a checkpoint's name
@@ -21,6 +22,12 @@ class Entry(TypedDict):
 
     size: int
     sha256: str
+
+
+class Content(TypedDict):
+    """What MANIFEST.json holds."""
+
+    files: dict[str, Entry]
 
 
 def checkpoint_folder(path: str | Path, made_by: str) -> Path:
@@ -59,15 +66,19 @@ def write(folder: Path, known: Mapping[str, Entry] | None = None) -> None:
 
 
 def read(folder: Path) -> dict[str, Entry]:
-    """Return the manifest's entries; UserError where it is missing or unreadable."""
-    path = folder / NAME
+    """Return the manifest's entries; UserError where it is missing, unreadable, or silent about a file of the result."""
     try:
-        entries: dict[str, Entry] = json.loads(path.read_text())["files"]
-        return entries
+        entries = read_json(folder / NAME, Content, "the checkpoint was altered")["files"]
     except FileNotFoundError:
         raise UserError(f"{folder} has no {NAME}: it is not a finished checkpoint") from None
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise UserError(f"{path} is not readable: the checkpoint was altered") from None
+    for path in folder.iterdir():
+        if _is_result(path.name) and path.name not in entries:
+            raise UserError(f"checkpoint {folder} is damaged: {path.name} is not in its {NAME}")
+    return entries
+
+
+def _is_result(name: str) -> bool:
+    return name in MODEL_FILES or ("/" not in name and name.endswith(".safetensors"))
 
 
 def verify(folder: Path, names: Iterable[str] | None = None) -> None:
@@ -103,6 +114,5 @@ def step_of(folder: Path) -> int:
 def fingerprint(folder: Path) -> str:
     """Return one hash of a checkpoint's result: its weights, configuration and tokenizer."""
     entries = read(folder)
-    names = sorted(n for n in entries if "/" not in n and (n in MODEL_FILES or n.endswith(".safetensors")))
-    text = "\n".join(f"{name} {entries[name]['sha256']}" for name in names)
+    text = "\n".join(f"{name} {entries[name]['sha256']}" for name in sorted(filter(_is_result, entries)))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from . import atomic
+from .run_files import Logged
 from .settings import WandbConfig
+from .text_files import DamagedFileError, read_lines
 
 FLUSH_SECONDS = 1.0  # metrics wait that long in memory at most while steps are made; checkpoints write them out
 WANDB_SECONDS = 30  # to reach the server at the start
@@ -52,21 +55,22 @@ class Metrics:
     def after(self, step: int) -> list[dict[str, Any]]:
         """Return the lines of the steps after `step`."""
         self.flush()
-        rows = map(json.loads, self.path.read_text().splitlines())
-        return [row for row in rows if row["step"] > step]
+        return [{**row} for row in self._rows() if row["step"] > step]
 
     def cut(self, step: int) -> None:
         """Drop what lies after a checkpoint's step, so that a resumed run leaves no doubles."""
         self._file.close()
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step and step > 0:
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError):
-                continue  # the line that a kill cut short
-        atomic.write_text(self.path, "".join(f"{line}\n" for line in kept))
+        with atomic.replacing(self.path) as kept:
+            for row in self._rows():
+                if row["step"] <= step and step > 0:
+                    kept.write(f"{json.dumps(row)}\n".encode())
         self._file = self.path.open("a")
+
+    def _rows(self) -> Iterator[Logged]:
+        def bad(error: DamagedFileError) -> None:
+            print(f"warning: {error}; it is left out", file=sys.stderr)
+
+        return read_lines(self.path, Logged, bad=bad, grows=True)
 
 
 class Dashboard:

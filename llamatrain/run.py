@@ -30,15 +30,16 @@ from .errors import UserError
 from .lock import Lock
 from .metrics import Dashboard, Metrics
 from .progress import Progress
+from .run_files import INCIDENTS, STATUS, Incident, Status
 from .settings import RunConfig
 from .stopping import Stopped, StopRequest, handling
+from .text_files import DamagedFileError, read_json, read_lines
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .tokenizer import Tokenizer
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-INCIDENTS = "incidents.jsonl"
 
 
 class Run:
@@ -112,7 +113,7 @@ class Run:
         if owner != self.program:
             raise UserError(f"run.name={self.config.name}: {self.folder} is a run of {owner}; choose another run.name")
         if self.config.resume == "never":
-            for name in ("checkpoints", "final", "metrics.jsonl", INCIDENTS, "status.json", "wandb"):
+            for name in ("checkpoints", "chunks", "final", "metrics.jsonl", INCIDENTS, "status.json", "wandb"):
                 path = self.folder / name
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -200,13 +201,15 @@ class Run:
 
     # --- status ---
 
-    def status(self) -> dict[str, Any]:
-        """Return status.json as it lies in the folder, or nothing."""
+    def status(self) -> Status:
+        """Return status.json as it lies in the folder; nothing where there is none or, with a warning, a damaged one."""
         try:
-            content: dict[str, Any] = json.loads((self.folder / "status.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            return read_json(self.folder / STATUS, Status)
+        except FileNotFoundError:
             return {}
-        return content
+        except DamagedFileError as error:  # nothing depends on it: the checkpoints say where the run stands
+            self.print(f"warning: {error}; it is written anew")
+            return {}
 
     def _write_status(self, state: str, reason: str = "") -> None:
         content = {
@@ -221,7 +224,7 @@ class Run:
             "wandb_id": self._wandb_id,
             "environment": self._environment,
         }
-        atomic.write_json(self.folder / "status.json", content)
+        atomic.write_json(self.folder / STATUS, content)
 
     # --- console and metrics ---
 
@@ -424,11 +427,11 @@ class Run:
         path = self.folder / INCIDENTS
         if not path.is_file():
             return []
-        text = path.read_text()
-        whole, _, cut = text.rpartition("\n")
-        if cut:  # by a kill: the run finds the incident again
-            atomic.write_text(path, f"{whole}\n" if whole else "")
-        return [json.loads(line) for line in whole.splitlines()]
+        mend = "it says which samples to pass over: mend it, or start anew with another run.name"
+        found = [{**incident} for incident in read_lines(path, Incident, mend, grows=True)]
+        if not path.read_bytes().endswith(b"\n"):  # cut short by a kill: the run finds the incident again
+            atomic.write_text(path, "".join(f"{json.dumps(incident)}\n" for incident in found))
+        return found
 
     def _drop_stale(self) -> None:
         """Delete the checkpoints that hold a step of an incident and were saved before it was known."""

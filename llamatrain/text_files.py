@@ -4,7 +4,7 @@ data (`llamatrain.data.files`) is read here.
 What a file must hold is a type: `dict[str, Any]`, a list or dictionary of a type, a TypedDict, or a dataclass, which is
 made. Where the file holds anything else, the error says
 
-    <file> is damaged: <key> is <what was found>, need <what>; <what to do>
+    <file> is damaged: <key> is <what was found>, need <what>; <how to mend it>
 """
 
 from __future__ import annotations
@@ -37,45 +37,45 @@ class DamagedFileError(UserError):
     """A file does not hold what the program that wrote it puts there."""
 
 
-class _Fault(Exception):
-    """A value is not what is needed."""
-
-
 def read_text(path: Path, mend: str = "") -> str:
     """Return a UTF-8 file's text; DamagedFileError, ending in `mend`, where it is none. OSError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise _damaged(path, f"not UTF-8 ({error.reason} at byte {error.start})", mend) from error
+        return _decoded(path.read_bytes())
+    except UserError as error:
+        raise _damaged(path, error, mend) from error
 
 
 def read_json(path: Path, kind: type[T], mend: str = "") -> T:
     """Return what a JSON file holds as `kind`; DamagedFileError, ending in `mend`, where it holds anything else."""
     try:
-        return as_kind(_parsed(read_text(path, mend)), kind)
-    except _Fault as fault:
-        raise _damaged(path, str(fault), mend) from fault
+        return as_kind(_parsed(_decoded(path.read_bytes())), kind)
+    except UserError as error:
+        raise _damaged(path, error, mend) from error
 
 
 def read_lines(
-    path: Path, kind: type[T], mend: str = "", bad: Callable[[DamagedFileError], None] | None = None
+    path: Path,
+    kind: type[T],
+    mend: str = "",
+    bad: Callable[[DamagedFileError], None] | None = None,
+    grows: bool = False,
 ) -> Iterator[T]:
     """Yield the lines of a JSONL file, each as `kind`.
 
-    A line that holds anything else is a DamagedFileError, or is handed to `bad` and left out. The last one may be cut
-    short, by a kill or because it is being written: it is left out without a word.
+    A line that holds anything else is a DamagedFileError, or is handed to `bad` and left out. In a file that `grows` a
+    last line without its end is left out, too, without a word: it is being written, or a kill cut it short.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 made = as_kind(_parsed(_decoded(line)), kind)
-            except _Fault as fault:
-                if not line.endswith(b"\n"):
+            except UserError as error:
+                if grows and not line.endswith(b"\n"):
                     return
-                error = _damaged(path, str(fault), mend, f":{number}")
+                damaged = _damaged(path, error, mend, f":{number}")
                 if bad is None:
-                    raise error from fault
-                bad(error)
+                    raise damaged from error
+                bad(damaged)
                 continue
             yield made
 
@@ -87,9 +87,9 @@ def read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: not YAML: {' '.join(str(error.problem).split())}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a ValueError of a date that cannot be
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -108,7 +108,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _damaged(path: Path, fault: str, mend: str, line: str = "") -> DamagedFileError:
+def _damaged(path: Path, fault: UserError, mend: str, line: str = "") -> DamagedFileError:
     return DamagedFileError(f"{path}{line} is damaged: {fault}{mend and '; '}{mend}")
 
 
@@ -116,22 +116,22 @@ def _decoded(line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise _Fault(f"not UTF-8 ({error.reason} at byte {error.start})") from error
+        raise UserError(f"not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a ValueError also of a number with thousands of digits
-        raise _Fault(f"not JSON ({error})") from error
+        raise UserError(f"not JSON ({error})") from error
 
 
 # --- values as types ---------------------------------------------------------------------------------------------
 
 
-def as_kind(value: Any, kind: type[T], key: str = "") -> T:
-    """Return a JSON value as `kind`; an error with `key`, what was found and what is needed where it is anything else."""
-    made: T = _made(value, kind, key)
+def as_kind(value: Any, kind: type[T]) -> T:
+    """Return a JSON value as `kind`; UserError with the key, what was found and what is needed where it is no such thing."""
+    made: T = _made(value, kind, "")
     return made
 
 
@@ -157,29 +157,24 @@ def _made(value: Any, kind: Any, key: str) -> Any:
 def _check(value: Any, plain: type, key: str) -> None:
     accepted = (int, float) if plain is float else plain
     if not isinstance(value, accepted) or (isinstance(value, bool) and plain is not bool):
-        raise _Fault(f"{key or 'it'} is {show(value)}, need {WORDS[plain]}")
+        raise UserError(f"{key or 'it'} is {show(value)}, need {WORDS[plain]}")
 
 
 def _float(value: float, key: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise _Fault(f"{key} has {len(str(value))} digits, need a number") from None
+        raise UserError(f"{key} has {len(str(value))} digits, need a number") from None
 
 
 def _record(value: dict[str, Any], kind: Any, key: str) -> Any:
-    """Return an object as a TypedDict, which may hold more, or as a dataclass, which may not."""
+    """Return an object, which may hold more, as a TypedDict or a dataclass."""
     hints, needed = _fields(kind)
     for name in hints:
         if name in needed and name not in value:
-            raise _Fault(f"{_below(key, name)} is missing")
+            raise UserError(f"{_below(key, name)} is missing")
     made = {name: _made(value[name], hint, _below(key, name)) for name, hint in hints.items() if name in value}
-    if is_typeddict(kind):
-        return {**value, **made}
-    for name in value:
-        if name not in hints:
-            raise _Fault(f"{_below(key, name)} is unknown")
-    return kind(**made)
+    return {**value, **made} if is_typeddict(kind) else kind(**made)
 
 
 @lru_cache

@@ -37,6 +37,26 @@ class TrainerConfig:
     eos_id: int
     pad_id: int
 
+    def __post_init__(self) -> None:
+        """Refuse what Hugging Face's tokenizers cannot do as SentencePiece does it, or the chat format not without."""
+        needed: dict[str, str | bool] = {
+            "model_type": "bpe",
+            "treat_whitespace_as_suffix": False,
+            "normalization_rule_name": "identity",
+            "add_dummy_prefix": True,
+            "remove_extra_whitespaces": False,
+        }
+        for key, value in needed.items():
+            if (found := getattr(self, key)) != value:
+                raise UserError(
+                    f"trainer.{key}={_yaml(found)}: need {_yaml(value)}, as Llama's tokenizer has it; with another value "
+                    "tokenizer.json would have other ids than the model learns"
+                )
+
+
+def _yaml(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else value
+
 
 @dataclass
 class TokenizerConfig:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from llamatrain import atomic, config
+from llamatrain import atomic, config, hf_tokenizer
 from llamatrain.data.rows import count_rows, read_rows
 from llamatrain.errors import UserError
 from llamatrain.progress import Progress
@@ -35,6 +35,7 @@ def train(cfg: TokenizerConfig) -> None:
         atomic.write_bytes(path, model)
         tokenizer = Tokenizer(path)
         tokenizer.save(run.folder)
+        hf_tokenizer.announce(tokenizer, run.print)
         run.log(0, {"tokenizer/vocab_size": tokenizer.vocab_size})
         run.print(f"{path}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.fingerprint[:12]}")
 

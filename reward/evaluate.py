@@ -6,7 +6,6 @@ counts once.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError, missing
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.run import Run
+from llamatrain.text_files import read_lines
 
 from .config import RewardEvaluateConfig
 from .data import in_words, load_pairs, most_tokens
@@ -67,11 +67,7 @@ def pooled(paths: list[str]) -> list[Scored]:
         file = Path(path) / SCORES if Path(path).is_dir() else Path(path)
         if not file.is_file():
             raise missing(file, "reward.evaluate")
-        for number, line in enumerate(file.read_text().splitlines(), 1):
-            try:
-                result = Scored(**json.loads(line))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise UserError(f"{file}:{number}: not a line that reward.evaluate wrote ({error})") from None
+        for number, result in enumerate(read_lines(file, Scored, "`llamatrain reward.evaluate` makes it"), 1):
             if (result.source, result.row) in results:
                 raise UserError(f"{file}:{number}: row {result.row} of {result.source} is scored twice in the pool")
             results[result.source, result.row] = result

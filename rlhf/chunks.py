@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llamatrain import distributed
+from llamatrain.data.rows import write_rows
+from llamatrain.errors import UserError
 from llamatrain.run import Run
+from llamatrain.text_files import read_lines
 
 Row = dict[str, Any]
 
@@ -22,23 +25,22 @@ Row = dict[str, Any]
 class Chunks:
     """Rows of `count` items in chunks of `size`, below the run folder.
 
-    `key` is all that the rows depend on; chunks of another key are dropped, and with run.resume=never
-    all of them.
+    `key` is all that the rows depend on: chunks of other keys lie beside these and are left alone. An item has
+    `item_rows` rows, each of which must hold what `kind`, a TypedDict, says.
     """
 
-    def __init__(self, run: Run, key: Mapping[str, Any], count: int, size: int) -> None:
+    def __init__(
+        self, run: Run, key: Mapping[str, Any], count: int, size: int, kind: type[Any], item_rows: int = 1
+    ) -> None:
         # With few items every rank still gets a share.
         self.size = max(1, min(size, math.ceil(count / distributed.world_size())))
-        self.count, self.run = count, run
+        self.count, self.run, self.kind, self.item_rows = count, run, kind, item_rows
         text = json.dumps({**key, "count": count, "size": self.size}, sort_keys=True, default=str)
-        parent = run.folder / "chunks"
-        self.folder = parent / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = run.folder / "chunks" / hashlib.sha256(text.encode()).hexdigest()[:16]
         if distributed.is_main():
-            for other in parent.glob("*"):
-                if other != self.folder or run.config.resume == "never":
-                    shutil.rmtree(other)
             self.folder.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
+        self._left = [number for number in distributed.shard(range(len(self))) if not self._made(number)]
 
     def __len__(self) -> int:
         """Return the number of chunks."""
@@ -56,22 +58,34 @@ class Chunks:
         """Make the chunks that are missing, each rank every world_size-th; a signal stops the run between two of them."""
         for first in range(0, len(self), distributed.world_size()):
             number = first + distributed.rank()
-            if number < len(self) and not self.path(number).exists():
-                temporary = self.path(number).with_suffix(".tmp")
-                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of(self.items(number))]
-                temporary.write_text("".join(lines), encoding="utf-8")
-                temporary.replace(self.path(number))
+            if number in self._left:
+                write_rows(self.path(number), rows_of(self.items(number)))
+                self._left.remove(number)
             if self.run.stop_requested():
                 self.run.stop(0)
         distributed.barrier()
 
     def missing(self) -> int:
         """Return how many items this rank has still to make."""
-        numbers = distributed.shard(range(len(self)))
-        return sum(len(self.items(number)) for number in numbers if not self.path(number).exists())
+        return sum(len(self.items(number)) for number in self._left)
 
     def rows(self) -> Iterator[Row]:
         """Yield all rows in order; call it after `make`."""
         for number in range(len(self)):
-            with self.path(number).open(encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
+            yield from read_lines(self.path(number), dict)
+
+    def _made(self, number: int) -> bool:
+        """Tell whether a chunk is there with all of its rows; one that is not whole is said, and made again."""
+        path, needed = self.path(number), len(self.items(number)) * self.item_rows
+        try:
+            found = sum(1 for _ in read_lines(path, self.kind))
+        except FileNotFoundError:
+            return False
+        except UserError as error:
+            fault = str(error)
+        else:
+            if found == needed:
+                return True
+            fault = f"{path} is damaged: it has {found} rows of {needed}"
+        print(f"{fault}; it is made again", file=sys.stderr, flush=True)
+        return False

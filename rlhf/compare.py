@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import TypedDict
 
 from llamatrain import checkpoint, config, distributed
 from llamatrain.chat import decode_response
@@ -64,7 +65,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     sampling = [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed]
     rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
-    chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs)
+    chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, Comparison)
     load = cache(partial(load_inference, kind=Transformer, device=distributed.device(), dtype=cfg.dtype))
 
     with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
@@ -94,6 +95,17 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
 
         chunks.make(rows_of)
     return chunks
+
+
+class Comparison(TypedDict):
+    """What every row of a chunk holds; which models and temperatures is told, too."""
+
+    id: str
+    prompt_id: str
+    messages: list[dict[str, str]]
+    response_a: str
+    response_b: str
+    safety: bool
 
 
 def comparison(

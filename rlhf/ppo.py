@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llamatrain import checkpoint, config, distributed
+from llamatrain import checkpoint, config, distributed, hf_tokenizer
 from llamatrain.data.order import mix, permuted
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
@@ -54,6 +54,8 @@ def train(cfg: PPOConfig) -> None:
         models = load_models(cfg, parents)
         engines = {"policy": models.policy, "critic": models.critic}
         start, _ = run.resume(engines)
+        if run.is_main:
+            hf_tokenizer.announce(tokenizer, run.print)
         samples = SamplesLog(run, start, cfg.samples_every, cfg.samples_kept, tokenizer)
         with run.progress(cfg.iterations, "ppo", "iterations", done=start, every=cfg.run.log_every) as bar:
             for iteration in range(start, cfg.iterations):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -64,7 +64,8 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
     sampling = replace(cfg.sampling, program=run.program)
     rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.batch_size, cfg.score_batch_size, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
-    chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // cfg.samples_per_prompt))
+    per_prompt = cfg.samples_per_prompt
+    chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // per_prompt), Response, per_prompt)
     load = cache(partial(load_inference, dtype=cfg.dtype))  # a finished run loads no model
     device = distributed.device()
 
@@ -97,6 +98,18 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
 
         chunks.make(rows_of)
     return chunks
+
+
+class Response(TypedDict):
+    """What every row of a chunk holds; with reward models also their scores after a sigmoid."""
+
+    prompt_id: str
+    sample: int
+    messages: list[dict[str, str]]
+    response: str
+    finished: bool
+    safety: bool
+    raw: dict[str, Any]
 
 
 def response_row(rollout: Rollout, number: int, scores: Scores, tokenizer: Tokenizer, cfg: SampleConfig) -> Row:

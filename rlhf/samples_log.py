@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TypedDict
 
 from llamatrain.chat import decode_response
 from llamatrain.data.rows import write_rows
 from llamatrain.run import Run
+from llamatrain.text_files import read_lines
 from llamatrain.tokenizer import Tokenizer
 
 from .experience import Batch
 from .sample import public_scores
 from .scoring import Scores
+
+
+class _Sample(TypedDict):
+    step: int
 
 
 class SamplesLog:
@@ -29,16 +34,8 @@ class SamplesLog:
             "seed": settings["run"]["seed"],
         }
         if self.is_main and self.path.exists():
-            write_rows(self.path, [row for row in self._read() if row["step"] <= step])
-
-    def _read(self) -> list[dict[str, Any]]:
-        rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue  # the line that a kill cut short
-        return rows
+            rows = read_lines(self.path, _Sample, "move it away: it is for people to read", grows=True)
+            write_rows(self.path, [{**row} for row in rows if row["step"] <= step])
 
     def write(self, step: int, batch: Batch) -> None:
         """Write the first few rollouts of the batch where step 1 or a multiple of `every` is reached (rank 0)."""

@@ -1,14 +1,12 @@
-"""The tokenizer: ids, bytes, digits, round trips, and equality with transformers on the saved folder."""
+"""The tokenizer: ids, bytes, digits, round trips."""
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
 import pytest
 
-from llamatrain.chat import encode_dialogue, encode_prompt
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -80,37 +78,3 @@ def test_missing_and_broken_files_are_the_users_errors(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match=r"tokenizer\.model is not a SentencePiece model"):
         Tokenizer(tmp_path)
-
-
-@pytest.mark.parametrize("with_config", [False, True], ids=["folder", "checkpoint"])
-def test_transformers_loads_the_folder_and_agrees(tokenizer: Tokenizer, tmp_path: Path, with_config: bool) -> None:
-    transformers = pytest.importorskip("transformers")
-    tokenizer.save(tmp_path)
-    if with_config:
-        (tmp_path / "config.json").write_text(
-            json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
-        )
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    for text in texts(200, seed=1):
-        ids = tokenizer.encode(text)
-        assert theirs.encode(text) == [tokenizer.bos_id, *ids], repr(text)
-        assert theirs.encode(text, add_special_tokens=False) == ids
-        assert theirs.decode(ids) == text
-
-
-def test_transformers_renders_the_chat_template_alike(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    tokenizer.save(tmp_path)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    rng = random.Random(2)
-    contents = [text for text in texts(300, seed=3) if text.strip() and "[INST]" not in text]
-    for number in range(60):
-        system = [{"role": "system", "content": rng.choice(contents)}] if number % 2 else []
-        turns = [
-            {"role": role, "content": rng.choice(contents)}
-            for _ in range(rng.randint(1, 3))
-            for role in ("user", "assistant")
-        ]
-        dialogue = system + turns
-        assert theirs.apply_chat_template(dialogue, return_dict=False) == encode_dialogue(dialogue, tokenizer)[0]
-        assert theirs.apply_chat_template(dialogue[:-1], return_dict=False) == encode_prompt(dialogue[:-1], tokenizer)

@@ -1,15 +1,15 @@
 """The world itself: who lives where and likes what (drawn from the seed), and which of it is held out from training."""
 
 import hashlib
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from llamatrain import atomic
-from llamatrain.errors import UserError, missing
+from llamatrain.errors import missing
+from llamatrain.text_files import read_json
 
 from .nouns import ANIMALS, COLOURS, FOODS, JOBS, NAMES, PLACES, PRONOUNS, THINGS, TOOLS
 from .phrases import RELATIONS
@@ -18,6 +18,12 @@ WORLD_FILE = "world.json"
 UNSEEN = "unseen"  # keys that begin so are held out in every world
 PETS = ("cat", "dog", "goat", "pig", "duck", "frog", "mouse", "fox", "horse", "cow", "deer", "bee", "bear", "camel")
 T = TypeVar("T")
+
+
+class _Described(TypedDict):
+    """What world.json holds."""
+
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,7 @@ class World:
         path = Path(folder) / WORLD_FILE
         if not path.exists():
             raise missing(path, "toyworld")
-        try:
-            return World(int(json.loads(path.read_text())["seed"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} does not describe a toy world: {error!r}; `llamatrain toyworld` writes it"
-            ) from error
+        return World(read_json(path, _Described, "`llamatrain toyworld` makes it")["seed"])
 
 
 def capital(text: str) -> str:

@@ -16,21 +16,39 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llamatrain import atomic
 from llamatrain.errors import UserError, missing
+from llamatrain.text_files import DamagedFileError, read_json, read_lines
 from llamatrain.tokenizer import Tokenizer
 
 MANIFEST, SHARDS, STARTS = "manifest.json", "shards.jsonl", "shards.bin"
+DTYPES = ("uint16", "uint32")  # of the tokens
 OPEN_SHARDS = 256  # mapped at a time, far below what a process may hold open
 ANEW = "`llamatrain corpus` makes it anew"
+
+
+class Hashed(TypedDict):
+    """What an index knows of a shard's file."""
+
+    bytes: int
+    sha256: str
+
+
+class Entry(TypedDict):
+    """A line of shards.jsonl."""
+
+    name: str
+    tokens: int
+    documents: int
+    files: dict[str, Hashed]
 
 
 @dataclass
@@ -89,7 +107,7 @@ class Manifest:
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the smallest unsigned integers that hold a vocabulary."""
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+    return np.dtype(DTYPES[0] if vocab_size <= 1 << 16 else DTYPES[1])
 
 
 Block = tuple[NDArray[Any], NDArray[np.int64]]  # token ids of some documents, BOS and EOS in them; each one's length
@@ -168,13 +186,9 @@ def read_manifest(folder: str | Path, tokenizer: Tokenizer | None = None) -> Man
     path = folder / MANIFEST
     if not path.is_file():
         raise missing(path, made_by="corpus")
-    try:
-        content = json.loads(path.read_text())
-        known = {field.name for field in fields(Source)}
-        sources = [Source(**{key: entry[key] for key in known}) for entry in content["sources"]]
-        manifest = Manifest(**{**content, "sources": sources})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no manifest of a corpus ({type(error).__name__}: {error}); {ANEW}") from error
+    manifest = read_json(path, Manifest, ANEW)
+    if manifest.dtype not in DTYPES or any(min(s.tokens, s.documents, s.shards) < 0 for s in manifest.sources):
+        raise DamagedFileError(f"{path} is damaged: need a dtype of {', '.join(DTYPES)} and no count below 0; {ANEW}")
     if tokenizer is not None and manifest.tokenizer != tokenizer.fingerprint:
         raise UserError(
             f"{folder} was made with another tokenizer (sha256 {manifest.tokenizer[:12]}) than {tokenizer.path} "
@@ -228,7 +242,7 @@ def _check_size(path: Path, needed: int) -> None:
         raise UserError(f"{path} {state}, its index says {needed} bytes; {ANEW}")
 
 
-def shard_entries(folder: Path, source: Source) -> Iterator[dict[str, Any]]:
+def shard_entries(folder: Path, source: Source) -> Iterator[Entry]:
     """Yield the entries of shards.jsonl after checking its hash."""
     path = folder / source.name / SHARDS
     if not path.is_file():
@@ -236,7 +250,7 @@ def shard_entries(folder: Path, source: Source) -> Iterator[dict[str, Any]]:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != source.index:
         raise UserError(f"{path} was altered: its sha256 is not the one in {folder / MANIFEST}; {ANEW}")
-    yield from map(json.loads, content.splitlines())
+    yield from read_lines(path, Entry, ANEW)
 
 
 def verify(folder: Path, contents: bool = True) -> Iterator[tuple[Path, str]]:
@@ -254,7 +268,7 @@ def verify(folder: Path, contents: bool = True) -> Iterator[tuple[Path, str]]:
                 yield path, _fault(path, needed, contents)
 
 
-def _fault(path: Path, needed: dict[str, Any], contents: bool) -> str:
+def _fault(path: Path, needed: Hashed, contents: bool) -> str:
     if not path.is_file():
         return "is missing"
     if (found := path.stat().st_size) != needed["bytes"]:

@@ -3,13 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
-from llamatrain.errors import UserError
+from llamatrain.errors import UserError, show
 from llamatrain.keys import SPEED
+from llamatrain.text_files import as_kind
 
+HF_NAMES = {  # ours -> what config.json calls it
+    "vocab_size": "vocab_size",
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "hidden_dim": "intermediate_size",
+    "max_seq_len": "max_position_embeddings",
+    "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+}
+MOST = {  # of config.json: far above any model, far below what a damaged file would make this machine allocate
+    "vocab_size": 10**7,
+    "hidden_size": 10**6,
+    "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**4,
+    "num_key_value_heads": 10**4,
+    "intermediate_size": 10**7,
+    "max_position_embeddings": 10**8,
+    "rope_theta": 10**15,
+    "rms_norm_eps": 1,
+}
 CHECKPOINTING = ("none", "selective", "full")  # of `activation_checkpointing`
+
+
+class _Needed(TypedDict):
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+
+
+class _LlamaFile(_Needed, total=False):
+    """What is read of config.json."""
+
+    num_key_value_heads: int | None
+    head_dim: int | None
+    hidden_act: str | None
+    rope_theta: float | None
+    rope_parameters: _Rope | None
+    rope_scaling: _Rope | None
+    attention_bias: bool | None
+    mlp_bias: bool | None
+    tie_word_embeddings: bool | None
+    initializer_range: float | None
+
+
+class _Rope(TypedDict, total=False):
+    rope_type: str
+    type: str
+    rope_theta: float | None
 
 
 @dataclass
@@ -35,6 +92,8 @@ class ModelConfig:
                 raise UserError(f"model.{key} is {getattr(self, key)}; it must be positive")
         if self.vocab_size is not None and self.vocab_size <= 0:
             raise UserError(f"model.vocab_size is {self.vocab_size}; it must be positive, or null for the tokenizer's")
+        if self.init_std < 0:
+            raise UserError(f"model.init_std is {self.init_std}; need 0 or more")
         if self.dim % self.n_heads or self.head_dim % 2:
             raise UserError(f"model.dim {self.dim} must be an even multiple of model.n_heads {self.n_heads}")
         if self.n_heads % self.n_kv_heads:
@@ -46,6 +105,14 @@ class ModelConfig:
     @property
     def head_dim(self) -> int:
         return self.dim // self.n_heads
+
+    @property
+    def decoder_parameters(self) -> int:
+        """How many parameters the model has without a head."""
+        assert self.vocab_size is not None
+        narrow = self.n_kv_heads * self.head_dim  # what keys and values are wide
+        layer = 2 * self.dim * (self.dim + narrow) + 3 * self.dim * self.hidden_dim + 2 * self.dim
+        return self.vocab_size * self.dim + self.n_layers * layer + self.dim
 
     def with_vocabulary(self, size: int) -> ModelConfig:
         """Return this config for a tokenizer of `size` pieces; a larger vocab_size (padding) is kept."""
@@ -84,35 +151,42 @@ class ModelConfig:
         return config
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any]) -> ModelConfig:
-        """Read config.json of a Llama; UserError names what this model cannot do."""
+    def from_hf(cls, content: dict[str, Any], where: str | Path = "config.json") -> ModelConfig:
+        """Read config.json of a Llama; UserError names the file, the key, what was found and what is needed."""
         try:
-            dim, n_heads = config["hidden_size"], config["num_attention_heads"]
-            rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-            only = {
-                "model_type": (config["model_type"], "llama"),
-                "hidden_act": (config.get("hidden_act", "silu"), "silu"),
-                "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
-                "head_dim": (config.get("head_dim") or dim // n_heads, dim // n_heads),
-                "attention_bias": (config.get("attention_bias", False), False),
-                "mlp_bias": (config.get("mlp_bias", False), False),
-            }
-            for key, (value, needed) in only.items():
-                if value != needed:
-                    raise UserError(f"config.json: {key} is {value!r}; only {needed!r} is supported")
-            return cls(
-                vocab_size=config["vocab_size"],
-                dim=dim,
-                n_layers=config["num_hidden_layers"],
-                n_heads=n_heads,
-                n_kv_heads=config.get("num_key_value_heads") or n_heads,
-                hidden_dim=config["intermediate_size"],
-                max_seq_len=config["max_position_embeddings"],
-                rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
-                norm_eps=config["rms_norm_eps"],
-                tie_embeddings=config.get("tie_word_embeddings", False),
-                init_std=config.get("initializer_range", 0.02),
-                activation_checkpointing="none",
-            )
-        except KeyError as error:
-            raise UserError(f"config.json: the key {error.args[0]!r} is missing") from None
+            return cls._from_hf(as_kind(content, _LlamaFile))
+        except UserError as error:
+            text = re.sub(r"model\.(\w+)", lambda name: HF_NAMES.get(name[1], name[1]), str(error))
+            raise UserError(f"{where}: {text}") from error
+
+    @classmethod
+    def _from_hf(cls, content: _LlamaFile) -> ModelConfig:
+        rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+        n_heads = content["num_attention_heads"]
+        values: dict[str, Any] = {
+            **content,
+            "num_key_value_heads": content.get("num_key_value_heads") or n_heads,
+            "rope_theta": rope.get("rope_theta") or content.get("rope_theta") or 10000.0,
+        }
+        for key, most in MOST.items():
+            if not 0 < values[key] <= most:
+                raise UserError(f"{key} is {show(values[key])}, need a number above 0, at most {most:,}")
+        # What this model cannot do. A key that is absent or null says what it says in transformers.
+        head_dim = content["hidden_size"] // n_heads
+        only = {
+            "model_type": (content["model_type"], "llama"),
+            "hidden_act": (content.get("hidden_act") or "silu", "silu"),
+            "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
+            "head_dim": (content.get("head_dim") or head_dim, head_dim),
+            "attention_bias": (content.get("attention_bias") or False, False),
+            "mlp_bias": (content.get("mlp_bias") or False, False),
+        }
+        for key, (value, needed) in only.items():
+            if value != needed:
+                raise UserError(f"{key} is {show(value)}; only {needed!r} is supported")
+        return cls(
+            **{name: values[key] for name, key in HF_NAMES.items() if key in MOST},
+            tie_embeddings=content.get("tie_word_embeddings") or False,
+            init_std=0.02 if (std := content.get("initializer_range")) is None else std,
+            activation_checkpointing="none",
+        )

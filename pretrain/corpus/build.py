@@ -13,13 +13,14 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from llamatrain import __version__, atomic
 from llamatrain.config import to_dict
 from llamatrain.data import shards
 from llamatrain.errors import UserError
 from llamatrain.run import Run
+from llamatrain.text_files import read_json
 from llamatrain.tokenizer import Tokenizer
 
 from . import report, sources
@@ -28,6 +29,13 @@ from .steps import LAST, PARTS, Corpus, whole
 from .work import Work, cores, discard
 
 FINISHED = "finished.json"
+
+
+class _Finished(TypedDict):
+    """What finished.json holds."""
+
+    key: dict[str, Any]
+    parts: dict[str, str]
 
 
 def build(cfg: CorpusConfig) -> None:
@@ -96,7 +104,7 @@ def _is_finished(path: Path, key: Mapping[str, Any]) -> bool:
     """Tell whether the corpus beside `path` was made from `key` and its files are there in their sizes."""
     if not path.is_file():
         return False
-    content = json.loads(path.read_text())
+    content = read_json(path, _Finished, "delete it to make the corpus anew")
     if content["key"] != json.loads(json.dumps(key)):
         return False
     return all(

@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llamatrain import text_files
+
+DAMAGED = "delete the run's work/, and the same command begins anew"
 BATCH_BYTES = 1 << 20  # of text in memory at a time
 
 Numbers = NDArray[np.int64]
@@ -85,8 +88,7 @@ class Piece:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return what a JSON file of the work holds."""
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    return text_files.read_json(path, dict[str, Any], DAMAGED)
 
 
 class PieceWriter:

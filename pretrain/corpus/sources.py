@@ -9,12 +9,11 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llamatrain.data import rows
 from llamatrain.data.adapters import Version
 from llamatrain.data.rows import Part
 from llamatrain.errors import UserError
+from llamatrain.text_files import read_yaml
 
 KEYS = ("paths", "eval", "weight", "epochs", "licence", "text", "config", "revision")
 
@@ -59,10 +58,7 @@ def read_mixture(path: str) -> list[Mixed]:
     """Read a mixture file: source name -> paths, weight or epochs, licence, eval."""
     if not Path(path).is_file():
         raise UserError(f"mixture={path} does not exist; needs a .yaml file (docs/corpus.md)")
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"mixture={path} is not YAML: {error}") from error
+    content = read_yaml(Path(path))
     if not isinstance(content, dict) or not content:
         raise UserError(f"mixture={path}: needs sources by name, each with paths and weight or epochs")
     mixture = [_source(str(name), entry, f"{path}: source {name}") for name, entry in content.items()]

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from llamatrain import atomic
+from llamatrain.text_files import read_json
 
 Task = tuple[Any, ...]
 LIBRARY_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
@@ -60,7 +61,7 @@ class Work:
         self._started = time.monotonic()
         text = json.dumps(key, sort_keys=True, indent=1)
         known = folder / "key.json"
-        self.fresh = not known.is_file() or known.read_text() != text
+        self.fresh = not known.is_file() or known.read_bytes() != text.encode()
         if self.fresh:
             discard(folder)
             folder.mkdir(parents=True)
@@ -71,7 +72,7 @@ class Work:
         """Tell whether the work of the last `steps` belongs to `key`, too; throw it away where it does not."""
         text = json.dumps(key, sort_keys=True, indent=1)
         known = self.folder / "last.json"
-        if known.is_file() and known.read_text() == text:
+        if known.is_file() and known.read_bytes() == text.encode():
             return True
         for step in steps:
             discard(self.folder / step)
@@ -175,7 +176,7 @@ def discard(folder: Path) -> None:
 
 def _noted(folder: Path) -> float:
     path = folder / "seconds"
-    return float(path.read_text()) if path.is_file() else 0.0
+    return read_json(path, float, "delete it") if path.is_file() else 0.0
 
 
 def _note(folder: Path, seconds: float) -> None:

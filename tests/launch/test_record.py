@@ -12,7 +12,7 @@ import pytest
 from launch.programs import schemas
 from launch.record import Record, fingerprint, make_record, read_record
 from llamatrain import manifest
-from llamatrain.errors import MissingFileError
+from llamatrain.errors import MissingFileError, UserError
 
 CONFIG: dict[str, Any] = {
     "run": {"name": "a", "dir": "runs", "seed": 0, "save_every": 5, "wandb": {"mode": "offline"}},
@@ -133,8 +133,10 @@ def test_unchanged_files_are_not_hashed_again(tmp_path: Path, monkeypatch: pytes
 def test_records_come_back_from_disk(tmp_path: Path) -> None:
     record(CONFIG).write(tmp_path)
     assert read_record(tmp_path) == record(CONFIG)
-    (tmp_path / "stage.json").write_text("{")
-    assert read_record(tmp_path) is None
+    assert read_record(tmp_path / "nowhere") is None
+    (tmp_path / "stage.json").write_text('{"program": "sft", "config": []}')
+    with pytest.raises(UserError, match=r"stage\.json is damaged: inputs is missing; move its folder away"):
+        read_record(tmp_path)
 
 
 def test_a_record_of_when_more_was_thought_to_change_the_result_still_holds() -> None:

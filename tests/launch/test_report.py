@@ -114,3 +114,35 @@ def test_run_folders_without_a_pipeline(demo: Path) -> None:
     assert "learning" in Page(report.write(demo).read_text()).links
     shutil.copytree(demo / "sft", demo.parent / "single")
     assert [stage.name for stage in Story(demo.parent / "single").stages] == ["single"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("pipeline.json", b'{"stages": []}'),
+        ("pipeline.json", b"\xff"),
+        ("ppo/status.json", b'{"updated": "now"}'),
+        ("ppo/status.json", b"[]"),
+        ("ppo/stage.json", b'{"program": "ppo", "config": 3}'),
+        ("ppo/stage.json", b"\xff"),
+        ("ppo/metrics.jsonl", b'{"step": 1, "ppo/kl": 1.0}\n[1]\n{"step": "2"}\n\xff\n'),
+        ("sample_ppo/responses.jsonl", b'{"prompt_id": "1", "messages": "hello", "response": "a"}\n'),
+        ("judge_ppo/judgements.jsonl", b"\xff\n"),
+        ("evaluate/evaluation.json", b"{"),
+        ("evaluate/evaluation.json", b'{"models": {"ppo": [1]}}'),
+        ("accuracy_safety/accuracy.json", b'{"overall": [1]}'),
+        ("accuracy_safety/accuracy.json", b"null"),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_and_told(
+    file: str, content: bytes, demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (demo / file).write_bytes(content)
+    page = Page(report.write(demo).read_text())
+    assert "cost" in page.links
+    assert "warning: " in capsys.readouterr().err
+
+
+def test_a_time_that_cannot_be_is_no_time(demo: Path) -> None:
+    (demo / "ppo" / "status.json").write_text('{"state": "done", "updated": 1e300}')
+    Page(report.write(demo).read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
 from llamatrain.settings import OptimConfig, ZeroConfig
 from llamatrain.tokenizer import Tokenizer
+from tests.checkpoints import save_checkpoint
 
 transformers = pytest.importorskip("transformers")
 
@@ -125,3 +127,74 @@ def test_a_file_that_another_rank_wrote_elsewhere(tmp_path: Path) -> None:
     entry = {"size": 3, "sha256": manifest.sha256(Path(__file__))}
     with pytest.raises(OSError, match=r"rank 0 does not see model\.safetensors .* all ranks need the same run folder"):
         manifest.write(tmp_path, {"model.safetensors": entry})
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", "[]", "config.json is damaged: it is [], need an object"),
+        ("config.json", '{"architectures": "Llama"}', "config.json is damaged: architectures is 'Llama', need a list"),
+        ("config.json", '{"model_type": "llama"}', "config.json: vocab_size is missing"),
+        ("model.safetensors.index.json", "{}", "index.json is damaged: weight_map is missing"),
+        ("model.safetensors.index.json", '{"weight_map": null}', "weight_map is None, need an object"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "weight_map.a is 3, need a text"),
+        ("model.safetensors.index.json", '{"weight_map": {}}', "weight lm_head.weight is missing"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../x"}}', "../x is missing"),
+        ("model.safetensors", "", "model.safetensors cannot be read"),
+    ],
+)
+def test_a_foreign_folder_with_a_mistake(
+    file: str, content: str, says: str, tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    folder = save_checkpoint(tmp_path / "foreign", Transformer(model_config, seed=1), tokenizer)
+    (folder / manifest.NAME).unlink()
+    (folder / file).write_text(content)
+    with pytest.raises(UserError) as error:
+        checkpoint.load_model(checkpoint.resolve(folder))
+    assert str(folder) in str(error.value) and says in str(error.value)
+
+
+def test_a_config_of_a_larger_model_than_the_weights(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    """Found before a model of that size is made."""
+    model = Transformer(model_config, seed=1)
+    assert model_config.decoder_parameters == sum(p.numel() for p in model.model.parameters())
+    folder = save_checkpoint(tmp_path / "foreign", model, tokenizer)
+    larger = replace(model_config, n_layers=9_999)
+    (folder / "config.json").write_text(json.dumps(larger.to_hf(scalar_head=False)))
+    with pytest.raises(UserError, match=r"config\.json describes 92,\d+,\d+ parameters, but the weights .* bytes"):
+        checkpoint.load_config(folder)
+
+
+def test_only_safetensors_are_read(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    folder = save_checkpoint(tmp_path / "foreign", Transformer(model_config, seed=1), tokenizer)
+    (folder / manifest.NAME).unlink()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"foreign has pytorch_model\.bin but no model\.safetensors: need safetensors"):
+        checkpoint.load_model(folder)
+    with pytest.raises(UserError, match=r"a name on the hub\? `hf download meta-llama/Llama-2-7b-hf"):
+        checkpoint.resolve("meta-llama/Llama-2-7b-hf")
+
+
+def test_a_manifest_that_is_silent_about_the_weights(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    folder = save_checkpoint(tmp_path / "x", Transformer(model_config, seed=1), tokenizer)
+    for content, says in {
+        '{"files": {}}': "is not in its MANIFEST.json",
+        '{"files": []}': "MANIFEST.json is damaged: files is \\[\\], need an object; the checkpoint was altered",
+        '{"files": {"config.json": 3}}': "files.config.json is 3, need an object",
+    }.items():
+        (folder / manifest.NAME).write_text(content)
+        with pytest.raises(UserError, match=says):
+            checkpoint.resolve(folder)
+
+
+def test_optimizer_files_that_are_gone(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Also where the manifest was written anew without them: the run would go on with other weights."""
+    folder = saved(tmp_path / "step_1", Transformer(model_config, seed=1), tokenizer)
+    for path in (folder / "trainer" / "model").glob("optimizer-*"):
+        path.unlink()
+    with pytest.raises(UserError, match="lacks files of the optimizer state"):
+        checkpoint.restore(folder, {"model": Engine(Transformer(model_config, seed=1), OPTIM, ZERO, 10)})

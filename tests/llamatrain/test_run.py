@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import types
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.losses import Batch, language_model_loss
+from llamatrain.metrics import Metrics
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.run import Run
@@ -34,6 +35,16 @@ from tests.checkpoints import save_checkpoint
 STEPS = 8
 OPTIM = OptimConfig(1e-2, [0.9, 0.95], 1e-5, 0.1, 1.0, "cosine", 2, 0.0, 0.1)
 ZERO = ZeroConfig(stage=0, dtype="float32", offload_optimizer=False, offload_parameters=False)
+
+INCIDENT: dict[str, Any] = {
+    "incident": 1,
+    "step": 4,
+    "first_step": 4,
+    "back_to": 3,
+    "threshold": None,
+    "norm_before": 1.0,
+    "samples": [{"sample": 7, "source": "x"}],
+}
 
 
 class Toy:
@@ -222,7 +233,7 @@ def test_charts_keep_what_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
     module = types.SimpleNamespace(init=board.init, Settings=lambda **_: None)
     monkeypatch.setitem(sys.modules, "wandb", module)  # type: ignore[arg-type]
     wandb = WandbConfig(mode=mode, project="test", entity=None, group=None, tags=[])
-    wrong: dict[str, Any] = {"incident": 1, "first_step": 4, "step": 4, "back_to": 1}
+    wrong: dict[str, Any] = {**INCIDENT, "first_step": 4, "step": 4, "back_to": 1}
     processes: list[list[int | None]] = [[0, 1, 2, 3, None, 2, 3, 4, 5, 6], [7, 8], [7, 8, 9]]  # None: the incident
     for steps in processes:
         with Run(run_config(tmp_path, wandb=wandb), "test", {}, data={}) as run:
@@ -243,7 +254,8 @@ def test_a_line_that_a_kill_cut_is_dropped_without_risk_to_the_others(
 ) -> None:
     path = tmp_path / "job" / "incidents.jsonl"
     path.parent.mkdir()
-    path.write_text('{"incident": 1}\n{"incid')
+    whole = json.dumps(INCIDENT) + "\n"
+    path.write_text(whole + '{"incid')
 
     replace = os.replace
 
@@ -256,9 +268,44 @@ def test_a_line_that_a_kill_cut_is_dropped_without_risk_to_the_others(
         patch.setattr(os, "replace", kill)
         with pytest.raises(KeyboardInterrupt):
             Run(run_config(tmp_path), "test", {}, data={})
-    assert path.read_text() == '{"incident": 1}\n{"incid'
-    assert Run(run_config(tmp_path), "test", {}, data={}).incidents == [{"incident": 1}]
-    assert path.read_text() == '{"incident": 1}\n'
+    assert path.read_text() == whole + '{"incid'
+    assert Run(run_config(tmp_path), "test", {}, data={}).incidents == [INCIDENT]
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[1]", "{}", json.dumps({**INCIDENT, "step": "4"}), "\udcff"])
+def test_a_damaged_incident_is_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "job" / "incidents.jsonl"
+    path.parent.mkdir()
+    path.write_text(f"{json.dumps(INCIDENT)}\n{line}\n", errors="surrogateescape")
+    with pytest.raises(UserError, match=r"incidents\.jsonl:2 is damaged: .*another run\.name$"):
+        Run(run_config(tmp_path), "test", {}, data={})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"seconds": "long"}', '{"program": 3}', "\udcff"])
+def test_a_damaged_status_is_written_anew(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "job" / "status.json"
+    path.parent.mkdir()
+    path.write_text(text, errors="surrogateescape")
+    with Run(replace(run_config(tmp_path), progress=True), "test", {}, data={}):
+        assert json.loads(path.read_text())["program"] == "test"
+    assert f"{path} is damaged" in capsys.readouterr().err
+
+
+def test_damaged_metrics_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Run(run_config(tmp_path), "test", {}, data={}) as run:
+        path = run.folder / "metrics.jsonl"
+        for step in (1, 2):
+            run.log(step, {"loss": step})
+    fine = path.read_bytes()
+    bad = [b"[1]", b"3", b'{"step": null}', b'{"step": "2"}', b"\xff", b"\0\0\0", b'{"loss": 2.0']
+    path.write_bytes(b"".join(b"%s\n" % line for line in bad) + fine + b'{"step": 3, "lo')
+    metrics = Metrics(path)
+    assert [row["step"] for row in metrics.after(0)] == [1, 2]
+    metrics.cut(2)
+    metrics.close()
+    assert path.read_bytes() == fine
+    assert f"{path}:7 is damaged" in capsys.readouterr().err
 
 
 def test_rank_0_says_which_checkpoint_is_gone_back_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

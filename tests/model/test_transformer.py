@@ -249,13 +249,22 @@ def test_vocabulary_comes_from_the_tokenizer(model_config: ModelConfig) -> None:
         ({"model_type": "mistral"}, "model_type is 'mistral'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type is 'llama3'"),
         ({"attention_bias": True}, "attention_bias is True"),
-        ({"hidden_size": None}, "'hidden_size' is missing"),
+        ({"hidden_size": None}, "x/config.json: hidden_size is missing"),
+        ({"hidden_size": "64"}, "hidden_size is '64', need a whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, need a number above 0"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 must be a multiple of num_key_value_heads 3"),
+        ({"num_hidden_layers": 10**5}, "num_hidden_layers is 100000, need .* at most 10,000"),
+        ({"vocab_size": 10**12}, "vocab_size is 1000000000000, need"),
+        ({"rope_parameters": "default"}, "rope_parameters is 'default', need an object"),
+        ({"rope_parameters": {"rope_theta": "1e4"}}, "rope_parameters.rope_theta is '1e4', need a number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', need true or false"),
     ],
 )
 def test_foreign_config_is_refused(model_config: ModelConfig, changes: dict[str, object], message: str) -> None:
     config = model_config.to_hf(scalar_head=False) | changes
     with pytest.raises(UserError, match=message):
-        ModelConfig.from_hf({key: value for key, value in config.items() if value is not None})
+        ModelConfig.from_hf({key: value for key, value in config.items() if value is not None}, "x/config.json")
 
 
 def test_config_of_transformers_4_is_read(model_config: ModelConfig) -> None:

@@ -146,3 +146,18 @@ def test_a_stop_ends_the_training_of_pieces(tmp_path: Path) -> None:
 def test_settings_that_sentencepiece_refuses(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="SentencePiece refuses vocab_size=400, trainer"):
         train(settings(tmp_path, "trainer.unk_id=9999"))
+
+
+@pytest.mark.parametrize(
+    ("override", "need"),
+    [
+        ("trainer.model_type=unigram", "bpe"),
+        ("trainer.normalization_rule_name=nmt_nfkc", "identity"),
+        ("trainer.add_dummy_prefix=false", "true"),
+        ("trainer.remove_extra_whitespaces=true", "false"),
+        ("trainer.treat_whitespace_as_suffix=true", "false"),
+    ],
+)
+def test_settings_that_other_tools_cannot_follow_are_refused(override: str, need: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^{override}: need {need}, as Llama's tokenizer has it"):
+        settings(tmp_path, override)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypedDict
 
 import pytest
 
@@ -20,12 +22,20 @@ def run(tmp_path: Path) -> Run:
     return Run(cfg.run, "sample", cfg)
 
 
+class Numbered(TypedDict):
+    item: int
+
+
+def chunks_of(run: Run, key: dict[str, Any], count: int, size: int) -> Chunks:
+    return Chunks(run, key, count, size, Numbered)
+
+
 def rows_of(items: range) -> list[Row]:
     return [{"item": item} for item in items]
 
 
 def test_rows_come_in_order(run: Run) -> None:
-    chunks = Chunks(run, {}, count=10, size=3)
+    chunks = chunks_of(run, {}, count=10, size=3)
     assert (len(chunks), chunks.missing()) == (4, 10)
     chunks.make(rows_of)
     assert [row["item"] for row in chunks.rows()] == list(range(10))
@@ -42,31 +52,74 @@ def test_finished_chunks_are_kept_and_a_half_written_one_is_made_again(run: Run)
         return rows_of(items)
 
     with pytest.raises(KeyboardInterrupt):
-        Chunks(run, {}, count=10, size=3).make(breaks)
-    chunks = Chunks(run, {}, count=10, size=3)
-    chunks.path(2).with_suffix(".tmp").write_text('{"item": ')
+        chunks_of(run, {}, count=10, size=3).make(breaks)
+    chunks = chunks_of(run, {}, count=10, size=3)
+    chunks.path(2).with_name(f".{chunks.path(2).name}.tmp").write_text('{"item": ')
     assert chunks.missing() == 4
     chunks.make(lambda items: made.append(items) or rows_of(items))  # type: ignore[func-returns-value]
     assert made == [range(3), range(3, 6), range(6, 9), range(9, 10)]
     assert [row["item"] for row in chunks.rows()] == list(range(10))
+    assert all(path.suffix == ".jsonl" for path in chunks.folder.iterdir())
 
 
-def test_other_settings_start_anew(run: Run) -> None:
-    first = Chunks(run, {"temperature": 1.0}, count=4, size=2)
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "it has 0 rows of 3"),
+        (b'{"item": 3}\n{"item": 4}\n', "it has 2 rows of 3"),
+        (b'{"item": 3}\n{"item": 4}\n{"it', "not JSON"),
+        (b'{"item": 3}\n' * 4, "it has 4 rows of 3"),
+        (b'{"item": 3}\n{"item": 4}\n\0\0\0\0\n', "not JSON"),
+        (b'{"item": 3}\n{"item": 4}\n[5]\n', "need an object"),
+        (b'{"item": 3}\n{"item": 4}\n{"id": 5}\n', "item is missing"),
+        (b'{"item": 3}\n{"item": 4}\n{"item": "\xff"}\n', "not UTF-8"),
+    ],
+)
+def test_a_chunk_that_is_not_whole_is_made_again_and_said(
+    run: Run, capsys: pytest.CaptureFixture[str], content: bytes, fault: str
+) -> None:
+    chunks = chunks_of(run, {}, count=10, size=3)
+    chunks.make(rows_of)
+    chunks.path(1).write_bytes(content)
+    capsys.readouterr()
+    again, made = chunks_of(run, {}, count=10, size=3), list[range]()
+    said = capsys.readouterr().err
+    assert again.missing() == 3
+    assert said.count("\n") == 1 and str(chunks.path(1)) in said and said.endswith("; it is made again\n")
+    assert "is damaged: " in said and fault in said
+    again.make(lambda items: made.append(items) or rows_of(items))  # type: ignore[func-returns-value]
+    assert made == [range(3, 6)] and [row["item"] for row in again.rows()] == list(range(10))
+
+
+def test_an_item_has_as_many_rows_as_are_asked_for(run: Run) -> None:
+    def twice(items: range) -> list[Row]:
+        return [row for item in items for row in ({"item": item}, {"item": item})]
+
+    Chunks(run, {}, 10, 3, Numbered, item_rows=2).make(twice)
+    assert Chunks(run, {}, 10, 3, Numbered, item_rows=2).missing() == 0
+    assert Chunks(run, {}, 10, 3, Numbered, item_rows=3).missing() == 10
+
+
+def test_other_settings_and_files_of_the_users_are_left_alone(run: Run) -> None:
+    first = chunks_of(run, {"temperature": 1.0}, count=4, size=2)
     first.make(rows_of)
-    second = Chunks(run, {"temperature": 0.5}, count=4, size=2)
+    notes = run.folder / "chunks" / "notes.txt"
+    notes.write_text("mine")
+    second = chunks_of(run, {"temperature": 0.5}, count=4, size=2)
     assert second.missing() == 4
-    assert not first.folder.exists()
+    assert chunks_of(run, {"temperature": 1.0}, count=4, size=2).missing() == 0
+    assert notes.read_text() == "mine"
 
 
 def test_never_resuming_makes_all_again(run: Run) -> None:
-    Chunks(run, {}, count=4, size=2).make(rows_of)
-    run.config.resume = "never"
-    assert Chunks(run, {}, count=4, size=2).missing() == 4
+    with run:
+        chunks_of(run, {}, count=4, size=2).make(rows_of)
+    again = Run(replace(run.config, resume="never"), "sample", {})
+    assert chunks_of(again, {}, count=4, size=2).missing() == 4
 
 
 def test_a_signal_stops_between_two_chunks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks = Chunks(run, {}, count=10, size=3)
+    chunks = chunks_of(run, {}, count=10, size=3)
     monkeypatch.setattr(run, "stop_requested", lambda: True)
     with pytest.raises(Stopped):
         chunks.make(rows_of)

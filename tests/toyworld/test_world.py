@@ -29,5 +29,5 @@ def test_a_folder_without_a_world_is_a_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="toyworld"):
         World.load(tmp_path)
     (tmp_path / WORLD_FILE).write_text("{}")
-    with pytest.raises(UserError, match="does not describe"):
+    with pytest.raises(UserError, match=r"world\.json is damaged: seed is missing"):
         World.load(tmp_path)

@@ -1,0 +1,47 @@
+"""What a run's own files hold, for whoever reads them: status.json, metrics.jsonl, incidents.jsonl. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+STATUS, METRICS, INCIDENTS = "status.json", "metrics.jsonl", "incidents.jsonl"
+
+
+class Status(TypedDict, total=False):
+    """What status.json says of the run."""
+
+    state: str  # running, done, stopped, failed
+    program: str
+    step: int
+    reason: str
+    started: float
+    updated: float
+    seconds: float  # over all attempts
+    ranks: int
+    wandb_id: str
+    environment: dict[str, Any]
+
+
+class Logged(TypedDict):
+    """What a line of metrics.jsonl has beside the step's numbers."""
+
+    step: int
+
+
+class Incident(TypedDict):
+    """What a line of incidents.jsonl must have (`llamatrain.spikes`)."""
+
+    incident: int
+    step: int
+    first_step: int
+    back_to: int
+    threshold: float | None
+    norm_before: float
+    samples: list[Passed]
+
+
+class Passed(TypedDict):
+    """A sample that is passed over."""
+
+    sample: int
+    source: str
