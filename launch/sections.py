@@ -270,7 +270,10 @@ def _details(stage: StageRun) -> str:
         f"<div><span>{escape(key)}</span><span>{escape(str(value))}</span></div>"
         for key, value in record.config.items()
     )
-    inputs = [[f"<code>{escape(name)}</code>", f"<code>{digest[:16]}</code>"] for name, digest in record.inputs.items()]
+    inputs = [
+        [f"<code>{escape(name)}</code>", f"<code>{escape(str(digest)[:16])}</code>"]
+        for name, digest in record.inputs.items()
+    ]
     read = table(["Read", "sha256"], inputs) if inputs else ""
     about = f"{escape(record.program)} · key {record.key[:12]} · {escape(str(stage.status.get('state', 'not run')))}"
     body = f'<div class="settings">{settings}</div>{read}'

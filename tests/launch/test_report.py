@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,7 @@ class Page(HTMLParser):
         self.fetched: list[str] = []
         self.anchors: set[str] = set()
         self.links: set[str] = set()
+        self.handlers: set[str] = set()  # of events: scripts
         self.feed(text)
         assert not self.open
 
@@ -32,6 +36,7 @@ class Page(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
         values = dict(attrs)
+        self.handlers |= {name for name in values if name.startswith("on")}
         self.anchors.add(values.get("id") or "")
         if tag == "a":
             self.links.add((values["href"] or "").removeprefix("#"))
@@ -68,6 +73,46 @@ def test_texts_of_models_are_escaped(demo: Path) -> None:
     text = report.write(demo).read_text()
     assert "<b>now</b>" not in text
     assert "&lt;b&gt;now&lt;/b&gt; &amp; hurt him" in text
+
+
+SCRIPT = "<script>/*\"'><img src=x onerror=alert(1)>"
+FAULTS: dict[str, Callable[[Any], Any]] = {
+    "before": lambda leaf: f"{SCRIPT}{leaf}" if isinstance(leaf, str) else leaf,
+    "after": lambda leaf: f"{leaf}{SCRIPT}" if isinstance(leaf, str) else leaf,
+    "instead": lambda leaf: SCRIPT if isinstance(leaf, str) else leaf,
+    "numbers": lambda leaf: leaf if isinstance(leaf, str) else SCRIPT,
+}
+
+
+def planted(value: Any, change: Callable[[Any], Any], in_keys: bool) -> Any:
+    """Return a JSON value with every leaf changed, or every key."""
+    if isinstance(value, dict):
+        return {f"{key}{SCRIPT}" if in_keys else key: planted(v, change, in_keys) for key, v in value.items()}
+    if isinstance(value, list):
+        return [planted(item, change, in_keys) for item in value]
+    return value if in_keys else change(value)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("pipeline.json", "stage.json", "status.json", "metrics.jsonl"),
+        *("accuracy.json", "evaluation.json", "responses.jsonl", "judgements.jsonl"),
+    ],
+)
+def test_no_value_of_a_file_reaches_the_page_unescaped(demo: Path, file: str) -> None:
+    changed = {path: path.read_text() for path in demo.rglob(file)}
+    for fault in [*FAULTS, "keys"]:
+        for path, text in changed.items():
+            lines = text.splitlines()[:40] if path.suffix == ".jsonl" else [text]
+            made = (planted(json.loads(line), FAULTS.get(fault, str), fault == "keys") for line in lines)
+            path.write_text("".join(f"{json.dumps(value)}\n" for value in made))
+        try:
+            page = Page(report.write(demo).read_text())
+        except (TypeError, ValueError):
+            assert fault == "numbers"  # no page without them
+            continue
+        assert not page.fetched and not page.handlers, fault
 
 
 def test_models_bear_the_names_of_the_evaluation(demo: Path) -> None:
