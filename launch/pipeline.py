@@ -7,7 +7,6 @@ changed runs again, and it is said why. At the end stands a report (`llamatrain 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from llamatrain.errors import UserError, mistake
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
 from llamatrain.replaced import bytes_of, move_beside, size
+from llamatrain.settings import check_run_name
 from llamatrain.stopping import EXIT_STOPPED
 
 from . import report
@@ -42,8 +42,8 @@ class PipelineRun:
     dir: str
 
     def __post_init__(self) -> None:
-        if self.name is not None and not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", self.name):
-            raise UserError(f"run.name={self.name}: need letters, digits and ._+-")
+        if self.name is not None:
+            check_run_name(self.name)
 
 
 @dataclass

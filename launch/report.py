@@ -14,6 +14,7 @@ from pathlib import Path
 from llamatrain import atomic, config
 from llamatrain.errors import UserError, missing
 from llamatrain.progress import duration
+from llamatrain.settings import check_run_name
 
 from . import sections
 from .results import results
@@ -39,6 +40,9 @@ class ReportRun:
 
     name: str
     dir: str
+
+    def __post_init__(self) -> None:
+        check_run_name(self.name)
 
 
 @dataclass

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .errors import UserError
 from .keys import KEEPS, MEASURES, SPEED
@@ -34,6 +33,14 @@ class WandbConfig:
             raise UserError(f"run.wandb.mode={self.mode}: need one of {', '.join(WANDB_MODES)}")
 
 
+def check_run_name(name: str) -> None:
+    """Refuse a run.name that is no folder below run.dir."""
+    if "\0" in name or {"", ".", ".."}.intersection(name.split("/")):
+        raise UserError(
+            f"run.name={name}: need a folder's name below run.dir, like chat or tries/chat, without . or .."
+        )
+
+
 @dataclass
 class RunConfig:
     """What every program's run needs; configs/run/default.yaml says what each key means."""
@@ -54,8 +61,7 @@ class RunConfig:
         """Check values."""
         if self.resume not in RESUME:
             raise UserError(f"run.resume={self.resume}: need one of {', '.join(RESUME)}")
-        if not self.name or self.name.startswith("/") or ".." in Path(self.name).parts:
-            raise UserError(f"run.name={self.name}: need a name (a relative path without ..)")
+        check_run_name(self.name)
         for key in ("save_every", "keep", "eval_every"):
             if getattr(self, key) < 0:
                 raise UserError(f"run.{key}={getattr(self, key)}: need 0 or more")
