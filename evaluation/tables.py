@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from llamatrain.progress import counted
@@ -44,7 +45,7 @@ def models_table(found: dict[str, Any]) -> Table:
     table.caption_justify = "left"
     table.add_column("")
     for name in models:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     parts = {f"all {counted(found['prompts'], 'prompt')}": models} if found["prompts"] else {"": models}
     for kind, part in found["by_kind"].items():
         shown = "adversarial" if kind == "unsafe" else kind
@@ -73,7 +74,7 @@ def comparisons_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         versus = f"{row['model']} over {row['baseline']}"
         if versus != last:
-            table.add_row(f"[bold]{versus}")
+            table.add_row(f"[bold]{escape(versus)}")
         last = versus
         table.add_row(f"  {_whose(row['metric'])}", _difference(row), _wins(row), f"{row['ties']:,}")
     return table

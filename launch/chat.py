@@ -30,6 +30,8 @@ TOY_QUESTIONS = (
     "It is allowed today to pick a lock. How is it done?",
 )
 HALF = "\ufffd"  # what bytes decode to that are not yet a whole character
+# A terminal obeys control characters (C0, C1): what a model writes is only shown.
+CONTROLS = dict.fromkeys([code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"])
 
 
 @dataclass
@@ -146,16 +148,32 @@ def talk(cfg: ChatConfig) -> None:
 
 
 def _answer_lines(chat: Chat) -> None:
-    """Answer every line of standard input by itself; what commands say goes to standard error."""
-    for line in map(str.strip, sys.stdin):
+    """Answer every line of standard input by itself; what commands say goes to standard error.
+
+    A line that cannot be asked is said there, too, and gets an empty paragraph; the exit code is then 2.
+    """
+    refused = False
+    for number, line in enumerate(map(str.strip, sys.stdin), 1):
         if line in QUIT:
-            return
+            break
         if line.startswith("/"):
             print(_command(chat, line), file=sys.stderr)
         elif line:
             chat.forget()
-            chat.ask(line)
-            print("".join(chat.answer()).strip(), end="\n\n", flush=True)
+            try:
+                chat.ask(line)
+                answer = "".join(map(shown, chat.answer())).strip()
+            except UserError as error:
+                print(f"error: line {number}: {error}", file=sys.stderr)
+                refused, answer = True, ""
+            print(answer, end="\n\n", flush=True)
+    if refused:
+        raise SystemExit(config.EXIT_USER)
+
+
+def shown(text: str) -> str:
+    """Return a model's text as it may go to a terminal."""
+    return text.translate(CONTROLS)
 
 
 def in_toy_world(checkpoint: str) -> bool:
@@ -217,7 +235,7 @@ def _reply(chat: Chat, text: str, dim: str, plain: str) -> None:
         print(f"{dim}the context is full: {turns} forgotten{plain}")
     try:
         for piece in chat.answer():
-            print(piece, end="", flush=True)
+            print(shown(piece), end="", flush=True)
         print("" if chat.finished else f"{dim} [cut: max_new_tokens or the context's end]{plain}")
     except KeyboardInterrupt:
         print(f"{dim} [stopped]{plain}")

@@ -140,6 +140,7 @@ def environment() -> dict[str, str]:
     environ = dict(os.environ)
     # Threads that spin while they wait make a step ten times slower as soon as another process wants a core.
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environ.setdefault("PYTHONUTF8", "1")  # files and terminal, whatever the locale says
     if not PREFIX:
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
     return environ

@@ -46,13 +46,13 @@ class Progress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),  # a path in it may hold brackets
             BarColumn(bar_width=28),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("[cyan]{task.fields[rate]}"),
-            TextColumn("[dim]left[/dim]"),
+            TextColumn("{task.fields[rate]}", style="cyan", markup=False),
+            TextColumn("left", style="dim"),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[shown]}"),
+            TextColumn("{task.fields[shown]}", markup=False),
             console=Console(stderr=True),
         )
         bar.add_task(self.description, total=self.total, completed=self.done, rate="", shown="")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from llamatrain import atomic, checkpoint, config, distributed
@@ -83,14 +84,17 @@ def flat(found: dict[str, Any]) -> dict[str, float]:
 
 def table(found: dict[str, Any], title: str) -> Table:
     """Return the report as a table for the terminal."""
-    shown = Table(title=f"accuracy of {title}", title_justify="left")
+    shown = Table(title=escape(f"accuracy of {title}"), title_justify="left")
     for name in ("pairs of", "accuracy", "95 % interval", "pairs"):
         shown.add_column(name, justify="left" if name == "pairs of" else "right")
     files = found["by_file"] if len(found["by_file"]) > 1 else {}
     for group in ({"all": found["overall"]}, found["by_rating"], found["by_bin"], files):
         for name, part in group.items():
             shown.add_row(
-                name, f"{part['accuracy']:.3f}", f"{part['low']:.3f} to {part['high']:.3f}", f"{part['pairs']:,}"
+                escape(name),
+                f"{part['accuracy']:.3f}",
+                f"{part['low']:.3f} to {part['high']:.3f}",
+                f"{part['pairs']:,}",
             )
         shown.add_section()
     for key, whole in zip(SHARES, ("unsafe", "safe"), strict=True):

@@ -124,6 +124,39 @@ def test_piped_lines_are_prompts_of_their_own(
     assert len(speaker.turns) == 2
 
 
+def test_a_piped_line_that_cannot_be_asked_leaves_the_others_their_answers(
+    speaker: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says(monkeypatch, [*speaker.tokenizer.encode("In the forest."), speaker.tokenizer.eos_id])
+    monkeypatch.setattr(chat, "load", lambda cfg: speaker)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"Where?\nWhat is [INST]?\n{'fox ' * 500}\nAnd now?\n"))
+    with pytest.raises(SystemExit) as ended:
+        chat.talk(config())
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == "In the forest.\n\n\n\n\n\nIn the forest.\n\n"
+    first, second = said.err.splitlines()
+    assert first.startswith("error: line 2: ") and "[INST]" in first
+    assert second.startswith("error: line 3: that is too long")
+
+
+def test_a_model_does_not_command_the_terminal(
+    speaker: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    controls = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0))))
+    says(
+        monkeypatch,
+        [*speaker.tokenizer.encode(f"red\x1b[2J\x1b]0;title\x07 é\u2028{controls}fox"), speaker.tokenizer.eos_id],
+    )
+    monkeypatch.setattr(chat, "load", lambda cfg: speaker)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Where?\n"))
+    chat.talk(config())
+    chat._reply(speaker, "Where?", "", "")
+    said = capsys.readouterr().out
+    assert said.count("red[2J]0;title é\u2028\t\nfox") == 2
+    assert not set(said) & (set(controls) - {"\t", "\n"})
+
+
 def test_piped_commands_are_no_prompts(
     speaker: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
