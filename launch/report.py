@@ -15,6 +15,7 @@ from llamatrain import atomic, config
 from llamatrain.errors import UserError, missing
 from llamatrain.progress import duration
 from llamatrain.settings import check_run_name
+from llamatrain.text_files import read_text
 
 from . import sections
 from .results import results
@@ -59,7 +60,7 @@ def page(story: Story) -> str:
     shown = [(anchor, title, body) for anchor, title, body in made if body]
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in shown)
     bodies = "".join(f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' for anchor, title, body in shown)
-    style = Path(__file__).with_name("report.css").read_text()
+    style = read_text(Path(__file__).with_name("report.css"))
     name = escape(story.name)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -32,10 +32,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import atomic
+from . import atomic, streams
 from .errors import UserError, mistake, show
 from .stopping import EXIT_STOPPED, Stopped
-from .text_files import read_yaml
+from .text_files import read_text, read_yaml
 
 C = TypeVar("C")
 
@@ -191,7 +191,7 @@ def _explain_missing(keys: list[str], program: str) -> str:
 def _comment(program: str, key: str) -> str:
     """Return the comment beside a key in its YAML."""
     leaf = key.split(".")[-1]
-    for line in (config_folder() / f"{yaml_name(program)}.yaml").read_text().splitlines():
+    for line in read_text(config_folder() / f"{yaml_name(program)}.yaml").splitlines():
         found = re.match(rf"\s*{re.escape(leaf)}:[^#]*#\s*(.*)", line)
         if found:
             return found[1]
@@ -295,6 +295,7 @@ def main(
     Exit codes: 0 done, 1 failure, 2 the user's mistake, 75 stopped by a signal, saved and resumable.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    streams.replace_unknown_characters()
     sys.exit(_guarded(lambda: _dispatch(program, schema, task, arguments, plan)))
 
 
@@ -439,7 +440,7 @@ def help_text(program: str, task: Callable[..., None], plans: bool = False) -> s
     """Return a program's help: what it does, its config groups, and its keys as the commented YAML."""
     folder = config_folder()
     about = (sys.modules[task.__module__].__doc__ or "").strip()
-    source = (folder / f"{yaml_name(program)}.yaml").read_text()
+    source = read_text(folder / f"{yaml_name(program)}.yaml")
     used = re.findall(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", source.split("_self_")[0], re.M)
     lines = [about, "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     sweep = "   --multirun (a,b: one run for each value)" if any(group == "run" for group, _, _ in used) else ""
@@ -472,7 +473,7 @@ def _comments(paths: list[Path]) -> dict[str, str]:
     """Return key -> comment over the files of a group, the first one's first."""
     found: dict[str, str] = {}
     for path in paths:
-        for line in path.read_text().splitlines():
+        for line in read_text(path).splitlines():
             match = re.match(r"\s*(\w+):[^#]*#\s*(.*)", line)
             if match:
                 found.setdefault(match[1], match[2])

@@ -44,7 +44,7 @@ class Holder:
     def here() -> Holder:
         """Return this process as a holder."""
         try:
-            kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            kernel = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         except OSError:
             kernel = socket.gethostname()
         job, since = os.environ.get("SLURM_JOB_ID"), time.strftime("%Y-%m-%d %H:%M:%S")
@@ -54,7 +54,7 @@ class Holder:
     def read(path: Path) -> Holder | None:
         """Return who is named in the file; None where nobody is. A network disk gives what is new to who opens anew."""
         try:
-            return Holder(**json.loads(path.read_text()))
+            return Holder(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 

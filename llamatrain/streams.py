@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -16,6 +17,12 @@ def open_closed() -> None:
     sys.stdin = sys.stdin or open(0)  # noqa: SIM115  (for the life of the process)
     sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+
+
+def replace_unknown_characters() -> None:
+    """Let standard output show a question mark for what its encoding lacks: an ASCII terminal ends no run."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def leave_closed_terminal() -> None:
