@@ -187,7 +187,7 @@ class Pipeline:
                 "✗",
                 "red",
                 stage,
-                f"its program ended without finishing the run ({folder / 'status.json'} says {state})",
+                f"its program ended without finishing the run ({escape(str(folder / 'status.json'))} says {state})",
             )
             return config.EXIT_FAILURE
         self._line("✗", "red", stage, f"failed after {duration(seconds)} (exit code {code}): its message stands above")
