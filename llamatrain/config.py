@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 import yaml
 from hydra import compose as hydra_compose
@@ -140,7 +140,21 @@ def compose_dict(program: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def _typed(program: str, schema: type, values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
     """Hold composed values against the schema; some may still be missing."""
     with _explained(program, overrides, schema):
-        return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values))))
+        config = OmegaConf.create(dict(values))
+        _single_to_list(schema, config)
+        return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), config))
+
+
+def _single_to_list(schema: type, config: DictConfig) -> None:
+    """Put a single value into a list where the schema has one: `train=x.jsonl` is `train=[x.jsonl]`."""
+    for name, kind in get_type_hints(schema).items():
+        if name not in config or OmegaConf.is_missing(config, name):
+            continue
+        value = config[name]
+        if is_dataclass(kind) and isinstance(value, DictConfig):
+            _single_to_list(cast(type, kind), value)
+        elif get_origin(kind) is list and isinstance(value, str | int | float):
+            config[name] = [value]
 
 
 def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: bool = False) -> C:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llamatrain.data.skipped import check_bad_rows
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.model.config import ModelConfig
@@ -66,7 +67,12 @@ class TokenizerConfig:
     documents: list[str] = field(metadata=reads("document"))
     vocab_size: int
     num_threads: int = field(metadata=SPEED)
+    bad_rows: str
     trainer: TrainerConfig
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_bad_rows(self.bad_rows)
 
 
 @dataclass

@@ -14,6 +14,7 @@ import sentencepiece
 
 from llamatrain import atomic, config, hf_tokenizer
 from llamatrain.data.rows import count_rows, read_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.progress import Progress
 from llamatrain.run import Run
@@ -27,10 +28,11 @@ def train(cfg: TokenizerConfig) -> None:
     if not cfg.documents:
         raise UserError("documents=[]: needs one file of documents at least")
     with Run(cfg.run, program="tokenizer", settings=cfg) as run:
-        total = sum(count_rows(source) for source in cfg.documents)
+        total, bad = sum(count_rows(source) for source in cfg.documents), BadRows(cfg.bad_rows)
         with run.progress(total, "reading documents", "documents") as progress:
-            texts = _read(cfg.documents, progress)
+            texts = _read(cfg.documents, progress, bad)
             model = train_model(texts, cfg.vocab_size, cfg.trainer, cfg.num_threads)
+        bad.say(run.print)
         path = run.folder / MODEL_FILE
         atomic.write_bytes(path, model)
         tokenizer = Tokenizer(path)
@@ -67,9 +69,9 @@ def train_model(texts: Iterable[str], vocab_size: int, trainer: TrainerConfig, n
     return model.getvalue()
 
 
-def _read(sources: Iterable[str], progress: Progress) -> Iterator[str]:
+def _read(sources: Iterable[str], progress: Progress, bad: BadRows) -> Iterator[str]:
     for source in sources:
-        for row in read_rows(source, "document"):
+        for row in read_rows(source, "document", bad):
             yield row["text"]
             progress.update()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llamatrain import checkpoint, config
 from llamatrain.data.packing import Batch
+from llamatrain.data.skipped import BadRows
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine
 from llamatrain.fit import fit
@@ -23,7 +24,7 @@ from llamatrain.start import scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import RewardConfig
-from .data import DROPPED, Pair, PairBatches, in_words, load_pairs, mix_pairs, most_tokens
+from .data import DROPPED, Pair, PairBatches, left_out_in_words, load_pairs, mix_pairs, most_tokens
 from .losses import auxiliary_loss, centring_loss, ranking_loss
 from .scoring import score_means, score_pairs, scored, scores_at_ends, summary
 
@@ -99,16 +100,17 @@ def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> Preference
     """Read the pairs to train on and to measure."""
     assert cfg.mix_share is not None
     notes: list[str] = []
+    bad = BadRows(cfg.bad_rows)
     left_out: Counter[str] = Counter()
 
     def read(paths: list[str], kind: str | None) -> list[Pair]:
         found: list[Pair] = []
         for path in paths:
-            pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, kind)
+            pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, kind, bad)
             found += pairs
             left_out.update(dropped)
             if dropped:
-                notes.append(f"{path}: of {len(pairs) + dropped.total():,} pairs left out {in_words(dropped)}")
+                notes.append(left_out_in_words(path, len(pairs), dropped))
         return found
 
     own, other = read(cfg.train, cfg.kind), read(cfg.mix, None)
@@ -118,6 +120,7 @@ def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> Preference
         share = f"{drawn / len(pairs):.0%} of the whole"
         notes.append(f"{len(own):,} {cfg.kind} pairs and {drawn:,} drawn from {len(other):,} others ({share})")
     held_out = read(cfg.eval, None)
+    bad.say(notes.append)
     counts = {"reward/own_pairs": len(own), "reward/mixed_pairs": drawn}
     counts |= {f"reward/left_out_{why}": left_out[why] for why in DROPPED}
     return Preferences(pairs, held_out, notes, {name: float(count) for name, count in counts.items()})

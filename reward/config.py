@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llamatrain.data.skipped import check_bad_rows
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
@@ -39,10 +40,12 @@ class RewardConfig:
     micro_batch_size: int = field(metadata=SPEED)
     max_length: int | None
     too_long: str
+    bad_rows: str
     activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Fill in what follows from `kind` and check values."""
+        check_bad_rows(self.bad_rows)
         if self.kind not in KINDS:
             raise UserError(f"kind={self.kind}: need one of {', '.join(KINDS)}")
         margin, auxiliary, share = KINDS[self.kind]
@@ -77,10 +80,12 @@ class RewardEvaluateConfig:
     micro_batch_size: int = field(metadata=SPEED)
     max_length: int | None
     too_long: str
+    bad_rows: str
     dtype: str
 
     def __post_init__(self) -> None:
         """Check that there is one thing to do."""
+        check_bad_rows(self.bad_rows)
         if bool(self.checkpoint) == bool(self.pool):
             raise UserError("reward.evaluate needs either checkpoint and preferences, or pool (one of the two)")
         if self.checkpoint and not self.preferences:

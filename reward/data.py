@@ -24,6 +24,7 @@ from llamatrain.data.kinds import Row
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.packing import Batch, Sample, collate, pack
 from llamatrain.data.rows import read_rows
+from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -72,19 +73,24 @@ DROPPED = {  # why a pair is left out -> in words
 
 
 def load_pairs(
-    path: str, tokenizer: Tokenizer, max_length: int, too_long: str, kind: str | None = None
+    path: str,
+    tokenizer: Tokenizer,
+    max_length: int,
+    too_long: str,
+    kind: str | None = None,
+    bad: BadRows | None = None,
 ) -> tuple[list[Pair], Counter[str]]:
     """Read a preferences file; return its pairs and how many were left out for each reason of DROPPED.
 
     A pair of equal answers ranks nothing, an empty answer is none, and the paper drops pairs whose chosen answer is
     unsafe while the other is safe (3.2.1). `kind` refuses rows of the other kind; `too_long` (a side of more than
-    `max_length` tokens) is `skip` or `stop`. UserError on both.
+    `max_length` tokens) is `skip` or `stop`. UserError on both. Bad rows go to `bad`.
     """
     if too_long not in ("skip", "stop"):
         raise UserError(f"too_long={too_long}: need skip or stop")
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
-    for number, row in enumerate(read_rows(path, "preference")):
+    for number, row in enumerate(read_rows(path, "preference", bad)):
         if kind is not None and row["kind"] != kind:
             raise UserError(f"{path}: row {number + 1} is a {row['kind']} preference, but kind={kind}; mix takes both")
         fault = _fault(row)
@@ -119,6 +125,12 @@ def _fault(row: Row) -> str | None:
 def in_words(dropped: Counter[str]) -> str:
     """Return for people how many pairs were left out and why."""
     return ", ".join(f"{count:,} {DROPPED[why]}" for why, count in dropped.items())
+
+
+def left_out_in_words(path: str, kept: int, dropped: Counter[str]) -> str:
+    """Return a line about the pairs of a file that were left out; a warning where they are many."""
+    total = kept + dropped.total()
+    return warned(f"{path}: of {total:,} pairs left out {in_words(dropped)}", dropped.total(), total)
 
 
 def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from llamatrain import atomic, checkpoint, config, distributed
 from llamatrain.data.rows import write_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError, missing
 from llamatrain.model.scalar_head import ScalarModel
@@ -23,7 +24,7 @@ from llamatrain.run import Run
 from llamatrain.text_files import read_lines
 
 from .config import RewardEvaluateConfig
-from .data import in_words, load_pairs, most_tokens
+from .data import left_out_in_words, load_pairs, most_tokens
 from .scoring import SHARES, Scored, report, score_means, score_pairs, scored
 
 SCORES, ACCURACY = "scores.jsonl", "accuracy.json"
@@ -53,9 +54,11 @@ def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
     max_length = most_tokens(folder, cfg.max_length)
     results: list[Scored] = []
     for path in cfg.preferences:
-        pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long)
+        bad = BadRows(cfg.bad_rows)
+        pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, bad=bad)
+        bad.say(run.print)
         if dropped:
-            run.print(f"{path}: of {len(pairs) + dropped.total():,} pairs left out {in_words(dropped)}")
+            run.print(left_out_in_words(path, len(pairs), dropped))
         with run.progress(len(pairs), f"scoring {path}", "pairs") as bar:
             results += scored(pairs, score_pairs(model.eval(), pairs, max_length, cfg.micro_batch_size, bar.update))
     return results

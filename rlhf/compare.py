@@ -17,6 +17,7 @@ from typing import TypedDict
 from llamatrain import checkpoint, config, distributed
 from llamatrain.chat import decode_response
 from llamatrain.data.rows import write_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.generation import noise_key
 from llamatrain.model.transformer import Transformer
@@ -61,7 +62,9 @@ def compare(cfg: CompareConfig) -> None:
 def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks:
     """Sample `pairs_per_prompt` pairs a prompt from the checkpoints, as chunks on disk."""
     tokenizer, context = shared_tokenizer(parents), shared_context(parents)
-    prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print)
+    prompts = load_prompts(
+        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
+    )
     sampling = [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed]
     rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)

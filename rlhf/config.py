@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llamatrain.data.skipped import check_bad_rows
 from llamatrain.errors import UserError
 from llamatrain.keys import KEEPS, SPEED, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, Sampling, ZeroConfig
@@ -46,6 +47,7 @@ class SampleConfig:
     top_p: float
     max_new_tokens: int
     too_long: str
+    bad_rows: str
     gate: GateConfig
     batch_size: int = field(metadata=SPEED)
     score_batch_size: int = field(metadata=SPEED)
@@ -54,6 +56,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         """Check values."""
+        check_bad_rows(self.bad_rows)
         self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
         for key in ("samples_per_prompt", "batch_size", "score_batch_size", "chunk_responses"):
             if getattr(self, key) < 1:
@@ -76,12 +79,14 @@ class CompareConfig:
     top_p: float
     max_new_tokens: int
     too_long: str
+    bad_rows: str
     batch_size: int = field(metadata=SPEED)
     chunk_pairs: int = field(metadata=SPEED)
     dtype: str
 
     def __post_init__(self) -> None:
         """Check values."""
+        check_bad_rows(self.bad_rows)
         if not self.temperatures:
             raise UserError("temperatures=[]: need at least one")
         for temperature in self.temperatures:
@@ -149,6 +154,7 @@ class PPOConfig:
     prompts: list[str] = field(metadata=reads("prompt"))
     limit: int | None
     too_long: str
+    bad_rows: str
     iterations: int
     batch_prompts: int
     mini_batch: int
@@ -171,6 +177,7 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         """Check values."""
+        check_bad_rows(self.bad_rows)
         self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed, "ppo")
         if self.temperature == 0:
             raise UserError("temperature=0: PPO learns from differences between samples; need a positive temperature")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from llamatrain import checkpoint, config, distributed, hf_tokenizer
 from llamatrain.data.order import mix, permuted
+from llamatrain.data.skipped import BadRows
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.run import Run
@@ -50,7 +51,16 @@ def train(cfg: PPOConfig) -> None:
     tokenizer, context = shared_tokenizer(parents), shared_context(parents)
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("batch_prompts", "limit", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed) as run:
-        prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print)
+        prompts = load_prompts(
+            cfg.prompts,
+            tokenizer,
+            context,
+            cfg.max_new_tokens,
+            cfg.limit,
+            cfg.too_long,
+            run.print,
+            BadRows(cfg.bad_rows),
+        )
         models = load_models(cfg, parents)
         engines = {"policy": models.policy, "critic": models.critic}
         start, _ = run.resume(engines)

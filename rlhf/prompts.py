@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat, zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 from llamatrain.chat import Message, encode_prompt
-from llamatrain.data.rows import file_fingerprint, read_rows
+from llamatrain.data.rows import file_fingerprint, placed_rows
+from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -32,9 +33,9 @@ def prompts_fingerprint(sources: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(file_fingerprint(source) for source in sources).encode()).hexdigest()
 
 
-def _in_turn(sources: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (source, row), one row of each source in turn, so that a limit takes from all of them alike."""
-    rows = zip_longest(*(zip(repeat(source), read_rows(source, "prompt"), strict=False) for source in sources))
+def _in_turn(sources: Sequence[str], bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (where it stands, row), one row of each source in turn, so that a limit takes from all of them alike."""
+    rows = zip_longest(*(placed_rows(source, "prompt", bad) for source in sources))
     return (pair for pair in chain.from_iterable(rows) if pair is not None)
 
 
@@ -46,35 +47,40 @@ def load_prompts(
     limit: int | None,
     too_long: str,
     say: Callable[[str], None],
+    bad: BadRows | None = None,
 ) -> list[Prompt]:
     """Read the first `limit` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
 
     A prompt fits when it leaves room in the context for a response: `max_new_tokens`, or an eighth of the context where
     that is less. A response with less room could not end, and not ending is punished. `too_long` says what to do with
-    other prompts: `skip` or `stop`.
+    other prompts: `skip` or `stop`. Bad rows, and ids that stand twice, go to `bad`.
     """
     if too_long not in TOO_LONG:
         raise UserError(f"too_long={too_long}: need one of {', '.join(TOO_LONG)}")
     if limit is not None and limit < 1:
         raise UserError(f"limit={limit}: need 1 or more, or null for all prompts")
     room = max(1, min(max_new_tokens, context // 8))
+    bad = bad or BadRows()
     prompts: list[Prompt] = []
     seen: set[str] = set()
     skipped = 0
     if not sources:
         raise UserError("prompts=[]: need at least one source of prompts")
-    for path, row in _in_turn(sources):
+    for where, row in _in_turn(sources, bad):
         if limit is not None and len(prompts) == limit:
             break
         if row["id"] in seen:
-            raise UserError(
-                f"prompts={path}: the id {row['id']!r} stands twice; the noise of sampling needs ids that differ"
+            bad(
+                UserError(
+                    f"{where}: field 'id' of the prompt: found {row['id']!r} again, needs another: it keys the noise"
+                )
             )
+            continue
         tokens = encode_prompt(row["messages"], tokenizer)
         if len(tokens) + room > context:
             if too_long == "stop":
                 raise UserError(
-                    f"prompts={path}: prompt {row['id']!r} has {len(tokens)} tokens and the context is {context}: need room "
+                    f"{where}: prompt {row['id']!r} has {len(tokens)} tokens and the context is {context}: need room "
                     f"for {room} tokens of the response; too_long=skip passes over such prompts"
                 )
             skipped += 1
@@ -85,6 +91,8 @@ def load_prompts(
         raise UserError(
             f"prompts={', '.join(sources)}: holds no prompt that leaves room for {room} tokens in the context of {context}"
         )
+    bad.say(say)
     if skipped:
-        say(f"{skipped} prompts skipped: no room for {room} tokens of a response within the context of {context}")
+        line = f"{skipped} prompts skipped: no room for {room} tokens of a response within the context of {context}"
+        say(warned(line, skipped, skipped + len(prompts)))
     return prompts

@@ -23,6 +23,7 @@ from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
 from llamatrain.data.shards import MANIFEST, read_manifest
+from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.losses import language_model_loss
@@ -46,9 +47,11 @@ def train(cfg: RejectionSamplingConfig) -> None:
         read_manifest(replay, tokenizer)
     parts = {"micro_batch_size": cfg.micro_batch_size}
     check_split("batch_sequences", cfg.batch_sequences, parts, distributed.world_size())
-    sft, earlier = read_dialogues(cfg.sft_train), read_dialogues(cfg.earlier)
+    bad = BadRows(cfg.bad_rows)
+    sft, earlier = read_dialogues(cfg.sft_train, bad), read_dialogues(cfg.earlier, bad)
     fixed = ("batch_sequences", "seq_len", "sft_fraction", "replay_fraction")
     with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg), fixed) as run:
+        bad.say(run.print)
         # 1. sample and score
         chunks = make_responses(run, cfg, parents)
 
@@ -83,7 +86,10 @@ def train(cfg: RejectionSamplingConfig) -> None:
             replay_fraction=cfg.replay_fraction,
         )
         epochs = cfg.steps / batches.steps_per_epoch
-        run.print(f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs")
+        line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs"
+        if skipped := batches.counts["skipped"]:
+            line += f" ({skipped:,} skipped: longer than {batches.seq_len} tokens)"
+        run.print(warned(line, skipped, batches.counts["dialogues"]))
         engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, cfg.activation_checkpointing)
         # The figures of the sampling stand in the line of every evaluation, the last step's included.
         fit(engine, batches, language_model_loss, run, cfg.steps, tokenizer, evaluate=lambda: metrics)
@@ -190,9 +196,9 @@ def best_in_words(metrics: dict[str, float]) -> str:
 # --- fine-tuning -------------------------------------------------------------------------------------------------
 
 
-def read_dialogues(paths: Sequence[str]) -> list[Row]:
-    """Read dialogue files one after the other."""
-    return [row for path in paths for row in read_rows(path, "dialogue")]
+def read_dialogues(paths: Sequence[str], bad: BadRows | None = None) -> list[Row]:
+    """Read dialogue files one after the other; bad rows go to `bad`."""
+    return [row for path in paths for row in read_rows(path, "dialogue", bad)]
 
 
 def training_rows(chosen: list[Row], sft: list[Row], sft_fraction: float | None, seed: int) -> list[Row]:

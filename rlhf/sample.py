@@ -19,6 +19,7 @@ import torch
 from llamatrain import checkpoint, config, distributed, manifest
 from llamatrain.chat import decode_response
 from llamatrain.data.rows import write_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError
 from llamatrain.model.scalar_head import ScalarModel
@@ -60,7 +61,9 @@ def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chu
     """Sample and score `samples_per_prompt` responses a prompt, as chunks on disk."""
     tokenizer = shared_tokenizer(parents)
     context = shared_context(parents)
-    prompts = load_prompts(cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print)
+    prompts = load_prompts(
+        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
+    )
     sampling = replace(cfg.sampling, program=run.program)
     rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.batch_size, cfg.score_batch_size, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)

@@ -14,6 +14,7 @@ from llamatrain import checkpoint, config
 from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.rows import read_rows
+from llamatrain.data.skipped import BadRows, warned
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
@@ -30,10 +31,12 @@ def train(cfg: SFTConfig) -> None:
     """Fine-tune a base checkpoint on dialogues."""
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
     tokenizer = checkpoint.load_tokenizer(start)
-    batches, held_out = load(cfg, tokenizer, context(start, cfg.seq_len))
+    bad = BadRows(cfg.bad_rows)
+    batches, held_out = load(cfg, tokenizer, context(start, cfg.seq_len), bad)
     steps = max(1, round(cfg.epochs * batches.steps_per_epoch))
     data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "seq_len")
     with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed) as run:
+        bad.say(run.print)
         run.print(plan(cfg, batches, steps))
         engine = language_engine(start, cfg.optim, cfg.zero, steps, cfg.activation_checkpointing)
         evaluate = (lambda: held_out_metrics(engine, held_out)) if held_out else None
@@ -48,12 +51,14 @@ def context(start: Path, seq_len: int | None) -> int:
     return seq_len or limit
 
 
-def load(cfg: SFTConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[DialogueBatches, DialogueBatches | None]:
-    """Return the training batches and, where there are eval files, the held-out ones."""
+def load(
+    cfg: SFTConfig, tokenizer: Tokenizer, seq_len: int, bad: BadRows | None = None
+) -> tuple[DialogueBatches, DialogueBatches | None]:
+    """Return the training batches and, where there are eval files, the held-out ones; bad rows go to `bad`."""
 
     def packed(paths: list[str], rows: int, replay: str | None, replay_fraction: float) -> DialogueBatches:
         return DialogueBatches(
-            itertools.chain.from_iterable(read_rows(path, "dialogue") for path in paths),
+            itertools.chain.from_iterable(read_rows(path, "dialogue", bad) for path in paths),
             tokenizer,
             seq_len=seq_len,
             batch_size=rows,
@@ -80,9 +85,12 @@ def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
     lost = [f"{counts[key]:,} {key}" for key in ("skipped", "shortened") if counts[key]]
     notes = f" ({', '.join(lost)}: longer than {batches.seq_len} tokens)" if lost else ""
     replay = f", {cfg.replay_fraction:.0%} of them pretraining text" if cfg.replay else ""
-    return (
+    trained = (
         f"{counts['kept']:,} dialogues{notes}: {counts['tokens']:,} tokens, {counts['target_tokens']:,} of them answers, "
-        f"packed into {counts['rows']:,} rows of {batches.seq_len}\n"
+        f"packed into {counts['rows']:,} rows of {batches.seq_len}"
+    )
+    return (
+        f"{warned(trained, counts['skipped'], counts['dialogues'])}\n"
         f"{steps:,} steps of {cfg.batch_sequences} rows{replay}: {cfg.epochs:g} epochs"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llamatrain.data.skipped import check_bad_rows
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.settings import OptimConfig, RunConfig, ZeroConfig
@@ -24,6 +25,7 @@ class SFTConfig:
     micro_batch_size: int = field(metadata=SPEED)
     seq_len: int | None
     too_long: str
+    bad_rows: str
     loss: str
     isolate: bool
     replay: str | None = field(metadata=reads("corpus"))
@@ -36,6 +38,7 @@ class SFTConfig:
             raise UserError("train=[]: need at least one dialogues file")
         if self.epochs <= 0:
             raise UserError(f"epochs={self.epochs}: need a positive number")
+        check_bad_rows(self.bad_rows)
         for key, choices in (("too_long", ("skip", "stop", "drop_turns")), ("loss", ("all", "last"))):
             if getattr(self, key) not in choices:
                 raise UserError(f"{key}={getattr(self, key)}: need one of {', '.join(choices)}")

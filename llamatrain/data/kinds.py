@@ -59,12 +59,12 @@ def _one_of(*values: str) -> Check:
 FIELDS: dict[str, dict[str, tuple[Check, bool]]] = {
     "document": {
         "text": (_nonempty, True),
-        "source": (_string, True),
+        "source": (_string, False),
         "url": (_string, False),
         "meta": (_anything, False),
     },
-    "dialogue": {"source": (_string, True), "safety": (_bool, False), "loss": (_one_of("all", "last"), False)},
-    "prompt": {"id": (_nonempty, True), "source": (_string, True), "safety": (_bool, True)},
+    "dialogue": {"source": (_string, False), "safety": (_bool, False), "loss": (_one_of("all", "last"), False)},
+    "prompt": {"id": (_nonempty, True), "source": (_string, False), "safety": (_bool, True)},
     "response": {
         "prompt_id": (_nonempty, True),
         "response": (_string, True),

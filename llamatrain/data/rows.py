@@ -27,7 +27,8 @@ from llamatrain import atomic
 from llamatrain.data import adapters, files
 from llamatrain.data.adapters import NEWEST, Version
 from llamatrain.data.files import Place
-from llamatrain.data.kinds import Kind, Row, check_row
+from llamatrain.data.kinds import FIELDS, Kind, Row, check_row
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import MissingFileError, UserError
 
 MADE_BY = {  # how a file's name begins -> the program that makes it
@@ -40,27 +41,30 @@ MADE_BY = {  # how a file's name begins -> the program that makes it
 }
 
 
-def read_rows(source: str | Path, kind: Kind) -> Iterator[Row]:
+def read_rows(source: str | Path, kind: Kind, bad: BadRows | None = None) -> Iterator[Row]:
     """Yield the checked rows of a source (see the module's docstring), which must have one at least.
 
     An optional field that is null counts as absent. Raises MissingFileError, or UserError naming file, line, field,
-    what was found and what is needed.
+    what was found and what is needed; `bad` says what becomes of bad rows instead.
     """
     if kind not in get_args(Kind):
         raise UserError(f"kind={kind!r}: needs one of {', '.join(get_args(Kind))}")
-    for _, row in placed_rows(source, kind):
+    for _, row in placed_rows(source, kind, bad):
         yield row
 
 
-def placed_rows(source: str | Path, kind: Kind) -> Iterator[tuple[str, Row]]:
+def placed_rows(source: str | Path, kind: Kind, bad: BadRows | None = None) -> Iterator[tuple[str, Row]]:
     """Yield the rows as `read_rows` does, each with where it stands, for messages: `file:line`."""
     part = Part(str(source))
+    bad = bad or BadRows()
     where = None
-    for number, row in read_part(part, kind):
+    for number, row in read_part(part, kind, bad):
         where = where or place(part)
+        bad.good += 1
         yield f"{where}{number}", row
     if where is None:
-        raise UserError(f"{source}: holds no {kind} rows, needs one at least")
+        first = next(iter(bad.first.values()), "")
+        raise UserError(f"{source}: holds no {kind} rows, needs one at least{first and f' ({first})'}")
 
 
 def look(source: str | Path, kind: Kind, first: bool = True) -> None:
@@ -133,17 +137,18 @@ def read_part(
 ) -> Iterator[tuple[int, Row]]:
     """Yield the checked rows of a part, each with its number in it (raw rows counted, from 1).
 
-    A bad row stops with a UserError, or is handed to `bad` and left out. `source` stands in for that field where a row
-    has none.
+    A bad row stops with a UserError, or is handed to `bad` and left out. `source`, or else the file's name, stands in
+    for that field where a row has none.
     """
     name, fold = _split_fold(part.source)
+    source = source or Path(_split_adapter(name)[1]).name
     for place, row in _read(name, kind, part.begin, part.end, part.version):
         try:
             if isinstance(row, UserError):
                 raise row
             if part.text is not None:
                 row = _renamed(row, part.text, place)
-            if source is not None and row.get("source") is None:
+            if "source" in FIELDS[kind] and row.get("source") is None:
                 row["source"] = source
             check_row(row, kind, place)
         except UserError as error:

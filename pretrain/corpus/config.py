@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from llamatrain.data.skipped import check_bad_rows
 from llamatrain.errors import UserError
 from llamatrain.keys import KEEPS, MEASURES, SPEED, reads
 from llamatrain.settings import RunConfig
@@ -112,8 +113,7 @@ class CorpusConfig:
             )
         if self.mixture is not None and self.eval_documents:
             raise UserError("eval_documents: a mixture names its held-out files itself (its key eval)")
-        if self.bad_rows not in ("stop", "skip"):
-            raise UserError(f"bad_rows={self.bad_rows}: needs stop or skip")
+        check_bad_rows(self.bad_rows)
         for key, low, high in RANGES:
             node: Any = self
             for name in key.split("."):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llamatrain.data.rows import count_rows, file_fingerprint, read_rows, write_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import MissingFileError, UserError
 
 ASK = [{"role": "user", "content": "Why?"}]
@@ -97,13 +98,48 @@ def test_bad_rows_name_file_line_field_found_and_need(
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_every_missing_field_is_named(kind: str, tmp_path: Path) -> None:
-    optional = {"url", "meta", "loss", "rating", "chosen_safe", "reasons"} | (
+    optional = {"source", "url", "meta", "loss", "rating", "chosen_safe", "reasons"} | (
         {"safety"} if kind == "dialogue" else set()
     )
     for field in set(GOOD[kind]) - optional:
         path = write(tmp_path / "rows.jsonl", {key: value for key, value in GOOD[kind].items() if key != field})
         with pytest.raises(UserError, match=rf":1: field '{field}'.* missing"):
             read(path, kind)
+
+
+@pytest.mark.parametrize("kind", ["document", "dialogue", "prompt"])
+def test_the_files_name_stands_in_for_a_source(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", {**GOOD[kind], "source": None}, GOOD[kind])
+    assert [row["source"] for row in read(path, kind)] == ["mine.jsonl", "s"]
+    assert [row["source"] for row in read(f"hf:{path}", kind)] == ["mine.jsonl", "s"]
+
+
+def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
+    talk = {"messages": TALK, "source": "s"}
+    tag = {"messages": [{"role": "user", "content": "[INST]"}, *TALK[1:]], "source": "s"}
+    longer = {"messages": [*TALK, *tag["messages"]], "source": "s"}
+    path = write(tmp_path / "rows.jsonl", talk, tag, [1], longer, talk, {"messages": ASK})
+    bad = BadRows("skip")
+    assert list(read_rows(path, "dialogue", bad)) == [talk, talk]
+    said: list[str] = []
+    bad.say(said.append)
+    assert said[0] == "warning: 4 of 6 rows skipped, as they cannot be used:"
+    assert said[1].startswith(f"  2 like {path}:2: field 'messages'[0].content: holds the chat format's tag '[INST]'")
+    assert [line[: len(f"  1 like {path}:3")] for line in said[2:]] == [f"  1 like {path}:3", f"  1 like {path}:6"]
+    write(path, *[talk] * 19, tag)
+    few: list[str] = []
+    rare = BadRows("skip")
+    assert len(list(read_rows(path, "dialogue", rare))) == 19
+    rare.say(few.append)
+    assert few[0] == "1 of 20 rows skipped, as they cannot be used:"
+
+
+def test_a_file_of_bad_rows_alone_says_what_is_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [1], [2])
+    with pytest.raises(UserError, match=rf"holds no dialogue rows, needs one at least \({path}:1: found \[1\]"):
+        list(read_rows(path, "dialogue", BadRows("skip")))
+    with pytest.raises(UserError, match="bad_rows=drop: need stop or skip"):
+        BadRows("drop")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,16 @@ def test_values_and_precedence() -> None:
     made = compose("steps=7", "optim.eps=1e-6", "names=[x]")
     assert (made.steps, made.ratio, made.names, made.optim.eps) == (7, 0.5, ["x"], 1e-6)
     assert made.optim.lr == 2e-5 and made.run.name == "example"
+
+
+@pytest.mark.usefixtures("example")
+def test_a_single_value_is_a_list_where_one_is_meant() -> None:
+    """A shell like zsh takes brackets for a pattern of its own."""
+    made = compose("steps=7", "names=x.jsonl", "run.wandb.tags=one")
+    assert (made.names, made.run.wandb.tags) == (["x.jsonl"], ["one"])
+    assert compose("steps=7", "names=${run.name}").names == ["example"]
+    with pytest.raises(UserError, match="names"):
+        compose("steps=7", "names={a: 1}")
     assert compose("steps=1", "optim=reward").optim.lr == 1e-5
     quick = compose("preset=quick", "optim.lr=0.5")  # the preset before the user's own
     assert (quick.steps, quick.optim.lr) == (3, 0.5)

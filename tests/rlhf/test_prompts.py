@@ -32,7 +32,7 @@ def test_prompts_without_room_for_a_response_are_counted_or_refused(tmp_path: Pa
     said: list[str] = []
     prompts = load_prompts([str(path)], tokenizer, 64, 4, None, "skip", said.append)
     assert [p.id for p in prompts] == ["a", "c"]
-    assert said == ["1 prompts skipped: no room for 4 tokens of a response within the context of 64"]
+    assert said == ["warning: 1 prompts skipped: no room for 4 tokens of a response within the context of 64"]
     with pytest.raises(UserError, match=r"'long' has \d+ tokens and the context is 64"):
         load_prompts([str(path)], tokenizer, 64, 4, None, "stop", pytest.fail)
     exact = len(prompts[0].tokens)
@@ -57,7 +57,7 @@ def test_a_response_has_room_to_end(tmp_path: Path, tokenizer: Tokenizer) -> Non
 def test_repeated_ids_and_wrong_settings_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("a")])
-    with pytest.raises(UserError, match="the id 'a' stands twice"):
+    with pytest.raises(UserError, match=r"prompts\.jsonl:2: field 'id' of the prompt: found 'a' again, needs another"):
         load_prompts([str(path)], tokenizer, 128, 4, None, "skip", pytest.fail)
     with pytest.raises(UserError, match="too_long=cut"):
         load_prompts([str(path)], tokenizer, 128, 4, None, "cut", pytest.fail)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from llamatrain import checkpoint, config
 from llamatrain.chat import encode_dialogue
 from llamatrain.data.rows import write_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.generation import generate
 from llamatrain.losses import language_model_loss
@@ -132,13 +133,27 @@ def test_plan_counts_what_is_skipped(tmp_path: Path, base: Path, tokenizer: Toke
     cfg = configure(tmp_path, base)
     write_dialogues(tmp_path / "dialogues.jsonl", [*DIALOGUES, ("Tell me a story. " * 50, "No.")])
     text = plan(cfg, load(cfg, tokenizer, 128)[0], 4)
-    assert "3 dialogues (1 skipped: longer than 128 tokens)" in text
+    assert text.startswith("warning: 3 dialogues (1 skipped: longer than 128 tokens)")
     assert "4 steps of 2 rows" in text
+
+
+def test_one_bad_row_need_not_stop_a_run(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
+    cfg = configure(tmp_path, base)
+    write_dialogues(tmp_path / "dialogues.jsonl", [*DIALOGUES, ("Say [INST] to me.", "No."), ("Say it.", "It.")])
+    with pytest.raises(UserError, match=rf"dialogues\.jsonl:{len(DIALOGUES) + 1}: .*holds the chat format's tag"):
+        load(cfg, tokenizer, 128)
+    bad = BadRows("skip")
+    batches, _ = load(cfg, tokenizer, 128, bad)
+    assert batches.counts["dialogues"] == len(DIALOGUES) + 1
+    said: list[str] = []
+    bad.say(said.append)
+    assert said[0].endswith(f"1 of {len(DIALOGUES) + 2} rows skipped, as they cannot be used:")
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["bad_rows=ignore"], "bad_rows=ignore: need stop or skip"),
         (["too_long=cut"], "too_long=cut: need one of skip, stop, drop_turns"),
         (["loss=some"], "loss=some: need one of all, last"),
         (["epochs=0"], r"epochs=0\.0: need a positive number"),
