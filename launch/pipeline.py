@@ -264,9 +264,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError:
         names = []  # composing says it
     sweep = {"--multirun", "-m"} & set(arguments)
-    own, staged = split_overrides([argument for argument in arguments if argument not in sweep], names)
+    wrong: UserError | None = None
+    try:
+        own, staged = split_overrides([argument for argument in arguments if argument not in sweep], names)
+    except UserError as error:
+        own, staged, wrong = [], {}, error
 
     def pipeline(cfg: PipelineConfig) -> None:
+        if wrong is not None:
+            raise wrong
         if sweep:
             raise UserError(
                 f"{sweep.pop()} is for single programs: start a pipeline a value, each with its own run.name"
