@@ -253,7 +253,7 @@ def launch(ranks: int, work: Callable[[], None]) -> None:
                 torch.set_num_threads(1)
                 distributed.setup()
                 work()
-                distributed.leave()
+                distributed.shutdown()
                 code = 0
             except BaseException:
                 traceback.print_exc()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 from llamatrain import config
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.settings import PRECISIONS
-from llamatrain.stopping import handling
 
 if TYPE_CHECKING:
     from llamatrain.model.transformer import Transformer
@@ -144,8 +142,7 @@ def talk(cfg: ChatConfig) -> None:
     """Talk to a checkpoint."""
     chat = load(cfg)
     if sys.stdin.isatty():
-        with handling(signal.default_int_handler, [signal.SIGINT]):  # it ends an answer, not the program
-            _converse(chat, cfg.checkpoint)
+        _converse(chat, cfg.checkpoint)
     else:
         _answer_lines(chat)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from llamatrain import config
 from llamatrain.errors import UserError
 from llamatrain.progress import duration
-from llamatrain.replaced import MARK, bytes_of, size
+from llamatrain.replaced import MARK, NAME, bytes_of, size
 
 from .record import known_record
 from .runs import read_status
@@ -38,12 +38,12 @@ class CleanConfig:
 
 
 def replaced(folder: Path) -> Iterator[Path]:
-    """Yield the replaced runs at and below a folder; a folder of that name which holds no run is somebody's own."""
+    """Yield the replaced runs at and below a folder; a folder of another such name is somebody's own."""
     for place, names, _ in os.walk(folder):
         path = Path(place)
         if MARK in path.name:
             names.clear()
-            if read_status(path) or known_record(path) is not None:
+            if NAME.fullmatch(path.name):
                 yield path
         else:
             names[:] = sorted(name for name in names if name not in PASSED_OVER)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llamatrain import atomic, manifest
 from llamatrain.errors import MissingFileError, UserError
-from llamatrain.keys import decisive
+from llamatrain.keys import decisive, flatten
 from llamatrain.text_files import read_json
 
 from .graph import DATA, REFERENCE
@@ -129,7 +129,7 @@ def make_record(
     MissingFileError where a parent did not make what is read from it.
     """
     record = Record(program, {}, {}, hashed=dict(old.hashed) if old else {}, composed=dict(values))
-    for key, value in decisive(schema, dict(flatten(values))).items():
+    for key, value in decisive(schema, flatten(values)).items():
         if isinstance(value, str):
             value = _input(record, key, value, folder, data_root, unknown)
         record.config[key] = value
@@ -168,16 +168,6 @@ def _is_file(value: str, path: Path) -> bool:
         return path.is_file() if "/" not in value else path.exists()
     except OSError:  # too long for a name
         return False
-
-
-def flatten(config: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) for every leaf; items of lists are numbered."""
-    items = config.items() if isinstance(config, Mapping) else enumerate(config)
-    for key, value in items:
-        if isinstance(value, (Mapping, list)) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def configs_hash(folder: Path, presets: Iterable[Path]) -> str:

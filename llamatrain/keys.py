@@ -33,6 +33,17 @@ def harmless(schema: type) -> frozenset[str]:
     return frozenset(found)
 
 
+def flatten(values: Mapping[str, Any] | list[Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value for every leaf; items of lists are numbered."""
+    found: dict[str, Any] = {}
+    for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        if isinstance(value, (Mapping, list)) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
 def decisive(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of a flat configuration's keys that can change the result; items of lists and names count as keys."""
     known = harmless(schema)
@@ -42,6 +53,20 @@ def decisive(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
         return any(".".join(parts[:count]) in known for count in range(1, len(parts) + 1))
 
     return {key: value for key, value in flat.items() if not stands(key)}
+
+
+def changed(schema: type, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted key, before, now) of what can change the result and does; a key that `old` does not know is new."""
+    types = get_type_hints(schema)
+    for field in fields(schema):
+        name = field.name
+        if "changes" in field.metadata or name not in old:
+            continue
+        if is_dataclass(types[name]) and isinstance(old[name], Mapping):
+            for key, before, now in changed(types[name], old[name], new[name]):
+                yield f"{name}.{key}", before, now
+        elif old[name] != new[name]:
+            yield name, old[name], new[name]
 
 
 def files_read(settings: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, str], str]]:

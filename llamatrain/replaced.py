@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 MARK = ".replaced-"
+NAME = re.compile(r".+\.replaced-([0-9a-f]{12}|\d{8}-\d{6})(-\d+)?")
 
 
 def move_beside(folder: Path, key: str) -> Path:
@@ -17,16 +20,16 @@ def move_beside(folder: Path, key: str) -> Path:
     return target
 
 
-def move_content_beside(folder: Path, key: str, stays: Collection[str]) -> Path:
-    """Move what is in a folder, but the names in `stays`, to `<name>.replaced-<key>`, and return that folder.
+def move_content_beside(folder: Path, names: Iterable[str]) -> Path:
+    """Move what bears these names in a folder to `<name>.replaced-<time>` and return that folder.
 
     A kill on the way leaves the content in two places, and all of it.
     """
-    target = _free(folder, key)
+    target = _free(folder, time.strftime("%Y%m%d-%H%M%S"))
     target.mkdir()
-    for path in sorted(folder.iterdir()):
-        if path.name not in stays:
-            path.rename(target / path.name)
+    for name in names:
+        if (folder / name).exists() or (folder / name).is_symlink():
+            (folder / name).rename(target / name)
     return target
 
 

@@ -16,20 +16,23 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from . import __version__, atomic, distributed, manifest
+from . import __version__, atomic, distributed, lock, manifest
 from .config import to_dict
 from .ending import ending
 from .environment import environment
 from .errors import UserError
+from .keys import changed
 from .lock import Lock
 from .metrics import Dashboard, Metrics
 from .progress import Progress
+from .replaced import bytes_of, move_content_beside, size
 from .run_files import INCIDENTS, STATUS, Incident, Status
 from .settings import RunConfig
 from .stopping import Stopped, StopRequest, handling
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+OWN = ("checkpoints", "chunks", "final", "metrics.jsonl", INCIDENTS, STATUS, "wandb")
 
 
 class Run:
@@ -53,12 +57,15 @@ class Run:
         parents: Mapping[str, Path] | None = None,
         data: Mapping[str, str] | None = None,
         fixed: Sequence[str] = (),
+        free: Sequence[str] = (),
     ) -> None:
         """Open the run folder.
 
         `settings` is the program's whole configuration; `parents` the checkpoints it starts from; `data` the
         fingerprints of its data sets, which must not change between start and resume (None: it is never resumed);
-        `fixed` the keys that, with run.seed, say which samples a step takes and by which loss, and must not change either.
+        `fixed` the keys that, with run.seed, say which samples a step takes and by which loss, and must not change either. A
+        finished run that has no checkpoint, whose result would be written anew, lets no setting change but those in
+        `free`.
         """
         if config.verbose:
             os.environ["LLAMATRAIN_VERBOSE"] = "1"
@@ -66,7 +73,9 @@ class Run:
         self.config, self.program = config, program
         self.settings = to_dict(settings)
         self.parents, self.data = dict(parents or {}), dict(data or {})
-        self.fixed = ("run.seed", *fixed)
+        self.fixed, self.free = ("run.seed", *fixed), free
+        self._schema = type(settings)
+        self._made_from = {**self.data, **{key: _parent_hash(path) for key, path in self.parents.items()}}
         self.folder = Path(config.dir) / config.name
         self.checkpoints = self.folder / "checkpoints"
         self.is_main = distributed.is_main()
@@ -112,24 +121,40 @@ class Run:
         owner = self.status().get("program", self.program)
         if owner != self.program:
             raise UserError(f"run.name={self.config.name}: {self.folder} is a run of {owner}; choose another run.name")
-        if self.config.resume == "never":
-            for name in ("checkpoints", "chunks", "final", "metrics.jsonl", INCIDENTS, "status.json", "wandb"):
-                path = self.folder / name
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+        if self.config.resume == "never" and any((self.folder / name).exists() for name in OWN):
+            stays = (lock.NAME, "stage.json")
+            other_runs = {path.parent.name for path in self.folder.glob("*/status.json")}
+            names = [path.name for path in self.folder.iterdir() if path.name not in (*stays, *other_runs)]
+            moved = move_content_beside(self.folder, names)
+            self.print(f"what {self.folder} held ({size(bytes_of(moved))}) is kept in {moved}")
         saved = manifest.published(self.checkpoints)
         final = self.folder / "final"
         if final.exists() and not final.is_symlink():
             raise UserError(f"{final} is where the run puts a link to its last checkpoint: move away what is there")
         old = self.status()
+        if old.get("state") == "done" and not saved:
+            self._refuse_change(old)
         self._before = float(old.get("seconds", 0.0)) if saved else 0.0
         self._wandb_id = old.get("wandb_id", self._wandb_id)
         atomic.write_text(self.folder / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
         self._write_status("running")
         self._metrics = Metrics(self.folder / "metrics.jsonl")
         self.incidents = self._read_incidents()
+
+    def _refuse_change(self, old: Status) -> None:
+        """Refuse to replace a finished result that was made with other settings or from other files."""
+        mend = "take back the change, or start anew with run.resume=never or another run.name"
+        if is_dataclass(self._schema):
+            before = yaml.safe_load((self.folder / "config.yaml").read_text())
+            now = yaml.safe_load(yaml.safe_dump(self.settings))
+            for key, was, value in changed(self._schema, before, now):
+                if key.partition(".")[0] not in self.free:
+                    made = f"{self.folder} is finished and was made with {_cut(was)}"
+                    raise UserError(f"{key}={_cut(value)}: {made}: {mend}")
+        made_from = old.get("made_from") or {}
+        for name, content in self._made_from.items():
+            if made_from.get(name, content) != content:
+                raise UserError(f"what '{name}' names changed since {self.folder} was finished: {mend}")
 
     def _gone(self) -> str:
         """Return what to say where the folder is no longer this run's: removed, replaced, or taken over (rank 0)."""
@@ -222,6 +247,7 @@ class Run:
             "seconds": round(self._before + time.time() - self._opened, 2),
             "ranks": distributed.world_size(),
             "wandb_id": self._wandb_id,
+            "made_from": self._made_from,
             "environment": self._environment,
         }
         atomic.write_json(self.folder / STATUS, content)
@@ -471,6 +497,11 @@ def _delete(folder: Path) -> None:
 def _parent_hash(path: Path) -> str | None:
     folder = path / "final" if (path / "final").exists() else path
     return manifest.fingerprint(folder) if (folder / manifest.NAME).is_file() else None
+
+
+def _cut(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _setting(config: Any, key: str) -> Any:

@@ -19,6 +19,7 @@ class Status(TypedDict, total=False):
     seconds: float  # over all attempts
     ranks: int
     wandb_id: str
+    made_from: dict[str, Any]  # the fingerprints of what it reads
     environment: dict[str, Any]
 
 

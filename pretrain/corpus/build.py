@@ -19,6 +19,8 @@ from llamatrain import __version__, atomic
 from llamatrain.config import to_dict
 from llamatrain.data import shards
 from llamatrain.errors import UserError
+from llamatrain.keys import flatten
+from llamatrain.replaced import bytes_of, move_content_beside, size
 from llamatrain.run import Run
 from llamatrain.text_files import read_json
 from llamatrain.tokenizer import Tokenizer
@@ -43,20 +45,43 @@ def build(cfg: CorpusConfig) -> None:
     tokenizer = Tokenizer(cfg.tokenizer)
     mixture = sources.read_mixture(cfg.mixture) if cfg.mixture else sources.plain(cfg.documents, cfg.eval_documents)
     key = _key(cfg, mixture, tokenizer)
-    with Run(cfg.run, program="corpus", settings=cfg) as run:
+    if cfg.run.resume != "never":
+        _refuse_change(Path(cfg.run.dir) / cfg.run.name / FINISHED, key)
+    with Run(cfg.run, program="corpus", settings=cfg, free=("shard_tokens", "mixture")) as run:
         finished, home = run.folder / FINISHED, run.folder / "work"
-        if cfg.run.resume == "never":
-            finished.unlink(missing_ok=True)
-            discard(home)
         if _is_finished(finished, key):
             run.print(f"nothing to do: {run.folder} was made from these inputs with these settings")
         else:
-            finished.unlink(missing_ok=True)
+            if finished.is_file():
+                _make_room(finished, key, run)
             manifests = _make(cfg, mixture, tokenizer, key, run)
             parts = {part: manifest.fingerprint for part, manifest in manifests.items()}
             atomic.write_json(finished, {"key": key, "parts": parts})
         if not cfg.keep_work:
             discard(home)
+
+
+def _refuse_change(finished: Path, key: Mapping[str, Any]) -> None:
+    """Refuse to make another corpus in place of a finished one, but where its work was kept and the last steps differ."""
+    if not finished.is_file():
+        return
+    before, now = read_json(finished, dict[str, Any])["key"], json.loads(json.dumps(key))
+    if before != now and (before["work"] != now["work"] or not (finished.parent / "work").is_dir()):
+        settings = [flatten(made["work"]["settings"] | made["last"]) for made in (before, now)]
+        other = sorted(key for key in {*settings[0], *settings[1]} if settings[0].get(key) != settings[1].get(key))
+        what = f"another {other[0]}" if other else "other inputs"
+        raise UserError(
+            f"{finished.parent} is finished and was made with {what}: take back the change, or start anew with "
+            "run.resume=never or another run.name"
+        )
+
+
+def _make_room(finished: Path, key: Mapping[str, Any], run: Run) -> None:
+    """Move a finished corpus beside; one from the same key, whose files were cut or lost, is made again in its place."""
+    if read_json(finished, dict[str, Any])["key"] != json.loads(json.dumps(key)):
+        moved = move_content_beside(run.folder, (*PARTS, "report", FINISHED))
+        run.print(f"the former corpus ({size(bytes_of(moved))}) is kept in {moved}")
+    finished.unlink(missing_ok=True)
 
 
 def _key(cfg: CorpusConfig, mixture: list[sources.Mixed], tokenizer: Tokenizer) -> dict[str, Any]:

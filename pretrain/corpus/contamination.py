@@ -53,7 +53,7 @@ def report(cfg: ContaminationConfig) -> None:
     manifest = shards.read_manifest(Path(cfg.corpus) / "train", tokenizer)
     sets = {name: read_set(chosen) for name, chosen in cfg.sets.items()}
     index = Index.of([ids for own in sets.values() for ids in tokenizer.encode_many(own.texts)])
-    with Run(cfg.run, program="corpus.contamination", settings=cfg) as run:
+    with Run(cfg.run, program="corpus.contamination", settings=cfg, free=("sets", "lengths")) as run:
         reach = find_spans(cfg, run, manifest, index)
         found, samples = summarise(cfg.lengths, sets, index, reach)
         page = as_markdown(found, cfg.corpus, cfg.budget)
@@ -76,9 +76,6 @@ def find_spans(cfg: ContaminationConfig, run: Run, manifest: shards.Manifest, in
     chosen = [[name, own.path, own.template, files_stamp(own.path)] for name, own in cfg.sets.items()]
     key = {"corpus": manifest.fingerprint, "budget": cfg.budget, "sets": chosen}
     kept, home = run.folder / SPANS, run.folder / "work"
-    if cfg.run.resume == "never":
-        kept.unlink(missing_ok=True)
-        discard(home)
     if kept.is_file():
         with np.load(kept) as before:
             if str(before["key"]) == json.dumps(key):

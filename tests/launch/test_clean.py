@@ -29,9 +29,9 @@ def cleaned(*arguments: str) -> int:
 
 def test_lists_by_default_and_removes_when_asked(tmp_path: Path, capsys: Capture) -> None:
     kept = run_folder(tmp_path / "it's/ppo")
-    first = move_beside(run_folder(tmp_path / "it's/sft"), "ab12")
-    second = move_beside(run_folder(tmp_path / "it's/sft"), "ab12")
-    assert [first.name, second.name] == ["sft.replaced-ab12", "sft.replaced-ab12-2"]
+    first = move_beside(run_folder(tmp_path / "it's/sft"), "0123456789ab")
+    second = move_beside(run_folder(tmp_path / "it's/sft"), "0123456789ab")
+    assert [first.name, second.name] == ["sft.replaced-0123456789ab", "sft.replaced-0123456789ab-2"]
     foreign = tmp_path / "it's/notes.replaced-x"
     foreign.mkdir()
     assert cleaned(str(tmp_path)) == 0
@@ -53,10 +53,10 @@ def test_a_folder_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
     assert "there is no such folder" in capsys.readouterr().err
 
 
-def test_content_moves_without_what_stays(tmp_path: Path) -> None:
+def test_content_that_is_named_moves(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a")
     (folder / "lock").touch()
-    moved = move_content_beside(folder, "k", {"lock"})
+    moved = move_content_beside(folder, ["checkpoints", "status.json", "absent"])
     assert [path.name for path in folder.iterdir()] == ["lock"]
     assert bytes_of(moved) > 5000
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from launch.graph import read_stages
-from launch.record import flatten
 from llamatrain import config
+from llamatrain.keys import flatten
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 PRESETS = ("demo", "fairytales")
@@ -24,7 +24,7 @@ def composed(preset: str) -> dict[str, Any]:
     return {
         stage.name: {
             "program": stage.program,
-            "config": dict(flatten(config.compose_dict(stage.program, [f"preset={preset}", *stage.overrides]))),
+            "config": flatten(config.compose_dict(stage.program, [f"preset={preset}", *stage.overrides])),
         }
         for stage in read_stages(preset, config.load_preset(preset), {})
     }

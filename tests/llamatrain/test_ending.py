@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from launch.programs import PROGRAMS
-from launch.record import flatten
 from llamatrain import config
 from llamatrain.ending import NEXT, ending
+from llamatrain.keys import flatten
 
 
 @pytest.mark.parametrize("program", NEXT)
 def test_the_next_command_has_only_keys_that_its_program_knows(program: str) -> None:
     name, *overrides = NEXT[program].format(made="runs/made").split()
     assert name in PROGRAMS
-    known = {key.split(".")[0] for key, _ in flatten(config.compose_dict(name, []))} | {"model"}
+    known = {key.split(".")[0] for key in flatten(config.compose_dict(name, []))} | {"model"}
     assert {override.partition("=")[0].split(".")[0] for override in overrides} <= known
 
 

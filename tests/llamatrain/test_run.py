@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import types
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from llamatrain import checkpoint, distributed, manifest
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
+from llamatrain.keys import SPEED
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.metrics import Metrics
 from llamatrain.model.config import ModelConfig
@@ -543,3 +544,54 @@ def test_a_broken_gradient_is_not_saved(
 def test_bad_run_values(tmp_path: Path, key: str, value: object) -> None:
     with pytest.raises(UserError, match=rf"run\.{key}="):
         run_config(tmp_path, **{key: value})
+
+
+@dataclass
+class Settings:
+    """A program without checkpoints."""
+
+    run: RunConfig
+    size: int = 1
+    threads: int = field(default=1, metadata=SPEED)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def finished(tmp_path: Path, settings: dict[str, Any], data: dict[str, str] | None = None, **run: Any) -> Path:
+    cfg = Settings(run_config(tmp_path, **run), **settings)
+    with Run(cfg.run, "test", cfg, data=data) as opened:
+        (opened.folder / "result.txt").write_text(str(cfg))
+    return opened.folder
+
+
+def test_a_finished_result_is_not_replaced_where_a_setting_or_the_data_differ(tmp_path: Path) -> None:
+    folder = finished(tmp_path, {"files": {"a": "x", "b": "y"}}, {"prompts": "1"})
+    result = (folder / "result.txt").read_text()
+    for settings, data, run, words in (
+        (
+            {"size": 2, "files": {"a": "x", "b": "y"}},
+            {"prompts": "1"},
+            {},
+            "size=2: .* is finished and was made with 1",
+        ),
+        ({"files": {"a": "x"}}, {"prompts": "1"}, {}, r"files=\{'a': 'x'\}: "),
+        ({"files": {"a": "x", "b": "y"}}, {"prompts": "1"}, {"seed": 1}, r"run\.seed=1: "),
+        ({"files": {"a": "x", "b": "y"}}, {"prompts": "2"}, {}, "what 'prompts' names changed"),
+    ):
+        with pytest.raises(UserError, match=words + r".*run\.resume=never or another run\.name"):
+            finished(tmp_path, settings, data, **run)
+        assert (folder / "result.txt").read_text() == result
+        assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    finished(tmp_path, {"files": {"a": "x", "b": "y"}, "threads": 2}, {"prompts": "1"})
+
+
+def test_never_resuming_keeps_what_was_there_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished(tmp_path, {})
+    finished(tmp_path, {}, name="job/inner")
+    (folder / "stage.json").touch()
+    result = (folder / "result.txt").read_text()
+    assert finished(tmp_path, {"size": 2}, resume="never", progress=True) == folder
+    (former,) = tmp_path.glob("job.replaced-*")
+    assert (former / "result.txt").read_text() == result
+    assert {path.name for path in former.iterdir()} == {"config.yaml", "metrics.jsonl", "result.txt", "status.json"}
+    assert (folder / "inner" / "result.txt").is_file()
+    assert f"is kept in {former}" in capsys.readouterr().err

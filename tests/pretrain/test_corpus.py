@@ -115,8 +115,16 @@ def test_a_rerun_without_held_out_documents_leaves_none(tmp_path: Path, tokenize
     source, held_out = write(tmp_path / "d.jsonl", TEXTS), write(tmp_path / "e.jsonl", ["A bear."])
     common = [f"documents=[{source}]", f"tokenizer={tokenizer.path}"]
     build(compose(tmp_path, *common, f"eval_documents=[{held_out}]"))
-    build(compose(tmp_path, *common))
+    with pytest.raises(
+        UserError,
+        match=r"made with another eval_documents.*: take back the change, or start anew with run\.resume=never",
+    ):
+        build(compose(tmp_path, *common))
+    assert (tmp_path / "c" / "eval" / "manifest.json").is_file()
+    build(compose(tmp_path, *common, "run.resume=never"))
     assert not (tmp_path / "c" / "eval").exists()
+    (former,) = tmp_path.glob("c.replaced-*")
+    assert (former / "eval" / "manifest.json").is_file()
 
 
 def test_a_failed_rebuild_leaves_no_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -124,8 +132,10 @@ def test_a_failed_rebuild_leaves_no_corpus(tmp_path: Path, tokenizer: Tokenizer)
     build(compose(tmp_path, *common))
     with (tmp_path / "d.jsonl").open("a") as file:
         file.write("{broken\n")
-    with pytest.raises(UserError, match=r"d\.jsonl:4: not JSON"):
+    with pytest.raises(UserError, match="is finished and was made with other inputs"):
         build(compose(tmp_path, *common))
+    with pytest.raises(UserError, match=r"d\.jsonl:4: not JSON"):
+        build(compose(tmp_path, *common, "run.resume=never"))
     assert not (tmp_path / "c" / "train" / "manifest.json").exists()
     build(compose(tmp_path, *common, "bad_rows=skip"))
     [row] = report(tmp_path / "c")
@@ -239,7 +249,9 @@ def test_finished_work_is_kept_and_other_work_is_not(
     assert read == {path: path.stat().st_mtime_ns for path in (work / "read").iterdir() if path.is_dir()}
     build(compose(tmp_path, *common))  # all is done: nothing changes
     assert result(tmp_path / "whole") == result(tmp_path / "c")
-    build(compose(tmp_path, *common, "cleaning.min_characters=2"))
+    with pytest.raises(UserError, match="is finished and was made"):
+        build(compose(tmp_path, *common, "cleaning.min_characters=2"))
+    build(compose(tmp_path, *common, "cleaning.min_characters=2", "run.resume=never"))
     assert not any(path.exists() and path.stat().st_mtime_ns == number for path, number in read.items())
 
 
@@ -301,7 +313,7 @@ def test_a_finished_corpus_is_left_alone(
     (part / "manifest.json").unlink()
     assert made_anew()
     write(tmp_path / "d.jsonl", TEXTS[:2])
-    assert made_anew()
+    assert made_anew("run.resume=never")
     assert kept(tmp_path / "c", tokenizer) == {"documents": TEXTS[:2]}
 
 
@@ -368,7 +380,7 @@ def test_cleaning_steps_can_be_turned_off(tmp_path: Path, tokenizer: Tokenizer) 
     assert row["cleaned"] == {"unicode": 1, "control_characters": 1, "boilerplate": 1, "repeated_lines": 0}
     assert row["short"] == 1
     off = ["unicode", "control_characters", "boilerplate"]
-    build(compose(tmp_path, *common, *(f"cleaning.{step}=false" for step in off)))
+    build(compose(tmp_path, *common, *(f"cleaning.{step}=false" for step in off), "run.resume=never"))
     assert kept(tmp_path / "c", tokenizer) == {"documents": texts}
 
 
@@ -381,7 +393,7 @@ def test_lines_that_many_documents_repeat_are_dropped(tmp_path: Path, tokenizer:
     assert kept(tmp_path / "c", tokenizer) == {"documents": expected}
     [row] = report(tmp_path / "c")
     assert (row["cleaned"]["repeated_lines"], row["lines_dropped"]) == (10, 10)
-    build(compose(tmp_path, *common, lines[0], "cleaning.repeated_lines_documents=11"))
+    build(compose(tmp_path, *common, lines[0], "cleaning.repeated_lines_documents=11", "run.resume=never"))
     assert kept(tmp_path / "c", tokenizer) == {"documents": texts}
 
 
