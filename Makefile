@@ -1,13 +1,14 @@
-# make demo    a small model from raw text to a chat assistant, on this machine's CPU in a quarter of an hour
-# make help    this text
-# make test    the tests
-# make check   format, lint, types, import rules
-# make clean   removes .venv, builds and caches; never runs/
+# make demo        a small model from raw text to a chat assistant, on this machine's CPU in a quarter of an hour
+# make help        this text
+# make test        the tests, in some minutes
+# make test-slow   those too slow for that: kills, several ranks, malformed inputs by the thousand
+# make check       format, lint, types, import rules
+# make clean       removes .venv, builds and caches; never runs/
 #
 # Each works from a fresh clone and makes .venv at the first call. Needs Python 3.11 or newer.
 #   PYTHON=python3.12            another interpreter for .venv
 #   PIP_ARGS="--find-links DIR"  your own index or wheels, e.g. the CPU-only or a CUDA build of torch
-#   ARGS="..."                   appended to the command of demo (overrides) or test (pytest's arguments)
+#   ARGS="..."                   appended to the command of demo (overrides) or of the tests (pytest's arguments)
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -19,7 +20,7 @@ SOURCES := llamatrain launch pretrain sft reward rlhf evaluation toyworld
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt $(PIP_ARGS)
 SILENT := That takes one or two minutes plus the download, and says nothing until it is done ...
 
-.PHONY: help demo test check clean
+.PHONY: help demo test test-slow check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,7 +30,10 @@ demo: $(VENV)/installed
 	@$(BIN)/llamatrain pipeline preset=demo $(ARGS)
 
 test: $(VENV)/installed-test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/installed-test
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(VENV)/installed-test
 	@$(BIN)/ruff format --check .

@@ -70,9 +70,9 @@ def describe(folder: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def commit() -> str:
+def commit(checkout: Path = ROOT) -> str:
     """Return the checked-out commit, marked where the tree has changes."""
-    shown = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    shown = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=checkout, capture_output=True, text=True)
     return shown.stdout.strip()
 
 

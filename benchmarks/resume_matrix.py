@@ -253,7 +253,7 @@ def launch(ranks: int, work: Callable[[], None]) -> None:
                 torch.set_num_threads(1)
                 distributed.setup()
                 work()
-                distributed.shutdown()
+                distributed.leave()
                 code = 0
             except BaseException:
                 traceback.print_exc()

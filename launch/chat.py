@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from llamatrain import config
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.settings import PRECISIONS
+from llamatrain.stopping import handling
 
 if TYPE_CHECKING:
     from llamatrain.model.transformer import Transformer
@@ -142,7 +144,8 @@ def talk(cfg: ChatConfig) -> None:
     """Talk to a checkpoint."""
     chat = load(cfg)
     if sys.stdin.isatty():
-        _converse(chat, cfg.checkpoint)
+        with handling(signal.default_int_handler, [signal.SIGINT]):  # it ends an answer, not the program
+            _converse(chat, cfg.checkpoint)
     else:
         _answer_lines(chat)
 

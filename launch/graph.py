@@ -113,6 +113,7 @@ def split_overrides(arguments: Sequence[str], stages: Sequence[str]) -> tuple[li
     """Divide the command line into the pipeline's own arguments and each stage's: `sft.optim.lr=1e-3` goes to stage sft.
 
     `run.*` keys that are not the pipeline's own (name, dir, seed) go to every stage, e.g. `run.wandb.mode=disabled`.
+    UserError where a key is of a stage that is not there.
     """
     own: list[str] = []
     staged: dict[str, list[str]] = {name: [] for name in stages}
@@ -124,6 +125,9 @@ def split_overrides(arguments: Sequence[str], stages: Sequence[str]) -> tuple[li
         elif name == "run" and key not in ("name", "dir", "seed", ""):
             for overrides in staged.values():
                 overrides.append(argument)
+        elif dot and stages and name not in RESERVED and re.fullmatch(STAGE, name):
+            hint = nearest(name, list(stages))
+            raise UserError(f"{argument}: there is no stage '{name}'{hint}  (stages: {', '.join(stages)})")
         else:
             own.append(argument)
     return own, staged

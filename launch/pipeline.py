@@ -28,7 +28,7 @@ from llamatrain.stopping import EXIT_STOPPED
 from . import report
 from .graph import Stage, read_stages, split_overrides
 from .plan import Checked, Decision, Place, check_stages, decide, look_outside, plan, refuse_costly
-from .processes import Processes
+from .processes import Processes, ended
 from .programs import NAME, PROGRAMS, command, nearest, typed
 from .record import Record, read_record
 from .runs import headline, read_status
@@ -175,10 +175,12 @@ class Pipeline:
         record.write(folder)
         status = read_status(folder)
         state = status.get("state")
-        if code == 0 and state == "done":
+        if state == "done":
             self._line("✓", "green", stage, f"{duration(seconds)}  {self._result(stage)}")
+            if code:
+                self._line("!", "yellow", stage, f"done, though its process then ended badly ({ended(code)})")
             return 0
-        if code == EXIT_STOPPED or (code == 0 and processes.stopped):
+        if code == EXIT_STOPPED or processes.stopped:  # a program that had not begun may end by the signal itself
             self._line("■", "yellow", stage, f"stopped after {duration(seconds)}; the same command goes on from there:")
             self._same_command()
             return EXIT_STOPPED
@@ -190,7 +192,8 @@ class Pipeline:
                 f"its program ended without finishing the run ({escape(str(folder / 'status.json'))} says {state})",
             )
             return config.EXIT_FAILURE
-        self._line("✗", "red", stage, f"failed after {duration(seconds)} (exit code {code}): its message stands above")
+        where = "" if code > 128 else ": see its message above"
+        self._line("✗", "red", stage, f"failed after {duration(seconds)} ({ended(code)}){where}")
         self.console.print(
             "  Once that is mended, the same command goes on here; finished stages are skipped:", soft_wrap=True
         )
@@ -261,9 +264,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError:
         names = []  # composing says it
     sweep = {"--multirun", "-m"} & set(arguments)
-    own, staged = split_overrides([argument for argument in arguments if argument not in sweep], names)
+    wrong: UserError | None = None
+    try:
+        own, staged = split_overrides([argument for argument in arguments if argument not in sweep], names)
+    except UserError as error:
+        own, staged, wrong = [], {}, error
 
     def pipeline(cfg: PipelineConfig) -> None:
+        if wrong is not None:
+            raise wrong
         if sweep:
             raise UserError(
                 f"{sweep.pop()} is for single programs: start a pipeline a value, each with its own run.name"

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import FrameType, TracebackType
+
+from llamatrain.stopping import handling
 
 from .programs import environment
 
-# What a terminal, Slurm or a person sends; a closed terminal stops the work like SIGTERM: saved and resumable.
-FORWARDED = {
-    signal.SIGINT: signal.SIGINT,
-    signal.SIGTERM: signal.SIGTERM,
-    signal.SIGUSR1: signal.SIGUSR1,
-    signal.SIGHUP: signal.SIGTERM,
-}
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SECONDS_TO_FOLLOW = 15  # after one rank failed, the others wait for it in vain: they get this long to end by themselves
 
 
@@ -34,8 +32,8 @@ class Processes:
         self._told: set[int] = set()  # children that heard the signal
 
     def __enter__(self) -> Processes:
-        heard = [number for number in FORWARDED if signal.getsignal(number) != signal.SIG_IGN]  # nohup stays nohup
-        self._before = {number: signal.signal(number, self._forward) for number in heard}
+        self._signals = ExitStack()
+        self._signals.enter_context(handling(self._forward))
         return self
 
     def __exit__(
@@ -44,21 +42,22 @@ class Processes:
         for child in self._children:
             if child.poll() is None:
                 child.kill()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._signals.close()
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
         for child in self._children:
             if child.poll() is None:
                 self._told.add(child.pid)
-                child.send_signal(FORWARDED[signal.Signals(number)])
+                child.send_signal(number)
 
     def run(self, command: Sequence[str], ranks: int = 1) -> int:
         """Run a command on so many ranks of this machine and return its exit code (128 + n where signal n killed it)."""
         self._children = []
         for environ in _environments(ranks):
-            child = subprocess.Popen(command, env=environ, process_group=0, stdin=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                command, env=environ, process_group=0, stdin=subprocess.DEVNULL, preexec_fn=_end_with(os.getpid())
+            )
             self._children.append(child)
         if self.stopped:  # a signal came while they were being started: tell those that did not hear it
             for child in self._children:
@@ -66,6 +65,27 @@ class Processes:
                     child.send_signal(signal.SIGTERM)
         code = _wait(self._children)
         return 128 - code if code < 0 else code
+
+
+def ended(code: int) -> str:
+    """Return how a process ended, by the exit code that `run` returned."""
+    if code == 128 + signal.SIGKILL:
+        return "killed by SIGKILL: out of memory?"
+    names = {128 + number: number.name for number in signal.Signals}
+    return f"killed by {names[code]}" if code in names else f"exit code {code}"
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """Return what a child does first: ask for SIGTERM when its parent dies, be it by SIGKILL (Linux), so that it saves."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
+    def ask() -> None:
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it died before
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    return ask
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:

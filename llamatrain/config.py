@@ -6,6 +6,7 @@ program's dataclass and runs the task. Hydra only composes: it changes no folder
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import itertools
 import math
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,9 +33,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import atomic, streams
+from . import atomic, distributed, streams
 from .errors import UserError, mistake, show
-from .stopping import EXIT_STOPPED, Stopped
+from .stopping import EXIT_STOPPED, Stopped, handling
 from .text_files import read_text, read_yaml
 
 C = TypeVar("C")
@@ -305,17 +306,40 @@ def main(
 ) -> None:
     """Run a program: compose its configuration from the command line and call the task; never returns.
 
-    A program with a `plan` prints it for `--dry-run[=RANKS]` and does nothing else.
+    A program with a `plan` prints it for `--dry-run[=RANKS]` and does nothing else. `argv` stands for the command line.
     Exit codes: 0 done, 1 failure, 2 the user's mistake, 75 stopped by a signal, saved and resumable.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    streams.open_closed()
     streams.replace_unknown_characters()
-    sys.exit(_guarded(lambda: _dispatch(program, schema, task, arguments, plan)))
+    alone = argv is None  # the process ends with the program
+    code = _guarded(lambda: _dispatch(program, schema, task, arguments, plan), leaves=alone)
+    if alone:
+        atexit.register(_end, code)
+    sys.exit(code)
 
 
-def _guarded(body: Callable[[], int]) -> int:
+def _end(code: int) -> None:
+    """End the process as exit functions begin: run the others, flush, and leave out the interpreter's finalization.
+
+    gloo's threads give tensors back under Python's lock, at a time of their own. CPython below 3.14 ends a thread that
+    waits for the lock when finalization begins; in the middle of a destructor that aborts the process with exit code 134,
+    after the run is done. DeepSpeed's hooks keep process groups alive, so that these threads outlive their destruction.
+    Nothing is lost: threads are joined before exit functions run, and what finalization would still do is free memory.
+    """
+    atexit.unregister(_end)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def _guarded(body: Callable[[], int], leaves: bool) -> int:
     try:
         code = body()
+        if leaves:
+            distributed.leave()  # after success alone: where a rank failed the others would wait for it
         sys.stdout.flush()  # here, where a reader who has seen enough is no failure
         return code
     except Stopped as stop:
@@ -437,13 +461,19 @@ def _multirun(program: str, overrides: list[str]) -> int:
         print(f"job {number + 1} of {len(jobs)}: {' '.join(varied)}", flush=True)
         main_module = sys.modules["__main__"].__spec__
         assert main_module is not None, "programs are started with python -m"
-        code = subprocess.run(
-            [sys.executable, "-m", main_module.name.removesuffix(".__main__"), *job, *name]
-        ).returncode
+        command = [sys.executable, "-m", main_module.name.removesuffix(".__main__"), *job, *name]
+        code = _run(command)
         if code == EXIT_STOPPED or code < 0:
             return code if code > 0 else EXIT_FAILURE
         failure = failure or code
     return failure
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a job; a signal is passed on, once: it is a process group of its own, which Ctrl-C on a terminal does not reach."""
+    job = subprocess.Popen(command, process_group=0, stdin=subprocess.DEVNULL)
+    with handling(lambda number, _: job.send_signal(number)):
+        return job.wait()
 
 
 def _quoted(text: str) -> str:

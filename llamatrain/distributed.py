@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=60)  # rank 0 may tokenize or write for long while the others wait
+TIMEOUT = timedelta(minutes=60)  # of a collective: rank 0 may tokenize or write for long while the others wait
+RENDEZVOUS = timedelta(minutes=10)  # for all ranks to come, some of them from a busy disk
 
 
 def setup() -> None:
@@ -30,7 +31,7 @@ def setup() -> None:
         return
     import torch
 
-    _translate_slurm()
+    _read_launcher()
     cuda = torch.cuda.is_available()
     if cuda:
         # srun may show each task its own GPU alone, as number 0. DeepSpeed reads the variable, too.
@@ -49,13 +50,25 @@ def setup() -> None:
             f"RANK is set but {', '.join(absent)} is not: start with torchrun, deepspeed or srun, or unset RANK"
         )
     os.environ.setdefault("LOCAL_RANK", "0")
-    _dist().init_process_group(backend, timeout=TIMEOUT)
+    _dist().init_process_group(backend, store=_meet(), rank=rank(), world_size=world_size(), timeout=TIMEOUT)
     _dist().barrier()  # rank 0 keeps the address book: an early mistake of its must not leave the others without it
+
+
+def _meet() -> Any:
+    """Return the ranks' address book once all have come; UserError where one does not: it may have died before."""
+    try:
+        store, _, _ = next(_dist().rendezvous("env://", timeout=RENDEZVOUS))
+    except (RuntimeError, ValueError) as error:
+        address = f"MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"rank {rank()} of {world_size()} does not meet the others at {address}: {reason}") from None
+    store.set_timeout(TIMEOUT)
+    return store
 
 
 def join_others() -> None:
     """Join the process group where a launcher started this process; one that is alone needs none before an engine."""
-    _translate_slurm()
+    _read_launcher()
     if "RANK" in os.environ:
         setup()
 
@@ -70,13 +83,25 @@ def _joined() -> bool:
     return "torch" in sys.modules and _dist().is_initialized()
 
 
-def _translate_slurm() -> None:
-    """Give srun's variables the names that torch knows; the batch script exports MASTER_ADDR and MASTER_PORT."""
+def _read_launcher() -> None:
+    """Check the launcher's variables; give srun's the names that torch knows (the batch script exports MASTER_ADDR)."""
     env = os.environ
-    if "RANK" in env or "SLURM_PROCID" not in env or "SLURM_STEP_NUM_TASKS" not in env or "MASTER_ADDR" not in env:
-        return
-    env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
-    env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")
+    if "RANK" not in env and {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "MASTER_ADDR"} <= env.keys():
+        env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
+        env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")
+    for name, least in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0), ("MASTER_PORT", 1)):
+        value = env.get(name, str(least))
+        if not (value.isascii() and value.isdigit() and int(value) >= least):
+            raise UserError(
+                f"{name}={value}: need a whole number from {least} on, as torchrun, deepspeed or srun set it"
+            )
+    size = int(env.get("WORLD_SIZE", "1"))
+    if size > 1 and "RANK" not in env:
+        raise UserError(
+            f"WORLD_SIZE={size} is set but RANK is not: start with torchrun, deepspeed or srun, or unset it"
+        )
+    if "WORLD_SIZE" in env and int(env.get("RANK", "0")) >= size:
+        raise UserError(f"RANK={env['RANK']}: need less than WORLD_SIZE={size}")
 
 
 def rank() -> int:
@@ -91,7 +116,7 @@ def world_size() -> int:
 
 def _from_launcher(name: str, alone: int) -> int:
     """Read what the launcher says before the process group is joined: batches are cut by rank before a run opens."""
-    _translate_slurm()
+    _read_launcher()
     return int(os.environ.get(name, alone))
 
 
@@ -179,7 +204,8 @@ def shard(items: Iterable[T]) -> list[T]:
     return list(items)[rank() :: world_size()]
 
 
-def shutdown() -> None:
-    """Leave the process group."""
+def leave() -> None:
+    """Leave the process group, all ranks together."""
     if _joined():
+        barrier()
         _dist().destroy_process_group()

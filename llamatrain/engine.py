@@ -25,6 +25,7 @@ from torch import nn
 from . import distributed
 from .allocator import keep_freed_memory
 from .errors import UserError
+from .model.transformer import Attention, FeedForward
 from .optim import AdamW, kind_of, parameter_groups
 from .settings import PRECISIONS, OptimConfig, ZeroConfig
 
@@ -395,7 +396,11 @@ def _reading_config(zero: ZeroConfig) -> dict[str, Any]:
 def _zero_section(zero: ZeroConfig) -> dict[str, Any]:
     section: dict[str, Any] = {"stage": zero.stage}
     if zero.stage == 3:
-        # Gather by size of the model's own parts; small parameters (norms) stay on every rank.
+        # What is one product is gathered at once, wherever in the module its weights are named.
+        section["leaf_module"] = {
+            "classes": [f"{module.__module__}.{module.__name__}" for module in (Attention, FeedForward)]
+        }
+        # Small parameters (norms) stay on every rank.
         section["stage3_param_persistence_threshold"] = 10_000 if torch.cuda.is_available() else 0
     if torch.cuda.is_available() and zero.stage == 2:
         section["overlap_comm"] = True

@@ -1,7 +1,10 @@
-"""Matrix products with a weight, by the fastest kernel at hand.
+"""Matrix products with a weight, or with several that lie side by side, by the fastest kernel at hand.
 
 On a CPU, torch's float32 products go to MKL, which leaves the wide vector units of some processors idle; oneDNN, which
-torch also carries, uses them: a step is a third faster there (benchmarks/pretraining_speed.py). Both compute in float32.
+torch also carries, uses them (benchmarks/pretraining_speed.py). Both compute in float32.
+
+Hidden states lie in memory row by row, or column by column (`flip`): what a model trains on a CPU does, so that what
+one product of several weights gives falls into whole pieces, and every pass over memory is a straight one.
 
 Shapes: N rows, C columns in, K columns out.
 """
@@ -19,63 +22,157 @@ _ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise"
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x @ weight.T, (..., K), of x (..., C) and weight (K, C)."""
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
-    if plain or not _ONEDNN or x.numel() == 0:
-        return F.linear(x, weight)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        out: Tensor = _Linear.apply(x, weight)  # type: ignore[no-untyped-call]
-        return out
-    return _compiled_product(x, weight) if torch.compiler.is_compiling() else _product(x, weight)
+    return products(x, weight)[0]
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+def products(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Return x @ weight.T for each weight: one product, forwards and backwards, where they lie `side_by_side`.
+
+    The results lie in memory as x does, row by row or column by column.
+    """
+    learning = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
+    if learning and (x.device.type == "cpu" or (len(weights) > 1 and not torch.compiler.is_compiling())):
+        outs: tuple[Tensor, ...] = _Products.apply(x, *weights)  # type: ignore[no-untyped-call]
+        return outs
+    return _products(x, weights)
+
+
+def flip(x: Tensor) -> Tensor:
+    """Return x, (..., C), laid column by column in memory if it lies row by row, and the other way round.
+
+    Its gradient is laid as x is.
+    """
+    out: Tensor = _Flip.apply(x)  # type: ignore[no-untyped-call]
     return out
 
 
-def _weight_product(slope: Tensor, x: Tensor) -> Tensor:
-    """Return slope.T @ x, (K, C), of slope (N, K) and x (N, C): the gradient of a weight."""
-    shaped = slope.new_empty(slope.shape[1], x.shape[1])
-    slope, x = slope.contiguous(), x.contiguous()
-    out: Tensor = torch.ops.aten.mkldnn_linear_backward_weights(slope.to_mkldnn(), x.to_mkldnn(), shaped, False)[0]
-    return out.to_dense()
+def in_columns(x: Tensor) -> bool:
+    """Tell whether x, (..., C), lies column by column."""
+    return x.stride(-1) > 1 == x.stride(-2)
 
 
-# torch.compile knows oneDNN's product with constant weights only, and none of its own tensors: it calls these names.
+def lay_side_by_side(*parameters: Tensor) -> None:
+    """Move matrices of as many columns into one piece of memory, each remaining a parameter of its own.
+
+    In DeepSpeed's flat buffers (ZeRO 1 and 2) neighbours lie so, too; at stage 3, where each comes and goes, they do not.
+    """
+    if any(parameter.is_meta or not parameter.numel() for parameter in parameters):
+        return
+    whole = torch.cat([parameter.data for parameter in parameters])
+    for parameter, part in zip(parameters, torch.split(whole, [len(p) for p in parameters]), strict=True):
+        parameter.data = part
+
+
+def side_by_side(parts: tuple[Tensor, ...], dim: int) -> Tensor | None:
+    """Return matrices as the one matrix that they are along `dim`, a view; None where they do not lie so."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if torch.compiler.is_compiling():
+        return None
+    place, strides, item = first.data_ptr(), first.stride(), first.element_size()
+    for part in parts:
+        if part.data_ptr() != place or part.stride() != strides:
+            return None
+        place += part.shape[dim] * strides[dim] * item
+    if place > first.untyped_storage().data_ptr() + first.untyped_storage().nbytes():
+        return None  # neighbours by chance, each in memory of its own
+    shape = list(first.shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return first.as_strided(shape, strides)
+
+
+def _onednn(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether oneDNN serves."""
+    return _ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
+
+
+def _products(x: Tensor, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    whole = side_by_side(weights, 0)
+    if whole is None:
+        return tuple(_product(x, weight) for weight in weights)
+    return tuple(torch.split(_product(x, whole), [len(weight) for weight in weights], -1))
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x @ weight.T, laid as x is."""
+    if x.ndim > 1 and in_columns(x):
+        rows = x.flatten(0, -2)
+        return _kernel(weight, rows).t().view(*x.shape[:-1], -1)
+    return _kernel(x, weight)
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b.T row by row."""
+    if not _onednn(a, b):
+        return F.linear(a, b)
+    return _compiled_product(a, b) if torch.compiler.is_compiling() else _onednn_product(a, b)
+
+
+def _onednn_product(a: Tensor, b: Tensor) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return out
+
+
+# torch.compile knows oneDNN's product with constant weights only: it calls this name.
 @torch.library.custom_op("llamatrain::product", mutates_args=())
-def _compiled_product(x: Tensor, weight: Tensor) -> Tensor:
-    return _product(x, weight)
+def _compiled_product(a: Tensor, b: Tensor) -> Tensor:
+    return _onednn_product(a, b)
 
 
 @_compiled_product.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty((*a.shape[:-1], b.shape[0]))
 
 
-@torch.library.custom_op("llamatrain::weight_product", mutates_args=())
-def _compiled_weight_product(slope: Tensor, x: Tensor) -> Tensor:
-    return _weight_product(slope, x)
-
-
-@_compiled_weight_product.register_fake
-def _(slope: Tensor, x: Tensor) -> Tensor:
-    return x.new_empty((slope.shape[1], x.shape[1]))
-
-
-class _Linear(torch.autograd.Function):
+class _Products(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _compiled_product(x, weight) if torch.compiler.is_compiling() else _product(x, weight)
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, *weights)
+        return _products(x, weights)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        compiling = torch.compiler.is_compiling()
-        product = _compiled_product if compiling else _product
-        weight_product = _compiled_weight_product if compiling else _weight_product
-        by_x = product(slope, weight.t()) if ctx.needs_input_grad[0] else None
-        by_weight = None
-        if ctx.needs_input_grad[1]:
-            by_weight = weight_product(slope.reshape(-1, slope.shape[-1]), x.reshape(-1, x.shape[-1]))
-        return by_x, by_weight
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        flat = tuple(slope.reshape(-1, slope.shape[-1]) for slope in slopes)
+        whole = side_by_side(tuple(weights), 0)
+        if whole is not None:
+            slope = side_by_side(flat, 1)
+            pairs = [(torch.cat(flat, 1) if slope is None else slope, whole)]
+        else:
+            pairs = list(zip(flat, weights, strict=True))
+        by_x: Tensor | None = None
+        by_weights: list[Tensor | None] = []
+        for slope, weight in pairs:
+            if ctx.needs_input_grad[0]:
+                part = _product(slope, weight.t())
+                by_x = part if by_x is None else by_x.add_(part)
+            wanted = any(ctx.needs_input_grad[1:])
+            by_weights.append(_weight_gradient(slope, x.reshape(-1, x.shape[-1])) if wanted else None)
+        if whole is not None:
+            together = by_weights[0]
+            sizes = [len(weight) for weight in weights]
+            by_weights = [None] * len(sizes) if together is None else list(torch.split(together, sizes))
+        return None if by_x is None else by_x.view(x.shape), *by_weights
+
+
+def _weight_gradient(slope: Tensor, x: Tensor) -> Tensor:
+    """Return slope.T @ x, (K, C), of slope (N, K) and x (N, C)."""
+    return _kernel(slope.t(), x.t()) if in_columns(slope) and in_columns(x) else slope.t() @ x
+
+
+class _Flip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.columns = in_columns(x)
+        return _laid(x, not ctx.columns)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return _laid(slope, ctx.columns)
+
+
+def _laid(x: Tensor, columns: bool) -> Tensor:
+    rows = x.flatten(0, -2)
+    laid = rows.t().contiguous().t() if columns else rows.contiguous()
+    return laid.view(x.shape)

@@ -19,6 +19,8 @@ from .streams import leave_closed_terminal
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 EXIT_STOPPED = 75
 
+_once = threading.Lock()
+
 Handler = Callable[[int, FrameType | None], object]
 
 
@@ -32,7 +34,8 @@ def watch(package: str) -> None:
     There is nothing to save before a run begins. A thread of its own hears the signal too, as the main one may be inside
     an import or wait for other ranks, where Python does not call handlers.
     """
-    module = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv[:-1] else ""
+    # While Python looks for the module of `-m`, that stands in the place of the script's name.
+    module = sys.orig_argv[-len(sys.argv)] if sys.argv[0] == "-m" else ""
     if not f"{module}.".startswith(f"{package}."):
         return
     heard, told = os.pipe()
@@ -44,7 +47,9 @@ def watch(package: str) -> None:
 
 
 def _end(number: int, frame: FrameType | None = None) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if not _once.acquire(blocking=False):  # both threads hear it
+        return
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         with suppress(OSError):  # not print: the main thread may hold its lock
             os.write(2, f"stopped: {signal.Signals(number).name}; the same command starts again\n".encode())
     os._exit(EXIT_STOPPED)

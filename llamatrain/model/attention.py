@@ -1,11 +1,13 @@
 """Rotary positions and grouped-query attention.
 
-Shapes: B rows, T positions, H query heads, K key-value heads, D head dimension, L keys to attend to.
+Shapes: B rows, T positions, H query heads, K key-value heads, G = H / K query heads a key-value head, D head dimension,
+R positions of a block of queries, L keys to attend to.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,16 +17,47 @@ from torch.nn import functional as F
 Rotary = tuple[Tensor, Tensor]
 
 
+@dataclass
+class Places:
+    """Where a batch's tokens stand and what they see: made once, used by every layer.
+
+    `hidden` is what is added to the scores of each block of `rows` queries, 0 or -inf, for the last of the keys up to
+    the block's end; None: plain causal attention. `in_blocks` says that `_CausalBlocks` serves.
+    """
+
+    rotary: Rotary
+    hidden: list[Tensor] | None
+    in_blocks: bool
+
+
+def places(
+    position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, theta: float, dtype: torch.dtype, cached: bool
+) -> Places:
+    """Return what the layers need of position and segment ids, (1 or B, T); `cached`: a cache says what is seen."""
+    if len(position_ids) > 1 and bool((position_ids == position_ids[:1]).all()):
+        position_ids = position_ids[:1]
+    length, segments = position_ids.shape[1], several_segments(segment_ids)
+    blocks = not cached and _in_blocks(position_ids.device, dtype, length)
+    rows = _ROWS if blocks else _MASKED_ROWS
+    hidden = None
+    if segments is not None:
+        hidden = [_hidden(segments, start, min(start + rows, length), dtype) for start in range(0, length, rows)]
+    elif blocks:
+        later = torch.full((rows, rows), float("-inf"), dtype=dtype).triu_(1)
+        hidden = [later[: length - start, : length - start] for start in range(0, length, rows)]
+    return Places(rotary_table(position_ids, head_dim, theta, dtype), hidden, blocks)
+
+
 def rotary_table(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
-    """Return cos and signed sin, (1 or B, 1, T, D), of the angles at these positions (HF layout: halves, not pairs)."""
+    """Return cos and signed sin, (1 or B, T, 1, D), of the angles at these positions (HF layout: halves, not pairs)."""
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
-    angles = position_ids[:, None, :, None].float() * (1.0 / theta**exponents)
+    angles = position_ids[:, :, None, None].float() * (1.0 / theta**exponents)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate the two halves of each head of x, (B, H, T, D), by its position."""
+    """Rotate the two halves of each head of x, (B, T, H, D), by its position."""
     cos, sin = rotary
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
@@ -39,20 +72,25 @@ def several_segments(segment_ids: Tensor | None) -> Tensor | None:
     return segment_ids
 
 
-def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, segments: Tensor | None = None, visible: Tensor | None = None
-) -> Tensor:
-    """Causal attention of queries (B, H, T, D) over keys and values (B, K, L, D). Returns (B, H, T, D).
+def attend_to_batch(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -> Tensor:
+    """Causal attention, not yet rotated, of queries (B, T, H, D) over keys and values (B, T, K, D) of a batch.
 
-    With `segments` (B, T) a position sees its own segment alone, T = L; with `visible`, 0 or -inf, (B, 1, T, L), what
-    that leaves, as a cache wants it.
+    Returns (B, T, H, D). A position sees its own segment alone.
     """
-    if _in_blocks(queries, keys):
-        keys, values = _repeated(queries, keys, values)
-        mixed: Tensor = _CausalBlocks.apply(queries, keys, values, segments)  # type: ignore[no-untyped-call]
+    if at.in_blocks:
+        mixed: Tensor = _CausalBlocks.apply(queries, keys, values, at.rotary, at.hidden)  # type: ignore[no-untyped-call]
         return mixed
-    if segments is not None:
-        return _by_segment(queries, *_repeated(queries, keys, values), segments)
+    queries, keys = rotate(queries, at.rotary).transpose(1, 2), rotate(keys, at.rotary).transpose(1, 2)
+    if at.hidden is None:
+        return attend(queries, keys, values.transpose(1, 2)).transpose(1, 2)
+    return _by_segment(queries, *_repeated(queries, keys, values.transpose(1, 2)), at.hidden).transpose(1, 2)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Causal attention of rotated queries (B, H, T, D) over keys and values (B, K, L, D). Returns (B, H, T, D).
+
+    With `visible`, 0 or -inf, (B, 1, T, L), a position sees what that leaves, as a cache wants it.
+    """
     batch, heads, length, width = queries.shape
     kv_heads = keys.shape[1]
     if heads == kv_heads:
@@ -71,14 +109,14 @@ def _repeated(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Te
     return (keys, values) if times == 1 else (keys.repeat_interleave(times, 1), values.repeat_interleave(times, 1))
 
 
-def _by_segment(queries: Tensor, keys: Tensor, values: Tensor, segments: Tensor) -> Tensor:
-    """Attention within segments, a block of queries at a time, so that the mask is never T x T."""
-    length, mixed = queries.shape[2], []
-    for start in range(0, length, _MASKED_ROWS):
-        end = min(start + _MASKED_ROWS, length)
-        hidden = _hidden(segments, start, end, queries.dtype)
-        part = queries[:, :, start:end], keys[:, :, :end], values[:, :, :end]
-        mixed.append(F.scaled_dot_product_attention(*part, hidden))
+def _by_segment(queries: Tensor, keys: Tensor, values: Tensor, hidden: list[Tensor]) -> Tensor:
+    """Attention within segments, a block of queries at a time, over the keys up to the block's end."""
+    mixed, start = [], 0
+    for mask in hidden:
+        rows, end = mask.shape[-2:]
+        part = queries[:, :, start : start + rows], keys[:, :, :end], values[:, :, :end]
+        mixed.append(F.scaled_dot_product_attention(*part, mask))
+        start += rows
     return torch.cat(mixed, 2)
 
 
@@ -97,56 +135,101 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, float("-inf"))
 
 
-def _in_blocks(queries: Tensor, keys: Tensor) -> bool:
+def _in_blocks(device: torch.device, dtype: torch.dtype, length: int) -> bool:
     """Tell whether `_CausalBlocks` serves: training on a CPU in float32 on rows short enough to keep probabilities."""
-    length = queries.shape[2]
-    learning = torch.is_grad_enabled() and queries.requires_grad
-    plain = queries.device.type == "cpu" and queries.dtype == torch.float32 and length == keys.shape[2]
-    return learning and plain and 1 < length <= _LONGEST
+    return torch.is_grad_enabled() and device.type == "cpu" and dtype == torch.float32 and 1 < length <= _LONGEST
 
 
 _LONGEST, _ROWS, _MASKED_ROWS = 512, 64, 512
 
 
 class _CausalBlocks(torch.autograd.Function):
-    """Causal attention a block of queries at a time, each over the keys up to its own end.
+    """Rotation and causal attention a block of queries at a time, each over the keys up to its own end.
 
     Plain matrix products, which keep the probabilities, B x H x T x T / 2 numbers, for the backward pass instead of
-    computing them again as torch's own CPU kernel does (benchmarks/pretraining_speed.py).
+    computing them again as torch's own CPU kernel does (benchmarks/pretraining_speed.py). Query heads that share keys
+    are rows of one product. Positions are the last dimension throughout, as `products` gives them.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, segments: Tensor | None) -> Tensor:
-        batch, heads, length, width = queries.shape
-        q, k, v = (x.reshape(batch * heads, length, width) for x in (queries, keys, values))
-        mixed, kept = torch.empty_like(q), []
-        for start in range(0, length, _ROWS):
-            end = min(start + _ROWS, length)
-            if segments is None:
-                hidden = q.new_full((end - start, end), float("-inf")).triu_(start + 1)
-            else:
-                hidden = _hidden(segments, start, end, q.dtype).repeat_interleave(heads, 0)[:, 0]
-            scores = torch.baddbmm(hidden, q[:, start:end], k[:, :end].transpose(1, 2), alpha=1 / math.sqrt(width))
-            probabilities = torch.softmax(scores, -1)
-            mixed[:, start:end] = torch.bmm(probabilities, v[:, :end])
-            kept.append(probabilities)
-        ctx.save_for_backward(q, k, v, *kept)
-        return mixed.view(batch, heads, length, width)
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, rotary: Rotary, hidden: list[Tensor]
+    ) -> Tensor:
+        batch, length, heads, width = queries.shape
+        kv_heads = keys.shape[2]
+        rotary = _positions_last(rotary[0], 1).contiguous(), _positions_last(rotary[1], 1).contiguous()
+        q = _rotated(_positions_last(queries, kv_heads), _scaled(*rotary))
+        k = _rotated(_positions_last(keys, kv_heads), rotary).view(-1, width, length)
+        v = _positions_last(values, kv_heads).reshape(-1, width, length)
+        mixed = queries.new_empty(heads, width, batch, length).permute(2, 3, 0, 1)
+        place, kept, start = _positions_last(mixed, kv_heads), [], 0
+        for mask in hidden:
+            end = start + mask.shape[-2]
+            rows = q[..., start:end].reshape(len(k), width, -1).transpose(1, 2)
+            scores = torch.bmm(rows, k[..., :end])
+            scores.view(batch, heads, end - start, end)[..., end - mask.shape[-1] :].add_(mask)
+            torch.softmax(scores, -1, out=scores)
+            part = place[..., start:end]
+            part.copy_(torch.bmm(v[..., :end], scores.transpose(1, 2)).view(part.shape))
+            kept.append(scores)
+            start = end
+        ctx.save_for_backward(*rotary, q, k, v, *kept)
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, *kept = ctx.saved_tensors
-        batch, heads, length, width = slope.shape
-        scale, slope = 1 / math.sqrt(width), slope.reshape(batch * heads, length, width)
-        by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for start, probabilities in zip(range(0, length, _ROWS), kept, strict=True):
-            end = min(start + _ROWS, length)
-            part = slope[:, start:end]
-            by_probabilities = torch.bmm(part, v[:, :end].transpose(1, 2))
-            by_scores = torch._softmax_backward_data(by_probabilities, probabilities, -1, torch.float32).mul_(scale)
-            by_q[:, start:end] = torch.bmm(by_scores, k[:, :end])
-            # Not baddbmm_: into a slice it would run matrix by matrix.
-            by_k[:, :end] += torch.bmm(by_scores.transpose(1, 2), q[:, start:end])
-            by_v[:, :end] += torch.bmm(probabilities.transpose(1, 2), part)
-        shape = (batch, heads, length, width)
-        return by_q.view(shape), by_k.view(shape), by_v.view(shape), None
+        cos, sin, q, k, v, *kept = ctx.saved_tensors
+        batch, length, heads, width = slope.shape
+        kv_heads = len(k) // batch
+        # Side by side, as the joined product of the weights wants them.
+        by_all = slope.new_empty(heads + 2 * kv_heads, width, batch, length).permute(2, 3, 0, 1)
+        by_queries, by_keys, by_values = torch.split(by_all, [heads, kv_heads, kv_heads], 2)
+        slope = _positions_last(slope, kv_heads)
+        by_q, by_k, by_v, end = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), length
+        for probabilities in reversed(kept):
+            start = end - probabilities.shape[1] * kv_heads // heads
+            rows, part = (x[..., start:end].reshape(len(k), width, -1) for x in (q, slope))
+            by_scores = torch.bmm(part.transpose(1, 2), v[..., :end])
+            torch.ops.aten._softmax_backward_data.out(by_scores, probabilities, -1, torch.float32, grad_input=by_scores)
+            place = by_q[..., start:end]
+            place.copy_(torch.bmm(k[..., :end], by_scores.transpose(1, 2)).view(place.shape))
+            if end == length:
+                torch.bmm(rows, by_scores, out=by_k)
+                torch.bmm(part, probabilities, out=by_v)
+            else:  # not baddbmm_: into a slice it would run matrix by matrix
+                by_k[..., :end] += torch.bmm(rows, by_scores)
+                by_v[..., :end] += torch.bmm(part, probabilities)
+            end = start
+        _rotate_back(by_q, _scaled(cos, sin), _positions_last(by_queries, kv_heads))
+        _rotate_back(by_k, (cos, sin), _positions_last(by_keys, kv_heads))
+        place = _positions_last(by_values, kv_heads)
+        place.copy_(by_v.view(place.shape))
+        return by_queries, by_keys, by_values, None, None
+
+
+def _positions_last(x: Tensor, kv_heads: int) -> Tensor:
+    """Return x, (B, T, H, D), seen as (B, K, D, G, T)."""
+    return x.view(*x.shape[:2], kv_heads, -1, x.shape[-1]).permute(0, 2, 4, 3, 1)
+
+
+def _scaled(cos: Tensor, sin: Tensor) -> Rotary:
+    """Return the tables that rotate queries and divide them by the square root of D at once."""
+    return cos / math.sqrt(cos.shape[2]), sin / math.sqrt(cos.shape[2])
+
+
+def _rotated(x: Tensor, rotary: Rotary) -> Tensor:
+    """Return x, (B, K, D, G, T), rotated, in memory of its own."""
+    (cos, sin), half = rotary, x.shape[2] // 2
+    out = torch.mul(x, cos, out=x.new_empty(x.shape))
+    out[:, :, :half].addcmul_(x[:, :, half:], sin[:, :, :half])
+    out[:, :, half:].addcmul_(x[:, :, :half], sin[:, :, half:])
+    return out
+
+
+def _rotate_back(slope: Tensor, rotary: Rotary, out: Tensor) -> None:
+    """Write into `out`, (B, K, D, G, T), the gradient of what `_rotated` took from that of what it gave."""
+    (cos, sin), half = rotary, out.shape[2] // 2
+    slope = slope.view(out.shape)
+    torch.mul(slope, cos, out=out)
+    out[:, :, :half].addcmul_(slope[:, :, half:], sin[:, :, half:])
+    out[:, :, half:].addcmul_(slope[:, :, :half], sin[:, :, :half])

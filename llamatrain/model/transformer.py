@@ -23,34 +23,36 @@ from torch.utils.checkpoint import (
 )
 
 from llamatrain.errors import UserError
-from llamatrain.linear import linear
+from llamatrain.linear import flip, in_columns, lay_side_by_side, linear, products
 from llamatrain.losses import linear_cross_entropy
-from llamatrain.model.attention import Rotary, attend, rotary_table, rotate, several_segments
-from llamatrain.model.config import CHECKPOINTING, ModelConfig
+from llamatrain.model.attention import Places, attend, attend_to_batch, places, rotate
+from llamatrain.model.config import ModelConfig
 from llamatrain.model.kv_cache import CacheRows, KVCache
 from llamatrain.model.norm import RMSNorm
 
 
-def _keep_narrow(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """Keep what attention gives, and the matrix products that do not widen; the wide ones take most of the memory."""
+def _keep_narrow(config: ModelConfig, ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Keep what attention gives, and the products but those into the feed-forward, which take most of the memory."""
     packet = getattr(op, "overloadpacket", op)
-    if packet is torch.ops.aten.mm:
-        kept = args[1].shape[1] <= args[1].shape[0]
-    elif packet in (torch.ops.mkldnn._linear_pointwise, torch.ops.llamatrain.product):
-        kept = args[1].shape[0] <= args[1].shape[1]
+    if packet in (torch.ops.aten.mm, torch.ops.mkldnn._linear_pointwise, torch.ops.llamatrain.product):
+        second = args[1].t() if packet is torch.ops.aten.mm else args[1]
+        wide = {(config.hidden_dim, config.dim), (2 * config.hidden_dim, config.dim)}
+        kept = not wide & {tuple(args[0].shape), tuple(second.shape)}  # the weight is the one or the other
     else:
         kept = "scaled_dot_product" in str(packet)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-# What the backward pass computes again: nothing; the inner part of the feed-forward, norms and rotations; whole layers.
-RECOMPUTED: dict[str, Any] = dict(
-    zip(
-        CHECKPOINTING,
-        (None, partial(create_selective_checkpoint_contexts, _keep_narrow), noop_context_fn),
-        strict=True,
-    )
-)
+def _recomputed(config: ModelConfig) -> Any:
+    """Return what the backward pass computes again of a layer, or None: as `activation_checkpointing` says.
+
+    none; the inner part of the feed-forward, norms and rotations (selective); all of it (full).
+    """
+    if config.activation_checkpointing == "none" or not torch.is_grad_enabled():
+        return None
+    if config.activation_checkpointing == "full":
+        return noop_context_fn
+    return partial(create_selective_checkpoint_contexts, partial(_keep_narrow, config))
 
 
 @dataclass(frozen=True)
@@ -127,20 +129,52 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.dim, kv_dim, init.at("k_proj.weight"))
         self.v_proj = Linear(config.dim, kv_dim, init.at("v_proj.weight"))
         self.o_proj = Linear(config.dim, config.dim, init.at("o_proj.weight", residual_scale(config)))
+        lay_side_by_side(self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
 
-    def forward(self, x: Tensor, rotary: Rotary, segments: Tensor | None, cache: CacheRows | None) -> Tensor:
-        batch, length, dim = x.shape
-        split = (batch, length, -1, self.head_dim)
-        queries = rotate(self.q_proj(x).view(split).transpose(1, 2), rotary)
-        keys = rotate(self.k_proj(x).view(split).transpose(1, 2), rotary)
-        values = self.v_proj(x).view(split).transpose(1, 2)
-        if cache is not None:
-            keys, values = cache.update(self.layer, keys, values)
-            mixed = attend(queries, keys, values, visible=cache.visible)
+    def forward(self, x: Tensor, at: Places, cache: CacheRows | None) -> Tensor:
+        weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+        queries, keys, values = (part.view(*part.shape[:-1], -1, self.head_dim) for part in products(x, *weights))
+        if cache is None:
+            mixed = attend_to_batch(queries, keys, values, at)
         else:
-            mixed = attend(queries, keys, values, segments)
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, dim))
-        return out
+            queries, keys = rotate(queries, at.rotary).transpose(1, 2), rotate(keys, at.rotary).transpose(1, 2)
+            keys, values = cache.update(self.layer, keys, values.transpose(1, 2))
+            mixed = attend(queries, keys, values, cache.visible).transpose(1, 2)
+        return linear(mixed.flatten(2), self.o_proj.weight)
+
+
+class _SwiGLU(torch.autograd.Function):
+    """silu(gate) * up, which keeps its two inputs alone; their gradients lie side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        by_gate, by_up = _pair_like(gate)
+        torch.mul(slope, F.silu(gate), out=by_up)
+        torch.ops.aten.silu_backward.grad_input(slope * up, gate, grad_input=by_gate)
+        return by_gate, by_up
+
+
+def _pair_like(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return room for two tensors like x, (..., K), that lie side by side."""
+    if in_columns(x):
+        first, second = x.new_empty(2, x.shape[-1], *x.shape[:-1]).movedim(1, -1)
+    else:
+        first, second = x.new_empty(*x.shape[:-1], 2 * x.shape[-1]).chunk(2, -1)
+    return first, second
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) * up, (..., K)."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.silu(gate) * up
+    out: Tensor = _SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]
+    return out
 
 
 class FeedForward(nn.Module):
@@ -151,10 +185,11 @@ class FeedForward(nn.Module):
         self.gate_proj = Linear(config.dim, config.hidden_dim, init.at("gate_proj.weight"))
         self.up_proj = Linear(config.dim, config.hidden_dim, init.at("up_proj.weight"))
         self.down_proj = Linear(config.hidden_dim, config.dim, init.at("down_proj.weight", residual_scale(config)))
+        lay_side_by_side(self.gate_proj.weight, self.up_proj.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
+        gate, up = products(x, self.gate_proj.weight, self.up_proj.weight)
+        return linear(swiglu(gate, up), self.down_proj.weight)
 
 
 class Layer(nn.Module):
@@ -167,8 +202,11 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = FeedForward(config, init.at("mlp"))
 
-    def forward(self, x: Tensor, rotary: Rotary, segments: Tensor | None, cache: CacheRows | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, segments, cache)
+    def forward(self, x: Tensor, at: Places, cache: CacheRows | None, select: Tensor | None) -> Tensor:
+        """Return (B, T, C), or (N, C) at the flattened positions `select`, beyond which attention alone looks."""
+        x = x + self.self_attn(self.input_layernorm(x), at, cache)
+        if select is not None:
+            x = (flip(x) if in_columns(x) else x).flatten(0, 1).index_select(0, select)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -196,19 +234,24 @@ class Decoder(nn.Module):
         """Return the normed hidden states, (B, T, C), or (N, C) at the flattened positions `select`."""
         length = input_ids.shape[1]
         x = self.embed_tokens(input_ids)
-        segments = several_segments(segment_ids)
         if cache is not None:
-            position_ids = cache.position_ids
+            position_ids, segment_ids = cache.position_ids, None
         elif position_ids is None:
             position_ids = torch.arange(length, device=x.device)[None]
-        rotary = rotary_table(position_ids, self.config.head_dim, self.config.rope_theta, x.dtype)
-        recompute = RECOMPUTED[self.config.activation_checkpointing] if torch.is_grad_enabled() else None
+        config, recomputed = self.config, _recomputed(self.config)
+        at = places(position_ids, segment_ids, config.head_dim, config.rope_theta, x.dtype, cache is not None)
+        few = select is not None and 2 * len(select) <= input_ids.numel()  # then the last feed-forward sees them alone
+        if at.in_blocks and not torch.compiler.is_compiling():
+            x = flip(x)
         for layer in self.layers:
-            if recompute is not None:
-                x = checkpoint(layer, x, rotary, segments, cache, use_reentrant=False, context_fn=recompute)
+            chosen = select if few and layer is self.layers[-1] else None
+            if recomputed is not None:
+                x = checkpoint(layer, x, at, cache, chosen, use_reentrant=False, context_fn=recomputed)
             else:
-                x = layer(x, rotary, segments, cache)
-        if select is not None:
+                x = layer(x, at, cache, chosen)
+        if in_columns(x):
+            x = flip(x)
+        if select is not None and not few:
             x = x.flatten(0, 1).index_select(0, select)
         out: Tensor = self.norm(x)
         return out

@@ -456,7 +456,7 @@ def main() -> None:
     check_reading(folder, tokenizer)
     check_generation()
     assert replace(OPTIM, lr=1.0).lr_at(0, STEPS) == 0.5
-    distributed.shutdown()
+    distributed.leave()
 
 
 if __name__ == "__main__":

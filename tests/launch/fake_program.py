@@ -6,6 +6,7 @@ It starts as a pipeline starts its stages: `--config=FILE`, its whole configurat
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -59,8 +60,10 @@ def main() -> int:
     def hear(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, hear)
+    if values["text"] == "deaf":  # as a program before its first line
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def status(state: str) -> None:
         (folder / "status.json").write_text(json.dumps({"state": state}))
@@ -68,7 +71,9 @@ def main() -> int:
     with (folder / "started.txt").open("a") as log:
         log.write(json.dumps(values) + "\n")
     status("running")
-    if values["wait"]:
+    if values["text"] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if values["wait"] and not (folder / "signals.txt").exists():  # once is enough
         deadline = time.monotonic() + float(values["wait"])
         while time.monotonic() < deadline and not received:
             time.sleep(0.01)
@@ -85,6 +90,8 @@ def main() -> int:
     (folder / "out.txt").write_text(values["text"] + read)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "time": 0, "eval/loss": 1.5}) + "\n")
     status("done")
+    if values["text"] == "abort":
+        os.abort()
     return 0
 
 

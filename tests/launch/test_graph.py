@@ -72,13 +72,23 @@ def test_broken_graphs(graph: dict[str, Any], message: str) -> None:
 
 
 def test_overrides_find_their_stage() -> None:
-    arguments = ["sft.optim.lr=1", "+sft.x=2", "~sft.y", "ranks=2", "run.name=n", "run.wandb.mode=disabled", "sftx.a=1"]
+    arguments = [
+        "sft.optim.lr=1",
+        "+sft.x=2",
+        "~sft.y",
+        "ranks=2",
+        "run.name=n",
+        "run.wandb.mode=disabled",
+        "data.root=d",
+    ]
     own, staged = split_overrides(arguments, ["sft", "ppo"])
-    assert own == ["ranks=2", "run.name=n", "sftx.a=1"]
+    assert own == ["ranks=2", "run.name=n", "data.root=d"]
     assert staged == {
         "sft": ["optim.lr=1", "+x=2", "~y", "run.wandb.mode=disabled"],
         "ppo": ["run.wandb.mode=disabled"],
     }
+    with pytest.raises(UserError, match=r"^\+stf\.a=1: there is no stage 'stf'; did you mean 'sft'\?"):
+        split_overrides(["+stf.a=1"], ["sft", "ppo"])
 
 
 def test_references_only_count_in_values() -> None:

@@ -109,6 +109,21 @@ def test_failure_passes_the_exit_code_and_the_same_command_goes_on(start: Start,
     assert [started(stage) for stage in ("first", "second", "third")] == [1, 2, 1]
 
 
+def test_a_stage_that_is_done_is_done_however_its_process_ends(start: Start, capsys: Capture) -> None:
+    assert start("second.text=abort") == 0
+    output = capsys.readouterr().out
+    assert "second" in output and "done, though its process then ended badly (killed by SIGABRT)" in output
+    assert start("second.text=abort") == 0
+    assert [started(stage) for stage in ("first", "second", "third")] == [1, 1, 1]
+
+
+def test_a_killed_stage_has_no_message_to_point_at(start: Start, capsys: Capture) -> None:
+    assert start("second.text=killed") == 137
+    output = capsys.readouterr().out
+    assert "(killed by SIGKILL: out of memory?)" in output
+    assert "message" not in output
+
+
 def test_seed_goes_to_every_stage_and_to_the_world(start: Start) -> None:
     assert start("seed=7") == 0
     values = json.loads(Path("runs/trio/first/started.txt").read_text())
@@ -185,8 +200,8 @@ def test_ranks_share_the_cores(start: Start, monkeypatch: pytest.MonkeyPatch) ->
     assert started("first") == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_reaches_the_program_once(start: Start, tmp_path: Path, repository: Path, number: int) -> None:
+def at_work(folder: Path, repository: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Return a pipeline of fake programs in a process of its own, as its first stage is at work."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell has it ignored
         "from pathlib import Path; from launch import pipeline, programs; from llamatrain import config\n"
@@ -195,20 +210,47 @@ def test_a_signal_reaches_the_program_once(start: Start, tmp_path: Path, reposit
         "programs.PROGRAMS['fake'] = programs.Program('tests.launch.fake_program', 'Training', '')\n"
         "pipeline.main()"
     )
-    command = [sys.executable, "-c", code, "preset=trio", "first.wait=20"]
+    command = [sys.executable, "-c", code, "preset=trio", "first.wait=20", *overrides]
     process = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(repository)}, text=True, stdout=subprocess.PIPE
     )
-    status = tmp_path / "runs/trio/first/status.json"
+    status = folder / "runs/trio/first/status.json"
     deadline = time.monotonic() + 30
     while not status.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.usefixtures("start")
+def test_a_signal_reaches_the_program_once(tmp_path: Path, repository: Path, number: int) -> None:
+    process = at_work(tmp_path, repository)
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 75
     assert "stopped after" in output
     assert " pipeline preset=trio first.wait=20\n" in output
     assert (tmp_path / "runs/trio/first/signals.txt").read_text() == str(int(number))
+
+
+@pytest.mark.usefixtures("start")
+def test_a_stage_that_dies_of_the_signal_was_stopped_too(tmp_path: Path, repository: Path) -> None:
+    process = at_work(tmp_path, repository, "first.text=deaf")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "stopped after" in output and "failed" not in output
+
+
+def test_a_killed_pipeline_stops_its_stage_and_the_next_start_goes_on(
+    start: Start, tmp_path: Path, repository: Path
+) -> None:
+    process = at_work(tmp_path, repository)
+    process.kill()
+    process.communicate(timeout=30)  # its stage held the other end of the pipe, too
+    assert (tmp_path / "runs/trio/first/signals.txt").read_text() == str(int(signal.SIGTERM))
+    assert start("first.wait=20") == 0
+    assert started("first") == 2
 
 
 def test_a_dry_run_of_a_new_pipeline_calls_every_stage_new(start: Start, capsys: Capture) -> None:

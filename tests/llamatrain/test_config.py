@@ -182,20 +182,41 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--fast") == 2 and "unknown option --fast" in capsys.readouterr().err
 
 
+END = """
+import atexit, sys
+from llamatrain import config
+atexit.register(print, "exit functions run")
+class Last:
+    def __del__(self, say=print): say("the interpreter finalizes")
+last = Last()
+sys.argv = ["toyworld", *sys.argv[1:]]
+config.main("toyworld", dict, lambda _: None)
+"""
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--fast", 2)])
+def test_a_program_ends_before_the_interpreter_finalizes(argument: str, code: int, repository: Path) -> None:
+    # There gloo's threads would abort it (tests/distributed/test_end.py); whatever is registered for the exit is done.
+    command = [sys.executable, "-c", END, argument]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("exit functions run\n")
+
+
 @pytest.mark.usefixtures("example")
 def test_multirun_gives_every_job_a_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     started: list[list[str]] = []
 
-    def start(command: list[str]) -> SimpleNamespace:
+    def start(command: list[str]) -> int:
         started.append(command[2:])
-        return SimpleNamespace(returncode=3 if len(started) == 2 else 0)
+        return 3 if len(started) == 2 else 0
 
     def run(*argv: str) -> int:
         with pytest.raises(SystemExit) as stop:
             config.main("example", Example, lambda _: None, argv)
         return int(stop.value.code or 0)
 
-    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr(config, "_run", start)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="example.__main__"))
     assert run("-m", "run.name=rates", "optim.lr=1e-3,2e-3", "steps=1,2", "ratio=0.1") == 3  # the first failure's
     assert [job[-1] for job in started] == [

@@ -6,9 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
+from llamatrain import distributed
+from llamatrain.errors import UserError
 
 CODE = """
 from llamatrain import distributed
@@ -16,14 +20,14 @@ early = distributed.rank(), distributed.world_size()
 distributed.setup()
 assert early == (distributed.rank(), distributed.world_size())
 print(distributed.gather_objects(distributed.rank()), distributed.all_reduce_sum(2.5), distributed.broadcast_object("main"))
-distributed.shutdown()
+distributed.leave()
 """
 
 
-def start(repository: Path, **variables: str) -> subprocess.Popen[str]:
+def start(repository: Path, code: str = CODE, **variables: str) -> subprocess.Popen[str]:
     environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
     return subprocess.Popen(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", code],
         cwd=repository,
         env=environ | variables,
         stdout=subprocess.PIPE,
@@ -32,21 +36,53 @@ def start(repository: Path, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.distributed
-def test_sruns_variables(repository: Path) -> None:
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_STEP_NUM_TASKS": "2"}
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.distributed
+def test_sruns_variables(repository: Path) -> None:
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "SLURM_STEP_NUM_TASKS": "2"}
     tasks = [start(repository, **common, SLURM_PROCID=str(n), SLURM_LOCALID=str(n)) for n in range(2)]
     for task in tasks:
         out, err = task.communicate(timeout=120)
         assert out.strip() == "[0, 1] 5.0 main", err
 
 
-def test_a_half_set_environment(repository: Path) -> None:
-    _, err = start(repository, RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="").communicate(timeout=60)
-    assert "RANK is set but WORLD_SIZE is not" in err
+WRONG = {
+    "RANK is set but WORLD_SIZE is not": {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+    "WORLD_SIZE=2 is set but RANK is not": {"WORLD_SIZE": "2"},
+    "WORLD_SIZE=0: need a whole number from 1 on": {"WORLD_SIZE": "0"},
+    "WORLD_SIZE=two: need a whole number": {"WORLD_SIZE": "two"},
+    "RANK=: need a whole number": {"RANK": "", "WORLD_SIZE": "2"},
+    "RANK=2: need less than WORLD_SIZE=2": {"RANK": "2", "WORLD_SIZE": "2"},
+    "MASTER_PORT=port: need a whole number": {"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "port"},
+}
+
+
+@pytest.mark.parametrize(("message", "variables"), list(WRONG.items()))
+def test_a_half_set_environment(message: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_joined", lambda: False)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        distributed.setup()
+
+
+@pytest.mark.distributed
+def test_a_rank_that_never_comes_is_not_waited_for_as_long_as_a_collective(repository: Path) -> None:
+    assert distributed.RENDEZVOUS <= timedelta(minutes=10) < distributed.TIMEOUT
+    short = (
+        "import datetime; from llamatrain import distributed; distributed.RENDEZVOUS = datetime.timedelta(seconds=1)"
+    )
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    alone = start(repository, short + CODE, RANK="1", **address)
+    _, err = alone.communicate(timeout=120)
+    assert "UserError: rank 1 of 2 does not meet the others at MASTER_ADDR=127.0.0.1" in err
 
 
 def test_programs_of_files_alone_import_no_torch(repository: Path, tmp_path: Path) -> None:

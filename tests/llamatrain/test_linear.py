@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from llamatrain import linear as module
-from llamatrain.linear import linear
+from llamatrain.linear import flip, in_columns, lay_side_by_side, linear, products, side_by_side
 
 
 @pytest.mark.parametrize("shape", [(7, 16), (2, 5, 16), (0, 16)])
@@ -28,6 +28,10 @@ def test_what_needs_no_gradient_gets_none() -> None:
     x, weight = torch.randn(3, 16, requires_grad=True), torch.randn(4, 16)
     linear(x, weight).sum().backward()
     assert x.grad is not None and weight.grad is None
+    frozen = [torch.nn.Parameter(torch.randn(4, 16), requires_grad=False) for _ in range(2)]
+    lay_side_by_side(*frozen)
+    sum(products(x, *frozen)).sum().backward()  # type: ignore[union-attr]
+    assert all(weight.grad is None for weight in frozen)
     with torch.no_grad():
         assert not linear(x, weight).requires_grad
 
@@ -37,12 +41,50 @@ def test_inputs_of_any_strides() -> None:
     torch.testing.assert_close(linear(x, weight), x @ weight.t())
 
 
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_several_weights_equal_torch(columns: bool, together: bool) -> None:
+    """Side by side or not, by rows or by columns; so do slopes that lie apart."""
+    x, sizes = torch.randn(2, 5, 16), (24, 8, 8)
+    weights = [torch.nn.Parameter(torch.randn(size, 16)) for size in sizes]
+    if together:
+        lay_side_by_side(*weights)
+    assert (side_by_side(tuple(weights), 0) is None) is not together
+    results = []
+    for ours in (True, False):
+        a = x.clone().requires_grad_()
+        laid = flip(a) if columns else a
+        outs = products(laid, *weights) if ours else [F.linear(laid, weight) for weight in weights]
+        if ours:
+            assert all(in_columns(out) is columns for out in outs)
+        loss = sum((i + 1) * out.square().sum() for i, out in enumerate(outs))
+        results.append([*(out.detach() for out in outs), *torch.autograd.grad(loss, (a, *weights))])
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_side_by_side_is_a_view_of_what_lies_so() -> None:
+    whole = torch.randn(10, 6)
+    for parts, dim in ((whole.split([4, 6]), 0), (whole.t().split([4, 6], 1), 1), (whole.split([2, 4], 1), 1)):
+        found = side_by_side(parts, dim)
+        assert found is not None and torch.equal(found, torch.cat(parts, dim))
+        assert found.data_ptr() == whole.data_ptr()
+        assert side_by_side(parts[::-1], dim) is None
+        assert side_by_side(tuple(part.clone() for part in parts), dim) is None
+
+
+def test_flip_changes_the_layout_alone() -> None:
+    x = torch.randn(2, 5, 16, requires_grad=True)
+    columns = flip(x)
+    assert in_columns(columns) and not in_columns(x) and torch.equal(columns, x)
+    rows = flip(columns)
+    assert rows.is_contiguous() and torch.equal(rows, x)
+    slope = torch.randn(2, 5, 16)
+    assert torch.equal(torch.autograd.grad(rows, x, slope)[0], slope)
+
+
 @pytest.mark.skipif(not module._ONEDNN, reason="this torch was built without oneDNN")
-def test_the_names_that_the_compiler_sees_agree_with_the_products() -> None:
-    x, weight, slope = torch.randn(2, 5, 16), torch.randn(24, 16), torch.randn(10, 24)
+def test_the_name_that_the_compiler_sees_agrees_with_the_product() -> None:
+    x, weight = torch.randn(2, 5, 16), torch.randn(24, 16)
     torch.library.opcheck(torch.ops.llamatrain.product, (x, weight), test_utils=("test_schema", "test_faketensor"))
-    flat = x.reshape(10, 16)
-    torch.library.opcheck(
-        torch.ops.llamatrain.weight_product, (slope, flat), test_utils=("test_schema", "test_faketensor")
-    )
-    torch.testing.assert_close(torch.ops.llamatrain.weight_product(slope, flat), slope.t() @ flat)
+    torch.testing.assert_close(torch.ops.llamatrain.product(x, weight), F.linear(x, weight))

@@ -1,0 +1,154 @@
+"""Start finished runs again on several ranks, many times, and count how the processes end: every exit code must be 0.
+
+    python benchmarks/starts.py --starts 100 --ranks 2
+    python benchmarks/starts.py --starts 100 --ranks 2 --checkout ../another-checkout
+
+A finished run that is started again loads its model, finds nothing to do and ends at once: what is held is the end of a
+process with all its threads (gloo, autograd, wandb, pyarrow, DeepSpeed). The runs are made by the programs themselves, tiny.
+Run it beside other work: an exit races with threads, and a busy machine makes races likelier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from chain import RESULTS, ROOT, commit, machine
+
+PROGRAMS = ("reward", "sft", "compare")
+MODULES = {
+    "compare": "rlhf.compare",
+    "tokenizer": "pretrain.tokenizer",
+    "corpus": "pretrain.corpus",
+    "rate": "toyworld.rate",
+}
+PATIENCE = 600  # seconds for a start
+
+
+def main() -> int:
+    """Make the runs, start them again, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--starts", type=int, default=100, help="of each program")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=PROGRAMS)
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="whose programs are started")
+    parser.add_argument("--dir", type=Path, help="folder of the runs, kept (default: a temporary one)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.dir or Path(temporary)).absolute()
+        for program in commands(folder):
+            if status(folder, program) != "done":
+                codes, output = start(options.checkout, folder, program, 1)
+                assert codes == [0], f"{program}: {codes}\n{output}"
+        for program in options.programs:
+            found: Counter[str] = Counter()
+            for number in range(options.starts):
+                codes, output = start(options.checkout, folder, program, options.ranks)
+                found[" ".join(map(str, codes))] += 1
+                if any(codes):
+                    print(f"{program}, start {number + 1}: exit codes {codes}\n{output}", flush=True)
+                assert status(folder, program) == "done"
+            line = {
+                "program": program,
+                "ranks": options.ranks,
+                "exit_codes": dict(found),
+                "load": round(os.getloadavg()[2], 1),  # processes that wanted a core, over the last 15 minutes
+                "commit": commit(options.checkout),
+                "machine": machine(),
+                "date": datetime.now(UTC).date().isoformat(),
+            }
+            print(json.dumps(line), flush=True)
+            with (RESULTS / "starts.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    return 0
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Return program -> its overrides, in the order in which the runs are made."""
+    chat = f"{folder}/sft/final"
+    return {
+        "toyworld": [
+            "documents_mb=0.1",
+            "documents_eval_mb=0.01",
+            "dialogues=20",
+            "dialogues_eval=4",
+            "prompts=40",
+            "prompts_eval=4",
+        ],
+        "tokenizer": [f"documents=[{folder}/toyworld/documents.jsonl]", "vocab_size=400"],
+        "corpus": [
+            *(f"documents=[{folder}/toyworld/documents.jsonl]", f"tokenizer={folder}/tokenizer"),
+            f"eval_documents=[{folder}/toyworld/documents_eval.jsonl]",
+        ],
+        "pretrain": [
+            *(f"corpus={folder}/corpus", f"tokenizer={folder}/tokenizer", "model=tiny", "tokens=null", "steps=2"),
+            *("batch_tokens=1024", "micro_batch_size=1", "eval_windows=2"),
+        ],
+        "sft": [
+            *(f"checkpoint={folder}/pretrain/final", f"train=[{folder}/toyworld/dialogues.jsonl]", "epochs=1"),
+            *("batch_sequences=4", "micro_batch_size=1"),
+        ],
+        "compare": [f"checkpoint_a={chat}", f"prompts=[{folder}/toyworld/prompts.jsonl]", "max_new_tokens=8"],
+        "rate": [f"comparisons=[{folder}/compare/comparisons.jsonl]", f"world={folder}/toyworld"],
+        "reward": [
+            *(
+                f"checkpoint={chat}",
+                "kind=helpfulness",
+                f"train=[{folder}/rate/preferences_helpfulness.jsonl]",
+                "epochs=1",
+                "batch_pairs=2",
+            ),
+            "micro_batch_size=1",
+        ],
+    }
+
+
+def start(checkout: Path, folder: Path, program: str, ranks: int) -> tuple[list[int], str]:
+    """Run a program on so many ranks to its end; return their exit codes and what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    if ranks > 1:
+        environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    place = [f"run.dir={folder}", f"run.name={program}", "run.progress=false"]
+    command = [sys.executable, "-m", MODULES.get(program, program), *commands(folder)[program], *place]
+    with tempfile.TemporaryFile("w+") as log:
+        running = [
+            subprocess.Popen(
+                command,
+                cwd=checkout,
+                env=environ | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+            for rank in range(ranks)
+        ]
+        deadline = time.monotonic() + PATIENCE
+        try:
+            codes = [process.wait(timeout=max(1, deadline - time.monotonic())) for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        log.seek(0)
+        return codes, log.read()
+
+
+def status(folder: Path, program: str) -> str:
+    """Return the state in a run's status.json."""
+    path = folder / program / "status.json"
+    return str(json.loads(path.read_text())["state"]) if path.is_file() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
