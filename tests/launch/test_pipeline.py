@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 from launch import processes, programs
+from llamatrain.lock import Lock
 
 from . import fake_program
 from .conftest import Start
@@ -285,14 +286,27 @@ def test_a_costly_result_is_replaced_only_when_named(start: Start, capsys: Captu
     assert json.loads((former / "stage.json").read_text())["ranks"] == 4
 
 
+def test_a_folder_where_another_pipeline_or_a_stage_is_at_work_is_left_alone(start: Start, capsys: Capture) -> None:
+    assert start() == 0
+    with Lock(Path("runs/trio")):
+        assert start("rerun=[first]") == 2
+    assert "is at work in runs/trio: wait for it, or choose another run.name" in capsys.readouterr().err
+    with Lock(Path("runs/trio/second")):  # a pipeline that was killed may leave a stage at work
+        assert start("second.text=other") == 2
+    assert "is at work in runs/trio/second: wait for it" in capsys.readouterr().err
+    assert not list(Path("runs/trio").glob("*.replaced-*"))
+    assert [started(stage) for stage in ("first", "second", "third")] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("name", ["it's a run", "with [brackets], {braces} & (more)", 'say "so"'])
-def test_folders_with_spaces_quotes_and_brackets(start: Start, tmp_path: Path, name: str) -> None:
+def test_folders_with_spaces_quotes_and_brackets(start: Start, tmp_path: Path, name: str, capsys: Capture) -> None:
     data = tmp_path / name
     data.mkdir()
     (data / "a.txt").write_text("mine")
     quoted = "'" + str(data).replace("'", "\\'") + "'"
     assert start("first.input=@data/a.txt", f"data.root={quoted}", f"run.dir={quoted}") == 0
     assert (data / "trio/third/out.txt").read_text() == "onemine"
+    assert f"the report: {data}/trio/report.html" in capsys.readouterr().out
 
 
 # What a user may type on a finished pipeline: meant or mistyped, of any stage.
