@@ -58,7 +58,9 @@ def on_corpus(cfg: EvaluateConfig, name: str, folder: Path, run: Run) -> dict[st
     assert cfg.corpus is not None
     run.print(f"perplexity of {name} on {cfg.corpus}")
     corpus, dtype = held_out(cfg.corpus), DTYPES[cfg.dtype]
-    return perplexity(folder, corpus, cfg.micro_batch_size, cfg.isolate_documents, cfg.corpus_windows, dtype)
+    return perplexity(
+        folder, corpus, cfg.micro_batch_size, cfg.isolate_documents, cfg.corpus_windows, dtype, tokenizer=cfg.tokenizer
+    )
 
 
 def flat(found: dict[str, Any]) -> dict[str, float]:

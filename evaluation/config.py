@@ -26,6 +26,7 @@ class EvaluateConfig:
     models: dict[str, ModelSource]
     baseline: str | None
     tie: float
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
     corpus: str | None = field(metadata=reads("corpus"))
     corpus_windows: int | None
     isolate_documents: bool

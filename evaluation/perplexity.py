@@ -30,6 +30,7 @@ def perplexity(
     limit: int | None,
     dtype: torch.dtype,
     on_done: Callable[[int], None] | None = None,
+    tokenizer: str | None = None,
 ) -> dict[str, float]:
     """Return loss (nats a token), perplexity and bits per byte of a checkpoint; all ranks take part."""
     model = checkpoint.load_model(folder, distributed.device(), dtype)
@@ -44,7 +45,7 @@ def perplexity(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         isolate=isolate,
-        tokenizer=checkpoint.load_tokenizer(folder),
+        tokenizer=checkpoint.load_tokenizer(folder, tokenizer),
         held_out=True,
     )
     loss = mean_loss(model.eval(), batches.eval_batches(limit), on_done)

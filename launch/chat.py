@@ -41,6 +41,7 @@ class ChatConfig:
     """configs/chat.yaml says what each key means."""
 
     checkpoint: str
+    tokenizer: str | None
     system: str | None
     temperature: float
     top_p: float
@@ -137,7 +138,7 @@ def load(cfg: ChatConfig) -> Chat:
     model = checkpoint.load_model(folder, device, getattr(torch, cfg.dtype))
     if not isinstance(model, Transformer):
         raise UserError(f"checkpoint={cfg.checkpoint} is a reward model: it scores and does not speak")
-    return Chat(model.eval(), checkpoint.load_tokenizer(folder), cfg)
+    return Chat(model.eval(), checkpoint.load_tokenizer(folder, cfg.tokenizer), cfg)
 
 
 def talk(cfg: ChatConfig) -> None:

@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -31,7 +32,7 @@ from .model.scalar_head import ScalarModel
 from .model.transformer import Transformer
 from .tensor_files import Shapes, write_tensors
 from .text_files import read_json
-from .tokenizer import Tokenizer
+from .tokenizer import MODEL_FILE, Tokenizer
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -51,6 +52,7 @@ __all__ = [
     "step_of",
 ]
 
+PADDING = 1024  # embeddings that have no piece: fewer round a vocabulary up, as many are another tokenizer's
 SHARD_BYTES = 5_000_000_000
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD = "lm_head.weight"
@@ -209,14 +211,26 @@ def load_model(
     return model
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load the tokenizer that lies in a checkpoint folder; UserError where the model has too few embeddings for it."""
+def load_tokenizer(path: str | Path, given: str | None = None) -> Tokenizer:
+    """Load the tokenizer that lies in a checkpoint folder or, where it has none, the `given` one (the key `tokenizer`).
+
+    UserError where the given one is not the folder's, or where the model has too few embeddings for it.
+    """
     folder = Path(path)
     if (folder / "final").exists():
         folder = folder / "final"
-    tokenizer, known = Tokenizer(folder), load_config(folder)[0].vocab_size
+    tokenizer = Tokenizer(folder if given is None else given)
+    if given is not None and (folder / MODEL_FILE).is_file() and Tokenizer(folder).fingerprint != tokenizer.fingerprint:
+        raise UserError(f"tokenizer={given} is not the tokenizer in {folder}: need the same one, or null for that")
+    known = load_config(folder)[0].vocab_size
     if known is not None and known < tokenizer.vocab_size:
-        raise UserError(f"{tokenizer.path} has {tokenizer.vocab_size} pieces, but the model beside it knows {known}")
+        raise UserError(f"{tokenizer.path} has {tokenizer.vocab_size} pieces, but the model in {folder} knows {known}")
+    if known is not None and known - tokenizer.vocab_size >= PADDING and distributed.is_main():
+        print(
+            f"warning: the model in {folder} has {known:,} embeddings, {tokenizer.path} {tokenizer.vocab_size:,} pieces: "
+            "was it trained with this tokenizer?",
+            file=sys.stderr,
+        )
     return tokenizer
 
 

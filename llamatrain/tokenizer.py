@@ -30,6 +30,11 @@ class Tokenizer:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.path = path / MODEL_FILE if path.is_dir() else path
+        if not self.path.is_file() and (path / "tokenizer.json").is_file():
+            raise UserError(
+                f"{path} has tokenizer.json but no {MODEL_FILE}, the only kind that is read: copy the {MODEL_FILE} of the "
+                "model it was made from into it, or name that with tokenizer=PATH"
+            )
         if not self.path.is_file():
             raise missing(self.path, made_by="tokenizer")
         self.model_bytes = self.path.read_bytes()

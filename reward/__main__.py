@@ -38,7 +38,7 @@ def train(cfg: RewardConfig) -> None:
     assert cfg.margin is not None
     assert cfg.auxiliary_weight is not None
     start = checkpoint.resolve(cfg.checkpoint, "sft")
-    tokenizer = checkpoint.load_tokenizer(start)
+    tokenizer = checkpoint.load_tokenizer(start, cfg.tokenizer)
     max_length = most_tokens(start, cfg.max_length)
     data = load(cfg, tokenizer, max_length)
     labelled = sum(pair.chosen_safe is not None or pair.rejected_safe is not None for pair in data.pairs)

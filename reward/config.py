@@ -28,6 +28,7 @@ class RewardConfig:
     zero: ZeroConfig
     kind: str
     checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
     train: list[str] = field(metadata=reads("preference"))
     eval: list[str] = field(metadata=reads("preference") | MEASURES)
     mix: list[str] = field(metadata=reads("preference"))
@@ -75,6 +76,7 @@ class RewardEvaluateConfig:
 
     run: RunConfig
     checkpoint: str | None = field(metadata=reads("checkpoint", "reward"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
     preferences: list[str] = field(metadata=reads("preference"))
     pool: list[str] = field(metadata=reads("file", "reward.evaluate"))
     micro_batch_size: int = field(metadata=SPEED)

@@ -50,7 +50,7 @@ def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
         raise UserError(
             f"checkpoint={cfg.checkpoint} is a language model; need a reward model (`llamatrain reward` makes one)"
         )
-    tokenizer = checkpoint.load_tokenizer(folder)
+    tokenizer = checkpoint.load_tokenizer(folder, cfg.tokenizer)
     max_length = most_tokens(folder, cfg.max_length)
     results: list[Scored] = []
     for path in cfg.preferences:

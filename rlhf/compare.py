@@ -61,7 +61,7 @@ def compare(cfg: CompareConfig) -> None:
 
 def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks:
     """Sample `pairs_per_prompt` pairs a prompt from the checkpoints, as chunks on disk."""
-    tokenizer, context = shared_tokenizer(parents), shared_context(parents)
+    tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     prompts = load_prompts(
         cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
     )

@@ -38,6 +38,7 @@ class SampleConfig:
 
     run: RunConfig
     checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
     helpfulness: str | None = field(metadata=reads("checkpoint", "reward"))
     safety: str | None = field(metadata=reads("checkpoint", "reward"))
     prompts: list[str] = field(metadata=reads("prompt"))
@@ -72,6 +73,7 @@ class CompareConfig:
     run: RunConfig
     checkpoint_a: str = field(metadata=reads("checkpoint", "sft"))
     checkpoint_b: str | None = field(metadata=reads("checkpoint", "sft"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
     prompts: list[str] = field(metadata=reads("prompt"))
     limit: int | None
     pairs_per_prompt: int
@@ -149,6 +151,7 @@ class PPOConfig:
     critic_optim: OptimConfig
     zero: ZeroConfig
     checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
     helpfulness: str = field(metadata=reads("checkpoint", "reward"))
     safety: str = field(metadata=reads("checkpoint", "reward"))
     prompts: list[str] = field(metadata=reads("prompt"))

@@ -48,7 +48,7 @@ def train(cfg: PPOConfig) -> None:
     check_ranks(cfg, distributed.world_size())
     paths = {"checkpoint": cfg.checkpoint, "helpfulness": cfg.helpfulness, "safety": cfg.safety}
     parents = {key: checkpoint.resolve(path, "sft" if key == "checkpoint" else "reward") for key, path in paths.items()}
-    tokenizer, context = shared_tokenizer(parents), shared_context(parents)
+    tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("batch_prompts", "limit", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed) as run:
         prompts = load_prompts(

@@ -40,7 +40,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
     """Sample, keep the best, fine-tune on them."""
     parents = parent_checkpoints(cfg)
     base = resolve(cfg.base, "pretrain")
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, cfg.tokenizer)
     # What can be wrong with the fine-tuning shows before the long sampling.
     replay = Path(cfg.replay) / "train" if cfg.replay is not None else None
     if replay is not None:

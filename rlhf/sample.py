@@ -59,7 +59,7 @@ def parent_checkpoints(cfg: SampleConfig) -> dict[str, Path]:
 
 def make_responses(run: Run, cfg: SampleConfig, parents: dict[str, Path]) -> Chunks:
     """Sample and score `samples_per_prompt` responses a prompt, as chunks on disk."""
-    tokenizer = shared_tokenizer(parents)
+    tokenizer = shared_tokenizer(parents, cfg.tokenizer)
     context = shared_context(parents)
     prompts = load_prompts(
         cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
@@ -180,9 +180,9 @@ def in_words(prefix: str, metrics: dict[str, float]) -> str:
 # --- models ------------------------------------------------------------------------------------------------------
 
 
-def shared_tokenizer(parents: dict[str, Path]) -> Tokenizer:
-    """Return the tokenizer of the checkpoints, which must be one and the same."""
-    tokenizers = {key: checkpoint.load_tokenizer(path) for key, path in parents.items()}
+def shared_tokenizer(parents: dict[str, Path], given: str | None = None) -> Tokenizer:
+    """Return the tokenizer of the checkpoints, which must be one and the same; `given` is that of those without one."""
+    tokenizers = {key: checkpoint.load_tokenizer(path, given) for key, path in parents.items()}
     first, tokenizer = next(iter(tokenizers.items()))
     for key, other in tokenizers.items():
         if other.fingerprint != tokenizer.fingerprint:

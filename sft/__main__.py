@@ -30,7 +30,7 @@ from .config import SFTConfig
 def train(cfg: SFTConfig) -> None:
     """Fine-tune a base checkpoint on dialogues."""
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
-    tokenizer = checkpoint.load_tokenizer(start)
+    tokenizer = checkpoint.load_tokenizer(start, cfg.tokenizer)
     bad = BadRows(cfg.bad_rows)
     batches, held_out = load(cfg, tokenizer, context(start, cfg.seq_len), bad)
     steps = max(1, round(cfg.epochs * batches.steps_per_epoch))

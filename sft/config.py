@@ -18,6 +18,7 @@ class SFTConfig:
     optim: OptimConfig
     zero: ZeroConfig
     checkpoint: str = field(metadata=reads("checkpoint", "pretrain"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
     train: list[str] = field(metadata=reads("dialogue"))
     eval: list[str] = field(metadata=reads("dialogue") | MEASURES)
     epochs: float

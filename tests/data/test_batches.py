@@ -232,7 +232,7 @@ def test_damaged_corpora_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"shards\.bin has 0 bytes, 1 shards need 16"):
         TokenBatches(folder, **settings)
     (folder / "manifest.json").write_text('{"files":')
-    with pytest.raises(UserError, match="is no manifest of a corpus"):
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: not JSON"):
         TokenBatches(folder, **settings)
 
 

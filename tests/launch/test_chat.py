@@ -20,7 +20,7 @@ from llamatrain.tokenizer import Tokenizer
 
 def config(**changes: object) -> ChatConfig:
     values = {"checkpoint": "c", "system": None, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8, "seed": 0}
-    return ChatConfig(**{**values, "dtype": "float32", **changes})  # type: ignore[arg-type]
+    return ChatConfig(**{**values, "dtype": "float32", "tokenizer": None, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 import sentencepiece
 import torch
 
-from llamatrain import hf_tokenizer
+from llamatrain import checkpoint, hf_tokenizer
 from llamatrain.chat import encode_dialogue, encode_prompt
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint
 from tests.conftest import TEXT
@@ -169,6 +171,37 @@ def test_a_model_that_puts_no_space_before_a_text_is_refused(tmp_path: Path) -> 
         UserError, match=rf"^{path}: an answer after \[/INST\] .*add_dummy_prefix=false.*needs? the space"
     ):
         Tokenizer(path)
+
+
+def test_what_transformers_saved_again_comes_back_with_a_tokenizer(
+    tokenizer: Tokenizer, model_config: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = save_checkpoint(tmp_path / "ours", Transformer(model_config, seed=1), tokenizer)
+    again = tmp_path / "again"  # as peft and TRL save, too: without tokenizer.model
+    transformers.AutoModelForCausalLM.from_pretrained(ours).save_pretrained(again)
+    transformers.AutoTokenizer.from_pretrained(ours).save_pretrained(again)
+    with pytest.raises(UserError, match=rf"^{again} has tokenizer\.json but no tokenizer\.model.*tokenizer=PATH"):
+        checkpoint.load_tokenizer(again)
+    assert checkpoint.load_tokenizer(again, str(ours)).fingerprint == tokenizer.fingerprint
+    assert checkpoint.load_tokenizer(ours, str(tokenizer.path)).fingerprint == tokenizer.fingerprint
+    ids = torch.tensor([tokenizer.encode("Where does the fox live?", bos=True)])
+    first, second = (checkpoint.load_model(folder)(ids) for folder in (ours, again))
+    torch.testing.assert_close(first, second)
+    other = trained(tmp_path / "other.model", vocab_size=390)
+    with pytest.raises(UserError, match=rf"^tokenizer={other} is not the tokenizer in {ours}: need the same"):
+        checkpoint.load_tokenizer(ours, str(other))
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_size_than_the_model_is_said(
+    tokenizer: Tokenizer, model_config: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size, warns in ((400 + 1023, False), (400 + 1024, True)):
+        model = Transformer(replace(model_config, vocab_size=size), seed=1)
+        folder = save_checkpoint(tmp_path / str(size), model, tokenizer)
+        checkpoint.load_tokenizer(folder)
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: the model in {folder} has 1,424 embeddings") if warns else not said
 
 
 def test_a_tokenizer_is_tried_once_however_often_it_is_saved(tokenizer: Tokenizer, tmp_path: Path) -> None:
