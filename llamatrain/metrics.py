@@ -16,10 +16,12 @@ from typing import Any
 from . import atomic
 from .run_files import Logged
 from .settings import WandbConfig
+from .stopping import Stopped
 from .text_files import DamagedFileError, read_lines
 
 FLUSH_SECONDS = 1.0  # metrics wait that long in memory at most while steps are made; checkpoints write them out
 WANDB_SECONDS = 30  # to reach the server at the start
+LESS = {"online": "offline", "offline": "disabled"}  # what is left where a mode fails
 
 
 class Metrics:
@@ -77,29 +79,12 @@ class Dashboard:
     """A run on wandb, opened before the work begins so that a missing login shows at once."""
 
     def __init__(self, config: WandbConfig, folder: Path, run_id: str, name: str, program: str, settings: Any) -> None:
-        """Open it as `config.mode` says. Online without a login or the network: one line, and it goes on offline."""
+        """Open it as `config.mode` says. Without a login or the network: one line, and the run goes on offline."""
         os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
-        def opened(mode: str) -> Any:
-            return wandb.init(
-                id=run_id,
-                resume="allow",
-                dir=str(folder),
-                name=name,
-                project=config.project,
-                entity=config.entity,
-                group=config.group,
-                tags=config.tags,
-                mode=mode,  # type: ignore[arg-type]
-                job_type=program,
-                config=settings,
-                settings=wandb.Settings(
-                    console="off", silent=True, disable_git=True, x_disable_stats=False, init_timeout=WANDB_SECONDS
-                ),
-            )
-
-        self._run = opened(config.mode)
+        _lend_home(folder / "wandb")
+        about = {"id": run_id, "name": name, "job_type": program, "config": settings, "dir": str(folder)}
+        where = {"project": config.project, "entity": config.entity, "group": config.group, "tags": config.tags}
+        self._run = _opened(config.mode, {**about, **where})
         self._charted = self._run.starting_step - 1  # above 0 where the dashboard knows the run
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
@@ -118,3 +103,30 @@ class Dashboard:
     def finish(self, failed: bool) -> None:
         """Send what is left and end wandb's own process."""
         self._run.finish(exit_code=int(failed))
+
+
+def _opened(mode: str, about: Mapping[str, Any]) -> Any:
+    import wandb
+
+    settings = wandb.Settings(
+        console="off", silent=True, disable_git=True, x_disable_stats=False, init_timeout=WANDB_SECONDS
+    )
+    try:
+        return wandb.init(**about, resume="allow", mode=mode, settings=settings)  # type: ignore[arg-type]
+    except Stopped:
+        raise
+    except Exception as error:  # wandb's own, of which there are many, and the system's
+        less = LESS[mode]
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        print(f"run.wandb.mode={mode}: {reason}; goes on as run.wandb.mode={less}", file=sys.stderr, flush=True)
+        wandb.teardown()  # its process would still hold the run's id
+        return _opened(less, about)
+
+
+def _lend_home(folder: Path) -> None:
+    """Let wandb keep its files in `folder` where the user has no home, as in some containers."""
+    try:
+        Path.home()
+    except RuntimeError:
+        for kind in ("CONFIG", "CACHE", "DATA"):
+            os.environ.setdefault(f"WANDB_{kind}_DIR", str(folder))

@@ -58,6 +58,7 @@ class Run:
         data: Mapping[str, str] | None = None,
         fixed: Sequence[str] = (),
         free: Sequence[str] = (),
+        dashboard: bool = True,
     ) -> None:
         """Open the run folder.
 
@@ -66,6 +67,7 @@ class Run:
         `fixed` the keys that, with run.seed, say which samples a step takes and by which loss, and must not change either. A
         finished run that has no checkpoint, whose result would be written anew, lets no setting change but those in
         `free`.
+        `dashboard`: whether wandb hears of it, which takes a second or two at the start.
         """
         if config.verbose:
             os.environ["LLAMATRAIN_VERBOSE"] = "1"
@@ -85,6 +87,7 @@ class Run:
         self._signals = ExitStack()
         self._bar: Progress | None = None
         self._dashboard: Dashboard | None = None
+        self._charts = dashboard and self.is_main and config.wandb.mode != "disabled"
         self._last: dict[str, float] = {}  # the newest value of each metric
         self._before = 0.0
         self._wandb_id = uuid.uuid4().hex[:8]
@@ -182,7 +185,7 @@ class Run:
 
     def _open_dashboard(self) -> None:
         config = self.config
-        if self.is_main and config.wandb.mode != "disabled":
+        if self._charts:
             self._dashboard = Dashboard(
                 config.wandb, self.folder, self._wandb_id, config.name, self.program, self.settings
             )

@@ -27,7 +27,7 @@ def train(cfg: TokenizerConfig) -> None:
     """Train the tokenizer and print how it splits the documents."""
     if not cfg.documents:
         raise UserError("documents=[]: needs one file of documents at least")
-    with Run(cfg.run, program="tokenizer", settings=cfg) as run:
+    with Run(cfg.run, program="tokenizer", settings=cfg, dashboard=False) as run:
         total, bad = sum(count_rows(source) for source in cfg.documents), BadRows(cfg.bad_rows)
         with run.progress(total, "reading documents", "documents") as progress:
             texts = _read(cfg.documents, progress, bad)

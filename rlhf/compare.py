@@ -45,7 +45,8 @@ def compare(cfg: CompareConfig) -> None:
     """Sample two responses a prompt."""
     paths = {"checkpoint_a": cfg.checkpoint_a, "checkpoint_b": cfg.checkpoint_b}
     parents = {key: checkpoint.resolve(path, "sft") for key, path in paths.items() if path is not None}
-    with Run(cfg.run, "compare", cfg, parents, {"prompts": prompts_fingerprint(cfg.prompts)}) as run:
+    data = {"prompts": prompts_fingerprint(cfg.prompts)}
+    with Run(cfg.run, "compare", cfg, parents, data, dashboard=False) as run:
         run.resume({})
         chunks = make_pairs(run, cfg, parents)
         if run.is_main:

@@ -37,7 +37,8 @@ from .scoring import Scores, combine, score, sigmoid
 def sample(cfg: SampleConfig) -> None:
     """Sample responses from a checkpoint."""
     parents = parent_checkpoints(cfg)
-    with Run(cfg.run, "sample", cfg, parents, {"prompts": prompts_fingerprint(cfg.prompts)}) as run:
+    data = {"prompts": prompts_fingerprint(cfg.prompts)}
+    with Run(cfg.run, "sample", cfg, parents, data, dashboard=False) as run:
         run.resume({})
         started = time.monotonic()
         chunks = make_responses(run, cfg, parents)

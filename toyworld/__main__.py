@@ -29,7 +29,7 @@ def make(cfg: ToyworldConfig) -> None:
         "prompts": prompts(requests, cfg.prompts, safety, borderline, held_out=False),
         "prompts_eval": prompts(requests, cfg.prompts_eval, safety, borderline, held_out=True),
     }
-    with Run(cfg.run, "toyworld", cfg) as run:
+    with Run(cfg.run, "toyworld", cfg, dashboard=False) as run:
         world.save(run.folder)
         for name, rows in files.items():
             counts: Counter[str] = Counter()

@@ -110,7 +110,7 @@ def held_out(cfg: RateConfig, row: Row) -> bool:
 
 def rate(cfg: RateConfig) -> None:
     """Rates all comparisons and writes the four files."""
-    with Run(cfg.run, "rate", cfg) as run:
+    with Run(cfg.run, "rate", cfg, dashboard=False) as run:
         judge = judge_of(World.load(cfg.world).seed)
         rows = [row for source in cfg.comparisons for row in judge.rows(source, "comparison")]
         panel = Panel(cfg, judge)

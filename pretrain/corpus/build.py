@@ -47,7 +47,7 @@ def build(cfg: CorpusConfig) -> None:
     key = _key(cfg, mixture, tokenizer)
     if cfg.run.resume != "never":
         _refuse_change(Path(cfg.run.dir) / cfg.run.name / FINISHED, key)
-    with Run(cfg.run, program="corpus", settings=cfg, free=("shard_tokens", "mixture")) as run:
+    with Run(cfg.run, program="corpus", settings=cfg, free=("shard_tokens", "mixture"), dashboard=False) as run:
         finished, home = run.folder / FINISHED, run.folder / "work"
         if _is_finished(finished, key):
             run.print(f"nothing to do: {run.folder} was made from these inputs with these settings")

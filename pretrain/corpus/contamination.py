@@ -53,7 +53,7 @@ def report(cfg: ContaminationConfig) -> None:
     manifest = shards.read_manifest(Path(cfg.corpus) / "train", tokenizer)
     sets = {name: read_set(chosen) for name, chosen in cfg.sets.items()}
     index = Index.of([ids for own in sets.values() for ids in tokenizer.encode_many(own.texts)])
-    with Run(cfg.run, program="corpus.contamination", settings=cfg, free=("sets", "lengths")) as run:
+    with Run(cfg.run, program="corpus.contamination", settings=cfg, free=("sets", "lengths"), dashboard=False) as run:
         reach = find_spans(cfg, run, manifest, index)
         found, samples = summarise(cfg.lengths, sets, index, reach)
         page = as_markdown(found, cfg.corpus, cfg.budget)

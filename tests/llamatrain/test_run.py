@@ -250,6 +250,33 @@ def test_charts_keep_what_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert board.summary == {"train/loss": 0.0}  # of step 0
 
 
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_dashboard_that_cannot_be_opened_costs_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    modes: list[str] = []
+    less = {"online": "offline", "offline": "disabled"}[mode]
+    board = Dashboard(less)
+
+    def init(**given: Any) -> Dashboard:
+        modes.append(given["mode"])
+        if given["mode"] == mode:
+            raise RuntimeError("no login\nand much more")
+        return board.init()
+
+    module = types.SimpleNamespace(init=init, Settings=lambda **_: None, teardown=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", module)  # type: ignore[arg-type]
+    wandb = WandbConfig(mode=mode, project="test", entity=None, group=None, tags=[])
+    with Run(run_config(tmp_path, wandb=wandb), "test", {}, data={}) as run:
+        assert modes == [mode, less]  # before the work begins
+        run.log(1, {"train/loss": 1.0})
+    assert len(board.rows) == 1
+    assert capsys.readouterr().err == f"run.wandb.mode={mode}: no login; goes on as run.wandb.mode={less}\n"
+    with Run(run_config(tmp_path, wandb=wandb, name="other"), "test", {}, dashboard=False) as run:
+        run.log(0, {"count": 1.0})
+    assert board.summary == {} and modes == [mode, less]
+
+
 def test_a_line_that_a_kill_cut_is_dropped_without_risk_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
