@@ -54,8 +54,7 @@ def main() -> int:
             for number in range(options.starts):
                 codes, output = start(options.checkout, folder, program, options.ranks)
                 found[" ".join(map(str, codes))] += 1
-                if any(codes):
-                    print(f"{program}, start {number + 1}: exit codes {codes}\n{output}", flush=True)
+                print(f"{program}, start {number + 1}: exit codes {codes}", output if any(codes) else "", flush=True)
                 assert status(folder, program) == "done"
             line = {
                 "program": program,
