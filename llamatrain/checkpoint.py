@@ -279,7 +279,9 @@ def save(
         try:
             manifest.write(temporary, entries)
             former = target.with_name(f"{target.name}.old.tmp")
-            if target.exists():  # never deleted under its published name: a kill would leave half of it
+            if target.is_symlink():  # moved to another disk: it stays there
+                target.unlink()
+            elif target.exists():  # never deleted under its published name: a kill would leave half of it
                 os.replace(target, former)
             atomic.publish(temporary, target)
             shutil.rmtree(former, ignore_errors=True)

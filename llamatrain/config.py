@@ -370,7 +370,11 @@ def _guarded(body: Callable[[], int], leaves: bool) -> int:
 def _first_here() -> bool:
     """Tell whether this rank speaks for its machine: one message each, as a file may be missing on one of them alone."""
     env = os.environ
-    return env.get("LOCAL_RANK", env.get("RANK", env.get("SLURM_LOCALID", "0"))) == "0"
+    own = env.get("LOCAL_RANK", env.get("RANK", env.get("SLURM_LOCALID", "0")))
+    world = env.get("WORLD_SIZE", env.get("SLURM_STEP_NUM_TASKS", "1"))
+    if own.isdigit() and world.isdigit() and int(own) < int(world):
+        return own == "0"
+    return True  # the mistake may be the number itself
 
 
 def _dispatch(

@@ -76,6 +76,19 @@ def test_many_shards_read_alike(
     assert {n for n, _ in checkpoint.load_weights(parts)} == {n for n, _ in checkpoint.load_weights(whole)}
 
 
+def test_a_linked_checkpoint_that_is_saved_again_stays_where_it_was_moved(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    folder = saved(tmp_path / "step_1", Transformer(model_config, seed=1), tokenizer)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    saved(folder, Transformer(model_config, seed=2), tokenizer)
+    assert {path.name for path in tmp_path.iterdir()} == {"step_1", "elsewhere"} and not folder.is_symlink()
+    manifest.verify(folder)
+    manifest.verify(tmp_path / "elsewhere")
+    assert manifest.fingerprint(folder) != manifest.fingerprint(tmp_path / "elsewhere")
+
+
 def test_a_foreign_folder_and_a_wrong_one(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
     folder = saved(tmp_path / "step_1", Transformer(model_config, seed=1), tokenizer)
     foreign = tmp_path / "foreign"

@@ -150,6 +150,31 @@ def test_a_missing_value_is_explained() -> None:
 
 
 @pytest.mark.usefixtures("example")
+@pytest.mark.parametrize(
+    ("ranks", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, False),
+        ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, True),  # the first of another machine
+        ({"RANK": "one", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, True),
+    ],
+)
+def test_one_rank_of_a_machine_says_what_is_wrong(
+    ranks: dict[str, str], speaks: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        config.main("example", Example, lambda cfg: None, ["steps=none"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: steps=none") == speaks
+
+
+@pytest.mark.usefixtures("example")
 def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[int] = []
 
