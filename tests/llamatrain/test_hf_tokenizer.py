@@ -25,6 +25,7 @@ from tests.conftest import TEXT
 from tests.test_tokenizer import texts
 
 transformers = pytest.importorskip("transformers")
+jinja2 = pytest.importorskip("jinja2")
 
 LLAMA: dict[str, Any] = {
     "model_type": "bpe",
@@ -136,6 +137,15 @@ def test_an_answer_decoded_token_by_token_loses_nothing(tokenizer: Tokenizer, tm
         stream = DecodeStream(skip_special_tokens=True)
         assert "".join(stream.step(theirs.backend_tokenizer, token) or "" for token in ids) == answer
         assert theirs.decode(ids, skip_special_tokens=True) == answer
+
+
+def test_the_template_is_plain_jinja_but_for_the_markers(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    theirs = loaded(tokenizer, tmp_path)
+    plain = hf_tokenizer.CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(plain)
+    for dialogue in dialogues(20):
+        rendered = template.render(messages=dialogue, bos_token="<s>", eos_token="</s>")
+        assert rendered == theirs.apply_chat_template(dialogue, tokenize=False)
 
 
 @pytest.mark.parametrize("kind", [*UNLIKE, "merged"])

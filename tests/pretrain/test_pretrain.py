@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +74,28 @@ def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer:
     folder = checkpoint.resolve(tmp_path / "base" / "final")
     assert checkpoint.load_config(folder)[0].vocab_size == tokenizer.vocab_size
     assert checkpoint.load_tokenizer(folder).fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library does not count")
+def test_a_long_run_does_not_grow(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
+    """Below Python, too. PyTorch records the last 2,000 collectives; of ten the record is full soon."""
+    paths = [f"corpus={corpus}", f"tokenizer={tokenizer.path}", *quiet(tmp_path, "base"), *SMALL]
+    length = ["tokens=null", "steps=800", "seq_len=32", "batch_tokens=64", "micro_batch_size=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.pretrain.growth",
+        *paths,
+        *length,
+        "run.eval_every=50",
+        "run.save_every=100",
+    ]
+    environment = {**os.environ, "TORCH_FR_BUFFER_SIZE": "10"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    held = [int(line) for line in done.stdout.split()]
+    assert len(held) == 8, done.stderr
+    assert min(held[4:]) - held[2] < 100 * 100, held  # less than 100 bytes in each of some hundred steps
 
 
 def test_without_held_out_documents_nothing_is_evaluated(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
