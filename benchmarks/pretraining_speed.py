@@ -35,7 +35,7 @@ OWN = {
     "llamatrain": ["engine"],
     "llamatrain, compiled": ["engine", "--compile"],
     "llamatrain, compiled, torch's attention": ["engine", "--compile", "--torch-attention"],
-    "llamatrain, MKL's products": ["engine", "--mkl"],
+    "llamatrain, MKL's products": ["engine", "--kernels", "mkl"],
     "llamatrain, two ranks": ["engine", "--ranks", "2"],
     "plain": ["plain"],
 }
@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--worker", choices=["engine", "plain"])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--torch-attention", action="store_true")
-    parser.add_argument("--mkl", action="store_true")
+    parser.add_argument("--kernels", choices=["auto", "mkl", "onednn"], default="auto")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--engine-share", action="store_true")
@@ -93,7 +93,7 @@ def work(options: argparse.Namespace) -> None:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from llamatrain import distributed, linear
+    from llamatrain import distributed, kernels
     from llamatrain.model import attention
     from llamatrain.model.config import ModelConfig
     from llamatrain.model.transformer import Transformer
@@ -101,8 +101,7 @@ def work(options: argparse.Namespace) -> None:
     torch.set_num_threads(threads)
     if options.torch_attention:
         attention._LONGEST = 0
-    if options.mkl:
-        linear._ONEDNN = False
+    kernels.choose(options.kernels, {})
     shape = SIZES[options.size]
     config = ModelConfig(
         **shape,  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from . import distributed
+from . import distributed, kernels
 from .allocator import keep_freed_memory
 from .errors import UserError
 from .model.transformer import Attention, FeedForward
@@ -323,11 +323,13 @@ def divides(zero: ZeroConfig) -> bool:
 
 def build(make: Callable[[], nn.Module], zero: ZeroConfig) -> nn.Module:
     """Make a model; where models are divided, each parameter is as soon as it is made."""
-    if not divides(zero):
-        return make()
-    deepspeed = _import_deepspeed()
-    with deepspeed.zero.Init(config_dict_or_path=_reading_config(zero)):
-        return make()
+    context: Any = contextlib.nullcontext()
+    if divides(zero):
+        context = _import_deepspeed().zero.Init(config_dict_or_path=_reading_config(zero))
+    with context:
+        model = make()
+    kernels.measure(model.config)  # type: ignore[arg-type]
+    return model
 
 
 def frozen(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], zero: ZeroConfig) -> Any:

@@ -1,7 +1,4 @@
-"""Matrix products with a weight, or with several that lie side by side, by the fastest kernel at hand.
-
-On a CPU, torch's float32 products go to MKL, which leaves the wide vector units of some processors idle; oneDNN, which
-torch also carries, uses them (benchmarks/pretraining_speed.py). Both compute in float32.
+"""Matrix products with a weight, or with several that lie side by side; on a CPU by the library that `kernels` says.
 
 Hidden states lie in memory row by row, or column by column (`flip`): what a model trains on a CPU does, so that what
 one product of several weights gives falls into whole pieces, and every pass over memory is a straight one.
@@ -11,13 +8,16 @@ Shapes: N rows, C columns in, K columns out.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+from . import kernels
+
+ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -82,11 +82,6 @@ def side_by_side(parts: tuple[Tensor, ...], dim: int) -> Tensor | None:
     return first.as_strided(shape, strides)
 
 
-def _onednn(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether oneDNN serves."""
-    return _ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
-
-
 def _products(x: Tensor, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     whole = side_by_side(weights, 0)
     if whole is None:
@@ -96,15 +91,17 @@ def _products(x: Tensor, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """Return x @ weight.T, laid as x is."""
+    n_out, n_in = weight.shape
     if x.ndim > 1 and in_columns(x):
         rows = x.flatten(0, -2)
-        return _kernel(weight, rows).t().view(*x.shape[:-1], -1)
-    return _kernel(x, weight)
+        return _multiply("columns", n_out, n_in, len(rows), weight, rows).t().view(*x.shape[:-1], -1)
+    return _multiply("rows", n_out, n_in, x.numel() // n_in, x, weight)
 
 
-def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Return a @ b.T row by row."""
-    if not _onednn(a, b):
+def _multiply(kind: str, n_out: int, n_in: int, tokens: int, a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b.T, row by row; what comes before says to `kernels.onednn` which product it is."""
+    plain = a.device.type != "cpu" or a.dtype != torch.float32 or b.dtype != torch.float32
+    if plain or not kernels.onednn(kind, n_out, n_in, tokens) or a.numel() == 0:
         return F.linear(a, b)
     return _compiled_product(a, b) if torch.compiler.is_compiling() else _onednn_product(a, b)
 
@@ -158,7 +155,9 @@ class _Products(torch.autograd.Function):
 
 def _weight_gradient(slope: Tensor, x: Tensor) -> Tensor:
     """Return slope.T @ x, (K, C), of slope (N, K) and x (N, C)."""
-    return _kernel(slope.t(), x.t()) if in_columns(slope) and in_columns(x) else slope.t() @ x
+    if in_columns(slope) and in_columns(x):
+        return _multiply("weight", slope.shape[1], x.shape[1], len(x), slope.t(), x.t())
+    return slope.t() @ x
 
 
 class _Flip(torch.autograd.Function):
@@ -176,3 +175,26 @@ def _laid(x: Tensor, columns: bool) -> Tensor:
     rows = x.flatten(0, -2)
     laid = rows.t().contiguous().t() if columns else rows.contiguous()
     return laid.view(x.shape)
+
+
+def fastest(kind: str, n_out: int, n_in: int, tokens: int, gain: float) -> str:
+    """Return the library, onednn where it is `gain` times as fast as mkl, else mkl, by some tries of a product each.
+
+    Large weights and many tokens are measured by a part, in some hundredths of a second.
+    """
+    n_out, n_in = min(n_out, _LARGEST), min(n_in, _LARGEST)
+    if tokens >= kernels.MANY:
+        tokens = max(tokens, min(_LARGEST, _OPERATIONS // (2 * n_out * n_in)))
+    weight, x, slope = torch.ones(n_out, n_in), torch.ones(tokens, n_in), torch.ones(n_out, tokens)
+    a, b = {"rows": (x, weight), "columns": (weight, flip(x)), "weight": (slope, flip(x).t())}[kind]
+    seconds = {"mkl": float("inf"), "onednn": float("inf")}
+    with torch.no_grad():
+        for _ in range(_TRIES):
+            for library, multiply in (("mkl", F.linear), ("onednn", _onednn_product)):
+                started = time.perf_counter()
+                multiply(a, b)
+                seconds[library] = min(seconds[library], time.perf_counter() - started)
+    return "onednn" if seconds["onednn"] * gain < seconds["mkl"] else "mkl"
+
+
+_LARGEST, _OPERATIONS, _TRIES = 768, 10**8, 7

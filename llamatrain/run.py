@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from . import __version__, atomic, distributed, lock, manifest
+from . import __version__, atomic, distributed, kernels, lock, manifest
 from .config import to_dict
 from .ending import ending
 from .environment import environment
@@ -99,6 +99,7 @@ class Run:
         try:
             distributed.fail_together(self._opened_or_why_not() if self.is_main else "")
             self.incidents = distributed.broadcast_object(self.incidents)
+            kernels.choose(config.kernels, distributed.broadcast_object(kernels.used()))
         except BaseException:
             self._let_go()
             raise
@@ -139,6 +140,7 @@ class Run:
             self._refuse_change(old)
         self._before = float(old.get("seconds", 0.0)) if saved else 0.0
         self._wandb_id = old.get("wandb_id", self._wandb_id)
+        kernels.choose(self.config.kernels, old.get("kernels", {}) if saved else {})
         atomic.write_text(self.folder / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
         self._write_status("running")
         self._metrics = Metrics(self.folder / "metrics.jsonl")
@@ -252,6 +254,7 @@ class Run:
             "wandb_id": self._wandb_id,
             "made_from": self._made_from,
             "environment": self._environment,
+            "kernels": kernels.used(),
         }
         atomic.write_json(self.folder / STATUS, content)
 

@@ -21,6 +21,7 @@ class Status(TypedDict, total=False):
     wandb_id: str
     made_from: dict[str, Any]  # the fingerprints of what it reads
     environment: dict[str, Any]
+    kernels: dict[str, str]  # product -> library, MKL or oneDNN
 
 
 class Logged(TypedDict):

@@ -13,6 +13,7 @@ from .keys import KEEPS, MEASURES, SPEED
 
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "constant")
+KERNELS = ("auto", "mkl", "onednn")
 RESUME = ("auto", "never", "required")
 WANDB_MODES = ("offline", "online", "disabled")
 
@@ -55,12 +56,15 @@ class RunConfig:
     log_every: int = field(metadata=KEEPS)
     progress: bool = field(metadata=KEEPS)
     verbose: bool = field(metadata=KEEPS)
+    kernels: str = field(metadata=SPEED)
     wandb: WandbConfig = field(metadata=KEEPS)
 
     def __post_init__(self) -> None:
         """Check values."""
         if self.resume not in RESUME:
             raise UserError(f"run.resume={self.resume}: need one of {', '.join(RESUME)}")
+        if self.kernels not in KERNELS:
+            raise UserError(f"run.kernels={self.kernels}: need one of {', '.join(KERNELS)}")
         check_run_name(self.name)
         for key in ("save_every", "keep", "eval_every"):
             if getattr(self, key) < 0:

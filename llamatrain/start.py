@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from . import distributed
+from . import distributed, kernels
 from .checkpoint import load_config, load_model, load_weights, matched
 from .engine import DTYPES, Engine, build, divides, frozen, shapes
 from .errors import UserError
@@ -60,6 +60,7 @@ def frozen_model(folder: Path, zero: ZeroConfig, *, scalar: bool) -> Any:
         kinds = ("a language model", "a reward model")
         raise UserError(f"{folder} is {kinds[found]}; need {kinds[scalar]}")
     if not divides(zero):
+        kernels.measure(config)
         return load_model(folder, distributed.device(), DTYPES[zero.dtype]).requires_grad_(False).eval()
     model = build(lambda: ScalarModel(config, None) if scalar else Transformer(config, None), zero)
     return frozen(model, matched(load_weights(folder), shapes(model), str(folder)), zero)

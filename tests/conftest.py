@@ -10,12 +10,15 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("LLAMATRAIN_KERNELS", "mkl")  # tests of equality must not depend on a measurement
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+from llamatrain import kernels
 
 if TYPE_CHECKING:
     from llamatrain.model.config import ModelConfig
@@ -36,8 +39,9 @@ A whale is bigger than a mouse. A mouse is smaller than a whale. Is a whale bigg
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Start every test from the same random state, whatever ran before it."""
+    """Start every test from the same random state and kernels, whatever ran before it."""
     torch.manual_seed(0)
+    kernels.choose("mkl", {})
 
 
 @pytest.fixture(scope="session")

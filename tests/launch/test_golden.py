@@ -32,7 +32,8 @@ def composed(preset: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_stages_are_configured_as_recorded(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)  # the default of run.wandb.mode is read from it
+    for variable in ("WANDB_MODE", "LLAMATRAIN_KERNELS"):  # defaults of run.wandb.mode and run.kernels
+        monkeypatch.delenv(variable, raising=False)
     golden = json.loads((GOLDEN / f"{preset}.json").read_text())
     found = composed(preset)
     assert list(found) == list(golden)

@@ -6,13 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from llamatrain import kernels
 from llamatrain import linear as module
 from llamatrain.linear import flip, in_columns, lay_side_by_side, linear, products, side_by_side
+
+LIBRARIES = ["mkl", "onednn"] if module.ONEDNN else ["mkl"]
 
 
 @pytest.mark.parametrize("shape", [(7, 16), (2, 5, 16), (0, 16)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_equals_torch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_equals_torch(shape: tuple[int, ...], dtype: torch.dtype, library: str) -> None:
+    kernels.choose(library, {})
     x, weight = torch.randn(shape, dtype=dtype), torch.randn(24, 16, dtype=dtype)
     found, wanted = [], []
     for product, results in ((linear, found), (F.linear, wanted)):
@@ -43,8 +48,10 @@ def test_inputs_of_any_strides() -> None:
 
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("together", [False, True])
-def test_several_weights_equal_torch(columns: bool, together: bool) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_several_weights_equal_torch(columns: bool, together: bool, library: str) -> None:
     """Side by side or not, by rows or by columns; so do slopes that lie apart."""
+    kernels.choose(library, {})
     x, sizes = torch.randn(2, 5, 16), (24, 8, 8)
     weights = [torch.nn.Parameter(torch.randn(size, 16)) for size in sizes]
     if together:
@@ -83,7 +90,7 @@ def test_flip_changes_the_layout_alone() -> None:
     assert torch.equal(torch.autograd.grad(rows, x, slope)[0], slope)
 
 
-@pytest.mark.skipif(not module._ONEDNN, reason="this torch was built without oneDNN")
+@pytest.mark.skipif(not module.ONEDNN, reason="this torch was built without oneDNN")
 def test_the_name_that_the_compiler_sees_agrees_with_the_product() -> None:
     x, weight = torch.randn(2, 5, 16), torch.randn(24, 16)
     torch.library.opcheck(torch.ops.llamatrain.product, (x, weight), test_utils=("test_schema", "test_faketensor"))

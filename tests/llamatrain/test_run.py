@@ -76,6 +76,7 @@ def run_config(folder: Path, **changes: Any) -> RunConfig:
     values: dict[str, Any] = {
         "name": "job",
         "dir": str(folder),
+        "kernels": "mkl",
         "seed": 0,
         "resume": "auto",
         "save_every": 3,

@@ -32,7 +32,7 @@ from llamatrain.settings import RunConfig, WandbConfig
 
 def work(_):
     wandb = WandbConfig("disabled", "", None, None, [])
-    with Run(RunConfig("job", "runs", 0, "auto", 0, 0, 0, 1, True, False, wandb), "test", {}, data={}) as run:
+    with Run(RunConfig("job", "runs", 0, "auto", 0, 0, 0, 1, True, False, "mkl", wandb), "test", {}, data={}) as run:
         print("here", flush=True)
         while not run.stop_requested():
             run.print("at work")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llamatrain import linear
+from llamatrain import kernels, linear
 from llamatrain.errors import UserError
 from llamatrain.model import attention
 from llamatrain.model.config import ModelConfig
@@ -129,10 +129,11 @@ def test_checkpointing_leaves_gradients_unchanged(model_config: ModelConfig) -> 
     assert kept[0] > kept[2]
 
 
-@pytest.mark.skipif(not linear._ONEDNN, reason="the products counted are oneDNN's")
+@pytest.mark.skipif(not linear.ONEDNN, reason="the products counted are oneDNN's")
 @pytest.mark.parametrize(("kind", "again"), [("none", 0), ("selective", 1), ("full", 4)])
 def test_checkpointing_computes_again_what_it_says(model_config: ModelConfig, kind: str, again: int) -> None:
     """Products of a layer in the backward pass: eight for the gradients, two each, and those computed again."""
+    kernels.choose("onednn", {})
     products = 0
 
     class Count(TorchDispatchMode):

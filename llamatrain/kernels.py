@@ -1,0 +1,122 @@
+"""Which library multiplies float32 matrices on a CPU, MKL or oneDNN: measured once a machine, kept in the user's cache.
+
+torch carries both, and which is faster depends on processor, shape and layout. Both compute in float32 and differ by
+rounding alone. Rank 0's choice is every rank's, it stands in the run's status.json and is kept when the run resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from . import atomic, distributed
+from .errors import UserError
+from .text_files import DamagedFileError, read_json
+
+if TYPE_CHECKING:
+    from .model.config import ModelConfig
+
+FEW, MANY = 64, 256  # tokens of a small product (a step of sampling), and those from which on it is a large one
+GAIN = 1.05  # how much faster oneDNN must be to be taken: less is noise
+
+
+class Measured(TypedDict):
+    """What the file in the cache holds."""
+
+    machine: dict[str, Any]
+    fastest: dict[str, str]
+
+
+_choice = "mkl"  # until a run says otherwise: a library call outside a run measures nothing
+_fastest: dict[str, str] = {}  # product -> library
+
+
+def choose(choice: str, recorded: Mapping[str, str]) -> None:
+    """Set the run's choice, run.kernels: auto, mkl or onednn; with auto what was `recorded` for it stands."""
+    global _choice
+    _choice = choice
+    _fastest.clear()
+    _fastest.update(recorded if choice == "auto" else {})
+
+
+def used() -> dict[str, str]:
+    """Return what the run's products use: product -> library, or all of them -> library."""
+    return dict(_fastest) if _choice == "auto" else {"all": _choice}
+
+
+def onednn(kind: str, n_out: int, n_in: int, tokens: int) -> bool:
+    """Tell whether oneDNN multiplies; `product` says what these are."""
+    if _choice != "auto":
+        return _choice == "onednn"
+    return _fastest.get(product(kind, n_out, n_in, tokens)) == "onednn"
+
+
+def product(kind: str, n_out: int, n_in: int, tokens: int) -> str:
+    """Return the name of a product with a weight, (n_out, n_in).
+
+    Its tokens, `rows` or `columns`, are the other factor's; those of a `weight`'s gradient are summed over.
+    """
+    return f"{kind} {n_out}x{n_in}{' few' if tokens < MANY else ''}"
+
+
+def products(config: ModelConfig) -> Iterator[tuple[str, int, int, int]]:
+    """Yield the products of a model as `product` takes them: of a forward pass, of training, of the loss."""
+    dim, hidden, head = config.dim, config.hidden_dim, config.vocab_size or 0
+    joined = dim + 2 * config.n_kv_heads * config.head_dim
+    for n_out, n_in in dict.fromkeys([(joined, dim), (dim, dim), (2 * hidden, dim), (dim, hidden)]):
+        for kind, tokens in (("rows", FEW), ("rows", MANY), ("columns", MANY), ("weight", MANY)):
+            yield kind, n_out, n_in, tokens
+        if n_out != n_in:
+            yield "columns", n_in, n_out, MANY  # the gradient of what came in
+    yield from (("rows", head, dim, FEW), ("rows", head, dim, MANY), ("rows", dim, head, MANY))
+
+
+def measure(config: ModelConfig) -> None:
+    """Learn what is fastest for a model's products, where the run leaves it open; every rank takes part."""
+    if distributed.device().type != "cpu":
+        if _choice != "auto" and distributed.is_main():
+            print(f"run.kernels={_choice} is for a CPU: without effect here", file=sys.stderr, flush=True)
+        return
+    from .linear import ONEDNN, fastest  # needs torch, which a program without a model does not load
+
+    if _choice == "onednn" and not ONEDNN:
+        raise UserError("run.kernels=onednn: this torch was built without oneDNN; need auto or mkl")
+    wanted = {product(*shape): shape for shape in products(config) if product(*shape) not in _fastest}
+    if _choice != "auto" or not ONEDNN or not wanted:
+        return
+    found: dict[str, str] = {}
+    if distributed.is_main():
+        path = _cache()
+        known: dict[str, str] = {}
+        with suppress(FileNotFoundError, DamagedFileError):  # then it is measured anew
+            known = read_json(path, Measured)["fastest"]
+        found = {name: known.get(name) or fastest(*shape, gain=GAIN) for name, shape in wanted.items()}
+        if not found.items() <= known.items():
+            with suppress(OSError):  # a home that cannot be written costs the measurement again, no more
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write_json(path, {"machine": _machine(), "fastest": known | found})
+    _fastest.update(distributed.broadcast_object(found))
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamatrain"
+    return folder / f"kernels-{hashlib.sha256(repr(_machine()).encode()).hexdigest()[:12]}.json"
+
+
+def _machine() -> dict[str, Any]:
+    """Return what a measurement holds for: the processor, the threads of a rank, the libraries' version."""
+    import torch
+
+    facts = {"threads": torch.get_num_threads(), "torch": version("torch")}
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
+        told = (line.partition(":") for line in lines)
+        kept = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "flags")
+        facts |= {name.strip(): value.strip() for name, _, value in told if name.strip() in kept}
+    return facts

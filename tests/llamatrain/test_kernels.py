@@ -1,0 +1,122 @@
+"""Which library multiplies: measured once a machine, rank 0's and the run's own choice from then on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamatrain import kernels, linear
+from llamatrain.errors import UserError
+from llamatrain.model.config import ModelConfig
+from llamatrain.run import Run
+from tests.llamatrain.test_run import run_config
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Say "onednn" to every product of few rows instead of measuring; return which were asked, in a cache of its own."""
+    asked: list[str] = []
+
+    def fastest(kind: str, n_out: int, n_in: int, tokens: int, gain: float) -> str:
+        asked.append(kernels.product(kind, n_out, n_in, tokens))
+        return "onednn" if tokens < kernels.MANY else "mkl"
+
+    monkeypatch.setattr(linear, "fastest", fastest)
+    monkeypatch.setattr(linear, "ONEDNN", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return asked
+
+
+def test_what_is_measured_is_kept_for_the_next_run(
+    measured: list[str], model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernels.choose("auto", {})
+    kernels.measure(model_config)
+    first = kernels.used()
+    assert len(measured) == len(set(measured)) == len(first) > 10
+    dim, hidden = model_config.dim, model_config.hidden_dim
+    assert kernels.onednn("rows", dim, hidden, 64) and not kernels.onednn("rows", dim, hidden, 256)
+    assert not kernels.onednn("rows", 7, 7, 64)  # what was not measured
+    measured.clear()
+    kernels.choose("auto", {})
+    kernels.measure(model_config)
+    assert kernels.used() == first and not measured
+    wider = dataclasses.replace(model_config, hidden_dim=2 * hidden)
+    kernels.measure(wider)
+    assert 0 < len(measured) < len(first)  # only what is new
+    measured.clear()
+    machine = kernels._machine()
+    monkeypatch.setattr(kernels, "_machine", lambda: {**machine, "torch": "another"})
+    kernels.choose("auto", {})
+    kernels.measure(model_config)
+    assert len(measured) == len(first)
+    files = list((tmp_path / "cache" / "llamatrain").glob("kernels-*.json"))
+    assert len(files) == 2
+    for file in files:
+        file.write_text("[1")
+    measured.clear()
+    kernels.choose("auto", {})
+    kernels.measure(model_config)
+    assert len(measured) == len(first)
+
+
+def test_a_choice_measures_nothing(measured: list[str], model_config: ModelConfig) -> None:
+    for choice in ("mkl", "onednn"):
+        kernels.choose(choice, {"rows 1x1": "onednn"})
+        kernels.measure(model_config)
+        assert kernels.onednn("rows", 1, 1, 1000) is (choice == "onednn")
+        assert kernels.used() == {"all": choice} and not measured
+
+
+def test_a_resumed_run_keeps_its_choice(
+    measured: list[str], model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the cache is gone and a measurement would say otherwise."""
+    config = run_config(tmp_path, kernels="auto")
+    with Run(config, "pretrain", {}, data={}):
+        kernels.measure(model_config)
+        before = kernels.used()
+    assert json.loads((tmp_path / "job" / "status.json").read_text())["kernels"] == before
+    saved = tmp_path / "job" / "checkpoints" / "step_00000001"
+    saved.mkdir(parents=True)
+    (saved / "MANIFEST.json").write_text("{}")
+    shutil.rmtree(tmp_path / "cache")
+    measured.clear()
+    with Run(config, "pretrain", {}, data={}):
+        kernels.measure(model_config)
+        assert kernels.used() == before and not measured
+    with Run(run_config(tmp_path, kernels="mkl"), "pretrain", {}, data={}):
+        assert kernels.used() == {"all": "mkl"}
+
+
+def test_an_unknown_choice_and_a_library_that_is_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch, model_config: ModelConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"run\.kernels=fast: need one of auto, mkl, onednn"):
+        run_config(tmp_path, kernels="fast")
+    monkeypatch.setattr(linear, "ONEDNN", False)
+    kernels.choose("onednn", {})
+    with pytest.raises(UserError, match=r"run\.kernels=onednn: this torch was built without oneDNN"):
+        kernels.measure(model_config)
+
+
+def test_on_a_gpu_a_choice_is_said_to_mean_nothing(
+    monkeypatch: pytest.MonkeyPatch, model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kernels.distributed, "device", lambda: torch.device("cuda"))
+    for choice, said in (("auto", ""), ("onednn", "run.kernels=onednn is for a CPU: without effect here\n")):
+        kernels.choose(choice, {})
+        kernels.measure(model_config)
+        assert capsys.readouterr().err == said
+
+
+@pytest.mark.skipif(not linear.ONEDNN, reason="this torch was built without oneDNN")
+@pytest.mark.parametrize("shape", [("rows", 24, 16, 64), ("columns", 16, 24, 256), ("weight", 24, 16, 256)])
+def test_a_measurement_names_one_of_the_two(shape: tuple[str, int, int, int]) -> None:
+    assert linear.fastest(*shape, gain=1e9) == "mkl"
+    assert linear.fastest(*shape, gain=0.0) == "onednn"
