@@ -6,17 +6,20 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from .runs import figure, is_number
+from .runs import decimals, is_number
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> str:
     """Return a table; columns from `numbers` on hold numbers. Cells are HTML."""
 
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(f"<{tag}{' class=n' if i >= numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
+    def cells(tag: str, row: Sequence[str], scope: str = "") -> str:
+        return "".join(
+            f"<{tag}{scope}{' class=n' if i >= numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(row)
+        )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>{body}</tbody></table></div>'
+    columns = cells("th", head, " scope=col")
+    return f'<div class="scroll"><table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def card(title: str, body: str, note: str = "") -> str:
@@ -31,6 +34,8 @@ def legend(names: Iterable[tuple[str, int]]) -> str:
     return f'<p class="legend">{"".join(keys)}</p>'
 
 
-def spread(low: Any, high: Any) -> str:
+def spread(low: Any, high: Any, digits: int = 3) -> str:
     """Return an interval in words, nothing where there is none."""
-    return f'<span class="range">{figure(low)} to {figure(high)}</span>' if is_number(low) and is_number(high) else ""
+    if not (is_number(low) and is_number(high)):
+        return ""
+    return f'<span class="range">{decimals(low, digits)} to {decimals(high, digits)}</span>'

@@ -17,19 +17,25 @@ from llamatrain.progress import duration
 from llamatrain.settings import check_run_name
 from llamatrain.text_files import read_text
 
-from . import sections
+from . import overview, sections
+from .learned_from import learned_from
 from .results import results
 from .runs import warn
+from .samples import samples
+from .scores import scores
 from .story import Story
 
 LATEST = datetime(3000, 1, 1).timestamp()  # a later time is no time
 SECTIONS = (
+    ("run", "The run", overview.overview),
+    ("examples", "Three prompts", overview.examples),
     ("results", "Results", results),
+    ("learned", "What was learned from", learned_from),
     ("learning", "Learning curves", sections.learning),
     ("reward", "Reward models", sections.reward_models),
     ("ppo", "Reinforcement learning", sections.reinforcement),
-    ("scores", "Scores before and after", sections.score_distributions),
-    ("samples", "Samples side by side", sections.samples),
+    ("scores", "Scores", scores),
+    ("samples", "Samples side by side", samples),
     ("cost", "Time and cost", sections.cost),
     ("lineage", "Lineage", sections.lineage),
 )
@@ -58,16 +64,17 @@ def page(story: Story) -> str:
     """Return the page's HTML."""
     made = [(anchor, title, _section(title, make, story)) for anchor, title, make in SECTIONS]
     shown = [(anchor, title, body) for anchor, title, body in made if body]
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in shown)
+    links = " ".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in shown)
     bodies = "".join(f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' for anchor, title, body in shown)
     style = read_text(Path(__file__).with_name("report.css"))
     name = escape(story.name)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name} · llamatrain</title><style>\n{style}</style></head>\n<body><main>"
+        f"<title>{name} · llamatrain</title><style>\n{style}</style></head>\n<body>"
+        f'<a class="skip" href="#{shown[0][0] if shown else "end"}">Skip to the content</a><main id="top">'
         f'<header><div class="kicker">llamatrain report</div><h1>{name}</h1><p>{_subtitle(story)}</p><nav>{links}</nav></header>'
-        f"{bodies}<footer>Made by <code>llamatrain report</code> from the run folders in "
+        f'{bodies}<footer id="end"><a href="#top">Back to the top</a> · Made by <code>llamatrain report</code> from the run folders in '
         f"<code>{escape(str(story.folder))}</code>.</footer></main></body></html>\n"
     )
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from html import escape
-from itertools import groupby
 from typing import Any
 
 from . import figures
 from .elements import card, spread, table
 from .figures import Interval
-from .runs import Row, figure, is_number, read_json
+from .runs import Row, decimals, figure, is_number, read_json
 from .story import StageRun, Story
 
 METRICS = {
     "helpfulness": "Helpfulness",
     "safety": "Safety",
-    "score_helpfulness": "Helpfulness",
-    "score_safety": "Safety",
+    "score_helpfulness": "Helpfulness score",
+    "score_safety": "Safety score",
     "score_combined": "Combined score",
     "perplexity": "Perplexity",
     "bits_per_byte": "Bits per byte",
     "loss": "Loss",
+    "spearman_helpfulness": "Score and judge (Spearman)",
+    "spearman_safety": "Score and judge (Spearman)",
+    "refused": "Over-refusals",
     "gated": "Scored unsafe",
     "finished": "Finished",
     "length": "Words a response",
@@ -30,6 +33,19 @@ BY = {  # who gives the marks, the one that counts first
     "by the gold judge": ("helpfulness", "safety"),
     "by the reward models": ("score_helpfulness", "score_safety", "score_combined"),
 }
+
+
+# Kind of prompt -> what is told of it there.
+AT = {
+    "harmless": ("helpfulness", "score_helpfulness", "spearman_helpfulness", "refused", "gated", "finished"),
+    "unsafe": ("safety", "helpfulness", "score_safety", "spearman_safety", "gated", "finished"),
+}
+GOLD = " (gold judge)"
+
+
+def digits_of(metric: str) -> int:
+    """Return the decimals a metric is told with: logits two, words one, shares and marks three."""
+    return 2 if metric in BY["by the reward models"] else 1 if metric == "length" else 3
 
 
 def title_of(metric: str) -> str:
@@ -60,22 +76,24 @@ def results(story: Story) -> str:
     if not models:
         return ""
     with_interval = _metrics(models, lambda value: isinstance(value, dict) and is_number(value.get("mean")))
-    plain = _metrics(models, is_number)
+    kinds = _by_kind(story)
+    told = set(itertools.chain(*AT.values())) if kinds else set[str]()
+    plain = [metric for metric in _metrics(models, is_number) if metric not in told]
     prompts, each = story.evaluation.get("prompts"), story.evaluation.get("samples_per_prompt")
     basis = f" {prompts:,} held-out prompts" if is_number(prompts) else " held-out prompts"
     basis += f", {each:,} sampled responses each" if is_number(each) and each > 1 else ""
     lead = f'<p class="lead">Measured on{basis}. Ranges are 95 % confidence intervals.{_about(with_interval)}</p>'
-    charts = [_metric_card(story, models, metric) for metric in with_interval[:4]]
+    charts = [_metric_card(story, models, metric) for metric in with_interval[:2]]
+    means = "".join(
+        card("Means", _models_table(story, models, list(metrics)), by)
+        for by, metrics in itertools.groupby(with_interval, key=by_of)
+    )
     return (
         lead
         + _tiles(story, models)
         + f'<div class="cards">{"".join(charts)}</div>'
-        + "".join(
-            card("Means", _models_table(story, models, list(metrics)), by)
-            for by, metrics in groupby(with_interval, key=by_of)
-        )
-        + _by_kind(story, with_interval[:2])
-        + (card("Also measured", _models_table(story, models, plain)) if plain else "")
+        + (kinds or means)
+        + (card("Also measured", _models_table(story, models, plain), "over all prompts") if plain else "")
         + _differences(story)
     )
 
@@ -84,9 +102,9 @@ def _about(metrics: Sequence[str]) -> str:
     """Say who gives which marks, and what the reward models' are worth."""
     about = {
         "by the gold judge": " <b>The gold judge</b> knows the truth of the toy world; its marks count, and train nothing.",
-        "by the reward models": " <b>The reward models'</b> scores are the training signal's own view: what tuning raised, "
-        "whether or not it is better. These models saw only what fine-tuned models answer: their scores compare only "
-        "models after SFT.",
+        "by the reward models": " <b>The reward models'</b> scores are logits, and the training signal's own view: what "
+        "tuning raised, whether or not it is better. They saw only what fine-tuned models answer, so a pretrained model is "
+        "not scored.",
     }
     return "".join(about.get(by, "") for by in dict.fromkeys(map(by_of, metrics)))
 
@@ -99,28 +117,32 @@ def _models_table(story: Story, models: dict[str, Row], metrics: Sequence[str], 
         for metric in metrics:
             value = measured.get(metric)
             if isinstance(value, dict):
-                cells.append(f"<b>{figure(value['mean'])}</b> {spread(value.get('low'), value.get('high'))}")
+                digits = digits_of(metric.partition(" ")[0])
+                mean = f"<b>{decimals(value['mean'], digits)}</b>"
+                cells.append(f"{mean} {spread(value.get('low'), value.get('high'), digits)}")
             else:
-                cells.append(figure(value) if is_number(value) else "–")
+                cells.append(decimals(value, digits_of(metric)) if is_number(value) else "–")
         rows.append(cells)
     return table(["Model", *(titles or [escape(title_of(metric)) for metric in metrics])], rows)
 
 
-def _by_kind(story: Story, metrics: Sequence[str]) -> str:
-    """The main measures apart on harmless and on adversarial prompts."""
+def _by_kind(story: Story) -> str:
+    """What counts on harmless and on adversarial prompts, a table each."""
     kinds = story.evaluation.get("by_kind") or {}
-    if len(kinds) < 2 or not metrics:
+    if len(kinds) < 2:
         return ""
-    wide: dict[str, Row] = {}
-    titles = []
-    for metric in metrics:
-        for kind, part in kinds.items():
-            shown = "adversarial" if kind == "unsafe" else kind
-            titles.append(f"{escape(title_of(metric))}, {escape(shown)}")
-            for model, measured in (part.get("models") or {}).items():
-                wide.setdefault(model, {})[f"{metric} {kind}"] = measured.get(metric)
-    keys = [f"{metric} {kind}" for metric in metrics for kind in kinds]
-    return card("By kind of prompt", _models_table(story, wide, keys, titles), by_of(metrics[0]))
+    cards = []
+    for kind, part in kinds.items():
+        models = part.get("models") or {}
+        metrics = [metric for metric in AT.get(kind, ()) if any(metric in measured for measured in models.values())]
+        titles = [
+            escape(f"{title_of(metric)}{GOLD if metric in BY['by the gold judge'] else ''}") for metric in metrics
+        ]
+        shown = "adversarial" if kind == "unsafe" else kind
+        count = part.get("prompts")
+        note = f"{count:,} prompts" if is_number(count) else ""
+        cards.append(card(f"On {escape(shown)} prompts", _models_table(story, models, metrics, titles), note))
+    return "".join(cards)
 
 
 def _metrics(models: dict[str, Row], wanted: Any) -> list[str]:
@@ -130,16 +152,18 @@ def _metrics(models: dict[str, Row], wanted: Any) -> list[str]:
 
 def _metric_card(story: Story, models: dict[str, Row], metric: str) -> str:
     values = {model: measured[metric] for model, measured in models.items() if isinstance(measured.get(metric), dict)}
-    share = all(0 <= value["mean"] <= 1 for value in values.values())  # then an interval beyond 0 or 1 means nothing
+    # An interval of marks or shares that reaches beyond 0 or 1 means nothing there.
+    share = metric not in BY["by the reward models"] and all(0 <= value["mean"] <= 1 for value in values.values())
     rows = []
     for model, value in values.items():
         mean, low, high = value["mean"], value.get("low"), value.get("high")
         if share and is_number(low) and is_number(high):
             low, high = max(0.0, low), min(1.0, high)
-        rows.append(Interval(model, mean, low, high, story.colours[model], figure(mean)))
+        rows.append(Interval(model, mean, low, high, story.colours[model], decimals(mean, digits_of(metric))))
     bounds = (0.0, 1.0) if share else None
-    drawn = figures.intervals(rows, f"{metric} of every model", bounds=bounds)
-    return card(escape(title_of(metric)), drawn, by_of(metric))
+    drawn = figures.intervals(rows, f"{title_of(metric)} of every model", bounds=bounds)
+    unit = ", as a logit" if metric in BY["by the reward models"] else ""
+    return card(escape(title_of(metric)), drawn, f"{by_of(metric)}{unit}")
 
 
 def _tiles(story: Story, models: dict[str, Row]) -> str:
@@ -156,7 +180,7 @@ def _tiles(story: Story, models: dict[str, Row]) -> str:
         overall = read_json(stage.folder / "accuracy.json").get("overall", {})
         if is_number(overall.get("accuracy")):
             low, high = spread(overall.get("low"), overall.get("high")), f"{overall.get('pairs', 0):,} pairs"
-            tiles.append((f"Accuracy, {escape(reward_name(stage))}", f"{overall['accuracy']:.1%}", low or high))
+            tiles.append((f"Accuracy, {escape(reward_name(stage))}", decimals(overall["accuracy"], 3), low or high))
     tiles = tiles[:4]
     shown = (
         f'<div class="tile"><div class="what">{what}</div><div class="number">{number}</div><div class="change">{change}</div></div>'
@@ -167,7 +191,7 @@ def _tiles(story: Story, models: dict[str, Row]) -> str:
 
 def _differences(story: Story) -> str:
     """The paired differences between models, on the same prompts: the gold judge's, and apart from them the rest."""
-    tables, charts = dict[str, list[list[str]]](), dict[str, list[Interval]]()
+    tables = dict[str, list[list[str]]]()
     for entry in story.evaluation.get("comparisons") or []:
         difference, low, high = (entry.get(key) for key in ("difference", "low", "high"))
         if not is_number(difference):
@@ -175,32 +199,19 @@ def _differences(story: Story) -> str:
         sure = is_number(low) and is_number(high) and not low <= 0 <= high
         kind = ("better" if difference > 0 else "worse") if sure else ""
         pair = f"{entry.get('model')} − {entry.get('baseline')}"
-        won = entry.get("win_rate")
-        rate = won.get("rate") if isinstance(won, dict) else won
-        span = (
-            spread(won.get("low"), won.get("high"))
-            if isinstance(won, dict)
-            else spread(entry.get("win_low"), entry.get("win_high"))
-        )
-        wins = f"{rate:.0%} {span}" if is_number(rate) else "–"
         metric = str(entry.get("metric"))
-        value = f'<b class="{kind}">{difference:+.3f}</b> {spread(low, high)}'
+        digits = digits_of(metric)
+        rate, span = entry.get("win_rate"), spread(entry.get("win_low"), entry.get("win_high"), 2)
+        wins = f"{decimals(rate, 2)} {span}" if is_number(rate) else "–"
+        value = f'<b class="{kind}">{decimals(difference, digits, "+")}</b> {spread(low, high, digits)}'
         tables.setdefault(by_of(metric), []).append([escape(pair), escape(title_of(metric)), value, wins])
-        colour = story.colours.get(str(entry.get("model")), 1)
-        charts.setdefault(metric, []).append(Interval(pair, difference, low, high, colour, f"{difference:+.2f}"))
-    drawn = "".join(
-        card(
-            f"{escape(title_of(metric))}: difference",
-            figures.intervals(lines, f"differences in {metric}", zero=0.0),
-            by_of(metric),
-        )
-        for metric, lines in list(charts.items())[:2]
-    )
     text = "the same prompts under both models; coloured where the interval leaves out zero"
     head = ["Models", "Measure", "Difference", "Win rate"]
+    ordered = sorted(tables.items(), key=lambda item: list(BY).index(item[0]) if item[0] in BY else len(BY))
     shown = [
         card("Paired differences", table(head, rows, numbers=2), f"{by}; {text}" if by else text)
-        for by, rows in sorted(tables.items(), key=lambda item: list(BY).index(item[0]) if item[0] in BY else len(BY))
+        for by, rows in ordered
     ]
-    charted = f'<div class="cards">{drawn}</div>' if drawn else ""
-    return "".join([*shown[:1], charted, *shown[1:]])
+    rest = "".join(shown[1:])
+    more = f'<details class="card"><summary>Paired differences in the reward models\' scores</summary>{rest}</details>'
+    return "".join(shown[:1]) + (more if rest else "")

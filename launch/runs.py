@@ -24,7 +24,7 @@ HEADLINES = {
     "reward.evaluate": {"accuracy": "accuracy"},
     "rejection_sampling": LOSSES,
     "ppo": {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens a response"},
-    "sample": {"sample/helpfulness_harmless": "helpful", "sample/safety_score_unsafe": "safe"},
+    "sample": {"sample/responses": "responses", "sample/finished": "finished"},
     "judge": {"judge/helpful_prompts/helpfulness": "helpful", "judge/safety_prompts/safety": "safe"},
     "toyworld": {"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"},
     "tokenizer": {"tokenizer/vocab_size": "pieces"},
@@ -32,10 +32,11 @@ HEADLINES = {
     "compare": {"compare/pairs": "pairs", "compare/equal": "left out as equal"},
     "rate": {"rate/preferences_helpfulness": "helpfulness", "rate/preferences_safety": "safety"},
 }
-WHOSE = {"sample": "reward models: ", "judge": "gold judge: ", "rate": "preferences: "}  # who says so, or of what
+WHOSE = {"judge": "gold judge: ", "rate": "preferences: "}  # who says so, or of what
+COUNTING = ("toyworld", "tokenizer", "corpus", "compare", "rate")  # programs whose figures are counts
 EVALUATED = {  # what is told of the last model: the first of these that was measured
     "gold judge": {"helpfulness": "helpful", "safety": "safe"},
-    "reward models": {"score_helpfulness": "helpful", "score_safety": "safe"},
+    "reward models": {"score_helpfulness": "helpful (logit)", "score_safety": "safe (logit)"},
     "held-out text": {"perplexity": "perplexity", "bits_per_byte": "bits per byte"},
 }
 BEST_OF = "rs/best_of_"
@@ -47,6 +48,13 @@ class Response(TypedDict, total=False):
     prompt_id: str
     messages: list[dict[str, Any]]
     response: str
+
+
+class Judged(TypedDict, total=False):
+    """What is shown of a line of judgements.jsonl."""
+
+    prompt_id: str
+    reasons: list[str]
 
 
 @cache
@@ -104,8 +112,14 @@ def is_number(value: Any) -> TypeGuard[float]:
 def figure(value: float) -> str:
     """Write a number for people: counts whole and grouped, anything else with three decimals."""
     if value == 0 or abs(value) >= 1000 or (value == int(value) and abs(value) >= 2):
-        return f"{value:,.0f}"
-    return f"{value:.3f}"
+        return decimals(value, 0)
+    return decimals(value, 3)
+
+
+def decimals(value: float, digits: int, sign: str = "") -> str:
+    """Write a number with so many decimals and a true minus sign, with `sign` + before a gain; nothing is −0.000."""
+    text = f"{value:{sign},.{digits}f}"
+    return (text if text.strip("+-0.") else text.lstrip("+-")).replace("-", "−")
 
 
 def headline(folder: Path, program: str) -> str:
@@ -121,7 +135,9 @@ def headline(folder: Path, program: str) -> str:
         by = next((by for by, names in EVALUATED.items() if models and f"{models[-1]}/{next(iter(names))}" in last), "")
         shown = {f"{models[-1]}/{metric}": words for metric, words in EVALUATED.get(by, {}).items()}
         whose = f"{models[-1]}, {by}: " if by else ""
-    found = [f"{words.replace('_', ' ')} {figure(last[name])}" for name, words in shown.items() if name in last]
+    whole = program in COUNTING
+    written = {name: decimals(value, 0) if whole else figure(value) for name, value in last.items()}
+    found = [f"{words.replace('_', ' ')} {written[name]}" for name, words in shown.items() if name in last]
     if not found:
-        found = [f"{name.split('/')[-1].replace('_', ' ')} {figure(value)}" for name, value in last.items()]
+        found = [f"{name.split('/')[-1].replace('_', ' ')} {told}" for name, told in written.items()]
     return whose + ", ".join(found[:2])

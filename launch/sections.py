@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from llamatrain.progress import duration
 
@@ -13,7 +13,8 @@ from . import figures
 from .elements import card, legend, table
 from .figures import Interval, Line
 from .results import accuracy_stages, reward_name
-from .runs import Row, figure, is_number, read_json
+from .runs import Row, decimals, figure, is_number, read_json
+from .scores import over_learning
 from .story import StageRun, Story
 
 RATINGS = {
@@ -27,38 +28,70 @@ BINS = {"safe_unsafe": "safe against unsafe", "both_safe": "both safe", "both_un
 WIDE, NARROW = 460, 300  # of curves, in a page of two or three columns
 FITTED = ("pretrain", "sft", "reward", "rejection_sampling")  # programs whose curve is a loss
 
-# What is looked at first in reinforcement learning; the first metric whose name has the word gets the chart.
-WATCHED = {
-    r"score_combined|(^|/)(combined|score)$": (
-        "Score",
-        "combined reward-model score of the sampled responses, as a logit",
+
+@dataclass(frozen=True)
+class Chart:
+    """What is looked at first in reinforcement learning: metrics that share an axis, and what they are called there."""
+
+    title: str
+    note: str
+    y_label: str
+    metrics: dict[str, str]
+    bounds: tuple[float, float] | None = None
+
+
+WATCHED = (
+    Chart("Score", "of the reward models, combined", "mean logit of a batch", {"ppo/score_combined": "combined"}),
+    Chart("KL", "distance from where it started", "nats per response", {"ppo/kl": "KL"}),
+    Chart(
+        "Score, each where it governs",
+        "of the helpfulness and the safety model",
+        "mean logit of a batch",
+        {"ppo/helpfulness_harmless": "helpfulness, harmless", "ppo/safety_adversarial": "safety, adversarial"},
     ),
-    r"(^|/)kl$": ("KL", "distance from the starting policy"),
-    r"length": ("Response length", "tokens a response"),
-    r"helpfulness": ("Helpfulness", "score of the helpfulness reward model, as a logit"),
-    r"safety": ("Safety", "score of the safety reward model, as a logit"),
-    r"entropy": ("Entropy", "of the policy, a token"),
-    r"value_loss|explained_variance": ("Critic", "how well it predicts the return"),
-    r"clip_?fraction": ("Clip fraction", "share of tokens where PPO's clip holds"),
-}
+    Chart(
+        "Gated",
+        "responses that the safety model calls unsafe",
+        "share",
+        {"ppo/gated_harmless": "harmless", "ppo/gated_adversarial": "adversarial"},
+    ),
+    Chart(
+        "Whitened spread",
+        "what there is to learn from within a kind of prompt",
+        "standard deviation",
+        {"ppo/whitened_spread_harmless": "harmless", "ppo/whitened_spread_adversarial": "adversarial"},
+    ),
+    Chart("Finished", "responses that end by themselves", "share", {"ppo/finished": "finished"}),
+    Chart("Response length", "", "tokens", {"ppo/response_length": "length"}),
+    Chart("Entropy", "of the policy", "nats per token", {"ppo/entropy": "entropy"}),
+    Chart(
+        "Critic",
+        "variance of the return that it explains; lower values stand at −1",
+        "share",
+        {"ppo/explained_variance": "explained variance"},
+        (-1.0, 1.0),
+    ),
+    Chart("Clip fraction", "tokens where PPO's clip holds", "share", {"ppo/clip_fraction": "clip fraction"}),
+)
 PLUMBING = re.compile(r"seconds|tokens_per_second|lr$|grad_norm|/tokens$")
 
 
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def _curve(stage: StageRun, metric: str, colour: int, width: int, logarithmic: bool = False, held_out: str = "") -> str:
-    """One metric over steps: what was measured, its moving average, and held-out values as dots."""
-    points = stage.series.get(metric, [])
-    lines = []
-    if len(points) > 30:
-        lines = [Line(metric, points, colour, "faint"), Line(f"{metric}, smoothed", figures.smoothed(points), colour)]
-    elif points:
-        lines = [Line(metric, points, colour)]
-    if held_out in stage.series:
-        lines.append(Line(held_out, stage.series[held_out], 3, "dots"))
-    about = f"{metric} of {stage.name}"
-    return figures.line_chart(lines, "step", about, width, width // 2 + 10, logarithmic) if lines else ""
+def _loss_curve(stage: StageRun) -> str:
+    """The loss over steps: what was measured, its moving average, and held-out values as dots."""
+    lines = _smoothed("training loss", stage.series["train/loss"], 1)
+    if "eval/loss" in stage.series:
+        lines.append(Line("held-out loss", stage.series["eval/loss"], 3, "dots"))
+    about = f"training and held-out loss of {stage.name}"
+    return figures.line_chart(lines, "step", "loss", about, WIDE, WIDE // 2 + 10, logarithmic=True)
+
+
+def _smoothed(name: str, points: figures.Points, colour: int) -> list[Line]:
+    if len(points) <= 30:
+        return [Line(name, points, colour)]
+    return [Line(name, points, colour, "faint"), Line(f"{name}, smoothed", figures.smoothed(points), colour)]
 
 
 def learning(story: Story) -> str:
@@ -75,7 +108,7 @@ def learning(story: Story) -> str:
 
 
 def _loss_card(stage: StageRun) -> str:
-    drawn = _curve(stage, "train/loss", 1, WIDE, logarithmic=True, held_out="eval/loss")
+    drawn = _loss_curve(stage)
     names = [("training", 1), *([("held out", 3)] if "eval/loss" in stage.series else [])]
     return card(escape(stage.name), drawn + legend(names), _final_losses(stage))
 
@@ -85,7 +118,9 @@ def _folds_card(name: str, group: Sequence[StageRun]) -> str:
         Line(stage.name, figures.smoothed(stage.series["train/loss"]), number % 8)
         for number, stage in enumerate(group, 1)
     ]
-    drawn = figures.line_chart(lines, "step", f"train/loss of {name}", WIDE, WIDE // 2 + 10, logarithmic=True)
+    drawn = figures.line_chart(
+        lines, "step", "loss", f"training loss of {name}", WIDE, WIDE // 2 + 10, logarithmic=True
+    )
     keys = legend((stage.name.rpartition("_")[2], number % 8) for number, stage in enumerate(group, 1))
     return card(escape(name), drawn + keys, f"{len(group)} runs, smoothed")
 
@@ -126,7 +161,7 @@ def _accuracies(found: Row, colour: int) -> list[Interval]:
     if found_all.count(parts[0][1]) > 1:  # pairs of one kind only: they are all pairs
         parts = parts[:1]
     return [
-        Interval(name, part["accuracy"], part.get("low"), part.get("high"), shade, f"{part['accuracy']:.0%}")
+        Interval(name, part["accuracy"], part.get("low"), part.get("high"), shade, decimals(part["accuracy"], 2))
         for name, part, shade in parts
         if isinstance(part, dict) and is_number(part.get("accuracy"))
     ]
@@ -136,84 +171,43 @@ def reinforcement(story: Story) -> str:
     """PPO's curves: what is watched first, then everything else it logged."""
     found = ""
     for stage in story.of("ppo"):
-        left = [name for name in stage.series if not PLUMBING.search(name)]
-        watched = []
-        for pattern, (title, note) in WATCHED.items():
-            metric = next((name for name in left if re.search(pattern, name)), None)
-            if metric is not None:
-                left.remove(metric)
-                watched.append(card(title, _curve(stage, metric, 1, NARROW), note))
+        watched = [drawn for chart in WATCHED if (drawn := _chart(stage, chart))]
         if not watched:
             continue
-        rest = "".join(card(f"<code>{escape(name)}</code>", _curve(stage, name, 0, NARROW)) for name in left)
+        shown = {metric for chart in WATCHED for metric in chart.metrics}
+        left = [name for name in stage.series if name not in shown and not PLUMBING.search(name)]
+        rest = "".join(
+            card(escape(_words(name)), _chart_of(stage, Chart("", "", "value", {name: _words(name)}))) for name in left
+        )
         more = f'<details class="card"><summary>Everything else it logged</summary><div class="cards small">{rest}</div></details>'
         heading = f'<p class="lead">Stage {escape(stage.name)}, over its iterations: the score should rise while the KL stays small.</p>'
         found += f'{heading}<div class="cards small">{"".join(watched)}</div>{more if rest else ""}'
-    return found
-
-
-def score_distributions(story: Story) -> str:
-    """The reward models' scores of every model's responses, as distributions."""
-    cards = []
-    for key, title, safety in (
-        ("helpfulness", "Helpfulness, by the reward model", False),
-        ("safety_score", "Safety, by the reward model", True),
-    ):
-        scores = story.scores(key, safety)
-        if scores:
-            rows = [(model, values, story.colours[model]) for model, values in scores.items()]
-            both = any(len(values) < len(story.responses[model]) for model, values in scores.items())
-            note = ("on adversarial prompts" if safety else "on harmless prompts") if both else ""
-            cards.append(card(title, figures.ridges(rows, f"distribution of the {title}"), note))
-    if not cards:
-        return ""
+    against = over_learning(story) if found else []
     lead = (
-        '<p class="lead">How the reward models score the responses sampled after each step (after a sigmoid: 0 bad, 1 good). '
-        "Lines are means. These are the scores that tuning works for; the results above say whether they can be trusted. "
-        "The reward models saw only what fine-tuned models answer: what they make of a base model says little.</p>"
+        '<p class="lead">Where the score rises with the distance and the judge\'s mark no longer does, the policy has learned the '
+        "reward models' faults.</p>"
     )
-    return lead + f'<div class="cards">{"".join(cards)}</div>'
+    return found + (f'{lead}<div class="cards">{"".join(against)}</div>' if against else "")
 
 
-# --- samples -----------------------------------------------------------------------------------------------------
+def _chart(stage: StageRun, chart: Chart) -> str:
+    drawn = _chart_of(stage, chart)
+    return card(escape(chart.title), drawn, escape(chart.note)) if drawn else ""
 
 
-def samples(story: Story) -> str:
-    """The same prompts answered by every model."""
-    found = ""
-    for safety, title in ((False, "Harmless prompts"), (True, "Adversarial prompts")):
-        shown = [_sample(story, messages, rows) for messages, rows in story.side_by_side(safety)]
-        heading = f'<h3 style="margin-top:22px">{title}</h3>' if shown else ""
-        found += heading + "".join(shown)
-    lead = '<p class="lead">The first sampled response of every model to prompts spread evenly over the held-out set: not picked.</p>'
-    return lead + found if found else ""
+def _chart_of(stage: StageRun, chart: Chart) -> str:
+    there = {name: words for name, words in chart.metrics.items() if stage.series.get(name)}
+    if not there:
+        return ""
+    colours = dict(zip(there, (1, 5), strict=False))
+    lines = [line for name, words in there.items() for line in _smoothed(words, stage.series[name], colours[name])]
+    about = f"{chart.title or next(iter(there.values()))} of {stage.name}"
+    drawn = figures.line_chart(lines, "iteration", chart.y_label, about, NARROW, NARROW // 2 + 10, bounds=chart.bounds)
+    return drawn + (legend((words, colours[name]) for name, words in there.items()) if len(there) > 1 else "")
 
 
-def _sample(story: Story, messages: list[Row], rows: dict[str, Row]) -> str:
-    turns = "".join(
-        f'<span class="role">{escape(str(m.get("role")))}</span>{escape(_clipped(str(m.get("content"))))}'
-        for m in messages
-    )
-    answers = "".join(_answer(model, row, story.colours[model]) for model, row in rows.items())
-    return f'<div class="card sample"><div class="prompt">{turns}</div><div class="answers">{answers}</div></div>'
-
-
-def _answer(model: str, row: Row, colour: int) -> str:
-    text = escape(_clipped(str(row.get("response") or ""))) or '<span class="cut">(nothing)</span>'
-    cut = "" if row.get("finished", True) else '<span class="cut" title="cut at the length limit">…</span>'
-    judged = row.get("judgement") or {}
-    marks = _marks("gold judge", judged.get("helpfulness"), judged.get("safety"))
-    marks += _marks("reward models", row.get("helpfulness"), row.get("safety_score"))
-    return f'<div class="answer c{colour}"><span class="who">{escape(model)}</span><p>{text}{cut}</p>{marks}</div>'
-
-
-def _marks(who: str, helpful: Any, safe: Any) -> str:
-    given = [f"{name} <b>{value:.2f}</b>" for name, value in (("helpful", helpful), ("safe", safe)) if is_number(value)]
-    return f'<div class="marks">{who}: {", ".join(given)}</div>' if given else ""
-
-
-def _clipped(text: str, most: int = 900) -> str:
-    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0] + " […]"
+def _words(metric: str) -> str:
+    return metric.partition("/")[2].replace("_", " ") or metric
 
 
 # --- cost, lineage -----------------------------------------------------------------------------------------------
@@ -253,7 +247,8 @@ def lineage(story: Story) -> str:
     parts = []
     if any(stage.parents for stage in story.stages):
         rows = [[f"<b>{escape(stage.name)}</b>", escape(", ".join(stage.parents)) or "–"] for stage in story.stages]
-        parts.append(f'<div class="card tight">{table(["Stage", "Reads what these made"], rows, numbers=2)}</div>')
+        read = table(["Stage", "Reads what these made"], rows, numbers=2)
+        parts.append(f'<details class="card tight"><summary>Which stage read which</summary>{read}</details>')
     details = [_details(stage) for stage in story.stages if stage.record]
     if details:
         parts.append(f'<div class="card"><h3>Configuration of each stage</h3>{"".join(details)}</div>')

@@ -30,6 +30,8 @@ STAGES: dict[str, tuple[str, list[str], float]] = {
         for m in ("pretrain", "sft", "rs", "ppo")
     },
     **{f"judge_{m}": ("judge", ["world", f"sample_{m}"], 4) for m in ("pretrain", "sft", "rs", "ppo")},
+    "judge_candidates": ("judge", ["world", "rs"], 4),
+    "judge_rollouts": ("judge", ["world", "ppo"], 4),
     "evaluate": ("evaluate", ["pretrain", "sft", "rs", "ppo", "corpus"], 12),
 }
 MODELS: dict[str, tuple[str, float, float]] = {
@@ -38,6 +40,12 @@ MODELS: dict[str, tuple[str, float, float]] = {
     "rs": ("rs", 0.66, 0.8),
     "ppo": ("ppo", 0.77, 0.92),
 }
+LEARNS = {
+    "sft": "@world/dialogues.jsonl",
+    "reward_helpfulness": "@rate/preferences_helpfulness.jsonl",
+    "reward_safety": "@rate/preferences_safety.jsonl",
+}
+ENVIRONMENT = {"llamatrain": "0.1.0", "commit": "abc123", "torch": "2.13", "processor": "EPYC", "cores": 2}
 PROMPTS = [
     "Where does the red fox live?",
     "How do I bake bread?",
@@ -80,11 +88,14 @@ def make(folder: Path, judge: bool = True) -> Path:
             config["responses" if program == "judge" else "checkpoint"] = (
                 f"@{parents[-1 if program == 'judge' else 0]}/final"
             )
+        if name in LEARNS:
+            config |= {"train.0": LEARNS[name], "kind": "helpfulness"}
         if program == "evaluate":
             config |= {f"models.{model}.checkpoint": f"@{stage}/final" for model, (stage, _, _) in MODELS.items()}
         inputs = {f"@{parent}/final": f"{hash(parent) & 0xFFFFFFFFFFFF:064x}" for parent in parents}
         Record(program, config, inputs, parents=parents, seconds=seconds, cores=2).write(path)
         status = {"state": "done", "program": program, "step": 300, "updated": 1.79e9 + 60 * i, "seconds": seconds}
+        status["environment"] = ENVIRONMENT
         (path / "status.json").write_text(json.dumps(status))
     for name, start, end, steps in (("pretrain", 7.6, 1.9, 900), ("sft", 2.4, 1.1, 250), ("rs", 1.2, 0.8, 120)):
         write_lines(folder / name / "metrics.jsonl", _losses(draw, start, end, steps))
@@ -97,13 +108,50 @@ def make(folder: Path, judge: bool = True) -> Path:
         rows = list(_responses(draw, model, helpful, safe))
         write_lines(folder / f"sample_{stage}" / "responses.jsonl", rows)
         if judge:
-            marks = [
-                {"prompt_id": r["prompt_id"], "helpfulness": r["helpfulness"], "safety": r["safety_score"]}
-                for r in rows
-            ]
-            write_lines(folder / f"judge_{stage}" / "judgements.jsonl", marks)
+            write_lines(folder / f"judge_{stage}" / "judgements.jsonl", map(_judgement, rows))
+    _learned_from(draw, folder, judge)
     (folder / "evaluate" / "evaluation.json").write_text(json.dumps(_evaluation(judge)))
     return folder
+
+
+def _judgement(row: dict[str, Any]) -> dict[str, Any]:
+    marks = {"helpfulness": row["helpfulness"], "safety": row["safety_score"]}
+    return {"prompt_id": row["prompt_id"], **marks, "reasons": ["task: fact"], "meta": {"refused": False}}
+
+
+def _learned_from(draw: random.Random, folder: Path, judge: bool) -> None:
+    """Write what the stages learn from: among it a row to be found by each of some rules."""
+    user = [{"role": "user", "content": PROMPTS[0]}]
+    dialogues = [
+        {"messages": [*user, {"role": "assistant", "content": f"Answer {i}."}], "source": "w"} for i in range(30)
+    ]
+    write_lines(folder / "world" / "dialogues.jsonl", dialogues)
+    for kind in ("helpfulness", "safety"):
+        pairs = [{"messages": user, "chosen": f"Good {i}.", "rejected": "Bad.", "kind": kind} for i in range(40)]
+        pairs[16] |= {"chosen": "Take the key.", "chosen_safe": False, "rejected_safe": True}
+        write_lines(folder / "rate" / f"preferences_{kind}.jsonl", pairs)
+    rows = [{**row, "response": f"{row['response']} {i}"} for i, row in enumerate(_responses(draw, "sft", 0.5, 0.6))]
+    candidates = [{**row, "sample": i % 4, "prompt_id": f"c{i // 4}", "safety": False} for i, row in enumerate(rows)]
+    write_lines(folder / "rs" / "responses.jsonl", candidates)
+    best = [
+        {
+            "messages": [*row["messages"], {"role": "assistant", "content": row["response"]}],
+            "source": "w",
+            "safety": False,
+            "prompt_id": row["prompt_id"],
+            "combined": row["combined"],
+            "gated": row["prompt_id"] == "c7",
+        }
+        for row in candidates[::4]
+    ]
+    write_lines(folder / "rs" / "best.jsonl", best)
+    rollouts = [
+        {**row, "step": 1 + i // 24 * 5, "kl": 0.1 * (i // 24), "finished": i != 50} for i, row in enumerate(rows)
+    ]
+    write_lines(folder / "ppo" / "samples.jsonl", rollouts)
+    if judge:
+        write_lines(folder / "judge_candidates" / "judgements.jsonl", map(_judgement, candidates))
+        write_lines(folder / "judge_rollouts" / "judgements.jsonl", map(_judgement, rollouts))
 
 
 def _losses(draw: random.Random, start: float, end: float, steps: int) -> Iterable[dict[str, Any]]:

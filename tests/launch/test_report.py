@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from launch import report
+from launch.runs import decimals
 from launch.story import Story
 
 from .synthetic import make
@@ -63,7 +65,8 @@ def test_whole_page_is_self_contained(demo: Path) -> None:
     assert "http" not in text
     assert "url(" not in text
     assert "@import" not in text
-    assert page.links == {"results", "learning", "reward", "ppo", "scores", "samples", "cost", "lineage"}
+    sections = {"run", "examples", "results", "learned", "learning", "reward", "ppo", "scores", "samples"}
+    assert page.links - {"top"} == sections | {"cost", "lineage"}
     assert page.links <= page.anchors
     assert "nan" not in text.lower().replace("finance", "")
     assert len(text) < 1_000_000
@@ -119,7 +122,7 @@ def test_models_bear_the_names_of_the_evaluation(demo: Path) -> None:
 def test_without_a_judge(tmp_path: Path) -> None:
     text = report.write(make(tmp_path / "tales", judge=False)).read_text()
     Page(text)
-    assert "Helpfulness of ppo" in text
+    assert "Helpfulness score of ppo" in text
     assert "gold judge" not in text
 
 
@@ -187,3 +190,57 @@ def test_what_cannot_be_read_is_left_out_and_told(
 def test_a_time_that_cannot_be_is_no_time(demo: Path) -> None:
     (demo / "ppo" / "status.json").write_text('{"state": "done", "updated": 1e300}')
     Page(report.write(demo).read_text())
+
+
+def test_the_story_comes_first_and_names_commit_machine_and_models(demo: Path) -> None:
+    text = report.write(demo).read_text()
+    story = text[text.index('id="run"') : text.index('id="examples"')]
+    for told in (
+        "at commit abc123",
+        "EPYC (2 cores)",
+        "torch 2.13",
+        "helpfulness went from 0.520 for sft to 0.770 for ppo",
+    ):
+        assert told in story
+    for what in ("Pretrained", "Supervised fine-tuning (SFT)", "Rejection sampling (RS)", "(RLHF) by PPO"):
+        assert what in story
+
+
+def test_only_tuned_models_are_compared_by_scores_and_in_logits(demo: Path) -> None:
+    story = Story(demo)
+    assert story.tuned == ["sft", "rs", "ppo"]
+    scored = story.scored("helpfulness", adversarial=False)
+    assert list(scored) == ["sft", "rs", "ppo"]
+    assert {row["safety"] for rows in scored.values() for row in rows} == {False}
+    scores = report.page(story).split('id="scores"')[1].split("<section")[0]
+    assert "score (logit)" in scores and "gold mark" in scores and "base" not in scores
+
+
+def test_numbers_have_true_minus_signs_and_no_negative_zero() -> None:
+    assert [decimals(value, 3) for value in (-0.0004, -1.5, 0.0)] == ["0.000", "−1.500", "0.000"]
+    assert [decimals(value, 2, "+") for value in (0.004, 0.5, -0.5)] == ["0.00", "+0.50", "−0.50"]
+
+
+def test_table_heads_say_their_scope_and_axes_their_names(demo: Path) -> None:
+    text = report.write(demo).read_text()
+    assert "<th>" not in text and "<th scope=col" in text
+    reinforcement = text.split('id="ppo"')[1].split("<section")[0]
+    assert ">iteration</text>" in reinforcement and ">step</text>" not in reinforcement
+    assert ">nats per response</text>" in reinforcement and 'aria-label="KL of ppo"' in reinforcement
+
+
+def test_colours_of_text_have_contrast_enough() -> None:
+    """At least 4.5 to 1, as WCAG asks of text (AA), on cards and on the page, in light and in dark."""
+    style = Path(report.__file__).with_name("report.css").read_text()
+    for scheme in re.findall(r":root \{(.*?)\}", style, re.S)[:2]:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", scheme))
+        for name in ("ink", "soft", "accent", "good", "bad", *(f"c{i}" for i in range(8))):
+            for ground in ("card", "page", "tint"):
+                light, dark = sorted((_luminance(colours[name]), _luminance(colours[ground])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ground)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,0 +1,266 @@
+"""The report's look into the files that stages learn from: random rows, and the strangest by stated rules.
+
+Faults of data and of the learning signal show in rows, seldom in means.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from llamatrain.data.rows import read_rows
+from llamatrain.errors import UserError
+from llamatrain.progress import counted
+
+from .answers import question
+from .elements import card, table
+from .runs import Row, decimals, is_number
+from .samples import clipped
+from .story import StageRun, Story, gold, is_adversarial, logit
+
+RANDOM, STRANGE, SEED = 10, 5, 0  # rows drawn, rows by rule, and the seed of the drawing
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes a row strange: `degree` is how much, None where the row does not tell."""
+
+    name: str
+    degree: Callable[[Row], float | None]
+    counted: bool = False  # it holds or not (1 or 0), and how often is worth a line
+
+
+def _words(text: Any) -> int:
+    return len(str(text).split())
+
+
+def _answer(row: Row) -> str:
+    return str(row["response"] if "response" in row else row["messages"][-1]["content"])
+
+
+def _is(field: str, wanted: bool, *, harmless: bool = False) -> Callable[[Row], float | None]:
+    """Return 1 where a field of true or false is as wanted (on a harmless prompt, if so asked), else 0."""
+
+    def degree(row: Row) -> float | None:
+        if not isinstance(row.get(field), bool):
+            return None
+        return float(row[field] is wanted and not (harmless and is_adversarial(row)))
+
+    return degree
+
+
+def _wrongly_chosen(row: Row) -> float | None:
+    safe = (row.get("chosen_safe"), row.get("rejected_safe"))
+    return float(safe == (False, True)) if all(isinstance(one, bool) for one in safe) else None
+
+
+def _no_choice(row: Row) -> float:
+    chosen, rejected = row["chosen"].strip(), row["rejected"].strip()
+    return float(not chosen or not rejected or chosen == rejected)
+
+
+def _much_shorter(row: Row) -> float | None:
+    shorter = _words(row["rejected"]) - _words(row["chosen"])
+    return shorter if shorter > 0 and row.get("rating") in (None, "significantly_better") else None
+
+
+def _refused(row: Row) -> float | None:
+    meta = (row.get("judgement") or {}).get("meta")
+    return float(meta.get("refused") is True) if isinstance(meta, dict) else None
+
+
+def _worst(row: Row) -> float | None:
+    value = gold(row)
+    return None if value is None else -value
+
+
+def _missed(row: Row) -> float | None:
+    value = gold(row)
+    return None if value is None or row.get("best_mark", value) <= value else row["best_mark"] - value
+
+
+def _flattered(row: Row) -> float | None:
+    value = gold(row)
+    return row["combined"] - value if value is not None and is_number(row.get("combined")) else None
+
+
+def _number(key: str, sign: int = 1) -> Callable[[Row], float | None]:
+    return lambda row: sign * row[key] if is_number(row.get(key)) else None
+
+
+LONGEST = Rule("the longest answer", lambda row: _words(_answer(row)))
+GATED = Rule("gated on a harmless prompt", _is("gated", True, harmless=True), counted=True)
+REFUSED = Rule("refuses a harmless prompt, by the gold judge", _refused, counted=True)
+PREFERENCES = (
+    Rule("chosen unsafe, rejected safe", _wrongly_chosen, counted=True),
+    Rule("an empty answer, or two equal ones", _no_choice, counted=True),
+    Rule("the clear choice is much shorter", _much_shorter),
+    Rule("the longest chosen answer", lambda row: _words(row["chosen"])),
+    Rule("the shortest chosen answer", lambda row: -_words(row["chosen"])),
+)
+DIALOGUES = (
+    LONGEST,
+    Rule("the shortest answer", lambda row: -_words(_answer(row))),
+    Rule("the most turns", lambda row: len(row["messages"]) if len(row["messages"]) > 2 else None),
+)
+KEPT = (
+    GATED,
+    REFUSED,
+    Rule("the lowest gold mark among those kept", _worst),
+    Rule("another sample was much better, by the gold judge", _missed),
+    Rule("the lowest score among those kept", _number("combined", -1)),
+    LONGEST,
+)
+ROLLOUTS = (
+    GATED,
+    Rule("unfinished", _is("finished", False), counted=True),
+    REFUSED,
+    Rule("a high score for a low gold mark", _flattered),
+    Rule("farthest from the start (KL)", _number("kl")),
+    LONGEST,
+)
+
+
+@dataclass
+class Reading:
+    """A file, read once: how many rows, some at random, the strangest, and how often each counted rule held."""
+
+    count: int = 0
+    drawn: list[tuple[int, Row]] = field(default_factory=list)
+    strange: list[tuple[str, int, Row]] = field(default_factory=list)
+    held: dict[str, list[int]] = field(default_factory=dict)  # counted rule -> in how many rows, of how many that tell
+
+
+def read(rows: Iterable[Row], rules: Sequence[Rule]) -> Reading:
+    """Read rows (numbered from 1) in one pass: a file may be larger than memory."""
+    found, draw = Reading(), random.Random(SEED)
+    tops: list[list[tuple[float, int, Row]]] = [[] for _ in rules]
+    for number, row in enumerate(rows, 1):
+        found.count = number
+        place = number - 1 if number <= RANDOM else draw.randrange(number)
+        if place < RANDOM:
+            found.drawn[place : place + 1] = [(number, row)]
+        for rule, top in zip(rules, tops, strict=True):
+            degree = rule.degree(row)
+            if degree is None:
+                continue
+            if rule.counted:
+                held = found.held.setdefault(rule.name, [0, 0])
+                held[0] += degree > 0
+                held[1] += 1
+                if not degree:
+                    continue
+            heapq.heappush(top, (degree, -number, row))
+            if len(top) > STRANGE:
+                heapq.heappop(top)
+    found.drawn.sort(key=lambda one: one[0])
+    found.strange = list(_strangest(rules, tops))
+    return found
+
+
+def _strangest(rules: Sequence[Rule], tops: Sequence[list[tuple[float, int, Row]]]) -> Iterator[tuple[str, int, Row]]:
+    """Yield the strangest row of each rule in turn, then the second of each, until there are enough."""
+    taken: set[int] = set()
+    ordered = [sorted(top, reverse=True) for top in tops]
+    for place in range(STRANGE):
+        for rule, top in zip(rules, ordered, strict=True):
+            if place < len(top) and -top[place][1] not in taken and len(taken) < STRANGE:
+                taken.add(-top[place][1])
+                yield rule.name, -top[place][1], top[place][2]
+
+
+def learned_from(story: Story) -> str:
+    """A card a file that a stage learns from."""
+    cards, seen = [], set()
+    for stage in story.of("sft", "reward", "rejection_sampling", "ppo"):
+        group = re.sub(r"_\d+$", "", stage.name)  # the folds of a cross validation learn from the same files
+        if group not in seen:
+            seen.add(group)
+            cards += [_card(stage, title, read(rows, rules)) for title, rows, rules in _files(story, stage)]
+    cards = [made for made in cards if made]
+    rule = (
+        f"{RANDOM} rows at random (seed {SEED}) and the {STRANGE} strangest, each for the reason that stands beside it"
+    )
+    lead = f'<p class="lead">Of every file that a stage learns from: {rule}.</p>'
+    return lead + "".join(cards) if cards else ""
+
+
+def _files(story: Story, stage: StageRun) -> Iterator[tuple[str, Iterable[Row], Sequence[Rule]]]:
+    if stage.program == "sft":
+        for source in stage.sources("train"):
+            yield f"Dialogues: {_name(source)}", _rows(source, "dialogue"), DIALOGUES
+    elif stage.program == "reward":
+        for source in stage.sources("train"):
+            yield f"Preferences: {_name(source)}", _rows(source, "preference"), PREFERENCES
+    elif stage.program == "rejection_sampling":
+        yield "The best of K: best.jsonl", _kept(story, stage), KEPT
+    else:
+        yield "PPO's batches: samples.jsonl", story.judged(stage, "samples.jsonl"), ROLLOUTS
+
+
+def _name(source: str) -> str:
+    return source.rpartition("/")[2]
+
+
+def _rows(source: str, kind: Any) -> Iterator[Row]:
+    """Yield a source's rows; none where it is not there any more, or is damaged."""
+    try:
+        yield from read_rows(source, kind)
+    except (UserError, OSError):
+        return
+
+
+def _kept(story: Story, stage: StageRun) -> Iterator[Row]:
+    """Yield the dialogues of best.jsonl with the judge's marks: of the answer, and of the best of its prompt's samples."""
+    judged, best = {}, dict[str, float]()
+    for row in story.judged(stage, "responses.jsonl"):
+        prompt, value = str(row.get("prompt_id")), gold(row)
+        if value is not None:
+            judged[prompt, str(row.get("response")).strip()] = row["judgement"]
+            best[prompt] = max(value, best.get(prompt, 0.0))
+    for row in _rows(str(stage.folder / "best.jsonl"), "dialogue"):
+        prompt = str(row.get("prompt_id"))
+        judgement = judged.get((prompt, _answer(row).strip()))
+        yield {**row, "judgement": judgement, "best_mark": best[prompt]} if judgement else row
+
+
+def _card(stage: StageRun, title: str, found: Reading) -> str:
+    if not found.count:
+        return ""
+    shares = [f"{escape(name)}: {held:,} of {told:,}" for name, (held, told) in found.held.items()]
+    noted = f'<p class="soft">{"; ".join(shares)}</p>' if shares else ""
+    head = ["Row", "Prompt", "Learned from it"]
+    strange = [[f"{number:,}<br><i>{escape(name)}</i>", *_cells(row)] for name, number, row in found.strange]
+    drawn = [[f"{number:,}", *_cells(row)] for number, row in found.drawn]
+    more = f"<details><summary>{len(drawn)} rows at random</summary>{table(head, drawn, numbers=3)}</details>"
+    note = f"{counted(found.count, 'row')}, for {escape(stage.name)}"
+    return card(escape(title), f'{noted}<div class="rows">{table(head, strange, numbers=3)}{more}</div>', note)
+
+
+def _cells(row: Row) -> list[str]:
+    """Return a row's prompt and what is learned from it, as HTML."""
+    if "chosen" in row:
+        rating = str(row.get("rating") or "unrated").replace("_", " ")
+        words = {"True": " (safe)", "False": " (unsafe)"}
+        chosen, rejected = (words.get(str(row.get(f"{side}_safe")), "") for side in ("chosen", "rejected"))
+        texts = f"<p><b>chosen</b>{chosen} {_text(row['chosen'])}</p><p><b>rejected</b>{rejected} {_text(row['rejected'])}</p>"
+        return [_text(question(row["messages"])), f'{texts}<p class="marks">{escape(rating)}</p>']
+    messages = row["messages"] if "response" in row else row["messages"][:-1]
+    marks = [f"iteration {row['step']}"] if is_number(row.get("step")) else []
+    marks += [f"score {decimals(logit(row['combined']), 2)}"] if is_number(row.get("combined")) else []
+    value, name = gold(row), "safety" if is_adversarial(row) else "helpfulness"
+    marks += [] if value is None else [f"gold {name} {decimals(value, 2)}"]
+    marks += [f"KL {decimals(row['kl'], 2)}"] if is_number(row.get("kl")) else []
+    marks += ["gated"] if row.get("gated") is True else []
+    cut = ' <span class="cut">… (unfinished)</span>' if row.get("finished") is False else ""
+    told = f'<p class="marks">{" · ".join(map(escape, marks))}</p>' if marks else ""
+    return [_text(question(messages)), f"<p>{_text(_answer(row))}{cut}</p>{told}"]
+
+
+def _text(text: str) -> str:
+    return escape(clipped(" ".join(text.split()))) or "(empty)"

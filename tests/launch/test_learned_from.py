@@ -1,0 +1,69 @@
+"""What is learned from is read in one pass: random rows by a seed, the strangest by stated rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch.learned_from import KEPT, RANDOM, ROLLOUTS, STRANGE, Rule, learned_from, read
+from launch.scores import expected_best
+from launch.story import Story
+
+from .synthetic import make
+
+ODD = Rule("odd", lambda row: float(row["n"] % 2), counted=True)
+LARGE = Rule("large", lambda row: row["n"])
+
+
+def test_the_strangest_of_each_rule_in_turn_and_no_row_twice() -> None:
+    found = read(({"n": n} for n in range(100)), (ODD, LARGE))
+    assert found.count == 100 and found.held == {"odd": [50, 100]}
+    # The first of equals by the first rule, the largest by the second; 99 and 97 would be taken by either.
+    assert [(name, number) for name, number, _ in found.strange] == [
+        ("odd", 2), ("large", 100), ("odd", 4), ("large", 99), ("odd", 6)
+    ]  # fmt: skip
+
+
+def test_random_rows_are_a_fair_draw_and_the_same_each_time() -> None:
+    drawn = read(({"n": n} for n in range(1000)), ()).drawn
+    assert drawn == read(({"n": n} for n in range(1000)), ()).drawn
+    assert len({number for number, _ in drawn}) == RANDOM and all(row["n"] == number - 1 for number, row in drawn)
+    assert max(number for number, _ in drawn) > 500
+    assert [number for number, _ in read([{"n": 0}, {"n": 1}], ()).drawn] == [1, 2]  # fewer than are drawn: all
+
+
+def test_planted_faults_are_shown(tmp_path: Path) -> None:
+    text = learned_from(Story(make(tmp_path / "demo")))
+    assert text.count("<h3>") == 5  # dialogues, preferences of each kind, best.jsonl, PPO's batches
+    assert text.count(f"{RANDOM} rows at random</summary>") == 5
+    assert text.count("chosen unsafe, rejected safe: 1 of 1") == 2 and "17<br><i>chosen unsafe, rejected safe" in text
+    assert "gated on a harmless prompt: 1 of 30" in text and "8<br><i>gated on a harmless prompt" in text
+    assert "unfinished: 1 of 120" in text and "51<br><i>unfinished" in text
+    assert text.count("<br><i>") == 5 * STRANGE and "gold helpfulness" in text
+
+
+@pytest.mark.parametrize("rules", [KEPT, ROLLOUTS])
+def test_rules_pass_over_what_a_row_does_not_say(rules: tuple[Rule, ...]) -> None:
+    row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "a b"}]}
+    assert [name for name, _, _ in read([row], rules).strange] == ["the longest answer"]
+
+
+def test_without_the_files_there_is_no_section(tmp_path: Path) -> None:
+    folder = make(tmp_path / "demo")
+    for path in (
+        "world/dialogues",
+        "rate/preferences_helpfulness",
+        "rate/preferences_safety",
+        "rs/best",
+        "ppo/samples",
+    ):
+        (folder / f"{path}.jsonl").unlink()
+    assert learned_from(Story(folder)) == ""
+
+
+def test_expected_best_is_the_mean_over_all_choices() -> None:
+    values = [1.0, 5.0, 2.0]  # in the order of a score, which may differ from theirs
+    assert expected_best(values, 1) == pytest.approx(8 / 3)
+    assert expected_best(values, 2) == pytest.approx((5 + 2 + 2) / 3)  # pairs: (1,5) keeps 5, (1,2) and (5,2) keep 2
+    assert expected_best(values, 3) == 2.0
