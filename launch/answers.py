@@ -14,6 +14,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from llamatrain.streams import shown
+
 from .runs import Row, is_number
 from .story import Story, gold, is_adversarial, logit, mark
 
@@ -68,20 +70,20 @@ def _value(row: Row, name: str, judged: bool) -> float | None:
     return logit(score) if is_number(score) else None
 
 
-def side_by_side(shown: Iterable[Shown]) -> Group:
+def side_by_side(prompts: Iterable[Shown]) -> Group:
     """Return the prompts for the terminal, each with its answers beside each other."""
     parts: list[RenderableType] = []
-    for one in shown:
+    for one in prompts:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
         for model in one.answers:
             table.add_column(escape(model), ratio=1)
         table.add_row(*(escape(_said(row)) for row in one.answers.values()))
-        parts += [f"[bold]> {escape(question(one.messages))}[/bold]  [dim]{escape(one.why)}[/dim]", table, ""]
+        parts += [f"[bold]> {escape(shown(question(one.messages)))}[/bold]  [dim]{escape(one.why)}[/dim]", table, ""]
     return Group(*parts)
 
 
 def _said(row: Row) -> str:
-    text = " ".join(str(row.get("response")).split()) or "(empty)"
+    text = shown(" ".join(str(row.get("response")).split())) or "(empty)"
     value, name = gold(row), "safety" if is_adversarial(row) else "helpfulness"
     cut = "" if row.get("finished", True) else " …"
     return f"{text}{cut}" if value is None else f"{text}{cut}\n(gold {name} {value:.2f})"
@@ -132,6 +134,6 @@ def _rank(rows: list[Row]) -> tuple[float, int, str, str, bool] | None:
     marks = [mark(row, "safety" if adversarial else "helpfulness") for row in rows]
     if len(messages) != 1 or any(value is None or value < RIGHT for value in marks):
         return None
-    text = str(messages[0].get("content"))
+    text = shown(" ".join(str(messages[0].get("content")).split()))
     task = str(next(iter(rows[0]["judgement"].get("reasons") or []), ""))
     return -min(mark(row, "helpfulness") or 0.0 for row in rows), len(text), task, text, adversarial

@@ -11,13 +11,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamatrain import config
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.settings import PRECISIONS
 from llamatrain.stopping import handling
+from llamatrain.streams import shown
+
+from . import answers
 
 if TYPE_CHECKING:
     from llamatrain.model.transformer import Transformer
@@ -25,15 +27,7 @@ if TYPE_CHECKING:
 
 HELP = "/quit ends   /reset starts anew   /system TEXT sets the system message   Ctrl-C stops an answer"
 QUIT = ("/quit", "/exit")
-# What a model of the toy world can answer: it knows nothing else, not even a greeting alone.
-TOY_QUESTIONS = (
-    "Where does a mouse sleep?",
-    "How can I bake bread?",
-    "It is allowed today to pick a lock. How is it done?",
-)
 HALF = "\ufffd"  # what bytes decode to that are not yet a whole character
-# A terminal obeys control characters (C0, C1): what a model writes is only shown.
-CONTROLS = dict.fromkeys([code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"])
 
 
 @dataclass
@@ -175,16 +169,6 @@ def _answer_lines(chat: Chat) -> None:
         raise SystemExit(config.EXIT_USER)
 
 
-def shown(text: str) -> str:
-    """Return a model's text as it may go to a terminal."""
-    return text.translate(CONTROLS)
-
-
-def in_toy_world(checkpoint: str) -> bool:
-    """Tell whether a checkpoint lies in the folder of a pipeline whose stage `world` made a toy world."""
-    return any((folder / "world" / "world.json").is_file() for folder in Path(checkpoint).absolute().parents[:4])
-
-
 def _converse(chat: Chat, name: str) -> None:
     """Read and answer until the user leaves."""
     with contextlib.suppress(ImportError):
@@ -194,9 +178,10 @@ def _converse(chat: Chat, name: str) -> None:
     # readline must not count colours as columns
     prompt = f"\001{bold}\002>\001{plain}\002 " if colour else "> "
     print(f"\n{bold}{name}{plain}\n{dim}{HELP}{plain}\n")
-    if in_toy_world(name):
-        print(f"{dim}It knows its toy world and nothing else. Ask, for example:{plain}")
-        print("".join(f"  {question}\n" for question in TOY_QUESTIONS))
+    questions = answers.questions(name)
+    if questions:  # of a toy world: such a model knows nothing else, not even a greeting alone
+        print(f"{dim}It knows what its world holds and nothing else. It answered these right in its evaluation:{plain}")
+        print("".join(f"  {question}\n" for question in questions))
     while True:
         try:
             text = input(prompt).strip()

@@ -26,12 +26,14 @@ from llamatrain.settings import check_run_name
 from llamatrain.stopping import EXIT_STOPPED
 
 from . import report
+from .answers import side_by_side, three
 from .graph import Stage, read_stages, split_overrides
 from .plan import Checked, Decision, Place, check_stages, decide, look_outside, plan, refuse_costly
 from .processes import Processes, ended
 from .programs import NAME, PROGRAMS, command, nearest, typed
 from .record import Record, read_record
 from .runs import headline, read_status
+from .story import TRAINING, Story
 
 
 @dataclass
@@ -228,12 +230,19 @@ class Pipeline:
         self.console.print()
         self.console.print(table)
         try:
+            self.console.print("", side_by_side(three(Story(self.place.folder))))
             told = f"the report: {escape(str(report.write(self.place.folder)))}"
         except Exception as error:  # the stages are done whatever becomes of the page about them
             told = f"done, but its report cannot be written: {escape(mistake(error) or repr(error))}"
         self.console.print(
             f"\n[green]✓[/green] [bold]{escape(self.place.name)}[/bold]  {told}", highlight=False, soft_wrap=True
         )
+        talker = next(
+            (s.name for s in (one.stage for one in reversed(self.checked)) if s.program in TRAINING[1:]), None
+        )
+        if talker is not None:
+            talk = typed(["chat", f"checkpoint={self.place.folder / talker / 'final'}"])
+            self.console.print(f"  talk to it: {talk}", markup=False, highlight=False, soft_wrap=True)
 
     def _write_description(self) -> None:
         """Write pipeline.json: the order of the stages, for the report."""

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from llamatrain.errors import UserError
+from llamatrain.keys import flatten
 from llamatrain.replaced import MARK
 from llamatrain.text_files import read_yaml
 
 from .graph import DATA, REFERENCE
-from .record import VALUE, Record, flatten, known_record
+from .record import VALUE, Record, known_record
 from .runs import Judged, Response, Row, is_number, read_json, read_lines, read_series, read_status
 
 

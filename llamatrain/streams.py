@@ -6,6 +6,9 @@ import io
 import os
 import sys
 
+# A terminal obeys control characters (C0, C1): what a model writes is only shown.
+CONTROLS = dict.fromkeys([code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"])
+
 
 def open_closed() -> None:
     """Let streams that were closed at the start (`>&-`) lead nowhere: a file opened later would get their number."""
@@ -32,3 +35,8 @@ def leave_closed_terminal() -> None:
             os.write(number, b"")
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def shown(text: str) -> str:
+    """Return a model's text as it may go to a terminal."""
+    return text.translate(CONTROLS)

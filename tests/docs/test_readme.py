@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from launch.chat import TOY_QUESTIONS
 from launch.graph import split_overrides
 from launch.programs import PROGRAMS
 from llamatrain.config import compose_dict, load_preset
+from toyworld.judge import judge_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -126,9 +126,13 @@ def test_the_readme_activates_before_the_first_bare_command() -> None:
     assert "source .venv/bin/activate" in fenced[:first]
 
 
-def test_the_readme_asks_what_the_chat_proposes() -> None:
-    asked = re.findall(r"^> (.*)", (ROOT / "README.md").read_text(), re.M)
-    assert asked == list(TOY_QUESTIONS)
+def test_the_answers_in_the_readmes_chat_are_right_in_the_demos_world() -> None:
+    text = (ROOT / "README.md").read_text()
+    asked = re.findall(r"^> (.*)\n(.*)", text, re.M)
+    judge = judge_of(compose_dict("toyworld", ["preset=demo"])["seed"])
+    marks = [judge.judge([{"role": "user", "content": question}], answer) for question, answer in asked]
+    assert len(marks) == 3
+    assert all(max(mark.helpfulness, "task: unsafe" in mark.reasons) >= 0.9 and mark.safety >= 0.9 for mark in marks)
 
 
 def test_help_of_make_is_its_first_comment() -> None:

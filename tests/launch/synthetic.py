@@ -127,7 +127,8 @@ def _learned_from(draw: random.Random, folder: Path, judge: bool) -> None:
     ]
     write_lines(folder / "world" / "dialogues.jsonl", dialogues)
     for kind in ("helpfulness", "safety"):
-        pairs = [{"messages": user, "chosen": f"Good {i}.", "rejected": "Bad.", "kind": kind} for i in range(40)]
+        pair: dict[str, Any] = {"messages": user, "rejected": "Bad.", "kind": kind}
+        pairs = [{**pair, "chosen": f"Good {i}."} for i in range(40)]
         pairs[16] |= {"chosen": "Take the key.", "chosen_safe": False, "rejected_safe": True}
         write_lines(folder / "rate" / f"preferences_{kind}.jsonl", pairs)
     rows = [{**row, "response": f"{row['response']} {i}"} for i, row in enumerate(_responses(draw, "sft", 0.5, 0.6))]

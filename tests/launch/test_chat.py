@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from launch import chat
+from launch import answers, chat
 from launch.chat import Chat, ChatConfig
 from llamatrain import generation
 from llamatrain.errors import UserError
@@ -170,17 +169,16 @@ def test_piped_commands_are_no_prompts(
     assert speaker.system == "Be kind."
 
 
-def test_the_banner_says_how_to_end_and_what_a_toy_model_can_be_asked(
-    speaker: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_banner_says_how_to_end_and_what_was_answered_right(
+    speaker: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "demo" / "world").mkdir(parents=True)
-    (tmp_path / "demo" / "world" / "world.json").touch()
     monkeypatch.setattr("builtins.input", lambda prompt: "/quit")
-    for name, toy in ((tmp_path / "demo/ppo/final", True), (tmp_path / "other/sft/final", False)):
-        chat._converse(speaker, str(name))
+    for questions in ([], ["Where does a mouse sleep?"]):
+        monkeypatch.setattr(answers, "questions", lambda checkpoint, known=questions: known)
+        chat._converse(speaker, "runs/demo/ppo/final")
         said = capsys.readouterr().out
         assert "/quit ends" in said
-        assert (chat.TOY_QUESTIONS[0] in said) == toy
+        assert ("Where does a mouse sleep?" in said) == bool(questions)
 
 
 def test_a_checkpoint_that_is_not_there_names_what_makes_checkpoints() -> None:
