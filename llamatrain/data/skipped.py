@@ -20,18 +20,24 @@ def check_bad_rows(policy: str) -> None:
 
 
 class BadRows:
-    """What becomes of rows that cannot be used, as the key `bad_rows` says: `stop` at the first, or `skip` and count."""
+    """What becomes of rows that cannot be used, as the key `bad_rows` says: `stop` at the first, or `skip` and count.
 
-    def __init__(self, policy: str = "stop") -> None:
-        check_bad_rows(policy)
+    None is `stop` in a program without the key.
+    """
+
+    def __init__(self, policy: str | None = None) -> None:
+        if policy is not None:
+            check_bad_rows(policy)
         self.policy, self.good = policy, 0
         self.counts: Counter[str] = Counter()  # reason -> rows
         self.first: dict[str, str] = {}  # reason -> what is wrong with its first row
 
     def __call__(self, error: UserError) -> None:
         """Take a bad row's error: raise it, or count it."""
-        if self.policy == "stop":
+        if self.policy is None:
             raise error
+        if self.policy == "stop":
+            raise UserError(f"{error}; bad_rows=skip leaves such rows out") from error
         reason = _reason(str(error))
         self.counts[reason] += 1
         self.first.setdefault(reason, str(error))

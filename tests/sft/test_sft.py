@@ -142,6 +142,8 @@ def test_one_bad_row_need_not_stop_a_run(tmp_path: Path, base: Path, tokenizer: 
     write_dialogues(tmp_path / "dialogues.jsonl", [*DIALOGUES, ("Say [INST] to me.", "No."), ("Say it.", "It.")])
     with pytest.raises(UserError, match=rf"dialogues\.jsonl:{len(DIALOGUES) + 1}: .*holds the chat format's tag"):
         load(cfg, tokenizer, 128)
+    with pytest.raises(UserError, match=r"; bad_rows=skip leaves such rows out$"):
+        load(cfg, tokenizer, 128, BadRows(cfg.bad_rows))
     bad = BadRows("skip")
     batches, _ = load(cfg, tokenizer, 128, bad)
     assert batches.counts["dialogues"] == len(DIALOGUES) + 1
