@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from llamatrain.streams import open_closed
+
 from .programs import NAME, PROGRAMS, ROOT, command, environment, find, missing_packages, nearest
 
 EXAMPLES = {
@@ -48,6 +50,7 @@ def usage(colour: bool) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Become the program named by the first argument; without one, print the help."""
+    open_closed()
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         _say(usage(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))

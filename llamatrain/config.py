@@ -310,7 +310,6 @@ def main(
     Exit codes: 0 done, 1 failure, 2 the user's mistake, 75 stopped by a signal, saved and resumable.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    streams.open_closed()
     streams.replace_unknown_characters()
     alone = argv is None  # the process ends with the program
     code = _guarded(lambda: _dispatch(program, schema, task, arguments, plan), leaves=alone)

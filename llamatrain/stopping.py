@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from .streams import leave_closed_terminal
+from .streams import leave_closed_terminal, open_closed
 
 # What a terminal, Slurm or a person sends.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -38,6 +38,7 @@ def watch(package: str) -> None:
     module = sys.orig_argv[-len(sys.argv)] if sys.argv[0] == "-m" else ""
     if not f"{module}.".startswith(f"{package}."):
         return
+    open_closed()
     heard, told = os.pipe()
     os.set_blocking(told, False)
     for number in _heeded(SIGNALS):

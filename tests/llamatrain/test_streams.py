@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +19,15 @@ def test_a_terminal_that_lacks_a_character_ends_no_program(monkeypatch: pytest.M
     with pytest.raises(SystemExit) as ended:
         config.main("report", ReportConfig, lambda cfg: print("✓ done"), ["run.name=x"])
     assert (ended.value.code, written.getvalue()) == (0, b"? done\n")
+
+
+def test_streams_that_were_closed_lead_nowhere(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "__init__.py").write_text("from llamatrain import stopping\nstopping.watch(__name__)\n")
+    main = "import sys\nprint('lost', open('file', 'w').fileno())\nprint('lost', file=sys.stderr)\nsys.exit(7)\n"
+    (tmp_path / "program" / "__main__.py").write_text(main)
+    closed = f"PYTHONPATH={repository} exec {sys.executable} -m program <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", closed], cwd=tmp_path).returncode == 7
+    assert (tmp_path / "file").read_text() == ""  # it has no stream's number
+    closed = f"exec {sys.executable} -m launch --version >&- 2>&-"
+    assert subprocess.run(["bash", "-c", closed], cwd=repository).returncode == 0
