@@ -262,7 +262,7 @@ def _explain(error: Exception, program: str, overrides: Sequence[str], schema: t
 def _culprit(program: str, overrides: Sequence[str]) -> str | None:
     """Return the override at which Hydra stumbles by itself."""
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for override in overrides:
+        for override in reversed(overrides):  # the user's own come last
             try:
                 hydra_compose(yaml_name(program), overrides=[override])
             except Exception:

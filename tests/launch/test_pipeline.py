@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from launch import processes, programs
+from launch import processes, programs, report
 from llamatrain.lock import Lock
 
 from . import fake_program
@@ -43,6 +43,18 @@ def test_second_run_starts_nothing(start: Start, capsys: Capture) -> None:
     assert start() == 0
     assert [started(stage) for stage in ("first", "second", "third")] == [1, 1, 1]
     assert capsys.readouterr().out.count("done  loss 1.500") == 3
+
+
+def test_a_report_that_cannot_be_written_fails_nothing(
+    start: Start, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(folder: Path) -> Path:
+        raise PermissionError(13, "Permission denied", f"{folder}/report.html")
+
+    monkeypatch.setattr(report, "write", write)
+    assert start() == 0
+    told = "done, but its report cannot be written: runs/trio/report.html cannot be read or written: Permission denied"
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
