@@ -105,7 +105,9 @@ def _subtitle(story: Story) -> str:
 def write(folder: Path, samples: int = 5) -> Path:
     """Write report.html into a pipeline's folder and return its path."""
     target = folder / "report.html"
-    atomic.write_text(target, page(Story(folder, samples)))
+    atomic.write_bytes(
+        target, page(Story(folder, samples)).encode(errors="replace")
+    )  # JSON may hold half a surrogate pair
     return target
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,7 +50,10 @@ class Hit:
 
 @dataclass
 class Job:
-    """A program's command line on so many ranks; no file can grow beyond `file_limit` bytes."""
+    """A program's command line on so many ranks; no file can grow beyond `file_limit` bytes.
+
+    Without a `folder` the arguments are all there is; with `quiet` the output is what stands on standard error.
+    """
 
     program: str
     folder: str  # of the run
@@ -57,6 +61,7 @@ class Job:
     ranks: int = 1
     hits: list[Hit] = field(default_factory=list)
     file_limit: int | None = None
+    quiet: bool = False
 
 
 @dataclass
@@ -69,10 +74,12 @@ class Result:
     seconds: float
 
 
-def run(chains: Sequence[Sequence[Job]], repository: Path, timeout: float = 840) -> list[list[Result]]:
-    """Run chains of jobs in one fork server; return the result of every job."""
+def run(
+    chains: Sequence[Sequence[Job]], repository: Path, timeout: float = 840, imported: Sequence[str] = ()
+) -> list[list[Result]]:
+    """Run chains of jobs in one fork server, with more modules `imported`; return the result of every job."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.distributed.driver"],
+        [sys.executable, "-m", "tests.distributed.driver", *imported],
         input=json.dumps([[asdict(job) for job in chain] for chain in chains]),
         cwd=repository,
         capture_output=True,
@@ -92,7 +99,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # what a test that joined a group by itself leaves
         os.environ.pop(name, None)
-    for name in IMPORTED:
+    for name in (*IMPORTED, *sys.argv[1:]):
         importlib.import_module(name)
     config.compose_dict("sft")  # Hydra builds its parser
     threads = len(list(Path("/proc/self/task").iterdir()))
@@ -122,7 +129,7 @@ def _run_job(job: Job) -> Result:
                 os.kill(other, signal.SIGKILL)
         time.sleep(0 if pid else 0.005)
     os.lseek(log, 0, os.SEEK_SET)
-    said = Path(job.folder) / "status.json"
+    said = Path(job.folder or os.devnull) / "status.json"
     with os.fdopen(log) as file:
         return Result(
             codes,
@@ -136,7 +143,8 @@ def _fork(job: Job, rank: int, environ: dict[str, str], log: int) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            os.dup2(log, 1)
+            os.dup2(os.open(os.devnull, os.O_RDWR) if job.quiet else log, 1)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(log, 2)
             os.environ |= environ
             _enter(job, rank)
@@ -162,7 +170,9 @@ def _enter(job: Job, rank: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_limit, job.file_limit))
     module, folder = PROGRAMS[job.program].module, Path(job.folder)
-    sys.argv = [module, f"run.dir={folder.parent}", f"run.name={folder.name}", *job.arguments]
+    place = [f"run.dir={folder.parent}", f"run.name={folder.name}"] if job.folder else []
+    sys.argv = [module, *place, *job.arguments]
+    warnings.filterwarnings("ignore", module="runpy")  # of a program that is imported already
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

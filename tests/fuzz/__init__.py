@@ -1,0 +1,1 @@
+"""Malformed input for every program and every kind of file."""
