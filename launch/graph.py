@@ -39,6 +39,7 @@ class Stage:
     name: str
     program: str
     overrides: tuple[str, ...]
+    typed: tuple[str, ...] = ()  # those of them that stood on the command line
 
     @property
     def parents(self) -> list[str]:
@@ -94,7 +95,7 @@ def _read_stage(preset: str, name: str, node: Any, added: list[str]) -> Stage:
         raise UserError(f"{where}: there is no program '{node['program']}' to run{hint}")
     if not isinstance(overrides, list):
         raise UserError(f"{where}: 'set' must be a list of overrides, got {type(overrides).__name__}")
-    return Stage(name, program, (*map(str, overrides), *added))
+    return Stage(name, program, (*map(str, overrides), *added), tuple(added))
 
 
 def ordered(stages: Sequence[Stage]) -> list[Stage]:

@@ -6,6 +6,7 @@ changed runs again, and it is said why. At the end stands a report (`llamatrain 
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -264,9 +265,17 @@ def _gpus() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
+def _spelt(argument: str) -> list[str]:
+    """Return what `--dry-run[=RANKS]`, the programs' other spelling, means here; any other argument as it is."""
+    option, equals, ranks = argument.partition("=")
+    if option != config.DRY_RUN:
+        return [argument]
+    return ["dry_run=true", *([f"ranks={ranks}"] if equals else [])]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Divide the command line among the pipeline and its stages, and run."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(itertools.chain.from_iterable(map(_spelt, sys.argv[1:] if argv is None else argv)))
     presets = [argument.partition("=")[2] for argument in arguments if argument.startswith("preset=")]
     try:
         names = list(config.load_preset(presets[-1]).get("stages") or {}) if presets else []

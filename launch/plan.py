@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llamatrain import config
+from llamatrain import config, length
 from llamatrain.errors import UserError
 from llamatrain.keys import files_read
 
@@ -95,6 +95,10 @@ def _checked(stage: Stage, place: Place, configs: str) -> Checked:
     run = {**values["run"], "dir": str(place.folder), "name": stage.name}
     if run["wandb"]["group"] is None:
         run["wandb"] = {**run["wandb"], "group": place.name}
+    typed = stage.overrides if length.is_own(place.presets[-1]) else stage.typed
+    given = config.lengths_given(stage.program, [*presets, *typed])
+    if given:
+        run["given"] = given
     settings: Any = config.check(stage.program, schemas()[stage.program], {**values, "run": run}, overrides)
     return Checked(stage, values, run, source, settings)
 

@@ -33,7 +33,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import atomic, distributed, streams
+from . import atomic, distributed, length, streams
 from .errors import UserError, mistake, show
 from .stopping import EXIT_STOPPED, Stopped, handling
 from .text_files import read_text, read_yaml
@@ -163,7 +163,22 @@ def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: 
 
     With `fill`, texts that the user must give (names, paths) may be missing: they are then NOT_GIVEN.
     """
-    return check(program, schema, compose_dict(program, overrides), overrides, fill)
+    values = compose_dict(program, overrides)
+    note_given(values, lengths_given(program, overrides))
+    return check(program, schema, values, overrides, fill)
+
+
+def lengths_given(program: str, overrides: Sequence[str]) -> list[str]:
+    """Return which lengths the user gave: in overrides of his own, or in a preset of his own."""
+    presets = [o.split("=", 1)[1] for o in overrides if o.startswith("preset=")]
+    own = [o for name in presets if length.is_own(name) for o in preset_overrides(program, name)]
+    return length.given([*own, *overrides])
+
+
+def note_given(values: dict[str, Any], keys: list[str]) -> None:
+    """Note in a program's values which lengths the user gave, where it has a run."""
+    if keys and isinstance(values.get("run"), dict):
+        values["run"]["given"] = keys
 
 
 def check(
@@ -398,6 +413,9 @@ def _dispatch(
         return 0
     if flags in (["--multirun"], ["-m"]):
         return _multirun(program, overrides)
+    if plan is not None:  # `dry_run=true`, as a pipeline has it, means the same
+        flags += [DRY_RUN for o in overrides if o.lower() == "dry_run=true"]
+        overrides = [o for o in overrides if o.lower() not in ("dry_run=true", "dry_run=false")]
     if plan is not None and len(flags) == 1 and flags[0].partition("=")[0] == DRY_RUN:
         ranks = _ranks(flags[0])
         text = plan(compose(program, schema, overrides, fill=True), ranks)
@@ -491,7 +509,7 @@ def help_text(program: str, task: Callable[..., None], plans: bool = False) -> s
     used = re.findall(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", source.split("_self_")[0], re.M)
     lines = [about, "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     sweep = "   --multirun (a,b: one run for each value)" if any(group == "run" for group, _, _ in used) else ""
-    dry = f"   {DRY_RUN}[=RANKS] (print the plan for so many ranks)" if plans else ""
+    dry = f"   dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for so many ranks)" if plans else ""
     lines += [f"Options: --help   --cfg job (print the composed configuration){dry}{sweep}"]
     key = "stages" if program == "pipeline" else yaml_name(program)
     presets = sorted(p.stem for p in (folder / "preset").glob("*.yaml") if key in load_preset(p.stem))

@@ -20,7 +20,7 @@ from llamatrain.spikes import Guard
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PretrainConfig
-from .plan import check_batch, dry_run, epochs, parameters, plan
+from .plan import check_batch, check_epochs, dry_run, epochs, parameters, plan
 
 
 def train(cfg: PretrainConfig) -> None:
@@ -28,6 +28,7 @@ def train(cfg: PretrainConfig) -> None:
     tokenizer = Tokenizer(cfg.tokenizer)
     model = cfg.model.with_vocabulary(tokenizer.vocab_size)
     batches, held_out = load(cfg, tokenizer)
+    check_epochs(cfg, batches.manifest)
     data, fixed = {"train": batches.fingerprint}, ("batch_tokens", "seq_len")
     with Run(cfg.run, "pretrain", cfg, data=data, fixed=fixed) as run:
         run.print(plan(cfg, model, world_size(), epochs(cfg, batches.manifest)))

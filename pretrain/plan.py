@@ -15,6 +15,7 @@ from llamatrain.data.windows import source_shares, whole_windows
 from llamatrain.distributed import world_size
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.flops import flops_per_token
+from llamatrain.length import check_length
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.optim import kind_of
@@ -49,6 +50,13 @@ def check_batch(cfg: PretrainConfig, ranks: int) -> None:
     check_split(
         "batch_tokens", cfg.batch_tokens, {"seq_len": cfg.seq_len, "micro_batch_size": cfg.micro_batch_size}, ranks
     )
+
+
+def check_epochs(cfg: PretrainConfig, manifest: Manifest) -> None:
+    """Refuse a batch above the corpus, and a length that nobody gave and that goes through it too often."""
+    turns = cfg.total_steps * cfg.batch_tokens / max(1, manifest.tokens)
+    batch = ("batch_tokens", cfg.batch_tokens)
+    check_length(batch, manifest.tokens, "tokens", turns, ("tokens", "steps"), cfg.run.given)
 
 
 def epochs(cfg: PretrainConfig, manifest: Manifest) -> str:
@@ -98,7 +106,9 @@ def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
     manifest = Path(cfg.corpus) / "train" / MANIFEST
     length = "; the corpus is not there yet"
     if manifest.is_file():
-        length = epochs(cfg, read_manifest(manifest.parent))
+        found = read_manifest(manifest.parent)
+        check_epochs(cfg, found)
+        length = epochs(cfg, found)
     number = parameters(model)
     parts = [plan(cfg, model, ranks, length), _memory(cfg.zero, number, ranks), _checkpoints(cfg, number)]
     return "\n".join([*parts, _work(cfg, model, number, ranks)])

@@ -7,6 +7,7 @@ scalar head. Helpfulness and safety are two models (`kind`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from llamatrain import checkpoint, config
+from llamatrain.data.batches import check_split
 from llamatrain.data.packing import Batch
 from llamatrain.data.skipped import BadRows
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine
 from llamatrain.fit import fit
+from llamatrain.length import check_length
 from llamatrain.run import Run
 from llamatrain.start import scalar_engine
 from llamatrain.tokenizer import Tokenizer
@@ -41,8 +44,9 @@ def train(cfg: RewardConfig) -> None:
     tokenizer = checkpoint.load_tokenizer(start, cfg.tokenizer)
     max_length = most_tokens(start, cfg.max_length)
     data = load(cfg, tokenizer, max_length)
-    labelled = sum(pair.chosen_safe is not None or pair.rejected_safe is not None for pair in data.pairs)
+    labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
+    steps = total_steps(cfg, len(data.pairs))
     batches = PairBatches(
         data.pairs,
         margin=cfg.margin,
@@ -53,16 +57,9 @@ def train(cfg: RewardConfig) -> None:
         rank=rank(),
         world_size=world_size(),
     )
-    steps = max(1, round(cfg.epochs * batches.steps_per_epoch))
     fingerprints, fixed = {"train": batches.fingerprint}, ("batch_pairs", *LOSS)
     with Run(cfg.run, "reward", cfg, {"checkpoint": start}, fingerprints, fixed) as run:
-        for note in data.notes:
-            run.print(note)
-        run.print(
-            f"{len(data.pairs):,} pairs, {steps:,} steps of {cfg.batch_pairs} pairs, margin {cfg.margin}, "
-            f"auxiliary weight {cfg.auxiliary_weight:g} ({labelled:,} pairs are labelled safe or unsafe), "
-            f"centering weight {cfg.center_weight:g}"
-        )
+        run.print(plan(cfg, data, labelled, steps))
         if cfg.auxiliary_weight and not labelled:
             run.print(
                 f"warning: auxiliary_weight={cfg.auxiliary_weight:g} does nothing: no pair has chosen_safe or "
@@ -77,6 +74,40 @@ def train(cfg: RewardConfig) -> None:
             return {**data.counts, **held_out_metrics(engine, data, max_length, cfg.micro_batch_size)}
 
         fit(engine, batches, loss, run, steps, tokenizer, evaluate)
+
+
+def total_steps(cfg: RewardConfig, pairs: int) -> int:
+    """Return the optimizer steps of the epochs, at least one."""
+    check_length(("batch_pairs", cfg.batch_pairs), pairs, "training pairs", cfg.epochs, ("epochs",), cfg.run.given)
+    return max(1, round(cfg.epochs * pairs / cfg.batch_pairs))
+
+
+def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int) -> str:
+    """Say in words what will be trained on."""
+    epochs = steps * cfg.batch_pairs / len(data.pairs)
+    return "\n".join(
+        [
+            *data.notes,
+            f"{len(data.pairs):,} pairs, {steps:,} steps of {cfg.batch_pairs} pairs: {epochs:.3g} epochs, "
+            f"margin {cfg.margin}, auxiliary weight {cfg.auxiliary_weight:g} "
+            f"({labelled:,} pairs are labelled safe or unsafe), centering weight {cfg.center_weight:g}",
+        ]
+    )
+
+
+def dry_run(cfg: RewardConfig, ranks: int | None) -> str:
+    """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
+    check_split("batch_pairs", cfg.batch_pairs, {"micro_batch_size": cfg.micro_batch_size}, ranks or world_size())
+    start = checkpoint.resolve(cfg.checkpoint, "sft")
+    data = load(cfg, checkpoint.load_tokenizer(start, cfg.tokenizer), most_tokens(start, cfg.max_length))
+    labelled = count_labelled(data.pairs)
+    cfg.center_weight = centering(cfg, labelled)
+    return plan(cfg, data, labelled, total_steps(cfg, len(data.pairs)))
+
+
+def count_labelled(pairs: Sequence[Pair]) -> int:
+    """Return how many pairs say of a response whether it is safe."""
+    return sum(pair.chosen_safe is not None or pair.rejected_safe is not None for pair in pairs)
 
 
 def centering(cfg: RewardConfig, labelled: int) -> float:
@@ -165,4 +196,4 @@ def held_out_metrics(engine: Engine, data: Preferences, max_length: int, micro_b
 
 
 if __name__ == "__main__":
-    config.main("reward", RewardConfig, train)
+    config.main("reward", RewardConfig, train, plan=dry_run)

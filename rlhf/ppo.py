@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llamatrain import checkpoint, config, distributed, hf_tokenizer
+from llamatrain import config, distributed, hf_tokenizer
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.skipped import BadRows
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
+from llamatrain.length import check_length
 from llamatrain.run import Run
 from llamatrain.start import frozen_model, language_engine, scalar_engine
 from llamatrain.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ from .experience import Batch, Models, batch_metrics, credit, explained_variance
 from .learning import learn
 from .prompts import Prompt, load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
-from .sample import shared_context, shared_tokenizer
+from .sample import parent_checkpoints, shared_context, shared_tokenizer
 from .samples_log import SamplesLog
 from .scoring import require_zero
 
@@ -46,21 +47,12 @@ def train(cfg: PPOConfig) -> None:
     """Train a chat model against the reward models."""
     distributed.setup()
     check_ranks(cfg, distributed.world_size())
-    paths = {"checkpoint": cfg.checkpoint, "helpfulness": cfg.helpfulness, "safety": cfg.safety}
-    parents = {key: checkpoint.resolve(path, "sft" if key == "checkpoint" else "reward") for key, path in paths.items()}
+    parents = parent_checkpoints(cfg)
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
+    prompts, text = plan(cfg, tokenizer, context)
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("batch_prompts", "limit", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed) as run:
-        prompts = load_prompts(
-            cfg.prompts,
-            tokenizer,
-            context,
-            cfg.max_new_tokens,
-            cfg.limit,
-            cfg.too_long,
-            run.print,
-            BadRows(cfg.bad_rows),
-        )
+        run.print(text)
         models = load_models(cfg, parents)
         engines = {"policy": models.policy, "critic": models.critic}
         start, _ = run.resume(engines)
@@ -111,6 +103,31 @@ def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
             f"(ppo/explained_variance is {explained:.2f}): raise critic_optim.lr"
         )
     return True
+
+
+def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Prompt], str]:
+    """Return the prompts, and in words what will be trained on them."""
+    notes: list[str] = []
+    bad = BadRows(cfg.bad_rows)
+    prompts = load_prompts(
+        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, notes.append, bad
+    )
+    epochs = cfg.iterations * cfg.batch_prompts / len(prompts)
+    batch = ("batch_prompts", cfg.batch_prompts)
+    check_length(batch, len(prompts), "prompts", epochs, ("iterations",), cfg.run.given)
+    updates = f"{cfg.updates_per_iteration:,} update{'s' if cfg.updates_per_iteration > 1 else ''}"
+    notes.append(
+        f"{cfg.iterations:,} iterations of {cfg.batch_prompts:,} prompts and {updates}: {epochs:.3g} epochs of "
+        f"{len(prompts):,} prompts"
+    )
+    return prompts, "\n".join(notes)
+
+
+def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
+    """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
+    check_ranks(cfg, ranks or distributed.world_size())
+    parents = parent_checkpoints(cfg)
+    return plan(cfg, shared_tokenizer(parents, cfg.tokenizer), shared_context(parents))[1]
 
 
 def check_ranks(cfg: PPOConfig, ranks: int) -> None:
@@ -185,4 +202,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    config.main("ppo", PPOConfig, train)
+    config.main("ppo", PPOConfig, train, plan=dry_run)

@@ -26,13 +26,23 @@ from llamatrain.data.shards import MANIFEST, read_manifest
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
+from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.run import Run
 from llamatrain.start import language_engine
 
 from .chunks import Chunks, Row
 from .config import GateConfig, RejectionSamplingConfig
-from .sample import in_words, make_responses, parent_checkpoints, response_metrics, write_responses
+from .prompts import load_prompts
+from .sample import (
+    in_words,
+    make_responses,
+    parent_checkpoints,
+    response_metrics,
+    shared_context,
+    shared_tokenizer,
+    write_responses,
+)
 from .scoring import check_zero, require_zero, sigmoid
 
 
@@ -86,6 +96,9 @@ def train(cfg: RejectionSamplingConfig) -> None:
             replay_fraction=cfg.replay_fraction,
         )
         epochs = cfg.steps / batches.steps_per_epoch
+        epoch = batches.steps_per_epoch * cfg.batch_sequences
+        batch = ("batch_sequences", cfg.batch_sequences)
+        check_length(batch, epoch, "packed rows", epochs, ("steps",), cfg.run.given)
         line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs"
         if skipped := batches.counts["skipped"]:
             line += f" ({skipped:,} skipped: longer than {batches.seq_len} tokens)"
@@ -93,6 +106,27 @@ def train(cfg: RejectionSamplingConfig) -> None:
         engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, cfg.activation_checkpointing)
         # The figures of the sampling stand in the line of every evaluation, the last step's included.
         fit(engine, batches, language_model_loss, run, cfg.steps, tokenizer, evaluate=lambda: metrics)
+
+
+def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
+    """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
+    parts = {"micro_batch_size": cfg.micro_batch_size}
+    check_split("batch_sequences", cfg.batch_sequences, parts, ranks or distributed.world_size())
+    parents, notes = parent_checkpoints(cfg), list[str]()
+    tokenizer, context, bad = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents), BadRows(cfg.bad_rows)
+    prompts = load_prompts(
+        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, notes.append, bad
+    )
+    left_out = BadRows(cfg.bad_rows)
+    sft = len(read_dialogues(cfg.sft_train, left_out))
+    left_out.say(notes.append)
+    share = f"{cfg.sft_fraction:.0%} of them from" if cfg.sft_fraction is not None else "all of"
+    notes += [
+        f"{len(prompts):,} prompts x {cfg.samples_per_prompt} responses = {len(prompts) * cfg.samples_per_prompt:,}",
+        f"{cfg.steps:,} steps of {cfg.batch_sequences} rows, packed from at most {len(prompts):,} best responses and "
+        f"dialogues, {share} the {sft:,} in sft_train; the epochs are known when the best are",
+    ]
+    return "\n".join(notes)
 
 
 def fingerprints(cfg: RejectionSamplingConfig) -> dict[str, str]:
@@ -216,4 +250,4 @@ def draw(rows: list[Row], count: int, seed: int) -> list[Row]:
 
 
 if __name__ == "__main__":
-    config.main("rejection_sampling", RejectionSamplingConfig, train)
+    config.main("rejection_sampling", RejectionSamplingConfig, train, plan=dry_run)

@@ -28,7 +28,7 @@ from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 from .chunks import Chunks, Row
-from .config import SampleConfig
+from .config import PPOConfig, SampleConfig
 from .prompts import load_prompts, prompts_fingerprint
 from .rollouts import Rollout, sample_rollouts
 from .scoring import Scores, combine, score, sigmoid
@@ -49,7 +49,7 @@ def sample(cfg: SampleConfig) -> None:
             run.print(f"wrote {run.folder / 'responses.jsonl'}\n{in_words('sample', metrics)}")
 
 
-def parent_checkpoints(cfg: SampleConfig) -> dict[str, Path]:
+def parent_checkpoints(cfg: SampleConfig | PPOConfig) -> dict[str, Path]:
     """Return the verified folders of the policy and of the reward models that are given."""
     given = {"checkpoint": (cfg.checkpoint, "sft")}
     for kind, path in (("helpfulness", cfg.helpfulness), ("safety", cfg.safety)):

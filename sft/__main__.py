@@ -19,6 +19,7 @@ from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit
+from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.run import Run
 from llamatrain.start import language_engine
@@ -33,7 +34,7 @@ def train(cfg: SFTConfig) -> None:
     tokenizer = checkpoint.load_tokenizer(start, cfg.tokenizer)
     bad = BadRows(cfg.bad_rows)
     batches, held_out = load(cfg, tokenizer, context(start, cfg.seq_len), bad)
-    steps = max(1, round(cfg.epochs * batches.steps_per_epoch))
+    steps = total_steps(cfg, batches)
     data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "seq_len")
     with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed) as run:
         bad.say(run.print)
@@ -41,6 +42,24 @@ def train(cfg: SFTConfig) -> None:
         engine = language_engine(start, cfg.optim, cfg.zero, steps, cfg.activation_checkpointing)
         evaluate = (lambda: held_out_metrics(engine, held_out)) if held_out else None
         fit(engine, batches, language_model_loss, run, steps, tokenizer, evaluate)
+
+
+def total_steps(cfg: SFTConfig, batches: DialogueBatches) -> int:
+    """Return the optimizer steps of the epochs, at least one."""
+    epoch = batches.steps_per_epoch * cfg.batch_sequences
+    check_length(("batch_sequences", cfg.batch_sequences), epoch, "packed rows", cfg.epochs, ("epochs",), cfg.run.given)
+    return max(1, round(cfg.epochs * batches.steps_per_epoch))
+
+
+def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
+    """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
+    ranks = ranks or world_size()
+    check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, ranks)
+    start = checkpoint.resolve(cfg.checkpoint, "pretrain")
+    batches, _ = load(
+        cfg, checkpoint.load_tokenizer(start, cfg.tokenizer), context(start, cfg.seq_len), BadRows(cfg.bad_rows)
+    )
+    return plan(cfg, batches, total_steps(cfg, batches))
 
 
 def context(start: Path, seq_len: int | None) -> int:
@@ -91,7 +110,7 @@ def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
     )
     return (
         f"{warned(trained, counts['skipped'], counts['dialogues'])}\n"
-        f"{steps:,} steps of {cfg.batch_sequences} rows{replay}: {cfg.epochs:g} epochs"
+        f"{steps:,} steps of {cfg.batch_sequences} rows{replay}: {steps / batches.steps_per_epoch:.3g} epochs"
     )
 
 
@@ -102,4 +121,4 @@ def held_out_metrics(engine: Engine, batches: DialogueBatches) -> dict[str, floa
 
 
 if __name__ == "__main__":
-    config.main("sft", SFTConfig, train)
+    config.main("sft", SFTConfig, train, plan=dry_run)

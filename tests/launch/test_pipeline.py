@@ -385,3 +385,12 @@ def run_here(self: processes.Processes, command: list[str], ranks: int = 1) -> i
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_dry_run_is_spelt_as_the_programs_spell_it(start: Start, capsys: Capture) -> None:
+    for option in ("--dry-run", "--dry-run=4"):
+        assert start(option) == 0
+        assert capsys.readouterr().out.count("  new\n") == 3
+    assert not Path("runs/trio").exists()
+    assert start("--dry-run=0") == 2
+    assert "ranks=0: need 1 or more" in capsys.readouterr().err

@@ -197,7 +197,7 @@ def test_ninety_to_ten(tmp_path: Path, chat: Path, tokenizer: Tokenizer) -> None
         (["mix_share=1", "mix=[x]"], r"mix_share=1\.0: need a number in \[0, 1\)"),
         (["center_weight=-1"], r"center_weight=-1\.0: need 0 or more, or null"),
         (["max_length=4096"], "max_length=4096: need 2 to 128"),
-        (["batch_pairs=64"], "batch_pairs=64 is more than the 8 training pairs"),
+        (["batch_pairs=64"], "batch_pairs=64: one epoch has 8 training pairs"),
         (["kind=safety"], "is a helpfulness preference, but kind=safety"),
     ],
 )

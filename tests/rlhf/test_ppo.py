@@ -20,11 +20,11 @@ from llamatrain.tokenizer import Tokenizer
 from rlhf.config import PPOConfig
 from rlhf.critic import rescale
 from rlhf.experience import Judged, credit, explained_variance, judge, kind_metrics, rewarded
-from rlhf.ppo import act, batch_prompts, check_ranks, load_models, train
+from rlhf.ppo import act, batch_prompts, check_ranks, dry_run, load_models, train
 from rlhf.prompts import load_prompts
 from rlhf.scoring import scores_at_end
 
-from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint
+from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint, write_prompts
 
 SMALL = [
     "batch_prompts=8",
@@ -119,7 +119,9 @@ def test_a_raw_critic_is_fit_before_the_policy_moves(
         raw.score.weight.mul_(8).add_(shift * hidden / hidden.square().sum())
     path = str(save_checkpoint(tmp_path / "raw", raw, tokenizer))
     more = ["batch_prompts=32", "mini_batch=16", "iterations=1"]
-    row = measures(ppo({**world, "helpfulness": path}, tmp_path, "ppo", *more))[0]
+    write_prompts(tmp_path / "prompts.jsonl", 32)
+    world = {**world, "helpfulness": path, "prompts": f"[{tmp_path / 'prompts.jsonl'}]"}
+    row = measures(ppo(world, tmp_path, "ppo", *more))[0]
     assert abs(row["ppo/helpfulness"]) > 1
     assert row["ppo/held"] == 0
     assert row["ppo/explained_variance"] > 0
@@ -240,12 +242,13 @@ def test_it_learns_what_is_rewarded(
         judge.model.embed_tokens.weight[tokenizer.eos_id, 0] = 1.0
         judge.score.weight.zero_()[0, 0] = 0.1
     path = str(save_checkpoint(tmp_path / "judge", judge, tokenizer))
-    world = {**world, "helpfulness": path, "safety": path}
+    write_prompts(tmp_path / "prompts.jsonl", 64)
+    world = {**world, "helpfulness": path, "safety": path, "prompts": f"[{tmp_path / 'prompts.jsonl'}]"}
     folder = ppo(
         world,
         tmp_path,
         "ppo",
-        "iterations=14",
+        "iterations=18",
         "batch_prompts=64",
         "mini_batch=16",
         "micro_batch_size=16",
@@ -307,3 +310,14 @@ def test_models_of_the_wrong_kind_are_named(world: dict[str, str], tmp_path: Pat
         ppo({**world, "safety": world["checkpoint"]}, tmp_path, "a")
     with pytest.raises(UserError, match=r"safety is a reward model; a language model is needed"):
         ppo({**world, "checkpoint": world["safety"]}, tmp_path, "b")
+
+
+def test_a_batch_above_all_prompts_and_an_endless_default_are_refused(world: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_prompts=16: one epoch has 12 prompts; need a batch of 12 at most"):
+        ppo(world, tmp_path, "wide", "batch_prompts=16")
+    with pytest.raises(UserError, match="iterations: the default would train 267 epochs of 12 prompts"):
+        ppo(world, tmp_path, "long")
+    assert dry_run(compose(world, tmp_path, "plan", "iterations=3"), 2).endswith(
+        "3 iterations of 8 prompts and 2 updates: 2 epochs of 12 prompts"
+    )
+    assert not [name for name in ("wide", "long", "plan") if (tmp_path / name).exists()]

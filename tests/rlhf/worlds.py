@@ -39,16 +39,7 @@ def make_world(folder: Path, config: ModelConfig, tokenizer: Tokenizer, prompts:
     policy = save_checkpoint(folder / "policy", Transformer(config, seed=1), tokenizer)
     helpfulness = save_checkpoint(folder / "helpfulness", ScalarModel(config, seed=2), tokenizer)
     safety = save_checkpoint(folder / "safety", ScalarModel(config, seed=3), tokenizer)
-    rows: list[dict[str, Any]] = [
-        {
-            "id": f"p{i}",
-            "messages": [{"role": "user", "content": f"{QUESTIONS[i % len(QUESTIONS)]} {i}"}],
-            "source": "test",
-            "safety": i % 3 == 0,
-        }
-        for i in range(prompts)
-    ]
-    write_rows(folder / "prompts.jsonl", rows)
+    rows = write_prompts(folder / "prompts.jsonl", prompts)
     answer = {"role": "assistant", "content": "The red fox lives in the forest."}
     write_rows(folder / "sft.jsonl", [{"messages": [*r["messages"], answer], "source": "sft"} for r in rows])
     return {
@@ -57,6 +48,21 @@ def make_world(folder: Path, config: ModelConfig, tokenizer: Tokenizer, prompts:
         "safety": str(safety),
         "prompts": f"[{folder / 'prompts.jsonl'}]",
     }
+
+
+def write_prompts(path: Path, count: int) -> list[dict[str, Any]]:
+    """Write prompts, a third of them adversarial; return their rows."""
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"p{i}",
+            "messages": [{"role": "user", "content": f"{QUESTIONS[i % len(QUESTIONS)]} {i}"}],
+            "source": "test",
+            "safety": i % 3 == 0,
+        }
+        for i in range(count)
+    ]
+    write_rows(path, rows)
+    return rows
 
 
 def overrides(world: dict[str, str], folder: Path, name: str, *more: str) -> list[str]:

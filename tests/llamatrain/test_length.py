@@ -1,0 +1,44 @@
+"""A batch above an epoch is refused, and so is a length beyond all measure that nobody gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llamatrain import config
+from llamatrain.errors import UserError
+from llamatrain.length import check_length, given
+from llamatrain.settings import RunConfig
+from sft.config import SFTConfig
+
+
+def check(size: int = 4, epochs: float = 2, own: tuple[str, ...] = ()) -> None:
+    check_length(("batch_sequences", size), 10, "packed rows", epochs, ("tokens", "steps"), own)
+
+
+def test_one_rule() -> None:
+    check(size=10, epochs=100)
+    check(epochs=101, own=("steps",))
+    with pytest.raises(UserError, match="batch_sequences=11: one epoch has 10 packed rows; need a batch of 10 at most"):
+        check(size=11, own=("steps",))
+    with pytest.raises(UserError, match=r"tokens or steps: the default would train 101 epochs of 10 .*tokens=\.\.\."):
+        check(epochs=101, own=("epochs",))
+
+
+def test_what_the_user_gave() -> None:
+    assert given(["+epochs=3", "run.name=x", "steps=null", "optim.steps=1", "tokens=1e9"]) == ["epochs", "tokens"]
+
+
+def test_a_length_is_given_on_the_command_line_or_in_a_preset_of_the_users(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("sft: [epochs=3]\n")
+    needed = ["run.name=x", "checkpoint=c", "train=[t]"]
+
+    def run(*overrides: str) -> RunConfig:
+        return config.compose("sft", SFTConfig, [*overrides, *needed]).run
+
+    assert run().given == []
+    assert run("preset=demo").given == []  # not what comes along, whatever it holds
+    assert run("preset=demo", "epochs=3").given == ["epochs"]
+    assert run(f"preset={own}").given == ["epochs"]
