@@ -33,10 +33,19 @@ from .work import Work, cores, discard
 FINISHED = "finished.json"
 
 
+class _Work(TypedDict):
+    settings: dict[str, Any]
+
+
+class _Key(TypedDict):
+    work: _Work
+    last: dict[str, Any]
+
+
 class _Finished(TypedDict):
     """What finished.json holds."""
 
-    key: dict[str, Any]
+    key: _Key
     parts: dict[str, str]
 
 
@@ -61,11 +70,15 @@ def build(cfg: CorpusConfig) -> None:
             discard(home)
 
 
+def _read(finished: Path) -> _Finished:
+    return read_json(finished, _Finished, "delete it, and the corpus is made anew")
+
+
 def _refuse_change(finished: Path, key: Mapping[str, Any]) -> None:
     """Refuse to make another corpus in place of a finished one, but where its work was kept and the last steps differ."""
     if not finished.is_file():
         return
-    before, now = read_json(finished, dict[str, Any])["key"], json.loads(json.dumps(key))
+    before, now = _read(finished)["key"], json.loads(json.dumps(key))
     if before != now and (before["work"] != now["work"] or not (finished.parent / "work").is_dir()):
         settings = [flatten(made["work"]["settings"] | made["last"]) for made in (before, now)]
         other = sorted(key for key in {*settings[0], *settings[1]} if settings[0].get(key) != settings[1].get(key))
@@ -78,7 +91,7 @@ def _refuse_change(finished: Path, key: Mapping[str, Any]) -> None:
 
 def _make_room(finished: Path, key: Mapping[str, Any], run: Run) -> None:
     """Move a finished corpus beside; one from the same key, whose files were cut or lost, is made again in its place."""
-    if read_json(finished, dict[str, Any])["key"] != json.loads(json.dumps(key)):
+    if _read(finished)["key"] != json.loads(json.dumps(key)):
         moved = move_content_beside(run.folder, (*PARTS, "report", FINISHED))
         run.print(f"the former corpus ({size(bytes_of(moved))}) is kept in {moved}")
     finished.unlink(missing_ok=True)
@@ -129,7 +142,7 @@ def _is_finished(path: Path, key: Mapping[str, Any]) -> bool:
     """Tell whether the corpus beside `path` was made from `key` and its files are there in their sizes."""
     if not path.is_file():
         return False
-    content = read_json(path, _Finished, "delete it to make the corpus anew")
+    content = _read(path)
     if content["key"] != json.loads(json.dumps(key)):
         return False
     return all(

@@ -309,7 +309,6 @@ def run_folders(worlds: Worlds, runs: Mapping[str, Path]) -> Iterator[Case]:
         ("sft", "status.json", objects(status, wrong=2)),
         ("sft", "metrics.jsonl", lines(dict(list(logged.items())[:4]))),
         ("sft", "incidents.jsonl", lines({**INCIDENT})),
-        ("sft", "config.yaml", iter(NO_JSON.items())),
         ("ppo", "samples.jsonl", lines(dict(list(sample.items())[:4]))),
         ("sample", chunk, lines(dict(list(response.items())[:4]), wrong=2)),
         ("corpus", "finished.json", objects(finished)),
