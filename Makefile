@@ -1,4 +1,4 @@
-# make demo        a small model from raw text to a chat assistant, on this machine's CPU in a quarter of an hour
+# make demo        a small model from raw text to a chat assistant, on this machine's CPU in about ten minutes
 # make help        this text
 # make test        the tests, in some minutes
 # make test-slow   those too slow for that: kills, several ranks, malformed inputs by the thousand

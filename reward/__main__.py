@@ -22,6 +22,7 @@ from llamatrain.distributed import rank, world_size
 from llamatrain.engine import Engine
 from llamatrain.fit import fit
 from llamatrain.length import check_length
+from llamatrain.progress import counted
 from llamatrain.run import Run
 from llamatrain.start import scalar_engine
 from llamatrain.tokenizer import Tokenizer
@@ -88,9 +89,9 @@ def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int) -> str
     return "\n".join(
         [
             *data.notes,
-            f"{len(data.pairs):,} pairs, {steps:,} steps of {cfg.batch_pairs} pairs: {epochs:.3g} epochs, "
+            f"{counted(len(data.pairs), 'pair')}, {counted(steps, 'step')} of {cfg.batch_pairs}: {epochs:.3g} epochs, "
             f"margin {cfg.margin}, auxiliary weight {cfg.auxiliary_weight:g} "
-            f"({labelled:,} pairs are labelled safe or unsafe), centering weight {cfg.center_weight:g}",
+            f"({counted(labelled, 'pair')} labelled safe or unsafe), centering weight {cfg.center_weight:g}",
         ]
     )
 

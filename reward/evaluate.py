@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -87,7 +88,7 @@ def flat(found: dict[str, Any]) -> dict[str, float]:
 
 def table(found: dict[str, Any], title: str) -> Table:
     """Return the report as a table for the terminal."""
-    shown = Table(title=escape(f"accuracy of {title}"), title_justify="left")
+    shown = Table(title=escape(f"accuracy of {title}"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("pairs of", "accuracy", "95 % interval", "pairs"):
         shown.add_column(name, justify="left" if name == "pairs of" else "right")
     files = found["by_file"] if len(found["by_file"]) > 1 else {}

@@ -21,6 +21,7 @@ from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.generation import noise_key
 from llamatrain.model.transformer import Transformer
+from llamatrain.progress import counted
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
@@ -56,7 +57,8 @@ def compare(cfg: CompareConfig) -> None:
                 raise UserError(f"all {equal} pairs are two equal responses: raise temperatures or give a checkpoint_b")
             run.log(0, {"compare/pairs": kept, "compare/equal": equal})
             run.print(
-                f"wrote {run.folder / 'comparisons.jsonl'}: {kept} pairs; {equal} pairs of equal responses left out"
+                f"wrote {run.folder / 'comparisons.jsonl'}: {counted(kept, 'pair')}; {counted(equal, 'pair')} of equal "
+                "responses left out"
             )
 
 

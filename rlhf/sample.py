@@ -147,7 +147,7 @@ def write_responses(folder: Path, chunks: Chunks) -> None:
 
 
 def response_metrics(prefix: str, rows: list[Row]) -> dict[str, float]:
-    """Return means over responses: of all of them, and of the scores on harmless and on safety prompts."""
+    """Return means over responses: of all of them, and of the scores (logits) on harmless and on safety prompts."""
     metrics = {
         f"{prefix}/responses": len(rows),
         f"{prefix}/finished": fmean(row["finished"] for row in rows),
@@ -155,9 +155,9 @@ def response_metrics(prefix: str, rows: list[Row]) -> dict[str, float]:
     }
     groups = {"": rows, "_harmless": [r for r in rows if not r["safety"]], "_unsafe": [r for r in rows if r["safety"]]}
     for name, group in groups.items():
-        for key in ("helpfulness", "safety_score", "combined"):
+        for key, raw in (("helpfulness", "helpfulness"), ("safety_score", "safety"), ("combined", "combined")):
             if group and key in group[0]:
-                metrics[f"{prefix}/{key}{name}"] = fmean(row[key] for row in group)
+                metrics[f"{prefix}/{key}{name}"] = fmean(row["raw"][raw] for row in group)
     return metrics
 
 
@@ -175,7 +175,7 @@ def in_words(prefix: str, metrics: dict[str, float]) -> str:
         "combined": "combined {:.2f} on all",
     }
     scores = [words.format(value(name)) for name, words in where.items() if f"{prefix}/{name}" in metrics]
-    return f"{text}\nmean scores by the reward models: {', '.join(scores)}" if scores else text
+    return f"{text}\nmean scores by the reward models (logits): {', '.join(scores)}" if scores else text
 
 
 # --- models ------------------------------------------------------------------------------------------------------

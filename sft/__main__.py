@@ -21,6 +21,7 @@ from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
+from llamatrain.progress import counted
 from llamatrain.run import Run
 from llamatrain.start import language_engine
 from llamatrain.tokenizer import Tokenizer
@@ -105,12 +106,13 @@ def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
     notes = f" ({', '.join(lost)}: longer than {batches.seq_len} tokens)" if lost else ""
     replay = f", {cfg.replay_fraction:.0%} of them pretraining text" if cfg.replay else ""
     trained = (
-        f"{counts['kept']:,} dialogues{notes}: {counts['tokens']:,} tokens, {counts['target_tokens']:,} of them answers, "
-        f"packed into {counts['rows']:,} rows of {batches.seq_len}"
+        f"{counted(counts['kept'], 'dialogue')}{notes}: {counts['tokens']:,} tokens, {counts['target_tokens']:,} of them "
+        f"answers, packed into {counted(counts['rows'], 'row')} of {batches.seq_len}"
     )
     return (
         f"{warned(trained, counts['skipped'], counts['dialogues'])}\n"
-        f"{steps:,} steps of {cfg.batch_sequences} rows{replay}: {steps / batches.steps_per_epoch:.3g} epochs"
+        f"{counted(steps, 'step')} of {counted(cfg.batch_sequences, 'row')}{replay}: "
+        f"{steps / batches.steps_per_epoch:.3g} epochs"
     )
 
 

@@ -95,9 +95,11 @@ def test_the_metrics_are_said_in_words_with_their_unit() -> None:
     means = {"responses": 2080, "finished": 0.984, "response_length": 21.6}
     plain = {f"sample/{key}": value for key, value in means.items()}
     assert in_words("sample", plain) == "2,080 responses, 98% finished, 21.6 tokens long on average"
-    scored = plain | {"sample/helpfulness_harmless": 0.406, "sample/combined": 0.538, "sample/safety_score": 0.9}
+    scored = plain | {"sample/helpfulness_harmless": -1.406, "sample/combined": 0.538, "sample/safety_score": 0.9}
     said = in_words("sample", scored).splitlines()[1]
-    assert said == "mean scores by the reward models: helpfulness 0.41 on harmless prompts, combined 0.54 on all"
+    assert (
+        said == "mean scores by the reward models (logits): helpfulness -1.41 on harmless prompts, combined 0.54 on all"
+    )
 
 
 def test_checkpoints_that_do_not_fit_together_are_named(
