@@ -263,6 +263,10 @@ def _explain(error: Exception, program: str, overrides: Sequence[str], schema: t
         value = f"={given}" if given is not None else ""
         if "Incompatible value 'None'" in first:
             first = "need a value"
+        if "is not a valid bool" in first:
+            first = f"need {NEEDS['Boolean']}"
+        if "Invalid type assigned" in first:
+            first = f"need keys of its own, like {key}.KEY=VALUE"
         if "is not a ListConfig" in first:
             first = "need a list, like [a,b]"
         first = re.sub(

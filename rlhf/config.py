@@ -134,9 +134,9 @@ class RejectionSamplingConfig(SampleConfig):
         for key in ("steps", "batch_sequences", "micro_batch_size"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
-        if self.sft_fraction is not None and not 0 <= self.sft_fraction < 1:
+        if self.sft_fraction is not None and not 0 <= self.sft_fraction <= 0.99:
             raise UserError(
-                f"sft_fraction={self.sft_fraction}: need a share in [0, 1), or null for the whole SFT set once"
+                f"sft_fraction={self.sft_fraction}: need a share in [0, 0.99], or null for the whole SFT set once"
             )
         if self.sft_fraction and not self.sft_train:
             raise UserError(f"sft_fraction={self.sft_fraction} needs dialogues in sft_train")

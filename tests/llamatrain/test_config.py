@@ -86,6 +86,8 @@ def test_a_single_value_is_a_list_where_one_is_meant() -> None:
         ("optim.schedule=linear", ["optim.schedule=linear", "cosine"]),
         ("preset=quik", ["preset=quik", "quick"]),
         ("run.wandb.mode=on", ["run.wandb.mode=on"]),
+        ("run.progress=maybe", ["run.progress=maybe: need true or false"]),
+        ("run.wandb=3", ["run.wandb=3: need keys of its own, like run.wandb.KEY=VALUE"]),
         ("=1", ["'=1' cannot be taken"]),
         ("run=null", ["'run=null' cannot be taken"]),
         ("optim=[1]", ["'optim=[1]' cannot be taken"]),
