@@ -32,11 +32,18 @@ sys.path.insert(0, str(ROOT))
 from llamatrain.data.rows import read_rows  # noqa: E402
 from llamatrain.statistics import by_prompt, mean_interval, paired_interval, spearman_interval  # noqa: E402
 
-VARIANTS: dict[str, list[str]] = {  # what is undone, as settings of the pipeline
+VARIANTS: dict[str, list[str]] = {  # what is undone or tried, as settings of the pipeline
     "now": [],
     "uncentred": ["reward_helpfulness.center_weight=0"],
     "unmixed": ["reward_helpfulness.mix_share=0", "reward_safety.mix_share=0"],
     "eager": ["ppo.critic_warmup=0"],
+    "more_rs": [
+        "reward_helpfulness.optim.lr=1e-3",
+        "rejection_sampling.limit=600",
+        "rejection_sampling.samples_per_prompt=8",
+        "rejection_sampling.sft_fraction=0.2",
+        "rejection_sampling.steps=140",
+    ],
 }
 MODELS = ("sft", "rs", "ppo")
 REFUSES = "refuses without need"
