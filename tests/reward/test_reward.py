@@ -147,7 +147,7 @@ def test_a_shift_of_all_scores_is_drawn_back_to_zero(tmp_path: Path, chat: Path)
         lineage = checkpoint.lineage(folder / "helpfulness" / "final")
         assert lineage["evaluated"]["eval/score_harmless"] == pytest.approx(means[weight])
         assert not (set(lineage["evaluated"]) - set(last))
-    assert abs(means["null"]) < 0.5 < 2 < abs(means["0"]), means
+    assert abs(means["null"]) < 0.5 < 1 < abs(means["0"]), means
 
 
 def test_labels_that_are_not_there_are_said_and_the_model_is_centred(
