@@ -57,11 +57,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         by_hidden = torch.empty_like(hidden) if learning else None
         for start in range(0, len(hidden), rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
-            logprobs = F.log_softmax(linear(part, weight).float(), dim=-1)
-            loss -= logprobs.gather(1, wanted).sum()
+            logits = linear(part, weight).float()
             if by_weight is None or by_hidden is None:
+                loss -= F.log_softmax(logits, dim=-1).gather(1, wanted).sum()
                 continue
-            slope = logprobs.exp_()  # of the loss by the logits: probabilities, less 1 at the target
+            # One exponential a logit serves both: the largest probability is 1 over the sum that the loss needs.
+            best, given = logits.amax(-1, keepdim=True), logits.gather(1, wanted)
+            slope = torch.softmax(
+                logits, -1, out=logits
+            )  # of the loss by the logits: probabilities, less 1 at the target
+            loss += (best - given - slope.amax(-1, keepdim=True).log()).sum()
             slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand_as(wanted))
             slope = slope.to(hidden.dtype)
             by_hidden[start : start + rows] = linear(slope, weight.t())

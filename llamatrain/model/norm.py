@@ -42,8 +42,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        normed = x * scale
-        by_weight = (slope * normed).flatten(0, -2).sum(0)
-        by_normed = slope * weight
-        along = torch.linalg.vecdot(by_normed, normed).div_(-x.shape[-1]).unsqueeze(-1)
-        return by_normed.addcmul_(normed, along).mul_(scale), by_weight, None
+        product = slope * x
+        by_weight = product.flatten(0, -2).t() @ scale.flatten()
+        along = (product @ weight).unsqueeze(-1).mul_(scale**3).div_(-x.shape[-1])
+        return (slope * weight).mul_(scale).addcmul_(x, along), by_weight, None
