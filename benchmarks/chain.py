@@ -77,12 +77,13 @@ def commit(checkout: Path = ROOT) -> str:
 
 
 def machine() -> str:
-    """Return processor and cores."""
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
+    """Return processor, by its family and model as well, for a name may stand for several, and cores."""
+    told = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    facts = {name.strip(): value.strip() for name, _, value in told}
+    kind = (
+        f"{facts.get('model name', platform.processor())}, family {facts.get('cpu family')} model {facts.get('model')}"
     )
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, Python {platform.python_version()}"
+    return f"{len(os.sched_getaffinity(0))} cores of {kind}, Python {platform.python_version()}"
 
 
 def table(lines: list[dict[str, Any]]) -> None:

@@ -1,13 +1,12 @@
 """Training speed of one model and batch: llamatrain through DeepSpeed, and whatever else is given, in alternation.
 
-    python benchmarks/pretraining_speed.py --size S --rounds 5 \
-        --peer "hf-trainer=peers/bin/python peers.py pretrain --peer hf-trainer --size S --runs 1 --steps 10"
+    python benchmarks/pretraining_speed.py --size S --rounds 15 --peer "litgpt=peers/bin/python benchmarks/peer_steps.py litgpt --size S"
 
-A peer's command prints a JSON line with `runs`, a list of tokens a second. Every round starts each side once, in turn;
-a ratio is the median over the rounds of the two rates of one round, because the machine itself drifts. The side `plain`
-is our model in a bare PyTorch loop. A peer named `roofline` counts the matrix products alone. A line goes to
-results/pretraining_speed.jsonl, as it does with `--profile`, where a step's time goes, on one thread, and with
-`--engine-share`, what the engine adds to the bare loop's step, the two in alternation within one process.
+Every side is a process of its own that warms up, waits, and takes `--steps` steps each time it is its turn: a line on its
+standard input is answered by a line of JSON with the `seconds` they took. The machine itself drifts, so a ratio is of
+the two rates of one round; the median and the quartiles over the rounds are told. The side `plain` is our model in a
+bare PyTorch loop. A line goes to results/pretraining_speed.jsonl, as it does with `--profile`, where a step's time goes,
+on one thread, and with `--engine-share`, what the engine adds to the bare loop's step, in turn within one process.
 """
 
 from __future__ import annotations
@@ -30,12 +29,21 @@ ROWS, LENGTH = 16, 256
 SIZES = {
     "S": {"dim": 128, "n_layers": 4, "n_heads": 4, "hidden_dim": 352, "vocab_size": 1024, "tie_embeddings": False},
     "M4k": {"dim": 288, "n_layers": 6, "n_heads": 6, "hidden_dim": 768, "vocab_size": 4096, "tie_embeddings": True},
+    "G": {
+        "dim": 256,
+        "n_layers": 4,
+        "n_heads": 8,
+        "n_kv_heads": 2,
+        "hidden_dim": 688,
+        "vocab_size": 2048,
+        "tie_embeddings": False,
+    },
 }
 OWN = {
     "llamatrain": ["engine"],
+    "llamatrain, MKL alone": ["engine", "--kernels", "mkl"],
+    "llamatrain, oneDNN alone": ["engine", "--kernels", "onednn"],
     "llamatrain, compiled": ["engine", "--compile"],
-    "llamatrain, compiled, torch's attention": ["engine", "--compile", "--torch-attention"],
-    "llamatrain, MKL's products": ["engine", "--kernels", "mkl"],
     "llamatrain, two ranks": ["engine", "--ranks", "2"],
     "plain": ["plain"],
 }
@@ -45,8 +53,8 @@ def main() -> int:
     """Alternate the sides, record, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="S")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--peer", action="append", default=[], help="NAME=COMMAND")
     parser.add_argument("--only", nargs="*", help="our sides to run")
     parser.add_argument("--worker", choices=["engine", "plain"])
@@ -62,32 +70,46 @@ def main() -> int:
     if options.worker or options.engine_share:
         work(options)
         return 0
-    sides = {name: own(options, flags) for name, flags in OWN.items() if not options.only or name in options.only}
-    sides |= dict(peer.split("=", 1) for peer in options.peer)
+    commands = {name: own(options, flags) for name, flags in OWN.items() if not options.only or name in options.only}
+    commands |= dict(peer.split("=", 1) for peer in options.peer)
+    sides = {}
+    for name, command in commands.items():  # one after the other, so that none warms up while another does
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+        sides[name] = subprocess.Popen(shlex.split(command), **pipes)  # type: ignore[call-overload]
+        print(f"{name}: {seconds(sides[name], 1):.2f} s a step", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(options.rounds):
         names = list(sides)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            shown = subprocess.run(shlex.split(sides[name]), capture_output=True, text=True, cwd=ROOT)
-            lines = [line for line in shown.stdout.splitlines() if line.startswith("{")]
-            if shown.returncode or not lines:
-                print(f"{name} failed:\n{shown.stdout[-1000:]}\n{shown.stderr[-3000:]}", file=sys.stderr)
-                return 1
-            rates[name].append(statistics.median(json.loads(lines[-1])["runs"]))
-            print(f"round {number + 1} {name}: {rates[name][-1]:,.0f} tokens/s", flush=True)
+            took = seconds(sides[name], options.steps)
+            rates[name].append(options.steps * ROWS * LENGTH / took)
+        print(f"round {number + 1}: " + ", ".join(f"{name} {rates[name][-1]:,.0f}" for name in names), flush=True)
+    for side in sides.values():
+        side.stdin.close()
+        side.wait()
     record(options, rates)
     return 0
 
 
+def seconds(side: Any, steps: int) -> float:
+    """Let a side take some steps; return the seconds that it says."""
+    side.stdin.write(f"{steps}\n")
+    side.stdin.flush()
+    for line in side.stdout:
+        if line.startswith("{"):
+            return float(json.loads(line)["seconds"])
+    raise SystemExit(f"a side ended: {side.args}")
+
+
 def own(options: argparse.Namespace, flags: list[str]) -> str:
     """Return the command of one of our own sides."""
-    arguments = [__file__, "--size", options.size, "--steps", str(options.steps), "--worker", *flags]
+    arguments = [__file__, "--size", options.size, "--worker", *flags]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if "--ranks" in flags else []
     return shlex.join([sys.executable, *launcher, *arguments])
 
 
 def work(options: argparse.Namespace) -> None:
-    """Train some steps on random tokens and print the tokens a second of each."""
+    """Train on random tokens, as many steps at a time as a line of standard input says; print the seconds they took."""
     threads = max(1, len(os.sched_getaffinity(0)) // options.ranks)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     sys.path.insert(0, str(ROOT))
@@ -102,10 +124,9 @@ def work(options: argparse.Namespace) -> None:
     if options.torch_attention:
         attention._LONGEST = 0
     kernels.choose(options.kernels, {})
-    shape = SIZES[options.size]
+    shape = {"n_kv_heads": SIZES[options.size]["n_heads"], **SIZES[options.size]}
     config = ModelConfig(
         **shape,  # type: ignore[arg-type]
-        n_kv_heads=int(shape["n_heads"]),
         max_seq_len=LENGTH,
         rope_theta=10_000.0,
         norm_eps=1e-5,
@@ -115,6 +136,7 @@ def work(options: argparse.Namespace) -> None:
     distributed.setup()
     share = ROWS // distributed.world_size()
     model = Transformer(config, seed=0)
+    kernels.measure(config)
     step = plain_step(model) if options.worker == "plain" else engine_step(model, options.compile)
     generator = torch.Generator().manual_seed(distributed.rank())
 
@@ -138,14 +160,13 @@ def work(options: argparse.Namespace) -> None:
     if options.engine_share:
         engine_share(step, plain_step(Transformer(config, seed=0)), batch, options)
         return
-    runs = []
-    for _ in range(options.steps):
-        given = batch()
+    while asked := distributed.broadcast_object(sys.stdin.readline() if distributed.is_main() else ""):
+        given = [batch() for _ in range(int(asked))]
         started = time.perf_counter()
-        step(given)
-        runs.append(ROWS * LENGTH / (time.perf_counter() - started))
-    if distributed.is_main():
-        print(json.dumps({"runs": runs}))
+        for one in given:
+            step(one)
+        if distributed.is_main():
+            print(json.dumps({"seconds": time.perf_counter() - started}), flush=True)
 
 
 def engine_share(engine: Any, plain: Any, batch: Any, options: argparse.Namespace) -> None:
@@ -165,7 +186,7 @@ def engine_share(engine: Any, plain: Any, batch: Any, options: argparse.Namespac
 
 
 KINDS = {  # of operations, by what their names hold; the first that fits
-    "products with weights": ("_linear_pointwise", "mkldnn_linear", "aten::mm", "addmm", "to_mkldnn", "to_dense"),
+    "products with weights": ("_linear_pointwise", "aten::mm", "addmm"),
     "attention": ("bmm", "baddbmm", "softmax", "scaled_dot"),
     "loss": ("log_softmax", "exp_", "gather", "scatter"),
     "optimizer, norm": ("adam", "foreach", "norm_"),
@@ -233,24 +254,21 @@ def append(size: str, found: dict[str, Any]) -> None:
 
 
 def record(options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
-    """Append the line and print the table: medians, and paired ratios of ours to each side."""
+    """Append the line and print the table: medians, and quartiles of the paired ratios of ours to each side."""
     best = [name for name in rates if name.startswith("llamatrain")]
-    line = {
-        "tokens_per_second": {name: [round(rate) for rate in values] for name, values in rates.items()},
-        "paired_ratio": {
-            ours: {
-                name: round(statistics.median(a / b for a, b in zip(rates[ours], values, strict=True)), 3)
-                for name, values in rates.items()
-            }
-            for ours in best
-        },
-    }
-    append(options.size, line)
+    ratios = {ours: {name: quartiles(rates[ours], rates[name]) for name in rates} for ours in best}
+    speeds = {name: [round(rate) for rate in values] for name, values in rates.items()}
+    append(options.size, {"steps": options.steps, "tokens_per_second": speeds, "paired_ratio": ratios})
     print(f"| size {options.size} | tokens/s, median | " + " | ".join(f"{ours} over it" for ours in best) + " |")
     print("|---|---|" + "---|" * len(best))
     for name, values in rates.items():
-        ratios = " | ".join(f"{line['paired_ratio'][ours][name]:.2f}" for ours in best)  # type: ignore[index]
-        print(f"| {name} | {statistics.median(values):,.0f} | {ratios} |")
+        told = " | ".join("{1:.2f} ({0:.2f} to {2:.2f})".format(*ratios[ours][name]) for ours in best)
+        print(f"| {name} | {statistics.median(values):,.0f} | {told} |")
+
+
+def quartiles(ours: list[float], theirs: list[float]) -> list[float]:
+    """Return the quartiles of the ratios of one round each."""
+    return [round(x, 3) for x in statistics.quantiles((a / b for a, b in zip(ours, theirs, strict=True)), n=4)]
 
 
 if __name__ == "__main__":
