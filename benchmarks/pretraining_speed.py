@@ -59,7 +59,6 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", help="our sides to run")
     parser.add_argument("--worker", choices=["engine", "plain"])
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--torch-attention", action="store_true")
     parser.add_argument("--kernels", choices=["auto", "mkl", "onednn"], default="auto")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--profile", action="store_true")
@@ -116,13 +115,10 @@ def work(options: argparse.Namespace) -> None:
     import torch
 
     from llamatrain import distributed, kernels
-    from llamatrain.model import attention
     from llamatrain.model.config import ModelConfig
     from llamatrain.model.transformer import Transformer
 
     torch.set_num_threads(threads)
-    if options.torch_attention:
-        attention._LONGEST = 0
     kernels.choose(options.kernels, {})
     shape = {"n_kv_heads": SIZES[options.size]["n_heads"], **SIZES[options.size]}
     config = ModelConfig(
