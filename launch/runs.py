@@ -129,7 +129,7 @@ def headline(folder: Path, program: str) -> str:
     best = sorted(int(name.removeprefix(BEST_OF)) for name in last if name.startswith(BEST_OF))
     if best:
         first, most = last[f"{BEST_OF}{best[0]}"], last[f"{BEST_OF}{best[-1]}"]
-        return f"score of the best of {best[0]}: {first:.2f}, of {best[-1]}: {most:.2f}"
+        return f"score (0 to 1) of the best of {best[0]}: {first:.2f}, of {best[-1]}: {most:.2f}"
     if program == "evaluate":
         models = [name.partition("/")[0] for name in last if "/" in name]
         by = next((by for by, names in EVALUATED.items() if models and f"{models[-1]}/{next(iter(names))}" in last), "")

@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from launch import processes, programs, report
+from launch import pipeline, processes, programs, report
 from llamatrain.lock import Lock
 
 from . import fake_program
@@ -394,3 +394,14 @@ def test_dry_run_is_spelt_as_the_programs_spell_it(start: Start, capsys: Capture
     assert not Path("runs/trio").exists()
     assert start("--dry-run=0") == 2
     assert "ranks=0: need 1 or more" in capsys.readouterr().err
+
+
+def test_the_last_line_is_the_command_that_talks_to_the_last_model(
+    start: Start, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start() == 0
+    assert "talk to it" not in capsys.readouterr().out  # nothing of it can be talked to
+    monkeypatch.setattr(pipeline, "TRAINING", ("pretrain", "fake"))
+    assert start() == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith("  talk to it: ") and last.endswith(" chat checkpoint=runs/trio/third/final")
