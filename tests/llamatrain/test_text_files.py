@@ -100,6 +100,7 @@ def test_lines(tmp_path: Path) -> None:
     [
         (b"a: [1\n", ":2: not YAML: "),
         (b"a: 1\na: 2\n", ":2: not YAML: the key 'a' stands twice"),
+        (b"[a]: 1\n", ":1: not YAML: "),
         (b"\xff", " is damaged: not UTF-8"),
         (b"\x00", ": not YAML: "),
         (b"[" * 500, ": not YAML: "),
