@@ -307,9 +307,9 @@ def test_too_many_ranks_are_refused(world: dict[str, str], tmp_path: Path) -> No
 
 def test_models_of_the_wrong_kind_are_named(world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"policy is a language model; need a reward model"):
-        ppo({**world, "safety": world["checkpoint"]}, tmp_path, "a")
+        ppo({**world, "safety": world["checkpoint"]}, tmp_path, "a", "iterations=3")
     with pytest.raises(UserError, match=r"safety is a reward model; a language model is needed"):
-        ppo({**world, "checkpoint": world["safety"]}, tmp_path, "b")
+        ppo({**world, "checkpoint": world["safety"]}, tmp_path, "b", "iterations=3")
 
 
 def test_a_batch_above_all_prompts_and_an_endless_default_are_refused(world: dict[str, str], tmp_path: Path) -> None:
