@@ -52,7 +52,14 @@ def started(folder: Path, repository: Path, main: str, first: str = FIRST_LINE) 
     (folder / "program").mkdir()
     (folder / "program" / "__init__.py").write_text(first)
     (folder / "program" / "__main__.py").write_text(main)
-    return ["env", f"PYTHONPATH={repository}", sys.executable, "-m", "program"]
+    return [
+        "env",
+        *("-uRANK", "-uLOCAL_RANK", "-uWORLD_SIZE"),
+        f"PYTHONPATH={repository}",
+        sys.executable,
+        "-m",
+        "program",
+    ]
 
 
 def heed(*numbers: signal.Signals) -> None:
