@@ -43,7 +43,7 @@ IMPORTED = [
         "wandb",
         "reward.scoring",
         "rlhf.learning",
-        "rlhf.sample",
+        "llamatrain.responses.sampling",
     ),
 ]
 PATIENCE = 600  # seconds for a start

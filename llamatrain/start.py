@@ -1,16 +1,14 @@
-"""Models that start from a checkpoint: fine-tuning, reward models, PPO's policy and critic, and those that judge."""
+"""Models that learn from a checkpoint on: fine-tuning, reward models, PPO's policy and critic."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from . import distributed, kernels
-from .checkpoint import load_config, load_model, load_weights, matched
-from .engine import DTYPES, Engine, build, divides, frozen, shapes
+from .checkpoint import load_config, load_weights, matched
+from .engine import Engine, build
 from .errors import UserError
 from .model.config import ModelConfig
 from .model.scalar_head import ScalarModel
@@ -47,23 +45,6 @@ def scalar_engine(
 def _scalar_model(config: ModelConfig, seed: int) -> ScalarModel:
     """Make a scalar model whose decoder is left to be loaded and whose head is initialised."""
     return ScalarModel(config, seed, Decoder(config, Init(None, config.init_std)))
-
-
-def frozen_model(folder: Path, zero: ZeroConfig, *, scalar: bool) -> Any:
-    """Return a checkpoint's model that is only read (reference, reward models), in the training precision.
-
-    Every rank holds it whole. Under ZeRO-3 it is divided over the ranks from its first weight on, and every forward
-    pass needs them all. UserError where it is of the other kind.
-    """
-    config, found = load_config(folder)
-    if found != scalar:
-        kinds = ("a language model", "a reward model")
-        raise UserError(f"{folder} is {kinds[found]}; need {kinds[scalar]}")
-    if not divides(zero):
-        kernels.measure(config)
-        return load_model(folder, distributed.device(), DTYPES[zero.dtype]).requires_grad_(False).eval()
-    model = build(lambda: ScalarModel(config, None) if scalar else Transformer(config, None), zero)
-    return frozen(model, matched(load_weights(folder), shapes(model), str(folder)), zero)
 
 
 def _filled(model: nn.Module, folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> Engine:

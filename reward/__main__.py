@@ -23,14 +23,15 @@ from llamatrain.engine import Engine
 from llamatrain.fit import fit
 from llamatrain.length import check_length
 from llamatrain.progress import counted
+from llamatrain.responses.pairs import Pair, score_pairs, scores_at_ends
 from llamatrain.run import Run
 from llamatrain.start import scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import RewardConfig
-from .data import DROPPED, Pair, PairBatches, left_out_in_words, load_pairs, mix_pairs, most_tokens
+from .data import DROPPED, PairBatches, left_out_in_words, load_pairs, mix_pairs, most_tokens
 from .losses import auxiliary_loss, centring_loss, ranking_loss
-from .scoring import score_means, score_pairs, scored, scores_at_ends, summary
+from .scoring import score_means, scored, summary
 
 LOSS = ("margin", "auxiliary_weight", "center_weight")  # what the loss is: a half-trained run keeps it
 CENTER_WEIGHT = 0.01  # of a model that no safe/unsafe labels give a zero

@@ -1,18 +1,11 @@
-"""Preference pairs as packed batches.
-
-Both responses of a pair stand in the same micro-batch, each a segment of its own (prompt included) that sees nothing
-else; its score is read at its last token, the end of the response. Shapes: m pairs a micro-batch, B rows, T tokens.
-"""
+"""Preference pairs: read from files, what nothing can be learned from left out, and dealt out as batches."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,38 +15,15 @@ from llamatrain.checkpoint import load_config
 from llamatrain.data.batches import check_split
 from llamatrain.data.kinds import Row
 from llamatrain.data.order import mix, permuted
-from llamatrain.data.packing import Batch, Sample, collate, pack
+from llamatrain.data.packing import Batch
 from llamatrain.data.rows import read_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
+from llamatrain.responses.pairs import Pair, Tokens, collate_pairs
 from llamatrain.tokenizer import Tokenizer
 
 from .losses import margin_of
 from .mix import draw, mixed_count
-
-Tokens = np.ndarray[Any, np.dtype[np.int32]]
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """One comparison: the prompt with each of its two responses as tokens, ending in EOS, and what annotators said."""
-
-    chosen: Tokens
-    rejected: Tokens
-    rating: str | None
-    chosen_safe: bool | None
-    rejected_safe: bool | None
-    is_adversarial: bool  # the prompt
-    source: str  # the file it comes from
-    row: int  # its place in that file, from 0
-
-    def __len__(self) -> int:
-        return len(self.chosen) + len(self.rejected)
-
-    @property
-    def longest(self) -> int:
-        """Return the tokens of the longer side."""
-        return max(len(self.chosen), len(self.rejected))
 
 
 def most_tokens(folder: Path, max_length: int | None) -> int:
@@ -157,34 +127,10 @@ def mix_pairs(own: list[Pair], other: list[Pair], share: float, seed: int) -> li
     return [*own, *(other[index] for index in draw(len(other), mixed_count(len(own), share), seed))]
 
 
-def collate_pairs(pairs: Sequence[Pair], max_length: int, margin: str) -> Batch:
-    """Pack the 2m sequences into rows of at most `max_length` tokens.
-
-    Adds to the usual columns: `ends` (m, 2, 2), the (row, column) of the last token of chosen and rejected; `margin`
-    (m,); `safe` (m, 2), 1, 0 or NaN where there is no label; `weight`, the number of pairs. `loss_mask` marks the
-    ends.
-    """
-    samples = [_sample(tokens) for pair in pairs for tokens in (pair.chosen, pair.rejected)]
-    lengths = [len(sample.tokens) for sample in samples]
-    rows = pack(lengths, max_length)
-    batch, starts = collate(samples, rows, max(sum(lengths[i] for i in row) for row in rows))
-    ends = starts + torch.tensor([[0, length - 1] for length in lengths])
-    labels = [[_label(pair.chosen_safe), _label(pair.rejected_safe)] for pair in pairs]
-    return {
-        **batch,
-        "ends": ends.view(-1, 2, 2),
-        "margin": torch.tensor([margin_of(pair.rating, margin) for pair in pairs]),
-        "safe": torch.tensor(labels),
-        "weight": torch.tensor(float(len(pairs))),
-    }
-
-
-def _sample(tokens: Tokens) -> Sample:
-    return Sample(tokens.tolist(), [False] * (len(tokens) - 1) + [True])
-
-
-def _label(safe: bool | None) -> float:
-    return math.nan if safe is None else float(safe)
+def training_batch(pairs: Sequence[Pair], max_length: int, margin: str) -> Batch:
+    """Return a micro-batch of pairs (see `collate_pairs`) with the `margin` (m,) that each must be ranked by."""
+    margins = torch.tensor([margin_of(pair.rating, margin) for pair in pairs])
+    return {**collate_pairs(pairs, max_length), "margin": margins}
 
 
 class PairBatches:
@@ -245,4 +191,4 @@ class PairBatches:
             turn = pairs[start : start + bins]
             for place, pair in enumerate(turn if start // bins % 2 == 0 else reversed(turn)):
                 dealt[place].append(pair)
-        return [collate_pairs(dealt[i], self.max_length, self.margin) for i in range(self.rank, bins, self.world_size)]
+        return [training_batch(dealt[i], self.max_length, self.margin) for i in range(self.rank, bins, self.world_size)]

@@ -21,12 +21,13 @@ from llamatrain.data.skipped import BadRows
 from llamatrain.engine import DTYPES
 from llamatrain.errors import UserError, missing
 from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.responses.pairs import score_pairs
 from llamatrain.run import Run
 from llamatrain.text_files import read_lines
 
 from .config import RewardEvaluateConfig
 from .data import left_out_in_words, load_pairs, most_tokens
-from .scoring import SHARES, Scored, report, score_means, score_pairs, scored
+from .scoring import SHARES, Scored, report, score_means, scored
 
 SCORES, ACCURACY = "scores.jsonl", "accuracy.json"
 

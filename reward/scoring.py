@@ -1,62 +1,19 @@
-"""Scores of preference pairs, over all ranks, and the accuracies that follow from them (paper 3.2.2, tables 7, 8 and
-29).
-"""
+"""What the scores of preference pairs tell: accuracies, and where a model has its zero (paper 3.2.2, tables 7, 8 and 29)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import torch
-from torch import Tensor
-
-from llamatrain import distributed
 from llamatrain.data.kinds import RATINGS
-from llamatrain.data.packing import Batch
+from llamatrain.responses.pairs import Pair
 from llamatrain.statistics import wilson
-
-from .data import Pair, collate_pairs
 
 UNRATED = "unrated"
 BINS = ("safe_unsafe", "both_safe", "both_unsafe")
 SHARES = ("unsafe_recall", "safe_below_0.15")
-
-
-def scores_at_ends(model: Callable[..., Tensor], batch: Batch) -> Tensor:
-    """Return the scores (m, 2) of chosen and rejected, read at their last tokens."""
-    scores = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], segment_ids=batch["segment_ids"])
-    ends = batch["ends"]
-    return scores[ends[..., 0], ends[..., 1]]
-
-
-@torch.no_grad()
-def score_pairs(
-    model: Callable[..., Tensor],
-    pairs: Sequence[Pair],
-    max_length: int,
-    micro_batch_size: int,
-    on_done: Callable[[int], None] | None = None,
-) -> list[tuple[float, float]]:
-    """Return (chosen, rejected) scores of every pair, in order, on every rank.
-
-    All ranks call this together and make the same number of forward passes (a partitioned model needs all of them in
-    each), so a rank without pairs left repeats its last ones. Pairs of like length share a pass.
-    """
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]))
-    groups = [order[i : i + micro_batch_size] for i in range(0, len(order), micro_batch_size)]
-    passes = math.ceil(len(groups) / distributed.world_size())
-    mine: dict[int, tuple[float, float]] = {}
-    for number in range(passes):
-        group = groups[min(number * distributed.world_size() + distributed.rank(), len(groups) - 1)]
-        batch = collate_pairs([pairs[i] for i in group], max_length, "none")
-        scores = scores_at_ends(model, {key: value.to(distributed.device()) for key, value in batch.items()})
-        mine.update(zip(group, [(float(c), float(r)) for c, r in scores.tolist()], strict=True))
-        if on_done is not None:
-            on_done(len(group))
-    found = {index: score for part in distributed.gather_objects(mine) for index, score in part.items()}
-    return [found[i] for i in range(len(pairs))]
 
 
 @dataclass(frozen=True)

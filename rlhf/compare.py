@@ -20,16 +20,15 @@ from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.generation import noise_key
-from llamatrain.model.transformer import Transformer
 from llamatrain.progress import counted
+from llamatrain.responses.chunks import Chunks, Row, chunk_key
+from llamatrain.responses.models import load_inference, shared_context, shared_tokenizer
+from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
+from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
-from .chunks import Chunks, Row
 from .config import CompareConfig
-from .prompts import Prompt, load_prompts, prompts_fingerprint
-from .rollouts import Rollout, sample_rollouts
-from .sample import chunk_key, load_inference, shared_context, shared_tokenizer
 
 SIDES = ("a", "b")
 
@@ -72,7 +71,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, Comparison)
-    load = cache(partial(load_inference, kind=Transformer, device=distributed.device(), dtype=cfg.dtype))
+    load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype, scalar=False))
 
     with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from llamatrain import distributed
 from llamatrain.engine import Engine
+from llamatrain.responses.rollouts import pack_rollouts, portions
 from llamatrain.start import SCORE
 
 from .config import PPOConfig
 from .experience import Batch, Judged, gather
-from .rollouts import pack_rollouts, portions
 
 
 def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[Judged]:

@@ -15,12 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llamatrain import distributed
 from llamatrain.engine import Engine
+from llamatrain.responses.rollouts import Rollout, pack_rollouts, portions
+from llamatrain.responses.scoring import check_zero, combined_logits, gate_closes, hold_unfinished, scores_at_end
 
 from .config import PPOConfig
 from .credit import Credit, assign
 from .losses import entropies, token_logprobs
-from .rollouts import Rollout, pack_rollouts, portions
-from .scoring import check_zero, combined_logits, gate_closes, hold_unfinished, scores_at_end
 
 UNFINISHED_QUANTILE = 0.05  # of the finished scores, below which a response without EOS is held
 

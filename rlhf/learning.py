@@ -13,11 +13,11 @@ from torch import Tensor
 
 from llamatrain import distributed
 from llamatrain.data.order import mix, permuted
+from llamatrain.responses.rollouts import pack_rollouts, portions
 
 from .config import PPOConfig
 from .experience import Batch, Models
 from .losses import log_ratio, policy_loss, token_logprobs, value_loss
-from .rollouts import pack_rollouts, portions
 
 
 def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:

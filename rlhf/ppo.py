@@ -26,19 +26,19 @@ from llamatrain.data.skipped import BadRows
 from llamatrain.engine import Engine
 from llamatrain.errors import UserError
 from llamatrain.length import check_length
+from llamatrain.responses.models import frozen_model, sampled_and_scored_by, shared_context, shared_tokenizer
+from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
+from llamatrain.responses.rollouts import Rollout, sample_rollouts
+from llamatrain.responses.scoring import require_zero
 from llamatrain.run import Run
-from llamatrain.start import frozen_model, language_engine, scalar_engine
+from llamatrain.start import language_engine, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PPOConfig
 from .critic import rescale
 from .experience import Batch, Models, batch_metrics, credit, explained_variance, gather, judge, zero_problems
 from .learning import learn
-from .prompts import Prompt, load_prompts, prompts_fingerprint
-from .rollouts import Rollout, sample_rollouts
-from .sample import parent_checkpoints, shared_context, shared_tokenizer
 from .samples_log import SamplesLog
-from .scoring import require_zero
 
 PATIENCE = 20  # iterations beyond critic_warmup in which the policy waits for its critic
 
@@ -47,7 +47,7 @@ def train(cfg: PPOConfig) -> None:
     """Train a chat model against the reward models."""
     distributed.setup()
     check_ranks(cfg, distributed.world_size())
-    parents = parent_checkpoints(cfg)
+    parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     prompts, text = plan(cfg, tokenizer, context)
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("batch_prompts", "limit", "too_long")
@@ -126,7 +126,7 @@ def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Promp
 def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
     check_ranks(cfg, ranks or distributed.world_size())
-    parents = parent_checkpoints(cfg)
+    parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
     return plan(cfg, shared_tokenizer(parents, cfg.tokenizer), shared_context(parents))[1]
 
 

@@ -28,27 +28,21 @@ from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
+from llamatrain.responses.chunks import Chunks, Row
+from llamatrain.responses.config import GateConfig
+from llamatrain.responses.models import sampled_and_scored_by, shared_context, shared_tokenizer
+from llamatrain.responses.prompts import load_prompts
+from llamatrain.responses.sampling import in_words, make_responses, response_metrics, write_responses
+from llamatrain.responses.scoring import check_zero, require_zero, sigmoid
 from llamatrain.run import Run
 from llamatrain.start import language_engine
 
-from .chunks import Chunks, Row
-from .config import GateConfig, RejectionSamplingConfig
-from .prompts import load_prompts
-from .sample import (
-    in_words,
-    make_responses,
-    parent_checkpoints,
-    response_metrics,
-    shared_context,
-    shared_tokenizer,
-    write_responses,
-)
-from .scoring import check_zero, require_zero, sigmoid
+from .config import RejectionSamplingConfig
 
 
 def train(cfg: RejectionSamplingConfig) -> None:
     """Sample, keep the best, fine-tune on them."""
-    parents = parent_checkpoints(cfg)
+    parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
     base = resolve(cfg.base, "pretrain")
     tokenizer = load_tokenizer(base, cfg.tokenizer)
     # What can be wrong with the fine-tuning shows before the long sampling.
@@ -112,7 +106,7 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
     parts = {"micro_batch_size": cfg.micro_batch_size}
     check_split("batch_sequences", cfg.batch_sequences, parts, ranks or distributed.world_size())
-    parents, notes = parent_checkpoints(cfg), list[str]()
+    parents, notes = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety), list[str]()
     tokenizer, context, bad = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents), BadRows(cfg.bad_rows)
     prompts = load_prompts(
         cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, notes.append, bad

@@ -7,13 +7,12 @@ from typing import TypedDict
 
 from llamatrain.chat import decode_response
 from llamatrain.data.rows import write_rows
+from llamatrain.responses.scoring import Scores, public_scores
 from llamatrain.run import Run
 from llamatrain.text_files import read_lines
 from llamatrain.tokenizer import Tokenizer
 
 from .experience import Batch
-from .sample import public_scores
-from .scoring import Scores
 
 
 class _Sample(TypedDict):

@@ -30,8 +30,8 @@ SPANS = {
     "llamatrain.data.dialogues": {"DialogueBatches.__init__": "data"},
     "llamatrain.data.rows": {"file_fingerprint": "data"},
     "reward.data": {"load_pairs": "data", "PairBatches.__init__": "data"},
-    "rlhf.prompts": {"load_prompts": "data", "prompts_fingerprint": "data"},
-    "rlhf.rollouts": {"sample_rollouts": "sampling"},
+    "llamatrain.responses.prompts": {"load_prompts": "data", "prompts_fingerprint": "data"},
+    "llamatrain.responses.rollouts": {"sample_rollouts": "sampling"},
     "llamatrain.checkpoint": {"resolve": "parents verified", "load_model": "model"},
     "llamatrain.engine": {
         "build": "model",

@@ -34,7 +34,7 @@ AT_ONCE = 2  # chains
 IMPORTED = [
     *(f"llamatrain.{name}" for name in ("engine", "fit", "run", "start", "checkpoint")),
     *("deepspeed", "deepspeed.runtime.zero", "torch._dynamo"),
-    *("reward.scoring", "rlhf.learning", "rlhf.sample"),
+    *("reward.scoring", "rlhf.learning", "llamatrain.responses.sampling"),
 ]
 
 

@@ -31,10 +31,10 @@ from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
 from llamatrain.optim import kind_of, parameter_groups
+from llamatrain.responses.models import frozen_model
 from llamatrain.run import Run
 from llamatrain.settings import OptimConfig, RunConfig, Sampling, SpikeConfig, WandbConfig, ZeroConfig
 from llamatrain.spikes import Guard
-from llamatrain.start import frozen_model
 from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint
 from tests.memory import Held

@@ -1,30 +1,17 @@
-"""Packed pairs: order, balance, and scores that packing does not change."""
+"""Pairs that are trained on: what is left out, their order, and their balance over micro-batches."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
-from llamatrain.model.config import ModelConfig
-from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.responses.pairs import Pair
 from llamatrain.tokenizer import Tokenizer
-from reward.data import Pair, PairBatches, collate_pairs, in_words, load_pairs, mix_pairs
-from reward.scoring import score_pairs, scores_at_ends
-
-
-def make_pairs(count: int, seed: int = 0) -> list[Pair]:
-    random = np.random.default_rng(seed)
-
-    def tokens() -> np.ndarray:
-        return np.append(random.integers(3, 400, int(random.integers(3, 60))), 2).astype(np.int32)
-
-    ratings = ["significantly_better", "slightly_better", None]
-    return [Pair(tokens(), tokens(), ratings[i % 3], i % 2 == 0, None, False, "made.jsonl", i) for i in range(count)]
+from reward.data import PairBatches, in_words, load_pairs, mix_pairs, training_batch
+from tests.responses.test_pairs import make_pairs
 
 
 def make_batches(pairs: list[Pair], **changes: int) -> PairBatches:
@@ -47,19 +34,9 @@ def write_preferences(path: Path, count: int, kind: str = "helpfulness", long: i
     return str(path)
 
 
-def test_packed_scores_equal_scores_one_by_one(model_config: ModelConfig) -> None:
-    pairs = make_pairs(7)
-    model = ScalarModel(model_config, seed=1)
-    with torch.no_grad():
-        packed = scores_at_ends(model, collate_pairs(pairs, 128, "none"))
-        alone = [[model(torch.from_numpy(t).long()[None])[0, -1].item() for t in (p.chosen, p.rejected)] for p in pairs]
-    assert torch.allclose(packed, torch.tensor(alone), atol=1e-5)
-    assert score_pairs(model, pairs, 128, 3) == [pytest.approx(tuple(s), abs=1e-5) for s in alone]
-
-
-def test_collate_pairs_columns() -> None:
+def test_training_batch_columns() -> None:
     pairs = make_pairs(3)
-    batch = collate_pairs(pairs, 128, "small")
+    batch = training_batch(pairs, 128, "small")
     rows, columns = batch["ends"].unbind(-1)
     assert set(batch["input_ids"][rows, columns].flatten().tolist()) == {2}  # EOS
     assert batch["loss_mask"].sum() == 6

@@ -15,14 +15,13 @@ from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
+from llamatrain.responses.pairs import scores_at_ends
 from llamatrain.tokenizer import Tokenizer
 from reward.__main__ import centering, load, pair_loss, train
 from reward.config import RewardConfig
-from reward.data import collate_pairs, load_pairs
-from reward.scoring import scores_at_ends
+from reward.data import load_pairs, training_batch
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
-
-from .test_data import make_pairs
+from tests.responses.test_pairs import make_pairs
 
 ANSWERS = ("The red fox lives in the forest.", "I am sorry, I cannot help with that.", "A whale.", "She has 7 apples.")
 
@@ -77,11 +76,11 @@ def test_safety_learns_the_labels_too(tmp_path: Path, chat: Path) -> None:
 def test_pair_loss_is_the_sum_of_its_parts(model_config: ModelConfig) -> None:
     pairs = make_pairs(6)
     model = ScalarModel(model_config, seed=0)
-    batch = collate_pairs(pairs, 128, "small")
+    batch = training_batch(pairs, 128, "small")
     with torch.no_grad():
         plain, sums = pair_loss(model, batch, 0.0, 0.0)
         weighted, parts = pair_loss(model, batch, 0.5, 0.02)
-        halves = [pair_loss(model, collate_pairs(part, 128, "small"), 0.5, 0.02)[0] for part in (pairs[:2], pairs[2:])]
+        halves = [pair_loss(model, training_batch(part, 128, "small"), 0.5, 0.02)[0] for part in (pairs[:2], pairs[2:])]
     assert float(plain) == pytest.approx(float(parts["ranking"]))
     assert float(weighted) == pytest.approx(
         float(parts["ranking"] + 0.5 * parts["auxiliary"] + 0.02 * parts["centring"])
@@ -93,7 +92,7 @@ def test_pair_loss_is_the_sum_of_its_parts(model_config: ModelConfig) -> None:
 def test_unlabelled_pairs_have_no_auxiliary_gradient(model_config: ModelConfig) -> None:
     model = ScalarModel(model_config, seed=0)
     pairs = [dataclasses.replace(pair, chosen_safe=None) for pair in make_pairs(6)]
-    _, sums = pair_loss(model, collate_pairs(pairs, 128, "none"), 1.0, 0.0)
+    _, sums = pair_loss(model, training_batch(pairs, 128, "none"), 1.0, 0.0)
     assert float(sums["auxiliary"].detach()) == 0
     sums["auxiliary"].backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
@@ -127,7 +126,7 @@ def test_a_shift_of_all_scores_is_drawn_back_to_zero(tmp_path: Path, chat: Path)
     shifted = ScalarModel(model.config, seed=0, model=model.model)
     tokenizer = checkpoint.load_tokenizer(chat)
     pairs, _ = load_pairs(str(write_preferences(tmp_path / "p.jsonl", 8, "helpfulness")), tokenizer, 128, "skip")
-    batch, read = collate_pairs(pairs, 128, "none"), list[torch.Tensor]()
+    batch, read = training_batch(pairs, 128, "none"), list[torch.Tensor]()
     hook = shifted.score.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     with torch.no_grad():
         scores_at_ends(shifted, batch)
@@ -209,12 +208,12 @@ def test_mistakes_are_named(tmp_path: Path, chat: Path, overrides: list[str], me
 def test_padding_and_neighbours_do_not_matter(model_config: ModelConfig) -> None:
     pairs = make_pairs(5)
     model = ScalarModel(model_config, seed=0)
-    together = pair_loss(model, collate_pairs(pairs, 128, "small"), 1.0, 0.01)[0]
+    together = pair_loss(model, training_batch(pairs, 128, "small"), 1.0, 0.01)[0]
     together.backward()  # type: ignore[no-untyped-call]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     for pair in pairs:
-        pair_loss(model, collate_pairs([pair], 64, "small"), 1.0, 0.01)[0].backward()  # type: ignore[no-untyped-call]
+        pair_loss(model, training_batch([pair], 64, "small"), 1.0, 0.01)[0].backward()  # type: ignore[no-untyped-call]
     for p, gradient in zip(model.parameters(), gradients, strict=True):
         assert p.grad is not None
         assert torch.allclose(p.grad, gradient, atol=1e-4, rtol=1e-3)

@@ -16,13 +16,13 @@ from llamatrain.errors import UserError
 from llamatrain.generation import noise_key
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.responses.prompts import load_prompts
+from llamatrain.responses.scoring import scores_at_end
 from llamatrain.tokenizer import Tokenizer
 from rlhf.config import PPOConfig
 from rlhf.critic import rescale
 from rlhf.experience import Judged, credit, explained_variance, judge, kind_metrics, rewarded
 from rlhf.ppo import act, batch_prompts, check_ranks, dry_run, load_models, train
-from rlhf.prompts import load_prompts
-from rlhf.scoring import scores_at_end
 
 from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint, write_prompts
 

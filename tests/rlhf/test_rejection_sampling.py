@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-import rlhf.sample
 from llamatrain import checkpoint, config
 from llamatrain.chat import encode_dialogue
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
+from llamatrain.responses import sampling
+from llamatrain.responses.scoring import sigmoid
 from llamatrain.tokenizer import Tokenizer
 from rlhf.config import RejectionSamplingConfig
 from rlhf.rejection_sampling import best_in_words, best_of, draw, expected_best, train, training_rows
-from rlhf.scoring import sigmoid
 
 from .worlds import overrides, read_jsonl
 
@@ -141,8 +141,8 @@ def test_reward_models_without_their_zero_stop_before_the_fine_tuning(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Planted: both models' scores shifted by -6."""
-    original = rlhf.sample.score
-    monkeypatch.setattr("rlhf.sample.score", lambda *given: original(*given) - 6)
+    original = sampling.score
+    monkeypatch.setattr("llamatrain.responses.sampling.score", lambda *given: original(*given) - 6)
     with pytest.raises(UserError, match="helpfulness model's scores on harmless prompts have a mean of -"):
         train(compose(world, tmp_path, "stops", "gate.require_centred=true"))
     assert not (tmp_path / "stops" / "final").exists()
@@ -172,7 +172,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
         patch.setattr(module, name, dying)
         return patch
 
-    for module, name in ((rlhf.sample, "sample_rollouts"), (llamatrain.fit, "train_step")):
+    for module, name in ((sampling, "sample_rollouts"), (llamatrain.fit, "train_step")):
         patch = dies_at(module, name, 2)
         with pytest.raises(KeyboardInterrupt):
             train(compose(world, tmp_path, "again", "run.save_every=1"))

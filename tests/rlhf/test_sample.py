@@ -13,9 +13,9 @@ from llamatrain.data.rows import read_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.responses.rollouts import sample_rollouts
 from llamatrain.tokenizer import Tokenizer
 from rlhf.config import SampleConfig
-from rlhf.rollouts import sample_rollouts
 from rlhf.sample import in_words, sample
 
 from .worlds import overrides, read_jsonl, save_checkpoint
@@ -57,7 +57,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
             raise KeyboardInterrupt
         return original(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("rlhf.sample.sample_rollouts", dies)
+    monkeypatch.setattr("llamatrain.responses.sampling.sample_rollouts", dies)
     with pytest.raises(KeyboardInterrupt):
         run(world, tmp_path, "again")
     assert not (tmp_path / "again" / "responses.jsonl").exists()

@@ -15,9 +15,9 @@ from llamatrain.data.rows import write_rows
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
+from llamatrain.responses.prompts import Prompt
+from llamatrain.responses.rollouts import Rollout
 from llamatrain.tokenizer import Tokenizer
-from rlhf.prompts import Prompt
-from rlhf.rollouts import Rollout
 
 QUESTIONS = ("Where does the fox live?", "How many apples?", "Please tell me a story", "Is a whale bigger?")
 

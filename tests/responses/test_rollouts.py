@@ -6,11 +6,10 @@ import torch
 
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
+from llamatrain.responses.rollouts import pack_rollouts, portions, sample_rollouts
 from llamatrain.settings import Sampling
 from rlhf.losses import token_logprobs
-from rlhf.rollouts import pack_rollouts, portions, sample_rollouts
-
-from .worlds import random_rollouts
+from tests.rlhf.worlds import random_rollouts
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ import pytest
 
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
+from llamatrain.responses.prompts import load_prompts
 from llamatrain.tokenizer import Tokenizer
-from rlhf.prompts import load_prompts
 
 
 def row(name: str, text: str = "Where is the fox?") -> dict[str, Any]:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from llamatrain import distributed
 from llamatrain.errors import UserError
-
-from .config import GateConfig, LearningGateConfig
-from .rollouts import Packed, Rollout, pack_rollouts, portions
+from llamatrain.responses.config import GateConfig, LearningGateConfig
+from llamatrain.responses.rollouts import Packed, Rollout, pack_rollouts, portions
 
 BELOW = 1e-3  # how far below a finished response's score an unfinished one's lies
 # Between which a mean raw score is near enough to 0 (sigmoids of 0.05 and 0.95); a policy that has learned to be safe
@@ -42,6 +41,12 @@ class Scores:
 def sigmoid(logit: float) -> float:
     """Return the score as the paper quotes it, in (0, 1)."""
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def public_scores(scores: Scores) -> dict[str, float]:
+    """Return the scores that are there, after a sigmoid."""
+    named = {"helpfulness": scores.helpfulness, "safety_score": scores.safety, "combined": scores.combined}
+    return {key: round(sigmoid(logit), 6) for key, logit in named.items() if logit is not None}
 
 
 def gate_closes(safety: Tensor, gate: GateConfig) -> Tensor:

@@ -9,13 +9,14 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamatrain import distributed
+from llamatrain import distributed, manifest
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
+from llamatrain.responses.prompts import prompts_fingerprint
 from llamatrain.run import Run
 from llamatrain.text_files import read_lines
 
@@ -89,3 +90,14 @@ class Chunks:
             fault = f"{path} is damaged: it has {found} rows of {needed}"
         print(f"{fault}; it is made again", file=sys.stderr, flush=True)
         return False
+
+
+def chunk_key(parents: dict[str, Path], prompts: Sequence[str], **settings: Any) -> dict[str, Any]:
+    """Return all that sampled rows depend on: the models, the prompts' sources, and the program's own settings."""
+    models = {name: _identity(path) for name, path in parents.items()}
+    return {"models": models, "prompts": prompts_fingerprint(prompts), **settings}
+
+
+def _identity(folder: Path) -> str:
+    """Return what tells a checkpoint from another: its fingerprint or, for a folder made elsewhere, its path."""
+    return manifest.fingerprint(folder) if (folder / manifest.NAME).is_file() else str(folder)

@@ -10,10 +10,17 @@ import torch
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
-from rlhf.config import GateConfig, LearningGateConfig
-from rlhf.scoring import check_zero, combine, combined_logits, hold_unfinished, require_zero, score, sigmoid
-
-from .worlds import random_rollouts
+from llamatrain.responses.config import GateConfig, LearningGateConfig
+from llamatrain.responses.scoring import (
+    check_zero,
+    combine,
+    combined_logits,
+    hold_unfinished,
+    require_zero,
+    score,
+    sigmoid,
+)
+from tests.rlhf.worlds import random_rollouts
 
 GATE = GateConfig(safety_threshold=0.15, unfinished_logit=-1.0)
 EDGE = math.log(0.15 / 0.85)

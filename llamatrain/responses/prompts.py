@@ -12,9 +12,8 @@ from llamatrain.chat import Message, encode_prompt
 from llamatrain.data.rows import file_fingerprint, placed_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
+from llamatrain.responses.config import TOO_LONG
 from llamatrain.tokenizer import Tokenizer
-
-from .config import TOO_LONG
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from llamatrain.data.packing import Sample, collate, pack
 from llamatrain.generation import generate
+from llamatrain.responses.prompts import Prompt
 from llamatrain.settings import Sampling
-
-from .prompts import Prompt
 
 T = TypeVar("T")
 

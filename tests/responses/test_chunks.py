@@ -9,9 +9,9 @@ from typing import Any, TypedDict
 import pytest
 
 from llamatrain.config import compose
+from llamatrain.responses.chunks import Chunks, Row
 from llamatrain.run import Run
 from llamatrain.stopping import Stopped
-from rlhf.chunks import Chunks, Row
 from rlhf.config import SampleConfig
 
 

@@ -1,0 +1,1 @@
+"""From prompts to scored responses: sampling in chunks that survive a kill, rollouts, reward scores, models that only read."""

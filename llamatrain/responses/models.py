@@ -1,0 +1,76 @@
+"""Models that are only read: those that sample, and the reference and reward models that judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamatrain import checkpoint, distributed, kernels
+from llamatrain.checkpoint import load_config, load_model, load_weights, matched
+from llamatrain.engine import DTYPES, build, divides, frozen, shapes
+from llamatrain.errors import UserError
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
+from llamatrain.settings import ZeroConfig
+from llamatrain.tokenizer import Tokenizer
+
+KINDS = ("a language model", "a reward model")
+
+
+def sampled_and_scored_by(policy: str, helpfulness: str | None, safety: str | None) -> dict[str, Path]:
+    """Return the verified folders of the policy and of the reward models that are given, by their configuration keys."""
+    given = {"checkpoint": (policy, "sft")}
+    for kind, path in (("helpfulness", helpfulness), ("safety", safety)):
+        if path is not None:
+            given[kind] = (path, "reward")
+    return {key: checkpoint.resolve(path, made_by) for key, (path, made_by) in given.items()}
+
+
+def shared_tokenizer(parents: dict[str, Path], given: str | None = None) -> Tokenizer:
+    """Return the tokenizer of the checkpoints, which must be one and the same; `given` is that of those without one."""
+    tokenizers = {key: checkpoint.load_tokenizer(path, given) for key, path in parents.items()}
+    first, tokenizer = next(iter(tokenizers.items()))
+    for key, other in tokenizers.items():
+        if other.fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"{key}={parents[key]} has another tokenizer than {first}={parents[first]}: need the same one"
+            )
+    return tokenizer
+
+
+def shared_context(parents: dict[str, Path]) -> int:
+    """Return the first checkpoint's context, which the others must not be shorter than."""
+    contexts = {key: checkpoint.load_config(path)[0].max_seq_len for key, path in parents.items()}
+    first, context = next(iter(contexts.items()))
+    for key, other in contexts.items():
+        if other < context:
+            raise UserError(f"{key}={parents[key]} has a context of {other} tokens, {first} of {context}: need as many")
+    return context
+
+
+def load_inference(folder: Path, device: torch.device, dtype: str, *, scalar: bool) -> Any:
+    """Load a model that is only read, whole, in `dtype`; UserError where it is of the other kind."""
+    _check_kind(folder, load_config(folder)[1], scalar)
+    return load_model(folder, device, DTYPES[dtype]).requires_grad_(False).eval()
+
+
+def frozen_model(folder: Path, zero: ZeroConfig, *, scalar: bool) -> Any:
+    """Return a checkpoint's model that is only read (reference, reward models), in the training precision.
+
+    Every rank holds it whole. Under ZeRO-3 it is divided over the ranks from its first weight on, and every forward
+    pass needs them all. UserError where it is of the other kind.
+    """
+    config, found = load_config(folder)
+    _check_kind(folder, found, scalar)
+    if not divides(zero):
+        kernels.measure(config)
+        return load_model(folder, distributed.device(), DTYPES[zero.dtype]).requires_grad_(False).eval()
+    model = build(lambda: ScalarModel(config, None) if scalar else Transformer(config, None), zero)
+    return frozen(model, matched(load_weights(folder), shapes(model), str(folder)), zero)
+
+
+def _check_kind(folder: Path, found: bool, scalar: bool) -> None:
+    if found != scalar:
+        raise UserError(f"{folder} is {KINDS[found]}; need {KINDS[scalar]}")

@@ -1,0 +1,140 @@
+"""Responses sampled to prompts from a checkpoint, scored by the reward models where given, and written as chunks.
+
+A response is a function of the seed, the prompt's id and the sample's number, so an interrupted run goes on where it
+stopped and ends with the same rows.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypedDict
+
+from llamatrain import distributed
+from llamatrain.chat import decode_response
+from llamatrain.data.rows import write_rows
+from llamatrain.data.skipped import BadRows
+from llamatrain.responses.chunks import Chunks, Row, chunk_key
+from llamatrain.responses.config import ResponsesConfig
+from llamatrain.responses.models import load_inference, shared_context, shared_tokenizer
+from llamatrain.responses.prompts import load_prompts
+from llamatrain.responses.rollouts import Rollout, sample_rollouts
+from llamatrain.responses.scoring import Scores, combine, public_scores, score
+from llamatrain.run import Run
+from llamatrain.tokenizer import Tokenizer
+
+
+def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> Chunks:
+    """Sample and score `samples_per_prompt` responses a prompt, as chunks on disk."""
+    tokenizer = shared_tokenizer(parents, cfg.tokenizer)
+    context = shared_context(parents)
+    prompts = load_prompts(
+        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
+    )
+    sampling = replace(cfg.sampling, program=run.program)
+    rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.batch_size, cfg.score_batch_size, cfg.dtype]
+    key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
+    per_prompt = cfg.samples_per_prompt
+    chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // per_prompt), Response, per_prompt)
+    load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype))  # a finished run loads none
+
+    with run.progress(chunks.missing() * cfg.samples_per_prompt, "sampling", "responses") as bar:
+
+        def rows_of(items: range) -> list[Row]:
+            started = time.monotonic()
+            wanted = [(prompts[i], number) for i in items for number in range(cfg.samples_per_prompt)]
+            rollouts = sample_rollouts(
+                load(parents["checkpoint"], scalar=False),
+                [prompt for prompt, _ in wanted],
+                [number for _, number in wanted],
+                sampling,
+                tokenizer.eos_id,
+                cfg.batch_size,
+                lambda _: bar.update(1),
+            )
+            speed = sum(len(r.tokens) for r in rollouts) / (time.monotonic() - started)
+            bar.update(0, **{"tokens/s": f"{speed:,.0f}"})
+            logits = {
+                kind: score(load(parents[kind], scalar=True), rollouts, context, cfg.score_batch_size)
+                for kind in ("helpfulness", "safety")
+                if kind in parents
+            }
+            scores = combine(rollouts, logits.get("helpfulness"), logits.get("safety"), cfg.gate)
+            return [
+                response_row(rollout, number, own, tokenizer, cfg)
+                for rollout, (_, number), own in zip(rollouts, wanted, scores, strict=True)
+            ]
+
+        chunks.make(rows_of)
+    return chunks
+
+
+class Response(TypedDict):
+    """What every row of a chunk holds; with reward models also their scores after a sigmoid."""
+
+    prompt_id: str
+    sample: int
+    messages: list[dict[str, str]]
+    response: str
+    finished: bool
+    safety: bool
+    raw: dict[str, Any]
+
+
+def response_row(rollout: Rollout, number: int, scores: Scores, tokenizer: Tokenizer, cfg: ResponsesConfig) -> Row:
+    """Return a response as a chunk keeps it: the public row, and under `raw` what only this package reads."""
+    prompt = rollout.prompt
+    row = {
+        "prompt_id": prompt.id,
+        "sample": number,
+        "messages": prompt.messages,
+        "response": decode_response(rollout.tokens, tokenizer),
+        "model": cfg.checkpoint,
+        "temperature": cfg.temperature,
+        "seed": cfg.run.seed,
+        "finished": rollout.finished,
+        "safety": prompt.safety,
+        **public_scores(scores),
+        **({} if scores.gated is None else {"gated": scores.gated}),
+    }
+    return {**row, "raw": {"tokens": len(rollout.tokens), "source": prompt.source, **vars(scores)}}
+
+
+def write_responses(folder: Path, chunks: Chunks) -> None:
+    """Write responses.jsonl from the chunks."""
+    write_rows(folder / "responses.jsonl", ({k: v for k, v in row.items() if k != "raw"} for row in chunks.rows()))
+
+
+def response_metrics(prefix: str, rows: list[Row]) -> dict[str, float]:
+    """Return means over responses: of all of them, and of the scores (logits) on harmless and on safety prompts."""
+    metrics = {
+        f"{prefix}/responses": len(rows),
+        f"{prefix}/finished": fmean(row["finished"] for row in rows),
+        f"{prefix}/response_length": fmean(row["raw"]["tokens"] for row in rows),
+    }
+    groups = {"": rows, "_harmless": [r for r in rows if not r["safety"]], "_unsafe": [r for r in rows if r["safety"]]}
+    for name, group in groups.items():
+        for key, raw in (("helpfulness", "helpfulness"), ("safety_score", "safety"), ("combined", "combined")):
+            if group and key in group[0]:
+                metrics[f"{prefix}/{key}{name}"] = fmean(row["raw"][raw] for row in group)
+    return metrics
+
+
+def in_words(prefix: str, metrics: dict[str, float]) -> str:
+    """Return `response_metrics` for the terminal: what there is, and where each reward model has the word, its mean score."""
+
+    def value(name: str) -> float:
+        return metrics[f"{prefix}/{name}"]
+
+    text = f"{value('responses'):,.0f} responses, {value('finished'):.0%} finished"
+    text += f", {value('response_length'):.1f} tokens long on average"
+    where = {
+        "helpfulness_harmless": "helpfulness {:.2f} on harmless prompts",
+        "safety_score_unsafe": "safety {:.2f} on adversarial ones",
+        "combined": "combined {:.2f} on all",
+    }
+    scores = [words.format(value(name)) for name, words in where.items() if f"{prefix}/{name}" in metrics]
+    return f"{text}\nmean scores by the reward models (logits): {', '.join(scores)}" if scores else text

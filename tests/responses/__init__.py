@@ -1,0 +1,1 @@
+"""Tests of prompts, responses and their scores."""
