@@ -25,9 +25,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-from llamatrain import config  # noqa: E402
+from llamatrain.config.compose import compose_dict  # noqa: E402
 from llamatrain.data.windows import TokenBatches  # noqa: E402
-from llamatrain.engine import Engine  # noqa: E402
+from llamatrain.engine.learning import Engine  # noqa: E402
 from llamatrain.fit import train_step  # noqa: E402
 from llamatrain.losses import language_model_loss  # noqa: E402
 from llamatrain.model.config import ModelConfig  # noqa: E402
@@ -76,7 +76,7 @@ def main() -> int:
 def train(side: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train one side; return its loss at every step and its held-out loss at the end."""
     tokenizer = Tokenizer(options.tokenizer)
-    composed = config.compose_dict("pretrain", ["model=tiny", "optim.lr=3e-3", "optim.warmup_steps=50"])
+    composed = compose_dict("pretrain", ["model=tiny", "optim.lr=3e-3", "optim.warmup_steps=50"])
     shape = ModelConfig(**composed["model"]).with_vocabulary(tokenizer.vocab_size)
     optim = OptimConfig(**composed["optim"])
     parts = [

@@ -209,7 +209,7 @@ def profile(torch: Any, step: Any, batch: Any, size: str) -> None:
 
 def engine_step(model: Any, compiled: bool) -> Any:
     """Return our own step: DeepSpeed's engine as the programs use it."""
-    from llamatrain.engine import Engine
+    from llamatrain.engine.learning import Engine
     from llamatrain.fit import train_step
     from llamatrain.losses import language_model_loss
     from llamatrain.settings import OptimConfig, ZeroConfig

@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))
 from launch.processes import _environments
 from llamatrain import checkpoint, distributed
 from llamatrain.data.dialogues import DialogueBatches
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.fit import train_step
 from llamatrain.losses import language_model_loss
 from llamatrain.model.config import ModelConfig
@@ -182,7 +182,7 @@ class Matrix:
             for source in [a for a, b in pairs if b == (mode, ranks)]:
                 engine, folder = self.engine(mode, seed=7), self.folder / label(source)
                 checkpoint.restore(folder, {"model": engine})
-                engine.set_step(STEPS)
+                engine.state.set_step(STEPS)
                 exact = is_exact(engine, folder)
                 found = self.go_on(engine, batches)
                 reference = json.loads((self.folder / f"{label(source)}.json").read_text())
@@ -213,9 +213,9 @@ def farthest(found: list[float], reference: list[float]) -> float:
 def is_exact(engine: Engine, folder: Path) -> bool:
     """Tell whether the engine holds the checkpoint bit by bit: weights, masters, moments and AdamW's step."""
     saved = dict(checkpoint.load_weights(folder))
-    exact = all(torch.equal(weight, saved[name]) for name, weight in engine.parameters_by_name())
+    exact = all(torch.equal(weight, saved[name]) for name, weight in engine.state.parameters_by_name())
     where = checkpoint._optimizer_tensors(folder / "trainer" / "model")
-    held = {name: tensor.clone() for name, tensor in engine.optimizer_state_by_name()}
+    held = {name: tensor.clone() for name, tensor in engine.state.optimizer_state_by_name()}
     for name, path in where.items():
         with checkpoint.safe_open(path, framework="pt") as file:
             exact = exact and torch.equal(held[name], file.get_tensor(name))

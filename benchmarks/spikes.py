@@ -29,7 +29,7 @@ import torch
 
 import pretrain.__main__ as program
 from benchmarks.chain import RESULTS, ROOT, commit, machine
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data.shards import SHARDS
 from llamatrain.data.windows import TokenBatches
 from llamatrain.losses import Batch, language_model_loss
@@ -134,7 +134,7 @@ def configure(folder: Path, corpus: Path, tokenizer: Path, steps: int, seed: int
         *("run.progress=false", "run.wandb.mode=disabled", "run.save_every=50", "run.eval_every=0", f"steps={steps}"),
         *(f"corpus={corpus}", f"tokenizer={tokenizer}", "spikes.enabled=true"),
     ]
-    return config.compose("pretrain", program.PretrainConfig, overrides)
+    return compose("pretrain", program.PretrainConfig, overrides)
 
 
 def train(

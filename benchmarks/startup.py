@@ -27,7 +27,7 @@ from chain import ROOT, commit, machine
 
 sys.path.insert(0, str(ROOT))
 from launch.graph import read_stages
-from llamatrain.config import load_preset
+from llamatrain.config.presets import load_preset
 
 STAGES = {stage.name: stage for stage in read_stages("demo", load_preset("demo"), {})}
 TRACING = Path(__file__).resolve().parent / "tracing"

@@ -13,8 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from llamatrain import atomic, checkpoint, config
-from llamatrain.engine import DTYPES
+from llamatrain import atomic, checkpoint
+from llamatrain.config.program import main
+from llamatrain.engine.zero import DTYPES
 from llamatrain.run import Run
 
 from .config import EvaluateConfig
@@ -81,4 +82,4 @@ def flat(found: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    config.main("evaluate", EvaluateConfig, evaluate)
+    main("evaluate", EvaluateConfig, evaluate)

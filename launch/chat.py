@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llamatrain import config
+from llamatrain.config.program import EXIT_USER, main
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.settings import PRECISIONS
 from llamatrain.stopping import handling
@@ -166,7 +166,7 @@ def _answer_lines(chat: Chat) -> None:
                 refused, answer = True, ""
             print(answer, end="\n\n", flush=True)
     if refused:
-        raise SystemExit(config.EXIT_USER)
+        raise SystemExit(EXIT_USER)
 
 
 def _converse(chat: Chat, name: str) -> None:
@@ -232,4 +232,4 @@ def _reply(chat: Chat, text: str, dim: str, plain: str) -> None:
 
 
 if __name__ == "__main__":
-    config.main("chat", ChatConfig, talk)
+    main("chat", ChatConfig, talk)

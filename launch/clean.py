@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamatrain import config
+from llamatrain.config import program
 from llamatrain.errors import UserError
 from llamatrain.progress import duration
 from llamatrain.replaced import MARK, NAME, bytes_of, size
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(plain) == 1:
         quoted = plain[0].replace("\\", "\\\\").replace("'", "\\'")
         arguments[arguments.index(plain[0])] = f"folder='{quoted}'"
-    config.main("clean", CleanConfig, clean, arguments)
+    program.main("clean", CleanConfig, clean, arguments)
 
 
 if __name__ == "__main__":

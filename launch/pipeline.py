@@ -18,7 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llamatrain import atomic, config
+from llamatrain import atomic
+from llamatrain.config import program
+from llamatrain.config.compose import FROM_FILE, write_settings
+from llamatrain.config.help import DRY_RUN
+from llamatrain.config.presets import load_preset
+from llamatrain.config.program import EXIT_FAILURE
 from llamatrain.errors import UserError, mistake
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
@@ -84,7 +89,7 @@ class Pipeline:
         self.cfg, self.console, self.preset = cfg, console, presets[-1]
         name = cfg.run.name or Path(presets[-1]).stem
         self.place = Place(name, Path(cfg.run.dir) / name, tuple(presets), cfg.data.root, cfg.seed)
-        self.stages = read_stages(presets[-1], config.load_preset(presets[-1]), staged)
+        self.stages = read_stages(presets[-1], load_preset(presets[-1]), staged)
         names = [stage.name for stage in self.stages]
         for name in [*cfg.rerun, *([cfg.until] if cfg.until else [])]:
             if name not in names:
@@ -170,9 +175,9 @@ class Pipeline:
         record.cores, record.gpus = len(os.sched_getaffinity(0)), min(_gpus(), record.ranks)
         record.write(folder)
         settings = folder / "config.yaml"
-        config.write_settings(settings, one.resolved(self.place))
+        write_settings(settings, one.resolved(self.place))
         started = time.monotonic()
-        code = processes.run([*command(PROGRAMS[stage.program].module), f"{config.FROM_FILE}={settings}"], record.ranks)
+        code = processes.run([*command(PROGRAMS[stage.program].module), f"{FROM_FILE}={settings}"], record.ranks)
         seconds = time.monotonic() - started
         record.seconds += seconds
         record.write(folder)
@@ -194,7 +199,7 @@ class Pipeline:
                 stage,
                 f"its program ended without finishing the run ({escape(str(folder / 'status.json'))} says {state})",
             )
-            return config.EXIT_FAILURE
+            return EXIT_FAILURE
         where = "" if code > 128 else ": see its message above"
         self._line("✗", "red", stage, f"failed after {duration(seconds)} ({ended(code)}){where}")
         self.console.print(
@@ -268,7 +273,7 @@ def _gpus() -> int:
 def _spelt(argument: str) -> list[str]:
     """Return what `--dry-run[=RANKS]`, the programs' other spelling, means here; any other argument as it is."""
     option, equals, ranks = argument.partition("=")
-    if option != config.DRY_RUN:
+    if option != DRY_RUN:
         return [argument]
     return ["dry_run=true", *([f"ranks={ranks}"] if equals else [])]
 
@@ -278,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(itertools.chain.from_iterable(map(_spelt, sys.argv[1:] if argv is None else argv)))
     presets = [argument.partition("=")[2] for argument in arguments if argument.startswith("preset=")]
     try:
-        names = list(config.load_preset(presets[-1]).get("stages") or {}) if presets else []
+        names = list(load_preset(presets[-1]).get("stages") or {}) if presets else []
     except UserError:
         names = []  # composing says it
     sweep = {"--multirun", "-m"} & set(arguments)
@@ -300,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         raise SystemExit(Pipeline(cfg, presets, staged, console).run())
 
-    config.main("pipeline", PipelineConfig, pipeline, [] if sweep else own)
+    program.main("pipeline", PipelineConfig, pipeline, [] if sweep else own)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llamatrain import config, length
+from llamatrain import length
+from llamatrain.config.compose import check, compose_dict, lengths_given
+from llamatrain.config.presets import config_folder
 from llamatrain.errors import UserError
 from llamatrain.keys import files_read
 
@@ -69,7 +71,7 @@ class Decision:
 def check_stages(stages: Sequence[Stage], place: Place) -> list[Checked]:
     """Compose every stage and hold it against its schema; UserError names the stage and the key."""
     own = [Path(name) for name in place.presets if Path(name).is_file()]
-    configs = configs_hash(config.config_folder(), own)
+    configs = configs_hash(config_folder(), own)
     found = []
     for stage in stages:
         try:
@@ -87,19 +89,19 @@ def _checked(stage: Stage, place: Place, configs: str) -> Checked:
     if old is not None and old.source == source:
         values = old.composed  # composing takes a tenth of a second, holding against the schema a hundredth
     else:
-        values = config.compose_dict(stage.program, overrides)
+        values = compose_dict(stage.program, overrides)
         if place.seed is not None:  # of the run, and of a world; a stage's own overrides may say otherwise
             keys = [key for key, there in (("run.seed", "run" in values), ("seed", "seed" in values)) if there]
             overrides = [*presets, *(f"{key}={place.seed}" for key in keys), *stage.overrides]
-            values = config.compose_dict(stage.program, overrides)
+            values = compose_dict(stage.program, overrides)
     run = {**values["run"], "dir": str(place.folder), "name": stage.name}
     if run["wandb"]["group"] is None:
         run["wandb"] = {**run["wandb"], "group": place.name}
     typed = stage.overrides if length.is_own(place.presets[-1]) else stage.typed
-    given = config.lengths_given(stage.program, [*presets, *typed])
+    given = lengths_given(stage.program, [*presets, *typed])
     if given:
         run["given"] = given
-    settings: Any = config.check(stage.program, schemas()[stage.program], {**values, "run": run}, overrides)
+    settings: Any = check(stage.program, schemas()[stage.program], {**values, "run": run}, overrides)
     return Checked(stage, values, run, source, settings)
 
 

@@ -11,7 +11,8 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from llamatrain import atomic, config
+from llamatrain import atomic
+from llamatrain.config.program import main
 from llamatrain.errors import UserError, missing
 from llamatrain.progress import duration
 from llamatrain.settings import check_run_name
@@ -122,4 +123,4 @@ def make(cfg: ReportConfig) -> None:
 
 
 if __name__ == "__main__":
-    config.main("report", ReportConfig, make)
+    main("report", ReportConfig, make)

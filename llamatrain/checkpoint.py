@@ -35,7 +35,7 @@ from .text_files import read_json
 from .tokenizer import MODEL_FILE, Tokenizer
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .engine.learning import Engine
 
 __all__ = [
     "fingerprint",
@@ -310,12 +310,12 @@ def _write_model(folder: Path, engine: Engine) -> dict[Path, Entry]:
 
     Returns the manifest's entries of this rank's files. Every rank takes part in gathering the weights, to the last.
     """
-    shards = _shards(engine.shapes(), engine.dtype.itemsize)
+    shards = _shards(engine.state.shapes(), engine.dtype.itemsize)
     many = len(shards) > 1
     names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" if many else WEIGHTS for n in range(1, len(shards) + 1)]
     files = {folder / name: shard for name, shard in zip(names, shards, strict=True)}
     own = {path: files[path] for path in distributed.shard(files)}
-    written = write_tensors(own, engine.dtype, engine.parameters_by_name())
+    written = write_tensors(own, engine.dtype, engine.state.parameters_by_name())
     if many and distributed.is_main():
         total = sum(shape.numel() for shard in shards for shape in shard.values()) * engine.dtype.itemsize
         weight_map = {weight: path.name for path, shard in files.items() for weight in shard}
@@ -340,10 +340,10 @@ def _shards(shapes: Shapes, itemsize: int) -> list[dict[str, torch.Size]]:
 def _write_optimizer(folder: Path, engine: Engine) -> dict[Path, Entry]:
     """Write this rank's share of the optimizer state: parameters are dealt out to the ranks in turn."""
     rank, world = distributed.rank(), distributed.world_size()
-    keys, share = engine.optimizer_keys(), distributed.shard(engine.shapes().items())
+    keys, share = engine.state.optimizer_keys(), distributed.shard(engine.state.shapes().items())
     path = folder / f"optimizer-{rank + 1:05d}-of-{world:05d}.safetensors"
     files = {path: {f"{key}.{name}": shape for name, shape in share for key in keys}}
-    return write_tensors(files, torch.float32, engine.optimizer_state_by_name())
+    return write_tensors(files, torch.float32, engine.state.optimizer_state_by_name())
 
 
 def _write_description(
@@ -384,8 +384,8 @@ def restore(folder: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
     primary = next(iter(engines))
     for name, engine in engines.items():
         source = folder if name == primary else trainer / name
-        engine.load_parameters(matched(load_weights(source), engine.shapes(), str(source)))
-        engine.load_optimizer_state(_optimizer_tensors(trainer / name))
+        engine.state.load_parameters(matched(load_weights(source), engine.state.shapes(), str(source)))
+        engine.state.load_optimizer_state(_optimizer_tensors(trainer / name))
     return read_json(trainer / "state.json", dict[str, Any], "the checkpoint was altered")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from . import distributed, hf_tokenizer
-from .engine import Engine
+from .engine.learning import Engine
 from .errors import UserError
 from .flops import Utilisation
 from .losses import Batch

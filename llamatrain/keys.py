@@ -7,7 +7,7 @@ field(metadata=reads("dialogue"))`, and is said nowhere else. A key without such
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -31,6 +31,11 @@ def harmless(schema: type) -> frozenset[str]:
         elif is_dataclass(types[field.name]):
             found |= {f"{field.name}.{key}" for key in harmless(types[field.name])}
     return frozenset(found)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Return a dataclass of settings as plain dictionaries and lists."""
+    return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
 
 
 def flatten(values: Mapping[str, Any] | list[Any], prefix: str = "") -> dict[str, Any]:

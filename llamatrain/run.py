@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from . import __version__, atomic, distributed, kernels, lock, manifest
-from .config import to_dict
 from .ending import ending
 from .environment import environment
 from .errors import UserError
-from .keys import changed
+from .keys import changed, to_dict
 from .lock import Lock
 from .metrics import Dashboard, Metrics
 from .progress import Progress
@@ -39,7 +38,7 @@ from .stopping import Stopped, StopRequest, handling
 from .text_files import DamagedFileError, read_json, read_lines
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .engine.learning import Engine
     from .tokenizer import Tokenizer
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -358,7 +357,7 @@ class Run:
         state = checkpoint.restore(folder, engines)
         step = int(checkpoint.lineage(folder)["step"])
         for name, engine in engines.items():
-            engine.set_step(int(state.get("updates", {}).get(name, step)))
+            engine.state.set_step(int(state.get("updates", {}).get(name, step)))
         self.step = step
         if self._metrics is not None:
             self._metrics.cut(step)

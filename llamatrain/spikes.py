@@ -26,7 +26,7 @@ from .settings import SpikeConfig
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .engine.learning import Engine
 
 T = TypeVar("T")
 

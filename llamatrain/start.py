@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from .checkpoint import load_config, load_weights, matched
-from .engine import Engine, build
+from .engine.learning import Engine
+from .engine.models import build
 from .errors import UserError
 from .model.config import ModelConfig
 from .model.scalar_head import ScalarModel
@@ -49,5 +50,5 @@ def _scalar_model(config: ModelConfig, seed: int) -> ScalarModel:
 
 def _filled(model: nn.Module, folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> Engine:
     engine = Engine(model, optim, zero, total_steps)
-    engine.load_parameters(matched(load_weights(folder), engine.shapes(), str(folder), fresh=(SCORE,)))
+    engine.state.load_parameters(matched(load_weights(folder), engine.state.shapes(), str(folder), fresh=(SCORE,)))
     return engine

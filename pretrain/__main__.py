@@ -6,10 +6,11 @@ import math
 import time
 from pathlib import Path
 
-from llamatrain import config
+from llamatrain.config.program import main
 from llamatrain.data.windows import TokenBatches
 from llamatrain.distributed import rank, world_size
-from llamatrain.engine import Engine, build
+from llamatrain.engine.learning import Engine
+from llamatrain.engine.models import build
 from llamatrain.errors import missing
 from llamatrain.fit import evaluate_loss, fit, on_device
 from llamatrain.flops import Utilisation
@@ -122,4 +123,4 @@ def _measures(prefix: str, loss: float, targets: int, text_bytes: int) -> dict[s
 
 
 if __name__ == "__main__":
-    config.main("pretrain", PretrainConfig, train, plan=dry_run)
+    main("pretrain", PretrainConfig, train, plan=dry_run)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from llamatrain import atomic, config, hf_tokenizer
+from llamatrain import atomic, hf_tokenizer
+from llamatrain.config.program import main
 from llamatrain.data.rows import count_rows, read_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
@@ -108,4 +109,4 @@ def _explained(error: RuntimeError, vocab_size: int) -> UserError:
 
 
 if __name__ == "__main__":
-    config.main("tokenizer", TokenizerConfig, train)
+    main("tokenizer", TokenizerConfig, train)

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamatrain import checkpoint, config
+from llamatrain import checkpoint
+from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.packing import Batch
 from llamatrain.data.skipped import BadRows
 from llamatrain.distributed import rank, world_size
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.fit import fit
 from llamatrain.length import check_length
 from llamatrain.progress import counted
@@ -198,4 +199,4 @@ def held_out_metrics(engine: Engine, data: Preferences, max_length: int, micro_b
 
 
 if __name__ == "__main__":
-    config.main("reward", RewardConfig, train, plan=dry_run)
+    main("reward", RewardConfig, train, plan=dry_run)

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llamatrain import atomic, checkpoint, config, distributed
+from llamatrain import atomic, checkpoint, distributed
+from llamatrain.config.program import main
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
-from llamatrain.engine import DTYPES
+from llamatrain.engine.zero import DTYPES
 from llamatrain.errors import UserError, missing
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.responses.pairs import score_pairs
@@ -109,4 +110,4 @@ def table(found: dict[str, Any], title: str) -> Table:
 
 
 if __name__ == "__main__":
-    config.main("reward.evaluate", RewardEvaluateConfig, evaluate)
+    main("reward.evaluate", RewardEvaluateConfig, evaluate)

@@ -14,8 +14,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TypedDict
 
-from llamatrain import checkpoint, config, distributed
+from llamatrain import checkpoint, distributed
 from llamatrain.chat import decode_response
+from llamatrain.config.program import main
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
@@ -149,4 +150,4 @@ def differs(row: Row) -> bool:
 
 
 if __name__ == "__main__":
-    config.main("compare", CompareConfig, compare)
+    main("compare", CompareConfig, compare)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llamatrain import distributed
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.responses.rollouts import pack_rollouts, portions
 from llamatrain.start import SCORE
 
@@ -47,10 +47,10 @@ def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[
     moments = distributed.all_reduce_sum(features.T @ torch.cat([features, targets[:, None]], 1))  # (2, 3)
     scale, shift = (torch.linalg.pinv(moments[:, :2]) @ moments[:, 2]).tolist()
 
-    for name, weight in critic.parameters_by_name():
+    for name, weight in critic.state.parameters_by_name():
         if name == SCORE:
             head = scale * weight.double().cpu() + shift * direction
-    critic.load_parameters([(SCORE, head.float())])
+    critic.state.load_parameters([(SCORE, head.float())])
     values = (scale * old + shift * offset).float().split([len(j.values) for j in own])
     return gather([replace(j, values=new) for j, new in zip(own, values, strict=True)])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llamatrain import distributed
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.responses.rollouts import Rollout, pack_rollouts, portions
 from llamatrain.responses.scoring import check_zero, combined_logits, gate_closes, hold_unfinished, scores_at_end
 

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llamatrain import config, distributed, hf_tokenizer
+from llamatrain import distributed, hf_tokenizer
+from llamatrain.config.program import main
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.skipped import BadRows
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.length import check_length
 from llamatrain.responses.models import frozen_model, sampled_and_scored_by, shared_context, shared_tokenizer
@@ -202,4 +203,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    config.main("ppo", PPOConfig, train, plan=dry_run)
+    main("ppo", PPOConfig, train, plan=dry_run)

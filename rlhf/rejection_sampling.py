@@ -16,8 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from statistics import fmean, pstdev
 
-from llamatrain import config, distributed
+from llamatrain import distributed
 from llamatrain.checkpoint import load_config, load_tokenizer, resolve
+from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.order import mix, permuted
@@ -244,4 +245,4 @@ def draw(rows: list[Row], count: int, seed: int) -> list[Row]:
 
 
 if __name__ == "__main__":
-    config.main("rejection_sampling", RejectionSamplingConfig, train, plan=dry_run)
+    main("rejection_sampling", RejectionSamplingConfig, train, plan=dry_run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from llamatrain import config
+from llamatrain.config.program import main
 from llamatrain.responses.models import sampled_and_scored_by
 from llamatrain.responses.prompts import prompts_fingerprint
 from llamatrain.responses.sampling import in_words, make_responses, response_metrics, write_responses
@@ -29,4 +29,4 @@ def sample(cfg: SampleConfig) -> None:
 
 
 if __name__ == "__main__":
-    config.main("sample", SampleConfig, sample)
+    main("sample", SampleConfig, sample)

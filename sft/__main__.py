@@ -10,13 +10,14 @@ import itertools
 import math
 from pathlib import Path
 
-from llamatrain import checkpoint, config
+from llamatrain import checkpoint
+from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.rows import read_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.distributed import rank, world_size
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit
 from llamatrain.length import check_length
@@ -123,4 +124,4 @@ def held_out_metrics(engine: Engine, batches: DialogueBatches) -> dict[str, floa
 
 
 if __name__ == "__main__":
-    config.main("sft", SFTConfig, train, plan=dry_run)
+    main("sft", SFTConfig, train, plan=dry_run)

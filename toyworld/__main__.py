@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from llamatrain import config
+from llamatrain.config.program import main
 from llamatrain.data.rows import write_rows
 from llamatrain.run import Run
 
@@ -46,4 +46,4 @@ def _counted(rows: Iterable[dict[str, Any]], counts: Counter[str]) -> Iterator[d
 
 
 if __name__ == "__main__":
-    config.main("toyworld", ToyworldConfig, make)
+    main("toyworld", ToyworldConfig, make)

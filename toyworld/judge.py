@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from llamatrain import config
+from llamatrain.config.program import main
 from llamatrain.data.kinds import Kind
 from llamatrain.data.rows import placed_rows, write_rows
 from llamatrain.errors import UserError, show
@@ -281,4 +281,4 @@ def in_words(marks: dict[str, list[float]]) -> str:
 
 
 if __name__ == "__main__":
-    config.main("judge", JudgeConfig, judge_responses)
+    main("judge", JudgeConfig, judge_responses)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llamatrain import config
+from llamatrain.config.program import main
 from llamatrain.data.kinds import RATINGS
 from llamatrain.data.rows import write_rows
 from llamatrain.run import Run
@@ -155,4 +155,4 @@ def label_bins(rated: list[Row]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    config.main("rate", RateConfig, rate)
+    main("rate", RateConfig, rate)

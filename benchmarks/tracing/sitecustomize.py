@@ -23,7 +23,7 @@ from typing import Any
 READY = "STARTUP_TRACE_READY"
 # Module -> its functions, each with the part of the start that its time counts as.
 SPANS = {
-    "llamatrain.config": {"compose": "configuration"},
+    "llamatrain.config.compose": {"compose": "configuration"},
     "llamatrain.distributed": {"setup": "process group"},
     "llamatrain.tokenizer": {"Tokenizer.__init__": "data"},
     "llamatrain.data.windows": {"TokenBatches.__init__": "data"},
@@ -33,12 +33,9 @@ SPANS = {
     "llamatrain.responses.prompts": {"load_prompts": "data", "prompts_fingerprint": "data"},
     "llamatrain.responses.rollouts": {"sample_rollouts": "sampling"},
     "llamatrain.checkpoint": {"resolve": "parents verified", "load_model": "model"},
-    "llamatrain.engine": {
-        "build": "model",
-        "_import_deepspeed": "engine",
-        "Engine.__init__": "engine",
-        "Engine.load_parameters": "model",
-    },
+    "llamatrain.engine.learning": {"import_deepspeed": "engine", "Engine.__init__": "engine"},
+    "llamatrain.engine.models": {"build": "model"},
+    "llamatrain.engine.state": {"NamedState.load_parameters": "model"},
     "deepspeed": {"initialize": "engine"},
     "llamatrain.run": {"Run.__init__": "run folder", "Run.log": "log"},
     "llamatrain.fit": {"train_step": "step"},

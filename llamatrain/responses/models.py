@@ -9,7 +9,9 @@ import torch
 
 from llamatrain import checkpoint, distributed, kernels
 from llamatrain.checkpoint import load_config, load_model, load_weights, matched
-from llamatrain.engine import DTYPES, build, divides, frozen, shapes
+from llamatrain.engine.models import build, frozen
+from llamatrain.engine.state import shapes
+from llamatrain.engine.zero import DTYPES, divides
 from llamatrain.errors import UserError
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer

@@ -1,9 +1,9 @@
 """Program `corpus`: documents to tokens on disk, cleaned and without duplicates, ready to be memory-mapped."""
 
-from llamatrain import config
+from llamatrain.config.program import main
 
 from .build import build
 from .config import CorpusConfig
 
 if __name__ == "__main__":
-    config.main("corpus", CorpusConfig, build)
+    main("corpus", CorpusConfig, build)

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from llamatrain import __version__, atomic
-from llamatrain.config import to_dict
 from llamatrain.data import shards
 from llamatrain.errors import UserError
-from llamatrain.keys import flatten
+from llamatrain.keys import flatten, to_dict
 from llamatrain.replaced import bytes_of, move_content_beside, size
 from llamatrain.run import Run
 from llamatrain.text_files import read_json

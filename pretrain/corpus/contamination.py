@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamatrain import atomic, config
+from llamatrain import atomic
+from llamatrain.config.program import main
 from llamatrain.data import files, shards
 from llamatrain.data.files import Place
 from llamatrain.data.rows import write_rows
@@ -205,4 +206,4 @@ def summarise(
 
 
 if __name__ == "__main__":
-    config.main("corpus_contamination", ContaminationConfig, report)
+    main("corpus_contamination", ContaminationConfig, report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llamatrain import config
+from llamatrain.config.program import main
 from llamatrain.data import shards
 from llamatrain.errors import UserError, missing
 
@@ -33,4 +33,4 @@ def verify(cfg: VerifyConfig) -> None:
 
 
 if __name__ == "__main__":
-    config.main("corpus_verify", VerifyConfig, verify)
+    main("corpus_verify", VerifyConfig, verify)

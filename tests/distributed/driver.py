@@ -26,13 +26,13 @@ from typing import Any
 
 from launch.processes import _environments
 from launch.programs import PROGRAMS
-from llamatrain import config
+from llamatrain.config.compose import compose_dict
 
 PATIENCE = 20.0  # seconds for the other ranks after the first has ended; then they are killed, which tests see as -9
 LIMIT = 120.0  # seconds for a job
 AT_ONCE = 2  # chains
 IMPORTED = [
-    *(f"llamatrain.{name}" for name in ("engine", "fit", "run", "start", "checkpoint")),
+    *(f"llamatrain.{name}" for name in ("engine.learning", "fit", "run", "start", "checkpoint")),
     *("deepspeed", "deepspeed.runtime.zero", "torch._dynamo"),
     *("reward.scoring", "rlhf.learning", "llamatrain.responses.sampling"),
 ]
@@ -101,7 +101,7 @@ def main() -> None:
         os.environ.pop(name, None)
     for name in (*IMPORTED, *sys.argv[1:]):
         importlib.import_module(name)
-    config.compose_dict("sft")  # Hydra builds its parser
+    compose_dict("sft")  # Hydra builds its parser
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would not be safe"
     with multiprocessing.get_context("fork").Pool(AT_ONCE) as pool:

@@ -42,7 +42,8 @@ python = ctypes.PyDLL(None)
 atexit.register(python.usleep, 300000)
 atexit.register(python.setenv, b"FINALIZING", b"1", 1)
 import torch.distributed
-from llamatrain import config, distributed
+from llamatrain import distributed
+from llamatrain.config import program
 
 groups = []  # as DeepSpeed's hooks keep them
 
@@ -53,10 +54,10 @@ def work(*_):
     distributed.gather_objects("done")
     return 0
 
-config._dispatch = work
+program._dispatch = work
 if sys.argv[1] == "finalizes":
-    config._end = lambda code: None
-config.main("program", dict, work)
+    program._end = lambda code: None
+program.main("program", dict, work)
 """
 
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import llamatrain.engine as engine_module
 from llamatrain import checkpoint, distributed, manifest
 from llamatrain.data.batches import Batches
 from llamatrain.data.order import Places
-from llamatrain.engine import Engine, shapes
+from llamatrain.engine import state as named
+from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit, train_step
 from llamatrain.generation import generate
@@ -149,7 +149,7 @@ def check_stages() -> None:
             for kind in kinds[0]:
                 close([row[f"train/grad_norm/{kind}"] for row in rows], [step[kind] for step in kinds], 1e-5)
             close([row["train/grad_norm"] for row in rows], norms, 1e-5)
-            for name, weight in engine.parameters_by_name():
+            for name, weight in engine.state.parameters_by_name():
                 assert torch.allclose(weight, weights[name], atol=1e-5), (stage, name)
     say("stages")
 
@@ -186,15 +186,15 @@ def check_resume(folder: Path, tokenizer: Tokenizer) -> None:
             if step == 3:
                 checkpoint.save(folder / f"step_{stage}", {"model": engine}, tokenizer, {"step": 3}, {"note": stage})
             train_step(engine, micro_batches(step, 2), language_model_loss)
-        ends[stage] = {name: weight.clone() for name, weight in engine.parameters_by_name()}
+        ends[stage] = {name: weight.clone() for name, weight in engine.state.parameters_by_name()}
     for source, target in [(0, 0), (1, 1), (2, 2), (3, 3), (0, 3), (3, 1), (2, 0)]:
         engine = Engine(Transformer(MODEL, seed=7), OPTIM, zero(target), STEPS)
         state = checkpoint.restore(folder / f"step_{source}", {"model": engine})
         assert state["note"] == source
-        engine.set_step(3)
+        engine.state.set_step(3)
         for step in range(3, STEPS):
             train_step(engine, micro_batches(step, 2), language_model_loss)
-        for name, weight in engine.parameters_by_name():
+        for name, weight in engine.state.parameters_by_name():
             if source == target:
                 assert torch.equal(weight, ends[source][name]), (source, target, name)
             else:
@@ -212,18 +212,18 @@ def check_masters(folder: Path, tokenizer: Tokenizer) -> None:
     for stage in (1, 2, 3):
         other = Engine(Transformer(TIED, seed=7), OPTIM, zero(stage, "bfloat16"), STEPS)
         checkpoint.restore(folder, {"model": other})
-        other.set_step(1)
+        other.state.set_step(1)
         found = held_state(other)
         assert found.keys() == saved.keys()
         assert all(torch.equal(found[name], saved[name]) for name in saved), stage
     high = Engine(Transformer(TIED, seed=7), OPTIM, zero(0), STEPS)
     checkpoint.restore(folder, {"model": high})
-    for name, weight in high.parameters_by_name():
+    for name, weight in high.state.parameters_by_name():
         assert torch.equal(weight, saved[f"master.{name}"]), name  # not rounded to bfloat16
 
 
 def held_state(engine: Engine) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in engine.optimizer_state_by_name()}
+    return {name: tensor.clone() for name, tensor in engine.state.optimizer_state_by_name()}
 
 
 def check_offload(folder: Path, tokenizer: Tokenizer) -> None:
@@ -240,7 +240,7 @@ def check_offload(folder: Path, tokenizer: Tokenizer) -> None:
             checkpoint.save(folder / f"{name}_{stage}", {"model": engine}, tokenizer, {"step": 3}, {})
             engine = Engine(Transformer(MODEL, seed=7), OPTIM, after, STEPS)
             checkpoint.restore(folder / f"{name}_{stage}", {"model": engine})
-            engine.set_step(3)
+            engine.state.set_step(3)
             rows += [train_step(engine, micro_batches(step, 2), language_model_loss, True) for step in range(3, STEPS)]
             close([row["train/loss"] for row in rows], losses, 1e-5)
             close([row["train/grad_norm"] for row in rows], norms, 1e-5)
@@ -251,7 +251,7 @@ def check_offload(folder: Path, tokenizer: Tokenizer) -> None:
 
 def check_streaming(folder: Path, tokenizer: Tokenizer) -> None:
     """Saving and restoring hold one full tensor at a time: what is gathered, and what is read from a file."""
-    largest = 4 * max(shape.numel() for shape in shapes(Transformer(MODEL, None)).values())
+    largest = 4 * max(shape.numel() for shape in named.shapes(Transformer(MODEL, None)).values())
     gathered, read = Held(), Held()
     with pytest.MonkeyPatch.context() as patch:
         watch(patch, gathered, read)
@@ -267,7 +267,7 @@ def check_streaming(folder: Path, tokenizer: Tokenizer) -> None:
 
 def watch(patch: pytest.MonkeyPatch, gathered: Held, read: Held) -> None:
     """Count what the engine gathers and what is read from safetensors files."""
-    real_gather, real_state, real_open = engine_module._gathered, Engine._full_state, checkpoint.safe_open
+    real_gather, real_state, real_open = named.gathered, named.NamedState._full_state, checkpoint.safe_open
 
     @contextmanager
     def gather(parameter: torch.Tensor, write: bool = False) -> Iterator[None]:
@@ -293,9 +293,10 @@ def watch(patch: pytest.MonkeyPatch, gathered: Held, read: Held) -> None:
         def get_tensor(self, name: str) -> torch.Tensor:
             return read.copy(self.file.get_tensor(name))
 
-    patch.setattr(engine_module, "_gathered", gather)
-    patch.setattr(Engine, "_full_state", lambda *args: gathered.copy(real_state(*args)))
-    for module in (checkpoint, engine_module):
+    patch.setattr(named, "gathered", gather)
+    patch.setattr("llamatrain.engine.zero.gathered", gather)
+    patch.setattr(named.NamedState, "_full_state", lambda *args: gathered.copy(real_state(*args)))
+    for module in (checkpoint, named):
         patch.setattr(module, "safe_open", Watched)
 
 
@@ -359,7 +360,7 @@ def check_spikes(folder: Path, tokenizer: Tokenizer) -> None:
             fit(engine, batches, loss, run, STEPS, tokenizer, guard=Guard(spikes, batches, tokenizer))
         assert len(run.incidents) == (not skip)
         assert batches.skip == list(range(ROWS, 3 * ROWS))
-        return {name: weight.clone() for name, weight in engine.parameters_by_name()}
+        return {name: weight.clone() for name, weight in engine.state.parameters_by_name()}
 
     low = [(1, False), (2, False), (1, True), (2, True), (3, True)]
     for settings in (*map(zero, range(4)), *(zero(stage, "bfloat16", offload) for stage, offload in low)):

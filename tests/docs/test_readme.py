@@ -14,7 +14,8 @@ import pytest
 
 from launch.graph import split_overrides
 from launch.programs import PROGRAMS
-from llamatrain.config import compose_dict, load_preset
+from llamatrain.config.compose import compose_dict
+from llamatrain.config.presets import load_preset
 from toyworld.judge import judge_of
 
 ROOT = Path(__file__).parents[2]

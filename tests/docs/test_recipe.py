@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from llamatrain.config import compose_dict, config_folder, load_preset
+from llamatrain.config.compose import compose_dict
+from llamatrain.config.presets import config_folder, load_preset
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipe.md"
 HEADER = ["what", "paper", "section", "where", "key", "default", "note"]

@@ -13,7 +13,7 @@ from evaluation.__main__ import evaluate, is_base
 from evaluation.config import EvaluateConfig
 from evaluation.measures import logit
 from evaluation.perplexity import bits_per_byte, mean_loss
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
 from llamatrain.data.windows import TokenBatches
@@ -38,7 +38,7 @@ def corpus(tmp_path: Path, tokenizer: Tokenizer) -> Path:
 
 
 def configure(folder: Path, *more: str) -> EvaluateConfig:
-    return config.compose("evaluate", EvaluateConfig, [*quiet(folder, "evaluation"), *more])
+    return compose("evaluate", EvaluateConfig, [*quiet(folder, "evaluation"), *more])
 
 
 def test_mean_loss_is_that_of_every_token(corpus: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:

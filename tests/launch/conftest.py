@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch import pipeline, programs
-from llamatrain import config
+from llamatrain.config import presets
 
 from .fake_program import FakeConfig
 
@@ -41,7 +41,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> 
     (folder / "fake.yaml").write_text(FAKE)
     (folder / "preset" / "trio.yaml").write_text(PRESET)
     shutil.copy(repository / "configs" / "pipeline.yaml", folder)
-    monkeypatch.setattr(config, "config_folder", lambda: folder)
+    monkeypatch.setattr(presets, "config_folder", lambda: folder)
     fake = programs.Program("tests.launch.fake_program", "Training", "does nothing")
     monkeypatch.setitem(programs.schemas(), "fake", FakeConfig)
     monkeypatch.setitem(programs.PROGRAMS, "fake", fake)

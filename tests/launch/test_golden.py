@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from launch.graph import read_stages
-from llamatrain import config
+from llamatrain.config.compose import compose_dict
+from llamatrain.config.presets import load_preset
 from llamatrain.keys import flatten
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -24,9 +25,9 @@ def composed(preset: str) -> dict[str, Any]:
     return {
         stage.name: {
             "program": stage.program,
-            "config": flatten(config.compose_dict(stage.program, [f"preset={preset}", *stage.overrides])),
+            "config": flatten(compose_dict(stage.program, [f"preset={preset}", *stage.overrides])),
         }
-        for stage in read_stages(preset, config.load_preset(preset), {})
+        for stage in read_stages(preset, load_preset(preset), {})
     }
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from launch.graph import Stage, ordered, read_stages, references, resolve, split_overrides
-from llamatrain import config
+from llamatrain.config.compose import compose_dict
+from llamatrain.config.presets import config_folder, load_preset
 from llamatrain.errors import UserError
 
 
@@ -95,12 +96,12 @@ def test_references_only_count_in_values() -> None:
     assert references("optim@policy=adam") == []
 
 
-@pytest.mark.parametrize("path", sorted((config.config_folder() / "preset").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((config_folder() / "preset").glob("*.yaml")), ids=lambda path: path.stem)
 def test_graphs_of_the_presets_hold_and_compose(path: Path) -> None:
-    content = config.load_preset(path.stem)
+    content = load_preset(path.stem)
     if not content.get("stages"):
         pytest.skip("sets up single programs")
     for found in read_stages(path.stem, content, {}):
-        composed = config.compose_dict(found.program, [f"preset={path.stem}", *found.overrides, "run.name=x"])
+        composed = compose_dict(found.program, [f"preset={path.stem}", *found.overrides, "run.name=x"])
         missing = [key for key, value in composed.items() if value == "???"]
         assert not missing, f"{found.name} needs {missing}"

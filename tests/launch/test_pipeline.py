@@ -217,8 +217,8 @@ def at_work(folder: Path, repository: Path, *overrides: str) -> subprocess.Popen
     """Return a pipeline of fake programs in a process of its own, as its first stage is at work."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell has it ignored
-        "from pathlib import Path; from launch import pipeline, programs; from llamatrain import config\n"
-        "config.config_folder = lambda: Path('configs').resolve()\n"
+        "from pathlib import Path; from launch import pipeline, programs; from llamatrain.config import presets\n"
+        "presets.config_folder = lambda: Path('configs').resolve()\n"
         "from tests.launch.fake_program import FakeConfig; programs.schemas()['fake'] = FakeConfig\n"
         "programs.PROGRAMS['fake'] = programs.Program('tests.launch.fake_program', 'Training', '')\n"
         "pipeline.main()"

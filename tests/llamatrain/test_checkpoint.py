@@ -11,7 +11,7 @@ import torch
 
 from llamatrain import checkpoint, manifest
 from llamatrain.chat import encode_prompt
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
@@ -121,9 +121,9 @@ def test_a_used_engine_goes_back(tmp_path: Path, model_config: ModelConfig, toke
             fresh = Engine(Transformer(model_config, seed=7), OPTIM, replace(ZERO, stage=stage), 10)
             for engine in (used, fresh):
                 checkpoint.restore(folder, {"model": engine})
-                engine.set_step(done)
+                engine.state.set_step(done)
                 step(engine)
-            ours, theirs = dict(used.parameters_by_name()), dict(fresh.parameters_by_name())
+            ours, theirs = dict(used.state.parameters_by_name()), dict(fresh.state.parameters_by_name())
             assert all(torch.equal(ours[name], theirs[name]) for name in ours), (stage, done)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.programs import PROGRAMS
-from llamatrain import config
+from llamatrain.config.compose import compose_dict
 from llamatrain.ending import NEXT, ending
 from llamatrain.keys import flatten
 
@@ -16,7 +16,7 @@ from llamatrain.keys import flatten
 def test_the_next_command_has_only_keys_that_its_program_knows(program: str) -> None:
     name, *overrides = NEXT[program].format(made="runs/made").split()
     assert name in PROGRAMS
-    known = {key.split(".")[0] for key in flatten(config.compose_dict(name, []))} | {"model"}
+    known = {key.split(".")[0] for key in flatten(compose_dict(name, []))} | {"model"}
     assert {override.partition("=")[0].split(".")[0] for override in overrides} <= known
 
 

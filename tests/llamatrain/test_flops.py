@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamatrain.config import compose_dict
+from llamatrain.config.compose import compose_dict
 from llamatrain.flops import Utilisation, flops_per_token
 from llamatrain.model.config import ModelConfig
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
 from llamatrain.length import check_length, given
 from llamatrain.settings import RunConfig
@@ -36,7 +36,7 @@ def test_a_length_is_given_on_the_command_line_or_in_a_preset_of_the_users(tmp_p
     needed = ["run.name=x", "checkpoint=c", "train=[t]"]
 
     def run(*overrides: str) -> RunConfig:
-        return config.compose("sft", SFTConfig, [*overrides, *needed]).run
+        return compose("sft", SFTConfig, [*overrides, *needed]).run
 
     assert run().given == []
     assert run("preset=demo").given == []  # not what comes along, whatever it holds

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from llamatrain import checkpoint, distributed, manifest
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.keys import SPEED
@@ -154,7 +154,7 @@ def test_a_checkpoint_is_a_whole_folder(tmp_path: Path, model_config: ModelConfi
     lineage = json.loads((final / "llamatrain.json").read_text())
     assert lineage["program"] == "test" and lineage["step"] == STEPS and lineage["data"] == {"train": "abc"}
     model = checkpoint.load_model(checkpoint.resolve(tmp_path / "job"))
-    for name, weight in engine.parameters_by_name():
+    for name, weight in engine.state.parameters_by_name():
         assert torch.equal(model.get_parameter(name), weight)
     assert checkpoint.load_tokenizer(tmp_path / "job").encode("Anna") == tokenizer.encode("Anna")
     assert not list((tmp_path / "job").rglob("*.pt")) and not list((tmp_path / "job").rglob("*.bin"))

@@ -21,7 +21,7 @@ from llamatrain import fit as fit_module
 from llamatrain import run as run_module
 from llamatrain.data.rows import write_rows
 from llamatrain.data.windows import TokenBatches
-from llamatrain.engine import Engine
+from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.losses import Batch, language_model_loss

@@ -26,7 +26,8 @@ for _ in range(2):
 """
 PATIENT = """
 import time
-from llamatrain import config, stopping
+from llamatrain import stopping
+from llamatrain.config import program
 from llamatrain.run import Run
 from llamatrain.settings import RunConfig, WandbConfig
 
@@ -42,8 +43,8 @@ def work(_):
 class NoKeys:
     pass
 
-config._dispatch = lambda *_: work(None) or 0
-config.main("test", NoKeys, work)
+program._dispatch = lambda *_: work(None) or 0
+program.main("test", NoKeys, work)
 """
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from launch.report import ReportConfig
-from llamatrain import config
+from llamatrain.config.program import main
 
 
 def test_a_terminal_that_lacks_a_character_ends_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     with pytest.raises(SystemExit) as ended:
-        config.main("report", ReportConfig, lambda cfg: print("✓ done"), ["run.name=x"])
+        main("report", ReportConfig, lambda cfg: print("✓ done"), ["run.name=x"])
     assert (ended.value.code, written.getvalue()) == (0, b"? done\n")
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.run import Run
 from pretrain.__main__ import train
 from pretrain.config import PretrainConfig
@@ -58,4 +58,4 @@ class Watched(Run):
 
 if __name__ == "__main__":
     train.__globals__["Run"] = Watched
-    train(config.compose("pretrain", PretrainConfig, sys.argv[1:]))
+    train(compose("pretrain", PretrainConfig, sys.argv[1:]))

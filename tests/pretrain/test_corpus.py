@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data import shards
 from llamatrain.data.rows import write_rows
 from llamatrain.data.windows import TokenBatches
@@ -65,9 +65,9 @@ def write(path: Path, documents: Iterable[str | dict[str, Any]]) -> str:
     return str(path)
 
 
-def compose(tmp_path: Path, *overrides: str) -> CorpusConfig:
+def composed(tmp_path: Path, *overrides: str) -> CorpusConfig:
     common = ["run.name=c", f"run.dir={tmp_path}", "run.progress=false", "run.wandb.mode=disabled", "num_workers=1"]
-    return config.compose("corpus", CorpusConfig, [*common, *overrides])
+    return compose("corpus", CorpusConfig, [*common, *overrides])
 
 
 def kept(folder: Path, tokenizer: Tokenizer, part: str = "train") -> dict[str, list[str]]:
@@ -95,7 +95,7 @@ def listed(path: Path) -> list[dict[str, Any]]:
 
 def test_the_stream_is_the_documents_between_bos_and_eos(tmp_path: Path, tokenizer: Tokenizer) -> None:
     train, held_out = write(tmp_path / "d.jsonl", TEXTS), write(tmp_path / "e.jsonl", ["The kind bear."])
-    build(compose(tmp_path, f"documents=[{train}]", f"eval_documents=[{held_out}]", f"tokenizer={tokenizer.path}"))
+    build(composed(tmp_path, f"documents=[{train}]", f"eval_documents=[{held_out}]", f"tokenizer={tokenizer.path}"))
     manifest = shards.read_manifest(tmp_path / "c" / "train", tokenizer)
     [source] = manifest.sources
     stream = shards.TokenStream(tmp_path / "c" / "train", source, manifest.dtype)
@@ -114,14 +114,14 @@ def test_the_stream_is_the_documents_between_bos_and_eos(tmp_path: Path, tokeniz
 def test_a_rerun_without_held_out_documents_leaves_none(tmp_path: Path, tokenizer: Tokenizer) -> None:
     source, held_out = write(tmp_path / "d.jsonl", TEXTS), write(tmp_path / "e.jsonl", ["A bear."])
     common = [f"documents=[{source}]", f"tokenizer={tokenizer.path}"]
-    build(compose(tmp_path, *common, f"eval_documents=[{held_out}]"))
+    build(composed(tmp_path, *common, f"eval_documents=[{held_out}]"))
     with pytest.raises(
         UserError,
         match=r"made with another eval_documents.*: take back the change, or start anew with run\.resume=never",
     ):
-        build(compose(tmp_path, *common))
+        build(composed(tmp_path, *common))
     assert (tmp_path / "c" / "eval" / "manifest.json").is_file()
-    build(compose(tmp_path, *common, "run.resume=never"))
+    build(composed(tmp_path, *common, "run.resume=never"))
     assert not (tmp_path / "c" / "eval").exists()
     (former,) = tmp_path.glob("c.replaced-*")
     assert (former / "eval" / "manifest.json").is_file()
@@ -129,15 +129,15 @@ def test_a_rerun_without_held_out_documents_leaves_none(tmp_path: Path, tokenize
 
 def test_a_failed_rebuild_leaves_no_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
     common = [f"documents=[{write(tmp_path / 'd.jsonl', TEXTS)}]", f"tokenizer={tokenizer.path}"]
-    build(compose(tmp_path, *common))
+    build(composed(tmp_path, *common))
     with (tmp_path / "d.jsonl").open("a") as file:
         file.write("{broken\n")
     with pytest.raises(UserError, match="is finished and was made with other inputs"):
-        build(compose(tmp_path, *common))
+        build(composed(tmp_path, *common))
     with pytest.raises(UserError, match=r"d\.jsonl:4: not JSON"):
-        build(compose(tmp_path, *common, "run.resume=never"))
+        build(composed(tmp_path, *common, "run.resume=never"))
     assert not (tmp_path / "c" / "train" / "manifest.json").exists()
-    build(compose(tmp_path, *common, "bad_rows=skip"))
+    build(composed(tmp_path, *common, "bad_rows=skip"))
     [row] = report(tmp_path / "c")
     assert (row["rows"], row["bad_rows"], row["kept"]) == (4, 1, 3)
 
@@ -169,7 +169,7 @@ def mixture(tmp_path: Path) -> list[str]:
 
 
 def test_planted_duplicates_and_sites_go_and_counts_add_up(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    build(compose(tmp_path, *mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002"))
+    build(composed(tmp_path, *mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002"))
     rows = {(row["source"], row["part"]): row for row in report(tmp_path / "c")}
     own, web = rows["own", "train"], rows["web", "train"]
     assert (own["rows"], own["kept"], own["exact"], own["near"]) == (42, 40, 1, 1)
@@ -213,8 +213,8 @@ def result(folder: Path) -> str:
 
 def test_chunks_do_not_change_the_result(tmp_path: Path, tokenizer: Tokenizer) -> None:
     common = [*mixture(tmp_path), f"tokenizer={tokenizer.path}", "shard_tokens=600", "cleaning.repeated_lines=0.5"]
-    build(compose(tmp_path, *common, "run.name=whole"))
-    build(compose(tmp_path, *common, "run.name=cut", "chunk_mb=0.001"))
+    build(composed(tmp_path, *common, "run.name=whole"))
+    build(composed(tmp_path, *common, "run.name=cut", "chunk_mb=0.001"))
     assert result(tmp_path / "whole") == result(tmp_path / "cut")
     for source in shards.read_manifest(tmp_path / "cut" / "train").sources:
         entries = list(shards.shard_entries(tmp_path / "cut" / "train", source))
@@ -226,7 +226,7 @@ def test_finished_work_is_kept_and_other_work_is_not(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = [*mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002", "keep_work=true"]
-    build(compose(tmp_path, *common, "run.name=whole"))
+    build(composed(tmp_path, *common, "run.name=whole"))
     plain = Corpus._tokenize
 
     def fails(corpus: Corpus) -> None:
@@ -234,24 +234,24 @@ def test_finished_work_is_kept_and_other_work_is_not(
 
     monkeypatch.setattr(Corpus, "_tokenize", fails)
     with pytest.raises(KeyboardInterrupt):
-        build(compose(tmp_path, *common))
+        build(composed(tmp_path, *common))
     monkeypatch.setattr(Corpus, "_tokenize", plain)
     work = tmp_path / "c" / "work"
     read = {path: path.stat().st_mtime_ns for path in (work / "read").iterdir() if path.is_dir()}
     (work / "near" / "03" / "000000" / "found.npz").unlink()
     (work / "near" / "03" / "000000").rmdir()  # as if killed before it
     (work / "seconds").write_text("1000")
-    build(compose(tmp_path, *common, "num_workers=1"))
+    build(composed(tmp_path, *common, "num_workers=1"))
     assert result(tmp_path / "whole") == result(tmp_path / "c")
     speed = json.loads((tmp_path / "c" / "report" / "report.json").read_text())
     assert speed["seconds"] > 1000  # over both attempts
     assert speed["parts"]["train"]["megabytes_per_second"] < 1e-3
     assert read == {path: path.stat().st_mtime_ns for path in (work / "read").iterdir() if path.is_dir()}
-    build(compose(tmp_path, *common))  # all is done: nothing changes
+    build(composed(tmp_path, *common))  # all is done: nothing changes
     assert result(tmp_path / "whole") == result(tmp_path / "c")
     with pytest.raises(UserError, match="is finished and was made"):
-        build(compose(tmp_path, *common, "cleaning.min_characters=2"))
-    build(compose(tmp_path, *common, "cleaning.min_characters=2", "run.resume=never"))
+        build(composed(tmp_path, *common, "cleaning.min_characters=2"))
+    build(composed(tmp_path, *common, "cleaning.min_characters=2", "run.resume=never"))
     assert not any(path.exists() and path.stat().st_mtime_ns == number for path, number in read.items())
 
 
@@ -259,7 +259,7 @@ def test_a_kill_while_work_is_deleted_leaves_none_of_it(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = [*mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002"]
-    build(compose(tmp_path, *common, "run.name=whole"))
+    build(composed(tmp_path, *common, "run.name=whole"))
     folder, remove = tmp_path / "c", shutil.rmtree
 
     def killed(path: Path, *arguments: Any, **named: Any) -> None:
@@ -270,11 +270,11 @@ def test_a_kill_while_work_is_deleted_leaves_none_of_it(
 
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        build(compose(tmp_path, *common))
+        build(composed(tmp_path, *common))
     monkeypatch.setattr(shutil, "rmtree", remove)
     assert not (folder / "work").exists()
     (folder / "finished.json").unlink()
-    build(compose(tmp_path, *common))
+    build(composed(tmp_path, *common))
     assert result(tmp_path / "whole") == result(folder)
     assert not (folder / ".work.doomed").exists()
 
@@ -292,13 +292,13 @@ def test_a_finished_corpus_is_left_alone(
 
     def made_anew(*more: str) -> bool:
         before = part.stat().st_ino, part.stat().st_mtime_ns
-        build(compose(tmp_path, *common, *more))
+        build(composed(tmp_path, *common, *more))
         anew = (part.stat().st_ino, part.stat().st_mtime_ns) != before
         assert ("nothing to do" in capsys.readouterr().err) != anew
         assert all(fault == "" for _, fault in shards.verify(part))
         return anew
 
-    build(compose(tmp_path, *common))
+    build(composed(tmp_path, *common))
     assert not made_anew()
     assert not made_anew("num_workers=2")
     assert made_anew("run.resume=never")
@@ -329,7 +329,7 @@ def test_an_input_that_changes_while_it_is_read_is_told(
     monkeypatch.setattr(Corpus, "_tokenize", slow)
     source = write(tmp_path / "d.jsonl", TEXTS)
     with pytest.raises(UserError, match="an input changed while it was read"):
-        build(compose(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}"))
+        build(composed(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}"))
     assert not (tmp_path / "c" / "train").exists()
 
 
@@ -342,14 +342,14 @@ def test_the_field_with_the_text_is_named(tmp_path: Path, tokenizer: Tokenizer) 
     entry = {"text": "content", "epochs": 1, "licence": "CC0"}
     content = {"file": {"paths": str(tmp_path / "a.jsonl"), **entry}, "set": {"paths": f"hf:{folder}", **entry}}
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(content))
-    build(compose(tmp_path, f"mixture={tmp_path / 'm.yaml'}", f"tokenizer={tokenizer.path}"))
+    build(composed(tmp_path, f"mixture={tmp_path / 'm.yaml'}", f"tokenizer={tokenizer.path}"))
     assert kept(tmp_path / "c", tokenizer) == {"file": TEXTS[:2], "set": TEXTS[2:]}
 
 
 @pytest.mark.slow
 def test_processes_and_kills_do_not_change_the_result(tmp_path: Path, tokenizer: Tokenizer, repository: Path) -> None:
     common = [*mixture(tmp_path), f"tokenizer={tokenizer.path}", "chunk_mb=0.002", "keep_work=true"]
-    build(compose(tmp_path, *common, "run.name=alone"))
+    build(composed(tmp_path, *common, "run.name=alone"))
     command = [sys.executable, "-m", "pretrain.corpus", *common, "num_workers=2", "run.name=killed"]
     command += [f"run.dir={tmp_path}", "run.progress=false", "run.wandb.mode=disabled"]
     inherited = {name: value for name, value in os.environ.items() if "RANK" not in name}  # of runs in this process
@@ -372,7 +372,7 @@ def test_cleaning_steps_can_be_turned_off(tmp_path: Path, tokenizer: Tokenizer) 
         "schÃ¶n ist es",
     ]
     common = [f"documents=[{write(tmp_path / 'd.jsonl', texts)}]", f"tokenizer={tokenizer.path}"]
-    build(compose(tmp_path, *common, "cleaning.min_characters=2"))
+    build(composed(tmp_path, *common, "cleaning.min_characters=2"))
     assert kept(tmp_path / "c", tokenizer) == {
         "documents": ["The red fox.\nA bear sings.", "THE RED fox", "schön ist es"]
     }
@@ -380,7 +380,7 @@ def test_cleaning_steps_can_be_turned_off(tmp_path: Path, tokenizer: Tokenizer) 
     assert row["cleaned"] == {"unicode": 1, "control_characters": 1, "boilerplate": 1, "repeated_lines": 0}
     assert row["short"] == 1
     off = ["unicode", "control_characters", "boilerplate"]
-    build(compose(tmp_path, *common, *(f"cleaning.{step}=false" for step in off), "run.resume=never"))
+    build(composed(tmp_path, *common, *(f"cleaning.{step}=false" for step in off), "run.resume=never"))
     assert kept(tmp_path / "c", tokenizer) == {"documents": texts}
 
 
@@ -388,19 +388,19 @@ def test_lines_that_many_documents_repeat_are_dropped(tmp_path: Path, tokenizer:
     texts = [f"{story(i)}\n  Our shop is open." if i % 2 else f"{story(i)}\nOnly {i}." for i in range(20)]
     common = [f"documents=[{write(tmp_path / 'd.jsonl', texts)}]", f"tokenizer={tokenizer.path}", "chunk_mb=0.001"]
     lines = ["cleaning.repeated_lines=0.5", "cleaning.repeated_lines_documents=10"]
-    build(compose(tmp_path, *common, *lines))
+    build(composed(tmp_path, *common, *lines))
     expected = [text.replace("\n  Our shop is open.", "") for text in texts]
     assert kept(tmp_path / "c", tokenizer) == {"documents": expected}
     [row] = report(tmp_path / "c")
     assert (row["cleaned"]["repeated_lines"], row["lines_dropped"]) == (10, 10)
-    build(compose(tmp_path, *common, lines[0], "cleaning.repeated_lines_documents=11", "run.resume=never"))
+    build(composed(tmp_path, *common, lines[0], "cleaning.repeated_lines_documents=11", "run.resume=never"))
     assert kept(tmp_path / "c", tokenizer) == {"documents": texts}
 
 
 def test_nothing_left_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
     source = write(tmp_path / "d.jsonl", ["a", "b"])
     with pytest.raises(UserError, match="nothing is left of the 2 training documents"):
-        build(compose(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}", "cleaning.min_characters=9"))
+        build(composed(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}", "cleaning.min_characters=9"))
 
 
 def test_a_source_of_which_nothing_is_left_is_left_out_and_weights_redo_the_last_steps_alone(
@@ -415,7 +415,7 @@ def test_a_source_of_which_nothing_is_left_is_left_out_and_weights_redo_the_last
 
     def made() -> tuple[list[tuple[str, float, str]], list[int]]:
         path.write_text(yaml.safe_dump(entries, sort_keys=False))
-        build(compose(tmp_path, *common))
+        build(composed(tmp_path, *common))
         sources = shards.read_manifest(folder / "train").sources
         early = [(folder / "work" / step / "000000").stat().st_mtime_ns for step in ("read", "near/00", "tokenize")]
         return [(s.name, s.share, s.licence) for s in sources], early
@@ -432,24 +432,24 @@ def test_a_source_of_which_nothing_is_left_is_left_out_and_weights_redo_the_last
 
 
 def test_folds_are_spelled_without_quotes_on_the_command_line(tmp_path: Path) -> None:
-    cfg = compose(tmp_path, "documents=[fairytale_stories:/data/d.jsonl@without0/5,e.jsonl.gz]", "tokenizer=t")
+    cfg = composed(tmp_path, "documents=[fairytale_stories:/data/d.jsonl@without0/5,e.jsonl.gz]", "tokenizer=t")
     assert cfg.documents == ["fairytale_stories:/data/d.jsonl@without0/5", "e.jsonl.gz"]
 
 
 def test_missing_things_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(MissingFileError, match="llamatrain tokenizer"):
-        build(compose(tmp_path, "documents=[d.jsonl]", f"tokenizer={tmp_path}"))
+        build(composed(tmp_path, "documents=[d.jsonl]", f"tokenizer={tmp_path}"))
     with pytest.raises(MissingFileError, match=r"d\.jsonl does not exist"):
-        build(compose(tmp_path, "documents=[d.jsonl]", f"tokenizer={tokenizer.path}"))
+        build(composed(tmp_path, "documents=[d.jsonl]", f"tokenizer={tokenizer.path}"))
     with pytest.raises(UserError, match=r"documents=\[\], mixture=None: needs a list of files"):
-        compose(tmp_path, "tokenizer=t")
-    assert config.compose("corpus", CorpusConfig, ["run.name=c", "documents=[d]", "tokenizer=t"]).num_workers is None
+        composed(tmp_path, "tokenizer=t")
+    assert composed("corpus", CorpusConfig, ["run.name=c", "documents=[d]", "tokenizer=t"]).num_workers is None
     with pytest.raises(UserError, match=r"num_workers=0: needs 1 or more"):
-        compose(tmp_path, "documents=[d]", "tokenizer=t", "num_workers=0")
+        composed(tmp_path, "documents=[d]", "tokenizer=t", "num_workers=0")
     with pytest.raises(UserError, match=r"duplicates\.similarity=1\.5: needs 0\.1 or more, at most 1"):
-        compose(tmp_path, "documents=[d]", "tokenizer=t", "duplicates.similarity=1.5")
+        composed(tmp_path, "documents=[d]", "tokenizer=t", "duplicates.similarity=1.5")
     with pytest.raises(UserError, match=r"languages\.keep=\['en'\]: needs languages\.identify=true"):
-        compose(tmp_path, "documents=[d]", "tokenizer=t", "languages.keep=[en]")
+        composed(tmp_path, "documents=[d]", "tokenizer=t", "languages.keep=[en]")
 
 
 def test_shares_of_a_stream_of_documents_are_exact(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -489,7 +489,7 @@ def test_other_languages_are_dropped_and_told_by_the_card(tmp_path: Path, tokeni
     english = "The quick brown fox jumps over the lazy dog near the river, and he is glad of it."
     texts = [english, "Der schnelle braune Fuchs springt heute über den faulen Hund am Ufer des Flusses.", "12 34"]
     common = [f"documents=[{write(tmp_path / 'd.jsonl', texts)}]", f"tokenizer={tokenizer.path}", "card.sample=1"]
-    build(compose(tmp_path, *common, "languages.identify=true", "languages.keep=[en]"))
+    build(composed(tmp_path, *common, "languages.identify=true", "languages.keep=[en]"))
     assert kept(tmp_path / "c", tokenizer) == {"documents": [english]}
     [row] = report(tmp_path / "c")
     assert (row["language"], row["kept"]) == (2, 1)

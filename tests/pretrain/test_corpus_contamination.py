@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
@@ -106,7 +106,7 @@ def test_the_program_tells_the_subsets_and_judges_them(
     ]
     overrides += ["run.progress=false", "run.wandb.mode=disabled", "num_workers=1"]
     overrides += [f"sets={{planted:{{path:{tmp_path / 'set.jsonl'},template:'{{q}}{{a}}'}}}}"]
-    report(config.compose("corpus_contamination", ContaminationConfig, overrides))
+    report(compose("corpus_contamination", ContaminationConfig, overrides))
     found = json.loads((tmp_path / "found" / "contamination.json").read_text())["planted"]
     assert list(found["lengths"]) == ["10", "20", "30", "40", "50"]
     assert {name: subset["n"] for name, subset in found["lengths"]["50"]["subsets"].items()} == {
@@ -124,7 +124,7 @@ def test_the_program_tells_the_subsets_and_judges_them(
     monkeypatch.setattr(contamination, "match_stretch", None)
     write_rows(tmp_path / "scores.jsonl", ({"sample": n, "score": float(n < 2)} for n in reversed(range(7))))
     overrides[-1] = overrides[-1][:-2] + f",scores:{tmp_path / 'scores.jsonl'}}}}}"
-    report(config.compose("corpus_contamination", ContaminationConfig, overrides))
+    report(compose("corpus_contamination", ContaminationConfig, overrides))
     scored = json.loads((tmp_path / "found" / "contamination.json").read_text())["planted"]
     assert scored["score"] == pytest.approx(2 / 7)
     assert [scored["lengths"]["50"]["subsets"][name]["score"] for name in SUBSETS] == [0, 1, pytest.approx(1 / 6), 1]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llamatrain import config
+from llamatrain.config import program
+from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
 from pretrain.__main__ import train
 from pretrain.config import PretrainConfig
@@ -24,7 +25,7 @@ SIZES = [
 
 def start(*arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
-        config.main("pretrain", PretrainConfig, train, list(arguments), plan=dry_run)
+        program.main("pretrain", PretrainConfig, train, list(arguments), plan=dry_run)
     assert isinstance(end.value.code, int)
     return end.value.code
 
@@ -61,13 +62,13 @@ def test_presets_print_their_plan(
 
 def test_four_million_read_as_a_round_number_is_half_a_million_steps() -> None:
     paths = ["run.name=x", "corpus=c", "tokenizer=t"]
-    cfg = config.compose("pretrain", PretrainConfig, [*paths, "batch_tokens=4000000", "seq_len=4000"])
+    cfg = compose("pretrain", PretrainConfig, [*paths, "batch_tokens=4000000", "seq_len=4000"])
     assert cfg.total_steps == 500_000
     assert "500,000 steps of 4,000,000" in dry_run(cfg, 8)
 
 
 def test_kinds_add_up() -> None:
-    cfg = config.compose("pretrain", PretrainConfig, ["run.name=x", "corpus=c", "tokenizer=t"])
+    cfg = compose("pretrain", PretrainConfig, ["run.name=x", "corpus=c", "tokenizer=t"])
     counts = parameters_by_kind(cfg.model)
     assert counts["embedding"] == counts["head"] == 32000 * 4096
     assert counts["norm"] == 65 * 4096 and sum(counts.values()) == 6_738_415_616
@@ -97,4 +98,4 @@ def test_one_rank_and_no_peak_are_said(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_only_programs_with_a_plan_know_the_flag() -> None:
     with pytest.raises(UserError, match=r"unknown option --dry-run: there are --help, --cfg job and --multirun"):
-        config._dispatch("pretrain", PretrainConfig, train, ["--dry-run"], None)
+        program._dispatch("pretrain", PretrainConfig, train, ["--dry-run"], None)

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import pretrain.__main__ as program
-from llamatrain import checkpoint, config
+from llamatrain import checkpoint
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
 from llamatrain.errors import MissingFileError, UserError
@@ -52,7 +53,7 @@ def corpus(tmp_path: Path, tokenizer: Tokenizer) -> Path:
 def configure(folder: Path, corpus: Path, tokenizer: Tokenizer, *more: str) -> PretrainConfig:
     length = ["tokens=null", "steps=30", "seq_len=32", "batch_tokens=256", "micro_batch_size=4"]
     paths = [f"corpus={corpus}", f"tokenizer={tokenizer.path}"]
-    return config.compose("pretrain", PretrainConfig, [*quiet(folder, "base"), *SMALL, *paths, *length, *more])
+    return compose("pretrain", PretrainConfig, [*quiet(folder, "base"), *SMALL, *paths, *length, *more])
 
 
 def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
@@ -105,7 +106,7 @@ def test_without_held_out_documents_nothing_is_evaluated(tmp_path: Path, corpus:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    cfg = config.compose("pretrain", PretrainConfig, ["run.name=x", "corpus=c", "tokenizer=t"])
+    cfg = compose("pretrain", PretrainConfig, ["run.name=x", "corpus=c", "tokenizer=t"])
     assert (cfg.batch_tokens, cfg.total_steps, cfg.seq_len) == (1024 * 4096, 476_837, 4096)
     assert (cfg.optim.lr, cfg.optim.warmup(cfg.total_steps), cfg.isolate_documents) == (3e-4, 2000, False)
     assert parameters(cfg.model) == 6_738_415_616

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from llamatrain.stopping import Stopped
@@ -27,7 +27,7 @@ def settings(tmp_path: Path, *more: str) -> TokenizerConfig:
     write_rows(tmp_path / "documents.jsonl", [{"text": TEXT, "source": "s"}])
     documents = f"documents=[{tmp_path / 'documents.jsonl'}]"
     common = ["run.name=t", f"run.dir={tmp_path}", "run.progress=false", "run.wandb.mode=disabled", "vocab_size=400"]
-    return config.compose("tokenizer", TokenizerConfig, [*common, documents, *more])
+    return compose("tokenizer", TokenizerConfig, [*common, documents, *more])
 
 
 def test_the_program_writes_a_llama_tokenizer(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import pytest
 
-from llamatrain.config import compose
+from llamatrain.config.compose import compose
 from llamatrain.responses.chunks import Chunks, Row
 from llamatrain.run import Run
 from llamatrain.stopping import Stopped

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model.config import ModelConfig
@@ -34,7 +34,7 @@ RESULTS = [
 
 
 def run(folder: Path, name: str, *more: str) -> Path:
-    evaluate(config.compose("reward_evaluate", RewardEvaluateConfig, [*quiet(folder, name), *more]))
+    evaluate(compose("reward_evaluate", RewardEvaluateConfig, [*quiet(folder, name), *more]))
     return folder / name
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from llamatrain import checkpoint, config
+from llamatrain import checkpoint
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
@@ -46,7 +47,7 @@ def configure(folder: Path, start: Path, kind: str, *more: str, labels: bool = F
     pairs = write_preferences(folder / f"{kind}.jsonl", 8, kind, labels)
     small = ["batch_pairs=8", "micro_batch_size=4", "optim.lr=1e-2"]
     paths = [f"kind={kind}", f"checkpoint={start}", f"train=[{pairs}]"]
-    return config.compose("reward", RewardConfig, [*quiet(folder, kind), *paths, *small, *more])
+    return compose("reward", RewardConfig, [*quiet(folder, kind), *paths, *small, *more])
 
 
 def test_learns_a_batch_of_pairs_and_goes_on_from_itself(tmp_path: Path, chat: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_half_trained_run_keeps_its_loss(tmp_path: Path, chat: Path) -> None:
 
 
 def test_defaults_are_the_papers(chat: Path) -> None:
-    cfg = config.compose("reward", RewardConfig, ["run.name=x", "kind=safety", f"checkpoint={chat}", "train=[x]"])
+    cfg = compose("reward", RewardConfig, ["run.name=x", "kind=safety", f"checkpoint={chat}", "train=[x]"])
     assert (cfg.epochs, cfg.batch_pairs, cfg.optim.lr) == (1, 512, 1e-5)
     assert (cfg.optim.warmup(100), cfg.optim.warmup(1000), cfg.optim.final_lr_fraction) == (5, 30, 0.1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
@@ -20,13 +20,13 @@ from .worlds import overrides, save_checkpoint
 SMALL = ["max_new_tokens=8", "pairs_per_prompt=2", "chunk_pairs=7"]
 
 
-def compose(world: dict[str, str], folder: Path, *more: str) -> CompareConfig:
+def composed(world: dict[str, str], folder: Path, *more: str) -> CompareConfig:
     given = {"checkpoint_a": world["checkpoint"], "prompts": world["prompts"]}
-    return config.compose("compare", CompareConfig, overrides(given, folder, "c", *SMALL, *more))
+    return compose("compare", CompareConfig, overrides(given, folder, "c", *SMALL, *more))
 
 
 def test_two_responses_a_prompt_at_two_temperatures(world: dict[str, str], tmp_path: Path) -> None:
-    cfg = compose(world, tmp_path)
+    cfg = composed(world, tmp_path)
     compare(cfg)
     rows = list(read_rows(tmp_path / "c" / "comparisons.jsonl", "comparison"))
     assert [row["id"] for row in rows] == [f"p{i}#{k}" for i in range(12) for k in range(2)]
@@ -41,21 +41,21 @@ def test_two_checkpoints_give_one_response_each_in_either_place(
     world: dict[str, str], tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
 ) -> None:
     other = str(save_checkpoint(tmp_path / "other", Transformer(model_config, seed=9), tokenizer))
-    compare(compose(world, tmp_path, f"checkpoint_b={other}"))
+    compare(composed(world, tmp_path, f"checkpoint_b={other}"))
     rows = list(read_rows(tmp_path / "c" / "comparisons.jsonl", "comparison"))
     places = [(row["model_a"], row["model_b"]) for row in rows]
     assert set(places) == {(world["checkpoint"], other), (other, world["checkpoint"])}
 
 
 def test_variants_are_a_function_of_seed_prompt_and_pair(world: dict[str, str], tmp_path: Path) -> None:
-    cfg = compose(world, tmp_path)
+    cfg = composed(world, tmp_path)
     drawn = [draw_variants(cfg, f"p{i}", 0) for i in range(50)]
     assert drawn == [draw_variants(cfg, f"p{i}", 0) for i in range(50)]
     assert len(set(drawn)) > 5
     assert drawn != [draw_variants(cfg, f"p{i}", 1) for i in range(50)]
-    other = compose(world, tmp_path, "run.seed=1")
+    other = composed(world, tmp_path, "run.seed=1")
     assert drawn != [draw_variants(other, f"p{i}", 0) for i in range(50)]
-    single = draw_variants(compose(world, tmp_path, "temperatures=[0.7]"), "p0", 0)
+    single = draw_variants(composed(world, tmp_path, "temperatures=[0.7]"), "p0", 0)
     assert single == (Variant("checkpoint_a", 0.7), Variant("checkpoint_a", 0.7))
 
 
@@ -66,10 +66,10 @@ def test_pairs_of_equal_responses_are_left_out() -> None:
 
 def test_only_equal_pairs_is_a_mistake(world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="24 pairs are two equal responses"):
-        compare(compose(world, tmp_path, "temperatures=[0.0,0.00001]"))
+        compare(composed(world, tmp_path, "temperatures=[0.0,0.00001]"))
 
 
 @pytest.mark.parametrize("override", ["temperatures=[]", "temperatures=[0]", "pairs_per_prompt=0", "top_p=2"])
 def test_mistakes_are_named(override: str, world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=override.split("=")[0]):
-        compose(world, tmp_path, override)
+        composed(world, tmp_path, override)

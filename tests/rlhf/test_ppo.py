@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import checkpoint, config
+from llamatrain import checkpoint
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 from llamatrain.generation import noise_key
@@ -39,12 +40,12 @@ SMALL = [
 ]
 
 
-def compose(world: dict[str, str], folder: Path, name: str, *more: str) -> PPOConfig:
-    return config.compose("ppo", PPOConfig, overrides(world, folder, name, *SMALL, *more))
+def composed(world: dict[str, str], folder: Path, name: str, *more: str) -> PPOConfig:
+    return compose("ppo", PPOConfig, overrides(world, folder, name, *SMALL, *more))
 
 
 def ppo(world: dict[str, str], folder: Path, name: str, *more: str) -> Path:
-    train(compose(world, folder, name, *more))
+    train(composed(world, folder, name, *more))
     return folder / name
 
 
@@ -59,7 +60,7 @@ def measures(folder: Path) -> list[dict[str, float]]:
 
 
 def test_defaults_are_the_papers(tmp_path: Path, world: dict[str, str]) -> None:
-    cfg = config.compose("ppo", PPOConfig, overrides(world, tmp_path, "ppo"))
+    cfg = composed("ppo", PPOConfig, overrides(world, tmp_path, "ppo"))
     assert (cfg.batch_prompts, cfg.mini_batch, cfg.clip, cfg.beta, cfg.epochs) == (512, 64, 0.2, 0.01, 1)
     assert (cfg.optim.lr, cfg.optim.schedule, cfg.optim.eps, cfg.optim.weight_decay) == (1e-6, "constant", 1e-5, 0.1)
     assert 200 <= cfg.iterations <= 400
@@ -144,7 +145,7 @@ def test_a_critic_that_explains_nothing_holds_the_policy(
 
 def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Path) -> None:
     """The values that the batch has after the rescaling are those of the model that goes on."""
-    cfg = compose(world, tmp_path, "ppo", "batch_prompts=16", "mini_batch=16")
+    cfg = composed(world, tmp_path, "ppo", "batch_prompts=16", "mini_batch=16")
     parents = {key: checkpoint.resolve(world[key]) for key in ("checkpoint", "helpfulness", "safety")}
     models = load_models(cfg, parents)
     tokenizer = checkpoint.load_tokenizer(parents["checkpoint"])
@@ -173,7 +174,7 @@ def test_an_unfinished_response_is_rewarded_below_the_finished_ones_of_the_whole
     world: dict[str, str], tmp_path: Path
 ) -> None:
     """Planted: scores far below -1, so that only the batch can say what finishing is worth; in any order and portion."""
-    cfg = compose(world, tmp_path, "ppo", "gate.unfinished_logit=-1")
+    cfg = composed(world, tmp_path, "ppo", "gate.unfinished_logit=-1")
     judged = [
         Judged(rollout, -6.0 + 0.1 * (i % 5), -6.0 + 0.1 * (i % 7), *[torch.zeros(len(rollout.tokens))] * 4)
         for i, rollout in enumerate(random_rollouts(40))
@@ -191,7 +192,7 @@ def test_an_unfinished_response_is_rewarded_below_the_finished_ones_of_the_whole
 
 def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> None:
     """By hand: harmless prompts with a gated response, and whitened scores that differ in spread."""
-    cfg = compose(world, tmp_path, "ppo")
+    cfg = composed(world, tmp_path, "ppo")
     scores = [(3.0, -5.0), (0.0, 2.0), (1.0, 2.0), (9.0, -2.0)]  # prompts 0 and 3 are adversarial
     judged = [
         Judged(dataclasses.replace(rollout, finished=True), *pair, *[torch.zeros(len(rollout.tokens))] * 4)
@@ -210,7 +211,7 @@ def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> No
 
 def test_noise_is_not_that_of_rejection_sampling(world: dict[str, str], tmp_path: Path) -> None:
     """The first response to a prompt must not be the one that rejection sampling chose among."""
-    cfg = compose(world, tmp_path, "ppo")
+    cfg = composed(world, tmp_path, "ppo")
     assert cfg.sampling.program == "ppo"
     keys = {noise_key(0, "p1", 0, program) for program in ("ppo", "rejection_sampling", "sample", "compare", "chat")}
     assert len(keys) == 5
@@ -263,7 +264,7 @@ def test_it_learns_what_is_rewarded(
 
 
 def test_every_prompt_once_an_epoch_in_another_order(world: dict[str, str], tmp_path: Path) -> None:
-    cfg = compose(world, tmp_path, "ppo", "iterations=3")
+    cfg = composed(world, tmp_path, "ppo", "iterations=3")
     prompts = [r.prompt for r in random_rollouts(12)]
     drawn = [pair for iteration in range(3) for pair in batch_prompts(cfg, prompts, iteration)]
     first, second = drawn[:12], drawn[12:]
@@ -295,11 +296,11 @@ def test_samples_are_kept_for_reading(world: dict[str, str], tmp_path: Path) -> 
 )
 def test_mistakes_are_named(override: str, message: str, world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        compose(world, tmp_path, "ppo", override)
+        composed(world, tmp_path, "ppo", override)
 
 
 def test_too_many_ranks_are_refused(world: dict[str, str], tmp_path: Path) -> None:
-    cfg = compose(world, tmp_path, "ppo")
+    cfg = composed(world, tmp_path, "ppo")
     check_ranks(cfg, 4)
     with pytest.raises(UserError, match=r"mini_batch=4 cannot be divided among 8 ranks.*batch_prompts=8"):
         check_ranks(cfg, 8)
@@ -317,7 +318,7 @@ def test_a_batch_above_all_prompts_and_an_endless_default_are_refused(world: dic
         ppo(world, tmp_path, "wide", "batch_prompts=16")
     with pytest.raises(UserError, match="iterations: the default would train 267 epochs of 12 prompts"):
         ppo(world, tmp_path, "long")
-    assert dry_run(compose(world, tmp_path, "plan", "iterations=3"), 2).endswith(
+    assert dry_run(composed(world, tmp_path, "plan", "iterations=3"), 2).endswith(
         "3 iterations of 8 prompts and 2 updates: 2 epochs of 12 prompts"
     )
     assert not [name for name in ("wide", "long", "plan") if (tmp_path / name).exists()]

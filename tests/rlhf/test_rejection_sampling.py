@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from llamatrain import checkpoint, config
+from llamatrain import checkpoint
 from llamatrain.chat import encode_dialogue
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
 from llamatrain.responses import sampling
@@ -25,10 +26,10 @@ from .worlds import overrides, read_jsonl
 SMALL = ["max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=40", "steps=3", "batch_sequences=2"]
 
 
-def compose(world: dict[str, str], folder: Path, name: str, *more: str) -> RejectionSamplingConfig:
+def composed(world: dict[str, str], folder: Path, name: str, *more: str) -> RejectionSamplingConfig:
     given = [f"base={world['checkpoint']}", f"sft_train=[{Path(world['prompts'].strip('[]')).parent / 'sft.jsonl'}]"]
     arguments = overrides(world, folder, name, *SMALL, *given, *more)
-    return config.compose("rejection_sampling", RejectionSamplingConfig, arguments)
+    return compose("rejection_sampling", RejectionSamplingConfig, arguments)
 
 
 def candidate(combined: float, response: str = "text", finished: bool = True) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def test_the_share_of_sft_rows() -> None:
 
 
 def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
-    train(compose(world, tmp_path, "round1"))
+    train(composed(world, tmp_path, "round1"))
     folder = tmp_path / "round1"
     best = list(read_rows(folder / "best.jsonl", "dialogue"))
     responses = list(read_rows(folder / "responses.jsonl", "response"))
@@ -115,7 +116,7 @@ def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
 
     # The second round samples the first's result and still trains on the first's best.
     second = {**world, "checkpoint": str(folder / "final")}
-    train(compose(second, tmp_path, "round2", f"earlier=[{folder}/best.jsonl]"))
+    train(composed(second, tmp_path, "round2", f"earlier=[{folder}/best.jsonl]"))
     assert (tmp_path / "round2" / "responses.jsonl").read_bytes() != (folder / "responses.jsonl").read_bytes()
     assert (tmp_path / "round2" / "final").exists()
 
@@ -127,7 +128,7 @@ def test_only_the_sampled_answer_of_a_multi_turn_prompt_is_trained(
     earlier = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "To bully him, call him names."}]
     rows = list(read_rows(world["prompts"].strip("[]"), "prompt"))
     write_rows(tmp_path / "turns.jsonl", [{**row, "messages": [*earlier, *row["messages"]]} for row in rows])
-    train(compose({**world, "prompts": f"[{tmp_path / 'turns.jsonl'}]"}, tmp_path, "r", "sft_train=[]"))
+    train(composed({**world, "prompts": f"[{tmp_path / 'turns.jsonl'}]"}, tmp_path, "r", "sft_train=[]"))
     best = list(read_rows(tmp_path / "r" / "best.jsonl", "dialogue"))
     assert best
     for row in best:
@@ -144,9 +145,9 @@ def test_reward_models_without_their_zero_stop_before_the_fine_tuning(
     original = sampling.score
     monkeypatch.setattr("llamatrain.responses.sampling.score", lambda *given: original(*given) - 6)
     with pytest.raises(UserError, match="helpfulness model's scores on harmless prompts have a mean of -"):
-        train(compose(world, tmp_path, "stops", "gate.require_centred=true"))
+        train(composed(world, tmp_path, "stops", "gate.require_centred=true"))
     assert not (tmp_path / "stops" / "final").exists()
-    train(compose(world, tmp_path, "warns", "run.progress=true"))
+    train(composed(world, tmp_path, "warns", "run.progress=true"))
     assert "warning: the helpfulness model's scores" in capsys.readouterr().err
     last = read_jsonl(tmp_path / "warns" / "metrics.jsonl")[-1]
     assert last["rs/helpfulness_logit_harmless"] < -3
@@ -156,7 +157,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the sampling, then in the fine-tuning after a checkpoint: files and weights are those of one run."""
-    train(compose(world, tmp_path, "whole"))
+    train(composed(world, tmp_path, "whole"))
     import llamatrain.fit
 
     def dies_at(module: Any, name: str, when: int) -> pytest.MonkeyPatch:
@@ -175,9 +176,9 @@ def test_a_killed_run_ends_with_the_same_bytes(
     for module, name in ((sampling, "sample_rollouts"), (llamatrain.fit, "train_step")):
         patch = dies_at(module, name, 2)
         with pytest.raises(KeyboardInterrupt):
-            train(compose(world, tmp_path, "again", "run.save_every=1"))
+            train(composed(world, tmp_path, "again", "run.save_every=1"))
         patch.undo()
-    train(compose(world, tmp_path, "again", "run.save_every=1"))
+    train(composed(world, tmp_path, "again", "run.save_every=1"))
     for file in ("responses.jsonl", "best.jsonl", "final/model.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
@@ -193,12 +194,12 @@ def test_a_killed_run_ends_with_the_same_bytes(
 )
 def test_mistakes_are_named(override: str, message: str, world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        compose(world, tmp_path, "r", override)
+        composed(world, tmp_path, "r", override)
 
 
 def test_a_policy_that_never_finishes_is_named(world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no prompt has a finished"):
-        train(compose(world, tmp_path, "r", "max_new_tokens=1", "samples_per_prompt=1", "temperature=0.001"))
+        train(composed(world, tmp_path, "r", "max_new_tokens=1", "samples_per_prompt=1", "temperature=0.001"))
 
 
 def test_mistakes_of_the_fine_tuning_show_before_the_sampling(world: dict[str, str], tmp_path: Path) -> None:
@@ -208,5 +209,5 @@ def test_mistakes_of_the_fine_tuning_show_before_the_sampling(world: dict[str, s
         (f"earlier=[{tmp_path}/none.jsonl]", r"none\.jsonl"),
     ):
         with pytest.raises(UserError, match=message):
-            train(compose(world, tmp_path, "r", override))
+            train(composed(world, tmp_path, "r", override))
     assert not (tmp_path / "r").exists()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import checkpoint, config
+from llamatrain import checkpoint
 from llamatrain.chat import encode_prompt
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model.config import ModelConfig
@@ -24,7 +25,7 @@ SMALL = ["max_new_tokens=8", "samples_per_prompt=2", "chunk_responses=6", "batch
 
 
 def run(world: dict[str, str], folder: Path, name: str, *more: str) -> Path:
-    sample(config.compose("sample", SampleConfig, overrides(world, folder, name, *SMALL, *more)))
+    sample(compose("sample", SampleConfig, overrides(world, folder, name, *SMALL, *more)))
     return folder / name / "responses.jsonl"
 
 
@@ -120,4 +121,4 @@ def test_checkpoints_that_do_not_fit_together_are_named(
 )
 def test_mistakes_are_named(override: str, world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=override.split("=")[0]):
-        config.compose("sample", SampleConfig, overrides(world, tmp_path, "s", override))
+        compose("sample", SampleConfig, overrides(world, tmp_path, "s", override))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from rlhf.compare import compare
 from rlhf.config import CompareConfig, PPOConfig, RejectionSamplingConfig
 from rlhf.ppo import train as ppo
@@ -25,13 +25,13 @@ TUNING = ["steps=2", "batch_sequences=4", "micro_batch_size=1"]
 def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
     """Run compare, rejection sampling, and PPO at each ZeRO stage."""
     pairs = {"checkpoint_a": world["checkpoint"], "prompts": world["prompts"]}
-    compare(config.compose("compare", CompareConfig, overrides(pairs, folder, "compare", "max_new_tokens=8")))
+    compare(compose("compare", CompareConfig, overrides(pairs, folder, "compare", "max_new_tokens=8")))
     base = f"base={world['checkpoint']}"
     arguments = overrides(world, folder, "rejection_sampling", *SAMPLING, *TUNING, base)
-    rejection_sampling(config.compose("rejection_sampling", RejectionSamplingConfig, arguments))
+    rejection_sampling(compose("rejection_sampling", RejectionSamplingConfig, arguments))
     for stage in stages:
         arguments = overrides(world, folder, f"ppo{stage}", *PPO, *RATES, f"zero=stage{stage}")
-        ppo(config.compose("ppo", PPOConfig, arguments))
+        ppo(compose("ppo", PPOConfig, arguments))
 
 
 if __name__ == "__main__":

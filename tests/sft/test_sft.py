@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llamatrain import checkpoint, config
+from llamatrain import checkpoint
 from llamatrain.chat import encode_dialogue
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
@@ -54,7 +55,7 @@ def configure(folder: Path, base: Path, *more: str) -> SFTConfig:
     dialogues = write_dialogues(folder / "dialogues.jsonl")
     small = ["batch_sequences=2", "micro_batch_size=1", "optim.lr=1e-2"]
     paths = [f"checkpoint={base}", f"train=[{dialogues}]"]
-    return config.compose("sft", SFTConfig, [*quiet(folder, "chat"), *paths, *small, *more])
+    return compose("sft", SFTConfig, [*quiet(folder, "chat"), *paths, *small, *more])
 
 
 def test_learns_answers_by_heart(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
@@ -113,7 +114,7 @@ def test_prompt_tokens_are_no_targets(tmp_path: Path, base: Path, tokenizer: Tok
 
 
 def test_defaults_are_the_papers(base: Path) -> None:
-    cfg = config.compose("sft", SFTConfig, ["run.name=x", f"checkpoint={base}", "train=[x]"])
+    cfg = compose("sft", SFTConfig, ["run.name=x", f"checkpoint={base}", "train=[x]"])
     assert (cfg.epochs, cfg.batch_sequences, cfg.optim.lr, cfg.optim.weight_decay) == (2, 64, 2e-5, 0.1)
     assert (cfg.optim.schedule, cfg.isolate, cfg.seq_len) == ("cosine", True, None)
 

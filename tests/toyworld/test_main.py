@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
 from toyworld.__main__ import make
@@ -24,7 +24,7 @@ def overrides(folder: Path, name: str, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    make(config.compose("toyworld", ToyworldConfig, overrides(folder, "toy", *SMALL, "prompts_eval=20")))
+    make(compose("toyworld", ToyworldConfig, overrides(folder, "toy", *SMALL, "prompts_eval=20")))
     return folder / "toy"
 
 
@@ -46,7 +46,7 @@ def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
           "temperature": 1.0, "seed": 1, "finished": True} for p in asked),
     )  # fmt: skip
     more = (f"world={toy}", f"responses={toy / 'responses.jsonl'}", "run.progress=true")
-    judge_responses(config.compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
+    judge_responses(compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
     found = list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement"))
     assert [row["prompt_id"] for row in found] == [p["id"] for p in asked]
     assert [row["meta"]["safety_prompt"] for row in found] == [p["safety"] for p in asked]
@@ -66,7 +66,7 @@ def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
           "temperature_b": 1.0, "safety": p["safety"]} for p in read_rows(toy / "prompts.jsonl", "prompt")),
     )  # fmt: skip
     more = (f"world={toy}", f"comparisons=[{toy / 'comparisons.jsonl'}]", "run.progress=true")
-    rate(config.compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
+    rate(compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
     for name in ("helpfulness", "helpfulness_eval", "safety", "safety_eval"):
         assert list(read_rows(toy.parent / "rate" / f"preferences_{name}.jsonl", "preference"))
     said = capsys.readouterr().err
@@ -79,4 +79,4 @@ def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("override", ["documents_mb=0", "prompts=-1", "safety_fraction=1.2", "qualities.right=-1"])
 def test_refuses_bad_values(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError, match=override.split("=")[0]):
-        config.compose("toyworld", ToyworldConfig, overrides(tmp_path, "x", override))
+        compose("toyworld", ToyworldConfig, overrides(tmp_path, "x", override))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llamatrain import config
+from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from toyworld.answers import QUALITIES, SAFETY_QUALITIES, answer
@@ -38,7 +38,7 @@ def rows(judge: Judge) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def files(judge: Judge, rows: list[Row]) -> dict[str, list[Row]]:
-    cfg = config.compose("rate", RateConfig, NEEDED)
+    cfg = compose("rate", RateConfig, NEEDED)
     return preferences(cfg, Panel(cfg, judge), rows)
 
 
@@ -77,9 +77,9 @@ def test_prompts_are_on_one_side_of_the_split(files: dict[str, list[Row]]) -> No
 
 
 def test_rating_again_gives_the_same(judge: Judge, rows: list[Row], files: dict[str, list[Row]]) -> None:
-    cfg = config.compose("rate", RateConfig, NEEDED)
+    cfg = compose("rate", RateConfig, NEEDED)
     assert preferences(cfg, Panel(cfg, judge), rows) == files
-    other = config.compose("rate", RateConfig, [*NEEDED, "seed=2"])
+    other = compose("rate", RateConfig, [*NEEDED, "seed=2"])
     assert preferences(other, Panel(other, judge), rows) != files
 
 
@@ -89,7 +89,7 @@ def test_rating_again_gives_the_same(judge: Judge, rows: list[Row], files: dict[
 )
 def test_refuses_bad_values(override: str) -> None:
     with pytest.raises(UserError, match=override.split("=")[0].split(".")[0]):
-        config.compose("rate", RateConfig, [*NEEDED, override])
+        compose("rate", RateConfig, [*NEEDED, override])
 
 
 def test_a_prompt_of_another_world_is_named_by_its_line(judge: Judge, rows: list[Row], tmp_path: Path) -> None:

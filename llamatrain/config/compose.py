@@ -1,0 +1,131 @@
+"""A program's configuration: composed by Hydra from configs/ and overrides, and held against the program's dataclass.
+
+Hydra only composes: it changes no folder, sets up no logging, writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from llamatrain import atomic, length
+from llamatrain.config import presets
+from llamatrain.config.explain import composed_by_hydra, explained, missing
+from llamatrain.config.presets import preset_overrides, with_presets, yaml_name
+from llamatrain.errors import UserError, show
+from llamatrain.text_files import read_yaml
+
+C = TypeVar("C")
+
+FROM_FILE = "--config"  # of a whole configuration, as a pipeline gives it to its stages
+NOT_GIVEN = "(not given)"
+
+
+def _hydra(program: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose without a schema."""
+    path = presets.config_folder() / f"{yaml_name(program)}.yaml"
+    if not path.is_file():
+        raise UserError(f"no configuration for program '{program}' in {presets.config_folder()}")
+    overrides = with_presets(program, overrides)
+    own = next((o for o in overrides if re.match(r"[+~]*hydra\b", o)), None)
+    if own is not None:
+        raise UserError(f"'{own}': Hydra only composes here and has no keys of its own; run.dir says where runs lie")
+    with explained(program, overrides):
+        return composed_by_hydra(program, overrides)
+
+
+def compose_dict(program: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose a program's configuration as a plain dictionary, without its schema; `???` stays where needed."""
+    config = _hydra(program, overrides)
+    with explained(program, overrides):
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def typed(program: str, schema: type, values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Hold composed values against the schema; some may still be missing."""
+    with explained(program, overrides, schema):
+        config = OmegaConf.create(dict(values))
+        _single_to_list(schema, config)
+        return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), config))
+
+
+def _single_to_list(schema: type, config: DictConfig) -> None:
+    """Put a single value into a list where the schema has one: `train=x.jsonl` is `train=[x.jsonl]`."""
+    for name, kind in get_type_hints(schema).items():
+        if name not in config or OmegaConf.is_missing(config, name):
+            continue
+        value = config[name]
+        if is_dataclass(kind) and isinstance(value, DictConfig):
+            _single_to_list(cast(type, kind), value)
+        elif get_origin(kind) is list and isinstance(value, str | int | float):
+            config[name] = [value]
+
+
+def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: bool = False) -> C:
+    """Compose a program's configuration as its dataclass; every mistake is a UserError that names the key.
+
+    With `fill`, texts that the user must give (names, paths) may be missing: they are then NOT_GIVEN.
+    """
+    values = compose_dict(program, overrides)
+    note_given(values, lengths_given(program, overrides))
+    return check(program, schema, values, overrides, fill)
+
+
+def lengths_given(program: str, overrides: Sequence[str]) -> list[str]:
+    """Return which lengths the user gave: in overrides of his own, or in a preset of his own."""
+    names = [o.split("=", 1)[1] for o in overrides if o.startswith("preset=")]
+    own = [o for name in names if length.is_own(name) for o in preset_overrides(program, name)]
+    return length.given([*own, *overrides])
+
+
+def note_given(values: dict[str, Any], keys: list[str]) -> None:
+    """Note in a program's values which lengths the user gave, where it has a run."""
+    if keys and isinstance(values.get("run"), dict):
+        values["run"]["given"] = keys
+
+
+def check(
+    program: str, schema: type[C], values: Mapping[str, Any], overrides: Sequence[str] = (), fill: bool = False
+) -> C:
+    """Return composed values as the program's dataclass; `overrides` are those they came from, for messages."""
+    config = typed(program, schema, values, overrides)
+    with explained(program, overrides, schema):
+        absent = sorted(OmegaConf.missing_keys(config))
+        if fill:
+            for key in absent:
+                OmegaConf.update(config, key, NOT_GIVEN)
+        elif absent:
+            raise UserError(missing(absent, program))
+        for key, value in _leaves(OmegaConf.to_container(config, resolve=True)):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{key}={value}: need a finite number")
+        return cast(C, OmegaConf.to_object(config))
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of everything that is neither a dictionary nor a list."""
+    if not isinstance(node, dict | list):
+        yield key, node
+        return
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+        yield from _leaves(value, f"{key}.{name}" if key else str(name))
+
+
+def write_settings(path: Path, values: Mapping[str, Any]) -> None:
+    """Write composed values to a file that `<program> --config=FILE` starts from."""
+    atomic.write_text(path, yaml.safe_dump(dict(values), sort_keys=False))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return what `write_settings` wrote."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise UserError(f"{FROM_FILE}={path}: found {show(values)}, need key: value")
+    return values

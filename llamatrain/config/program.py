@@ -1,0 +1,214 @@
+"""The one entry of every program: its command line, its exit codes, and how its process ends.
+
+`main(program, schema, task)` composes configs/<program>.yaml with the command line, holds the result against the
+program's dataclass and runs the task.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from llamatrain import distributed, streams
+from llamatrain.config.compose import FROM_FILE, check, compose, compose_dict, read_settings, typed
+from llamatrain.config.explain import explained
+from llamatrain.config.help import DRY_RUN, help_text
+from llamatrain.errors import UserError, mistake
+from llamatrain.stopping import EXIT_STOPPED, Stopped, handling
+
+C = TypeVar("C")
+
+EXIT_FAILURE, EXIT_USER = 1, 2
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of a collective, in gloo's words
+
+Plan = Callable[[C, int | None], str]  # of a configuration and a number of ranks (None: not said)
+
+
+def main(
+    program: str,
+    schema: type[C],
+    task: Callable[[C], None],
+    argv: Sequence[str] | None = None,
+    plan: Plan[C] | None = None,
+) -> None:
+    """Run a program: compose its configuration from the command line and call the task; never returns.
+
+    A program with a `plan` prints it for `--dry-run[=RANKS]` and does nothing else. `argv` stands for the command line.
+    Exit codes: 0 done, 1 failure, 2 the user's mistake, 75 stopped by a signal, saved and resumable.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    streams.replace_unknown_characters()
+    alone = argv is None  # the process ends with the program
+    code = _guarded(lambda: _dispatch(program, schema, task, arguments, plan), leaves=alone)
+    if alone:
+        atexit.register(_end, code)
+    sys.exit(code)
+
+
+def _end(code: int) -> None:
+    """End the process as exit functions begin: run the others, flush, and leave out the interpreter's finalization.
+
+    gloo's threads give tensors back under Python's lock, at a time of their own. CPython below 3.14 ends a thread that
+    waits for the lock when finalization begins; in the middle of a destructor that aborts the process with exit code 134,
+    after the run is done. DeepSpeed's hooks keep process groups alive, so that these threads outlive their destruction.
+    Nothing is lost: threads are joined before exit functions run, and what finalization would still do is free memory.
+    """
+    atexit.unregister(_end)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def _guarded(body: Callable[[], int], leaves: bool) -> int:
+    try:
+        code = body()
+        if leaves:
+            distributed.leave()  # after success alone: where a rank failed the others would wait for it
+        sys.stdout.flush()  # here, where a reader who has seen enough is no failure
+        return code
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"stopped: {stop}", file=sys.stderr)
+        return EXIT_STOPPED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except Exception as error:
+        said = mistake(error)
+        if said is not None:
+            if os.environ.get("LLAMATRAIN_VERBOSE") == "1":
+                traceback.print_exc()
+            if _first_here():
+                print(f"error: {said}", file=sys.stderr)
+            return EXIT_USER
+        if any(sign in str(error) for sign in LOST_PEER):  # what happened is told there
+            print(f"rank {os.environ.get('RANK', '0')}: another rank has ended; so does this one", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return EXIT_FAILURE
+
+
+def _first_here() -> bool:
+    """Tell whether this rank speaks for its machine: one message each, as a file may be missing on one of them alone."""
+    env = os.environ
+    own = env.get("LOCAL_RANK", env.get("RANK", env.get("SLURM_LOCALID", "0")))
+    world = env.get("WORLD_SIZE", env.get("SLURM_STEP_NUM_TASKS", "1"))
+    if own.isdigit() and world.isdigit() and int(own) < int(world):
+        return own == "0"
+    return True  # the mistake may be the number itself
+
+
+def _dispatch(
+    program: str, schema: type[C], task: Callable[[C], None], arguments: list[str], plan: Plan[C] | None
+) -> int:
+    if any(a in ("--help", "-h") for a in arguments):
+        print(help_text(program, task, plan is not None))
+        return 0
+    show = any(pair == ("--cfg", "job") for pair in itertools.pairwise(arguments))
+    if show:
+        arguments = [a for a in arguments if a not in ("--cfg", "job")]
+    # The deepspeed launcher adds --local_rank=N, which the environment says as well.
+    flags = [a for a in arguments if a.startswith("-") and not a.startswith("--local_rank")]
+    overrides = [a for a in arguments if not a.startswith("-")]
+    if show and not flags:
+        values = compose_dict(program, overrides)
+        shown = typed(program, schema, values, overrides)
+        with explained(program, overrides, schema):
+            if not OmegaConf.missing_keys(shown):
+                check(program, schema, values, overrides)  # for the checks between keys
+            print(OmegaConf.to_yaml(shown, resolve=True), end="")
+        return 0
+    if flags in (["--multirun"], ["-m"]):
+        return _multirun(program, overrides)
+    if plan is not None:  # `dry_run=true`, as a pipeline has it, means the same
+        flags += [DRY_RUN for o in overrides if o.lower() == "dry_run=true"]
+        overrides = [o for o in overrides if o.lower() not in ("dry_run=true", "dry_run=false")]
+    if plan is not None and len(flags) == 1 and flags[0].partition("=")[0] == DRY_RUN:
+        ranks = _ranks(flags[0])
+        text = plan(compose(program, schema, overrides, fill=True), ranks)
+        if os.environ.get("RANK", "0") == "0":
+            print(text)
+        return 0
+    if len(flags) == 1 and flags[0].startswith(f"{FROM_FILE}=") and not overrides:
+        task(check(program, schema, read_settings(Path(flags[0].partition("=")[2]))))
+        return 0
+    if flags:
+        dry = f", {DRY_RUN}[=RANKS]" if plan is not None else ""
+        raise UserError(f"unknown option {flags[0]}: there are --help, --cfg job{dry} and --multirun")
+    stray = [o for o in overrides if "=" not in o and not o.startswith("~")]
+    if stray:
+        raise UserError(f"'{stray[0]}' is not an override: need key=value (see `llamatrain {program} --help`)")
+    config = compose(program, schema, overrides)
+    task(config)
+    return 0
+
+
+def _ranks(flag: str) -> int | None:
+    given = flag.partition("=")[2]
+    if "=" in flag and not (given.isascii() and given.isdigit() and int(given) > 0):
+        raise UserError(f"{flag}: need a number of ranks, like {DRY_RUN}=64")
+    return int(given) if given else None
+
+
+def _multirun(program: str, overrides: list[str]) -> int:
+    """Run the product of all comma-separated values, one process and one run folder each."""
+    parsed: list[Override] = OverridesParser.create().parse_overrides(overrides)
+    choices: list[list[str]] = []
+    swept: list[bool] = []
+    for override in parsed:
+        if override.is_sweep_override():
+            choices.append([f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()])
+        else:
+            choices.append([str(override.input_line)])
+        swept.append(override.is_sweep_override())
+    if not any(swept):
+        raise UserError("--multirun needs at least one key with several values, like optim.lr=1e-4,3e-4")
+    base = compose_dict(program, [c[0] for c in choices]).get("run", {}).get("name")
+    if base in (None, "???"):
+        raise UserError("--multirun needs run.name: every job gets a folder of its own below it")
+    jobs = list(itertools.product(*choices))
+    failure = 0
+    for number, job in enumerate(jobs):
+        varied = [value for value, is_swept in zip(job, swept, strict=True) if is_swept]
+        label = re.sub(r"[^A-Za-z0-9=.,+-]+", "_", ",".join(varied))
+        named = any(value.startswith("run.name=") for value in varied)
+        name = [] if named else [f"run.name={_quoted(f'{base}/{number}_{label}')}"]
+        print(f"job {number + 1} of {len(jobs)}: {' '.join(varied)}", flush=True)
+        main_module = sys.modules["__main__"].__spec__
+        assert main_module is not None, "programs are started with python -m"
+        command = [sys.executable, "-m", main_module.name.removesuffix(".__main__"), *job, *name]
+        code = _run(command)
+        if code == EXIT_STOPPED or code < 0:
+            return code if code > 0 else EXIT_FAILURE
+        failure = failure or code
+    return failure
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a job; a signal is passed on, once: it is a process group of its own, which Ctrl-C on a terminal does not reach."""
+    job = subprocess.Popen(command, process_group=0, stdin=subprocess.DEVNULL)
+    with handling(lambda number, _: job.send_signal(number)):
+        return job.wait()
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"

@@ -1,0 +1,1 @@
+"""The one contact with DeepSpeed: learning, norms by kind of tensor, state by parameter name, models for it."""
