@@ -39,7 +39,7 @@ from chain import RESULTS, ROOT, commit, machine
 
 sys.path.insert(0, str(ROOT))
 from launch.processes import _environments
-from llamatrain import checkpoint, distributed
+from llamatrain import checkpoint, distributed, hf_folder
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.engine.learning import Engine
 from llamatrain.fit import train_step
@@ -212,7 +212,7 @@ def farthest(found: list[float], reference: list[float]) -> float:
 
 def is_exact(engine: Engine, folder: Path) -> bool:
     """Tell whether the engine holds the checkpoint bit by bit: weights, masters, moments and AdamW's step."""
-    saved = dict(checkpoint.load_weights(folder))
+    saved = dict(hf_folder.load_weights(folder))
     exact = all(torch.equal(weight, saved[name]) for name, weight in engine.state.parameters_by_name())
     where = checkpoint._optimizer_tensors(folder / "trainer" / "model")
     held = {name: tensor.clone() for name, tensor in engine.state.optimizer_state_by_name()}

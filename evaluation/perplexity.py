@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from llamatrain import checkpoint, distributed
+from llamatrain import distributed, hf_folder
 from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import UserError
 from llamatrain.fit import on_device
@@ -33,7 +33,7 @@ def perplexity(
     tokenizer: str | None = None,
 ) -> dict[str, float]:
     """Return loss (nats a token), perplexity and bits per byte of a checkpoint; all ranks take part."""
-    model = checkpoint.load_model(folder, distributed.device(), dtype)
+    model = hf_folder.load_model(folder, distributed.device(), dtype)
     if not isinstance(model, Transformer):
         raise UserError(f"checkpoint {folder} is a reward model; perplexity needs a language model")
     batches = TokenBatches(
@@ -45,7 +45,7 @@ def perplexity(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         isolate=isolate,
-        tokenizer=checkpoint.load_tokenizer(folder, tokenizer),
+        tokenizer=hf_folder.load_tokenizer(folder, tokenizer),
         held_out=True,
     )
     loss = mean_loss(model.eval(), batches.eval_batches(limit), on_done)

@@ -120,7 +120,7 @@ def load(cfg: ChatConfig) -> Chat:
     """Load the checkpoint onto the GPU where there is one."""
     import torch
 
-    from llamatrain import checkpoint
+    from llamatrain import checkpoint, hf_folder
     from llamatrain.model.transformer import Transformer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -129,10 +129,10 @@ def load(cfg: ChatConfig) -> Chat:
     except MissingFileError:
         makers = "pretrain, sft, rejection_sampling and ppo make checkpoints"
         raise UserError(f"checkpoint={cfg.checkpoint} does not exist; {makers}") from None
-    model = checkpoint.load_model(folder, device, getattr(torch, cfg.dtype))
+    model = hf_folder.load_model(folder, device, getattr(torch, cfg.dtype))
     if not isinstance(model, Transformer):
         raise UserError(f"checkpoint={cfg.checkpoint} is a reward model: it scores and does not speak")
-    return Chat(model.eval(), checkpoint.load_tokenizer(folder, cfg.tokenizer), cfg)
+    return Chat(model.eval(), hf_folder.load_tokenizer(folder, cfg.tokenizer), cfg)
 
 
 def talk(cfg: ChatConfig) -> None:

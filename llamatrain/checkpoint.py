@@ -16,47 +16,27 @@ import errno
 import json
 import os
 import shutil
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from . import atomic, distributed, manifest
 from .errors import UserError
-from .manifest import Entry, fingerprint, published, step_of
+from .hf_folder import INDEX, WEIGHTS, load_weights, matched
+from .manifest import Entry, published
 from .model.config import ModelConfig
 from .model.scalar_head import ScalarModel
-from .model.transformer import Transformer
 from .tensor_files import Shapes, write_tensors
 from .text_files import read_json
-from .tokenizer import MODEL_FILE, Tokenizer
+from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .engine.learning import Engine
 
-__all__ = [
-    "fingerprint",
-    "latest",
-    "load_config",
-    "load_model",
-    "load_tokenizer",
-    "load_weights",
-    "matched",
-    "published",
-    "resolve",
-    "restore",
-    "save",
-    "step_of",
-]
-
-PADDING = 1024  # embeddings that have no piece: fewer round a vocabulary up, as many are another tokenizer's
 SHARD_BYTES = 5_000_000_000
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-HEAD = "lm_head.weight"
-OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf")  # formats that are not read
 
 
 class Lineage(TypedDict):
@@ -67,14 +47,6 @@ class Lineage(TypedDict):
     config: dict[str, Any]
     parents: dict[str, dict[str, str | None]]
     data: dict[str, Any]
-
-
-class _Architectures(TypedDict, total=False):
-    architectures: list[str] | None
-
-
-class _Index(TypedDict):
-    weight_map: dict[str, str]
 
 
 # --- finding -----------------------------------------------------------------------------------------------------
@@ -135,103 +107,6 @@ def _resolved(path: str | Path, made_by: str) -> Path:
             _verify_share(folder, trainer=False)
         return folder  # a Hugging Face folder made elsewhere has no manifest
     raise UserError(f"checkpoint {folder} is damaged: {manifest.NAME} is missing")
-
-
-# --- loading -----------------------------------------------------------------------------------------------------
-
-
-def load_config(folder: Path) -> tuple[ModelConfig, bool]:
-    """Return the model's configuration, and whether it has a scalar head (a reward model)."""
-    path = folder / "config.json"
-    content = read_json(path, _Architectures)
-    config = ModelConfig.from_hf({**content}, path)
-    # Before anything is allocated: no weight takes less than a byte.
-    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if 0 < held < config.decoder_parameters:
-        raise UserError(
-            f"{path} describes {config.decoder_parameters:,} parameters, but the weights beside it have {held:,} bytes"
-        )
-    return config, "LlamaForSequenceClassification" in (content.get("architectures") or [])
-
-
-def load_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (parameter name, tensor) from the folder's safetensors files, one tensor in memory at a time."""
-    index = folder / INDEX
-    names = sorted(set(read_json(index, _Index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            others = [other.name for other in sorted(folder.iterdir()) if other.suffix in OTHER_WEIGHTS]
-            if others and not index.is_file():
-                raise UserError(f"{folder} has {others[0]} but no {name}: need safetensors, as transformers saves them")
-            raise UserError(f"checkpoint {folder} is damaged: {name} is missing")
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    yield key, file.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"checkpoint {folder} is damaged: {name} cannot be read ({error})") from error
-
-
-def matched(
-    weights: Iterable[tuple[str, torch.Tensor]], shapes: Shapes, where: str, fresh: Collection[str] = ()
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights a model of these shapes needs; UserError on a missing (but for `fresh`), unknown or misshapen one."""
-    left = set(shapes)
-    for name, tensor in weights:
-        if name in shapes:
-            if shapes[name] != tensor.shape:
-                need = tuple(shapes[name])
-                raise UserError(
-                    f"{where}: {name} has shape {tuple(tensor.shape)}, the model's configuration says {need}"
-                )
-            left.discard(name)
-            yield name, tensor
-        elif name != HEAD and not name.endswith("rotary_emb.inv_freq"):
-            # Older exporters keep the rotary table; a tied head may be written twice, and a scalar model has none.
-            raise UserError(f"{where}: unknown weight {name}")
-        del tensor  # before the next one is read
-    if left - set(fresh):
-        raise UserError(f"{where}: weight {sorted(left - set(fresh))[0]} is missing")
-
-
-def load_model(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> Transformer | ScalarModel:
-    """Load a checkpoint folder (see `resolve`) as a `Transformer` or, where it is a reward model, a `ScalarModel`."""
-    config, scalar = load_config(folder)
-    with torch.device("meta"):  # the weights appear once, where and as they are wanted
-        model: Transformer | ScalarModel = ScalarModel(config, seed=None) if scalar else Transformer(config, seed=None)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for name, tensor in matched(load_weights(folder), shapes, str(folder)):
-        # Module.to_empty would do, but imports torch's symbolic shapes: half a second.
-        module, _, leaf = name.rpartition(".")
-        weight = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
-        setattr(model.get_submodule(module), leaf, torch.nn.Parameter(weight))
-    return model
-
-
-def load_tokenizer(path: str | Path, given: str | None = None) -> Tokenizer:
-    """Load the tokenizer that lies in a checkpoint folder or, where it has none, the `given` one (the key `tokenizer`).
-
-    UserError where the given one is not the folder's, or where the model has too few embeddings for it.
-    """
-    folder = Path(path)
-    if (folder / "final").exists():
-        folder = folder / "final"
-    tokenizer = Tokenizer(folder if given is None else given)
-    if given is not None and (folder / MODEL_FILE).is_file() and Tokenizer(folder).fingerprint != tokenizer.fingerprint:
-        raise UserError(f"tokenizer={given} is not the tokenizer in {folder}: need the same one, or null for that")
-    known = load_config(folder)[0].vocab_size
-    if known is not None and known < tokenizer.vocab_size:
-        raise UserError(f"{tokenizer.path} has {tokenizer.vocab_size} pieces, but the model in {folder} knows {known}")
-    if known is not None and known - tokenizer.vocab_size >= PADDING and distributed.is_main():
-        print(
-            f"warning: the model in {folder} has {known:,} embeddings, {tokenizer.path} {tokenizer.vocab_size:,} pieces: "
-            "was it trained with this tokenizer?",
-            file=sys.stderr,
-        )
-    return tokenizer
 
 
 # --- saving ------------------------------------------------------------------------------------------------------

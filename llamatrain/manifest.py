@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
@@ -104,6 +106,20 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
 def published(checkpoints: Path) -> list[Path]:
     """Return a run's finished checkpoints, oldest first: those being written or deleted, and copies, have other names."""
     return sorted(path for path in checkpoints.glob("step_*") if STEP.fullmatch(path.name) and path.is_dir())
+
+
+def delete(folder: Path) -> None:
+    """Delete a checkpoint under a name that is not published: a kill leaves no half of one that counts.
+
+    Of one that was moved to another disk and linked from here only the link goes.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    doomed = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
 
 
 def step_of(folder: Path) -> int:

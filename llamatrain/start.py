@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from .checkpoint import load_config, load_weights, matched
 from .engine.learning import Engine
 from .engine.models import build
 from .errors import UserError
+from .hf_folder import load_config, load_weights, matched
 from .model.config import ModelConfig
 from .model.scalar_head import ScalarModel
 from .model.transformer import Decoder, Init, Transformer

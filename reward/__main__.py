@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamatrain import checkpoint
+from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.packing import Batch
@@ -44,7 +44,7 @@ def train(cfg: RewardConfig) -> None:
     assert cfg.margin is not None
     assert cfg.auxiliary_weight is not None
     start = checkpoint.resolve(cfg.checkpoint, "sft")
-    tokenizer = checkpoint.load_tokenizer(start, cfg.tokenizer)
+    tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     max_length = most_tokens(start, cfg.max_length)
     data = load(cfg, tokenizer, max_length)
     labelled = count_labelled(data.pairs)
@@ -102,7 +102,7 @@ def dry_run(cfg: RewardConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
     check_split("batch_pairs", cfg.batch_pairs, {"micro_batch_size": cfg.micro_batch_size}, ranks or world_size())
     start = checkpoint.resolve(cfg.checkpoint, "sft")
-    data = load(cfg, checkpoint.load_tokenizer(start, cfg.tokenizer), most_tokens(start, cfg.max_length))
+    data = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), most_tokens(start, cfg.max_length))
     labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
     return plan(cfg, data, labelled, total_steps(cfg, len(data.pairs)))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from llamatrain.chat import encode_dialogue
-from llamatrain.checkpoint import load_config
 from llamatrain.data.batches import check_split
 from llamatrain.data.kinds import Row
 from llamatrain.data.order import mix, permuted
@@ -19,6 +18,7 @@ from llamatrain.data.packing import Batch
 from llamatrain.data.rows import read_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
+from llamatrain.hf_folder import load_config
 from llamatrain.responses.pairs import Pair, Tokens, collate_pairs
 from llamatrain.tokenizer import Tokenizer
 

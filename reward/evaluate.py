@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llamatrain import atomic, checkpoint, distributed
+from llamatrain import atomic, checkpoint, distributed, hf_folder
 from llamatrain.config.program import main
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
@@ -48,12 +48,12 @@ def evaluate(cfg: RewardEvaluateConfig) -> None:
 
 def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
     """Score the pairs of all preferences files with the checkpoint."""
-    model = checkpoint.load_model(folder, distributed.device(), DTYPES[cfg.dtype])
+    model = hf_folder.load_model(folder, distributed.device(), DTYPES[cfg.dtype])
     if not isinstance(model, ScalarModel):
         raise UserError(
             f"checkpoint={cfg.checkpoint} is a language model; need a reward model (`llamatrain reward` makes one)"
         )
-    tokenizer = checkpoint.load_tokenizer(folder, cfg.tokenizer)
+    tokenizer = hf_folder.load_tokenizer(folder, cfg.tokenizer)
     max_length = most_tokens(folder, cfg.max_length)
     results: list[Scored] = []
     for path in cfg.preferences:

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 from llamatrain import distributed
-from llamatrain.checkpoint import load_config, load_tokenizer, resolve
+from llamatrain.checkpoint import resolve
 from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
@@ -27,6 +27,7 @@ from llamatrain.data.shards import MANIFEST, read_manifest
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
+from llamatrain.hf_folder import load_config, load_tokenizer
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.responses.chunks import Chunks, Row

@@ -10,7 +10,7 @@ import itertools
 import math
 from pathlib import Path
 
-from llamatrain import checkpoint
+from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
@@ -33,7 +33,7 @@ from .config import SFTConfig
 def train(cfg: SFTConfig) -> None:
     """Fine-tune a base checkpoint on dialogues."""
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
-    tokenizer = checkpoint.load_tokenizer(start, cfg.tokenizer)
+    tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     bad = BadRows(cfg.bad_rows)
     batches, held_out = load(cfg, tokenizer, context(start, cfg.seq_len), bad)
     steps = total_steps(cfg, batches)
@@ -59,14 +59,14 @@ def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
     check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, ranks)
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
     batches, _ = load(
-        cfg, checkpoint.load_tokenizer(start, cfg.tokenizer), context(start, cfg.seq_len), BadRows(cfg.bad_rows)
+        cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), context(start, cfg.seq_len), BadRows(cfg.bad_rows)
     )
     return plan(cfg, batches, total_steps(cfg, batches))
 
 
 def context(start: Path, seq_len: int | None) -> int:
     """Return the tokens of a packed row: the model's context, or less where asked for."""
-    limit = checkpoint.load_config(start)[0].max_seq_len
+    limit = hf_folder.load_config(start)[0].max_seq_len
     if seq_len is not None and not 1 < seq_len <= limit:
         raise UserError(f"seq_len={seq_len}: need 2 to {limit}, the model's context, or null for all of it")
     return seq_len or limit

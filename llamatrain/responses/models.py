@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from llamatrain import checkpoint, distributed, kernels
-from llamatrain.checkpoint import load_config, load_model, load_weights, matched
+from llamatrain import checkpoint, distributed, hf_folder, kernels
 from llamatrain.engine.models import build, frozen
 from llamatrain.engine.state import shapes
 from llamatrain.engine.zero import DTYPES, divides
 from llamatrain.errors import UserError
+from llamatrain.hf_folder import load_config, load_model, load_weights, matched
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
 from llamatrain.settings import ZeroConfig
@@ -32,7 +32,7 @@ def sampled_and_scored_by(policy: str, helpfulness: str | None, safety: str | No
 
 def shared_tokenizer(parents: dict[str, Path], given: str | None = None) -> Tokenizer:
     """Return the tokenizer of the checkpoints, which must be one and the same; `given` is that of those without one."""
-    tokenizers = {key: checkpoint.load_tokenizer(path, given) for key, path in parents.items()}
+    tokenizers = {key: hf_folder.load_tokenizer(path, given) for key, path in parents.items()}
     first, tokenizer = next(iter(tokenizers.items()))
     for key, other in tokenizers.items():
         if other.fingerprint != tokenizer.fingerprint:
@@ -44,7 +44,7 @@ def shared_tokenizer(parents: dict[str, Path], given: str | None = None) -> Toke
 
 def shared_context(parents: dict[str, Path]) -> int:
     """Return the first checkpoint's context, which the others must not be shorter than."""
-    contexts = {key: checkpoint.load_config(path)[0].max_seq_len for key, path in parents.items()}
+    contexts = {key: hf_folder.load_config(path)[0].max_seq_len for key, path in parents.items()}
     first, context = next(iter(contexts.items()))
     for key, other in contexts.items():
         if other < context:

@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llamatrain import checkpoint, distributed, manifest
+from llamatrain import checkpoint, distributed, hf_folder, manifest
 from llamatrain.data.batches import Batches
 from llamatrain.data.order import Places
 from llamatrain.engine import state as named
@@ -296,7 +296,7 @@ def watch(patch: pytest.MonkeyPatch, gathered: Held, read: Held) -> None:
     patch.setattr(named, "gathered", gather)
     patch.setattr("llamatrain.engine.zero.gathered", gather)
     patch.setattr(named.NamedState, "_full_state", lambda *args: gathered.copy(real_state(*args)))
-    for module in (checkpoint, named):
+    for module in (checkpoint, hf_folder, named):
         patch.setattr(module, "safe_open", Watched)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import checkpoint, manifest
+from llamatrain import checkpoint, hf_folder, manifest
 from llamatrain.chat import encode_prompt
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
@@ -37,7 +37,7 @@ def saved(folder: Path, model: Transformer | ScalarModel, tokenizer: Tokenizer) 
 
 def test_language_model(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
     folder = saved(tmp_path / "step_1", Transformer(model_config, seed=1), tokenizer)
-    ours, theirs = checkpoint.load_model(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
+    ours, theirs = hf_folder.load_model(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.randint(3, 400, (3, 17))
     with torch.no_grad():
         assert torch.allclose(ours(ids), theirs(ids).logits, atol=1e-5)
@@ -56,7 +56,7 @@ def test_reward_model_on_a_ragged_batch(tmp_path: Path, model_config: ModelConfi
     segments = (torch.arange(12)[None] < torch.tensor(lengths)[:, None]).long()
     ids = ids * segments  # padded with the id that config.json names
     with torch.no_grad():
-        scores = checkpoint.load_model(folder)(ids, segment_ids=segments)
+        scores = hf_folder.load_model(folder)(ids, segment_ids=segments)
         expected = theirs(ids, attention_mask=segments).logits[:, 0]
     assert torch.allclose(scores[torch.arange(3), torch.tensor(lengths) - 1], expected, atol=1e-5)
 
@@ -72,8 +72,8 @@ def test_many_shards_read_alike(
     ids = torch.randint(3, 400, (1, 9))
     model = transformers.AutoModelForCausalLM.from_pretrained(parts)
     with torch.no_grad():
-        assert torch.allclose(checkpoint.load_model(parts)(ids), model(ids).logits, atol=1e-5)
-    assert {n for n, _ in checkpoint.load_weights(parts)} == {n for n, _ in checkpoint.load_weights(whole)}
+        assert torch.allclose(hf_folder.load_model(parts)(ids), model(ids).logits, atol=1e-5)
+    assert {n for n, _ in hf_folder.load_weights(parts)} == {n for n, _ in hf_folder.load_weights(whole)}
 
 
 def test_a_linked_checkpoint_that_is_saved_again_stays_where_it_was_moved(
@@ -95,7 +95,7 @@ def test_a_foreign_folder_and_a_wrong_one(tmp_path: Path, model_config: ModelCon
     transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(foreign)  # no manifest of ours
     ids = torch.randint(3, 400, (1, 9))
     with torch.no_grad():
-        assert torch.equal(checkpoint.load_model(foreign)(ids), checkpoint.load_model(folder)(ids))
+        assert torch.equal(hf_folder.load_model(foreign)(ids), hf_folder.load_model(folder)(ids))
     (folder / manifest.NAME).unlink()
     with pytest.raises(UserError, match=r"MANIFEST.json is missing"):
         checkpoint.resolve(folder)
@@ -163,7 +163,7 @@ def test_a_foreign_folder_with_a_mistake(
     (folder / manifest.NAME).unlink()
     (folder / file).write_text(content)
     with pytest.raises(UserError) as error:
-        checkpoint.load_model(checkpoint.resolve(folder))
+        hf_folder.load_model(checkpoint.resolve(folder))
     assert str(folder) in str(error.value) and says in str(error.value)
 
 
@@ -177,7 +177,7 @@ def test_a_config_of_a_larger_model_than_the_weights(
     larger = replace(model_config, n_layers=9_999)
     (folder / "config.json").write_text(json.dumps(larger.to_hf(scalar_head=False)))
     with pytest.raises(UserError, match=r"config\.json describes 92,\d+,\d+ parameters, but the weights .* bytes"):
-        checkpoint.load_config(folder)
+        hf_folder.load_config(folder)
 
 
 def test_only_safetensors_are_read(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -185,7 +185,7 @@ def test_only_safetensors_are_read(tmp_path: Path, model_config: ModelConfig, to
     (folder / manifest.NAME).unlink()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"foreign has pytorch_model\.bin but no model\.safetensors: need safetensors"):
-        checkpoint.load_model(folder)
+        hf_folder.load_model(folder)
     with pytest.raises(UserError, match=r"a name on the hub\? `hf download meta-llama/Llama-2-7b-hf"):
         checkpoint.resolve("meta-llama/Llama-2-7b-hf")
 

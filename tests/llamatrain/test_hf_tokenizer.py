@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 import torch
 
-from llamatrain import checkpoint, hf_tokenizer
+from llamatrain import hf_folder, hf_tokenizer
 from llamatrain.chat import encode_dialogue, encode_prompt
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
@@ -191,15 +191,15 @@ def test_what_transformers_saved_again_comes_back_with_a_tokenizer(
     transformers.AutoModelForCausalLM.from_pretrained(ours).save_pretrained(again)
     transformers.AutoTokenizer.from_pretrained(ours).save_pretrained(again)
     with pytest.raises(UserError, match=rf"^{again} has tokenizer\.json but no tokenizer\.model.*tokenizer=PATH"):
-        checkpoint.load_tokenizer(again)
-    assert checkpoint.load_tokenizer(again, str(ours)).fingerprint == tokenizer.fingerprint
-    assert checkpoint.load_tokenizer(ours, str(tokenizer.path)).fingerprint == tokenizer.fingerprint
+        hf_folder.load_tokenizer(again)
+    assert hf_folder.load_tokenizer(again, str(ours)).fingerprint == tokenizer.fingerprint
+    assert hf_folder.load_tokenizer(ours, str(tokenizer.path)).fingerprint == tokenizer.fingerprint
     ids = torch.tensor([tokenizer.encode("Where does the fox live?", bos=True)])
-    first, second = (checkpoint.load_model(folder)(ids) for folder in (ours, again))
+    first, second = (hf_folder.load_model(folder)(ids) for folder in (ours, again))
     torch.testing.assert_close(first, second)
     other = trained(tmp_path / "other.model", vocab_size=390)
     with pytest.raises(UserError, match=rf"^tokenizer={other} is not the tokenizer in {ours}: need the same"):
-        checkpoint.load_tokenizer(ours, str(other))
+        hf_folder.load_tokenizer(ours, str(other))
     assert "warning" not in capsys.readouterr().err
 
 
@@ -209,7 +209,7 @@ def test_a_tokenizer_of_another_size_than_the_model_is_said(
     for size, warns in ((400 + 1023, False), (400 + 1024, True)):
         model = Transformer(replace(model_config, vocab_size=size), seed=1)
         folder = save_checkpoint(tmp_path / str(size), model, tokenizer)
-        checkpoint.load_tokenizer(folder)
+        hf_folder.load_tokenizer(folder)
         said = capsys.readouterr().err
         assert said.startswith(f"warning: the model in {folder} has 1,424 embeddings") if warns else not said
 

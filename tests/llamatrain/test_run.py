@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamatrain import checkpoint, distributed, manifest
+from llamatrain import checkpoint, distributed, hf_folder, manifest
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
@@ -153,10 +153,10 @@ def test_a_checkpoint_is_a_whole_folder(tmp_path: Path, model_config: ModelConfi
     manifest.verify(final.resolve())
     lineage = json.loads((final / "llamatrain.json").read_text())
     assert lineage["program"] == "test" and lineage["step"] == STEPS and lineage["data"] == {"train": "abc"}
-    model = checkpoint.load_model(checkpoint.resolve(tmp_path / "job"))
+    model = hf_folder.load_model(checkpoint.resolve(tmp_path / "job"))
     for name, weight in engine.state.parameters_by_name():
         assert torch.equal(model.get_parameter(name), weight)
-    assert checkpoint.load_tokenizer(tmp_path / "job").encode("Anna") == tokenizer.encode("Anna")
+    assert hf_folder.load_tokenizer(tmp_path / "job").encode("Anna") == tokenizer.encode("Anna")
     assert not list((tmp_path / "job").rglob("*.pt")) and not list((tmp_path / "job").rglob("*.bin"))
 
 
@@ -456,7 +456,7 @@ def test_what_lies_beside_checkpoints_is_none_and_a_linked_one_is_unlinked(
     (folder / "step_00000007.notes").touch()
     (folder / "step_00000008").rename(tmp_path / "elsewhere")
     (folder / "step_00000008").symlink_to(tmp_path / "elsewhere")
-    assert checkpoint.published(folder) == [folder / "step_00000008"]
+    assert manifest.published(folder) == [folder / "step_00000008"]
     config = run_config(tmp_path, keep=1)
     with Run(config, "test", {"run": asdict(config)}, data={"train": "abc"}) as run:
         engine = Engine(Transformer(model_config, seed=0), OPTIM, ZERO, STEPS + 1)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import pretrain.__main__ as program
-from llamatrain import checkpoint
+from llamatrain import checkpoint, hf_folder
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
@@ -73,8 +73,8 @@ def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer:
     assert len(kinds) == 5 and math.hypot(*kinds) == pytest.approx(rows[9]["train/grad_norm"], rel=1e-5)
     assert "train/mfu" not in last and not any("train/grad_norm/norm" in row for row in rows[:9])  # run.log_every
     folder = checkpoint.resolve(tmp_path / "base" / "final")
-    assert checkpoint.load_config(folder)[0].vocab_size == tokenizer.vocab_size
-    assert checkpoint.load_tokenizer(folder).fingerprint == tokenizer.fingerprint
+    assert hf_folder.load_config(folder)[0].vocab_size == tokenizer.vocab_size
+    assert hf_folder.load_tokenizer(folder).fingerprint == tokenizer.fingerprint
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_bits_per_byte_are_those_of_every_predicted_token(
     cfg = configure(tmp_path, corpus, tokenizer, "steps=2", f"isolate_documents={str(isolate).lower()}")
     train(cfg)
     last = read_jsonl(tmp_path / "base" / "metrics.jsonl")[-1]
-    model = checkpoint.load_model(tmp_path / "base" / "final")
+    model = hf_folder.load_model(tmp_path / "base" / "final")
     sums = dict.fromkeys(texts, 0.0)
     for name, documents in texts.items():
         stream = [t for text in documents for t in (tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id)]

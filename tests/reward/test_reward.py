@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamatrain import checkpoint
+from llamatrain import checkpoint, hf_folder
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
@@ -59,7 +59,7 @@ def test_learns_a_batch_of_pairs_and_goes_on_from_itself(tmp_path: Path, chat: P
     assert rows[-1]["train/margin"] > 1
     assert "train/auxiliary" not in rows[-1]
     folder = checkpoint.resolve(tmp_path / "helpfulness" / "final")
-    assert isinstance(checkpoint.load_model(folder), ScalarModel)
+    assert isinstance(hf_folder.load_model(folder), ScalarModel)
     train(configure(tmp_path / "again", folder, "helpfulness"))
     again = read_jsonl(tmp_path / "again" / "helpfulness" / "metrics.jsonl")
     assert again[0]["train/accuracy"] == 1.0
@@ -122,10 +122,10 @@ def test_centring_is_for_models_that_no_label_gives_a_zero(tmp_path: Path, chat:
 
 def test_a_shift_of_all_scores_is_drawn_back_to_zero(tmp_path: Path, chat: Path) -> None:
     """Planted: a reward model whose every score lies far from 0, by a head that reads what all answers share."""
-    model = checkpoint.load_model(checkpoint.resolve(chat))
+    model = hf_folder.load_model(checkpoint.resolve(chat))
     assert isinstance(model, Transformer)
     shifted = ScalarModel(model.config, seed=0, model=model.model)
-    tokenizer = checkpoint.load_tokenizer(chat)
+    tokenizer = hf_folder.load_tokenizer(chat)
     pairs, _ = load_pairs(str(write_preferences(tmp_path / "p.jsonl", 8, "helpfulness")), tokenizer, 128, "skip")
     batch, read = training_batch(pairs, 128, "none"), list[torch.Tensor]()
     hook = shifted.score.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import checkpoint
+from llamatrain import checkpoint, hf_folder
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
@@ -50,7 +50,7 @@ def ppo(world: dict[str, str], folder: Path, name: str, *more: str) -> Path:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(checkpoint.load_weights((folder / "final").resolve()))
+    return dict(hf_folder.load_weights((folder / "final").resolve()))
 
 
 def measures(folder: Path) -> list[dict[str, float]]:
@@ -82,7 +82,7 @@ def test_one_run_and_a_resumed_one_are_equal(world: dict[str, str], tmp_path: Pa
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert measures(whole) == measures(resumed)
     assert (whole / "samples.jsonl").read_bytes() == (resumed / "samples.jsonl").read_bytes()
-    start = dict(checkpoint.load_weights(Path(world["checkpoint"])))
+    start = dict(hf_folder.load_weights(Path(world["checkpoint"])))
     assert any(not torch.equal(first[name], start[name]) for name in first)
 
 
@@ -148,7 +148,7 @@ def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Pat
     cfg = composed(world, tmp_path, "ppo", "batch_prompts=16", "mini_batch=16")
     parents = {key: checkpoint.resolve(world[key]) for key in ("checkpoint", "helpfulness", "safety")}
     models = load_models(cfg, parents)
-    tokenizer = checkpoint.load_tokenizer(parents["checkpoint"])
+    tokenizer = hf_folder.load_tokenizer(parents["checkpoint"])
     prompts = load_prompts(cfg.prompts, tokenizer, 128, 8, None, "stop", print)
     rollouts = act(cfg, models.policy, batch_prompts(cfg, prompts, 0), tokenizer)
     batch = credit(cfg, judge(cfg, models, rollouts, 128))
@@ -220,8 +220,8 @@ def test_noise_is_not_that_of_rejection_sampling(world: dict[str, str], tmp_path
 def test_critic_warm_up_holds_the_policy(world: dict[str, str], tmp_path: Path) -> None:
     more = ["iterations=3", "critic_warmup=2", "run.save_every=1", "run.keep=0"]
     folder = ppo(world, tmp_path, "ppo", *more)
-    start = dict(checkpoint.load_weights(Path(world["checkpoint"])))
-    held = dict(checkpoint.load_weights(folder / "checkpoints" / "step_00000002"))
+    start = dict(hf_folder.load_weights(Path(world["checkpoint"])))
+    held = dict(hf_folder.load_weights(folder / "checkpoints" / "step_00000002"))
     assert all(torch.equal(start[name], held[name]) for name in start)
     assert any(not torch.equal(start[name], moved) for name, moved in weights(folder).items())
     rows = measures(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import checkpoint
+from llamatrain import hf_folder
 
 from .worker import run_all
 from .worlds import read_jsonl
@@ -31,7 +31,7 @@ def test_two_ranks_give_what_one_gives(world: dict[str, str], tmp_path: Path, re
             assert a.pop("combined", 0.0) == pytest.approx(b.pop("combined", 0.0), abs=2e-6)
             assert a == b
     for name, other in (("rejection_sampling",) * 2, ("ppo0", "ppo0"), ("ppo0", "ppo3")):
-        first, second = (dict(checkpoint.load_weights((p / "final").resolve())) for p in (one / name, two / other))
+        first, second = (dict(hf_folder.load_weights((p / "final").resolve())) for p in (one / name, two / other))
         for key in first:
             assert torch.allclose(first[key], second[key], atol=2e-5), (other, key)
     for name in ("ppo0", "ppo3"):

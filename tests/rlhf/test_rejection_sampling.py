@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamatrain import checkpoint
+from llamatrain import hf_folder
 from llamatrain.chat import encode_dialogue
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import read_rows, write_rows
@@ -110,8 +110,8 @@ def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
         worst = max(r["combined"] for r in held if r["prompt_id"] == prompt)
         assert worst <= min([*ended, sigmoid(-1.0) + 1e-6])
     assert last["rs/kept"] == len(best)
-    start = dict(checkpoint.load_weights(Path(world["checkpoint"])))
-    tuned = dict(checkpoint.load_weights((folder / "final").resolve()))
+    start = dict(hf_folder.load_weights(Path(world["checkpoint"])))
+    tuned = dict(hf_folder.load_weights((folder / "final").resolve()))
     assert any(not torch.equal(start[name], tuned[name]) for name in start)
 
     # The second round samples the first's result and still trains on the first's best.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import checkpoint
+from llamatrain import hf_folder
 from llamatrain.chat import encode_prompt
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import read_rows
@@ -74,8 +74,8 @@ def test_scores_are_the_reward_models_at_the_last_token(
 ) -> None:
     """Greedy responses, scored again from the files alone."""
     rows = read_jsonl(run(world, tmp_path, "s", "temperature=0", "samples_per_prompt=1"))
-    policy = checkpoint.load_model(Path(world["checkpoint"]))
-    judge = checkpoint.load_model(Path(world["helpfulness"]))
+    policy = hf_folder.load_model(Path(world["checkpoint"]))
+    judge = hf_folder.load_model(Path(world["helpfulness"]))
     for row in rows[:3]:
         tokens = encode_prompt(row["messages"], tokenizer)
         with torch.no_grad():

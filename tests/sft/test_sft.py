@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llamatrain import checkpoint
+from llamatrain import checkpoint, hf_folder
 from llamatrain.chat import encode_dialogue
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
@@ -65,7 +65,7 @@ def test_learns_answers_by_heart(tmp_path: Path, base: Path, tokenizer: Tokenize
     assert rows[-1]["train/loss"] < 0.05 < rows[0]["train/loss"]
     assert 1 <= rows[-1]["eval/perplexity"] < 1.05
     folder = checkpoint.resolve(tmp_path / "chat" / "final")
-    model = checkpoint.load_model(folder)
+    model = hf_folder.load_model(folder)
     assert isinstance(model, Transformer)
     tokens, mask = encode_dialogue(
         [{"role": "user", "content": DIALOGUES[0][0]}, {"role": "assistant", "content": DIALOGUES[0][1]}], tokenizer

@@ -1,0 +1,88 @@
+"""What a run must still be to go on: the same data, parents and loss as its checkpoint's, or a finished result's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import manifest
+from .errors import UserError
+from .keys import changed
+from .run_files import Status
+
+MEND = "take back the change, or start anew with run.resume=never or another run.name"
+
+
+def refuse_resume(
+    newest: Path,
+    lineage: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    data: Mapping[str, str],
+    parents: Mapping[str, Path],
+    fixed: Sequence[str],
+) -> None:
+    """Refuse to go on from a checkpoint of this `lineage` with other data, parents, or values of the `fixed` keys."""
+    other = sorted(name for name in data if lineage["data"].get(name) != data[name])
+    if other:
+        raise UserError(f"the data behind '{other[0]}' changed since {newest} was saved: {MEND}")
+    before = {key: lineage["parents"].get(key, {}).get("sha256") for key in parents}
+    other = sorted(key for key, path in parents.items() if before[key] != parent_hash(path))
+    if other:
+        raise UserError(f"{other[0]}={parents[other[0]]} is not what {newest} was trained from: {MEND}")
+    for key in fixed:
+        was, now = _setting(lineage["config"], key), _setting(settings, key)
+        if was != now:
+            raise UserError(
+                f"{key}={now}: {newest} was trained with {was}, and another value would change its samples or its loss "
+                f"halfway: {MEND}"
+            )
+
+
+def refuse_replacement(
+    folder: Path,
+    old: Status,
+    schema: type,
+    settings: Mapping[str, Any],
+    made_from: Mapping[str, str | None],
+    free: Sequence[str],
+) -> None:
+    """Refuse to replace a finished result that was made with other settings (but those in `free`) or from other files."""
+    if is_dataclass(schema):
+        before = yaml.safe_load((folder / "config.yaml").read_text())
+        now = yaml.safe_load(yaml.safe_dump(settings))
+        for key, was, value in changed(schema, before, now):
+            if key.partition(".")[0] not in free:
+                raise UserError(f"{key}={_cut(value)}: {folder} is finished and was made with {_cut(was)}: {MEND}")
+    formerly = old.get("made_from") or {}
+    for name, content in made_from.items():
+        if formerly.get(name, content) != content:
+            raise UserError(f"what '{name}' names changed since {folder} was finished: {MEND}")
+
+
+def parent_hash(path: Path) -> str | None:
+    """Return the hash of what a run starts from; None where it is no checkpoint of ours."""
+    folder = path / "final" if (path / "final").exists() else path
+    return manifest.fingerprint(folder) if (folder / manifest.NAME).is_file() else None
+
+
+def _cut(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _setting(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = config.get(name, {})
+    return config
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Return `key: before -> now` for every setting that differs and is not about the run folder alone."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in new if name in old and (key, name) != ("", "run")]
+        return [line for name in names for line in differences(old[name], new[name], f"{key}.{name}".strip("."))]
+    return [] if old == new else [f"{key}: {old} -> {new}"]
