@@ -34,11 +34,11 @@ from llamatrain.statistics import by_prompt, mean_interval, paired_interval, spe
 
 VARIANTS: dict[str, list[str]] = {  # what is undone or tried, as settings of the pipeline
     "now": [],
-    "uncentred": ["reward_helpfulness.center_weight=0"],
-    "unmixed": ["reward_helpfulness.mix_share=0", "reward_safety.mix_share=0"],
+    "uncentred": ["v1_reward_helpfulness.center_weight=0"],
+    "unmixed": ["mix_share.helpfulness=0", "mix_share.safety=0"],
     "eager": ["ppo.critic_warmup=0"],
     "more_rs": [
-        "reward_helpfulness.optim.lr=1e-3",
+        "v1_reward_helpfulness.optim.lr=1e-3",
         "rejection_sampling.limit=600",
         "rejection_sampling.samples_per_prompt=8",
         "rejection_sampling.sft_fraction=0.2",
@@ -90,7 +90,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def samples(folder: Path, model: str) -> Iterator[tuple[bool, dict[str, Any], dict[str, Any]]]:
-    """Yield (adversarial, response, judgement) of a model's held-out responses."""
+    """Yield (adversarial, response, judgement) of a model's held-out responses; rs is rs_v1 since there are rounds."""
+    model = model if (folder / f"sample_{model}").is_dir() else f"{model}_v1"
     responses = read_rows(folder / f"sample_{model}" / "responses.jsonl", "response")
     judgements = read_rows(folder / f"judge_{model}" / "judgements.jsonl", "judgement")
     for response, judgement in zip(responses, judgements, strict=True):

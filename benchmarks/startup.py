@@ -20,29 +20,41 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chain import ROOT, commit, machine
 
 sys.path.insert(0, str(ROOT))
-from launch.graph import read_stages
-from llamatrain.config.presets import load_preset
+from launch.graph import Graph, Stage, resolve
+from launch.graphs.chat import chat
+from launch.pipeline import PipelineConfig
+from launch.plan import Composed, compose
+from llamatrain.config.compose import FROM_FILE, lengths_given, write_settings
+from llamatrain.config.compose import compose as composed
 
-STAGES = {stage.name: stage for stage in read_stages("demo", load_preset("demo"), {})}
+
+def stages() -> dict[str, Stage]:
+    """Return the demo's stages by name."""
+    cfg, graph = composed("pipeline", PipelineConfig, ["preset=demo"]), Graph()
+    chat(graph, cfg, cfg.data)
+    return graph.stages
+
+
+STAGES = stages()
 TRACING = Path(__file__).resolve().parent / "tracing"
 
 # Program -> (stage whose overrides it takes, overrides for four steps or two iterations).
 TRAINING = {
     "pretrain": ("pretrain", ["tokens=null", "steps=4", "eval_windows=1"]),
     "sft": ("sft", ["epochs=0.013"]),
-    "reward": ("reward_safety", ["epochs=0.07"]),
-    "rejection_sampling": ("rejection_sampling", ["limit=1", "samples_per_prompt=1", "steps=4"]),
+    "reward": ("v1_reward_safety", ["epochs=0.07"]),
+    "rejection_sampling": ("v1_rejection_sampling", ["limit=1", "samples_per_prompt=1", "steps=4"]),
     "ppo": ("ppo", ["iterations=2", "batch_prompts=2", "mini_batch=2", "micro_batch_size=2", "max_new_tokens=1"]),
 }
 OTHERS = {
     "sample": ("sample_ppo", ["limit=1", "samples_per_prompt=1", "max_new_tokens=1"]),
-    "reward.evaluate": ("accuracy_safety", []),
+    "reward.evaluate": ("v1_accuracy_safety", []),
     "judge": ("judge_ppo", []),
     "toyworld": ("world", ["documents_mb=0.01", "dialogues=10", "prompts=30", "prompts_eval=10"]),
 }
@@ -153,8 +165,11 @@ def floor() -> dict[str, float]:
 def start(program: str, demo: Path, root: Path, folder: str, trace: bool) -> float:
     """Run a program with its stage's overrides to its end; return when it was started."""
     stage, less = {**TRAINING, **OTHERS}[program]
-    overrides = [*STAGES[stage].resolved(demo, None), *less, f"run.dir={folder}", "run.name=job"]
-    command = [sys.executable, "-m", "launch", program, "preset=demo", *overrides]
+    values = resolve(compose(replace(STAGES[stage], overrides=tuple(less)), ["demo"], None, Composed()), demo, None)
+    values["run"] |= {"dir": folder, "name": "job", "given": lengths_given(program, less)}
+    settings = Path(folder) / "job.yaml"
+    write_settings(settings, values)
+    command = [sys.executable, "-m", "launch", program, f"{FROM_FILE}={settings}"]
     environment = dict(os.environ)
     if trace:
         environment |= {"STARTUP_TRACE": folder, "PYTHONPATH": str(TRACING)}

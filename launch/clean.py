@@ -23,6 +23,7 @@ from llamatrain.errors import UserError
 from llamatrain.progress import duration
 from llamatrain.replaced import MARK, NAME, bytes_of, size
 
+from .programs import with_keys
 from .record import known_record
 from .runs import read_status
 
@@ -74,11 +75,7 @@ def clean(cfg: CleanConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Take a folder without its key: `llamatrain clean runs/demo`."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    plain = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
-    if len(plain) == 1:
-        quoted = plain[0].replace("\\", "\\\\").replace("'", "\\'")
-        arguments[arguments.index(plain[0])] = f"folder='{quoted}'"
+    arguments = with_keys(sys.argv[1:] if argv is None else argv, ["folder"])
     program.main("clean", CleanConfig, clean, arguments)
 
 

@@ -1,56 +1,102 @@
-"""The stage graph of a preset: which programs run, with which overrides, on whose files.
+"""A pipeline's graph: which programs run, on whose files. A function builds it (`launch.graphs`), stage by stage.
 
-A preset's `stages` maps a stage's name to `{program: sft, set: [overrides]}`. In an override's value `@stage/file` means
-that file of another stage's run folder, which makes that stage a parent; `@data/file` means a file below `data.root`.
+A stage exists before it is read, so no circle can be. In its settings `@stage/file` is a file of another stage's run
+folder, which makes that stage a parent; `@data/file` is one below `data.root`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamatrain.errors import UserError
 
-from .programs import PROGRAMS, find, nearest
+from .programs import find, nearest
 
 DATA = "data"  # `@data/...` is no stage: it is the user's data folder
-RESERVED = {
-    DATA,
-    "run",
-    "preset",
-    "ranks",
-    "seed",
-    "rerun",
-    "confirm_minutes",
-    "until",
-    "dry_run",
-}  # the pipeline's own keys
 STAGE = r"[A-Za-z]\w*"
 REFERENCE = re.compile(rf"(?<![^\[,{{:='\" ])@({STAGE})((?:/[^\s,\[\]{{}}'\"@]*)?)")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One program run of a pipeline; `overrides` still hold their `@` references."""
+    """One program run of a pipeline: what the graph sets, and what the user said of it."""
 
     name: str
     program: str
-    overrides: tuple[str, ...]
-    typed: tuple[str, ...] = ()  # those of them that stood on the command line
+    settings: Mapping[str, Any]  # key -> plain value, files of other stages as `@stage/file`
+    overrides: tuple[str, ...] = ()  # typed on the command line; they win over the settings
+
+    def __truediv__(self, file: str) -> str:
+        return f"@{self.name}/{file}"
+
+    def __str__(self) -> str:
+        return f"@{self.name}"
 
     @property
-    def parents(self) -> list[str]:
-        """The stages whose files this one reads, in the order of mention."""
-        found = (name for override in self.overrides for name, _ in references(override))
-        return [name for name in dict.fromkeys(found) if name != DATA]
+    def final(self) -> str:
+        """The checkpoint it ends with."""
+        return self / "final"
 
 
-def references(override: str) -> list[tuple[str, str]]:
-    """Return the (stage, rest of the path) of every `@` reference in an override's value."""
-    return [(match[1], match[2]) for match in REFERENCE.finditer(override.partition("=")[2])]
+@dataclass
+class Graph:
+    """Stages in an order in which they can run."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # what is not done for want of data, a line each
+    awaited: dict[str, str] = field(default_factory=dict)  # file that people make -> what is to be in it
+    _prefix: str = ""
+
+    def add(self, program: str, name: str | None = None, /, **settings: Any) -> Stage:
+        """Add a stage, named after its program; settings that are None are left to the program."""
+        name = self._prefix + (name or program)
+        assert name not in self.stages, name
+        given = {key: _plain(value) for key, value in settings.items() if value is not None}
+        self.stages[name] = stage = Stage(name, program, given)
+        return stage
+
+    @contextmanager
+    def round(self, number: int) -> Iterator[None]:
+        """Name the stages that are added meanwhile `v<number>_...`, also where there is one round only."""
+        self._prefix = f"v{number}_"
+        yield
+        self._prefix = ""
+
+    def leave_out(self, what: str, need: str) -> None:
+        """Note what is not done, and which data it would need."""
+        self.left_out.append(f"{what}: need {need}")
+
+    def wait_for(self, path: str, what: str) -> str:
+        """Return the path of a file that people make while the pipeline waits."""
+        self.awaited[path] = what
+        return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Stage):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+# --- references --------------------------------------------------------------------------------------------------
+
+
+def references(value: Any) -> Iterator[str]:
+    """Yield the stages whose files are named in a value, at any depth."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from references(one)
+    elif isinstance(value, str):
+        yield from (match[1] for match in REFERENCE.finditer(value) if match[1] != DATA)
 
 
 def resolve(value: Any, folder: Path, data_root: str | None) -> Any:
@@ -68,67 +114,55 @@ def resolve(value: Any, folder: Path, data_root: str | None) -> Any:
     return REFERENCE.sub(path, value)
 
 
-def read_stages(preset: str, content: dict[str, Any], added: dict[str, list[str]]) -> list[Stage]:
-    """Return a preset's stages, parents first, with the user's own overrides added; UserError where the graph is broken."""
-    graph = content.get("stages")
-    if not isinstance(graph, dict) or not graph:
-        raise UserError(f"preset={preset} has no stages: it sets up single programs, not a pipeline")
-    stages = [_read_stage(preset, str(name), node, added.get(str(name), [])) for name, node in graph.items()]
-    names = [stage.name for stage in stages]
-    for stage in stages:
-        for parent in stage.parents:
-            if parent not in names:
-                hint = nearest(parent, names)
-                raise UserError(f"stage '{stage.name}' reads @{parent}, which is no stage of preset={preset}{hint}")
-    return ordered(stages)
+# --- the command line --------------------------------------------------------------------------------------------
 
 
-def _read_stage(preset: str, name: str, node: Any, added: list[str]) -> Stage:
-    where = f"preset={preset}, stage '{name}'"
-    if name in RESERVED or not re.fullmatch(STAGE, name):
-        raise UserError(f"{where}: need another name (letters, digits and _, none of {', '.join(sorted(RESERVED))})")
-    if not isinstance(node, dict) or not {"program"} <= set(node) <= {"program", "set"}:
-        raise UserError(f"{where}: need {{program: NAME, set: [overrides]}}")
-    program, overrides = find(str(node["program"])), node.get("set") or []
-    if program is None or PROGRAMS[program].group == "Everything at once":
-        hint = nearest(str(node["program"]), list(PROGRAMS))
-        raise UserError(f"{where}: there is no program '{node['program']}' to run{hint}")
-    if not isinstance(overrides, list):
-        raise UserError(f"{where}: 'set' must be a list of overrides, got {type(overrides).__name__}")
-    return Stage(name, program, (*map(str, overrides), *added), tuple(added))
+def split_overrides(arguments: Sequence[str], own: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide the command line into the pipeline's own arguments and those of stages, `NAME.key=value`.
 
-
-def ordered(stages: Sequence[Stage]) -> list[Stage]:
-    """Return the stages with parents before children, otherwise in the order given; UserError where they form a circle."""
-    waiting, done = list(stages), dict[str, Stage]()
-    while waiting:
-        ready = next((stage for stage in waiting if all(parent in done for parent in stage.parents)), None)
-        if ready is None:
-            raise UserError(f"these stages wait for each other: {', '.join(stage.name for stage in waiting)}")
-        waiting.remove(ready)
-        done[ready.name] = ready
-    return list(done.values())
-
-
-def split_overrides(arguments: Sequence[str], stages: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Divide the command line into the pipeline's own arguments and each stage's: `sft.optim.lr=1e-3` goes to stage sft.
-
-    `run.*` keys that are not the pipeline's own (name, dir, seed) go to every stage, e.g. `run.wandb.mode=disabled`.
-    UserError where a key is of a stage that is not there.
+    `own` are the pipeline's keys. `run.*` other than name and dir goes to every stage, e.g. `run.wandb.mode=disabled`.
     """
-    own: list[str] = []
-    staged: dict[str, list[str]] = {name: [] for name in stages}
+    mine: list[str] = []
+    staged: list[str] = []
     for argument in arguments:
-        sign, rest = re.fullmatch(r"(\+\+|\+|~|)(.*)", argument, re.S).groups()  # type: ignore[union-attr]
-        name, dot, key = rest.partition("=")[0].partition(".")
-        if dot and name in staged:
-            staged[name].append(sign + rest[len(name) + 1 :])
-        elif name == "run" and key not in ("name", "dir", "seed", ""):
-            for overrides in staged.values():
-                overrides.append(argument)
-        elif dot and stages and name not in RESERVED and re.fullmatch(STAGE, name):
-            hint = nearest(name, list(stages))
-            raise UserError(f"{argument}: there is no stage '{name}'{hint}  (stages: {', '.join(stages)})")
+        name, dot, key = argument.lstrip("+~").partition("=")[0].partition(".")
+        to_all = name == "run" and key not in ("name", "dir", "seed", "")
+        (staged if dot and (to_all or name not in own) else mine).append(argument)
+    return mine, staged
+
+
+def distributed(stages: Sequence[Stage], arguments: Sequence[str]) -> list[Stage]:
+    """Return the stages with what the user typed: `NAME.key=value` goes to the stage NAME, else to every stage of a program.
+
+    What is said of one stage wins over what is said of a program, and that over `run.key=value`, which goes to all.
+    UserError, with the nearest name, where NAME is neither.
+    """
+    names = {stage.name for stage in stages}
+    programs = {stage.program.replace(".", "_") for stage in stages}
+    found: dict[str, list[list[str]]] = {stage.name: [[], [], []] for stage in stages}
+    for argument in arguments:
+        match = re.fullmatch(r"([+~]*)([\w]+)\.(.*)", argument, re.S)
+        sign, name, rest = match.groups() if match else ("", argument, "")
+        if name == "reward" and rest.startswith("evaluate."):  # the one program with a dot that has stages
+            name, rest = "reward_evaluate", rest.removeprefix("evaluate.")
+        if name == "run":
+            chosen, rank, override = list(names), 0, argument
         else:
-            own.append(argument)
-    return own, staged
+            chosen = [name] if name in names else [s.name for s in stages if s.program.replace(".", "_") == name]
+            rank, override = 2 if name in names else 1, sign + rest
+        if not chosen:
+            raise UserError(f"{argument}: {_unknown(name, names, programs)}")
+        for one in chosen:
+            found[one][rank].append(override)
+    return [
+        Stage(s.name, s.program, s.settings, tuple(override for rank in found[s.name] for override in rank))
+        for s in stages
+    ]
+
+
+def _unknown(name: str, names: set[str], programs: set[str]) -> str:
+    program = find(name)
+    if program is not None:
+        return f"no stage of this pipeline runs '{program}'"
+    hint = nearest(name, sorted(names | programs))
+    return f"there is no stage and no program '{name}'{hint}  (stages: {', '.join(sorted(names))})"

@@ -1,45 +1,46 @@
-"""The pipeline: runs a preset's stages one after the other, each as a process of its own, and only those that need it.
+"""The pipeline: from text to a chat model, each stage as a process of its own, and only those that need it.
 
-A stage that is done and unchanged is skipped; an interrupted one resumes; one whose configuration, data or parents
-changed runs again, and it is said why. At the end stands a report (`llamatrain report`).
+The method is a graph (`launch.graphs`), a preset sets values by size, and data say which files play which role; any of
+them goes with any. A stage that is done and unchanged is skipped; an interrupted one resumes; one whose configuration,
+data or parents changed runs again, and it is said why. At the end stands a report (`llamatrain report`).
 """
 
 from __future__ import annotations
 
-import itertools
-import os
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+import yaml
 from rich.markup import escape
 from rich.table import Table
 
 from llamatrain import atomic
 from llamatrain.config import program
-from llamatrain.config.compose import FROM_FILE, write_settings
 from llamatrain.config.help import DRY_RUN
-from llamatrain.config.presets import load_preset
-from llamatrain.config.program import EXIT_FAILURE
-from llamatrain.errors import UserError, mistake
+from llamatrain.config.presets import preset_overrides
+from llamatrain.errors import UserError, mistake, show
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
-from llamatrain.replaced import bytes_of, move_beside, size
 from llamatrain.settings import check_run_name
-from llamatrain.stopping import EXIT_STOPPED
+from llamatrain.text_files import read_yaml
 
 from . import report
 from .answers import side_by_side, three
-from .graph import Stage, read_stages, split_overrides
-from .plan import Checked, Decision, Place, check_stages, decide, look_outside, plan, refuse_costly
-from .processes import Processes, ended
-from .programs import NAME, PROGRAMS, command, nearest, typed
-from .record import Record, read_record
-from .runs import headline, read_status
+from .graph import Graph, Stage, distributed, split_overrides
+from .graphs.chat import Chat, Data, chat
+from .local import run_stages
+from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly
+from .processes import Processes
+from .programs import NAME, nearest, quoted, typed
+from .record import read_record
+from .runs import read_json
+from .stage import Runner, console, write_plan
 from .story import TRAINING, Story
+
+OWN = ("run", "data", "mix_share", "replay")  # keys of the pipeline that have keys of their own
 
 
 @dataclass
@@ -55,183 +56,119 @@ class PipelineRun:
 
 
 @dataclass
-class DataConfig:
-    """The user's own data."""
-
-    root: str | None
-
-
-@dataclass
-class PipelineConfig:
+class PipelineConfig(Chat):
     """configs/pipeline.yaml says what each key means."""
 
     run: PipelineRun
-    data: DataConfig
+    data: Data
     ranks: int
     seed: int | None
     rerun: list[str]
     confirm_minutes: float
     until: str | None
     dry_run: bool
+    graph: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.ranks < 1:
             raise UserError(f"ranks={self.ranks}: need 1 or more")
 
 
 class Pipeline:
-    """The stages of one preset below one folder."""
+    """The stages of a graph, with a preset's values, below one folder."""
 
-    def __init__(
-        self, cfg: PipelineConfig, presets: Sequence[str], staged: dict[str, list[str]], console: Console
-    ) -> None:
-        """Check every stage and what it reads; `presets` were named on the command line, `staged` are single stages' overrides."""
-        self.cfg, self.console, self.preset = cfg, console, presets[-1]
+    def __init__(self, cfg: PipelineConfig, presets: Sequence[str], staged: Sequence[str]) -> None:
+        """Build the graph; `presets` were named on the command line, `staged` are overrides of stages."""
+        self.cfg, self.console, self.preset = cfg, console(), presets[-1]
         name = cfg.run.name or Path(presets[-1]).stem
         self.place = Place(name, Path(cfg.run.dir) / name, tuple(presets), cfg.data.root, cfg.seed)
-        self.stages = read_stages(presets[-1], load_preset(presets[-1]), staged)
+        self.graph = Graph()
+        chat(self.graph, cfg, cfg.data)
+        self.stages = distributed(list(self.graph.stages.values()), staged)
         names = [stage.name for stage in self.stages]
         for name in [*cfg.rerun, *([cfg.until] if cfg.until else [])]:
             if name not in names:
                 raise UserError(f"there is no stage '{name}'{nearest(name, names)}  (stages: {', '.join(names)})")
         self.width = max(map(len, names))
-        last = names.index(cfg.until) + 1 if cfg.until else len(names)
-        self.checked = check_stages(self.stages, self.place)[:last]
-        look_outside(self.checked, self.place)
+        self.last = names.index(cfg.until) + 1 if cfg.until else len(names)
 
     def run(self) -> int:
         """Run what needs to be run; return the exit code."""
-        if self.cfg.dry_run:
-            for decision in self._plan():
-                self._tell(decision)
+        if self.cfg.graph:
+            left_out = (f"# left out: {line}\n" for line in self.graph.left_out)
+            sys.stdout.write("".join([*left_out, *map(drawn, self.stages)]))
             return 0
-        self._plan()
+        self._refuse_older()
+        planned = plan_stages(self.stages, self.graph.awaited, self.place)
+        decisions = plan(planned[: self.last], self.place, self.cfg.rerun)
+        refuse_costly(decisions, self.place, self.cfg.rerun, self.cfg.confirm_minutes)
+        for line in self.graph.left_out:
+            self.console.print(f"[yellow]–[/yellow] left out: {escape(line)}", soft_wrap=True)
+        with Processes() as processes:
+            again = typed(["pipeline", *sys.argv[1:]])
+            runner = Runner(
+                self.place,
+                self.cfg.ranks,
+                self.cfg.rerun,
+                self.cfg.confirm_minutes,
+                self.console,
+                self.width,
+                again,
+                processes,
+            )
+            if self.cfg.dry_run:
+                for decision in decisions:
+                    tell(runner, decision)
+                return 0
+            return self._run_stages(runner, planned)
+
+    def _run_stages(self, runner: Runner, planned: Sequence[Planned]) -> int:
         try:
             self.place.folder.mkdir(parents=True, exist_ok=True)
             lock = Lock(self.place.folder)
         except OSError as error:
             raise UserError(f"run.dir and run.name: cannot write to {self.place.folder} ({error.strerror})") from None
-        with lock, Processes() as processes:
-            self._write_description()
-            code = self._run_stages(processes)
+        with lock:
+            self._describe(planned)
+            write_plan(self.place, planned, self.cfg.ranks)
+            code = run_stages(runner, planned[: self.last], len(planned))
             if code == 0:
-                self._summary()
+                self._summary(runner, planned[: self.last])
             return code
 
-    def _plan(self) -> list[Decision]:
-        decisions = plan(self.checked, self.place, self.cfg.rerun)
-        self._refuse_costly(decisions)
-        return decisions
-
-    def _refuse_costly(self, decisions: Sequence[Decision]) -> None:
-        refuse_costly(decisions, self.place, self.cfg.rerun, self.cfg.confirm_minutes)
-
-    def _tell(self, decision: Decision) -> None:
-        """Print what a dry run says of a stage."""
-        mark = {"done": "✓", "perhaps": "▷"}.get(decision.action, "▶")
-        why = f"[dim]done  {self._result(decision.stage)}[/dim]" if decision.action == "done" else escape(decision.why)
-        self._line(mark, "green" if decision.action == "done" else "cyan", decision.stage, why)
-
-    def _run_stages(self, processes: Processes) -> int:
-        for number, one in enumerate(self.checked, 1):
-            if processes.stopped:
-                self._line(
-                    "■", "yellow", one.stage, "not started: a signal asked to stop; the same command goes on from here:"
-                )
-                self._same_command()
-                return EXIT_STOPPED
-            code = self._run_stage(number, one, processes)
-            if code:
-                return code
-        return 0
-
-    def _run_stage(self, number: int, one: Checked, processes: Processes) -> int:
-        """Decide about one stage, now that its parents are done, and run it where needed; return its exit code."""
-        stage, folder = one.stage, self.place.folder / one.stage.name
-        decision = decide(one, self.place, self.cfg.rerun)
-        self._refuse_costly([decision])
-        record, old, why = decision.record, decision.old, escape(decision.why)
-        if decision.action == "done" and old is not None:
-            if (old.source, old.hashed) != (record.source, record.hashed):
-                # So that the next start need not compose or hash again.
-                replace(
-                    old, source=record.source, composed=record.composed, hashed=record.hashed, paths=record.paths
-                ).write(folder)
-            self._line("✓", "green", stage, f"[dim]done  {self._result(stage)}[/dim]")
-            return 0
-        if old is not None and (decision.action == "again" or one.run.get("resume") == "never"):
-            Lock(folder).release()  # nobody is at work in it
-            moved = move_beside(folder, old.key[:12])
-            why += f"; the former result ({size(bytes_of(moved))}) is kept in {escape(str(moved))}"
-        elif old is not None:
-            record.seconds = old.seconds
-        self._line("▶", "cyan", stage, f"[dim]{number}/{len(self.stages)}[/dim]  {why}")
-        return self._start(one, record, processes)
-
-    def _start(self, one: Checked, record: Record, processes: Processes) -> int:
-        """Run the stage's process and keep its record."""
-        stage, folder = one.stage, self.place.folder / one.stage.name
-        record.ranks = self.cfg.ranks if PROGRAMS[stage.program].parallel else 1
-        record.cores, record.gpus = len(os.sched_getaffinity(0)), min(_gpus(), record.ranks)
-        record.write(folder)
-        settings = folder / "config.yaml"
-        write_settings(settings, one.resolved(self.place))
-        started = time.monotonic()
-        code = processes.run([*command(PROGRAMS[stage.program].module), f"{FROM_FILE}={settings}"], record.ranks)
-        seconds = time.monotonic() - started
-        record.seconds += seconds
-        record.write(folder)
-        status = read_status(folder)
-        state = status.get("state")
-        if state == "done":
-            self._line("✓", "green", stage, f"{duration(seconds)}  {self._result(stage)}")
-            if code:
-                self._line("!", "yellow", stage, f"done, though its process then ended badly ({ended(code)})")
-            return 0
-        if code == EXIT_STOPPED or processes.stopped:  # a program that had not begun may end by the signal itself
-            self._line("■", "yellow", stage, f"stopped after {duration(seconds)}; the same command goes on from there:")
-            self._same_command()
-            return EXIT_STOPPED
-        if code == 0:
-            self._line(
-                "✗",
-                "red",
-                stage,
-                f"its program ended without finishing the run ({escape(str(folder / 'status.json'))} says {state})",
+    def _refuse_older(self) -> None:
+        """Refuse a folder whose stages bear the names of an earlier version: all would run again beside them."""
+        described = read_json(self.place.folder / "pipeline.json")
+        if described and "graph" not in described:
+            raise UserError(
+                f"{self.place.folder} was made by an earlier version, whose stages had other names (those of round 1 now "
+                f"begin with v1_): choose another run.name; nothing was touched, and chat and report read it as before"
             )
-            return EXIT_FAILURE
-        where = "" if code > 128 else ": see its message above"
-        self._line("✗", "red", stage, f"failed after {duration(seconds)} ({ended(code)}){where}")
-        self.console.print(
-            "  Once that is mended, the same command goes on here; finished stages are skipped:", soft_wrap=True
-        )
-        self._same_command()
-        return code
 
-    def _same_command(self) -> None:
-        again = typed(["pipeline", *sys.argv[1:]])
-        self.console.print(f"  {again}", markup=False, highlight=False, soft_wrap=True)
+    def _describe(self, planned: Sequence[Planned]) -> None:
+        """Write pipeline.json: the stages in their order, for the report."""
+        content = {
+            "name": self.place.name,
+            "command": [NAME, "pipeline", *sys.argv[1:]],
+            "preset": self.preset,
+            "graph": "chat",
+            "stages": {one.name: {"program": one.program, "parents": one.parents} for one in planned},
+        }
+        atomic.write_json(self.place.folder / "pipeline.json", content)
 
-    def _result(self, stage: Stage) -> str:
-        return escape(headline(self.place.folder / stage.name, stage.program))
-
-    def _line(self, mark: str, colour: str, stage: Stage, text: str) -> None:
-        name = stage.name.ljust(self.width)
-        self.console.print(f"[{colour}]{mark}[/{colour}] [bold]{name}[/bold]  {text}", highlight=False, soft_wrap=True)
-
-    def _summary(self) -> None:
+    def _summary(self, runner: Runner, planned: Sequence[Planned]) -> None:
         """Print a line a stage with its result and time, and where the report is."""
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("stage")
         table.add_column("result")
         table.add_column("time", justify="right")
         total = 0.0
-        for stage in (one.stage for one in self.checked):
-            record = read_record(self.place.folder / stage.name)
+        for one in planned:
+            record = read_record(self.place.folder / one.name)
             assert record is not None, "every stage was run or found done"
             total += record.seconds
-            result = self._result(stage)
-            table.add_row(f"[bold]{stage.name}[/bold]", result, duration(record.seconds))
+            table.add_row(f"[bold]{one.name}[/bold]", runner.result(one), duration(record.seconds))
         table.add_row("", "", f"[bold]{duration(total)}[/bold]")
         self.console.print()
         self.console.print(table)
@@ -243,55 +180,76 @@ class Pipeline:
         self.console.print(
             f"\n[green]✓[/green] [bold]{escape(self.place.name)}[/bold]  {told}", highlight=False, soft_wrap=True
         )
-        talker = next(
-            (s.name for s in (one.stage for one in reversed(self.checked)) if s.program in TRAINING[1:]), None
-        )
+        talker = next((one.name for one in reversed(planned) if one.program in TRAINING[1:]), None)
         if talker is not None:
             talk = typed(["chat", f"checkpoint={self.place.folder / talker / 'final'}"])
             self.console.print(f"  talk to it: {talk}", markup=False, highlight=False, soft_wrap=True)
 
-    def _write_description(self) -> None:
-        """Write pipeline.json: the order of the stages, for the report."""
-        content = {
-            "name": self.place.name,
-            "command": [NAME, "pipeline", *sys.argv[1:]],
-            "preset": self.preset,
-            "stages": {stage.name: {"program": stage.program, "parents": stage.parents} for stage in self.stages},
-        }
-        atomic.write_json(self.place.folder / "pipeline.json", content)
+
+def drawn(stage: Stage) -> str:
+    """Return a stage as the graph has it, as YAML: its program, what the graph sets, what was typed."""
+    node: dict[str, Any] = {"program": stage.program, **stage.settings}
+    if stage.overrides:
+        node["overrides"] = list(stage.overrides)
+    return yaml.safe_dump({stage.name: node}, sort_keys=False, width=1000)
 
 
-def _gpus() -> int:
-    """Return how many GPUs this machine lets us see (without asking torch, which takes seconds)."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
+def tell(runner: Runner, decision: Decision) -> None:
+    """Print what a dry run says of a stage."""
+    one, why = decision.stage, escape(decision.why)
+    if decision.action == "done":
+        runner.line("✓", "green", one, f"[dim]done  {runner.result(one)}[/dim]")
+    else:
+        runner.line({"perhaps": "▷", "wait": "◇"}.get(decision.action, "▶"), "cyan", one, why)
+
+
+# --- the command line --------------------------------------------------------------------------------------------
 
 
 def _spelt(argument: str) -> list[str]:
-    """Return what `--dry-run[=RANKS]`, the programs' other spelling, means here; any other argument as it is."""
-    option, equals, ranks = argument.partition("=")
-    if option != DRY_RUN:
-        return [argument]
-    return ["dry_run=true", *([f"ranks={ranks}"] if equals else [])]
+    """Return what other spellings of an argument mean here: `--dry-run[=RANKS]`, as programs have it, and data=FILE."""
+    option, equals, value = argument.partition("=")
+    if option == DRY_RUN:
+        return ["dry_run=true", *([f"ranks={value}"] if equals else [])]
+    if option == "data" and value.endswith((".yaml", ".yml")):
+        return ["data=mine", *data_overrides(Path(value))]
+    return [argument]
+
+
+def data_overrides(path: Path) -> list[str]:
+    """Return the overrides that a data file of the user's own stands for; UserError where it is none."""
+    try:
+        roles = read_yaml(path)
+    except FileNotFoundError:
+        raise UserError(f"data={path}: there is no such file") from None
+    if not isinstance(roles, dict):
+        raise UserError(f"data={path}: found {show(roles)}, need `role: files`, as in configs/data/mine.yaml")
+    found = []
+    for role, value in roles.items():
+        parts = {f"data.{role}.{kind}": one for kind, one in value.items()} if isinstance(value, dict) else {}
+        found += [f"{key}={_override(one)}" for key, one in (parts or {f"data.{role}": value}).items()]
+    return found
+
+
+def _override(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_override, value))}]"
+    return quoted(value) if isinstance(value, str) else str(yaml.safe_dump(value).splitlines()[0])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Divide the command line among the pipeline and its stages, and run."""
-    arguments = list(itertools.chain.from_iterable(map(_spelt, sys.argv[1:] if argv is None else argv)))
-    presets = [argument.partition("=")[2] for argument in arguments if argument.startswith("preset=")]
-    try:
-        names = list(load_preset(presets[-1]).get("stages") or {}) if presets else []
-    except UserError:
-        names = []  # composing says it
-    sweep = {"--multirun", "-m"} & set(arguments)
+    given = list(sys.argv[1:] if argv is None else argv)
+    sweep = {"--multirun", "-m"} & set(given)
     wrong: UserError | None = None
+    presets = [argument.partition("=")[2] for argument in given if argument.startswith("preset=")]
+    own, staged = list[str](), list[str]()
     try:
-        own, staged = split_overrides([argument for argument in arguments if argument not in sweep], names)
+        theirs = [override for name in presets for override in preset_overrides("pipeline", name)]
+        typed_here = [one for one in given if one not in sweep and not one.startswith("preset=")]
+        own, staged = split_overrides([spelt for one in (*theirs, *typed_here) for spelt in _spelt(one)], OWN)
     except UserError as error:
-        own, staged, wrong = [], {}, error
+        wrong = error
 
     def pipeline(cfg: PipelineConfig) -> None:
         if wrong is not None:
@@ -302,8 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         if not presets:
             raise UserError("which pipeline? Need preset=<name>, for example preset=demo")
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-        raise SystemExit(Pipeline(cfg, presets, staged, console).run())
+        raise SystemExit(Pipeline(cfg, presets, staged).run())
 
     program.main("pipeline", PipelineConfig, pipeline, [] if sweep else own)
 

@@ -7,25 +7,25 @@ anything is touched.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llamatrain import length
 from llamatrain.config.compose import check, compose_dict, lengths_given
 from llamatrain.config.presets import config_folder
 from llamatrain.errors import UserError
-from llamatrain.keys import files_read
+from llamatrain.keys import files_read, flatten
 
-from .graph import DATA, REFERENCE, Stage, resolve
+from .graph import DATA, REFERENCE, Stage, references, resolve
 from .outside import look
-from .programs import schemas
-from .record import Record, configs_hash, digest, make_record, read_record
+from .programs import nearest, schemas
+from .record import VALUE, Record, configs_hash, digest, make_record, read_record
 from .runs import read_status
 
-# done: nothing to do; perhaps: only if a parent's result comes out differently
-Action = Literal["done", "new", "resume", "again", "perhaps"]
+# done: nothing to do; perhaps: only if a parent's result comes out differently; wait: for people's file
+Action = Literal["done", "new", "resume", "again", "perhaps", "wait"]
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,39 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A stage with its composed values, held against its schema; files stand in them as `@stage/file`."""
+class Planned:
+    """A stage with its composed values; files of other stages stand in them as `@stage/file`."""
 
-    stage: Stage
+    name: str
+    program: str
     values: dict[str, Any]
     run: dict[str, Any]  # its `run`, with the pipeline's folder and name in place
     source: str  # hash of all it was composed from
-    settings: Any  # values and run as the program's dataclass
+    awaited: dict[str, str]  # file that people make, and it waits for -> what is to be in it
+
+    @property
+    def parents(self) -> list[str]:
+        """The stages whose files this one reads, in the order of mention."""
+        return list(dict.fromkeys(references(self.values)))
 
     def resolved(self, place: Place) -> dict[str, Any]:
         """Return the values that the stage's program starts from."""
-        return {**resolve(self.values, place.folder, place.data_root), "run": self.run}
+        return {**resolve(self.values, place.folder, place.data_root), "run": {**self.run, "dir": str(place.folder)}}
+
+    def missing(self, place: Place) -> dict[str, str]:
+        """Return which of the awaited files are not there yet."""
+        return {
+            path: resolve(what, place.folder, None)
+            for path, what in self.awaited.items()
+            if not Path(resolve(path, place.folder, place.data_root)).exists()
+        }
 
 
 @dataclass(frozen=True)
 class Decision:
     """Whether a stage runs, and why. `old` is what its folder holds, `record` what it would hold."""
 
-    stage: Stage
+    stage: Planned
     action: Action
     why: str
     record: Record
@@ -68,99 +82,141 @@ class Decision:
 # --- configurations ----------------------------------------------------------------------------------------------
 
 
-def check_stages(stages: Sequence[Stage], place: Place) -> list[Checked]:
-    """Compose every stage and hold it against its schema; UserError names the stage and the key."""
+Composed = dict[tuple[str, ...], dict[str, Any]]  # program and overrides -> values
+
+
+def compose(stage: Stage, presets: Sequence[str], seed: int | None, known: Composed) -> dict[str, Any]:
+    """Return a stage's values: its program's and the presets', then the seed, what the graph sets, and what was typed.
+
+    `known` remembers what the stages of a program have in common: composing it takes a tenth of a second.
+    """
+    typed = [override.lstrip("+~").partition("=")[0] for override in stage.overrides]
+    source = (stage.program, *(f"preset={name}" for name in presets), *stage.overrides)
+    if source not in known:
+        known[source] = compose_dict(stage.program, source[1:])
+    values = deepcopy(known[source])
+    for key, value in stage.settings.items():
+        below = next((one for one in typed if one.startswith(f"{key}.")), None)
+        if below is not None:
+            raise UserError(f"{below}: the graph sets {key} as a whole; give all of it, or none")
+        if key not in typed:
+            values[key] = value
+    for node, name in ((values.get("run"), "run.seed"), (values, "seed")):  # of the run, and of a world
+        if seed is not None and node is not None and "seed" in node and name not in typed:
+            node["seed"] = seed
+    return values
+
+
+def plan_stages(stages: Sequence[Stage], awaited: Mapping[str, str], place: Place) -> list[Planned]:
+    """Compose every stage, hold it against its schema, look at every file it reads and none makes.
+
+    UserError names the stage and the key.
+    """
     own = [Path(name) for name in place.presets if Path(name).is_file()]
     configs = configs_hash(config_folder(), own)
-    found = []
+    if place.data_root is not None and not Path(place.data_root).is_dir():
+        raise UserError(f"data.root={place.data_root}: there is no such folder")
+    found, known = list[tuple[Planned, Any]](), Composed()
     for stage in stages:
         try:
-            found.append(_checked(stage, place, configs))
+            found.append(_planned(stage, awaited, place, configs, known))
+            _check_parents(found[-1][0], [one.name for one, _ in found[:-1]], [one.name for one in stages])
         except UserError as error:
             raise UserError(f"stage '{stage.name}': {error}") from None
-    return found
+    for one, settings in found:
+        try:
+            _look_outside(one, settings, place)
+        except UserError as error:
+            raise UserError(f"stage '{one.name}': {error}") from None
+    return [one for one, _ in found]
 
 
-def _checked(stage: Stage, place: Place, configs: str) -> Checked:
-    presets = [f"preset={name}" for name in place.presets]
-    overrides = [*presets, *stage.overrides]
-    source = digest(json.dumps(["checked", stage.program, overrides, place.seed, configs]))
+def _planned(
+    stage: Stage, awaited: Mapping[str, str], place: Place, configs: str, known: Composed
+) -> tuple[Planned, Any]:
+    """Return a stage with its values, and those as the program's dataclass."""
+    overrides = [*(f"preset={name}" for name in place.presets), *stage.overrides]
+    source = digest(json.dumps(["planned", stage.program, stage.settings, overrides, place.seed, configs]))
     old = read_record(place.folder / stage.name)
     if old is not None and old.source == source:
         values = old.composed  # composing takes a tenth of a second, holding against the schema a hundredth
     else:
-        values = compose_dict(stage.program, overrides)
-        if place.seed is not None:  # of the run, and of a world; a stage's own overrides may say otherwise
-            keys = [key for key, there in (("run.seed", "run" in values), ("seed", "seed" in values)) if there]
-            overrides = [*presets, *(f"{key}={place.seed}" for key in keys), *stage.overrides]
-            values = compose_dict(stage.program, overrides)
+        values = compose(stage, place.presets, place.seed, known)
     run = {**values["run"], "dir": str(place.folder), "name": stage.name}
     if run["wandb"]["group"] is None:
         run["wandb"] = {**run["wandb"], "group": place.name}
-    typed = stage.overrides if length.is_own(place.presets[-1]) else stage.typed
-    given = lengths_given(stage.program, [*presets, *typed])
+    given = lengths_given(stage.program, overrides)
     if given:
         run["given"] = given
     settings: Any = check(stage.program, schemas()[stage.program], {**values, "run": run}, overrides)
-    return Checked(stage, values, run, source, settings)
+    named = {parts["path"] for value in flatten(values).values() if (parts := VALUE.fullmatch(str(value)))}
+    waits = {path: what for path, what in awaited.items() if path in named}
+    return Planned(stage.name, stage.program, values, run, source, waits), settings
 
 
-def look_outside(checked: Sequence[Checked], place: Place) -> None:
-    """Look at every file that a stage reads and none makes; UserError names the stage and the key."""
-    if place.data_root is not None and not Path(place.data_root).is_dir():
-        raise UserError(f"data.root={place.data_root}: there is no such folder")
-    for one in checked:
-        lenient = getattr(one.settings, "bad_rows", "stop") == "skip"
-        for key, metadata, value in files_read(one.settings):
-            reference = REFERENCE.search(value)
-            if reference and reference[1] != DATA:
-                continue
-            if reference and place.data_root is None:
-                raise UserError(
-                    f"stage '{one.stage.name}' reads {reference[0]}: need data.root=<the folder of your data>"
-                )
-            try:
-                look(metadata["reads"], resolve(value, place.folder, place.data_root), metadata["made_by"], lenient)
-            except UserError as error:
-                raise UserError(f"stage '{one.stage.name}': {key}: {error}") from None
+def _check_parents(one: Planned, before: Sequence[str], stages: Sequence[str]) -> None:
+    for parent in one.parents:
+        if parent not in stages:
+            raise UserError(f"reads @{parent}, which is no stage of this pipeline{nearest(parent, list(stages))}")
+        if parent not in before:
+            raise UserError(f"reads @{parent}, which runs after it")
+
+
+def _look_outside(one: Planned, settings: Any, place: Place) -> None:
+    """Look at every file that a stage reads and no stage makes; UserError names the key."""
+    lenient, missing = getattr(settings, "bad_rows", "stop") == "skip", one.missing(place)
+    for key, metadata, value in files_read(settings):
+        reference, parts = REFERENCE.search(value), VALUE.fullmatch(value)
+        if (reference and reference[1] != DATA) or (parts and parts["path"] in missing):
+            continue
+        if reference and place.data_root is None:
+            raise UserError(f"reads {reference[0]}: need data.root=<the folder of your data>")
+        try:
+            look(metadata["reads"], resolve(value, place.folder, place.data_root), metadata["made_by"], lenient)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
 
 
 # --- decisions ---------------------------------------------------------------------------------------------------
 
 
-def plan(checked: Sequence[Checked], place: Place, rerun: Collection[str] = ()) -> list[Decision]:
+def plan(stages: Sequence[Planned], place: Place, rerun: Collection[str] = ()) -> list[Decision]:
     """Decide about stages in their order, as far as it can be known before any of them runs."""
     decisions: list[Decision] = []
     pending: set[str] = set()
-    for one in checked:
+    for one in stages:
         decisions.append(decide(one, place, rerun, pending))
         if decisions[-1].action != "done":
-            pending.add(one.stage.name)
+            pending.add(one.name)
     return decisions
 
 
-def decide(one: Checked, place: Place, rerun: Collection[str], pending: Collection[str] = ()) -> Decision:
+def decide(one: Planned, place: Place, rerun: Collection[str], pending: Collection[str] = ()) -> Decision:
     """Decide about one stage; `pending` are the stages that are still to run, whose results are not known."""
-    stage, folder = one.stage, place.folder / one.stage.name
-    schema, old = schemas()[stage.program], read_record(folder)
-    record = make_record(stage.program, schema, one.values, place.folder, place.data_root, old, pending)
-    record.parents, record.source = stage.parents, one.source
+    folder = place.folder / one.name
+    schema, old = schemas()[one.program], read_record(folder)
+    record = make_record(one.program, schema, one.values, place.folder, place.data_root, old, pending)
+    record.parents, record.source = one.parents, one.source
 
     def so(action: Action, why: str = "") -> Decision:
-        return Decision(stage, action, why, record, old)
+        return Decision(one, action, why, record, old)
 
+    state = read_status(folder).get("state")
+    if old is None and state != "waiting" and folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} was not made by a pipeline: move it away, or choose another run.name")
+    missing = one.missing(place)
+    if missing:
+        return so("wait", "; ".join(f"waits for {path}: {what}" for path, what in missing.items()))
     if old is None:
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} was not made by a pipeline: move it away, or choose another run.name")
         return so("new", "new")
     changes = record.changes(old, schema)
     if changes:
         more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
         return so("again", "; ".join(changes[:3]) + more)
-    done = read_status(folder).get("state") == "done"
-    if done and stage.name in rerun:
+    done = state == "done"
+    if done and one.name in rerun:
         return so("again", "as asked by rerun")
-    unknown = [parent for parent in stage.parents if parent in pending]
+    unknown = [parent for parent in one.parents if parent in pending]
     if unknown:
         return so("perhaps", f"if {' or '.join(unknown)} comes out differently")
     return so("done") if done else so("resume", "resumes where it was interrupted")

@@ -51,8 +51,11 @@ class Program:
 
 PROGRAMS = {
     "pipeline": Program(
-        "launch.pipeline", "Everything at once", "all stages of a preset, in order; done ones are skipped"
+        "launch.pipeline",
+        "Everything at once",
+        "from text to a chat model: all stages, in order; done ones are skipped",
     ),
+    "stage": Program("launch.stage", "Everything at once", "one stage of a pipeline that was planned"),
     "report": Program(
         "launch.report", "Everything at once", "one self-contained HTML page from a pipeline's run folders"
     ),
@@ -126,6 +129,21 @@ def typed(arguments: Sequence[str]) -> str:
     else:
         start = [str(name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else name)]
     return shlex.join([*start, *([] if PREFIX else ["-m", "launch"]), *arguments])
+
+
+def with_keys(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Return arguments of which the plain ones, in their order, have got these keys: `runs/demo` is folder='runs/demo'."""
+    left = list(keys)
+    return [
+        argument if "=" in argument or argument.startswith("-") or not left else f"{left.pop(0)}={quoted(argument)}"
+        for argument in arguments
+    ]
+
+
+def quoted(text: str) -> str:
+    """Return a text as a value of an override, whatever stands in it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def command(module: str) -> list[str]:

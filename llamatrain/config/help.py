@@ -27,8 +27,8 @@ def help_text(program: str, task: Callable[..., None], plans: bool = False) -> s
     sweep = "   --multirun (a,b: one run for each value)" if any(group == "run" for group, _, _ in used) else ""
     dry = f"   dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for so many ranks)" if plans else ""
     lines += [f"Options: --help   --cfg job (print the composed configuration){dry}{sweep}"]
-    key = "stages" if program == "pipeline" else yaml_name(program)
-    ready = sorted(p.stem for p in (folder / "preset").glob("*.yaml") if key in load_preset(p.stem))
+    every = sorted(path.stem for path in (folder / "preset").glob("*.yaml"))
+    ready = [name for name in every if program == "pipeline" or yaml_name(program) in load_preset(name)]
     if ready:
         lines += ["", f"Presets: {', '.join(ready)}"]
     if used:

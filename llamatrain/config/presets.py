@@ -44,14 +44,18 @@ def load_preset(name: str) -> dict[str, Any]:
     preset = read_yaml(path)
     if not isinstance(preset, dict):
         raise UserError(f"preset={name} is no preset: found {show(preset)}, need `program: [overrides]`")
-    programs = [*(path.stem for path in config_folder().glob("*.yaml")), "stages"]
+    if "stages" in preset:
+        raise UserError(
+            f"preset={name}: `stages` is of an earlier version; a preset holds values only, `program: [overrides]`"
+        )
+    programs = [path.stem for path in config_folder().glob("*.yaml")]
     for program, overrides in preset.items():
         if program not in programs:
             near = difflib.get_close_matches(str(program), programs, n=1, cutoff=0.7)
             hint = f"; the nearest is '{near[0]}'" if near else ""
-            raise UserError(f"preset={name} is no preset: '{program}' is neither a program nor `stages`{hint}")
+            raise UserError(f"preset={name} is no preset: '{program}' is no program{hint}")
         texts = all(isinstance(override, str) for override in overrides) if isinstance(overrides, list) else False
-        if program != "stages" and overrides is not None and not texts:
+        if overrides is not None and not texts:
             raise UserError(f"preset={name}: {program} is {show(overrides)}, need a list of overrides like [key=value]")
     return preset
 

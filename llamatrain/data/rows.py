@@ -9,7 +9,8 @@ A source is spelled
     hf:NAME             a data set of the hub, or a local folder, with our own fields
 
 and may end in `@fold0/5`, the first fifth of its rows by a hash of the prompt, or `@without0/5`, all others: cross
-validation. Rows of one conversation, told by its first user message, always fall into one fold.
+validation. Rows of one conversation, told by its first user message, always fall into one fold. Before that may stand
+`@helpfulness` or `@safety`: of preferences, those of that kind.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def look(source: str | Path, kind: Kind, first: bool = True) -> None:
 
     A data set of the hub is not asked for.
     """
-    adapter = _split_adapter(_split_fold(str(source))[0])[0]
+    adapter = _split_adapter(_split_share(str(source))[0])[0]
     if adapter is not None and kind not in adapters.ADAPTERS[adapter]:
         raise _no_such_rows(str(source), adapter, kind)
     if local_file(str(source)) is not None and first:
@@ -96,7 +97,7 @@ class Part:
 def split(source: str | Part, part_bytes: int) -> list[Part]:
     """Return the parts of a source, or of a part that is a whole source, of about `part_bytes` where its format allows it."""
     whole = Part(source) if isinstance(source, str) else source
-    adapter, path = _split_adapter(_split_fold(whole.source)[0])
+    adapter, path = _split_adapter(_split_share(whole.source)[0])
     if adapter is not None and not _is_file(path):
         count = adapters.hub_shards(path, whole.version)
         return [replace(whole, begin=number, end=number + 1) for number in range(count)]
@@ -109,12 +110,12 @@ def stamp(whole: Part) -> list[Any]:
     path = local_file(whole.source)
     if path is not None:
         return [path.stat().st_size, path.stat().st_mtime_ns]
-    return [adapters.hub_stamp(_split_adapter(_split_fold(whole.source)[0])[1], whole.version)]
+    return [adapters.hub_stamp(_split_adapter(_split_share(whole.source)[0])[1], whole.version)]
 
 
 def local_file(source: str) -> Path | None:
     """Return the file a source names, which must exist; None for a data set of the hub."""
-    adapter, path = _split_adapter(_split_fold(source)[0])
+    adapter, path = _split_adapter(_split_share(source)[0])
     return None if adapter is not None and not _is_file(path) else _existing(path)
 
 
@@ -122,7 +123,7 @@ def place(part: Part) -> str:
     """Return what, with a row's number after it, names a row of the part's file; of a hub's shard, of that shard."""
     path = local_file(part.source)
     if path is None:
-        return f"{_split_adapter(_split_fold(part.source)[0])[1]}, shard {part.begin}, row "
+        return f"{_split_adapter(_split_share(part.source)[0])[1]}, shard {part.begin}, row "
     return f"{path}{', row ' if path.suffix == '.parquet' else ':'}"
 
 
@@ -140,7 +141,7 @@ def read_part(
     A bad row stops with a UserError, or is handed to `bad` and left out. `source`, or else the file's name, stands in
     for that field where a row has none.
     """
-    name, fold = _split_fold(part.source)
+    name, share = _split_share(part.source)
     source = source or Path(_split_adapter(name)[1]).name
     for place, row in _read(name, kind, part.begin, part.end, part.version):
         try:
@@ -156,7 +157,7 @@ def read_part(
                 raise
             bad(error)
             continue
-        if fold is None or fold.holds(row):
+        if share is None or share.holds(row):
             yield place.number, row
 
 
@@ -178,7 +179,7 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
 
 def count_rows(source: str | Path) -> int:
     """Return how many raw rows a source holds, without parsing them: what a progress bar goes up to."""
-    name, _ = _split_fold(str(source))
+    name, _ = _split_share(str(source))
     adapter, path = _split_adapter(name)
     if adapter is not None and not _is_file(path):
         return adapters.hub_length(path)
@@ -186,8 +187,8 @@ def count_rows(source: str | Path) -> int:
 
 
 def file_fingerprint(source: str | Path) -> str:
-    """Return the sha256 of a source: of the file's bytes and, where there are such, the adapter's name and the fold."""
-    name, fold = _split_fold(str(source))
+    """Return the sha256 of a source: of the file's bytes and, where there are such, the adapter's name and the share."""
+    name, share = _split_share(str(source))
     adapter, path = _split_adapter(name)
     if adapter is None or Path(path).is_file():
         digest = hashlib.sha256()
@@ -197,9 +198,9 @@ def file_fingerprint(source: str | Path) -> str:
         content = digest.hexdigest()
     else:
         content = adapters.hub_fingerprint(path)
-    if adapter is None and fold is None:
+    if adapter is None and share is None:
         return content
-    return hashlib.sha256(f"{content} {adapter} {fold}".encode()).hexdigest()
+    return hashlib.sha256(f"{content} {adapter} {share}".encode()).hexdigest()
 
 
 def conversation_key(row: Row) -> str:
@@ -210,28 +211,36 @@ def conversation_key(row: Row) -> str:
     return str(row.get("text") or row.get("prompt_id") or "")
 
 
-class _Fold:
-    """One of `count` parts of a source by a hash of the conversation, or all parts but that one."""
+@dataclass(frozen=True)
+class _Share:
+    """Which of a source's rows are meant: preferences of a kind, one of `count` parts by a hash of the conversation, or
+    all parts but that one.
+    """
 
-    def __init__(self, without: bool, part: int, count: int) -> None:
-        self.without, self.part, self.count = without, part, count
+    kind: str | None
+    without: bool
+    part: int
+    count: int
 
     def holds(self, row: Row) -> bool:
+        if self.kind is not None and row.get("kind") != self.kind:
+            return False
         digest = hashlib.sha256(conversation_key(row).encode()).digest()
         return (int.from_bytes(digest[:8], "big") % self.count == self.part) != self.without
 
     def __str__(self) -> str:
-        return f"{'without' if self.without else 'fold'}{self.part}/{self.count}"
+        fold = f"{'without' if self.without else 'fold'}{self.part}/{self.count}"
+        return fold if self.kind is None else f"{self.kind} {fold}"
 
 
-def _split_fold(source: str) -> tuple[str, _Fold | None]:
-    match = re.fullmatch(r"(.+)@(fold|without)(\d+)/(\d+)", source)
-    if match is None:
+def _split_share(source: str) -> tuple[str, _Share | None]:
+    match = re.fullmatch(r"(.+?)(?:@(helpfulness|safety))?(?:@(fold|without)(\d+)/(\d+))?", source)
+    if match is None or (match[2] is None and match[3] is None):
         return source, None
-    part, count = int(match[3]), int(match[4])
+    part, count = (int(match[4]), int(match[5])) if match[3] else (0, 1)
     if part >= count:
         raise UserError(f"{source}: fold {part} of {count} does not exist, needs 0 to {count - 1}")
-    return match[1], _Fold(match[2] == "without", part, count)
+    return match[1], _Share(match[2], match[3] == "without", part, count)
 
 
 def _split_adapter(name: str) -> tuple[str | None, str]:

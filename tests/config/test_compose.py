@@ -83,8 +83,9 @@ def test_mistakes_are_named(override: str, parts: list[str]) -> None:
         ("- steps=1\n", ["is no preset: found ['steps=1']", "need `program: [overrides]`"]),
         ("7\n", ["is no preset: found 7"]),
         ("", ["is no preset: found None"]),
-        ("exampel: [steps=1]\n", ["'exampel' is neither a program nor `stages`", "the nearest is 'example'"]),
-        ("steps: 1\nratio: 2\n", ["'steps' is neither a program"]),  # a run's config.yaml
+        ("exampel: [steps=1]\n", ["'exampel' is no program", "the nearest is 'example'"]),
+        ("steps: 1\nratio: 2\n", ["'steps' is no program"]),  # a run's config.yaml
+        ("stages: {a: 1}\n", ["`stages` is of an earlier version; a preset holds values only"]),
         ("example: {steps: 1}\n", ["example is {'steps': 1}, need a list of overrides"]),
         ("example: [{steps: 1}]\n", ["example is [{'steps': 1}], need a list of overrides"]),
         ("example: [steps=1\n", ["not YAML"]),

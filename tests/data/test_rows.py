@@ -193,6 +193,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_preferences_of_a_kind_can_be_told_from_those_of_the_other(tmp_path: Path) -> None:
+    pairs = [
+        {"messages": [{"role": "user", "content": f"q{i}"}], "chosen": "a", "rejected": "b", "kind": kind, "id": i}
+        for i in range(40)
+        for kind in ("helpfulness", "safety")
+    ]
+    path = tmp_path / "p.jsonl"
+    write_rows(path, pairs)
+    safe = read(f"{path}@safety", "preference")
+    assert [row["kind"] for row in safe] == ["safety"] * 40
+    part, rest = (read(f"{path}@safety@{share}0/4", "preference") for share in ("fold", "without"))
+    assert sorted(row["id"] for row in [*part, *rest]) == list(range(40))
+    assert {row["id"] for row in part} == {row["id"] for row in read(f"{path}@helpfulness@fold0/4", "preference")}
+    hashes = {file_fingerprint(f"{path}{end}") for end in ("", "@safety", "@helpfulness", "@safety@fold0/4")}
+    assert len(hashes) == 4
+
+
 def test_folds_part_the_rows_and_keep_a_conversation_together(tmp_path: Path) -> None:
     def row(opening: int, later: int) -> dict[str, Any]:
         more = [{"role": "assistant", "content": "a"}, {"role": "user", "content": str(later)}]

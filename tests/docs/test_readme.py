@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from launch.graph import split_overrides
-from launch.programs import PROGRAMS
-from llamatrain.config.compose import compose_dict
-from llamatrain.config.presets import load_preset
+from launch.graph import Graph, distributed, split_overrides
+from launch.graphs.chat import chat
+from launch.pipeline import OWN, PipelineConfig
+from launch.plan import Composed
+from launch.plan import compose as compose_stage
+from launch.programs import PROGRAMS, with_keys
+from llamatrain.config.compose import compose, compose_dict
 from toyworld.judge import judge_of
 
 ROOT = Path(__file__).parents[2]
@@ -60,20 +63,30 @@ def test_the_pages_show_commands() -> None:
 @pytest.mark.parametrize(("program", "arguments"), COMMANDS)
 def test_a_command_composes(program: str, arguments: list[str]) -> None:
     assert program in PROGRAMS
+    arguments = with_keys(arguments, {"clean": ["folder"], "stage": ["pipeline", "stage"]}.get(program, []))
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
     for argument in set(arguments) - set(overrides):
-        if program == "clean" and argument.startswith("runs"):
-            continue
         assert argument in ("...", "--help", "--cfg", "job", "--multirun") or argument.startswith("--dry-run")
     if "--multirun" in arguments:  # of several values the first
         overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", override) for override in overrides]
     if program == "pipeline":
-        preset = overrides[0].removeprefix("preset=")
-        stages = load_preset(preset)["stages"]
-        overrides, staged = split_overrides(overrides[1:], list(stages))
-        for stage, own in staged.items():
-            compose_dict(stages[stage]["program"].replace(".", "_"), [f"preset={preset}", *own])
-    compose_dict(program.replace(".", "_"), overrides)
+        _composes_all_stages(overrides)
+    else:
+        compose_dict(program.replace(".", "_"), overrides)
+
+
+KNOWN = Composed()
+
+
+def _composes_all_stages(overrides: list[str]) -> None:
+    own, staged = split_overrides(overrides, OWN)
+    own = [re.sub(r"data=\S+\.yaml", "data=toyworld", override) for override in own]  # a file of the user's
+    cfg, graph = compose("pipeline", PipelineConfig, own), Graph()
+    chat(graph, cfg, cfg.data)
+    presets = [override.removeprefix("preset=") for override in own if override.startswith("preset=")]
+    assert presets
+    for stage in distributed(list(graph.stages.values()), staged):
+        compose_stage(stage, presets, None, KNOWN)
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[str]:

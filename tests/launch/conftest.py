@@ -1,4 +1,4 @@
-"""A configuration folder with one fake program, and a preset of three stages made of it."""
+"""A configuration folder with one fake program, and a graph of three stages made of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launch import pipeline, programs
+from launch.graph import Graph
 from llamatrain.config import presets
 
 from .fake_program import FakeConfig
@@ -23,12 +25,14 @@ micro_batch_size: 1
 wait: 0
 seed: 0
 """
-PRESET = """
-stages:
-  first: {program: fake, set: [text=one]}
-  second: {program: fake, set: [input=@first/out.txt, number=2]}
-  third: {program: fake, set: ["input=@second/out.txt"]}
-"""
+
+
+def trio(g: Graph, cfg: Any, data: Any) -> None:
+    """A graph of three stages, each reading the one before it."""
+    first = g.add("fake", "first", text="one")
+    second = g.add("fake", "second", input=first / "out.txt", number=2)
+    g.add("fake", "third", input=second / "out.txt")
+
 
 Start = Callable[..., int]
 
@@ -39,8 +43,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> 
     folder = tmp_path / "configs"
     (folder / "preset").mkdir(parents=True)
     (folder / "fake.yaml").write_text(FAKE)
-    (folder / "preset" / "trio.yaml").write_text(PRESET)
-    shutil.copy(repository / "configs" / "pipeline.yaml", folder)
+    (folder / "preset" / "trio.yaml").write_text("fake: []")
+    for program in ("pipeline", "stage"):
+        shutil.copy(repository / "configs" / f"{program}.yaml", folder)
+    shutil.copytree(repository / "configs" / "data", folder / "data")
+    monkeypatch.setattr(pipeline, "chat", trio)
     monkeypatch.setattr(presets, "config_folder", lambda: folder)
     fake = programs.Program("tests.launch.fake_program", "Training", "does nothing")
     monkeypatch.setitem(programs.schemas(), "fake", FakeConfig)

@@ -66,7 +66,8 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def status(state: str) -> None:
-        (folder / "status.json").write_text(json.dumps({"state": state}))
+        if os.environ.get("RANK", "0") == "0":
+            (folder / "status.json").write_text(json.dumps({"state": state}))
 
     with (folder / "started.txt").open("a") as log:
         log.write(json.dumps(values) + "\n")

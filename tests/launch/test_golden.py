@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from launch.graph import read_stages
-from llamatrain.config.compose import compose_dict
-from llamatrain.config.presets import load_preset
+from launch.graph import Graph
+from launch.graphs.chat import chat
+from launch.pipeline import PipelineConfig
+from launch.plan import Composed, compose
+from llamatrain.config.compose import compose as composed_whole
 from llamatrain.keys import flatten
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -22,12 +24,11 @@ PRESETS = ("demo", "fairytales")
 
 def composed(preset: str) -> dict[str, Any]:
     """Return stage -> program and flat configuration, with `@stage/file` references in place."""
+    cfg, graph, known = composed_whole("pipeline", PipelineConfig, [f"preset={preset}"]), Graph(), Composed()
+    chat(graph, cfg, cfg.data)
     return {
-        stage.name: {
-            "program": stage.program,
-            "config": flatten(compose_dict(stage.program, [f"preset={preset}", *stage.overrides])),
-        }
-        for stage in read_stages(preset, load_preset(preset), {})
+        stage.name: {"program": stage.program, "config": flatten(compose(stage, [preset], None, known))}
+        for stage in graph.stages.values()
     }
 
 

@@ -1,4 +1,4 @@
-"""References in overrides become paths and parents; broken graphs are refused; the presets' graphs hold."""
+"""A graph's stages, what refers to what, and what of the command line reaches which stage."""
 
 from __future__ import annotations
 
@@ -7,101 +7,88 @@ from typing import Any
 
 import pytest
 
-from launch.graph import Stage, ordered, read_stages, references, resolve, split_overrides
-from llamatrain.config.compose import compose_dict
-from llamatrain.config.presets import config_folder, load_preset
+from launch.graph import Graph, Stage, distributed, references, resolve, split_overrides
 from llamatrain.errors import UserError
 
 
-def stage(*overrides: str, name: str = "s") -> Stage:
-    return Stage(name, "sft", overrides)
-
-
 @pytest.mark.parametrize(
-    ("override", "resolved", "parents"),
+    ("value", "resolved", "parents"),
     [
-        ("checkpoint=@sft/final", "checkpoint=runs/demo/sft/final", ["sft"]),
-        ("corpus=@corpus", "corpus=runs/demo/corpus", ["corpus"]),
-        ("train=[@a/x.jsonl,@b/y.jsonl]", "train=[runs/demo/a/x.jsonl,runs/demo/b/y.jsonl]", ["a", "b"]),
-        ("m={base:{c:@a/final},sft: {c: @b}}", "m={base:{c:runs/demo/a/final},sft: {c: runs/demo/b}}", ["a", "b"]),
-        ("t=['hh:@data/x.gz@fold0/5']", "t=['hh:/my/x.gz@fold0/5']", []),
-        ("p=@rate/p.jsonl@without1/5", "p=runs/demo/rate/p.jsonl@without1/5", ["rate"]),
-        ("optim@critic_optim=critic", "optim@critic_optim=critic", []),
-        ("system='mail me@home'", "system='mail me@home'", []),
-        ("+x=@a", "+x=runs/demo/a", ["a"]),
+        ("@sft/final", "runs/demo/sft/final", ["sft"]),
+        ("@corpus", "runs/demo/corpus", ["corpus"]),
+        (["@a/x.jsonl", "@b/y.jsonl"], ["runs/demo/a/x.jsonl", "runs/demo/b/y.jsonl"], ["a", "b"]),
+        ({"base": {"c": "@a/final"}, "d": None}, {"base": {"c": "runs/demo/a/final"}, "d": None}, ["a"]),
+        ("hh:@data/x.gz@fold0/5", "hh:/my/x.gz@fold0/5", []),
+        ("@rate/p.jsonl@safety@without1/5", "runs/demo/rate/p.jsonl@safety@without1/5", ["rate"]),
+        ("mail me@home", "mail me@home", []),
+        (1, 1, []),
     ],
 )
-def test_references(override: str, resolved: str, parents: list[str]) -> None:
-    _, _, value = override.partition("=")
-    assert resolve(value, Path("runs/demo"), "/my") == resolved.partition("=")[2]
-    assert stage(override).parents == parents
+def test_references(value: Any, resolved: Any, parents: list[str]) -> None:
+    assert resolve(value, Path("runs/demo"), "/my") == resolved
+    assert list(references(value)) == parents
 
 
-def test_references_are_resolved_at_any_depth_whatever_the_folder_is_called() -> None:
-    values = {"a": ["@sft/final", 1], "b": {"c": "hh:@data/x@fold0/2"}, "d": None}
-    found = resolve(values, Path("it's/[mine]"), 'my "data"')
-    assert found == {"a": ["it's/[mine]/sft/final", 1], "b": {"c": 'hh:my "data"/x@fold0/2'}, "d": None}
+def test_references_are_resolved_whatever_the_folder_is_called() -> None:
+    found = resolve(["@sft/final", "hh:@data/x@fold0/2"], Path("it's/[mine]"), 'my "data"')
+    assert found == ["it's/[mine]/sft/final", 'hh:my "data"/x@fold0/2']
 
 
-def test_parents_come_first_and_otherwise_the_given_order() -> None:
-    stages = [stage("a=@late", name="early"), stage(name="late"), stage(name="last")]
-    assert [s.name for s in ordered(stages)] == ["late", "early", "last"]
-
-
-@pytest.mark.parametrize(
-    ("graph", "message"),
-    [
-        ({}, "has no stages"),
-        ({"a": {"program": "sft", "set": ["x=@a/final"]}}, "wait for each other: a"),
-        (
-            {"a": {"program": "sft", "set": ["x=@b"]}, "b": {"program": "sft", "set": ["x=@a"]}},
-            "wait for each other: a, b",
-        ),
-        ({"sft": {"program": "sft", "set": ["x=@sfd"]}}, "did you mean 'sft'?"),
-        ({"a": {"program": "stf"}}, "no program 'stf' to run; did you mean 'sft'?"),
-        ({"a": {"program": "pipeline"}}, "no program 'pipeline' to run"),
-        ({"a": {"program": "sft", "sets": []}}, "need {program: NAME"),
-        ({"a": {"program": "sft", "set": "x=1"}}, "'set' must be a list"),
-        ({"data": {"program": "sft"}}, "need another name"),
-        ({"seed": {"program": "sft"}}, "need another name"),
-    ],
-)
-def test_broken_graphs(graph: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as error:
-        read_stages("mine", {"stages": graph}, {})
-    assert message in str(error.value)
-
-
-def test_overrides_find_their_stage() -> None:
-    arguments = [
-        "sft.optim.lr=1",
-        "+sft.x=2",
-        "~sft.y",
-        "ranks=2",
-        "run.name=n",
-        "run.wandb.mode=disabled",
-        "data.root=d",
-    ]
-    own, staged = split_overrides(arguments, ["sft", "ppo"])
-    assert own == ["ranks=2", "run.name=n", "data.root=d"]
-    assert staged == {
-        "sft": ["optim.lr=1", "+x=2", "~y", "run.wandb.mode=disabled"],
-        "ppo": ["run.wandb.mode=disabled"],
+def test_stages_are_named_after_their_program_and_their_round() -> None:
+    graph = Graph()
+    base = graph.add("pretrain", seq_len=None)
+    with graph.round(2):
+        graph.add("sft", checkpoint=base.final, train=[base / "x"], models={"a": {"b": base, "c": None}})
+    assert list(graph.stages) == ["pretrain", "v2_sft"]
+    assert base.settings == {}  # None is left to the program
+    settings = {
+        "checkpoint": "@pretrain/final",
+        "train": ["@pretrain/x"],
+        "models": {"a": {"b": "@pretrain", "c": None}},
     }
-    with pytest.raises(UserError, match=r"^\+stf\.a=1: there is no stage 'stf'; did you mean 'sft'\?"):
-        split_overrides(["+stf.a=1"], ["sft", "ppo"])
+    assert graph.stages["v2_sft"].settings == settings
 
 
-def test_references_only_count_in_values() -> None:
-    assert references("optim@policy=adam") == []
+def test_the_pipelines_own_keys_are_told_from_those_of_stages() -> None:
+    own = ["ranks=2", "run.name=n", "data.root=d", "ppo=false"]
+    staged = ["sft.optim.lr=1", "+sft.x=2", "~sft.y", "run.wandb.mode=disabled", "mixshare.safety=1"]
+    assert split_overrides([*own, *staged], ["run", "data"]) == (own, staged)
 
 
-@pytest.mark.parametrize("path", sorted((config_folder() / "preset").glob("*.yaml")), ids=lambda path: path.stem)
-def test_graphs_of_the_presets_hold_and_compose(path: Path) -> None:
-    content = load_preset(path.stem)
-    if not content.get("stages"):
-        pytest.skip("sets up single programs")
-    for found in read_stages(path.stem, content, {}):
-        composed = compose_dict(found.program, [f"preset={path.stem}", *found.overrides, "run.name=x"])
-        missing = [key for key, value in composed.items() if value == "???"]
-        assert not missing, f"{found.name} needs {missing}"
+STAGES = [Stage(name, program, {}) for name, program in (
+    ("sft", "sft"), ("reward", "reward"), ("v1_reward_safety", "reward"), ("accuracy", "reward.evaluate"),
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reached"),
+    [
+        (["sft.optim.lr=1", "+sft.x=2", "~sft.y"], {"sft": ["optim.lr=1", "+x=2", "~y"]}),
+        (["reward.a=1"], {"reward": ["a=1"]}),  # a stage before a program
+        (["reward_evaluate.a=1"], {"accuracy": ["a=1"]}),
+        (["reward.evaluate.a=1"], {"accuracy": ["a=1"]}),
+        (["sft.run.b=1", "run.b=2"], {name: ["run.b=2"] for name in ("reward", "v1_reward_safety", "accuracy")}
+         | {"sft": ["run.b=2", "run.b=1"]}),
+    ],
+)  # fmt: skip
+def test_overrides_find_their_stages(arguments: list[str], reached: dict[str, list[str]]) -> None:
+    found = distributed(STAGES, arguments)
+    assert {stage.name: list(stage.overrides) for stage in found if stage.overrides} == reached
+
+
+def test_what_is_said_of_a_stage_wins_over_what_is_said_of_its_program() -> None:
+    (safety,) = distributed(STAGES[2:3], ["v1_reward_safety.a=1", "reward.a=2", "reward.b=3"])
+    assert safety.overrides == ("a=2", "b=3", "a=1")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("+stf.a=1", r"\+stf\.a=1: there is no stage and no program 'stf'; did you mean 'sft'\?"),
+        ("reward_safety.a=1", r"did you mean 'v1_reward_safety'\?"),
+        ("ppo.beta=1", "no stage of this pipeline runs 'ppo'"),
+    ],
+)
+def test_a_name_that_is_neither_is_refused_with_the_nearest(argument: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        distributed(STAGES, [argument])

@@ -1,0 +1,1 @@
+"""The methods: functions that build a pipeline's graph, to be read like the paper."""

@@ -1,0 +1,258 @@
+"""From text to a chat model, in rounds of rejection sampling with PPO after the last (paper 3.2: V1 to V5).
+
+What there is no data for is left out, and noted with what it would need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llamatrain.errors import UserError
+
+from ..graph import Graph, Stage
+
+KINDS = ("helpfulness", "safety")
+BASES = ("base", "sft")
+HELD_OUT = "0/10"  # of people's ratings: a tenth of the prompts, by their hash
+
+
+@dataclass
+class Pairs:
+    """Sources of preferences, by kind."""
+
+    helpfulness: list[str]
+    safety: list[str]
+
+    def of(self, kind: str) -> list[str]:
+        """Return the sources of a kind."""
+        sources: list[str] = getattr(self, kind)
+        return sources
+
+    def __bool__(self) -> bool:
+        return bool(self.helpfulness or self.safety)
+
+
+@dataclass
+class Data:
+    """Which files play which role; configs/data/mine.yaml says what each means."""
+
+    root: str | None
+    world: bool
+    checkpoint: str | None
+    documents: list[str]
+    documents_eval: list[str]
+    dialogues: list[str]
+    dialogues_eval: list[str]
+    prompts: list[str]
+    prompts_eval: list[str]
+    preferences: Pairs
+    preferences_eval: Pairs
+    ratings: str | None
+
+
+@dataclass
+class Chat:
+    """What the method leaves open; configs/pipeline.yaml says what each key means."""
+
+    rounds: int
+    folds: int
+    mix_share: dict[str, float | None]
+    rejection_base: str
+    replay: dict[str, float]
+    ppo: bool
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        for key in ("rounds", "folds"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        if self.rejection_base not in BASES:
+            raise UserError(f"rejection_base={self.rejection_base}: need one of {', '.join(BASES)}")
+
+
+@dataclass(frozen=True)
+class Rated:
+    """Preferences that came together, and the held-out ones among them."""
+
+    train: Pairs
+    held_out: Pairs
+
+
+def chat(g: Graph, cfg: Chat, data: Data) -> None:
+    """Add all stages that there are data for."""
+    world = g.add("toyworld", "world") if data.world else None
+    if world is not None:
+        data = made_by(world, data)
+    corpus, base = pretrained(g, data)
+    models = {"base": base}
+    rewards: dict[str, Stage] = {}
+    sampled: list[Stage] = []  # by rejection sampling, a stage a round
+    if data.dialogues:
+        text = {"eval": data.dialogues_eval, **replay(g, cfg, corpus, "sft")}
+        sft = g.add("sft", checkpoint=base, train=data.dialogues, **text)
+        models["sft"] = policy = sft.final
+        rated = [Rated(data.preferences, data.preferences_eval)] if data.preferences else []
+        for n in range(1, cfg.rounds + 1):
+            with g.round(n):
+                new = collected(g, cfg, data, world, models, n)
+                rated += new
+                if new or n == 1:
+                    rewards = {kind: reward_model(g, cfg, kind, sft, rated) for kind in KINDS if pairs_of(rated, kind)}
+                if not can_tune(g, data, rewards):
+                    break
+                start = models[cfg.rejection_base]
+                earlier = {"earlier": [stage / "best.jsonl" for stage in sampled] or None}
+                tuned = {"prompts": data.prompts, **finals(rewards)}
+                own = {"sft_train": data.dialogues, **replay(g, cfg, corpus, "rejection_sampling"), **earlier}
+                sampled.append(g.add("rejection_sampling", checkpoint=policy, base=start, **tuned, **own))
+                models[f"rs_v{n}"] = policy = sampled[-1].final
+        if sampled and cfg.ppo:
+            ppo = g.add("ppo", checkpoint=policy, prompts=data.prompts, **finals(rewards))
+            models["ppo"] = ppo.final
+    else:
+        g.leave_out("fine-tuning and what follows it", "data.dialogues")
+    if world is not None:
+        judge_what_was_learned_from(g, world, sampled, "ppo" in models)
+    measure(g, data, world, models, rewards, corpus)
+
+
+def made_by(world: Stage, data: Data) -> Data:
+    """Return the data with the toy world's files in every role that is not given."""
+    made: dict[str, Any] = {}
+    for role in ("documents", "documents_eval", "dialogues", "dialogues_eval", "prompts", "prompts_eval"):
+        made[role] = getattr(data, role) or [world / f"{role}.jsonl"]
+    return replace(data, **made)
+
+
+def pretrained(g: Graph, data: Data) -> tuple[Stage | None, str]:
+    """Train a tokenizer and a base model (paper 2), or take one that is there; return the corpus and the checkpoint."""
+    if data.checkpoint is None and not data.documents:
+        raise UserError("data: need data.documents (texts to pretrain on), or data.checkpoint (a model to start from)")
+    if data.checkpoint is not None and not data.documents:
+        return None, data.checkpoint
+    tokenizer: Stage | str = data.checkpoint or g.add("tokenizer", documents=data.documents)
+    held_out = data.documents_eval or None
+    corpus = g.add("corpus", documents=data.documents, eval_documents=held_out, tokenizer=tokenizer)
+    return corpus, data.checkpoint or g.add("pretrain", corpus=corpus, tokenizer=tokenizer).final
+
+
+def replay(g: Graph, cfg: Chat, corpus: Stage | None, program: str) -> dict[str, Any]:
+    """Return what mixes pretraining text into a fine-tuning: small models forget without it."""
+    share = cfg.replay[program]
+    if share and corpus is None:
+        g.leave_out(f"replay in {program}", "data.documents")
+    return {"replay": corpus, "replay_fraction": share} if share and corpus is not None else {}
+
+
+# --- preferences and reward models -------------------------------------------------------------------------------
+
+
+def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapping[str, str], n: int) -> list[Rated]:
+    """Have comparisons of the newest model and the one before it rated: by the world's annotators, or by people."""
+    if not data.ratings and (world is None or data.preferences):
+        return []
+    if not data.prompts:
+        g.leave_out(f"comparisons of round {n}", "data.prompts")
+        return []
+    newest, before = list(models.values())[-1], list(models.values())[-2]
+    pairs = g.add("compare", checkpoint_a=newest, checkpoint_b=before if n > 1 else None, prompts=data.prompts)
+    if data.ratings:
+        path = g.wait_for(
+            f"{data.ratings}/v{n}_preferences.jsonl",
+            f"preferences between the responses in {pairs / 'comparisons.jsonl'}",
+        )
+        part = "" if cfg.folds > 1 else f"@without{HELD_OUT}"
+        train = {kind: [f"{path}@{kind}{part}"] for kind in KINDS}
+        return [Rated(Pairs(**train), Pairs(**{kind: [f"{path}@{kind}@fold{HELD_OUT}"] for kind in KINDS}))]
+    rate = g.add("rate", world=world, comparisons=[pairs / "comparisons.jsonl"])
+    train, held_out = ({kind: [rate / f"preferences_{kind}{end}.jsonl"] for kind in KINDS} for end in ("", "_eval"))
+    return [Rated(Pairs(**train), Pairs(**held_out))]
+
+
+def pairs_of(rated: list[Rated], kind: str) -> list[str]:
+    """Return the sources of a kind's preferences so far, to train on."""
+    return [source for batch in rated for source in batch.train.of(kind)]
+
+
+def reward_model(g: Graph, cfg: Chat, kind: str, start: Stage, rated: list[Rated]) -> Stage:
+    """Train reward models on all preferences so far, one a fold, each measured on the newest held-out ones.
+
+    Returns the first. `mix` are the other kind's pairs (paper 3.2.2).
+    """
+    (other,) = (one for one in KINDS if one != kind)
+    newest, made, measured = rated[-1], list[Stage](), list[Stage]()
+    for k in range(cfg.folds):
+        end, without = ("", "") if cfg.folds == 1 else (f"_{k}", f"@without{k}/{cfg.folds}")
+        train, rest = ([f"{source}{without}" for source in pairs_of(rated, one)] for one in (kind, other))
+        held_out = newest.held_out.of(kind)
+        if cfg.folds > 1:
+            held_out = [f"{source}@fold{k}/{cfg.folds}" for source in newest.train.of(kind)]
+        share = cfg.mix_share[kind]
+        mix = {"mix": rest, "mix_share": share} if rest and share != 0 else {}
+        made.append(
+            g.add("reward", f"reward_{kind}{end}", kind=kind, checkpoint=start.final, train=train, eval=held_out, **mix)
+        )
+        if held_out:
+            measured.append(
+                g.add("reward.evaluate", f"accuracy_{kind}{end}", checkpoint=made[-1].final, preferences=held_out)
+            )
+    if not measured:
+        g.leave_out(f"the accuracy of the {kind} reward model", f"data.preferences_eval.{kind}, or folds=5")
+    elif cfg.folds > 1:
+        g.add("reward.evaluate", f"accuracy_{kind}", pool=measured)
+    return made[0]
+
+
+def can_tune(g: Graph, data: Data, rewards: Mapping[str, Stage]) -> bool:
+    """Tell whether there is what rejection sampling and PPO need; note it where there is not."""
+    need = [f"data.preferences.{kind} (or data.ratings)" for kind in KINDS if kind not in rewards]
+    need += [] if data.prompts else ["data.prompts"]
+    if need:
+        g.leave_out("rejection sampling and PPO", " and ".join(need))
+    return not need
+
+
+def finals(stages: Mapping[str, Stage]) -> dict[str, str]:
+    """Return kind -> checkpoint."""
+    return {kind: stage.final for kind, stage in stages.items()}
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+def measure(
+    g: Graph,
+    data: Data,
+    world: Stage | None,
+    models: Mapping[str, str],
+    rewards: Mapping[str, Stage],
+    corpus: Stage | None,
+) -> None:
+    """Sample every model on held-out prompts, judge where there is a world, compare."""
+    rows: dict[str, dict[str, str | None]] = {name: {"checkpoint": model} for name, model in models.items()}
+    if not data.prompts_eval:
+        g.leave_out("the models' answers to held-out prompts", "data.prompts_eval")
+    for name, model in models.items() if data.prompts_eval else ():
+        sample = g.add("sample", f"sample_{name}", checkpoint=model, prompts=data.prompts_eval, **finals(rewards))
+        rows[name] |= {"responses": sample / "responses.jsonl", "judgements": None}
+    for name in rows if world is not None else ():
+        judge = g.add("judge", f"judge_{name}", world=world, responses=rows[name]["responses"])
+        rows[name]["judgements"] = judge / "judgements.jsonl"
+    text = corpus if data.documents_eval else None
+    if text is None:
+        g.leave_out(
+            "the models' perplexity", "data.documents_eval" if corpus else "data.documents, data.documents_eval"
+        )
+    if text is not None or data.prompts_eval:
+        g.add("evaluate", models=rows, corpus=text)
+
+
+def judge_what_was_learned_from(g: Graph, world: Stage, sampled: list[Stage], ppo: bool) -> None:
+    """Mark, for the report alone, what rejection sampling chose from and what PPO sampled."""
+    for n, stage in enumerate(sampled, 1):
+        with g.round(n):
+            g.add("judge", "judge_rs_candidates", world=world, responses=stage / "responses.jsonl")
+    if ppo:
+        g.add("judge", "judge_ppo_rollouts", world=world, responses="@ppo/samples.jsonl")

@@ -1,0 +1,266 @@
+"""Runs one stage of a planned pipeline: `llamatrain stage runs/demo ppo`, as a pipeline and a cluster's jobs do.
+
+It decides again, now that the stage's parents are done, starts the program from its resolved configuration and returns 0
+where the run says done. Under a launcher that starts several ranks, rank 0 decides and the others wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from rich.console import Console
+from rich.markup import escape
+
+from llamatrain import atomic
+from llamatrain.config import program
+from llamatrain.config.compose import FROM_FILE, write_settings
+from llamatrain.config.program import EXIT_FAILURE, EXIT_USER
+from llamatrain.errors import UserError, missing
+from llamatrain.lock import Lock
+from llamatrain.progress import duration
+from llamatrain.replaced import bytes_of, move_beside, size
+from llamatrain.run_files import STATUS
+from llamatrain.stopping import EXIT_STOPPED
+from llamatrain.text_files import read_json
+
+from .plan import Decision, Place, Planned, decide, refuse_costly
+from .processes import Processes, ended
+from .programs import PROGRAMS, command, nearest, typed, with_keys
+from .ranks import Ranks, launched
+from .runs import headline, read_status
+
+EXIT_WAITING = 3  # for a file that people make
+PLAN = "plan.json"
+
+
+class Content(TypedDict):
+    """What plan.json holds."""
+
+    place: dict[str, Any]
+    working_folder: str  # what relative paths are relative to
+    ranks: int
+    stages: list[dict[str, Any]]
+
+
+def write_plan(place: Place, stages: Sequence[Planned], ranks: int) -> None:
+    """Write plan.json: everything that one stage needs to be run alone."""
+    content: Content = {
+        "place": {**asdict(place), "folder": str(place.folder)},
+        "working_folder": str(Path.cwd()),
+        "ranks": ranks,
+        "stages": [asdict(stage) for stage in stages],
+    }
+    atomic.write_json(place.folder / PLAN, content)
+
+
+def read_plan(folder: Path) -> tuple[Place, list[Planned], Content]:
+    """Return what `write_plan` wrote; a pipeline's folder may have been moved since."""
+    try:
+        content: Content = read_json(folder / PLAN, Content, "the same pipeline command writes it again")
+    except (FileNotFoundError, NotADirectoryError):
+        raise missing(folder / PLAN, "pipeline") from None
+    place = Place(**{**content["place"], "folder": folder, "presets": tuple(content["place"]["presets"])})
+    return place, [Planned(**stage) for stage in content["stages"]], content
+
+
+@dataclass
+class Runner:
+    """Runs stages on this machine, and says so, a line each."""
+
+    place: Place
+    ranks: int
+    rerun: Sequence[str]
+    confirm_minutes: float
+    console: Console
+    width: int  # of the stages' names
+    again: str  # the command that goes on
+    processes: Processes
+    among: Ranks | None = None  # the ranks of a launcher, of which this is the first
+
+    def run(self, one: Planned, number: str = "") -> int:
+        """Decide about a stage whose parents are done, and run it where needed; return its exit code."""
+        decision = decide(one, self.place, self.rerun)
+        refuse_costly([decision], self.place, self.rerun, self.confirm_minutes)
+        if decision.action == "done":
+            self._keep(decision)
+            self.line("✓", "green", one, f"[dim]done  {self.result(one)}[/dim]")
+            return self._nothing_to_start(one, 0)
+        if decision.action == "wait":
+            self._wait(decision)
+            return self._nothing_to_start(one, EXIT_WAITING)
+        why = escape(decision.why) + self._make_room(decision, one.run.get("resume") == "never")
+        self.line("▶", "cyan", one, f"[dim]{number}[/dim]  {why}".strip())
+        return self._start(decision)
+
+    def _keep(self, decision: Decision) -> None:
+        """Write into a done stage's record what spares composing and hashing at the next start."""
+        record, old = decision.record, decision.old
+        assert old is not None, "what is done has a record"
+        if (old.source, old.hashed) != (record.source, record.hashed):
+            old.source, old.composed = record.source, record.composed
+            old.hashed, old.paths = record.hashed, record.paths
+            old.write(self.place.folder / decision.stage.name)
+
+    def _nothing_to_start(self, one: Planned, code: int) -> int:
+        """Return an exit code, to a launcher's other ranks as well."""
+        if self.among:
+            self.among.tell(meeting(self.place.folder / one.name), code)
+        return code
+
+    def _wait(self, decision: Decision) -> None:
+        folder = self.place.folder / decision.stage.name
+        if decision.old is None:  # a finished run's own status stays
+            folder.mkdir(parents=True, exist_ok=True)
+            status = {"state": "waiting", "program": decision.stage.program, "reason": decision.why}
+            atomic.write_json(folder / STATUS, {**status, "updated": time.time()})
+        self.line("◇", "yellow", decision.stage, f"{escape(decision.why)}. Once it is there, the same command goes on:")
+        self._same_command()
+
+    def _make_room(self, decision: Decision, anew: bool) -> str:
+        """Move what the stage's folder holds beside it, where it is not gone on with; return words for it."""
+        folder, old = self.place.folder / decision.stage.name, decision.old
+        if old is None:
+            (folder / STATUS).unlink(missing_ok=True)  # of a stage that waited
+        elif decision.action == "again" or anew:
+            Lock(folder).release()  # nobody is at work in it
+            moved = move_beside(folder, old.key[:12])
+            return f"; the former result ({size(bytes_of(moved))}) is kept in {escape(str(moved))}"
+        else:
+            decision.record.seconds = old.seconds
+        return ""
+
+    def _start(self, decision: Decision) -> int:
+        """Run the stage's processes and keep its record."""
+        one, record = decision.stage, decision.record
+        folder, module = self.place.folder / one.name, PROGRAMS[one.program].module
+        alone = self.ranks if PROGRAMS[one.program].parallel else 1
+        record.ranks = self.among.count if self.among else alone
+        record.cores, record.gpus = len(os.sched_getaffinity(0)), min(_gpus(), record.ranks)
+        record.write(folder)
+        settings = folder / "config.yaml"
+        write_settings(settings, one.resolved(self.place))
+        started = time.monotonic()
+        start = [*command(module), f"{FROM_FILE}={settings}"]
+        if self.among:
+            self.among.tell(meeting(folder), start, lambda: self.processes.stopped)
+        code = self.processes.run(start, 1 if self.among else record.ranks)
+        seconds = time.monotonic() - started
+        record.seconds += seconds
+        record.write(folder)
+        return self._end(one, code, seconds)
+
+    def _end(self, one: Planned, code: int, seconds: float) -> int:
+        """Say how a stage ended, by its status and its exit code, and return what that means."""
+        folder = self.place.folder / one.name
+        state = read_status(folder).get("state")
+        if state == "done":
+            self.line("✓", "green", one, f"{duration(seconds)}  {self.result(one)}")
+            if code:
+                self.line("!", "yellow", one, f"done, though its process then ended badly ({ended(code)})")
+            return 0
+        if code == EXIT_STOPPED or self.processes.stopped:  # what had not begun may end by the signal itself
+            self.line("■", "yellow", one, f"stopped after {duration(seconds)}; the same command goes on from there:")
+            self._same_command()
+            return EXIT_STOPPED
+        if code == 0:
+            says = f"{escape(str(folder / STATUS))} says {state}"
+            self.line("✗", "red", one, f"its program ended without finishing the run ({says})")
+            return EXIT_FAILURE
+        where = "" if code > 128 else ": see its message above"
+        self.line("✗", "red", one, f"failed after {duration(seconds)} ({ended(code)}){where}")
+        told = "  Once that is mended, the same command goes on here; finished stages are skipped:"
+        self.console.print(told, soft_wrap=True)
+        self._same_command()
+        return code
+
+    def not_started(self, one: Planned) -> int:
+        """Say that a signal asked to stop before a stage began."""
+        self.line("■", "yellow", one, "not started: a signal asked to stop; the same command goes on from here:")
+        self._same_command()
+        return EXIT_STOPPED
+
+    def result(self, one: Planned) -> str:
+        """Return a stage's result in a few words."""
+        return escape(headline(self.place.folder / one.name, one.program))
+
+    def line(self, mark: str, colour: str, one: Planned, text: str) -> None:
+        """Print a line about a stage."""
+        name = one.name.ljust(self.width)
+        self.console.print(f"[{colour}]{mark}[/{colour}] [bold]{name}[/bold]  {text}", highlight=False, soft_wrap=True)
+
+    def _same_command(self) -> None:
+        self.console.print(f"  {self.again}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass
+class StageConfig:
+    """configs/stage.yaml says what each key means."""
+
+    pipeline: str
+    stage: str
+    rerun: list[str]
+    confirm_minutes: float
+
+
+def run_stage(cfg: StageConfig) -> None:
+    """Run one stage, on the ranks that its pipeline has or that a launcher started."""
+    folder = Path(cfg.pipeline).absolute()
+    place, stages, content = read_plan(folder)
+    names = [stage.name for stage in stages]
+    if cfg.stage not in names:
+        raise UserError(f"stage={cfg.stage}: no such stage{nearest(cfg.stage, names)}  (stages: {', '.join(names)})")
+    one = stages[names.index(cfg.stage)]
+    if not Path(content["working_folder"]).is_dir():
+        raise UserError(f"{folder / PLAN}: its paths are relative to {content['working_folder']}, which is not there")
+    os.chdir(content["working_folder"])
+    among, place_of_meeting = launched(), meeting(folder / one.name)
+    with Processes() as processes:
+        if among and among.rank > 0:
+            answer = among.ask(place_of_meeting)
+            raise SystemExit(answer if isinstance(answer, int) else processes.run(answer))
+        again = typed(["stage", str(folder), one.name])
+        runner = Runner(
+            place, content["ranks"], cfg.rerun, cfg.confirm_minutes, console(), len(one.name), again, processes, among
+        )
+        try:
+            code = runner.run(one)
+        except UserError:
+            if among:
+                among.tell(place_of_meeting, EXIT_USER)
+            raise
+        raise SystemExit(code)
+
+
+def meeting(folder: Path) -> Path:
+    """Return the hidden folder in which a launcher's ranks meet before a stage starts."""
+    return folder.with_name(f".{folder.name}.ranks")
+
+
+def console() -> Console:
+    """Return where lines about stages are printed."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _gpus() -> int:
+    """Return how many GPUs this machine lets us see (without asking torch, which takes seconds)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    folder = Path("/proc/driver/nvidia/gpus")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Take pipeline and stage without their keys: `llamatrain stage runs/demo ppo`."""
+    arguments = with_keys(sys.argv[1:] if argv is None else argv, ["pipeline", "stage"])
+    program.main("stage", StageConfig, run_stage, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The method's graph: rounds, what each reads, and what is left out for want of data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launch.graph import Graph, references
+from launch.graphs.chat import Chat, chat
+from launch.pipeline import PipelineConfig
+from launch.plan import Composed, compose
+from launch.programs import schemas
+from llamatrain.config.compose import check
+from llamatrain.config.compose import compose as composed
+from llamatrain.errors import UserError
+
+ROLES = ("documents", "documents_eval", "dialogues", "dialogues_eval", "prompts", "prompts_eval")
+OWN = {role: f"{role}.jsonl" for role in ROLES}
+PAIRS = {"preferences.helpfulness": "p.jsonl@helpfulness", "preferences.safety": "p.jsonl@safety"}
+
+
+def graph(*overrides: str, **data: str) -> Graph:
+    """Return the graph of some settings and roles."""
+    roles = [f"data.{role}={value}" for role, value in data.items()]
+    cfg: Chat = composed("pipeline", PipelineConfig, [*overrides, *roles])
+    built = Graph()
+    chat(built, cfg, cfg.data)  # type: ignore[attr-defined]
+    return built
+
+
+def settings(built: Graph, stage: str) -> dict[str, Any]:
+    return dict(built.stages[stage].settings)
+
+
+def test_every_stage_reads_only_what_was_added_before_it() -> None:
+    for overrides in (["preset=demo"], ["preset=fairytales"], ["preset=demo", "rounds=3", "folds=2"]):
+        before: set[str] = set()
+        for stage in graph(*overrides).stages.values():
+            assert set(references(stage.settings)) <= before
+            before.add(stage.name)
+
+
+def test_a_second_round_leaves_the_stages_of_the_first_as_they_were() -> None:
+    one, two = graph("preset=demo"), graph("preset=demo", "rounds=2")
+    first = [name for name in one.stages if name.startswith("v1_")]
+    assert len(first) == 8 and all(one.stages[name] == two.stages[name] for name in first)
+    assert {name.replace("v1_", "v2_") for name in first} == {name for name in two.stages if name.startswith("v2_")}
+
+
+def test_a_later_round_remembers_the_best_samples_and_all_preferences_so_far() -> None:
+    built = graph("preset=demo", "rounds=3")
+    third = settings(built, "v3_rejection_sampling")
+    assert third["earlier"] == ["@v1_rejection_sampling/best.jsonl", "@v2_rejection_sampling/best.jsonl"]
+    assert (third["checkpoint"], third["base"]) == ("@v2_rejection_sampling/final", "@sft/final")
+    reward = settings(built, "v3_reward_safety")
+    assert reward["train"] == [f"@v{n}_rate/preferences_safety.jsonl" for n in (1, 2, 3)]
+    assert reward["eval"] == ["@v3_rate/preferences_safety_eval.jsonl"]
+    compared = settings(built, "v2_compare")
+    assert (compared["checkpoint_a"], compared["checkpoint_b"]) == ("@v1_rejection_sampling/final", "@sft/final")
+    assert settings(built, "ppo")["checkpoint"] == "@v3_rejection_sampling/final"
+    assert list(settings(built, "evaluate")["models"]) == ["base", "sft", "rs_v1", "rs_v2", "rs_v3", "ppo"]
+
+
+def test_the_method_leaves_some_things_open() -> None:
+    assert settings(graph("preset=demo", "rejection_base=base"), "v1_rejection_sampling")["base"] == "@pretrain/final"
+    assert "ppo" not in graph("preset=demo", "ppo=false").stages
+    mixed = graph("preset=demo", "mix_share.safety=0", "mix_share.helpfulness=0.3")
+    assert "mix" not in settings(mixed, "v1_reward_safety")
+    assert settings(mixed, "v1_reward_helpfulness")["mix_share"] == 0.3
+    with pytest.raises(UserError, match="rejection_base=stf: need one of base, sft"):
+        graph("preset=demo", "rejection_base=stf")
+    with pytest.raises(UserError, match="rounds=0: need 1 or more"):
+        graph("preset=demo", "rounds=0")
+
+
+@pytest.mark.parametrize(
+    ("data", "stages", "left_out"),
+    [
+        ({"documents": "a.jsonl"}, ["tokenizer", "corpus", "pretrain"], "data.dialogues"),
+        ({"documents": "a.jsonl", "documents_eval": "b.jsonl", "dialogues": "d.jsonl"},
+         ["tokenizer", "corpus", "pretrain", "sft", "evaluate"], "data.preferences.helpfulness (or data.ratings)"),
+        ({"checkpoint": "llama", "dialogues": "d.jsonl"}, ["sft"], "data.documents, data.documents_eval"),
+        ({"checkpoint": "llama", "dialogues": "d.jsonl", "preferences.safety": "p.jsonl"}, ["sft", "v1_reward_safety"],
+         "data.preferences_eval.safety, or folds=5"),
+        ({"checkpoint": "llama", "dialogues": "d.jsonl", **PAIRS, "prompts": "q.jsonl"},
+         ["sft", "v1_reward_helpfulness", "v1_reward_safety", "v1_rejection_sampling", "ppo"], "data.prompts_eval"),
+        ({"checkpoint": "llama", "dialogues": "d.jsonl", "ratings": "r"}, ["sft"], "data.prompts"),
+    ],
+)  # fmt: skip
+def test_what_is_absent_is_left_out_and_said(data: dict[str, str], stages: list[str], left_out: str) -> None:
+    built = graph(**data)
+    assert list(built.stages) == stages
+    assert any(line.endswith(f"need {left_out}") or left_out in line for line in built.left_out)
+
+
+def test_without_anything_to_begin_with_there_is_no_chain() -> None:
+    with pytest.raises(UserError, match=r"need data\.documents"):
+        graph(dialogues="d.jsonl")
+
+
+def test_peoples_ratings_come_round_by_round_with_a_tenth_of_the_prompts_held_out() -> None:
+    built = graph("rounds=2", "rejection_base=sft", **OWN, ratings="rated")
+    assert list(built.awaited) == ["rated/v1_preferences.jsonl", "rated/v2_preferences.jsonl"]
+    assert "@v2_compare/comparisons.jsonl" in built.awaited["rated/v2_preferences.jsonl"]
+    reward = settings(built, "v2_reward_safety")
+    assert reward["train"] == [f"rated/v{n}_preferences.jsonl@safety@without0/10" for n in (1, 2)]
+    assert reward["eval"] == ["rated/v2_preferences.jsonl@safety@fold0/10"]
+    assert "v1_rate" not in built.stages
+
+
+def test_preferences_that_do_not_change_train_reward_models_once() -> None:
+    built = graph("rounds=2", **OWN, **PAIRS)
+    assert [name for name in built.stages if "reward" in name] == ["v1_reward_helpfulness", "v1_reward_safety"]
+    assert settings(built, "v2_rejection_sampling")["helpfulness"] == "@v1_reward_helpfulness/final"
+
+
+def test_what_is_given_stands_in_for_the_worlds() -> None:
+    built = graph("preset=demo", dialogues="mine.jsonl")
+    assert settings(built, "sft")["train"] == ["mine.jsonl"]
+    assert settings(built, "sft")["eval"] == ["@world/dialogues_eval.jsonl"]
+
+
+@pytest.mark.parametrize("preset", ["demo", "llama2_7b", "llama2_13b", "llama2_34b", "llama2_70b"])
+def test_the_whole_chain_composes_at_any_size_with_ones_own_data(preset: str) -> None:
+    known = Composed()
+    for stage in graph(f"preset={preset}", "data=mine", **OWN, **PAIRS).stages.values():
+        values = compose(stage, [preset], None, known)
+        values["run"]["name"] = stage.name
+        check(stage.program, schemas()[stage.program], values)
