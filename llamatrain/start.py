@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Protocol
 
 from torch import nn
 
@@ -11,12 +12,27 @@ from .engine.learning import Engine
 from .engine.models import build
 from .errors import UserError
 from .hf_folder import load_config, load_weights, matched
+from .memory import micro_batch
 from .model.config import ModelConfig
 from .model.scalar_head import ScalarModel
 from .model.transformer import Decoder, Init, Transformer
 from .settings import OptimConfig, ZeroConfig
 
 SCORE = "score.weight"
+
+
+class Tuning(Protocol):
+    """What the settings of every program that trains a checkpoint's model have."""
+
+    zero: ZeroConfig
+    micro_batch_size: int | None
+    activation_checkpointing: str
+
+
+def rows_at_once(cfg: Tuning, folder: Path, rows: int, tokens: int, ranks: int, trained: int = 1, read: int = 0) -> int:
+    """Return the micro-batch size of a global batch of `rows`, for models of a checkpoint's shape (`micro_batch`)."""
+    model = dataclasses.replace(load_config(folder)[0], activation_checkpointing=cfg.activation_checkpointing)
+    return micro_batch(cfg.micro_batch_size, rows, tokens, model, cfg.zero, ranks, trained, read)
 
 
 def language_engine(

@@ -21,13 +21,14 @@ from llamatrain.spikes import Guard
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PretrainConfig
-from .plan import check_batch, check_epochs, dry_run, epochs, parameters, plan
+from .plan import check_epochs, dry_run, epochs, parameters, plan, rows_at_once
 
 
 def train(cfg: PretrainConfig) -> None:
     """Pretrain a model from scratch on a corpus of tokens."""
     tokenizer = Tokenizer(cfg.tokenizer)
     model = cfg.model.with_vocabulary(tokenizer.vocab_size)
+    cfg.micro_batch_size = rows_at_once(cfg, model, world_size())
     batches, held_out = load(cfg, tokenizer)
     check_epochs(cfg, batches.manifest)
     data, fixed = {"train": batches.fingerprint}, ("batch_tokens", "seq_len")
@@ -61,7 +62,8 @@ def train(cfg: PretrainConfig) -> None:
 def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, TokenBatches | None]:
     """Return the training windows and, where the corpus has held-out documents, the held-out ones."""
     assert cfg.seq_len is not None
-    folder, seq_len = Path(cfg.corpus), cfg.seq_len
+    assert cfg.micro_batch_size is not None
+    folder, seq_len, size = Path(cfg.corpus), cfg.seq_len, cfg.micro_batch_size
     if not folder.is_dir():
         raise missing(folder, "corpus")
 
@@ -70,7 +72,7 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
             folder / part,
             seq_len=seq_len,
             batch_size=rows,
-            micro_batch_size=cfg.micro_batch_size,
+            micro_batch_size=size,
             seed=cfg.run.seed,
             rank=rank(),
             world_size=world_size(),
@@ -81,11 +83,10 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
             held_out=part == "eval",
         )
 
-    check_batch(cfg, world_size())
     batches = windows("train", cfg.batch_tokens // seq_len, cfg.skip_samples, cfg.mixture)
     if not (folder / "eval").is_dir():
         return batches, None
-    return batches, windows("eval", cfg.micro_batch_size * world_size(), [], {})
+    return batches, windows("eval", size * world_size(), [], {})
 
 
 def compile_ahead(engine: Engine, batches: TokenBatches, run: Run) -> None:

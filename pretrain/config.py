@@ -89,7 +89,7 @@ class PretrainConfig:
     steps: int | None
     batch_tokens: int
     seq_len: int | None
-    micro_batch_size: int = field(metadata=SPEED)
+    micro_batch_size: int | None = field(metadata=SPEED)
     isolate_documents: bool
     eval_windows: int | None = field(metadata=MEASURES)
     skip_samples: list[int]
@@ -100,7 +100,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Check values, and that the length is given once."""
-        self.seq_len = self.seq_len or self.model.max_seq_len
+        self.seq_len = self.model.max_seq_len if self.seq_len is None else self.seq_len
         if (self.tokens is None) == (self.steps is None):
             raise UserError(f"tokens={self.tokens} and steps={self.steps}: need one of them, the other null")
         if not 1 < self.seq_len <= self.model.max_seq_len:

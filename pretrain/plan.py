@@ -16,6 +16,7 @@ from llamatrain.distributed import world_size
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.flops import flops_per_token
 from llamatrain.length import check_length
+from llamatrain.memory import BYTES, held_bytes, micro_batch
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.optim import kind_of
@@ -26,8 +27,6 @@ from .config import PretrainConfig
 
 UTILISATION = 0.4  # of the peak; the paper's GPU hours make it 0.35 to 0.43 (2.2.1, table 2)
 MANY = 4  # epochs of a source; up to four are about as good as new text (Muennighoff et al. 2023, 2305.16264)
-# Bytes a parameter: weights, gradients, AdamW's moments and, in bfloat16, float32 masters.
-BYTES = {"float32": (4, 4, 8), "bfloat16": (2, 4, 12)}
 
 
 def parameters_by_kind(model: ModelConfig) -> dict[str, int]:
@@ -44,12 +43,14 @@ def parameters(model: ModelConfig) -> int:
     return sum(parameters_by_kind(model).values())
 
 
-def check_batch(cfg: PretrainConfig, ranks: int) -> None:
-    """Refuse a global batch that the ranks cannot share."""
+def rows_at_once(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> int:
+    """Return the micro-batch size; UserError for a global batch that the ranks cannot share."""
     assert cfg.seq_len is not None
     check_split(
         "batch_tokens", cfg.batch_tokens, {"seq_len": cfg.seq_len, "micro_batch_size": cfg.micro_batch_size}, ranks
     )
+    rows = cfg.batch_tokens // cfg.seq_len
+    return micro_batch(cfg.micro_batch_size, rows, cfg.seq_len, model, cfg.zero, ranks)
 
 
 def check_epochs(cfg: PretrainConfig, manifest: Manifest) -> None:
@@ -83,7 +84,7 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, length: str = "") 
     """Say in words what will be trained, with the arithmetic of a batch; `length` goes on after the tokens."""
     assert cfg.seq_len is not None
     rows, steps, warmup = cfg.batch_tokens // cfg.seq_len, cfg.total_steps, cfg.optim.warmup(cfg.total_steps)
-    accumulated = rows // (cfg.micro_batch_size * ranks)
+    size = rows_at_once(cfg, model, ranks)
     counts = parameters_by_kind(model)
     kinds = ", ".join(f"{kind.replace('_', '-')} {count:,}" for kind, count in counts.items())
     fall = f"cosine to {cfg.optim.final_lr_fraction:.0%} of it" if cfg.optim.schedule == "cosine" else "constant"
@@ -92,7 +93,7 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, length: str = "") 
             f"model: {sum(counts.values()):,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
             f"length: {steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,}{length}",
             f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {_count(ranks, 'rank')} x "
-            f"{_count(accumulated, 'accumulated micro-batch', 'es')} x {_count(cfg.micro_batch_size, 'row')}",
+            f"{_count(rows // (size * ranks), 'accumulated micro-batch', 'es')} x {_count(size, 'row')}",
             f"learning rate: {cfg.optim.lr:g} after {warmup:,} steps of warm-up, then {fall}",
         ]
     )
@@ -101,7 +102,6 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, length: str = "") 
 def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
     """Return the whole plan for so many ranks (None: those of the launcher); nothing is written."""
     ranks = ranks or world_size()
-    check_batch(cfg, ranks)
     model = cfg.model.with_vocabulary(_vocabulary(cfg))
     manifest = Path(cfg.corpus) / "train" / MANIFEST
     length = "; the corpus is not there yet"
@@ -127,17 +127,12 @@ def _vocabulary(cfg: PretrainConfig) -> int:
 
 def _memory(zero: ZeroConfig, number: int, ranks: int) -> str:
     """Say what a rank holds at each ZeRO stage."""
-    weights, gradients, optimizer = (number * size for size in BYTES[zero.dtype])
     lines = [
         f"memory of each of {_count(ranks, 'rank')} in {zero.dtype}, activations apart "
         "(weights + gradients + optimizer state and masters):"
     ]
     for stage in range(4):
-        held = [
-            weights / (ranks if stage == 3 else 1),
-            gradients / (ranks if stage >= 2 else 1),
-            optimizer / (ranks if stage >= 1 else 1),
-        ]
+        held = held_bytes(number, zero.dtype, stage, ranks)
         note = " <- zero.stage" if stage == zero.stage else ""
         note += " (not with bfloat16)" if zero.dtype == "bfloat16" and stage == 0 else ""
         note += ", the optimizer's in host memory" if zero.offload_optimizer and stage == zero.stage else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from llamatrain.length import check_length
 from llamatrain.progress import counted
 from llamatrain.responses.pairs import Pair, score_pairs, scores_at_ends
 from llamatrain.run import Run
-from llamatrain.start import scalar_engine
+from llamatrain.start import rows_at_once, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import RewardConfig
@@ -46,6 +47,8 @@ def train(cfg: RewardConfig) -> None:
     start = checkpoint.resolve(cfg.checkpoint, "sft")
     tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     max_length = most_tokens(start, cfg.max_length)
+    check_split("batch_pairs", cfg.batch_pairs, {"micro_batch_size": cfg.micro_batch_size}, world_size())
+    cfg.micro_batch_size = size = pairs_at_once(cfg, start, world_size())
     data = load(cfg, tokenizer, max_length)
     labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
@@ -55,7 +58,7 @@ def train(cfg: RewardConfig) -> None:
         margin=cfg.margin,
         max_length=max_length,
         batch_pairs=cfg.batch_pairs,
-        micro_batch_size=cfg.micro_batch_size,
+        micro_batch_size=size,
         seed=cfg.run.seed,
         rank=rank(),
         world_size=world_size(),
@@ -74,7 +77,7 @@ def train(cfg: RewardConfig) -> None:
             return pair_loss(model, batch, cfg.auxiliary_weight or 0.0, cfg.center_weight or 0.0)
 
         def evaluate() -> dict[str, float]:
-            return {**data.counts, **held_out_metrics(engine, data, max_length, cfg.micro_batch_size)}
+            return {**data.counts, **held_out_metrics(engine, data, max_length, size)}
 
         fit(engine, batches, loss, run, steps, tokenizer, evaluate)
 
@@ -91,7 +94,8 @@ def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int) -> str
     return "\n".join(
         [
             *data.notes,
-            f"{counted(len(data.pairs), 'pair')}, {counted(steps, 'step')} of {cfg.batch_pairs}: {epochs:.3g} epochs, "
+            f"{counted(len(data.pairs), 'pair')}, {counted(steps, 'step')} of {cfg.batch_pairs} in micro-batches of "
+            f"{cfg.micro_batch_size}: {epochs:.3g} epochs, "
             f"margin {cfg.margin}, auxiliary weight {cfg.auxiliary_weight:g} "
             f"({counted(labelled, 'pair')} labelled safe or unsafe), centering weight {cfg.center_weight:g}",
         ]
@@ -100,12 +104,19 @@ def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int) -> str
 
 def dry_run(cfg: RewardConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
-    check_split("batch_pairs", cfg.batch_pairs, {"micro_batch_size": cfg.micro_batch_size}, ranks or world_size())
+    ranks = ranks or world_size()
+    check_split("batch_pairs", cfg.batch_pairs, {"micro_batch_size": cfg.micro_batch_size}, ranks)
     start = checkpoint.resolve(cfg.checkpoint, "sft")
+    cfg.micro_batch_size = pairs_at_once(cfg, start, ranks)
     data = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), most_tokens(start, cfg.max_length))
     labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
     return plan(cfg, data, labelled, total_steps(cfg, len(data.pairs)))
+
+
+def pairs_at_once(cfg: RewardConfig, start: Path, ranks: int) -> int:
+    """Return the micro-batch size."""
+    return rows_at_once(cfg, start, cfg.batch_pairs, 2 * most_tokens(start, cfg.max_length), ranks)
 
 
 def count_labelled(pairs: Sequence[Pair]) -> int:

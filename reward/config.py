@@ -38,7 +38,7 @@ class RewardConfig:
     center_weight: float | None
     epochs: float
     batch_pairs: int
-    micro_batch_size: int = field(metadata=SPEED)
+    micro_batch_size: int | None = field(metadata=SPEED)
     max_length: int | None
     too_long: str
     bad_rows: str

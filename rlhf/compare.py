@@ -23,7 +23,7 @@ from llamatrain.errors import UserError
 from llamatrain.generation import noise_key
 from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks, Row, chunk_key
-from llamatrain.responses.models import load_inference, shared_context, shared_tokenizer
+from llamatrain.responses.models import generated_at_once, load_inference, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.run import Run
@@ -46,6 +46,7 @@ def compare(cfg: CompareConfig) -> None:
     """Sample two responses a prompt."""
     paths = {"checkpoint_a": cfg.checkpoint_a, "checkpoint_b": cfg.checkpoint_b}
     parents = {key: checkpoint.resolve(path, "sft") for key, path in paths.items() if path is not None}
+    cfg.batch_size = generated_at_once(cfg.batch_size, parents, cfg.dtype)
     data = {"prompts": prompts_fingerprint(cfg.prompts)}
     with Run(cfg.run, "compare", cfg, parents, data, dashboard=False) as run:
         run.resume({})
@@ -69,7 +70,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
         cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
     )
     sampling = [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed]
-    rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.batch_size, cfg.dtype]
+    rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, Comparison)
     load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype, scalar=False))

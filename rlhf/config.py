@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from llamatrain.data.skipped import check_bad_rows
 from llamatrain.errors import UserError
 from llamatrain.keys import KEEPS, SPEED, reads
-from llamatrain.responses.config import LearningGateConfig, ResponsesConfig
+from llamatrain.responses.config import LearningGateConfig, ResponsesConfig, check_counts
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, Sampling, ZeroConfig
 
 
@@ -32,7 +32,7 @@ class CompareConfig:
     max_new_tokens: int
     too_long: str
     bad_rows: str
-    batch_size: int = field(metadata=SPEED)
+    batch_size: int | None = field(metadata=SPEED)
     chunk_pairs: int = field(metadata=SPEED)
     dtype: str
 
@@ -45,9 +45,7 @@ class CompareConfig:
             self.sampling(temperature)
         if self.checkpoint_b is None and self.temperatures == [0]:
             raise UserError("temperatures=[0]: two greedy responses of one checkpoint are the same")
-        for key in ("pairs_per_prompt", "batch_size", "chunk_pairs"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        check_counts(self, "pairs_per_prompt", "batch_size", "chunk_pairs")
         if self.dtype not in PRECISIONS:
             raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")
 
@@ -69,7 +67,7 @@ class RejectionSamplingConfig(ResponsesConfig):
     earlier: list[str] = field(metadata=reads("dialogue"))
     steps: int
     batch_sequences: int
-    micro_batch_size: int = field(metadata=SPEED)
+    micro_batch_size: int | None = field(metadata=SPEED)
     seq_len: int | None
     replay: str | None = field(metadata=reads("corpus"))
     replay_fraction: float
@@ -81,9 +79,7 @@ class RejectionSamplingConfig(ResponsesConfig):
         for kind in ("helpfulness", "safety"):
             if getattr(self, kind) is None:
                 raise UserError(f"{kind}=null: the combined score needs both reward models")
-        for key in ("steps", "batch_sequences", "micro_batch_size"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        check_counts(self, "steps", "batch_sequences", "micro_batch_size")
         if self.sft_fraction is not None and not 0 <= self.sft_fraction <= 0.99:
             raise UserError(
                 f"sft_fraction={self.sft_fraction}: need a share in [0, 0.99], or null for the whole SFT set once"
@@ -112,8 +108,8 @@ class PPOConfig:
     batch_prompts: int
     mini_batch: int
     epochs: int
-    micro_batch_size: int = field(metadata=SPEED)
-    batch_size: int = field(metadata=SPEED)
+    micro_batch_size: int | None = field(metadata=SPEED)
+    batch_size: int | None = field(metadata=SPEED)
     temperature: float
     top_p: float
     max_new_tokens: int
@@ -139,9 +135,7 @@ class PPOConfig:
                 f"top_p={self.top_p}: need 1; PPO's log-probabilities are of the whole distribution, and samples of a part "
                 f"of it would be another policy's"
             )
-        for key in ("iterations", "batch_prompts", "mini_batch", "epochs", "micro_batch_size", "batch_size"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        check_counts(self, "iterations", "batch_prompts", "mini_batch", "epochs", "micro_batch_size", "batch_size")
         if self.batch_prompts % self.mini_batch:
             raise UserError(f"batch_prompts={self.batch_prompts} must be a multiple of mini_batch={self.mini_batch}")
         for key in ("gamma", "lam"):

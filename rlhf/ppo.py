@@ -26,13 +26,15 @@ from llamatrain.data.order import mix, permuted
 from llamatrain.data.skipped import BadRows
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
+from llamatrain.hf_folder import load_config
 from llamatrain.length import check_length
+from llamatrain.memory import models_bytes, responses_at_once
 from llamatrain.responses.models import frozen_model, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.responses.scoring import require_zero
 from llamatrain.run import Run
-from llamatrain.start import language_engine, scalar_engine
+from llamatrain.start import language_engine, rows_at_once, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PPOConfig
@@ -50,6 +52,7 @@ def train(cfg: PPOConfig) -> None:
     check_ranks(cfg, distributed.world_size())
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
+    choose_sizes(cfg, parents["checkpoint"], context, distributed.world_size())
     prompts, text = plan(cfg, tokenizer, context)
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("batch_prompts", "limit", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed) as run:
@@ -119,16 +122,19 @@ def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Promp
     updates = f"{cfg.updates_per_iteration:,} update{'s' if cfg.updates_per_iteration > 1 else ''}"
     notes.append(
         f"{cfg.iterations:,} iterations of {cfg.batch_prompts:,} prompts and {updates}: {epochs:.3g} epochs of "
-        f"{len(prompts):,} prompts"
+        f"{len(prompts):,} prompts; a rank learns from {cfg.micro_batch_size} responses at once"
     )
     return prompts, "\n".join(notes)
 
 
 def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
-    check_ranks(cfg, ranks or distributed.world_size())
+    ranks = ranks or distributed.world_size()
+    check_ranks(cfg, ranks)
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
-    return plan(cfg, shared_tokenizer(parents, cfg.tokenizer), shared_context(parents))[1]
+    context = shared_context(parents)
+    choose_sizes(cfg, parents["checkpoint"], context, ranks)
+    return plan(cfg, shared_tokenizer(parents, cfg.tokenizer), context)[1]
 
 
 def check_ranks(cfg: PPOConfig, ranks: int) -> None:
@@ -138,6 +144,17 @@ def check_ranks(cfg: PPOConfig, ranks: int) -> None:
             f"mini_batch={cfg.mini_batch} cannot be divided among {ranks} ranks: need a multiple, or a number of ranks "
             f"that divides mini_batch (and with it batch_prompts={cfg.batch_prompts})"
         )
+
+
+def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None:
+    """Fill in how many responses a rank learns from and generates at once, where that is left to its memory.
+
+    It trains two models and reads three. Under ZeRO-3 the policy is whole while it generates.
+    """
+    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch, context, ranks, trained=2, read=3)
+    model = load_config(policy)[0]
+    held = models_bytes(model, cfg.zero, ranks, trained=2, read=3)
+    cfg.batch_size = responses_at_once(cfg.batch_size, model, cfg.zero.dtype, int(cfg.zero.stage == 3), ranks, held)
 
 
 def load_models(cfg: PPOConfig, parents: dict[str, Path]) -> Models:

@@ -32,12 +32,12 @@ from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.responses.chunks import Chunks, Row
 from llamatrain.responses.config import GateConfig
-from llamatrain.responses.models import sampled_and_scored_by, shared_context, shared_tokenizer
+from llamatrain.responses.models import generated_at_once, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.sampling import in_words, make_responses, response_metrics, write_responses
 from llamatrain.responses.scoring import check_zero, require_zero, sigmoid
 from llamatrain.run import Run
-from llamatrain.start import language_engine
+from llamatrain.start import language_engine, rows_at_once
 
 from .config import RejectionSamplingConfig
 
@@ -53,6 +53,9 @@ def train(cfg: RejectionSamplingConfig) -> None:
         read_manifest(replay, tokenizer)
     parts = {"micro_batch_size": cfg.micro_batch_size}
     check_split("batch_sequences", cfg.batch_sequences, parts, distributed.world_size())
+    seq_len = row_length(cfg, base)
+    cfg.micro_batch_size = size = rows_at_once(cfg, base, cfg.batch_sequences, seq_len, distributed.world_size())
+    cfg.batch_size = generated_at_once(cfg.batch_size, parents, cfg.dtype)
     bad = BadRows(cfg.bad_rows)
     sft, earlier = read_dialogues(cfg.sft_train, bad), read_dialogues(cfg.earlier, bad)
     fixed = ("batch_sequences", "seq_len", "sft_fraction", "replay_fraction")
@@ -82,9 +85,9 @@ def train(cfg: RejectionSamplingConfig) -> None:
         batches = DialogueBatches(
             training_rows([*best, *earlier], sft, cfg.sft_fraction, cfg.run.seed),
             tokenizer,
-            seq_len=cfg.seq_len or load_config(base)[0].max_seq_len,
+            seq_len=seq_len,
             batch_size=cfg.batch_sequences,
-            micro_batch_size=cfg.micro_batch_size,
+            micro_batch_size=size,
             seed=cfg.run.seed,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
@@ -95,7 +98,8 @@ def train(cfg: RejectionSamplingConfig) -> None:
         epoch = batches.steps_per_epoch * cfg.batch_sequences
         batch = ("batch_sequences", cfg.batch_sequences)
         check_length(batch, epoch, "packed rows", epochs, ("steps",), cfg.run.given)
-        line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs"
+        line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs, "
+        line += f"in micro-batches of {size}"
         if skipped := batches.counts["skipped"]:
             line += f" ({skipped:,} skipped: longer than {batches.seq_len} tokens)"
         run.print(warned(line, skipped, batches.counts["dialogues"]))
@@ -106,9 +110,11 @@ def train(cfg: RejectionSamplingConfig) -> None:
 
 def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
-    parts = {"micro_batch_size": cfg.micro_batch_size}
-    check_split("batch_sequences", cfg.batch_sequences, parts, ranks or distributed.world_size())
+    ranks = ranks or distributed.world_size()
+    check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, ranks)
     parents, notes = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety), list[str]()
+    base = resolve(cfg.base, "pretrain")
+    size = rows_at_once(cfg, base, cfg.batch_sequences, row_length(cfg, base), ranks)
     tokenizer, context, bad = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents), BadRows(cfg.bad_rows)
     prompts = load_prompts(
         cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, notes.append, bad
@@ -119,10 +125,18 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     share = f"{cfg.sft_fraction:.0%} of them from" if cfg.sft_fraction is not None else "all of"
     notes += [
         f"{len(prompts):,} prompts x {cfg.samples_per_prompt} responses = {len(prompts) * cfg.samples_per_prompt:,}",
-        f"{cfg.steps:,} steps of {cfg.batch_sequences} rows, packed from at most {len(prompts):,} best responses and "
+        f"{cfg.steps:,} steps of {cfg.batch_sequences} rows in micro-batches of {size}, packed from at most {len(prompts):,} best responses and "
         f"dialogues, {share} the {sft:,} in sft_train; the epochs are known when the best are",
     ]
     return "\n".join(notes)
+
+
+def row_length(cfg: RejectionSamplingConfig, base: Path) -> int:
+    """Return the tokens of a packed row: the model's context, or less where asked for."""
+    limit = load_config(base)[0].max_seq_len
+    if cfg.seq_len is not None and not 1 < cfg.seq_len <= limit:
+        raise UserError(f"seq_len={cfg.seq_len}: need 2 to {limit}, the model's context, or null for all of it")
+    return cfg.seq_len or limit
 
 
 def fingerprints(cfg: RejectionSamplingConfig) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from llamatrain.config.program import main
-from llamatrain.responses.models import sampled_and_scored_by
+from llamatrain.responses.models import generated_at_once, sampled_and_scored_by
 from llamatrain.responses.prompts import prompts_fingerprint
 from llamatrain.responses.sampling import in_words, make_responses, response_metrics, write_responses
 from llamatrain.run import Run
@@ -16,6 +16,7 @@ from .config import SampleConfig
 def sample(cfg: SampleConfig) -> None:
     """Sample responses from a checkpoint."""
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
+    cfg.batch_size = generated_at_once(cfg.batch_size, parents, cfg.dtype)
     data = {"prompts": prompts_fingerprint(cfg.prompts)}
     with Run(cfg.run, "sample", cfg, parents, data, dashboard=False) as run:
         run.resume({})

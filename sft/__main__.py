@@ -24,7 +24,7 @@ from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.progress import counted
 from llamatrain.run import Run
-from llamatrain.start import language_engine
+from llamatrain.start import language_engine, rows_at_once
 from llamatrain.tokenizer import Tokenizer
 
 from .config import SFTConfig
@@ -35,7 +35,10 @@ def train(cfg: SFTConfig) -> None:
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
     tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     bad = BadRows(cfg.bad_rows)
-    batches, held_out = load(cfg, tokenizer, context(start, cfg.seq_len), bad)
+    seq_len = context(start, cfg.seq_len)
+    check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, world_size())
+    cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, seq_len, world_size())
+    batches, held_out = load(cfg, tokenizer, seq_len, bad)
     steps = total_steps(cfg, batches)
     data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "seq_len")
     with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed) as run:
@@ -58,9 +61,9 @@ def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
     ranks = ranks or world_size()
     check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, ranks)
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
-    batches, _ = load(
-        cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), context(start, cfg.seq_len), BadRows(cfg.bad_rows)
-    )
+    seq_len = context(start, cfg.seq_len)
+    cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, seq_len, ranks)
+    batches, _ = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), seq_len, BadRows(cfg.bad_rows))
     return plan(cfg, batches, total_steps(cfg, batches))
 
 
@@ -76,6 +79,8 @@ def load(
     cfg: SFTConfig, tokenizer: Tokenizer, seq_len: int, bad: BadRows | None = None
 ) -> tuple[DialogueBatches, DialogueBatches | None]:
     """Return the training batches and, where there are eval files, the held-out ones; bad rows go to `bad`."""
+    size = cfg.micro_batch_size
+    assert size is not None
 
     def packed(paths: list[str], rows: int, replay: str | None, replay_fraction: float) -> DialogueBatches:
         return DialogueBatches(
@@ -83,7 +88,7 @@ def load(
             tokenizer,
             seq_len=seq_len,
             batch_size=rows,
-            micro_batch_size=cfg.micro_batch_size,
+            micro_batch_size=size,
             seed=cfg.run.seed,
             rank=rank(),
             world_size=world_size(),
@@ -94,10 +99,9 @@ def load(
             replay_fraction=replay_fraction,
         )
 
-    check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, world_size())
     replay = str(Path(cfg.replay) / "train") if cfg.replay else None
     batches = packed(cfg.train, cfg.batch_sequences, replay, cfg.replay_fraction)
-    return batches, packed(cfg.eval, cfg.micro_batch_size * world_size(), None, 0.0) if cfg.eval else None
+    return batches, packed(cfg.eval, size * world_size(), None, 0.0) if cfg.eval else None
 
 
 def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
@@ -113,7 +117,7 @@ def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
     return (
         f"{warned(trained, counts['skipped'], counts['dialogues'])}\n"
         f"{counted(steps, 'step')} of {counted(cfg.batch_sequences, 'row')}{replay}: "
-        f"{steps / batches.steps_per_epoch:.3g} epochs"
+        f"{steps / batches.steps_per_epoch:.3g} epochs, in micro-batches of {batches.micro_batch_size}"
     )
 
 

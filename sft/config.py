@@ -23,7 +23,7 @@ class SFTConfig:
     eval: list[str] = field(metadata=reads("dialogue") | MEASURES)
     epochs: float
     batch_sequences: int
-    micro_batch_size: int = field(metadata=SPEED)
+    micro_batch_size: int | None = field(metadata=SPEED)
     seq_len: int | None
     too_long: str
     bad_rows: str

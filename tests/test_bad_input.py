@@ -31,6 +31,8 @@ ALONE = [
     ("sft", ["checkpoint=null"], ["checkpoint=null: need a value"]),
     ("pretrain", ["tokens=inf", "steps=null"], ["tokens=inf: need a finite number"]),
     ("pretrain", ["eval_windows=0"], ["eval_windows=0: need 1 or more"]),
+    ("pretrain", ["seq_len=0"], ["seq_len=0: need 2 to model.max_seq_len=128"]),
+    ("rejection_sampling", ["seq_len=0"], ["seq_len=0: need 2 to 128"]),
     ("sft", ["micro_batch_size=0"], ["micro_batch_size=0: need 1 or more"]),
     ("reward", ["zero=stage9"], ["zero=stage9: no such choice; there are stage0, stage1"]),
     # files that are not there
@@ -66,7 +68,7 @@ SHARED = [
     ("pretrain", ["corpus=HERE/other"], ["HERE/other/train was made with another tokenizer"]),
     # more ranks than rows
     ("pretrain", ["batch_tokens=32"], ["batch_tokens=32 must", "seq_len=32 x micro_batch_size=1 x 2 ranks = 64"]),
-    ("sft", ["batch_sequences=1"], ["batch_sequences=1 must be a multiple of micro_batch_size=1 x 2 ranks"]),
+    ("sft", ["batch_sequences=3"], ["batch_sequences=3 must be a multiple of 2 ranks = 2"]),
     ("reward", ["batch_pairs=2"], ["batch_pairs=2 must be a multiple of micro_batch_size=2 x 2 ranks"]),
     (
         "rejection_sampling",

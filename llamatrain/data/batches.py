@@ -15,19 +15,19 @@ import numpy as np
 from llamatrain.data.order import Places
 from llamatrain.data.packing import Batch
 from llamatrain.errors import UserError
+from llamatrain.progress import counted
 
 
-def check_split(key: str, value: int, parts: Mapping[str, int], ranks: int) -> None:
-    """Refuse a global batch (`key`=`value`) that is no multiple of its parts' product on all ranks."""
-    for name, count in {key: value, **parts}.items():
+def check_split(key: str, value: int, parts: Mapping[str, int | None], ranks: int) -> None:
+    """Refuse a global batch (`key`=`value`) that is no multiple of its parts' product on all ranks; None: left open."""
+    given = {name: count for name, count in parts.items() if count is not None}
+    for name, count in {key: value, **given}.items():
         if count < 1:
             raise UserError(f"{name}={count}: need 1 or more")
-    multiple = math.prod(parts.values()) * ranks
+    multiple = math.prod(given.values()) * ranks
     if value % multiple:
-        named = " x ".join(f"{name}={count}" for name, count in parts.items())
-        raise UserError(
-            f"{key}={value} must be a multiple of {named} x {ranks} rank{'s' if ranks > 1 else ''} = {multiple}"
-        )
+        named = " x ".join([*(f"{name}={count}" for name, count in given.items()), counted(ranks, "rank")])
+        raise UserError(f"{key}={value} must be a multiple of {named} = {multiple}")
 
 
 class Batches:

@@ -12,6 +12,14 @@ from llamatrain.settings import PRECISIONS, RunConfig, Sampling
 TOO_LONG = ("skip", "stop")
 
 
+def check_counts(settings: object, *keys: str) -> None:
+    """Refuse a number below 1; None is left to the memory."""
+    for key in keys:
+        value = getattr(settings, key)
+        if value is not None and value < 1:
+            raise UserError(f"{key}={value}: need 1 or more")
+
+
 @dataclass
 class GateConfig:
     """The rule of the combined score."""
@@ -50,7 +58,7 @@ class ResponsesConfig:
     too_long: str
     bad_rows: str
     gate: GateConfig
-    batch_size: int = field(metadata=SPEED)
+    batch_size: int | None = field(metadata=SPEED)
     score_batch_size: int = field(metadata=SPEED)
     chunk_responses: int = field(metadata=SPEED)
     dtype: str
@@ -59,8 +67,6 @@ class ResponsesConfig:
         """Check values."""
         check_bad_rows(self.bad_rows)
         self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
-        for key in ("samples_per_prompt", "batch_size", "score_batch_size", "chunk_responses"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
+        check_counts(self, "samples_per_prompt", "batch_size", "score_batch_size", "chunk_responses")
         if self.dtype not in PRECISIONS:
             raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")

@@ -13,6 +13,7 @@ from llamatrain.engine.state import shapes
 from llamatrain.engine.zero import DTYPES, divides
 from llamatrain.errors import UserError
 from llamatrain.hf_folder import load_config, load_model, load_weights, matched
+from llamatrain.memory import responses_at_once
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
 from llamatrain.settings import ZeroConfig
@@ -50,6 +51,12 @@ def shared_context(parents: dict[str, Path]) -> int:
         if other < context:
             raise UserError(f"{key}={parents[key]} has a context of {other} tokens, {first} of {context}: need as many")
     return context
+
+
+def generated_at_once(asked: int | None, parents: dict[str, Path], dtype: str) -> int:
+    """Return how many responses a rank generates together beside all of these models: as asked or as its memory holds."""
+    model = load_config(next(iter(parents.values())))[0]
+    return responses_at_once(asked, model, dtype, len(parents), distributed.world_size())
 
 
 def load_inference(folder: Path, device: torch.device, dtype: str, *, scalar: bool) -> Any:

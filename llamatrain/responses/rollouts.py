@@ -55,10 +55,11 @@ def sample_rollouts(
     numbers: Sequence[int],
     sampling: Sampling,
     eos_id: int,
-    batch_size: int,
+    batch_size: int | None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Rollout]:
     """Sample one response to each prompt, in order; `numbers` are the sample numbers that the noise follows from."""
+    assert batch_size is not None, "a program fills in what is left to the memory"
     keys = [(prompt.id, number) for prompt, number in zip(prompts, numbers, strict=True)]
     generated = generate(model, [p.tokens for p in prompts], keys, sampling, eos_id, batch_size, on_done)
     return [
@@ -91,7 +92,8 @@ def pack_rollouts(rollouts: Sequence[Rollout], context: int, device: torch.devic
     )
 
 
-def portions(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def portions(items: Sequence[T], size: int | None) -> Iterator[Sequence[T]]:
     """Yield consecutive portions of `size` items, the last one perhaps shorter."""
+    assert size is not None, "a program fills in what is left to the memory"
     for start in range(0, len(items), size):
         yield items[start : start + size]

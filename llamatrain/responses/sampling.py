@@ -35,7 +35,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
         cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
     )
     sampling = replace(cfg.sampling, program=run.program)
-    rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.batch_size, cfg.score_batch_size, cfg.dtype]
+    rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
     per_prompt = cfg.samples_per_prompt
     chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // per_prompt), Response, per_prompt)

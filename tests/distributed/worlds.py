@@ -46,20 +46,26 @@ def make_programs(folder: Path, tokenizer: Tokenizer) -> dict[str, list[str]]:
     write_rows(folder / "dialogues_eval.jsonl", islice(read_rows(dialogues, "dialogue"), 5))
     start = f"checkpoint={world['checkpoint']}"
     judged = [start, f"prompts={world['prompts']}", *(f"{k}={world[k]}" for k in ("helpfulness", "safety"))]
-    rows_of_four = ["batch_sequences=4", "micro_batch_size=1", "seq_len=64", RATE]
+    rows_of_four = ["batch_sequences=4", "seq_len=64", RATE]
     special = {
         "pretrain": [
             *(f"corpus={folder / 'corpus'}", f"tokenizer={tokenizer.path}", *TINY, RATE),
             *("tokens=null", f"steps={STEPS}", "seq_len=32", "batch_tokens=128", "micro_batch_size=1"),
         ],
-        "sft": [start, f"train=[{dialogues}]", f"eval=[{folder / 'dialogues_eval.jsonl'}]", "epochs=2", *rows_of_four],
+        "sft": [
+            start,
+            f"train=[{dialogues}]",
+            f"eval=[{folder / 'dialogues_eval.jsonl'}]",
+            "epochs=2",
+            *rows_of_four,
+        ],  # micro-batches as memory allows
         "reward": [
             *(start, "kind=helpfulness", f"train=[{folder / 'pairs.jsonl'}]", f"eval=[{folder / 'pairs_eval.jsonl'}]"),
             *("epochs=2", "batch_pairs=4", "micro_batch_size=2", RATE),
         ],
         "rejection_sampling": [
             *(*judged, f"base={world['checkpoint']}", f"sft_train=[{dialogues}]", f"steps={STEPS}", *rows_of_four),
-            *("samples_per_prompt=4", "chunk_responses=8", "max_new_tokens=40"),
+            *("micro_batch_size=1", "samples_per_prompt=4", "chunk_responses=8", "max_new_tokens=40"),
         ],
         "ppo": [
             *(*judged, f"iterations={STEPS}", "batch_prompts=8", "mini_batch=4", "micro_batch_size=2"),

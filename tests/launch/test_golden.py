@@ -16,6 +16,7 @@ from launch.graphs.chat import chat
 from launch.pipeline import PipelineConfig
 from launch.plan import Composed, compose
 from llamatrain.config.compose import compose as composed_whole
+from llamatrain.data.batches import check_split
 from llamatrain.keys import flatten
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -41,6 +42,19 @@ def test_stages_are_configured_as_recorded(preset: str, monkeypatch: pytest.Monk
     assert list(found) == list(golden)
     for name, stage in found.items():
         assert stage == golden[name], name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_ready_pipeline_runs_on_any_of_these_ranks(preset: str, ranks: int) -> None:
+    golden = json.loads((GOLDEN / f"{preset}.json").read_text())
+    trained = [stage["config"] for stage in golden.values() if "zero.stage" in stage["config"]]
+    for values in trained:
+        keys = [key for key in ("batch_tokens", "batch_sequences", "batch_pairs", "mini_batch") if key in values]
+        rows = values.get("seq_len") or values["model.max_seq_len"] if keys == ["batch_tokens"] else 1
+        assert values["micro_batch_size"] is None
+        check_split(keys[0], values[keys[0]], {"rows": rows, "micro_batch_size": None}, ranks)
+    assert len(trained) >= 5
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""How many rows a rank takes at once: what memory holds by arithmetic, alike on all ranks, and never what was not asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llamatrain import memory
+from llamatrain.losses import language_model_loss
+from llamatrain.memory import MOST_RESPONSES, micro_batch, responses_at_once, token_bytes
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.settings import ZeroConfig
+
+GB = 1_000_000_000
+TINY = ModelConfig(
+    vocab_size=512,
+    dim=64,
+    n_layers=3,
+    n_heads=4,
+    n_kv_heads=4,
+    hidden_dim=192,
+    max_seq_len=128,
+    rope_theta=10_000.0,
+    norm_eps=1e-5,
+    tie_embeddings=False,
+    init_std=0.02,
+    activation_checkpointing="none",
+)
+LLAMA2_7B = dataclasses.replace(
+    TINY,
+    vocab_size=32_000,
+    dim=4096,
+    n_layers=32,
+    n_heads=32,
+    n_kv_heads=32,
+    hidden_dim=11_008,
+    max_seq_len=4096,
+    activation_checkpointing="full",
+)
+ZERO = ZeroConfig(stage=0, dtype="float32", offload_optimizer=False, offload_parameters=False)
+
+
+@pytest.fixture
+def gigabytes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that gives this machine so much memory."""
+
+    def give(size: float) -> None:
+        monkeypatch.setattr(memory, "machine_memory", lambda: int(size * GB))
+
+    return give
+
+
+def rows(asked: int | None = None, count: int = 12, ranks: int = 2, model: ModelConfig = TINY, **more: Any) -> int:
+    return micro_batch(asked, count, model.max_seq_len, model, more.pop("zero", ZERO), ranks, **more)
+
+
+def test_a_whole_share_where_it_fits_else_a_divisor_of_it(gigabytes: Any) -> None:
+    row = TINY.max_seq_len * token_bytes(TINY, "float32") / GB
+    held = memory.models_bytes(TINY, ZERO, 2, 1, 0) / GB
+    for fitting, expected in ((6.1, 6), (5.9, 3), (2.9, 2), (1.1, 1), (0.1, 1)):  # a rank's share is 6 rows
+        gigabytes(2 * (held + fitting * row) / memory.USED)
+        assert rows() == expected
+
+
+def test_what_was_asked_for_is_taken_whatever_the_memory(gigabytes: Any) -> None:
+    gigabytes(0)
+    assert rows(asked=3) == 3
+    assert responses_at_once(7, TINY, "float32", 3, 2) == 7
+
+
+def test_a_cpu_takes_no_more_tokens_than_make_it_faster(gigabytes: Any) -> None:
+    gigabytes(10_000)
+    assert rows(count=4096) == memory.MOST_TOKENS["cpu"] // TINY.max_seq_len
+    assert responses_at_once(None, TINY, "float32", 3, 2) == MOST_RESPONSES
+
+
+def test_models_leave_less_room(gigabytes: Any) -> None:
+    zero = dataclasses.replace(ZERO, stage=3, dtype="bfloat16")
+    gigabytes(8 * 30)
+    assert rows(count=1024, ranks=8, model=LLAMA2_7B, zero=zero) == 2
+    assert rows(count=1024, ranks=8, model=LLAMA2_7B, zero=zero, trained=2, read=3) == 1
+    gigabytes(8 * 80)
+    alone, of_three = (responses_at_once(None, LLAMA2_7B, "bfloat16", models, 8) for models in (1, 3))
+    assert alone > of_three > 1
+
+
+def test_no_less_is_reckoned_than_the_backward_pass_keeps() -> None:
+    model = Transformer(TINY, 0)
+    shape = (4, TINY.max_seq_len)
+    batch = {
+        "input_ids": torch.randint(3, 512, shape),
+        "position_ids": torch.arange(shape[1]).repeat(shape[0], 1),
+        "segment_ids": torch.ones(shape, dtype=torch.int64),
+        "loss_mask": torch.ones(shape, dtype=torch.bool),
+    }
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        language_model_loss(model, batch)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    size = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+    reckoned = shape[0] * shape[1] * token_bytes(TINY, "float32")
+    assert 0.25 * reckoned < size < reckoned
+
+
+def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = memory.machine_memory()
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    assert memory.machine_memory() >= whole
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.machine_memory() >= whole
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert memory.machine_memory() == 1_000_000
