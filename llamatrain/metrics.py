@@ -5,11 +5,12 @@ Rank 0 alone writes. metrics.jsonl is the record; the dashboard is a view of it,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,25 +85,38 @@ class Dashboard:
         _lend_home(folder / "wandb")
         about = {"id": run_id, "name": name, "job_type": program, "config": settings, "dir": str(folder)}
         where = {"project": config.project, "entity": config.entity, "group": config.group, "tags": config.tags}
-        self._run = _opened(config.mode, {**about, **where})
+        self._run: Any = _opened(config.mode, {**about, **where})
         self._charted = self._run.starting_step - 1  # above 0 where the dashboard knows the run
-        self._run.define_metric("step", hidden=True)
-        self._run.define_metric("*", step_metric="step")
+        self._tell(lambda run: run.define_metric("step", hidden=True))
+        self._tell(lambda run: run.define_metric("*", step_metric="step"))
 
     def log(self, step: int, again: int, numbers: Mapping[str, float]) -> None:
         """Chart a step's numbers; `again` is how many of the steps so far were made a second time."""
         # wandb drops a step that is not above its last, as after going back: its own count goes on, and the charts are
         # drawn over ours. Offline it does not know where an earlier process of the run ended.
         self._charted = max(step + again, self._charted + 1)
-        self._run.log({"step": step, **numbers}, step=self._charted)
+        self._tell(lambda run: run.log({"step": step, **numbers}, step=self._charted))
 
     def summarise(self, numbers: Mapping[str, float]) -> None:
         """Show the numbers of a program without steps in the run's summary."""
-        self._run.summary.update(dict(numbers))
+        self._tell(lambda run: run.summary.update(dict(numbers)))
 
     def finish(self, failed: bool) -> None:
         """Send what is left and end wandb's own process."""
-        self._run.finish(exit_code=int(failed))
+        self._tell(lambda run: run.finish(exit_code=int(failed)))
+
+    def _tell(self, work: Callable[[Any], None]) -> None:
+        """Do what wandb is asked for; where it died the run goes on without it."""
+        if self._run is None:
+            return
+        try:
+            work(self._run)
+        except Stopped:
+            raise
+        except Exception as error:  # wandb's own, of which there are many, and the system's
+            self._run = None
+            print(f"run.wandb: {_reason(error)}; goes on without a dashboard", file=sys.stderr, flush=True)
+            _end_wandb()
 
 
 def _opened(mode: str, about: Mapping[str, Any]) -> Any:
@@ -117,10 +131,21 @@ def _opened(mode: str, about: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # wandb's own, of which there are many, and the system's
         less = LESS[mode]
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        print(f"run.wandb.mode={mode}: {reason}; goes on as run.wandb.mode={less}", file=sys.stderr, flush=True)
-        wandb.teardown()  # its process would still hold the run's id
+        print(f"run.wandb.mode={mode}: {_reason(error)}; goes on as run.wandb.mode={less}", file=sys.stderr, flush=True)
+        _end_wandb()  # its process would still hold the run's id
         return _opened(less, about)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _end_wandb() -> None:
+    """End wandb's own process, which may have died, and its work at our exit."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown()
 
 
 def _lend_home(folder: Path) -> None:

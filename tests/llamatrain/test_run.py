@@ -278,6 +278,33 @@ def test_a_dashboard_that_cannot_be_opened_costs_a_line(
     assert board.summary == {} and modes == [mode, less]
 
 
+def test_a_dashboard_that_dies_costs_a_line_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = Dashboard("offline")
+    asked: list[str] = []
+
+    def log(row: dict[str, float], step: int) -> None:
+        asked.append("log")
+        raise ConnectionResetError("Connection lost\nand much more")
+
+    def teardown() -> None:
+        asked.append("teardown")
+        raise ConnectionResetError("Connection lost")
+
+    board.log = log  # type: ignore[method-assign]
+    module = types.SimpleNamespace(init=board.init, Settings=lambda **_: None, teardown=teardown)
+    monkeypatch.setitem(sys.modules, "wandb", module)  # type: ignore[arg-type]
+    wandb = WandbConfig(mode="offline", project="test", entity=None, group=None, tags=[])
+    with Run(run_config(tmp_path, wandb=wandb), "test", {}, data={}) as run:
+        for step in (1, 2, 3):
+            run.log(step, {"train/loss": 1.0})
+    assert asked == ["log", "teardown"]
+    assert capsys.readouterr().err == "run.wandb: Connection lost; goes on without a dashboard\n"
+    assert run.status()["state"] == "done"
+    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
 def test_a_line_that_a_kill_cut_is_dropped_without_risk_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -319,6 +319,6 @@ def test_a_batch_above_all_prompts_and_an_endless_default_are_refused(world: dic
     with pytest.raises(UserError, match="iterations: the default would train 267 epochs of 12 prompts"):
         ppo(world, tmp_path, "long")
     assert dry_run(composed(world, tmp_path, "plan", "iterations=3"), 2).endswith(
-        "3 iterations of 8 prompts and 2 updates: 2 epochs of 12 prompts"
+        "3 iterations of 8 prompts and 2 updates: 2 epochs of 12 prompts; a rank learns from 2 responses at once"
     )
     assert not [name for name in ("wide", "long", "plan") if (tmp_path / name).exists()]
