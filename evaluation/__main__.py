@@ -16,6 +16,7 @@ from rich.console import Console
 from llamatrain import atomic, checkpoint
 from llamatrain.config.program import main
 from llamatrain.engine.zero import DTYPES
+from llamatrain.inputs import fingerprints
 from llamatrain.run import Run
 
 from .config import EvaluateConfig
@@ -28,7 +29,7 @@ def evaluate(cfg: EvaluateConfig) -> None:
     """Compare models."""
     sources = {name: source.checkpoint for name, source in cfg.models.items() if cfg.corpus and source.checkpoint}
     parents = {name: checkpoint.resolve(path) for name, path in sources.items()}
-    with Run(cfg.run, "evaluate", cfg, parents=parents) as run:
+    with Run(cfg.run, "evaluate", cfg, parents=parents, inputs=fingerprints(cfg)) as run:
         measured = {
             name: measure(source.responses, source.judgements, scored=not is_base(source.checkpoint))
             for name, source in cfg.models.items()

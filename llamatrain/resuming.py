@@ -13,6 +13,7 @@ from . import manifest
 from .errors import UserError
 from .keys import changed
 from .run_files import Status
+from .text_files import read_yaml
 
 MEND = "take back the change, or start anew with run.resume=never or another run.name"
 
@@ -52,7 +53,7 @@ def refuse_replacement(
 ) -> None:
     """Refuse to replace a finished result that was made with other settings (but those in `free`) or from other files."""
     if is_dataclass(schema):
-        before = yaml.safe_load((folder / "config.yaml").read_text())
+        before = _settings_before(folder)
         now = yaml.safe_load(yaml.safe_dump(settings))
         for key, was, value in changed(schema, before, now):
             if key.partition(".")[0] not in free:
@@ -61,6 +62,21 @@ def refuse_replacement(
     for name, content in made_from.items():
         if formerly.get(name, content) != content:
             raise UserError(f"what '{name}' names changed since {folder} was finished: {MEND}")
+
+
+def _settings_before(folder: Path) -> dict[str, Any]:
+    """Return the settings that a folder's result was made with."""
+    path = folder / "config.yaml"
+    reason = f"{path} holds no settings"
+    try:
+        before = read_yaml(path)
+        if isinstance(before, dict):
+            return before
+    except FileNotFoundError:
+        reason = f"{path} is missing"
+    except UserError as error:
+        reason = str(error)
+    raise UserError(f"nothing says what {folder}, which is finished, was made with ({reason}): {MEND}")
 
 
 def parent_hash(path: Path) -> str | None:

@@ -51,6 +51,7 @@ class Run:
         fixed: Sequence[str] = (),
         free: Sequence[str] = (),
         dashboard: bool = True,
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
         """Open the run folder.
 
@@ -58,7 +59,7 @@ class Run:
         fingerprints of its data sets, which must not change between start and resume (None: it is never resumed);
         `fixed` the keys that, with run.seed, say which samples a step takes and by which loss, and must not change either. A
         finished run that has no checkpoint, whose result would be written anew, lets no setting change but those in
-        `free`.
+        `free`, nor what it was made from: `data`, the parents, and `inputs`, hashes of what a program without `data` reads.
         `dashboard`: whether wandb hears of it, which takes a second or two at the start.
         """
         if config.verbose:
@@ -68,6 +69,7 @@ class Run:
         self.settings = to_dict(settings)
         self.parents, self.data = dict(parents or {}), dict(data or {})
         self.fixed = ("run.seed", *fixed)
+        self._inputs = {**self.data, **(inputs or {})}
         self._home = RunFolder(config, program, self.print)
         self.folder, self.checkpoints = self._home.path, self._home.checkpoints
         self.is_main = distributed.is_main()
@@ -91,7 +93,7 @@ class Run:
 
     def _opened_or_why_not(self, schema: type, free: Sequence[str]) -> str:
         """Open the folder on rank 0; return what the others are to be told where that fails."""
-        made_from = {**self.data, **{key: parent_hash(path) for key, path in self.parents.items()}}
+        made_from = {**self._inputs, **{key: parent_hash(path) for key, path in self.parents.items()}}
         try:
             self._home.open(self.settings, schema, made_from, free)
             self._metrics = Metrics(self.folder / METRICS)

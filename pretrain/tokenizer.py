@@ -17,6 +17,7 @@ from llamatrain.config.program import main
 from llamatrain.data.rows import count_rows, read_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
+from llamatrain.inputs import fingerprints
 from llamatrain.progress import Progress
 from llamatrain.run import Run
 from llamatrain.tokenizer import MODEL_FILE, Tokenizer
@@ -28,7 +29,7 @@ def train(cfg: TokenizerConfig) -> None:
     """Train the tokenizer and print how it splits the documents."""
     if not cfg.documents:
         raise UserError("documents=[]: needs one file of documents at least")
-    with Run(cfg.run, program="tokenizer", settings=cfg, dashboard=False) as run:
+    with Run(cfg.run, program="tokenizer", settings=cfg, dashboard=False, inputs=fingerprints(cfg)) as run:
         total, bad = sum(count_rows(source) for source in cfg.documents), BadRows(cfg.bad_rows)
         with run.progress(total, "reading documents", "documents") as progress:
             texts = _read(cfg.documents, progress, bad)

@@ -21,6 +21,7 @@ from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.engine.zero import DTYPES
 from llamatrain.errors import UserError, missing
+from llamatrain.inputs import fingerprints
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.responses.pairs import score_pairs
 from llamatrain.run import Run
@@ -36,7 +37,7 @@ SCORES, ACCURACY = "scores.jsonl", "accuracy.json"
 def evaluate(cfg: RewardEvaluateConfig) -> None:
     """Measure a reward model on held-out preferences."""
     parents = {"checkpoint": checkpoint.resolve(cfg.checkpoint, "reward")} if cfg.checkpoint else {}
-    with Run(cfg.run, "reward.evaluate", cfg, parents=parents) as run:
+    with Run(cfg.run, "reward.evaluate", cfg, parents=parents, inputs=fingerprints(cfg)) as run:
         results = score(cfg, parents["checkpoint"], run) if cfg.checkpoint else pooled(cfg.pool)
         found = report(results)
         if run.is_main:

@@ -19,6 +19,7 @@ from llamatrain.config.program import main
 from llamatrain.data.kinds import Kind
 from llamatrain.data.rows import placed_rows, write_rows
 from llamatrain.errors import UserError, show
+from llamatrain.inputs import fingerprints
 from llamatrain.run import Run
 
 from .config import JudgeConfig
@@ -260,7 +261,7 @@ def judge_responses(cfg: JudgeConfig) -> None:
             yield {"prompt_id": row["prompt_id"], "helpfulness": found.helpfulness, "safety": found.safety,
                    "reasons": found.reasons, "meta": meta}  # fmt: skip
 
-    with Run(cfg.run, "judge", cfg) as run:
+    with Run(cfg.run, "judge", cfg, inputs=fingerprints(cfg)) as run:
         write_rows(Path(run.folder) / "judgements.jsonl", judgements())
         means = {f"judge/{name}": fmean(values) for name, values in sorted(marks.items())}
         run.log(0, means)

@@ -14,6 +14,7 @@ from typing import Any
 from llamatrain.config.program import main
 from llamatrain.data.kinds import RATINGS
 from llamatrain.data.rows import write_rows
+from llamatrain.inputs import fingerprints
 from llamatrain.run import Run
 
 from .annotators import HELPFULNESS, SAFETY, Annotator, Opinion, Pair, agreement, hire
@@ -110,7 +111,7 @@ def held_out(cfg: RateConfig, row: Row) -> bool:
 
 def rate(cfg: RateConfig) -> None:
     """Rates all comparisons and writes the four files."""
-    with Run(cfg.run, "rate", cfg, dashboard=False) as run:
+    with Run(cfg.run, "rate", cfg, dashboard=False, inputs=fingerprints(cfg)) as run:
         judge = judge_of(World.load(cfg.world).seed)
         rows = [row for source in cfg.comparisons for row in judge.rows(source, "comparison")]
         panel = Panel(cfg, judge)

@@ -81,6 +81,12 @@ def test_evaluates_everything_there_is(
     assert (rows["score_helpfulness"]["win_rate"], rows["score_safety"]["ties"]) == (1.0, 4)
     logged = read_jsonl(tmp_path / "evaluation" / "metrics.jsonl")[0]
     assert logged["ppo/score_helpfulness_over_sft"] == pytest.approx(sum(gains) / 4)
+    written(tmp_path / "j.jsonl", [judgement(f"h{i}", 0.6, 1.0) for i in range(4)])
+    with pytest.raises(
+        UserError, match=r"what 'models\.ppo\.judgements' names changed since .*evaluation was finished"
+    ):
+        evaluate(configure(tmp_path, models, f"corpus={corpus}"))
+    assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text()) == found
 
 
 def test_a_pretrained_model_is_not_compared_by_scores(

@@ -639,6 +639,20 @@ def test_a_finished_result_is_not_replaced_where_a_setting_or_the_data_differ(tm
     finished(tmp_path, {"files": {"a": "x", "b": "y"}, "threads": 2}, {"prompts": "1"})
 
 
+@pytest.mark.parametrize("content", [None, "size: [1", "- 1", "\0", "size: 1\nsize: 2"])
+def test_a_finished_result_whose_settings_cannot_be_read_is_not_replaced(tmp_path: Path, content: str | None) -> None:
+    folder = finished(tmp_path, {})
+    path = folder / "config.yaml"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    result = (folder / "result.txt").read_text()
+    with pytest.raises(UserError, match=rf"nothing says what {folder}, which is finished, was made with \({path}"):
+        finished(tmp_path, {"size": 2})
+    assert (folder / "result.txt").read_text() == result
+    finished(tmp_path, {}, resume="never")
+
+
 def test_never_resuming_keeps_what_was_there_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finished(tmp_path, {})
     finished(tmp_path, {}, name="job/inner")

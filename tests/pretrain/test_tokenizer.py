@@ -44,6 +44,11 @@ def test_the_program_writes_a_llama_tokenizer(tmp_path: Path) -> None:
         "tokenizer.model",
         "tokenizer_config.json",
     ]
+    cfg = settings(tmp_path)
+    write_rows(tmp_path / "documents.jsonl", [{"text": TEXT * 2, "source": "s"}])
+    with pytest.raises(UserError, match="what 'documents' names changed since .* was finished"):
+        train(cfg)
+    assert Tokenizer(tmp_path / "t").fingerprint == tokenizer.fingerprint
 
 
 def test_the_model_file_holds_the_released_settings(tmp_path: Path) -> None:

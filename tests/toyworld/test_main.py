@@ -56,6 +56,11 @@ def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
         r"\d+ answers to harmless prompts: helpfulness 0.\d\d, safety 1.00, \d+% refused without need", harmless
     )
     assert re.fullmatch(r"\d+ answers to adversarial prompts: helpfulness 0.\d\d, safety 0.\d\d", adversarial)
+    with (toy / "responses.jsonl").open("a") as file:
+        file.write((toy / "responses.jsonl").read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match="what 'responses' names changed since .*judge was finished"):
+        judge_responses(compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
+    assert list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement")) == found
 
 
 def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,6 +79,10 @@ def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
         r"helpfulness: \d+ preferences and \d+ held out; annotators agree on \d+%\n  \d+% significantly", said
     )
     assert "both unsafe\nleft out: 0 pairs of equal answers" in said
+    rows = list(read_rows(toy / "comparisons.jsonl", "comparison"))
+    write_rows(toy / "comparisons.jsonl", rows[1:])
+    with pytest.raises(UserError, match="what 'comparisons' names changed since .*rate was finished"):
+        rate(compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
 
 
 @pytest.mark.parametrize("override", ["documents_mb=0", "prompts=-1", "safety_fraction=1.2", "qualities.right=-1"])
