@@ -33,7 +33,9 @@ class Progress:
     ) -> None:
         """Begin at `done`; with `every`, a log gets a line each that many units, otherwise one about every ten seconds."""
         self.total, self.description, self.unit, self.every = total, description, unit, every
-        self.done = self.start_done = done
+        self.done: float = done
+        self.start_done: float = done
+        self.weight = 1.0  # what a unit counts: above 1 where this rank's work stands for that of others
         self.started = self.last_line = time.monotonic()
         self.show = show
         self.shown: dict[str, Any] = {}
@@ -61,14 +63,14 @@ class Progress:
 
     def update(self, n: int = 1, **shown: Any) -> None:
         """Count n more units; the named values are shown beside the bar."""
-        self.done += n
+        before, self.done = self.done, self.done + n * self.weight
         if not self.show:
             return
         self.shown.update(shown)
         if self._bar is not None:
-            self._bar.update(0, completed=self.done, rate=self._rate(), shown=self._values())
+            self._bar.update(0, completed=round(self.done), rate=self._rate(), shown=self._values())
             return
-        due = self.every and (self.done // self.every > (self.done - n) // self.every)
+        due = self.every and (self.done // self.every > before // self.every)
         if due or (not self.every and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES):
             self.last_line = time.monotonic()
             self._line()
@@ -93,7 +95,7 @@ class Progress:
         elapsed = time.monotonic() - self.started
         rate = (self.done - self.start_done) / max(1e-6, elapsed)
         left = duration((self.total - self.done) / rate) if rate > 0 else "?"
-        text = f"{self.description} {self.done}/{self.total}  {self._rate()}  left {left}  {self._values()}"
+        text = f"{self.description} {self.done:.0f}/{self.total}  {self._rate()}  left {left}  {self._values()}"
         print(text.rstrip(), file=sys.stderr, flush=True)
 
     def print(self, text: str) -> None:
@@ -118,7 +120,7 @@ class Progress:
         elif self.show and self.done > self.start_done:
             seconds = time.monotonic() - self.started
             print(
-                f"{self.description} {self.done}/{self.total} in {duration(seconds)}  {self._rate()}  {self._values()}".rstrip(),
+                f"{self.description} {self.done:.0f}/{self.total} in {duration(seconds)}  {self._rate()}  {self._values()}".rstrip(),
                 file=sys.stderr,
                 flush=True,
             )

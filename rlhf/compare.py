@@ -100,7 +100,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
                 for i, (place, number) in enumerate(pairs)
             ]
 
-        chunks.make(rows_of)
+        chunks.make(rows_of, bar, units=2)
     return chunks
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from llamatrain import distributed, manifest
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
+from llamatrain.progress import Progress
 from llamatrain.responses.prompts import prompts_fingerprint
 from llamatrain.run import Run
 from llamatrain.text_files import read_lines
@@ -55,20 +56,29 @@ class Chunks:
         """Return a chunk's file."""
         return self.folder / f"{number:06d}.jsonl"
 
-    def make(self, rows_of: Callable[[range], list[Row]]) -> None:
-        """Make the chunks that are missing, each rank every world_size-th; a signal stops the run between two of them."""
+    def make(self, rows_of: Callable[[range], list[Row]], bar: Progress | None = None, units: int = 1) -> None:
+        """Make the chunks that are missing, each rank every world_size-th; a signal stops the run between two of them.
+
+        `rows_of` counts an item as `units` on `bar`, which shows all ranks' work: what one has done stands for the others'.
+        """
         for first in range(0, len(self), distributed.world_size()):
             number = first + distributed.rank()
-            if number in self._left:
+            own = len(self.items(number)) if number in self._left else 0
+            together = distributed.all_reduce_sum(own)
+            if bar is not None:
+                bar.weight = together / own if own else 1.0
+            if own:
                 write_rows(self.path(number), rows_of(self.items(number)))
                 self._left.remove(number)
+            elif bar is not None:
+                bar.update(round(together) * units)
             if self.run.stop_requested():
                 self.run.stop(0)
         distributed.barrier()
 
     def missing(self) -> int:
-        """Return how many items this rank has still to make."""
-        return sum(len(self.items(number)) for number in self._left)
+        """Return how many items all ranks have still to make."""
+        return round(distributed.all_reduce_sum(sum(len(self.items(number)) for number in self._left)))
 
     def rows(self) -> Iterator[Row]:
         """Yield all rows in order; call it after `make`."""

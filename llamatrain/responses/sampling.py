@@ -68,7 +68,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
                 for rollout, (_, number), own in zip(rollouts, wanted, scores, strict=True)
             ]
 
-        chunks.make(rows_of)
+        chunks.make(rows_of, bar, cfg.samples_per_prompt)
     return chunks
 
 

@@ -8,7 +8,10 @@ from typing import Any, TypedDict
 
 import pytest
 
+from llamatrain import distributed
 from llamatrain.config.compose import compose
+from llamatrain.data.rows import write_rows
+from llamatrain.progress import Progress
 from llamatrain.responses.chunks import Chunks, Row
 from llamatrain.run import Run
 from llamatrain.stopping import Stopped
@@ -40,6 +43,30 @@ def test_rows_come_in_order(run: Run) -> None:
     chunks.make(rows_of)
     assert [row["item"] for row in chunks.rows()] == list(range(10))
     assert chunks.missing() == 0
+
+
+def test_the_bar_counts_all_ranks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Rank 0 of two, whose other rank makes chunks of the same size; rank 0's second is there already.
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    others = iter([6, 3, 3])  # items that rank 1 has to make, in all and of each round
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda value: value + next(others))
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
+    monkeypatch.setattr(run, "stop_requested", lambda: False)
+    chunks = chunks_of(run, {}, count=12, size=3)
+    write_rows(chunks.path(2), rows_of(chunks.items(2)))
+    chunks = chunks_of(run, {}, count=12, size=3)
+    shown = []
+    with Progress(2 * chunks.missing(), "sampling", "responses", show=False) as bar:
+
+        def two_a_item(items: range) -> list[Row]:
+            for _ in range(2 * len(items)):
+                bar.update(1)
+                shown.append(bar.done)
+            return rows_of(items)
+
+        chunks.make(two_a_item, bar, units=2)
+        assert bar.done == bar.total == 2 * (6 + 3)
+    assert shown == [2, 4, 6, 8, 10, 12]
 
 
 def test_finished_chunks_are_kept_and_a_half_written_one_is_made_again(run: Run) -> None:
