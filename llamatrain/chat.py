@@ -20,6 +20,7 @@ Message = dict[str, str]
 
 B_INST, E_INST = "[INST]", "[/INST]"
 B_SYS, E_SYS = "<<SYS>>\n", "\n<</SYS>>\n\n"
+LONG = 100_000  # characters
 TAGS = (B_INST, E_INST, B_SYS.strip(), E_SYS.strip())
 
 
@@ -88,6 +89,14 @@ def encode_dialogue(
     for start, end in trained:
         mask[start:end] = [True] * (end - start)
     return tokens, mask
+
+
+def too_many(messages: Sequence[Message], tokenizer: Tokenizer, limit: int) -> int | None:
+    """Return how many ids these messages have at least where that is more than `limit`, without encoding them; else None."""
+    if sum(len(message["content"]) for message in messages) < LONG:  # encoded in no time
+        return None
+    fewest = sum(tokenizer.fewest(message["content"].strip()) for message in messages)
+    return fewest if fewest > limit else None
 
 
 def decode_response(tokens: Iterable[int], tokenizer: Tokenizer) -> str:

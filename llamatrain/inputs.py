@@ -23,7 +23,7 @@ CONTENT = {
 
 def fingerprints(settings: Any) -> dict[str, str]:
     """Return key -> hash of all that it names, in order; checkpoints apart, which are a run's parents."""
-    found = defaultdict(hashlib.sha256)
+    found: defaultdict[str, Any] = defaultdict(hashlib.sha256)
     for key, metadata, value in files_read(settings):
         if metadata["reads"] != "checkpoint":
             for source in _sources(value, metadata["reads"]):

@@ -57,7 +57,7 @@ class Progress:
             TextColumn("{task.fields[shown]}", markup=False),
             console=Console(stderr=True),
         )
-        bar.add_task(self.description, total=self.total, completed=self.done, rate="", shown="")
+        bar.add_task(self.description, total=self.total, completed=round(self.done), rate="", shown="")
         bar.start()
         return bar
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ class Tokenizer:
         """Return the ids of `text`, with BOS before and EOS after them where asked for."""
         ids: list[int] = self._processor.encode(text)
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
+
+    def fewest(self, text: str) -> int:
+        """Return a number of ids that `text` has at least, without encoding it: of a long one that takes a minute."""
+        return len(text) // self._longest_piece
+
+    @cached_property
+    def _longest_piece(self) -> int:
+        """The characters of the longest piece; without end where the settings let characters vanish."""
+        return max(map(len, self.normal_pieces())) if not self.unlike_llama() else 1 << 62
 
     def encode_many(self, texts: Iterable[str], threads: int = 1) -> list[list[int]]:
         """Return the ids of every text, without BOS and EOS, on `threads` threads."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llamatrain.chat import encode_dialogue
+from llamatrain.chat import Message, encode_dialogue, too_many
 from llamatrain.data.batches import check_split
 from llamatrain.data.kinds import Row
 from llamatrain.data.order import mix, permuted
@@ -67,14 +67,16 @@ def load_pairs(
         if fault is not None:
             dropped[fault] += 1
             continue
-        pair = _pair(row, tokenizer, path, number)
-        if pair.longest <= max_length:
+        sides = [_messages(row, side) for side in ("chosen", "rejected")]
+        count = max(too_many(messages, tokenizer, max_length) or 0 for messages in sides)
+        pair = None if count else _pair(row, tokenizer, path, number)
+        if pair is not None and pair.longest <= max_length:
             pairs.append(pair)
         elif too_long == "skip":
             dropped["too_long"] += 1
         else:
             need = f"max_length={max_length}; shorten it or set too_long=skip"
-            raise UserError(f"{path}: row {number + 1} has {pair.longest} tokens, {need}")
+            raise UserError(f"{path}: row {number + 1} has {pair.longest if pair else count} tokens, {need}")
     if not pairs:
         raise UserError(f"{path} holds no pair to rank within max_length={max_length} tokens: {in_words(dropped)}")
     return pairs, dropped
@@ -103,10 +105,13 @@ def left_out_in_words(path: str, kept: int, dropped: Counter[str]) -> str:
     return warned(f"{path}: of {total:,} pairs left out {in_words(dropped)}", dropped.total(), total)
 
 
+def _messages(row: Row, side: str) -> list[Message]:
+    return [*row["messages"], {"role": "assistant", "content": row[side]}]
+
+
 def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:
     def tokens(side: str) -> Tokens:
-        messages = [*row["messages"], {"role": "assistant", "content": row[side]}]
-        return np.asarray(encode_dialogue(messages, tokenizer, loss="last")[0], dtype=np.int32)
+        return np.asarray(encode_dialogue(_messages(row, side), tokenizer, loss="last")[0], dtype=np.int32)
 
     return Pair(
         chosen=tokens("chosen"),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llamatrain.chat import Message, encode_dialogue, without_oldest_turn
+from llamatrain.chat import Message, encode_dialogue, too_many, without_oldest_turn
 from llamatrain.data.batches import Batches
 from llamatrain.data.order import Places, mix, permuted, shuffled
 from llamatrain.data.packing import Batch, Sample, collate, pack, with_weight
@@ -92,15 +92,16 @@ class DialogueBatches(Batches):
             read += 1
             messages: list[Message] | None = row["messages"]
             while messages is not None:
-                tokens, mask = encode_dialogue(messages, tokenizer, row.get("loss", loss))
-                if len(tokens) <= self.seq_len:
+                count = too_many(messages, tokenizer, self.seq_len)
+                tokens, mask = ([], []) if count else encode_dialogue(messages, tokenizer, row.get("loss", loss))
+                if not count and len(tokens) <= self.seq_len:
                     ids.append(np.array(tokens, dtype=np.uint32))
                     masks.append(np.array(mask, dtype=bool))
                     shortened += len(messages) < len(row["messages"])
                     break
                 if too_long == "stop":
                     raise UserError(
-                        f"dialogue {read} ({messages[0]['content'][:40]!r}...) has {len(tokens)} tokens, more than "
+                        f"dialogue {read} ({messages[0]['content'][:40]!r}...) has {count or len(tokens)} tokens, more than "
                         f"seq_len={self.seq_len}: needs a longer seq_len, or too_long=skip or drop_turns"
                     )
                 messages = without_oldest_turn(messages) if too_long == "drop_turns" else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
-from llamatrain.chat import Message, encode_prompt
+from llamatrain.chat import Message, encode_prompt, too_many
 from llamatrain.data.rows import file_fingerprint, placed_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
@@ -75,11 +75,12 @@ def load_prompts(
                 )
             )
             continue
-        tokens = encode_prompt(row["messages"], tokenizer)
-        if len(tokens) + room > context:
+        count = too_many(row["messages"], tokenizer, context - room)
+        tokens = [] if count else encode_prompt(row["messages"], tokenizer)
+        if count or len(tokens) + room > context:
             if too_long == "stop":
                 raise UserError(
-                    f"{where}: prompt {row['id']!r} has {len(tokens)} tokens and the context is {context}: need room "
+                    f"{where}: prompt {row['id']!r} has {count or len(tokens)} tokens and the context is {context}: need room "
                     f"for {room} tokens of the response; too_long=skip passes over such prompts"
                 )
             skipped += 1

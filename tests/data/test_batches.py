@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from llamatrain.chat import encode_dialogue, too_many
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.packing import Batch
 from llamatrain.data.rows import write_rows
@@ -323,6 +324,23 @@ def test_too_long_dialogues_are_skipped_stopped_or_shortened(tokenizer: Tokenize
     with pytest.raises(UserError, match=rf"dialogue 2 \(.*\) has {length} tokens, more than seq_len={length - 1}"):
         pack_dialogues(both, tokenizer, seq_len=length - 1, too_long="stop")
     assert pack_dialogues(both, tokenizer, seq_len=length, too_long="stop").counts["kept"] == 2
+
+
+def test_a_dialogue_far_too_long_is_not_encoded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "Where does the red fox live? " * 5_000
+    long = {"messages": [{"role": "user", "content": words}, {"role": "assistant", "content": "There."}], "source": "x"}
+    fewest, exactly = too_many(long["messages"], tokenizer, 64), len(encode_dialogue(long["messages"], tokenizer)[0])
+    assert fewest is not None and 64 < fewest < exactly
+    encoded: list[int] = []
+    encode = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda text, **more: encoded.append(len(text)) or encode(text, **more))
+    batches = pack_dialogues([*DIALOGUES, long], tokenizer)
+    assert batches.counts["skipped"] == 1 and max(encoded) < 1000
+    short = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A fox."}]
+    shortened = {**long, "messages": [*long["messages"], *short]}
+    assert pack_dialogues([shortened], tokenizer, too_long="drop_turns").counts["shortened"] == 1
+    with pytest.raises(UserError, match=f"has {fewest} tokens, more than seq_len=64"):
+        pack_dialogues([long], tokenizer, too_long="stop")
 
 
 def test_nothing_left_and_unknown_policies_are_refused(tokenizer: Tokenizer) -> None:

@@ -46,7 +46,7 @@ def test_the_program_writes_a_llama_tokenizer(tmp_path: Path) -> None:
     ]
     cfg = settings(tmp_path)
     write_rows(tmp_path / "documents.jsonl", [{"text": TEXT * 2, "source": "s"}])
-    with pytest.raises(UserError, match="what 'documents' names changed since .* was finished"):
+    with pytest.raises(UserError, match=r"what 'documents' names changed since .* was finished"):
         train(cfg)
     assert Tokenizer(tmp_path / "t").fingerprint == tokenizer.fingerprint
 

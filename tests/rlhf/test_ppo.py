@@ -60,7 +60,7 @@ def measures(folder: Path) -> list[dict[str, float]]:
 
 
 def test_defaults_are_the_papers(tmp_path: Path, world: dict[str, str]) -> None:
-    cfg = composed("ppo", PPOConfig, overrides(world, tmp_path, "ppo"))
+    cfg = compose("ppo", PPOConfig, overrides(world, tmp_path, "ppo"))
     assert (cfg.batch_prompts, cfg.mini_batch, cfg.clip, cfg.beta, cfg.epochs) == (512, 64, 0.2, 0.01, 1)
     assert (cfg.optim.lr, cfg.optim.schedule, cfg.optim.eps, cfg.optim.weight_decay) == (1e-6, "constant", 1e-5, 0.1)
     assert 200 <= cfg.iterations <= 400

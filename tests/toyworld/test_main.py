@@ -58,7 +58,7 @@ def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"\d+ answers to adversarial prompts: helpfulness 0.\d\d, safety 0.\d\d", adversarial)
     with (toy / "responses.jsonl").open("a") as file:
         file.write((toy / "responses.jsonl").read_text().splitlines()[0] + "\n")
-    with pytest.raises(UserError, match="what 'responses' names changed since .*judge was finished"):
+    with pytest.raises(UserError, match=r"what 'responses' names changed since .*judge was finished"):
         judge_responses(compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
     assert list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement")) == found
 
@@ -81,7 +81,7 @@ def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "both unsafe\nleft out: 0 pairs of equal answers" in said
     rows = list(read_rows(toy / "comparisons.jsonl", "comparison"))
     write_rows(toy / "comparisons.jsonl", rows[1:])
-    with pytest.raises(UserError, match="what 'comparisons' names changed since .*rate was finished"):
+    with pytest.raises(UserError, match=r"what 'comparisons' names changed since .*rate was finished"):
         rate(compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
 
 
