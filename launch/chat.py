@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from llamatrain.stopping import handling
 from llamatrain.streams import shown
 
 from . import answers
+from .wrapping import wrapped
 
 if TYPE_CHECKING:
     from llamatrain.model.transformer import Transformer
@@ -177,11 +179,12 @@ def _converse(chat: Chat, name: str) -> None:
     dim, bold, plain = ("\033[2m", "\033[1;36m", "\033[0m") if colour else ("", "", "")
     # readline must not count colours as columns
     prompt = f"\001{bold}\002>\001{plain}\002 " if colour else "> "
-    print(f"\n{bold}{name}{plain}\n{dim}{HELP}{plain}\n")
+    print(f"\n{bold}{name}{plain}\n{dim}{_lines(HELP)}{plain}\n")
     questions = answers.questions(name)
     if questions:  # of a toy world: such a model knows nothing else, not even a greeting alone
-        print(f"{dim}It knows what its world holds and nothing else. It answered these right in its evaluation:{plain}")
-        print("".join(f"  {question}\n" for question in questions))
+        known = "It knows what its world holds and nothing else. It answered these right in its evaluation:"
+        print(f"{dim}{_lines(known)}{plain}")
+        print("".join(f"  {_lines(question)}\n" for question in questions))
     while True:
         try:
             text = input(prompt).strip()
@@ -197,6 +200,15 @@ def _converse(chat: Chat, name: str) -> None:
             print(f"{dim}{_command(chat, text)}{plain}\n")
         elif text:
             _reply(chat, text, dim, plain)
+
+
+def columns() -> int:
+    """Return how wide a line is: the terminal's, or without end where the answers go into a file."""
+    return shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else sys.maxsize
+
+
+def _lines(text: str) -> str:
+    return "".join(wrapped([text], columns() - 2))
 
 
 def _command(chat: Chat, text: str) -> str:
@@ -223,8 +235,8 @@ def _reply(chat: Chat, text: str, dim: str, plain: str) -> None:
         turns = "the oldest turn" if dropped == 1 else f"the {dropped} oldest turns"
         print(f"{dim}the context is full: {turns} forgotten{plain}")
     try:
-        for piece in chat.answer():
-            print(shown(piece), end="", flush=True)
+        for piece in wrapped(map(shown, chat.answer()), columns()):
+            print(piece, end="", flush=True)
         print("" if chat.finished else f"{dim} [cut: max_new_tokens or the context's end]{plain}")
     except KeyboardInterrupt:
         print(f"{dim} [stopped]{plain}")
