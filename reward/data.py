@@ -15,7 +15,7 @@ from llamatrain.data.batches import check_split
 from llamatrain.data.kinds import Row
 from llamatrain.data.order import mix, permuted
 from llamatrain.data.packing import Batch
-from llamatrain.data.rows import read_rows
+from llamatrain.data.rows import placed_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.hf_folder import load_config
@@ -60,23 +60,25 @@ def load_pairs(
         raise UserError(f"too_long={too_long}: need skip or stop")
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
-    for number, row in enumerate(read_rows(path, "preference", bad)):
+    bad = bad or BadRows()
+    before = bad.counts.total()
+    for number, (where, row) in enumerate(placed_rows(path, "preference", bad)):
         if kind is not None and row["kind"] != kind:
-            raise UserError(f"{path}: row {number + 1} is a {row['kind']} preference, but kind={kind}; mix takes both")
+            raise UserError(f"{where} is a {row['kind']} preference, but kind={kind}; mix takes both")
         fault = _fault(row)
         if fault is not None:
             dropped[fault] += 1
             continue
         sides = [_messages(row, side) for side in ("chosen", "rejected")]
         count = max(too_many(messages, tokenizer, max_length) or 0 for messages in sides)
-        pair = None if count else _pair(row, tokenizer, path, number)
+        pair = None if count else _pair(row, tokenizer, path, number + bad.counts.total() - before)
         if pair is not None and pair.longest <= max_length:
             pairs.append(pair)
         elif too_long == "skip":
             dropped["too_long"] += 1
         else:
             need = f"max_length={max_length}; shorten it or set too_long=skip"
-            raise UserError(f"{path}: row {number + 1} has {pair.longest if pair else count} tokens, {need}")
+            raise UserError(f"{where} has {pair.longest if pair else count} tokens, {need}")
     if not pairs:
         raise UserError(f"{path} holds no pair to rank within max_length={max_length} tokens: {in_words(dropped)}")
     return pairs, dropped

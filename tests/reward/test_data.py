@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamatrain.data.rows import write_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.responses.pairs import Pair
 from llamatrain.tokenizer import Tokenizer
@@ -94,12 +95,24 @@ def test_long_pairs_are_skipped_and_counted_or_stop(tmp_path: Path, tokenizer: T
     path = write_preferences(tmp_path / "p.jsonl", 5, long=2)
     pairs, dropped = load_pairs(path, tokenizer, 128, "skip")
     assert ([pair.row for pair in pairs], dropped) == ([2, 3, 4], {"too_long": 2})
-    with pytest.raises(UserError, match=r"row 1 has .* tokens, max_length=128"):
+    with pytest.raises(UserError, match=r"p\.jsonl:1 has .* tokens, max_length=128"):
         load_pairs(path, tokenizer, 128, "stop")
     with pytest.raises(UserError, match="too_long=cut: need skip or stop"):
         load_pairs(path, tokenizer, 128, "cut")
     with pytest.raises(UserError, match="holds no pair to rank within max_length=10 tokens: 5 longer than"):
         load_pairs(path, tokenizer, 10, "skip")
+
+
+def test_rows_keep_their_places_where_bad_ones_are_skipped(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = Path(write_preferences(tmp_path / "p.jsonl", 4, long=0))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(["{", lines[0], "[]", *lines[1:]]) + "\n")
+    bad = BadRows("skip")
+    for _ in range(2):  # bad rows of other files count for nothing
+        pairs, _ = load_pairs(str(path), tokenizer, 128, "skip", bad=bad)
+        assert [pair.row for pair in pairs] == [1, 3, 4, 5]
+    with pytest.raises(UserError, match=r"p\.jsonl:2 is a helpfulness preference"):
+        load_pairs(str(path), tokenizer, 128, "skip", "safety", BadRows("skip"))
 
 
 def test_pairs_that_teach_nothing_are_dropped_and_counted(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -140,7 +153,7 @@ def test_the_kind_of_prompt_is_the_preferences_unless_told(tmp_path: Path, token
 
 def test_the_other_kind_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write_preferences(tmp_path / "p.jsonl", 2, kind="safety")
-    with pytest.raises(UserError, match="row 1 is a safety preference, but kind=helpfulness"):
+    with pytest.raises(UserError, match=r"\.jsonl:1 is a safety preference, but kind=helpfulness"):
         load_pairs(path, tokenizer, 128, "skip", kind="helpfulness")
 
 
