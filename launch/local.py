@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from llamatrain.progress import duration
 
 from .plan import Planned
+from .record import known_record
+from .runs import read_status
 from .stage import Runner
 
 
-def run_stages(runner: Runner, stages: Sequence[Planned], total: int) -> int:
-    """Run stages in their order and return the exit code; `total` is how many the pipeline has."""
+def run_stages(runner: Runner, stages: Sequence[Planned], total: int, to_run: Collection[str]) -> int:
+    """Run stages in their order and return the exit code.
+
+    `total` is how many the pipeline has, `to_run` which of them are not known to be done.
+    """
     for number, one in enumerate(stages, 1):
         if runner.processes.stopped:
             return runner.not_started(one)
-        code = runner.run(one, f"{number}/{total}")
+        ahead = [later for later in stages[number - 1 :] if later.name in to_run]
+        code = runner.run(one, f"{number}/{total}{time_left(ahead, stages, runner.place.folder)}")
         if code:
             return code
     return 0
+
+
+def time_left(ahead: Sequence[Planned], stages: Sequence[Planned], folder: Path) -> str:
+    """Say how long the stages `ahead` may take, by the time that they or others of their program took; else nothing."""
+    known = [_seconds(one, stages, folder) for one in ahead]
+    seconds = sum(one for one in known if one is not None)
+    if seconds < 1:
+        return ""
+    return f", {'at least' if None in known else 'about'} {duration(seconds)} left"
+
+
+def _seconds(one: Planned, stages: Sequence[Planned], folder: Path) -> float | None:
+    """Return how long a stage took when it was last done, or else what others of its program took on average."""
+    former = sorted(folder.glob(f"{one.name}.replaced-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    own = [found for path in (folder / one.name, *former) if (found := _took(path)) is not None]
+    alike = [_took(folder / other.name) for other in stages if other.program == one.program]
+    others = [found for found in alike if found is not None]
+    return own[0] if own else fmean(others) if others else None
+
+
+def _took(folder: Path) -> float | None:
+    if read_status(folder).get("state") != "done":
+        return None
+    record = known_record(folder)
+    return None if record is None else record.seconds

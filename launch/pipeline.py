@@ -121,9 +121,10 @@ class Pipeline:
                 for decision in decisions:
                     tell(runner, decision)
                 return 0
-            return self._run_stages(runner, planned)
+            to_run = [decision.stage.name for decision in decisions if decision.action != "done"]
+            return self._run_stages(runner, planned, to_run)
 
-    def _run_stages(self, runner: Runner, planned: Sequence[Planned]) -> int:
+    def _run_stages(self, runner: Runner, planned: Sequence[Planned], to_run: Sequence[str]) -> int:
         try:
             self.place.folder.mkdir(parents=True, exist_ok=True)
             lock = Lock(self.place.folder)
@@ -132,7 +133,7 @@ class Pipeline:
         with lock:
             self._describe(planned)
             write_plan(self.place, planned, self.cfg.ranks)
-            code = run_stages(runner, planned[: self.last], len(planned))
+            code = run_stages(runner, planned[: self.last], len(planned), to_run)
             if code == 0:
                 self._summary(runner, planned[: self.last])
             return code
