@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llamatrain.description import Headline, Program
 from llamatrain.errors import UserError
 from llamatrain.keys import SPEED, reads
 from llamatrain.settings import PRECISIONS, RunConfig
@@ -55,4 +56,19 @@ class EvaluateConfig:
             raise UserError(f"micro_batch_size={self.micro_batch_size}: need 1 or more")
 
 
-PROGRAMS: dict[str, type] = {"evaluate": EvaluateConfig}  # name -> schema
+PROGRAMS = {
+    "evaluate": Program(
+        "evaluation",
+        "Measuring",
+        "perplexity, scores and win rates with intervals",
+        schema=EvaluateConfig,
+        makes=("evaluation.json",),
+        headline=Headline(
+            of_last={
+                "gold judge": {"helpfulness": "helpful", "safety": "safe"},
+                "reward models": {"score_helpfulness": "helpful (logit)", "score_safety": "safe (logit)"},
+                "held-out text": {"perplexity": "perplexity", "bits_per_byte": "bits per byte"},
+            }
+        ),
+    )
+}

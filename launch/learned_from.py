@@ -126,6 +126,9 @@ ROLLOUTS = (
 )
 
 
+RULES = {"dialogue": DIALOGUES, "preference": PREFERENCES, "best": KEPT, "rollout": ROLLOUTS}  # by what the rows are
+
+
 @dataclass
 class Reading:
     """A file, read once: how many rows, some at random, the strangest, and how often each counted rule held."""
@@ -177,7 +180,7 @@ def _strangest(rules: Sequence[Rule], tops: Sequence[list[tuple[float, int, Row]
 def learned_from(story: Story) -> str:
     """A card a file that a stage learns from."""
     cards, seen = [], set()
-    for stage in story.of("sft", "reward", "rejection_sampling", "ppo"):
+    for stage in story.stages:
         group = re.sub(r"_\d+$", "", stage.name)  # the folds of a cross validation learn from the same files
         if group not in seen:
             seen.add(group)
@@ -191,16 +194,12 @@ def learned_from(story: Story) -> str:
 
 
 def _files(story: Story, stage: StageRun) -> Iterator[tuple[str, Iterable[Row], Sequence[Rule]]]:
-    if stage.program == "sft":
-        for source in stage.sources("train"):
-            yield f"Dialogues: {_name(source)}", _rows(source, "dialogue"), DIALOGUES
-    elif stage.program == "reward":
-        for source in stage.sources("train"):
-            yield f"Preferences: {_name(source)}", _rows(source, "preference"), PREFERENCES
-    elif stage.program == "rejection_sampling":
-        yield "The best of K: best.jsonl", _kept(story, stage), KEPT
-    else:
-        yield "PPO's batches: samples.jsonl", story.judged(stage, "samples.jsonl"), ROLLOUTS
+    for about in stage.about.learns_from:
+        for source in stage.sources(about.key) if about.key else ():
+            yield f"{about.title}: {_name(source)}", _rows(source, about.rows), RULES[about.rows]
+        if about.file:
+            rows = _kept(story, stage) if about.rows == "best" else story.judged(stage, about.file)
+            yield f"{about.title}: {about.file}", rows, RULES[about.rows]
 
 
 def _name(source: str) -> str:

@@ -6,6 +6,7 @@ import json
 import struct
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from llamatrain.progress import counted, duration
 
@@ -16,14 +17,6 @@ from .samples import sample
 from .story import StageRun, Story
 
 PACKAGES = ("llamatrain", "python", "torch", "deepspeed")
-WHAT = {
-    "pretrain": "Pretrained: continues text. It has seen no dialogue, and no answer of it was ever rated.",
-    "sft": "Supervised fine-tuning (SFT): imitates the answers of written dialogues.",
-    "rejection_sampling": "Rejection sampling (RS): samples several answers to each prompt and is fine-tuned on those that "
-    "two reward models, trained on preferences, score best.",
-    "ppo": "Reinforcement learning from human feedback (RLHF) by PPO: raises the reward models' score of its answers, and "
-    "pays for every step away from where it started.",
-}
 
 
 def overview(story: Story) -> str:
@@ -33,7 +26,7 @@ def overview(story: Story) -> str:
     rows = [
         [
             f'<i class="key c{story.colours[model]}"></i><b>{escape(model)}</b>',
-            escape(WHAT[stage.program]),
+            escape(stage.about.model),
             escape(_data(stage)),
             duration(stage.seconds),
         ]
@@ -126,21 +119,17 @@ def _came_out(story: Story) -> str:
 
 
 def _data(stage: StageRun) -> str:
-    """Say in a few words what a model was trained on."""
-    config, last = stage.config, {name: points[-1][1] for name, points in stage.series.items()}
-    steps = stage.status.get("step")
-    if stage.program == "pretrain" and is_number(config.get("batch_tokens")) and is_number(steps):
-        return f"{_large(config['batch_tokens'] * steps)} tokens in {counted(steps, 'step')}"
-    if stage.program == "sft":
-        rows = sum(map(_lines, stage.sources("train")))
-        return f"{counted(rows, 'dialogue')}" if rows else ""
-    if stage.program == "rejection_sampling" and "rs/kept" in last and "rs/responses" in last:
-        return f"the best {last['rs/kept']:,.0f} of {last['rs/responses']:,.0f} responses"
-    if stage.program == "ppo":
-        batch = config.get("batch_prompts", config.get("rollout_prompts"))
-        each = f" of {batch:,} responses" if is_number(batch) else ""
-        return f"{counted(steps, 'iteration')}{each}" if is_number(steps) else ""
-    return ""
+    """Say in a few words what a model was trained on; empty where its run does not tell."""
+    known: dict[str, Any] = {**stage.config, **{name: points[-1][1] for name, points in stage.series.items()}}
+    known["step"] = stage.status.get("step")
+    if is_number(known.get("batch_tokens")) and is_number(known["step"]):
+        known["tokens"] = _large(known["batch_tokens"] * known["step"])
+    if sources := stage.sources("train"):
+        known["rows of train"] = sum(map(_lines, sources)) or None
+    try:
+        return stage.about.trained_on.format_map(known)
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def _lines(source: str) -> int:

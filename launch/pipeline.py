@@ -34,11 +34,11 @@ from .graphs.chat import Chat, Data, chat
 from .local import run_stages
 from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly
 from .processes import Processes
-from .programs import NAME, nearest, quoted, typed
+from .programs import NAME, PROGRAMS, nearest, quoted, typed
 from .record import read_record
 from .runs import read_json
 from .stage import Runner, console, write_plan
-from .story import TRAINING, Story
+from .story import Story
 
 OWN = ("run", "data", "mix_share", "replay")  # keys of the pipeline that have keys of their own
 
@@ -181,7 +181,7 @@ class Pipeline:
         self.console.print(
             f"\n[green]✓[/green] [bold]{escape(self.place.name)}[/bold]  {told}", highlight=False, soft_wrap=True
         )
-        talker = next((one.name for one in reversed(planned) if one.program in TRAINING[1:]), None)
+        talker = next((one.name for one in reversed(planned) if PROGRAMS[one.program].chats), None)
         if talker is not None:
             talk = typed(["chat", f"checkpoint={self.place.folder / talker / 'final'}"])
             self.console.print(f"  talk to it: {talk}", markup=False, highlight=False, soft_wrap=True)

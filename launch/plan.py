@@ -20,7 +20,7 @@ from llamatrain.keys import files_read, flatten
 
 from .graph import DATA, REFERENCE, Stage, references, resolve
 from .outside import look
-from .programs import nearest, schemas
+from .programs import PROGRAMS, nearest, schema_of
 from .record import VALUE, Record, configs_hash, digest, make_record, read_record
 from .runs import read_status
 
@@ -120,7 +120,7 @@ def plan_stages(stages: Sequence[Stage], awaited: Mapping[str, str], place: Plac
     for stage in stages:
         try:
             found.append(_planned(stage, awaited, place, configs, known))
-            _check_parents(found[-1][0], [one.name for one, _ in found[:-1]], [one.name for one in stages])
+            _check_references(found[-1][0], {one.name: one.program for one, _ in found[:-1]}, stages)
         except UserError as error:
             raise UserError(f"stage '{stage.name}': {error}") from None
     for one, settings in found:
@@ -148,18 +148,28 @@ def _planned(
     given = lengths_given(stage.program, overrides)
     if given:
         run["given"] = given
-    settings: Any = check(stage.program, schemas()[stage.program], {**values, "run": run}, overrides)
+    settings: Any = check(stage.program, schema_of(stage.program), {**values, "run": run}, overrides)
     named = {parts["path"] for value in flatten(values).values() if (parts := VALUE.fullmatch(str(value)))}
     waits = {path: what for path, what in awaited.items() if path in named}
     return Planned(stage.name, stage.program, values, run, source, waits), settings
 
 
-def _check_parents(one: Planned, before: Sequence[str], stages: Sequence[str]) -> None:
-    for parent in one.parents:
-        if parent not in stages:
-            raise UserError(f"reads @{parent}, which is no stage of this pipeline{nearest(parent, list(stages))}")
-        if parent not in before:
-            raise UserError(f"reads @{parent}, which runs after it")
+def _check_references(one: Planned, before: Mapping[str, str], stages: Sequence[Stage]) -> None:
+    """Refuse to read what no stage before this one makes; `before` are those, with their programs."""
+    for value in flatten(one.values).values():
+        for match in REFERENCE.finditer(value) if isinstance(value, str) else ():
+            parent, file = match[1], match[2].lstrip("/")
+            if parent == DATA:
+                continue
+            if parent not in before:
+                names = [stage.name for stage in stages]
+                after = ", which runs after it" if parent in names else ", which is no stage of this pipeline"
+                raise UserError(f"reads @{parent}{after}{'' if parent in names else nearest(parent, names)}")
+            makes = PROGRAMS[before[parent]].makes
+            known = (*makes, "", "checkpoints") if "final" in makes else makes
+            if file.partition("/")[0] not in known:
+                hint = nearest(file, list(makes)) or f" ({', '.join(filter(None, makes))})"
+                raise UserError(f"reads @{parent}/{file}, but {before[parent]} makes no such file{hint}")
 
 
 def _look_outside(one: Planned, settings: Any, place: Place) -> None:
@@ -194,7 +204,7 @@ def plan(stages: Sequence[Planned], place: Place, rerun: Collection[str] = ()) -
 def decide(one: Planned, place: Place, rerun: Collection[str], pending: Collection[str] = ()) -> Decision:
     """Decide about one stage; `pending` are the stages that are still to run, whose results are not known."""
     folder = place.folder / one.name
-    schema, old = schemas()[one.program], read_record(folder)
+    schema, old = schema_of(one.program), read_record(folder)
     record = make_record(one.program, schema, one.values, place.folder, place.data_root, old, pending)
     record.parents, record.source = one.parents, one.source
 

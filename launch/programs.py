@@ -10,9 +10,9 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+
+from llamatrain.description import Program
 
 # "" in a checkout (this package is `launch`), "llamatrain." where it is installed (`llamatrain.launch`).
 PREFIX = (__package__ or "launch").removesuffix("launch")
@@ -39,72 +39,41 @@ NEEDED = {
 }
 
 
-@dataclass(frozen=True)
-class Program:
-    """A module that a user can start, in one line."""
-
-    module: str
-    group: str
-    summary: str
-    parallel: bool = False  # shares its work among the ranks of torch.distributed
-
-
-PROGRAMS = {
+FOLDERS = ("pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld")  # each lists its programs in config.py
+TOGETHER = "Everything at once"
+GROUPS = (TOGETHER, "Data", "Training", "Preferences", "Measuring")
+OWN = {
     "pipeline": Program(
-        "launch.pipeline",
-        "Everything at once",
-        "from text to a chat model: all stages, in order; done ones are skipped",
+        "launch.pipeline", TOGETHER, "from text to a chat model: all stages, in order; done ones are skipped"
     ),
-    "stage": Program("launch.stage", "Everything at once", "one stage of a pipeline that was planned"),
-    "report": Program(
-        "launch.report", "Everything at once", "one self-contained HTML page from a pipeline's run folders"
-    ),
-    "clean": Program(
-        "launch.clean", "Everything at once", "results that were replaced: listed, and removed when asked"
-    ),
-    "chat": Program("launch.chat", "Everything at once", "talk to a checkpoint in the terminal"),
-    "toyworld": Program("toyworld", "Data", "a small simulated world: documents, dialogues, prompts"),
-    "tokenizer": Program("pretrain.tokenizer", "Data", "documents -> a SentencePiece tokenizer"),
-    "corpus": Program("pretrain.corpus", "Data", "documents -> clean tokens on disk, ready to be memory-mapped"),
-    "corpus.verify": Program("pretrain.corpus.verify", "Data", "a corpus's files against their sizes and hashes"),
-    "corpus.contamination": Program(
-        "pretrain.corpus.contamination", "Data", "how much of evaluation sets stands in a corpus"
-    ),
-    "pretrain": Program("pretrain", "Training", "a base model from tokens", parallel=True),
-    "sft": Program("sft", "Training", "supervised fine-tuning on dialogues", parallel=True),
-    "reward": Program("reward", "Training", "a helpfulness or safety reward model from preferences", parallel=True),
-    "rejection_sampling": Program(
-        "rlhf.rejection_sampling", "Training", "best of K samples by reward, then fine-tuning on them", parallel=True
-    ),
-    "ppo": Program(
-        "rlhf.ppo", "Training", "PPO against the reward models, held near the reference by KL", parallel=True
-    ),
-    "compare": Program("rlhf.compare", "Preferences", "two sampled responses a prompt, to be rated", parallel=True),
-    "rate": Program("toyworld.rate", "Preferences", "simulated annotators: comparisons -> preferences"),
-    "sample": Program("rlhf.sample", "Measuring", "responses to prompts, scored by reward models", parallel=True),
-    "judge": Program("toyworld.judge", "Measuring", "the toy world's gold judgement of responses"),
-    "reward.evaluate": Program("reward.evaluate", "Measuring", "a reward model's accuracy by rating"),
-    "evaluate": Program("evaluation", "Measuring", "perplexity, scores and win rates with intervals"),
+    "stage": Program("launch.stage", TOGETHER, "one stage of a pipeline that was planned"),
+    "report": Program("launch.report", TOGETHER, "one self-contained HTML page from a pipeline's run folders"),
+    "clean": Program("launch.clean", TOGETHER, "results that were replaced: listed, and removed when asked"),
+    "chat": Program("launch.chat", TOGETHER, "talk to a checkpoint in the terminal"),
 }
+
+
+def described() -> dict[str, Program]:
+    """Return name -> what every program says of itself, by group. It is all that launch imports of a stage; no torch."""
+    found = dict(OWN)
+    for folder in FOLDERS:
+        found |= importlib.import_module(f"{PREFIX}{folder}.config").PROGRAMS
+    return dict(sorted(found.items(), key=lambda item: GROUPS.index(item[1].group)))
+
+
+PROGRAMS = described()
+
+
+def schema_of(program: str) -> type:
+    """Return the dataclass of a stage's program's settings."""
+    schema = PROGRAMS[program].schema
+    assert schema is not None, program
+    return schema
 
 
 def find(name: str) -> str | None:
     """Return the program of this name; `reward_evaluate` (its configuration's name) is `reward.evaluate`."""
     return {known.replace(".", "_"): known for known in PROGRAMS}.get(name.replace(".", "_"))
-
-
-@cache
-def schemas() -> dict[str, type]:
-    """Return program -> dataclass of its settings, as the stages' folders list them: all programs but launch's own.
-
-    This is all that launch imports of a stage, and none of it imports torch.
-    """
-    stages = dict.fromkeys(program.module.partition(".")[0] for program in PROGRAMS.values())
-    found: dict[str, type] = {}
-    for stage in stages:
-        if stage != "launch":
-            found |= importlib.import_module(f"{PREFIX}{stage}.config").PROGRAMS
-    return found
 
 
 def nearest(name: str, names: list[str]) -> str:

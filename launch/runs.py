@@ -10,36 +10,11 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeGuard
 
 from llamatrain import text_files
+from llamatrain.description import Headline
 from llamatrain.errors import UserError, mistake
 from llamatrain.run_files import METRICS, STATUS, Logged, Status
 
 Row = dict[str, Any]
-
-LOSSES = {"eval/loss": "held-out loss", "eval/perplexity": "perplexity", "train/loss": "loss"}
-# The figures that stand for a program's run in one line: metric -> its name there, best first.
-HEADLINES = {
-    "pretrain": LOSSES,
-    "sft": LOSSES,
-    "reward": {"eval/accuracy": "held-out accuracy", **LOSSES},
-    "reward.evaluate": {"accuracy": "accuracy"},
-    "rejection_sampling": LOSSES,
-    "ppo": {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens a response"},
-    "sample": {"sample/responses": "responses", "sample/finished": "finished"},
-    "judge": {"judge/helpful_prompts/helpfulness": "helpful", "judge/safety_prompts/safety": "safe"},
-    "toyworld": {"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"},
-    "tokenizer": {"tokenizer/vocab_size": "pieces"},
-    "corpus": {"corpus/train_tokens": "tokens", "corpus/train_documents": "documents"},
-    "compare": {"compare/pairs": "pairs", "compare/equal": "left out as equal"},
-    "rate": {"rate/preferences_helpfulness": "helpfulness", "rate/preferences_safety": "safety"},
-}
-WHOSE = {"judge": "gold judge: ", "rate": "preferences: "}  # who says so, or of what
-COUNTING = ("toyworld", "tokenizer", "corpus", "compare", "rate")  # programs whose figures are counts
-EVALUATED = {  # what is told of the last model: the first of these that was measured
-    "gold judge": {"helpfulness": "helpful", "safety": "safe"},
-    "reward models": {"score_helpfulness": "helpful (logit)", "score_safety": "safe (logit)"},
-    "held-out text": {"perplexity": "perplexity", "bits_per_byte": "bits per byte"},
-}
-BEST_OF = "rs/best_of_"
 
 
 class Response(TypedDict, total=False):
@@ -122,22 +97,24 @@ def decimals(value: float, digits: int, sign: str = "") -> str:
     return (text if text.strip("+-0.") else text.lstrip("+-")).replace("-", "−")
 
 
-def headline(folder: Path, program: str) -> str:
-    """Return a run's result in two figures, for rejection sampling what keeping the best brought."""
+def headline(folder: Path, shown: Headline) -> str:
+    """Return a run's result in two figures."""
     last = {name: points[-1][1] for name, points in read_series(folder).items()}
-    shown, whose = HEADLINES.get(program, {}), WHOSE.get(program, "")
-    best = sorted(int(name.removeprefix(BEST_OF)) for name in last if name.startswith(BEST_OF))
-    if best:
-        first, most = last[f"{BEST_OF}{best[0]}"], last[f"{BEST_OF}{best[-1]}"]
-        return f"score (0 to 1) of the best of {best[0]}: {first:.2f}, of {best[-1]}: {most:.2f}"
-    if program == "evaluate":
+    metrics, whose = shown.metrics, shown.whose
+    if shown.best_of:
+        numbers = sorted(int(name.removeprefix(shown.best_of)) for name in last if name.startswith(shown.best_of))
+        if numbers:
+            first, most = (last[f"{shown.best_of}{numbers[place]}"] for place in (0, -1))
+            return f"score (0 to 1) of the best of {numbers[0]}: {first:.2f}, of {numbers[-1]}: {most:.2f}"
+    if shown.of_last:
         models = [name.partition("/")[0] for name in last if "/" in name]
-        by = next((by for by, names in EVALUATED.items() if models and f"{models[-1]}/{next(iter(names))}" in last), "")
-        shown = {f"{models[-1]}/{metric}": words for metric, words in EVALUATED.get(by, {}).items()}
+        by = next(
+            (by for by, names in shown.of_last.items() if models and f"{models[-1]}/{next(iter(names))}" in last), ""
+        )
+        metrics = {f"{models[-1]}/{metric}": words for metric, words in shown.of_last.get(by, {}).items()}
         whose = f"{models[-1]}, {by}: " if by else ""
-    whole = program in COUNTING
-    written = {name: decimals(value, 0) if whole else figure(value) for name, value in last.items()}
-    found = [f"{words.replace('_', ' ')} {written[name]}" for name, words in shown.items() if name in last]
+    written = {name: decimals(value, 0) if shown.counts else figure(value) for name, value in last.items()}
+    found = [f"{words.replace('_', ' ')} {written[name]}" for name, words in metrics.items() if name in last]
     if not found:
         found = [f"{name.split('/')[-1].replace('_', ' ')} {told}" for name, told in written.items()]
     return whose + ", ".join(found[:2])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
+from llamatrain.description import Chart
 from llamatrain.progress import duration
 
 from . import figures
@@ -26,53 +26,8 @@ RATINGS = {
 }
 BINS = {"safe_unsafe": "safe against unsafe", "both_safe": "both safe", "both_unsafe": "both unsafe"}
 WIDE, NARROW = 460, 300  # of curves, in a page of two or three columns
-FITTED = ("pretrain", "sft", "reward", "rejection_sampling")  # programs whose curve is a loss
 
 
-@dataclass(frozen=True)
-class Chart:
-    """What is looked at first in reinforcement learning: metrics that share an axis, and what they are called there."""
-
-    title: str
-    note: str
-    y_label: str
-    metrics: dict[str, str]
-    bounds: tuple[float, float] | None = None
-
-
-WATCHED = (
-    Chart("Score", "of the reward models, combined", "mean logit of a batch", {"ppo/score_combined": "combined"}),
-    Chart("KL", "distance from where it started", "nats per response", {"ppo/kl": "KL"}),
-    Chart(
-        "Score, each where it governs",
-        "of the helpfulness and the safety model",
-        "mean logit of a batch",
-        {"ppo/helpfulness_harmless": "helpfulness, harmless", "ppo/safety_adversarial": "safety, adversarial"},
-    ),
-    Chart(
-        "Gated",
-        "responses that the safety model calls unsafe",
-        "share",
-        {"ppo/gated_harmless": "harmless", "ppo/gated_adversarial": "adversarial"},
-    ),
-    Chart(
-        "Whitened spread",
-        "what there is to learn from within a kind of prompt",
-        "standard deviation",
-        {"ppo/whitened_spread_harmless": "harmless", "ppo/whitened_spread_adversarial": "adversarial"},
-    ),
-    Chart("Finished", "responses that end by themselves", "share", {"ppo/finished": "finished"}),
-    Chart("Response length", "", "tokens", {"ppo/response_length": "length"}),
-    Chart("Entropy", "of the policy", "nats per token", {"ppo/entropy": "entropy"}),
-    Chart(
-        "Critic",
-        "variance of the return that it explains; lower values stand at −1",
-        "share",
-        {"ppo/explained_variance": "explained variance"},
-        (-1.0, 1.0),
-    ),
-    Chart("Clip fraction", "tokens where PPO's clip holds", "share", {"ppo/clip_fraction": "clip fraction"}),
-)
 PLUMBING = re.compile(r"seconds|tokens_per_second|lr$|grad_norm|/tokens$")
 
 
@@ -97,8 +52,8 @@ def _smoothed(name: str, points: figures.Points, colour: int) -> list[Line]:
 def learning(story: Story) -> str:
     """The loss of every stage that fits something; stages that differ in their number only share a figure."""
     groups: dict[str, list[StageRun]] = {}
-    for stage in story.of(*FITTED):
-        if "train/loss" in stage.series:
+    for stage in story.stages:
+        if stage.about.curve and "train/loss" in stage.series:
             groups.setdefault(re.sub(r"_\d+$", "", stage.name), []).append(stage)
     if not groups:
         return ""
@@ -170,11 +125,11 @@ def _accuracies(found: Row, colour: int) -> list[Interval]:
 def reinforcement(story: Story) -> str:
     """PPO's curves: what is watched first, then everything else it logged."""
     found = ""
-    for stage in story.of("ppo"):
-        watched = [drawn for chart in WATCHED if (drawn := _chart(stage, chart))]
+    for stage in story.stages:
+        watched = [drawn for chart in stage.about.charts if (drawn := _chart(stage, chart))]
         if not watched:
             continue
-        shown = {metric for chart in WATCHED for metric in chart.metrics}
+        shown = {metric for chart in stage.about.charts for metric in chart.metrics}
         left = [name for name in stage.series if name not in shown and not PLUMBING.search(name)]
         rest = "".join(
             card(escape(_words(name)), _chart_of(stage, Chart("", "", "value", {name: _words(name)}))) for name in left

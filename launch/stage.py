@@ -187,7 +187,7 @@ class Runner:
 
     def result(self, one: Planned) -> str:
         """Return a stage's result in a few words."""
-        return escape(headline(self.place.folder / one.name, one.program))
+        return escape(headline(self.place.folder / one.name, PROGRAMS[one.program].headline))
 
     def line(self, mark: str, colour: str, one: Planned, text: str) -> None:
         """Print a line about a stage."""

@@ -10,12 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
+from llamatrain.description import Program
 from llamatrain.errors import UserError
 from llamatrain.keys import flatten
 from llamatrain.replaced import MARK
 from llamatrain.text_files import read_yaml
 
 from .graph import DATA, REFERENCE
+from .programs import PROGRAMS
 from .record import VALUE, Record, known_record
 from .runs import Judged, Response, Row, is_number, read_json, read_lines, read_series, read_status
 
@@ -36,7 +38,7 @@ class Described(TypedDict, total=False):
     stages: dict[str, Node]
 
 
-TRAINING = ("pretrain", "sft", "rejection_sampling", "ppo")  # programs whose result can be talked to
+UNKNOWN = Program("", "", "")  # of a folder that no known program made
 
 
 def is_adversarial(row: Row) -> bool:
@@ -69,6 +71,11 @@ class StageRun:
     program: str
     folder: Path
     parents: list[str]
+
+    @property
+    def about(self) -> Program:
+        """What its program says of itself."""
+        return PROGRAMS.get(self.program, UNKNOWN)
 
     @cached_property
     def record(self) -> Record | None:
@@ -176,9 +183,9 @@ class Story:
         """Model -> the stage that trained it."""
         stages = {stage.name: stage for stage in self.stages}
         names = {model: stage for stage, model in self.model_of.items() if stage in stages}
-        found = {model: stages[name] for model, name in names.items() if stages[name].program in TRAINING}
+        found = {model: stages[name] for model, name in names.items() if stages[name].about.model}
         known = {model: found.get(model) or stages.get(model) for model in self.colours}
-        return {model: stage for model, stage in known.items() if stage is not None and stage.program in TRAINING}
+        return {model: stage for model, stage in known.items() if stage is not None and stage.about.model}
 
     def judgements(self, stage: str) -> list[Row]:
         """Return the gold judgements of what a stage made, in the order of its rows."""
@@ -210,7 +217,7 @@ class Story:
     @cached_property
     def pretrained(self) -> set[str]:
         """The models that were pretrained only."""
-        return {model for model, stage in self.trained.items() if stage.program == "pretrain"}
+        return {model for model, stage in self.trained.items() if not stage.about.chats}
 
     def scored(self, key: str, adversarial: bool) -> dict[str, list[Row]]:
         """Return tuned model -> its responses with a score `key`, to one kind of prompts where both kinds are there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import check_bad_rows
+from llamatrain.description import LOSSES, Headline, Program
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.model.config import ModelConfig
@@ -128,10 +129,43 @@ class PretrainConfig:
         return self.steps if self.steps is not None else int((self.tokens or 0) // self.batch_tokens)
 
 
-PROGRAMS: dict[str, type] = {
-    "tokenizer": TokenizerConfig,
-    "corpus": CorpusConfig,
-    "corpus.verify": VerifyConfig,
-    "corpus.contamination": ContaminationConfig,
-    "pretrain": PretrainConfig,
-}  # name -> schema
+PROGRAMS = {
+    "tokenizer": Program(
+        "pretrain.tokenizer",
+        "Data",
+        "documents -> a SentencePiece tokenizer",
+        schema=TokenizerConfig,
+        makes=("", "tokenizer.model"),
+        headline=Headline({"tokenizer/vocab_size": "pieces"}, counts=True),
+    ),
+    "corpus": Program(
+        "pretrain.corpus",
+        "Data",
+        "documents -> clean tokens on disk, ready to be memory-mapped",
+        schema=CorpusConfig,
+        makes=("", "train", "eval"),
+        headline=Headline({"corpus/train_tokens": "tokens", "corpus/train_documents": "documents"}, counts=True),
+    ),
+    "corpus.verify": Program(
+        "pretrain.corpus.verify", "Data", "a corpus's files against their sizes and hashes", schema=VerifyConfig
+    ),
+    "corpus.contamination": Program(
+        "pretrain.corpus.contamination",
+        "Data",
+        "how much of evaluation sets stands in a corpus",
+        schema=ContaminationConfig,
+        makes=("contamination.json", "samples.jsonl"),
+    ),
+    "pretrain": Program(
+        "pretrain",
+        "Training",
+        "a base model from tokens",
+        parallel=True,
+        schema=PretrainConfig,
+        makes=("final",),
+        headline=Headline(LOSSES),
+        model="Pretrained: continues text. It has seen no dialogue, and no answer of it was ever rated.",
+        trained_on="{tokens} tokens in {step:,} steps",
+        curve=True,
+    ),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import check_bad_rows
+from llamatrain.description import LOSSES, Headline, Program, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
@@ -98,4 +99,24 @@ class RewardEvaluateConfig:
             raise UserError(f"micro_batch_size={self.micro_batch_size}: need 1 or more")
 
 
-PROGRAMS: dict[str, type] = {"reward": RewardConfig, "reward.evaluate": RewardEvaluateConfig}  # name -> schema
+PROGRAMS = {
+    "reward": Program(
+        "reward",
+        "Training",
+        "a helpfulness or safety reward model from preferences",
+        parallel=True,
+        schema=RewardConfig,
+        makes=("final",),
+        headline=Headline({"eval/accuracy": "held-out accuracy", **LOSSES}),
+        curve=True,
+        learns_from=(Table("Preferences", "preference", key="train"),),
+    ),
+    "reward.evaluate": Program(
+        "reward.evaluate",
+        "Measuring",
+        "a reward model's accuracy by rating",
+        schema=RewardEvaluateConfig,
+        makes=("", "accuracy.json", "scores.jsonl"),
+        headline=Headline({"accuracy": "accuracy"}),
+    ),
+}

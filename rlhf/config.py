@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import check_bad_rows
+from llamatrain.description import LOSSES, Chart, Headline, Program, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import KEEPS, SPEED, reads
 from llamatrain.responses.config import LearningGateConfig, ResponsesConfig, check_counts
@@ -154,9 +155,88 @@ class PPOConfig:
         return self.epochs * (self.batch_prompts // self.mini_batch)
 
 
-PROGRAMS: dict[str, type] = {
-    "sample": SampleConfig,
-    "compare": CompareConfig,
-    "rejection_sampling": RejectionSamplingConfig,
-    "ppo": PPOConfig,
-}  # name -> schema
+PPO_CHARTS = (
+    Chart("Score", "of the reward models, combined", "mean logit of a batch", {"ppo/score_combined": "combined"}),
+    Chart("KL", "distance from where it started", "nats per response", {"ppo/kl": "KL"}),
+    Chart(
+        "Score, each where it governs",
+        "of the helpfulness and the safety model",
+        "mean logit of a batch",
+        {"ppo/helpfulness_harmless": "helpfulness, harmless", "ppo/safety_adversarial": "safety, adversarial"},
+    ),
+    Chart(
+        "Gated",
+        "responses that the safety model calls unsafe",
+        "share",
+        {"ppo/gated_harmless": "harmless", "ppo/gated_adversarial": "adversarial"},
+    ),
+    Chart(
+        "Whitened spread",
+        "what there is to learn from within a kind of prompt",
+        "standard deviation",
+        {"ppo/whitened_spread_harmless": "harmless", "ppo/whitened_spread_adversarial": "adversarial"},
+    ),
+    Chart("Finished", "responses that end by themselves", "share", {"ppo/finished": "finished"}),
+    Chart("Response length", "", "tokens", {"ppo/response_length": "length"}),
+    Chart("Entropy", "of the policy", "nats per token", {"ppo/entropy": "entropy"}),
+    Chart(
+        "Critic",
+        "variance of the return that it explains; lower values stand at −1",
+        "share",
+        {"ppo/explained_variance": "explained variance"},
+        (-1.0, 1.0),
+    ),
+    Chart("Clip fraction", "tokens where PPO's clip holds", "share", {"ppo/clip_fraction": "clip fraction"}),
+)
+PROGRAMS = {
+    "rejection_sampling": Program(
+        "rlhf.rejection_sampling",
+        "Training",
+        "best of K samples by reward, then fine-tuning on them",
+        parallel=True,
+        schema=RejectionSamplingConfig,
+        makes=("final", "responses.jsonl", "best.jsonl"),
+        headline=Headline(LOSSES, best_of="rs/best_of_"),
+        model="Rejection sampling (RS): samples several answers to each prompt and is fine-tuned on those that two reward "
+        "models, trained on preferences, score best.",
+        trained_on="the best {rs/kept:,.0f} of {rs/responses:,.0f} responses",
+        chats=True,
+        curve=True,
+        learns_from=(Table("The best of K", "best", file="best.jsonl"),),
+    ),
+    "ppo": Program(
+        "rlhf.ppo",
+        "Training",
+        "PPO against the reward models, held near the reference by KL",
+        parallel=True,
+        schema=PPOConfig,
+        makes=("final", "samples.jsonl"),
+        headline=Headline(
+            {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens a response"}
+        ),
+        model="Reinforcement learning from human feedback (RLHF) by PPO: raises the reward models' score of its answers, and "
+        "pays for every step away from where it started.",
+        trained_on="{step:,} iterations of {batch_prompts:,} responses",
+        chats=True,
+        charts=PPO_CHARTS,
+        learns_from=(Table("PPO's batches", "rollout", file="samples.jsonl"),),
+    ),
+    "compare": Program(
+        "rlhf.compare",
+        "Preferences",
+        "two sampled responses a prompt, to be rated",
+        parallel=True,
+        schema=CompareConfig,
+        makes=("comparisons.jsonl",),
+        headline=Headline({"compare/pairs": "pairs", "compare/equal": "left out as equal"}, counts=True),
+    ),
+    "sample": Program(
+        "rlhf.sample",
+        "Measuring",
+        "responses to prompts, scored by reward models",
+        parallel=True,
+        schema=SampleConfig,
+        makes=("responses.jsonl",),
+        headline=Headline({"sample/responses": "responses", "sample/finished": "finished"}),
+    ),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import check_bad_rows
+from llamatrain.description import LOSSES, Headline, Program, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, reads
 from llamatrain.settings import OptimConfig, RunConfig, ZeroConfig
@@ -45,4 +46,19 @@ class SFTConfig:
                 raise UserError(f"{key}={getattr(self, key)}: need one of {', '.join(choices)}")
 
 
-PROGRAMS: dict[str, type] = {"sft": SFTConfig}  # name -> schema
+PROGRAMS = {
+    "sft": Program(
+        "sft",
+        "Training",
+        "supervised fine-tuning on dialogues",
+        parallel=True,
+        schema=SFTConfig,
+        makes=("final",),
+        headline=Headline(LOSSES),
+        model="Supervised fine-tuning (SFT): imitates the answers of written dialogues.",
+        trained_on="{rows of train:,} dialogues",
+        chats=True,
+        curve=True,
+        learns_from=(Table("Dialogues", "dialogue", key="train"),),
+    )
+}

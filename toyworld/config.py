@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.kinds import RATINGS
+from llamatrain.description import Headline, Program
 from llamatrain.errors import UserError
 from llamatrain.keys import reads
 from llamatrain.settings import RunConfig
@@ -84,4 +85,34 @@ class JudgeConfig:
     responses: str = field(metadata=reads("response"))
 
 
-PROGRAMS: dict[str, type] = {"toyworld": ToyworldConfig, "rate": RateConfig, "judge": JudgeConfig}  # name -> schema
+SETS = ("documents", "dialogues", "prompts")
+KINDS = ("helpfulness", "safety")
+PROGRAMS = {
+    "toyworld": Program(
+        "toyworld",
+        "Data",
+        "a small simulated world: documents, dialogues, prompts",
+        schema=ToyworldConfig,
+        makes=("", *(f"{name}{end}.jsonl" for name in SETS for end in ("", "_eval"))),
+        headline=Headline({"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"}, counts=True),
+    ),
+    "rate": Program(
+        "toyworld.rate",
+        "Preferences",
+        "simulated annotators: comparisons -> preferences",
+        schema=RateConfig,
+        makes=tuple(f"preferences_{kind}{end}.jsonl" for kind in KINDS for end in ("", "_eval")),
+        headline=Headline({f"rate/preferences_{kind}": kind for kind in KINDS}, whose="preferences: ", counts=True),
+    ),
+    "judge": Program(
+        "toyworld.judge",
+        "Measuring",
+        "the toy world's gold judgement of responses",
+        schema=JudgeConfig,
+        makes=("judgements.jsonl",),
+        headline=Headline(
+            {"judge/helpful_prompts/helpfulness": "helpful", "judge/safety_prompts/safety": "safe"},
+            whose="gold judge: ",
+        ),
+    ),
+}

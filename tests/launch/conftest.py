@@ -13,6 +13,7 @@ import pytest
 from launch import pipeline, programs
 from launch.graph import Graph
 from llamatrain.config import presets
+from llamatrain.description import Program
 
 from .fake_program import FakeConfig
 
@@ -25,6 +26,7 @@ micro_batch_size: 1
 wait: 0
 seed: 0
 """
+FAKE_PROGRAM = Program("tests.launch.fake_program", "Training", "does nothing", schema=FakeConfig, makes=("out.txt",))
 
 
 def trio(g: Graph, cfg: Any, data: Any) -> None:
@@ -49,9 +51,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> 
     shutil.copytree(repository / "configs" / "data", folder / "data")
     monkeypatch.setattr(pipeline, "chat", trio)
     monkeypatch.setattr(presets, "config_folder", lambda: folder)
-    fake = programs.Program("tests.launch.fake_program", "Training", "does nothing")
-    monkeypatch.setitem(programs.schemas(), "fake", FakeConfig)
-    monkeypatch.setitem(programs.PROGRAMS, "fake", fake)
+    monkeypatch.setitem(programs.PROGRAMS, "fake", FAKE_PROGRAM)
     monkeypatch.chdir(tmp_path)
 
     def run(*overrides: str, preset: str = "trio") -> int:

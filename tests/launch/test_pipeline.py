@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,7 +24,7 @@ from launch.stage import EXIT_WAITING
 from llamatrain.lock import Lock
 
 from . import fake_program
-from .conftest import Start, trio
+from .conftest import FAKE_PROGRAM, Start, trio
 
 Capture = pytest.CaptureFixture[str]
 
@@ -178,6 +179,7 @@ def test_until_rerun_and_dry_run(start: Start, capsys: Capture) -> None:
         (["+third.nonsense=1"], "stage 'third': unknown key 'nonsense'"),
         (["first.input=@third/out.txt"], "stage 'first': reads @third, which runs after it"),
         (["first.input=@thrd/out.txt"], "no stage of this pipeline; did you mean 'third'?"),
+        (["third.input=@first/oot.txt"], "reads @first/oot.txt, but fake makes no such file; did you mean 'out.txt'?"),
         (["thrd.number=1"], "thrd.number=1: there is no stage and no program 'thrd'; did you mean 'third'?"),
         (["sft.epochs=1"], "no stage of this pipeline runs 'sft'"),
         (["rank=2"], "rank"),
@@ -215,7 +217,7 @@ def test_a_sweep_over_pipelines_is_refused(start: Start, capsys: Capture) -> Non
 
 
 def test_ranks_share_the_cores(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(programs.PROGRAMS, "fake", programs.Program("tests.launch.fake_program", "Training", "", True))
+    monkeypatch.setitem(programs.PROGRAMS, "fake", replace(FAKE_PROGRAM, parallel=True))
     assert start("ranks=2", "until=first") == 0
     assert started("first") == 2
 
@@ -226,9 +228,8 @@ def at_work(folder: Path, repository: Path, *overrides: str) -> subprocess.Popen
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell has it ignored
         "from pathlib import Path; from launch import pipeline, programs; from llamatrain.config import presets\n"
         "presets.config_folder = lambda: Path('configs').resolve()\n"
-        "from tests.launch.fake_program import FakeConfig; programs.schemas()['fake'] = FakeConfig\n"
-        "programs.PROGRAMS['fake'] = programs.Program('tests.launch.fake_program', 'Training', '')\n"
-        "from tests.launch.conftest import trio; pipeline.chat = trio\n"
+        "from tests.launch.conftest import FAKE_PROGRAM, trio\n"
+        "pipeline.chat, programs.PROGRAMS['fake'] = trio, FAKE_PROGRAM\n"
         "pipeline.main()"
     )
     command = [sys.executable, "-c", code, "preset=trio", "first.wait=20", *overrides]
@@ -489,7 +490,7 @@ def test_the_last_line_is_the_command_that_talks_to_the_last_model(
 ) -> None:
     assert start() == 0
     assert "talk to it" not in capsys.readouterr().out  # nothing of it can be talked to
-    monkeypatch.setattr(pipeline, "TRAINING", ("pretrain", "fake"))
+    monkeypatch.setitem(programs.PROGRAMS, "fake", replace(FAKE_PROGRAM, chats=True))
     assert start() == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.startswith("  talk to it: ") and last.endswith(" chat checkpoint=runs/trio/third/final")

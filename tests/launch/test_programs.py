@@ -1,4 +1,4 @@
-"""Every program's settings lie in its folder's config.py, which launch reads without starting anything heavy."""
+"""Every program describes itself in its folder's config.py, which launch reads without starting anything heavy."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch.programs import PROGRAMS, schemas
+import pytest
+
+from launch.learned_from import RULES
+from launch.programs import OWN, PROGRAMS
 
 HEAVY = {"torch", "deepspeed", "wandb", "datasets", "transformers"}
 
 
 def test_every_program_of_a_stage_has_its_schema() -> None:
-    own = {name for name, program in PROGRAMS.items() if program.module.startswith("launch.")}
-    assert set(schemas()) == set(PROGRAMS) - own
+    assert {name for name, program in PROGRAMS.items() if program.schema is None} == set(OWN)
 
 
-def test_reading_all_schemas_imports_nothing_heavy(repository: Path) -> None:
-    code = f"import sys; from launch.programs import schemas; schemas(); print({HEAVY!r} & set(sys.modules))"
+def test_reading_all_descriptions_imports_nothing_heavy(repository: Path) -> None:
+    code = f"import sys; import launch.programs; print({HEAVY!r} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_the_report_shows_of_a_program_is_there_to_show(name: str) -> None:
+    program = PROGRAMS[name]
+    assert {table.rows for table in program.learns_from} <= set(RULES)
+    for table in program.learns_from:
+        assert bool(table.key) != bool(table.file)
+        assert not table.key or table.key in program.schema.__dataclass_fields__  # type: ignore[union-attr]
+        assert not table.file or table.file in program.makes
+    assert bool(program.model) == bool(program.trained_on)

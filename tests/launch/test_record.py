@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launch.programs import schemas
+from launch.programs import schema_of
 from launch.record import Record, fingerprint, make_record, read_record
 from llamatrain import manifest
 from llamatrain.errors import MissingFileError, UserError
@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-SCHEMA = schemas()["pretrain"]
+SCHEMA = schema_of("pretrain")
 
 
 def record(config: dict[str, Any], folder: Path = Path("runs/x"), old: Record | None = None) -> Record:
@@ -140,7 +140,7 @@ def test_records_come_back_from_disk(tmp_path: Path) -> None:
 
 
 def test_a_record_of_when_more_was_thought_to_change_the_result_still_holds() -> None:
-    schema = schemas()["sft"]
+    schema = schema_of("sft")
     now = make_record("sft", schema, {"epochs": 2}, Path("runs/x"), None)
     old = replace(now, config={"epochs": 2.0, "eval.0": "@rate/eval.jsonl"}, inputs={"@rate/eval.jsonl": "hash"})
     assert now.changes(old, schema) == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from launch.programs import PROGRAMS
 from launch.runs import headline
 
 
@@ -37,4 +38,4 @@ from launch.runs import headline
 )  # fmt: skip
 def test_headline(program: str, rows: list[dict[str, Any]], line: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": 1, **row}) + "\n" for row in rows))
-    assert headline(tmp_path, program) == line
+    assert headline(tmp_path, PROGRAMS[program].headline) == line

@@ -81,8 +81,7 @@ def test_of_several_ranks_the_first_decides(start: Start, repository: Path) -> N
     assert start("until=first") == 0
     code = (
         "from launch import programs, stage\n"
-        "from tests.launch.fake_program import FakeConfig; programs.schemas()['fake'] = FakeConfig\n"
-        "programs.PROGRAMS['fake'] = programs.Program('tests.launch.fake_program', 'Training', '', True)\n"
+        "from tests.launch.conftest import FAKE_PROGRAM; programs.PROGRAMS['fake'] = FAKE_PROGRAM\n"
         "stage.main()"
     )
     for times, total in ((1, 2), (2, 2)):  # the second launch finds it done

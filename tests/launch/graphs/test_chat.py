@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from launch.graph import Graph, references
+from launch.graph import DATA, REFERENCE, Graph, references
 from launch.graphs.chat import Chat, chat
 from launch.pipeline import PipelineConfig
 from launch.plan import Composed, compose
-from launch.programs import schemas
+from launch.programs import PROGRAMS, schema_of
 from llamatrain.config.compose import check
 from llamatrain.config.compose import compose as composed
 from llamatrain.errors import UserError
+from llamatrain.keys import flatten
 
 ROLES = ("documents", "documents_eval", "dialogues", "dialogues_eval", "prompts", "prompts_eval")
 OWN = {role: f"{role}.jsonl" for role in ROLES}
@@ -127,4 +128,14 @@ def test_the_whole_chain_composes_at_any_size_with_ones_own_data(preset: str) ->
     for stage in graph(f"preset={preset}", "data=mine", **OWN, **PAIRS).stages.values():
         values = compose(stage, [preset], None, known)
         values["run"]["name"] = stage.name
-        check(stage.program, schemas()[stage.program], values)
+        check(stage.program, schema_of(stage.program), values)
+
+
+@pytest.mark.parametrize("preset", ["demo", "fairytales"])
+def test_stages_read_what_the_programs_make(preset: str) -> None:
+    built = graph(f"preset={preset}")
+    for stage in built.stages.values():
+        for value in flatten(stage.settings).values():
+            for match in REFERENCE.finditer(str(value)):
+                if match[1] != DATA:
+                    assert match[2].lstrip("/") in PROGRAMS[built.stages[match[1]].program].makes
