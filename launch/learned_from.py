@@ -179,12 +179,14 @@ def _strangest(rules: Sequence[Rule], tops: Sequence[list[tuple[float, int, Row]
 
 def learned_from(story: Story) -> str:
     """A card a file that a stage learns from."""
-    cards, seen = [], set()
+    cards, seen = [], set[str]()
     for stage in story.stages:
         group = re.sub(r"_\d+$", "", stage.name)  # the folds of a cross validation learn from the same files
         if group not in seen:
             seen.add(group)
-            cards += [_card(stage, title, read(rows, rules)) for title, rows, rules in _files(story, stage)]
+            files = [file for file in _files(story, stage) if file.source not in seen]  # earlier rounds' are shown
+            seen.update(file.source for file in files)
+            cards += [_card(stage, file.title, read(file.rows, file.rules)) for file in files]
     cards = [made for made in cards if made]
     rule = (
         f"{RANDOM} rows at random (seed {SEED}) and the {STRANGE} strangest, each for the reason that stands beside it"
@@ -193,17 +195,24 @@ def learned_from(story: Story) -> str:
     return lead + "".join(cards) if cards else ""
 
 
-def _files(story: Story, stage: StageRun) -> Iterator[tuple[str, Iterable[Row], Sequence[Rule]]]:
+@dataclass(frozen=True)
+class File:
+    """Rows that a stage learns from, and the rules by which some are strange."""
+
+    source: str
+    title: str
+    rows: Iterable[Row]
+    rules: Sequence[Rule]
+
+
+def _files(story: Story, stage: StageRun) -> Iterator[File]:
     for about in stage.about.learns_from:
+        rules = RULES[about.rows]
         for source in stage.sources(about.key) if about.key else ():
-            yield f"{about.title}: {_name(source)}", _rows(source, about.rows), RULES[about.rows]
+            yield File(source, f"{about.title}: {source.rpartition('/')[2]}", _rows(source, about.rows), rules)
         if about.file:
             rows = _kept(story, stage) if about.rows == "best" else story.judged(stage, about.file)
-            yield f"{about.title}: {about.file}", rows, RULES[about.rows]
-
-
-def _name(source: str) -> str:
-    return source.rpartition("/")[2]
+            yield File(str(stage.folder / about.file), f"{about.title}: {about.file}", rows, rules)
 
 
 def _rows(source: str, kind: Any) -> Iterator[Row]:

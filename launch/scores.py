@@ -113,7 +113,9 @@ def _best_of(story: Story) -> list[str]:
             if lines:
                 about = f"{title} of {stage.name}"
                 drawn = figures.line_chart(lines, "K samples per prompt", y_label, about, WIDTH, HEIGHT)
-                cards.append(card(title, drawn + legend((line.name, line.colour) for line in lines)))
+                cards.append(
+                    card(title, drawn + legend((line.name, line.colour) for line in lines), escape(stage.name))
+                )
     return cards
 
 

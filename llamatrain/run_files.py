@@ -10,7 +10,7 @@ STATUS, METRICS, INCIDENTS = "status.json", "metrics.jsonl", "incidents.jsonl"
 class Status(TypedDict, total=False):
     """What status.json says of the run."""
 
-    state: str  # running, done, stopped, failed
+    state: str  # running, done, stopped, failed; of a stage of a pipeline also waiting
     program: str
     step: int
     reason: str
