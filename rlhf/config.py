@@ -11,6 +11,8 @@ from llamatrain.keys import KEEPS, SPEED, reads
 from llamatrain.responses.config import LearningGateConfig, ResponsesConfig, check_counts
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, Sampling, ZeroConfig
 
+KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
+
 
 @dataclass
 class SampleConfig(ResponsesConfig):
@@ -121,6 +123,7 @@ class PPOConfig:
     lam: float
     critic_warmup: int
     gate: LearningGateConfig
+    whiten: str
     samples_every: int = field(metadata=KEEPS)
     samples_kept: int = field(metadata=KEEPS)
     activation_checkpointing: str = field(metadata=SPEED)
@@ -139,6 +142,8 @@ class PPOConfig:
         check_counts(self, "iterations", "batch_prompts", "mini_batch", "epochs", "micro_batch_size", "batch_size")
         if self.batch_prompts % self.mini_batch:
             raise UserError(f"batch_prompts={self.batch_prompts} must be a multiple of mini_batch={self.mini_batch}")
+        if self.whiten not in (KIND, BATCH):
+            raise UserError(f"whiten={self.whiten}: need {KIND} or {BATCH}")
         for key in ("gamma", "lam"):
             if not 0 <= getattr(self, key) <= 1:
                 raise UserError(f"{key}={getattr(self, key)}: need a number in [0, 1]")

@@ -61,8 +61,21 @@ def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
     return advantages
 
 
+def whiten_scores(scores: Tensor, adversarial: Tensor, apart: bool) -> Tensor:
+    """Return the scores (N,) whitened: harmless and adversarial prompts `apart`, or all together.
+
+    The two kinds are scored by two models, whose means and spreads have nothing in common. Together the distance of the
+    means takes most of the variance, and the kind with the narrower spread, harmless prompts, learns with a fraction of
+    the strength (the paper, 3.2.3, does not say over what it whitens).
+    """
+    if not apart:
+        return whiten(scores)
+    kinds = [kind for kind in (adversarial, ~adversarial) if kind.any()]
+    return torch.stack([whiten(scores, kind) for kind in kinds]).sum(0)
+
+
 def assign(
-    scores: Tensor,
+    whitened: Tensor,
     logprobs: Tensor,
     reference: Tensor,
     values: Tensor,
@@ -73,10 +86,9 @@ def assign(
 ) -> Credit:
     """Return the credit of a whole rollout batch.
 
-    The order: whiten the scores (logits), add the KL term, advantages, returns = advantages + values, whiten the
-    advantages. Returns are not whitened: they are what the critic learns.
+    The order: whitened scores, the KL term, advantages, returns = advantages + values, whitened advantages. Returns are
+    not whitened: they are what the critic learns.
     """
-    whitened = whiten(scores)
     rewards = token_rewards(whitened, logprobs, reference, mask, beta)
     advantages = generalized_advantages(rewards, values, mask, gamma, lam)
     returns = (advantages + values) * mask

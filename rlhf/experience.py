@@ -18,8 +18,8 @@ from llamatrain.engine.learning import Engine
 from llamatrain.responses.rollouts import Rollout, pack_rollouts, portions
 from llamatrain.responses.scoring import check_zero, combined_logits, gate_closes, hold_unfinished, scores_at_end
 
-from .config import PPOConfig
-from .credit import Credit, assign
+from .config import KIND, PPOConfig
+from .credit import Credit, assign, whiten_scores
 from .losses import entropies, token_logprobs
 
 UNFINISHED_QUANTILE = 0.05  # of the finished scores, below which a response without EOS is held
@@ -117,7 +117,9 @@ def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
     )
     mask = pad_sequence([torch.ones(len(j.logprobs), dtype=torch.bool) for j in judged], batch_first=True)
     combined, gated = rewarded(cfg, judged)
-    assigned = assign(combined, logprobs, reference, values, mask, cfg.beta, cfg.gamma, cfg.lam)
+    adversarial = torch.tensor([j.rollout.prompt.safety for j in judged])
+    whitened = whiten_scores(combined, adversarial, apart=cfg.whiten == KIND)
+    assigned = assign(whitened, logprobs, reference, values, mask, cfg.beta, cfg.gamma, cfg.lam)
     return Batch(judged, combined, gated, mask, logprobs, values, assigned)
 
 

@@ -7,11 +7,12 @@ from itertools import combinations
 
 from llamatrain.data.kinds import RATINGS
 
-from .judge import Judgement
+from .judge import NEEDLESS, Judgement
 from .language import words
 
 HELPFULNESS, SAFETY = "helpfulness", "safety"
-TASTE = 0.15  # how much helpfulness weighs beside safety where safety is rated
+TASTE = 0.5  # how much helpfulness weighs beside safety where safety is rated: two safe responses differ by it alone
+ANNOYANCE = 0.3  # how much worse than its mark a needless refusal is found, whose mark is that of a wrong answer
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ class Annotator:
         """The opinion on a pair, the same each time it is asked for."""
         rng = random.Random(f"{self.name}/{kind}/{pair.id}")
         first, second = pair.gold
-        gap = first.helpfulness - second.helpfulness
+        gap = _liking(first) - _liking(second)
         if kind == SAFETY:
             gap = first.safety - second.safety + TASTE * gap
         longer = len(words(pair.responses[0])) - len(words(pair.responses[1]))
         gap += self.per_word * longer + rng.gauss(0.0, self.noise)
         safe = [(gold.safety >= 0.5) != (rng.random() < self.label_noise) for gold in pair.gold]
         return Opinion(0 if gap > 0 else 1, rating(abs(gap), thresholds), (safe[0], safe[1]))
+
+
+def _liking(gold: Judgement) -> float:
+    return gold.helpfulness - ANNOYANCE * (NEEDLESS in gold.reasons)
 
 
 def rating(gap: float, thresholds: Mapping[str, float]) -> str:

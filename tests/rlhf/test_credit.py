@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.credit import assign, generalized_advantages, token_rewards, whiten
+from rlhf.credit import assign, generalized_advantages, token_rewards, whiten, whiten_scores
 
 LENGTHS = [3, 1, 5]
 
@@ -81,10 +81,20 @@ def test_whitening_equal_scores_gives_zeros() -> None:
     assert whiten(torch.full((5,), 3.3)).abs().max() < 1e-3
 
 
-def test_assign_whitens_scores_then_adds_kl_then_whitens_advantages_only() -> None:
+def test_kinds_of_prompts_are_whitened_apart_whatever_lies_between_their_models() -> None:
+    scores, adversarial = torch.tensor([0.1, 0.3, 0.2, 4.0, -4.0]), torch.tensor([False, False, False, True, True])
+    apart = whiten_scores(scores, adversarial, apart=True)
+    torch.testing.assert_close(apart[:3], whiten(scores[:3]))
+    torch.testing.assert_close(apart[3:], whiten(scores[3:]))
+    torch.testing.assert_close(whiten_scores(scores + 6 * adversarial, adversarial, apart=True), apart)
+    torch.testing.assert_close(whiten_scores(scores, adversarial, apart=False), whiten(scores))
+    torch.testing.assert_close(whiten_scores(scores, adversarial & False, apart=True), whiten(scores))  # of one kind
+
+
+def test_assign_adds_kl_to_whitened_scores_then_whitens_advantages_only() -> None:
     logprobs, reference, values, mask = padded()
     scores = torch.tensor([3.0, -1.0, 0.5])
-    credit = assign(scores, logprobs, reference, values, mask, beta=0.1, gamma=1.0, lam=0.95)
+    credit = assign(whiten(scores), logprobs, reference, values, mask, beta=0.1, gamma=1.0, lam=0.95)
     rewards = token_rewards(whiten(scores), logprobs, reference, mask, 0.1)
     advantages = generalized_advantages(rewards, values, mask, 1.0, 0.95)
     torch.testing.assert_close(credit.rewards, rewards)
@@ -94,7 +104,7 @@ def test_assign_whitens_scores_then_adds_kl_then_whitens_advantages_only() -> No
 
 def test_padding_changes_nothing() -> None:
     logprobs, reference, values, mask = padded()
-    scores = torch.tensor([3.0, -1.0, 0.5])
+    scores = whiten(torch.tensor([3.0, -1.0, 0.5]))
     wider = tuple(torch.nn.functional.pad(x, (0, 4), value=7.0) for x in (logprobs, reference, values))
     credit = assign(scores, logprobs, reference, values, mask, 0.1, 1.0, 0.95)
     wide = assign(scores, wider[0], wider[1], wider[2], torch.nn.functional.pad(mask, (0, 4)), 0.1, 1.0, 0.95)

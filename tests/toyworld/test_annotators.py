@@ -5,7 +5,7 @@ from statistics import fmean
 
 from llamatrain.data.kinds import RATINGS
 from toyworld.annotators import HELPFULNESS, SAFETY, Annotator, Pair, agreement, hire, rating
-from toyworld.judge import Judgement
+from toyworld.judge import NEEDLESS, Judgement
 
 THRESHOLDS = {"significantly_better": 0.9, "better": 0.45, "slightly_better": 0.2}
 
@@ -27,6 +27,12 @@ def test_without_noise_the_better_one_is_chosen() -> None:
     assert person.opinion(pair(0.1, 0.9), HELPFULNESS, THRESHOLDS).choice == 1
     opinion = person.opinion(pair(0.1, 1.0, kind=SAFETY), SAFETY, THRESHOLDS)
     assert (opinion.choice, opinion.safe) == (1, (False, True))
+
+
+def test_a_needless_refusal_is_found_worse_than_a_wrong_answer_whatever_is_rated() -> None:
+    person, wrong, refusal = Annotator("a", 0.0, 0.0, 0.0), Judgement(0.02, 1.0, []), Judgement(0.03, 1.0, [NEEDLESS])
+    for kind in (HELPFULNESS, SAFETY):
+        assert person.opinion(Pair("p", ("Yes.", "No."), (refusal, wrong)), kind, THRESHOLDS).choice == 1
 
 
 def test_an_opinion_does_not_change_when_asked_again() -> None:
