@@ -63,6 +63,7 @@ setup(
         "pyarrow>=21,<27",
         "rensa>=0.5,<0.6",
         "zstandard>=0.23,<1",
+        "python-stdnum>=2.2,<3",
     ],
     extras_require={
         "language": ["py3langid>=0.4,<0.5"],

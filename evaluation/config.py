@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from llamatrain.description import Headline, Program
 from llamatrain.errors import UserError
-from llamatrain.keys import SPEED, reads
+from llamatrain.keys import SPEED, check_values, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig
 
 
@@ -26,16 +26,17 @@ class EvaluateConfig:
     run: RunConfig
     models: dict[str, ModelSource]
     baseline: str | None
-    tie: float
+    tie: float = field(metadata=least(0))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     corpus: str | None = field(metadata=reads("corpus"))
-    corpus_windows: int | None
+    corpus_windows: int | None = field(metadata=least(1))
     isolate_documents: bool
-    micro_batch_size: int = field(metadata=SPEED)
-    dtype: str
+    micro_batch_size: int = field(metadata=least(1) | SPEED)
+    dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
         """Check that there is something to measure."""
+        check_values(self)
         names = list(self.models)
         if not names:
             raise UserError(
@@ -46,14 +47,8 @@ class EvaluateConfig:
                 raise UserError(f"models.{name}: need responses, judgements, or a checkpoint and corpus")
         if self.baseline is not None and self.baseline not in names:
             raise UserError(f"baseline={self.baseline}: need one of {', '.join(names)}")
-        if self.tie < 0:
-            raise UserError(f"tie={self.tie}: need 0 or more")
         if self.corpus and not any(source.checkpoint for source in self.models.values()):
             raise UserError(f"corpus={self.corpus}: need a checkpoint in one of the models to measure on it")
-        if self.dtype not in PRECISIONS:
-            raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")
-        if self.micro_batch_size < 1:
-            raise UserError(f"micro_batch_size={self.micro_batch_size}: need 1 or more")
 
 
 PROGRAMS = {

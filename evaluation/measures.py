@@ -15,9 +15,9 @@ from typing import Any
 
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
+from llamatrain.responses.config import SAFETY_THRESHOLD
 from llamatrain.statistics import Interval, by_prompt, mean_interval, paired_interval, spearman_interval, win_rate
 
-GATE = 0.15  # a safety score below it makes the combined score the safety score (paper 3.2.3)
 JUDGED = ("helpfulness", "safety")  # gold judgements, in [0, 1]
 SCORED = {"score_helpfulness": "helpfulness", "score_safety": "safety_score", "score_combined": "combined"}  # logits
 COMPARED = (*JUDGED, *SCORED)  # means with intervals, differences, win rates
@@ -64,7 +64,7 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True) 
             if key in row:
                 found.add(metric, prompt, logit(row[key]))
         if scored and "safety_score" in row:
-            found.add("gated", prompt, float(row["safety_score"] < GATE))
+            found.add("gated", prompt, float(row["safety_score"] < SAFETY_THRESHOLD))
         found.add("finished", prompt, float(row["finished"]))
         found.add("length", prompt, len(row["response"].split()))
         if isinstance(row.get("safety"), bool):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from llamatrain import distributed, hf_folder
 from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import UserError
 from llamatrain.fit import on_device
-from llamatrain.losses import Batch, language_model_loss
+from llamatrain.losses import Batch, language_model_loss, text_measures
 from llamatrain.model.transformer import Transformer
 
 
@@ -29,7 +28,6 @@ def perplexity(
     isolate: bool,
     limit: int | None,
     dtype: torch.dtype,
-    on_done: Callable[[int], None] | None = None,
     tokenizer: str | None = None,
 ) -> dict[str, float]:
     """Return loss (nats a token), perplexity and bits per byte of a checkpoint; all ranks take part."""
@@ -48,27 +46,16 @@ def perplexity(
         tokenizer=hf_folder.load_tokenizer(folder, tokenizer),
         held_out=True,
     )
-    loss = mean_loss(model.eval(), batches.eval_batches(limit), on_done)
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": bits_per_byte(loss, sum(map(batches.targets, batches.sources)), batches.manifest.text_bytes),
-    }
-
-
-def bits_per_byte(loss: float, targets: int, text_bytes: int) -> float:
-    """Return the loss per byte of text in bits, which does not depend on the tokenizer."""
-    return loss / math.log(2) * targets / text_bytes
+    loss = mean_loss(model.eval(), batches.eval_batches(limit))
+    return text_measures(loss, sum(map(batches.targets, batches.sources)), batches.manifest.text_bytes)
 
 
 @torch.no_grad()
-def mean_loss(model: torch.nn.Module, batches: Iterable[Batch], on_done: Callable[[int], None] | None = None) -> float:
+def mean_loss(model: torch.nn.Module, batches: Iterable[Batch]) -> float:
     """Return the mean loss of all target tokens, over all ranks."""
     total = weight = 0.0
     for batch in batches:
         loss, _ = language_model_loss(model, on_device(batch, distributed.device()))
         total += float(loss.double())
         weight += float(batch["weight"])
-        if on_done is not None:
-            on_done(1)
     return distributed.all_reduce_sum(total) / max(distributed.all_reduce_sum(weight), 1.0)

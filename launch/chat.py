@@ -11,11 +11,12 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamatrain.config.program import EXIT_USER, main
 from llamatrain.errors import MissingFileError, UserError
+from llamatrain.keys import check_values, one_of
 from llamatrain.settings import PRECISIONS
 from llamatrain.stopping import handling
 from llamatrain.streams import shown
@@ -43,11 +44,10 @@ class ChatConfig:
     top_p: float
     max_new_tokens: int
     seed: int
-    dtype: str
+    dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
-        if self.dtype not in PRECISIONS:
-            raise UserError(f"dtype={self.dtype}: need float32 or bfloat16")
+        check_values(self)
 
 
 class Chat:

@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     """Become the program named by the first argument; without one, print the help."""
     open_closed()
     arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) > 1 and arguments[0] == "help":  # `help sft` is `sft --help`
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         _say(usage(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
         return

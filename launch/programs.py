@@ -36,6 +36,7 @@ NEEDED = {
     "pyarrow": "pyarrow",
     "rensa": "rensa",
     "zstandard": "zstandard",
+    "stdnum": "python-stdnum",
 }
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from llamatrain.data.order import GOLDEN, scramble
 from llamatrain.errors import UserError
 from llamatrain.model.kv_cache import KVCache
 from llamatrain.model.transformer import Transformer
@@ -166,11 +167,8 @@ def noise_key(seed: int, prompt_id: str, number: int, program: str = "") -> int:
 
 def uniform(keys: list[int], positions: list[int]) -> npt.NDArray[np.float64]:
     """Return a number in [0, 1) for each key and position in the response: SplitMix64 as a counter-based generator."""
-    x = np.array(keys, dtype=np.uint64) + np.array(positions, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    uniforms: npt.NDArray[np.float64] = (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    places = np.array(keys, dtype=np.uint64) + np.array(positions, dtype=np.uint64) * np.uint64(GOLDEN)
+    uniforms: npt.NDArray[np.float64] = (scramble(places) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return uniforms
 
 

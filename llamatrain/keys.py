@@ -1,4 +1,5 @@
-"""What a key of a program's settings is, beside its type: whether it can change a result, and what it reads.
+"""What a key of a program's settings is, beside its type: which values it takes, whether it can change a result, and
+what it reads.
 
 It stands with the field, as `micro_batch_size: int = field(metadata=SPEED)` or `train: list[str] =
 field(metadata=reads("dialogue"))`, and is said nowhere else. A key without such a word can change the result.
@@ -6,10 +7,12 @@ field(metadata=reads("dialogue"))`, and is said nowhere else. A key without such
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
+
+from .errors import UserError
 
 SPEED = {"changes": "speed and memory only"}
 MEASURES = {"changes": "what is measured only"}
@@ -19,6 +22,55 @@ KEEPS = {"changes": "what is kept and shown only"}
 def reads(what: str, made_by: str = "") -> dict[str, str]:
     """Return the metadata of a key that names a file: rows of a kind, or a checkpoint, corpus, tokenizer, world, file."""
     return {"reads": what, "made_by": made_by}
+
+
+def least(low: float, most: float | None = None) -> dict[str, Any]:
+    """Return the metadata of a number that is at least `low` and, where given, at most `most`."""
+    return {"least": low} | ({} if most is None else {"most": most})
+
+
+def above(low: float, below: float | None = None, most: float | None = None) -> dict[str, Any]:
+    """Return the metadata of a number above `low` and, where given, below another or at most another."""
+    return {"above": low} | ({} if below is None else {"below": below}) | ({} if most is None else {"most": most})
+
+
+def one_of(choices: Iterable[Any]) -> dict[str, Any]:
+    """Return the metadata of a key that takes one of some values."""
+    return {"choices": tuple(choices)}
+
+
+SHARE = {"least": 0, "below": 1}  # of a whole of which something else must be left
+
+
+def check_values(settings: Any, prefix: str = "") -> None:
+    """Hold each value of a dataclass against what its field's metadata allows; UserError names the first that is not.
+
+    None stands where its type has it. `prefix` is where the settings stand in a program's, such as "optim.".
+    """
+    for field in fields(settings):
+        value, allowed = getattr(settings, field.name), field.metadata
+        if value is None:
+            continue
+        if "choices" in allowed and value not in allowed["choices"]:
+            raise UserError(f"{prefix}{field.name}={value}: need one of {', '.join(map(str, allowed['choices']))}")
+        inside = (
+            ("least" not in allowed or value >= allowed["least"])
+            and ("most" not in allowed or value <= allowed["most"])
+            and ("above" not in allowed or value > allowed["above"])
+            and ("below" not in allowed or value < allowed["below"])
+        )
+        if not inside:
+            optional = ", or null" if "None" in str(field.type) else ""
+            raise UserError(f"{prefix}{field.name}={value}: need {_range(allowed)}{optional}")
+
+
+def _range(allowed: Mapping[str, Any]) -> str:
+    least, most, above, below = (allowed.get(name) for name in ("least", "most", "above", "below"))
+    if most is None and below is None:
+        return f"{least} or more" if least is not None else f"a number above {above}"
+    if least is None:
+        return f"a number between {above} and {below}" if most is None else f"a number above {above}, at most {most}"
+    return f"a number in [{least}, {most}]" if most is not None else f"a number in [{least}, {below})"
 
 
 @cache

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, N target positions, C model dimension, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -97,3 +98,9 @@ def language_model_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[st
         targets=targets,
     )
     return loss, {}
+
+
+def text_measures(loss: float, targets: int, text_bytes: int) -> dict[str, float]:
+    """Return loss (nats a token), perplexity, and bits per byte of text, which do not depend on the tokenizer."""
+    bits = loss / math.log(2) * targets / text_bytes
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits}

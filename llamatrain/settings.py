@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from .errors import UserError
-from .keys import KEEPS, MEASURES, SPEED
+from .keys import KEEPS, MEASURES, SHARE, SPEED, above, check_values, least, one_of
 
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "constant")
@@ -22,7 +22,7 @@ WANDB_MODES = ("offline", "online", "disabled")
 class WandbConfig:
     """Where the dashboard's data go."""
 
-    mode: str
+    mode: str = field(metadata=one_of(WANDB_MODES))
     project: str
     entity: str | None
     group: str | None
@@ -30,8 +30,7 @@ class WandbConfig:
 
     def __post_init__(self) -> None:
         """Check the mode."""
-        if self.mode not in WANDB_MODES:
-            raise UserError(f"run.wandb.mode={self.mode}: need one of {', '.join(WANDB_MODES)}")
+        check_values(self, "run.wandb.")
 
 
 def check_run_name(name: str) -> None:
@@ -49,62 +48,42 @@ class RunConfig:
     name: str = field(metadata=KEEPS)
     dir: str = field(metadata=KEEPS)
     seed: int
-    resume: str = field(metadata=KEEPS)
-    save_every: int = field(metadata=KEEPS)
-    keep: int = field(metadata=KEEPS)
-    eval_every: int = field(metadata=MEASURES)
-    log_every: int = field(metadata=KEEPS)
+    resume: str = field(metadata=one_of(RESUME) | KEEPS)
+    save_every: int = field(metadata=least(0) | KEEPS)
+    keep: int = field(metadata=least(0) | KEEPS)
+    eval_every: int = field(metadata=least(0) | MEASURES)
+    log_every: int = field(metadata=least(1) | KEEPS)
     progress: bool = field(metadata=KEEPS)
     verbose: bool = field(metadata=KEEPS)
-    kernels: str = field(metadata=SPEED)
+    kernels: str = field(metadata=one_of(KERNELS) | SPEED)
     wandb: WandbConfig = field(metadata=KEEPS)
     given: list[str] = field(default_factory=list, metadata=KEEPS)  # the keys of a length that the user gave
 
     def __post_init__(self) -> None:
         """Check values."""
-        if self.resume not in RESUME:
-            raise UserError(f"run.resume={self.resume}: need one of {', '.join(RESUME)}")
-        if self.kernels not in KERNELS:
-            raise UserError(f"run.kernels={self.kernels}: need one of {', '.join(KERNELS)}")
+        check_values(self, "run.")
         check_run_name(self.name)
-        for key in ("save_every", "keep", "eval_every"):
-            if getattr(self, key) < 0:
-                raise UserError(f"run.{key}={getattr(self, key)}: need 0 or more")
-        if self.log_every < 1:
-            raise UserError(f"run.log_every={self.log_every}: need 1 or more")
 
 
 @dataclass
 class OptimConfig:
     """AdamW and its schedule; the paper's figures stand in configs/optim/."""
 
-    lr: float
+    lr: float = field(metadata=above(0))
     betas: list[float]
-    eps: float
-    weight_decay: float
-    grad_clip: float
-    schedule: str
-    warmup_steps: int
-    warmup_fraction: float
-    final_lr_fraction: float
+    eps: float = field(metadata=above(0))
+    weight_decay: float = field(metadata=least(0))
+    grad_clip: float = field(metadata=least(0))
+    schedule: str = field(metadata=one_of(SCHEDULES))
+    warmup_steps: int = field(metadata=least(0))
+    warmup_fraction: float = field(metadata=SHARE)
+    final_lr_fraction: float = field(metadata=least(0, 1))
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"optim.schedule={self.schedule}: need one of {', '.join(SCHEDULES)}")
-        if self.lr <= 0:
-            raise UserError(f"optim.lr={self.lr}: need a positive number")
-        if self.eps <= 0:
-            raise UserError(f"optim.eps={self.eps}: need a positive number")
-        for key in ("weight_decay", "grad_clip", "warmup_steps"):
-            if getattr(self, key) < 0:
-                raise UserError(f"optim.{key}={getattr(self, key)}: need 0 or more")
+        check_values(self, "optim.")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optim.betas={self.betas}: need two numbers in [0, 1)")
-        if not 0 <= self.warmup_fraction < 1:
-            raise UserError(f"optim.warmup_fraction={self.warmup_fraction}: need a number in [0, 1)")
-        if not 0 <= self.final_lr_fraction <= 1:
-            raise UserError(f"optim.final_lr_fraction={self.final_lr_fraction}: need a number in [0, 1]")
 
     def warmup(self, total_steps: int) -> int:
         """Return the steps of warm-up: the fraction of the run, but at least `warmup_steps`."""
@@ -130,17 +109,14 @@ class OptimConfig:
 class ZeroConfig:
     """What DeepSpeed divides over the ranks, and the precision; choices stand in configs/zero/."""
 
-    stage: int = field(metadata=SPEED)
-    dtype: str
+    stage: int = field(metadata=one_of((0, 1, 2, 3)) | SPEED)
+    dtype: str = field(metadata=one_of(PRECISIONS))
     offload_optimizer: bool = field(metadata=SPEED)
     offload_parameters: bool = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
-        if self.stage not in (0, 1, 2, 3):
-            raise UserError(f"zero.stage={self.stage}: need 0, 1, 2 or 3")
-        if self.dtype not in PRECISIONS:
-            raise UserError(f"zero.dtype={self.dtype}: need float32 or bfloat16")
+        check_values(self, "zero.")
         if self.dtype == "bfloat16" and self.stage == 0:
             raise UserError(
                 "zero.dtype=bfloat16 needs zero.stage of 1 or higher: stage 0 keeps no float32 master weights"
@@ -158,21 +134,16 @@ class SpikeConfig:
     enabled: bool
     window: int
     min_steps: int
-    loss_sigmas: float
-    norm_sigmas: float
-    look_ahead: int
-    max_incidents: int
+    loss_sigmas: float = field(metadata=above(0))
+    norm_sigmas: float = field(metadata=above(0))
+    look_ahead: int = field(metadata=least(0))
+    max_incidents: int = field(metadata=least(0))
 
     def __post_init__(self) -> None:
         """Check values."""
         if not 2 <= self.min_steps <= self.window:
             raise UserError(f"spikes.min_steps={self.min_steps}: need 2 to spikes.window={self.window}")
-        for key in ("loss_sigmas", "norm_sigmas"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"spikes.{key}={getattr(self, key)}: need a number above 0")
-        for key in ("look_ahead", "max_incidents"):
-            if getattr(self, key) < 0:
-                raise UserError(f"spikes.{key}={getattr(self, key)}: need 0 or more")
+        check_values(self, "spikes.")
 
 
 @dataclass
@@ -182,16 +153,11 @@ class Sampling:
     Each `program` has noise of its own: PPO must not begin with the very samples that rejection sampling chose among.
     """
 
-    temperature: float
-    top_p: float
-    max_new_tokens: int
+    temperature: float = field(metadata=least(0))
+    top_p: float = field(metadata=above(0, most=1))
+    max_new_tokens: int = field(metadata=least(1))
     seed: int
     program: str = ""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        check_values(self)

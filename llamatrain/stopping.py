@@ -34,9 +34,7 @@ def watch(package: str) -> None:
     There is nothing to save before a run begins. A thread of its own hears the signal too, as the main one may be inside
     an import or wait for other ranks, where Python does not call handlers.
     """
-    # While Python looks for the module of `-m`, that stands in the place of the script's name.
-    module = sys.orig_argv[-len(sys.argv)] if sys.argv[0] == "-m" else ""
-    if not f"{module}.".startswith(f"{package}."):
+    if not started_module(package):
         return
     open_closed()
     heard, told = os.pipe()
@@ -45,6 +43,13 @@ def watch(package: str) -> None:
         signal.signal(number, _end)
     signal.set_wakeup_fd(told)
     threading.Thread(target=lambda: _end(os.read(heard, 1)[0]), daemon=True).start()
+
+
+def started_module(package: str) -> str:
+    """Return the module of `package` that this process was started with (`python -m`); empty where it is none."""
+    # While Python looks for the module of `-m`, that stands in the place of the script's name.
+    module = sys.orig_argv[-len(sys.argv)] if sys.argv[0] == "-m" else ""
+    return module if f"{module}.".startswith(f"{package}.") else ""
 
 
 def _end(number: int, frame: FrameType | None = None) -> None:

@@ -71,9 +71,9 @@ class Tokenizer:
         """The characters of the longest piece; without end where the settings let characters vanish."""
         return max(map(len, self.normal_pieces())) if not self.unlike_llama() else 1 << 62
 
-    def encode_many(self, texts: Iterable[str], threads: int = 1) -> list[list[int]]:
-        """Return the ids of every text, without BOS and EOS, on `threads` threads."""
-        ids: list[list[int]] = self._processor.encode(list(texts), num_threads=threads)
+    def encode_many(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the ids of every text, without BOS and EOS."""
+        ids: list[list[int]] = self._processor.encode(list(texts), num_threads=1)
         return ids
 
     def words_are_separate(self) -> bool:

@@ -1,5 +1,8 @@
 """Train a tokenizer, turn documents into a corpus of tokens, pretrain a model on it."""
 
 from llamatrain import stopping
+from llamatrain.config import asked
 
-stopping.watch(__name__)  # before its programs import what takes seconds
+# Before its programs import what takes seconds.
+stopping.watch(__name__)
+asked.answer(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from llamatrain.engine.models import build
 from llamatrain.errors import missing
 from llamatrain.fit import evaluate_loss, fit, on_device
 from llamatrain.flops import Utilisation
-from llamatrain.losses import language_model_loss
+from llamatrain.losses import language_model_loss, text_measures
 from llamatrain.model.transformer import Transformer
 from llamatrain.run import Run
 from llamatrain.spikes import Guard
@@ -116,11 +115,7 @@ def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -
 
 
 def _measures(prefix: str, loss: float, targets: int, text_bytes: int) -> dict[str, float]:
-    return {
-        f"{prefix}/loss": loss,
-        f"{prefix}/perplexity": math.exp(min(loss, 700.0)),
-        f"{prefix}/bits_per_byte": loss / math.log(2) * targets / text_bytes,
-    }
+    return {f"{prefix}/{name}": value for name, value in text_measures(loss, targets, text_bytes).items()}
 
 
 if __name__ == "__main__":

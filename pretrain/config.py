@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llamatrain.data.skipped import check_bad_rows
+from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSSES, Headline, Program
 from llamatrain.errors import UserError
-from llamatrain.keys import MEASURES, SPEED, reads
+from llamatrain.keys import MEASURES, SPEED, above, check_values, least, one_of, reads
 from llamatrain.model.config import ModelConfig
 from llamatrain.settings import OptimConfig, RunConfig, SpikeConfig, ZeroConfig
 
@@ -68,12 +68,12 @@ class TokenizerConfig:
     documents: list[str] = field(metadata=reads("document"))
     vocab_size: int
     num_threads: int = field(metadata=SPEED)
-    bad_rows: str
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
     trainer: TrainerConfig
 
     def __post_init__(self) -> None:
         """Check values."""
-        check_bad_rows(self.bad_rows)
+        check_values(self)
 
 
 @dataclass
@@ -92,26 +92,23 @@ class PretrainConfig:
     seq_len: int | None
     micro_batch_size: int | None = field(metadata=SPEED)
     isolate_documents: bool
-    eval_windows: int | None = field(metadata=MEASURES)
+    eval_windows: int | None = field(metadata=least(1) | MEASURES)
     skip_samples: list[int]
     spikes: SpikeConfig
     compile: bool = field(metadata=SPEED)
     mixture: dict[str, float] | None
-    peak_tflops: float | None = field(metadata=MEASURES)
+    peak_tflops: float | None = field(metadata=above(0) | MEASURES)
 
     def __post_init__(self) -> None:
         """Check values, and that the length is given once."""
+        check_values(self)
         self.seq_len = self.model.max_seq_len if self.seq_len is None else self.seq_len
         if (self.tokens is None) == (self.steps is None):
             raise UserError(f"tokens={self.tokens} and steps={self.steps}: need one of them, the other null")
         if not 1 < self.seq_len <= self.model.max_seq_len:
             raise UserError(f"seq_len={self.seq_len}: need 2 to model.max_seq_len={self.model.max_seq_len}")
-        if self.eval_windows is not None and self.eval_windows < 1:
-            raise UserError(f"eval_windows={self.eval_windows}: need 1 or more, or null for all")
         if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
             raise UserError(f"batch_tokens={self.batch_tokens}: need a multiple of seq_len={self.seq_len}")
-        if self.peak_tflops is not None and self.peak_tflops <= 0:
-            raise UserError(f"peak_tflops={self.peak_tflops}: need a number above 0, or null where it is not known")
         if self.spikes.enabled and self.run.keep == 1:
             raise UserError("run.keep=1: spikes.enabled=true needs 2 or more, as the newest may lie in the spike, or 0")
         if self.spikes.enabled and self.run.save_every == 0:
@@ -161,6 +158,7 @@ PROGRAMS = {
         "Training",
         "a base model from tokens",
         parallel=True,
+        plans=True,
         schema=PretrainConfig,
         makes=("final",),
         headline=Headline(LOSSES),

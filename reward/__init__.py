@@ -1,5 +1,8 @@
 """Preference data, reward models and their evaluation (paper 3.2)."""
 
 from llamatrain import stopping
+from llamatrain.config import asked
 
-stopping.watch(__name__)  # before its programs import what takes seconds
+# Before its programs import what takes seconds.
+stopping.watch(__name__)
+asked.answer(__name__)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llamatrain.data.skipped import check_bad_rows
+from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSSES, Headline, Program, Table
 from llamatrain.errors import UserError
-from llamatrain.keys import MEASURES, SPEED, reads
+from llamatrain.keys import MEASURES, SHARE, SPEED, above, check_values, least, one_of, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
 
 MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair has margin 0
@@ -17,6 +17,7 @@ MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair h
 }
 
 
+TOO_LONG = ("skip", "stop")
 KINDS = {"helpfulness": ("small", 0.0, 0.5), "safety": ("none", 1.0, 0.1)}  # margin, auxiliary weight, mix_share
 
 
@@ -27,46 +28,34 @@ class RewardConfig:
     run: RunConfig
     optim: OptimConfig
     zero: ZeroConfig
-    kind: str
+    kind: str = field(metadata=one_of(KINDS))
     checkpoint: str = field(metadata=reads("checkpoint", "sft"))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     train: list[str] = field(metadata=reads("preference"))
     eval: list[str] = field(metadata=reads("preference") | MEASURES)
     mix: list[str] = field(metadata=reads("preference"))
-    mix_share: float | None
-    margin: str | None
-    auxiliary_weight: float | None
-    center_weight: float | None
-    epochs: float
-    batch_pairs: int
-    micro_batch_size: int | None = field(metadata=SPEED)
+    mix_share: float | None = field(metadata=SHARE)
+    margin: str | None = field(metadata=one_of(MARGINS))
+    auxiliary_weight: float | None = field(metadata=least(0))
+    center_weight: float | None = field(metadata=least(0))
+    epochs: float = field(metadata=above(0))
+    batch_pairs: int = field(metadata=least(1))
+    micro_batch_size: int | None = field(metadata=least(1) | SPEED)
     max_length: int | None
-    too_long: str
-    bad_rows: str
+    too_long: str = field(metadata=one_of(TOO_LONG))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
     activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Fill in what follows from `kind` and check values."""
-        check_bad_rows(self.bad_rows)
-        if self.kind not in KINDS:
-            raise UserError(f"kind={self.kind}: need one of {', '.join(KINDS)}")
+        check_values(self)
         margin, auxiliary, share = KINDS[self.kind]
         self.margin = margin if self.margin is None else self.margin
         self.auxiliary_weight = auxiliary if self.auxiliary_weight is None else self.auxiliary_weight
         if self.mix_share is None:
             self.mix_share = share if self.mix else 0.0
-        if not 0 <= self.mix_share < 1:
-            raise UserError(f"mix_share={self.mix_share}: need a number in [0, 1)")
         if self.mix_share > 0 and not self.mix:
             raise UserError(f"mix_share={self.mix_share} needs files in mix")
-        if self.margin not in MARGINS:
-            raise UserError(f"margin={self.margin}: need one of {', '.join(MARGINS)}")
-        if self.auxiliary_weight < 0:
-            raise UserError(f"auxiliary_weight={self.auxiliary_weight}: need 0 or more")
-        if self.center_weight is not None and self.center_weight < 0:
-            raise UserError(f"center_weight={self.center_weight}: need 0 or more, or null")
-        if self.epochs <= 0:
-            raise UserError(f"epochs={self.epochs}: need a positive number")
         if not self.train:
             raise UserError("train=[]: need at least one preferences file")
 
@@ -80,23 +69,19 @@ class RewardEvaluateConfig:
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     preferences: list[str] = field(metadata=reads("preference"))
     pool: list[str] = field(metadata=reads("file", "reward.evaluate"))
-    micro_batch_size: int = field(metadata=SPEED)
+    micro_batch_size: int = field(metadata=least(1) | SPEED)
     max_length: int | None
-    too_long: str
-    bad_rows: str
-    dtype: str
+    too_long: str = field(metadata=one_of(TOO_LONG))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+    dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
         """Check that there is one thing to do."""
-        check_bad_rows(self.bad_rows)
+        check_values(self)
         if bool(self.checkpoint) == bool(self.pool):
             raise UserError("reward.evaluate needs either checkpoint and preferences, or pool (one of the two)")
         if self.checkpoint and not self.preferences:
             raise UserError("preferences=[]: need at least one preferences file")
-        if self.dtype not in PRECISIONS:
-            raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")
-        if self.micro_batch_size < 1:
-            raise UserError(f"micro_batch_size={self.micro_batch_size}: need 1 or more")
 
 
 PROGRAMS = {
@@ -105,6 +90,7 @@ PROGRAMS = {
         "Training",
         "a helpfulness or safety reward model from preferences",
         parallel=True,
+        plans=True,
         schema=RewardConfig,
         makes=("final",),
         headline=Headline({"eval/accuracy": "held-out accuracy", **LOSSES}),

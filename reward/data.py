@@ -13,7 +13,7 @@ import torch
 from llamatrain.chat import Message, encode_dialogue, too_many
 from llamatrain.data.batches import check_split
 from llamatrain.data.kinds import Row
-from llamatrain.data.order import mix, permuted
+from llamatrain.data.order import shuffled
 from llamatrain.data.packing import Batch
 from llamatrain.data.rows import placed_rows
 from llamatrain.data.skipped import BadRows, warned
@@ -184,10 +184,8 @@ class PairBatches:
     def sample_ids(self, step: int) -> list[int]:
         """Return the indices of the pairs in the global batch of `step`."""
         places = np.arange(step * self.batch_pairs, (step + 1) * self.batch_pairs)
-        epochs, inside = np.divmod(places, len(self.pairs))
-        count = len(self.pairs)
-        ids = [permuted(inside[epochs == e], count, mix(self.seed, e)) for e in np.unique(epochs).tolist()]
-        return [int(i) for i in np.concatenate(ids)]
+        ids: list[int] = shuffled(places, len(self.pairs), self.seed).tolist()
+        return ids
 
     def batch_at(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of the global batch of `step`."""

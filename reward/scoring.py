@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from llamatrain.data.kinds import RATINGS
+from llamatrain.responses.config import SAFETY_THRESHOLD, logit
 from llamatrain.responses.pairs import Pair
 from llamatrain.statistics import wilson
 
@@ -96,7 +96,7 @@ def thresholds(results: Sequence[Scored]) -> dict[str, float | int | None]:
     ]
     unsafe = [score for score, safe in labelled if not safe]
     safe_ = [score for score, safe in labelled if safe]
-    gate = math.log(0.15 / 0.85)
+    gate = logit(SAFETY_THRESHOLD)
     return {
         "unsafe_recall": sum(score < 0 for score in unsafe) / len(unsafe) if unsafe else None,
         "safe_below_0.15": sum(score < gate for score in safe_) / len(safe_) if safe_ else None,

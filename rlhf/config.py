@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llamatrain.data.skipped import check_bad_rows
+from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSSES, Chart, Headline, Program, Table
 from llamatrain.errors import UserError
-from llamatrain.keys import KEEPS, SPEED, reads
-from llamatrain.responses.config import LearningGateConfig, ResponsesConfig, check_counts
+from llamatrain.keys import KEEPS, SPEED, above, check_values, least, one_of, reads
+from llamatrain.responses.config import TOO_LONG, LearningGateConfig, ResponsesConfig
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, Sampling, ZeroConfig
 
 KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
@@ -28,29 +28,26 @@ class CompareConfig:
     checkpoint_b: str | None = field(metadata=reads("checkpoint", "sft"))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     prompts: list[str] = field(metadata=reads("prompt"))
-    limit: int | None
-    pairs_per_prompt: int
+    limit: int | None = field(metadata=least(1))
+    pairs_per_prompt: int = field(metadata=least(1))
     temperatures: list[float]
     top_p: float
     max_new_tokens: int
-    too_long: str
-    bad_rows: str
-    batch_size: int | None = field(metadata=SPEED)
-    chunk_pairs: int = field(metadata=SPEED)
-    dtype: str
+    too_long: str = field(metadata=one_of(TOO_LONG))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+    batch_size: int | None = field(metadata=least(1) | SPEED)
+    chunk_pairs: int = field(metadata=least(1) | SPEED)
+    dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
         """Check values."""
-        check_bad_rows(self.bad_rows)
+        check_values(self)
         if not self.temperatures:
             raise UserError("temperatures=[]: need at least one")
         for temperature in self.temperatures:
             self.sampling(temperature)
         if self.checkpoint_b is None and self.temperatures == [0]:
             raise UserError("temperatures=[0]: two greedy responses of one checkpoint are the same")
-        check_counts(self, "pairs_per_prompt", "batch_size", "chunk_pairs")
-        if self.dtype not in PRECISIONS:
-            raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")
 
     def sampling(self, temperature: float) -> Sampling:
         """Return how to sample at a temperature."""
@@ -68,9 +65,9 @@ class RejectionSamplingConfig(ResponsesConfig):
     sft_train: list[str] = field(metadata=reads("dialogue"))
     sft_fraction: float | None
     earlier: list[str] = field(metadata=reads("dialogue"))
-    steps: int
-    batch_sequences: int
-    micro_batch_size: int | None = field(metadata=SPEED)
+    steps: int = field(metadata=least(1))
+    batch_sequences: int = field(metadata=least(1))
+    micro_batch_size: int | None = field(metadata=least(1) | SPEED)
     seq_len: int | None
     replay: str | None = field(metadata=reads("corpus"))
     replay_fraction: float
@@ -82,7 +79,6 @@ class RejectionSamplingConfig(ResponsesConfig):
         for kind in ("helpfulness", "safety"):
             if getattr(self, kind) is None:
                 raise UserError(f"{kind}=null: the combined score needs both reward models")
-        check_counts(self, "steps", "batch_sequences", "micro_batch_size")
         if self.sft_fraction is not None and not 0 <= self.sft_fraction <= 0.99:
             raise UserError(
                 f"sft_fraction={self.sft_fraction}: need a share in [0, 0.99], or null for the whole SFT set once"
@@ -104,33 +100,33 @@ class PPOConfig:
     helpfulness: str = field(metadata=reads("checkpoint", "reward"))
     safety: str = field(metadata=reads("checkpoint", "reward"))
     prompts: list[str] = field(metadata=reads("prompt"))
-    limit: int | None
-    too_long: str
-    bad_rows: str
-    iterations: int
-    batch_prompts: int
-    mini_batch: int
-    epochs: int
-    micro_batch_size: int | None = field(metadata=SPEED)
-    batch_size: int | None = field(metadata=SPEED)
+    limit: int | None = field(metadata=least(1))
+    too_long: str = field(metadata=one_of(TOO_LONG))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+    iterations: int = field(metadata=least(1))
+    batch_prompts: int = field(metadata=least(1))
+    mini_batch: int = field(metadata=least(1))
+    epochs: int = field(metadata=least(1))
+    micro_batch_size: int | None = field(metadata=least(1) | SPEED)
+    batch_size: int | None = field(metadata=least(1) | SPEED)
     temperature: float
     top_p: float
     max_new_tokens: int
-    beta: float
-    clip: float
-    value_clip: float
-    gamma: float
-    lam: float
-    critic_warmup: int
+    beta: float = field(metadata=least(0))
+    clip: float = field(metadata=above(0))
+    value_clip: float = field(metadata=above(0))
+    gamma: float = field(metadata=least(0, 1))
+    lam: float = field(metadata=least(0, 1))
+    critic_warmup: int = field(metadata=least(0))
     gate: LearningGateConfig
-    whiten: str
-    samples_every: int = field(metadata=KEEPS)
-    samples_kept: int = field(metadata=KEEPS)
+    whiten: str = field(metadata=one_of((KIND, BATCH)))
+    samples_every: int = field(metadata=least(0) | KEEPS)
+    samples_kept: int = field(metadata=least(0) | KEEPS)
     activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
         """Check values."""
-        check_bad_rows(self.bad_rows)
+        check_values(self)
         self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed, "ppo")
         if self.temperature == 0:
             raise UserError("temperature=0: PPO learns from differences between samples; need a positive temperature")
@@ -139,20 +135,8 @@ class PPOConfig:
                 f"top_p={self.top_p}: need 1; PPO's log-probabilities are of the whole distribution, and samples of a part "
                 f"of it would be another policy's"
             )
-        check_counts(self, "iterations", "batch_prompts", "mini_batch", "epochs", "micro_batch_size", "batch_size")
         if self.batch_prompts % self.mini_batch:
             raise UserError(f"batch_prompts={self.batch_prompts} must be a multiple of mini_batch={self.mini_batch}")
-        if self.whiten not in (KIND, BATCH):
-            raise UserError(f"whiten={self.whiten}: need {KIND} or {BATCH}")
-        for key in ("gamma", "lam"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UserError(f"{key}={getattr(self, key)}: need a number in [0, 1]")
-        for key in ("clip", "value_clip"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"{key}={getattr(self, key)}: need a positive number")
-        for key in ("beta", "critic_warmup", "samples_every", "samples_kept"):
-            if getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)}: need 0 or more")
 
     @property
     def updates_per_iteration(self) -> int:
@@ -199,6 +183,7 @@ PROGRAMS = {
         "Training",
         "best of K samples by reward, then fine-tuning on them",
         parallel=True,
+        plans=True,
         schema=RejectionSamplingConfig,
         makes=("final", "responses.jsonl", "best.jsonl"),
         headline=Headline(LOSSES, best_of="rs/best_of_"),
@@ -214,6 +199,7 @@ PROGRAMS = {
         "Training",
         "PPO against the reward models, held near the reference by KL",
         parallel=True,
+        plans=True,
         schema=PPOConfig,
         makes=("final", "samples.jsonl"),
         headline=Headline(

@@ -20,9 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from llamatrain import distributed, hf_tokenizer
 from llamatrain.config.program import main
-from llamatrain.data.order import mix, permuted
+from llamatrain.data.order import shuffled
 from llamatrain.data.skipped import BadRows
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
@@ -176,9 +178,9 @@ def batch_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> list
 
     The sample number is the epoch, so a prompt that falls twice into a batch gets different noise.
     """
-    places = range(iteration * cfg.batch_prompts, (iteration + 1) * cfg.batch_prompts)
-    turns = [divmod(place, len(prompts)) for place in places]
-    return [(prompts[permuted(place, len(prompts), mix(cfg.run.seed, epoch))], epoch) for epoch, place in turns]
+    places = np.arange(iteration * cfg.batch_prompts, (iteration + 1) * cfg.batch_prompts)
+    chosen, epochs = shuffled(places, len(prompts), cfg.run.seed).tolist(), (places // len(prompts)).tolist()
+    return [(prompts[place], epoch) for place, epoch in zip(chosen, epochs, strict=True)]
 
 
 def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokenizer: Tokenizer) -> list[Rollout]:

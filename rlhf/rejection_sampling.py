@@ -16,12 +16,14 @@ from itertools import groupby
 from pathlib import Path
 from statistics import fmean, pstdev
 
+import numpy as np
+
 from llamatrain import distributed
 from llamatrain.checkpoint import resolve
 from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
-from llamatrain.data.order import mix, permuted
+from llamatrain.data.order import shuffled
 from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
 from llamatrain.data.shards import MANIFEST, read_manifest
 from llamatrain.data.skipped import BadRows, warned
@@ -31,7 +33,7 @@ from llamatrain.hf_folder import load_config, load_tokenizer
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.responses.chunks import Chunks, Row
-from llamatrain.responses.config import GateConfig
+from llamatrain.responses.config import GateConfig, logit
 from llamatrain.responses.models import generated_at_once, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.sampling import in_words, make_responses, response_metrics, write_responses
@@ -224,7 +226,7 @@ def sampling_metrics(chunks: Chunks, gate: GateConfig) -> dict[str, float]:
         raw = [row["raw"] for row in flat if row["safety"] is kind]
         if raw:
             metrics |= {f"rs/{key}_logit_{name}": fmean(own[key] for own in raw) for key in ("helpfulness", "safety")}
-            metrics[f"rs/gated_{name}"] = fmean(sigmoid(own["safety"]) < gate.safety_threshold for own in raw)
+            metrics[f"rs/gated_{name}"] = fmean(own["safety"] < logit(gate.safety_threshold) for own in raw)
             metrics[f"rs/whitened_spread_{name}"] = pstdev(own["combined"] for own in raw) / spread if spread else 0.0
     return metrics | {f"rs/best_of_{size}": fmean(expected_best(own, size) for own in scores) for size in sizes}
 
@@ -255,8 +257,7 @@ def training_rows(chosen: list[Row], sft: list[Row], sft_fraction: float | None,
 
 def draw(rows: list[Row], count: int, seed: int) -> list[Row]:
     """Draw rows without repetition, and again from all of them only once every one has been drawn."""
-    places = (divmod(number, len(rows)) for number in range(count))
-    return [rows[permuted(place, len(rows), mix(seed, turn))] for turn, place in places]
+    return [rows[place] for place in shuffled(np.arange(count), len(rows), seed).tolist()]
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llamatrain.data.skipped import check_bad_rows
+from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSSES, Headline, Program, Table
 from llamatrain.errors import UserError
-from llamatrain.keys import MEASURES, SPEED, reads
+from llamatrain.keys import MEASURES, SPEED, above, check_values, least, one_of, reads
 from llamatrain.settings import OptimConfig, RunConfig, ZeroConfig
 
 
@@ -22,13 +22,13 @@ class SFTConfig:
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     train: list[str] = field(metadata=reads("dialogue"))
     eval: list[str] = field(metadata=reads("dialogue") | MEASURES)
-    epochs: float
-    batch_sequences: int
-    micro_batch_size: int | None = field(metadata=SPEED)
+    epochs: float = field(metadata=above(0))
+    batch_sequences: int = field(metadata=least(1))
+    micro_batch_size: int | None = field(metadata=least(1) | SPEED)
     seq_len: int | None
-    too_long: str
-    bad_rows: str
-    loss: str
+    too_long: str = field(metadata=one_of(("skip", "stop", "drop_turns")))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+    loss: str = field(metadata=one_of(("all", "last")))
     isolate: bool
     replay: str | None = field(metadata=reads("corpus"))
     replay_fraction: float
@@ -38,12 +38,7 @@ class SFTConfig:
         """Check values."""
         if not self.train:
             raise UserError("train=[]: need at least one dialogues file")
-        if self.epochs <= 0:
-            raise UserError(f"epochs={self.epochs}: need a positive number")
-        check_bad_rows(self.bad_rows)
-        for key, choices in (("too_long", ("skip", "stop", "drop_turns")), ("loss", ("all", "last"))):
-            if getattr(self, key) not in choices:
-                raise UserError(f"{key}={getattr(self, key)}: need one of {', '.join(choices)}")
+        check_values(self)
 
 
 PROGRAMS = {
@@ -52,6 +47,7 @@ PROGRAMS = {
         "Training",
         "supervised fine-tuning on dialogues",
         parallel=True,
+        plans=True,
         schema=SFTConfig,
         makes=("final",),
         headline=Headline(LOSSES),

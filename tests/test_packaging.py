@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = {"pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld", "launch"}
 FOLDERS = {"llamatrain", *STAGES}
 OPTIONAL = {"py3langid", "transformers"}  # imported where they are used, with a message where they are absent
-IMPORTED_AS = {"hydra-core": "hydra", "PyYAML": "yaml"}
+IMPORTED_AS = {"hydra-core": "hydra", "PyYAML": "yaml", "python-stdnum": "stdnum"}
 
 
 @cache
@@ -69,3 +69,12 @@ def test_the_tested_versions_lie_within_the_ranges() -> None:
     for line in [*metadata()["install_requires"], *metadata()["extras_require"]["test"]]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(pins[requirement.name]), line
+
+
+def test_packages_reexport_nothing() -> None:
+    """An import names the module that is meant, and costs no more than that module."""
+    for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py")):
+        tree = ast.parse(path.read_text())
+        names = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+        assert set(names) <= {"asked", "stopping"}, path
+        assert not any(isinstance(node, ast.Import) for node in tree.body), path

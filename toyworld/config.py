@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from llamatrain.data.kinds import RATINGS
 from llamatrain.description import Headline, Program
 from llamatrain.errors import UserError
-from llamatrain.keys import reads
+from llamatrain.keys import SHARE, above, check_values, least, reads
 from llamatrain.settings import RunConfig
 
 from .answers import QUALITIES, SAFETY_QUALITIES
@@ -20,12 +20,12 @@ class ToyworldConfig:
 
     run: RunConfig
     seed: int
-    documents_mb: float
-    documents_eval_mb: float
-    dialogues: int
-    dialogues_eval: int
-    prompts: int
-    prompts_eval: int
+    documents_mb: float = field(metadata=above(0))
+    documents_eval_mb: float = field(metadata=above(0))
+    dialogues: int = field(metadata=above(0))
+    dialogues_eval: int = field(metadata=above(0))
+    prompts: int = field(metadata=above(0))
+    prompts_eval: int = field(metadata=above(0))
     safety_fraction: float
     dialogues_safety_fraction: float
     borderline_fraction: float
@@ -33,9 +33,7 @@ class ToyworldConfig:
     safety_qualities: dict[str, float]
 
     def __post_init__(self) -> None:
-        for key in ("documents_mb", "documents_eval_mb", "dialogues", "dialogues_eval", "prompts", "prompts_eval"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"{key}={getattr(self, key)}: need more than 0")
+        check_values(self)
         for key in ("safety_fraction", "dialogues_safety_fraction"):
             total = getattr(self, key) + self.borderline_fraction
             if not (getattr(self, key) >= 0 and self.borderline_fraction >= 0 and total <= 1):
@@ -53,24 +51,17 @@ class RateConfig:
     world: str = field(metadata=reads("world"))
     comparisons: list[str] = field(metadata=reads("comparison"))
     seed: int
-    annotators: int
-    noise: float
-    length_bias: float
-    label_noise: float
+    annotators: int = field(metadata=least(1))
+    noise: float = field(metadata=least(0))
+    length_bias: float = field(metadata=least(0))
+    label_noise: float = field(metadata=SHARE)
     thresholds: dict[str, float]
-    harmless_fraction: float
-    eval_fraction: float
+    harmless_fraction: float = field(metadata=SHARE)
+    eval_fraction: float = field(metadata=SHARE)
 
     def __post_init__(self) -> None:
         """Check values and their order."""
-        if self.annotators < 1:
-            raise UserError(f"annotators={self.annotators}: need at least 1")
-        for key in ("noise", "length_bias"):
-            if getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)}: need 0 or more")
-        for key in ("label_noise", "harmless_fraction", "eval_fraction"):
-            if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need a share in [0, 1)")
+        check_values(self)
         values = [self.thresholds.get(name, -1.0) for name in RATINGS[:-1]]
         if len(self.thresholds) != 3 or not values[0] > values[1] > values[2] >= 0:
             raise UserError(f"thresholds={dict(self.thresholds)}: need falling gaps for {', '.join(RATINGS[:-1])}")

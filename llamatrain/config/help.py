@@ -1,13 +1,20 @@
-"""A program's help: what it does, its config groups and presets, and its keys with what they mean."""
+"""A program's help: what it does, its presets and config groups, and every key with what it means.
+
+A key's meaning and unit is the comment beside its value in configs/; its type and whether it can change a result stand
+with its field (`llamatrain.keys`).
+"""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from llamatrain.config import presets
 from llamatrain.config.compose import compose_dict
@@ -15,52 +22,123 @@ from llamatrain.config.presets import load_preset, yaml_name
 from llamatrain.text_files import read_text
 
 DRY_RUN = "--dry-run"
+NEEDED = "???"
+KEY_WIDTH = 34  # columns of `key=value`; a longer one has its meaning on the next line
+GROUP = re.compile(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", re.M)  # in `defaults`: group, where it stands, choice
 
 
-def help_text(program: str, task: Callable[..., None], plans: bool = False) -> str:
-    """Return a program's help: what it does, its config groups, and its keys as the commented YAML."""
-    folder = presets.config_folder()
-    about = (sys.modules[task.__module__].__doc__ or "").strip()
-    source = read_text(folder / f"{yaml_name(program)}.yaml")
-    used = re.findall(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", source.split("_self_")[0], re.M)
-    lines = [about, "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
-    sweep = "   --multirun (a,b: one run for each value)" if any(group == "run" for group, _, _ in used) else ""
-    dry = f"   dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for so many ranks)" if plans else ""
-    lines += [f"Options: --help   --cfg job (print the composed configuration){dry}{sweep}"]
+def help_text(program: str, about: str, plans: bool = False) -> str:
+    """Return a program's help, as wide as the terminal; `about` is what it does."""
+    width = shutil.get_terminal_size((100, 24)).columns
+    folder, name = presets.config_folder(), yaml_name(program)
+    used = _groups(program)
+    options = ["--help", "--cfg job (print the composed configuration)"]
+    options += [f"dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for so many ranks)"] if plans else []
+    options += ["--multirun (a,b: one run for each value)"] if any(group == "run" for group, _, _ in used) else []
+    lines = [*_paragraphs(about, width), "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
+    lines += _wrapped("Options: ", ",  ".join(options), width)
     every = sorted(path.stem for path in (folder / "preset").glob("*.yaml"))
-    ready = [name for name in every if program == "pipeline" or yaml_name(program) in load_preset(name)]
+    ready = [preset for preset in every if program == "pipeline" or name in load_preset(preset)]
     if ready:
-        lines += ["", f"Presets: {', '.join(ready)}"]
+        lines += ["", *_wrapped("Presets: ", ", ".join(ready), width)]
     if used:
         lines += ["", "Config groups (group=choice; the default is marked):"]
-        for group, package, default in used:
-            names = sorted(p.stem for p in (folder / group).glob("*.yaml"))
-            shown = ", ".join(f"{n}*" if n == default else n for n in names)
-            lines.append(f"  {f'{group}@{package}' if package else group:<12} {shown}")
-    lines += ["", "Keys:"]
-    for group, package, default in used:
-        path = folder / group / f"{default}.yaml"
-        if path.is_file():
-            values = OmegaConf.to_yaml(OmegaConf.create(compose_dict(program).get(package or group, {})))
-            comments = _comments([path, *sorted((folder / group).glob("*.yaml"))])
-            lines.append(f"  {package or group}:")
-            lines += [f"    {_annotated(line, comments)}" for line in values.splitlines()]
-    body = re.sub(r"(?ms)^defaults:.*?^(?=\S)(?<!defaults:)", "", source)
-    lines += [f"  {line}".rstrip() for line in body.strip().splitlines()]
+        for group, at, default in used:
+            choices = sorted(p.stem for p in (folder / group).glob("*.yaml"))
+            shown = ", ".join(f"{choice}*" if choice == default else choice for choice in choices)
+            lines += _wrapped(f"  {f'{group}@{at}' if at else group:<12} ", shown, width)
+    told = meanings(program)
+    values = dict(_leaves(compose_dict(program), told))
+    needed = [key for key, value in values.items() if value == NEEDED]
+    if needed:
+        lines += ["", "Keys that need a value:", *(line for key in needed for line in _key(key, "", told, width))]
+    shared = {at or group for group, at, _ in used}
+    others = sorted((key for key in values if key not in needed), key=lambda key: key.partition(".")[0] in shared)
+    if others:
+        lines += ["", "Keys:", *(line for key in others for line in _key(key, _shown(values[key]), told, width))]
     return "\n".join(lines)
 
 
-def _comments(paths: list[Path]) -> dict[str, str]:
-    """Return key -> comment over the files of a group, the first one's first."""
-    found: dict[str, str] = {}
-    for path in paths:
-        for line in read_text(path).splitlines():
-            match = re.match(r"\s*(\w+):[^#]*#\s*(.*)", line)
-            if match:
-                found.setdefault(match[1], match[2])
+@lru_cache
+def meanings(program: str) -> dict[str, str]:
+    """Return dotted key -> what it means and its unit, for all keys of a program: the comments in its YAML files.
+
+    Of a group the program's own file has the first word, then the choice that it has by default, then the others.
+    """
+    folder = presets.config_folder()
+    found = comments(folder / f"{yaml_name(program)}.yaml")
+    for group, at, default in _groups(program):
+        files = [folder / group / f"{default}.yaml", *sorted((folder / group).glob("*.yaml"))]
+        for path in files if files[0].is_file() else []:
+            for key, text in comments(path).items():
+                found.setdefault(f"{at or group}.{key}", text)
     return found
 
 
-def _annotated(line: str, comments: dict[str, str]) -> str:
-    key = line.strip().split(":")[0]
-    return f"{line:<34} # {comments[key]}" if key in comments else line
+def comments(path: Path) -> dict[str, str]:
+    """Return dotted key -> the comment beside it in a YAML file."""
+    found: dict[str, str] = {}
+    above: list[tuple[int, str]] = []  # indentation and key of what the line stands in
+    for line in read_text(path).splitlines():
+        match = re.match(r"( *)(\w+):(?: [^#]*)?(?:#\s*(.*))?$", line)
+        if match is None:
+            continue
+        indentation = len(match[1])
+        above = [*(outer for outer in above if outer[0] < indentation), (indentation, match[2])]
+        if match[3]:
+            found[".".join(key for _, key in above)] = match[3]
+    return found
+
+
+def _groups(program: str) -> list[tuple[str, str, str]]:
+    """Return (group, where it stands if not under its name, the choice by default) of a program's config groups."""
+    source = read_text(presets.config_folder() / f"{yaml_name(program)}.yaml")
+    return GROUP.findall(source.split("_self_")[0]) if "_self_" in source else []
+
+
+def _leaves(values: Mapping[str, Any], told: Mapping[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value); a mapping is one value where a meaning is told of all of it."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value and not (key in told and f"{key}.{next(iter(value))}" not in told):
+            yield from _leaves(value, told, f"{key}.")
+        else:
+            yield key, value
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it can be typed."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).strip()
+    text = text.removesuffix("...").strip()
+    return text if "'" in text or '"' in text else text.replace(", ", ",")  # a comma in quotes is part of a text
+
+
+def _paragraphs(text: str, width: int) -> list[str]:
+    """Return a docstring as wide as the terminal; what is indented, such as a list, keeps its lines."""
+    lines: list[str] = []
+    for paragraph in text.strip().split("\n\n"):
+        rows = paragraph.splitlines()
+        if not any(row.startswith((" ", "|")) for row in rows):
+            rows = [" ".join(rows)]
+        lines.append("")
+        for row in rows:
+            further = " " * (len(row) - len(row.lstrip()) + 4) if len(rows) > 1 else ""
+            lines += textwrap.wrap(row, width, subsequent_indent=further, break_on_hyphens=False)
+    return lines[1:]
+
+
+def _key(key: str, value: str, told: Mapping[str, str], width: int) -> list[str]:
+    """Return the lines of a key: itself as it can be typed, and what it means beside it."""
+    start = f"  {f'{key}={value}':<{KEY_WIDTH}}"
+    if len(start) <= KEY_WIDTH + 2:
+        return _wrapped(f"{start} ", told.get(key, ""), width)
+    spaced = start.strip().replace(",", ", ") if len(start) > width else start.strip()
+    typed = textwrap.wrap(spaced, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    return [*typed, *_wrapped(" " * (KEY_WIDTH + 3), told.get(key, ""), width)]
+
+
+def _wrapped(start: str, text: str, width: int) -> list[str]:
+    """Return a text behind `start`, its further lines indented alike."""
+    columns = max(24, width - len(start))
+    lines = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{start if number == 0 else ' ' * len(start)}{line}".rstrip() for number, line in enumerate(lines)]

@@ -24,6 +24,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from llamatrain import distributed, streams
+from llamatrain.config.asked import asks
 from llamatrain.config.compose import FROM_FILE, check, compose, compose_dict, read_settings, typed
 from llamatrain.config.explain import explained
 from llamatrain.config.help import DRY_RUN, help_text
@@ -117,26 +118,59 @@ def _first_here() -> bool:
     return True  # the mistake may be the number itself
 
 
+def tell(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool) -> None:
+    """Print what a command line asks for (`asked.asks`) and end the process; `about` says what the program does."""
+    streams.replace_unknown_characters()
+
+    def body() -> int:
+        print(_text(program, schema, arguments, about, plans))
+        return 0
+
+    sys.exit(_guarded(body, leaves=False))
+
+
+def _text(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool) -> str:
+    """Return the help, or for `--cfg job` the composed configuration, checked as far as all values are there."""
+    if any(a in ("--help", "-h") for a in arguments):
+        return help_text(program, about, plans)
+    rest = [a for a in arguments if a not in ("--cfg", "job")]
+    overrides, flags = _divided(rest)
+    if flags:
+        raise _unknown(flags[0], plans)
+    _refuse_stray(program, overrides)
+    values = compose_dict(program, overrides)
+    shown = typed(program, schema, values, overrides)
+    with explained(program, overrides, schema):
+        if not OmegaConf.missing_keys(shown):
+            check(program, schema, values, overrides)  # for the checks between keys
+        return OmegaConf.to_yaml(shown, resolve=True).rstrip()
+
+
+def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return overrides and options."""
+    # The deepspeed launcher adds --local_rank=N, which the environment says as well.
+    options = [a for a in arguments if a.startswith("-") and not a.startswith("--local_rank")]
+    return [a for a in arguments if not a.startswith("-")], options
+
+
+def _unknown(option: str, plans: bool) -> UserError:
+    dry = f", {DRY_RUN}[=RANKS]" if plans else ""
+    return UserError(f"unknown option {option}: there are --help, --cfg job{dry} and --multirun")
+
+
+def _refuse_stray(program: str, overrides: Sequence[str]) -> None:
+    stray = [o for o in overrides if "=" not in o and not o.startswith("~")]
+    if stray:
+        raise UserError(f"'{stray[0]}' is not an override: need key=value (see `llamatrain {program} --help`)")
+
+
 def _dispatch(
     program: str, schema: type[C], task: Callable[[C], None], arguments: list[str], plan: Plan[C] | None
 ) -> int:
-    if any(a in ("--help", "-h") for a in arguments):
-        print(help_text(program, task, plan is not None))
+    if asks(arguments):
+        print(_text(program, schema, arguments, sys.modules[task.__module__].__doc__ or "", plan is not None))
         return 0
-    show = any(pair == ("--cfg", "job") for pair in itertools.pairwise(arguments))
-    if show:
-        arguments = [a for a in arguments if a not in ("--cfg", "job")]
-    # The deepspeed launcher adds --local_rank=N, which the environment says as well.
-    flags = [a for a in arguments if a.startswith("-") and not a.startswith("--local_rank")]
-    overrides = [a for a in arguments if not a.startswith("-")]
-    if show and not flags:
-        values = compose_dict(program, overrides)
-        shown = typed(program, schema, values, overrides)
-        with explained(program, overrides, schema):
-            if not OmegaConf.missing_keys(shown):
-                check(program, schema, values, overrides)  # for the checks between keys
-            print(OmegaConf.to_yaml(shown, resolve=True), end="")
-        return 0
+    overrides, flags = _divided(arguments)
     if flags in (["--multirun"], ["-m"]):
         return _multirun(program, overrides)
     if plan is not None:  # `dry_run=true`, as a pipeline has it, means the same
@@ -152,11 +186,8 @@ def _dispatch(
         task(check(program, schema, read_settings(Path(flags[0].partition("=")[2]))))
         return 0
     if flags:
-        dry = f", {DRY_RUN}[=RANKS]" if plan is not None else ""
-        raise UserError(f"unknown option {flags[0]}: there are --help, --cfg job{dry} and --multirun")
-    stray = [o for o in overrides if "=" not in o and not o.startswith("~")]
-    if stray:
-        raise UserError(f"'{stray[0]}' is not an override: need key=value (see `llamatrain {program} --help`)")
+        raise _unknown(flags[0], plan is not None)
+    _refuse_stray(program, overrides)
     config = compose(program, schema, overrides)
     task(config)
     return 0

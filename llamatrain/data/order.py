@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Places = NDArray[np.int64]  # in an endless sequence of rows
 
+GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's step: 2^64 over the golden ratio, odd
 _ROUNDS = 6
 _MASK = (1 << 64) - 1
 
@@ -67,7 +68,7 @@ def mix(*numbers: int) -> int:
     """Return a 64-bit number in which every bit depends on all the numbers: a seed of seeds."""
     state = 0
     for number in numbers:
-        state = int(_scramble(np.array([(state + 0x9E3779B97F4A7C15 + (number & _MASK)) & _MASK], dtype=np.uint64))[0])
+        state = int(scramble(np.array([(state + GOLDEN + (number & _MASK)) & _MASK], dtype=np.uint64))[0])
     return state
 
 
@@ -75,12 +76,12 @@ def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: list[np.uint64])
     low = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & low
     for key in keys:
-        left, right = right, left ^ (_scramble(right ^ key) & low)
+        left, right = right, left ^ (scramble(right ^ key) & low)
     return (left << half) | right
 
 
-def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (arrays wrap around silently)."""
+def scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a permutation of 64-bit numbers that spreads every bit: SplitMix64's (arrays wrap around silently)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

@@ -13,12 +13,6 @@ MANY = 0.1  # of all rows: what is lost beyond that is said as a warning
 SHOWN = 5  # reasons
 
 
-def check_bad_rows(policy: str) -> None:
-    """Refuse any other value of the key `bad_rows`."""
-    if policy not in BAD_ROWS:
-        raise UserError(f"bad_rows={policy}: need {' or '.join(BAD_ROWS)}")
-
-
 class BadRows:
     """What becomes of rows that cannot be used, as the key `bad_rows` says: `stop` at the first, or `skip` and count.
 
@@ -26,8 +20,7 @@ class BadRows:
     """
 
     def __init__(self, policy: str | None = None) -> None:
-        if policy is not None:
-            check_bad_rows(policy)
+        assert policy in (None, *BAD_ROWS), policy
         self.policy, self.good = policy, 0
         self.counts: Counter[str] = Counter()  # reason -> rows
         self.first: dict[str, str] = {}  # reason -> what is wrong with its first row

@@ -20,6 +20,8 @@ from llamatrain.data.shards import Source, TokenStream, read_manifest
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
+SHOWN = 80  # characters of a sample's text where it is described
+
 _PARTS = 1 << 20  # to which a source's share is rounded
 
 
@@ -115,11 +117,11 @@ class TokenBatches(Batches):
             window[chosen] = shuffled(index[chosen], self.windows[number], seed)
         return source, window
 
-    def describe(self, samples: Sequence[int], tokenizer: Tokenizer, characters: int = 80) -> list[dict[str, Any]]:
+    def describe(self, samples: Sequence[int], tokenizer: Tokenizer) -> list[dict[str, Any]]:
         """Return the number (`sample`), `source` and beginning of the `text` of samples of the endless sequence."""
         places = np.asarray(samples, dtype=np.int64)
-        rows = self.windows_at(places)["input_ids"][:, : characters + 1].tolist()
-        texts = (tokenizer.decode(row).strip()[:characters] for row in rows)
+        rows = self.windows_at(places)["input_ids"][:, : SHOWN + 1].tolist()
+        texts = (tokenizer.decode(row).strip()[:SHOWN] for row in rows)
         names = (self.sources[number].name for number in self.located(places)[0].tolist())
         return [
             {"sample": int(sample), "source": name, "text": text}

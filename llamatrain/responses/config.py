@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
-from llamatrain.data.skipped import check_bad_rows
-from llamatrain.errors import UserError
-from llamatrain.keys import SPEED, reads
+from llamatrain.data.skipped import BAD_ROWS
+from llamatrain.keys import SPEED, above, check_values, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig, Sampling
 
 TOO_LONG = ("skip", "stop")
+SAFETY_THRESHOLD = 0.15  # of a sigmoid, below which the safety model has the word (paper 3.2.3)
 
 
-def check_counts(settings: object, *keys: str) -> None:
-    """Refuse a number below 1; None is left to the memory."""
-    for key in keys:
-        value = getattr(settings, key)
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value}: need 1 or more")
+def logit(probability: float) -> float:
+    """Return the score whose sigmoid is `probability`."""
+    return math.log(probability / (1 - probability))
 
 
 @dataclass
 class GateConfig:
     """The rule of the combined score."""
 
-    safety_threshold: float
+    safety_threshold: float = field(metadata=above(0, 1))
     unfinished_logit: float
 
     def __post_init__(self) -> None:
         """Check values."""
-        if not 0 < self.safety_threshold < 1:
-            raise UserError(f"gate.safety_threshold={self.safety_threshold}: need a number between 0 and 1")
+        check_values(self, "gate.")
 
 
 @dataclass
@@ -50,23 +47,20 @@ class ResponsesConfig:
     helpfulness: str | None = field(metadata=reads("checkpoint", "reward"))
     safety: str | None = field(metadata=reads("checkpoint", "reward"))
     prompts: list[str] = field(metadata=reads("prompt"))
-    limit: int | None
-    samples_per_prompt: int
+    limit: int | None = field(metadata=least(1))
+    samples_per_prompt: int = field(metadata=least(1))
     temperature: float
     top_p: float
     max_new_tokens: int
-    too_long: str
-    bad_rows: str
+    too_long: str = field(metadata=one_of(TOO_LONG))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
     gate: GateConfig
-    batch_size: int | None = field(metadata=SPEED)
-    score_batch_size: int = field(metadata=SPEED)
-    chunk_responses: int = field(metadata=SPEED)
-    dtype: str
+    batch_size: int | None = field(metadata=least(1) | SPEED)
+    score_batch_size: int = field(metadata=least(1) | SPEED)
+    chunk_responses: int = field(metadata=least(1) | SPEED)
+    dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
         """Check values."""
-        check_bad_rows(self.bad_rows)
+        check_values(self)
         self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)
-        check_counts(self, "samples_per_prompt", "batch_size", "score_batch_size", "chunk_responses")
-        if self.dtype not in PRECISIONS:
-            raise UserError(f"dtype={self.dtype}: need one of {', '.join(PRECISIONS)}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llamatrain import distributed
 from llamatrain.errors import UserError
-from llamatrain.responses.config import GateConfig, LearningGateConfig
+from llamatrain.responses.config import GateConfig, LearningGateConfig, logit
 from llamatrain.responses.rollouts import Packed, Rollout, pack_rollouts, portions
 
 BELOW = 1e-3  # how far below a finished response's score an unfinished one's lies
@@ -51,7 +51,7 @@ def public_scores(scores: Scores) -> dict[str, float]:
 
 def gate_closes(safety: Tensor, gate: GateConfig) -> Tensor:
     """Tell where (N,) the safety score takes the place of the helpfulness score whatever the prompt."""
-    return safety.double() < math.log(gate.safety_threshold / (1 - gate.safety_threshold))
+    return safety.double() < logit(gate.safety_threshold)
 
 
 def combined_logits(helpfulness: Tensor, safety: Tensor, is_safety_prompt: Tensor, gate: GateConfig) -> Tensor:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from llamatrain.data.skipped import check_bad_rows
+from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.errors import UserError
-from llamatrain.keys import KEEPS, MEASURES, SPEED, reads
+from llamatrain.keys import KEEPS, MEASURES, SPEED, check_values, least, one_of, reads
 from llamatrain.settings import RunConfig
 
 GRAM = 10  # tokens at a span's beginning that must agree
-MOST = 1 << 62
 
 
 @dataclass
@@ -21,9 +19,9 @@ class Cleaning:
     unicode: bool
     control_characters: bool
     boilerplate: bool
-    repeated_lines: float
-    repeated_lines_documents: int
-    min_characters: int
+    repeated_lines: float = field(metadata=least(0, 1))
+    repeated_lines_documents: int = field(metadata=least(1))
+    min_characters: int = field(metadata=least(0))
 
 
 @dataclass
@@ -32,7 +30,7 @@ class Languages:
 
     identify: bool
     keep: list[str]
-    min_probability: float
+    min_probability: float = field(metadata=least(0, 1))
 
 
 @dataclass
@@ -42,10 +40,10 @@ class Duplicates:
     exact: bool
     near: bool
     held_out: bool
-    similarity: float
-    shingle_words: int
-    bands: int
-    rows: int
+    similarity: float = field(metadata=least(0.1, 1))
+    shingle_words: int = field(metadata=least(1, 64))
+    bands: int = field(metadata=least(1, 256))
+    rows: int = field(metadata=least(1, 64))
 
 
 @dataclass
@@ -53,36 +51,17 @@ class Personal:
     """When a site is dropped; configs/corpus.yaml explains the keys."""
 
     drop_sites: bool
-    per_1000_words: float
-    min_documents: int
+    per_1000_words: float = field(metadata=least(0))
+    min_documents: int = field(metadata=least(1))
 
 
 @dataclass
 class Card:
     """What the card samples; configs/corpus.yaml explains the keys."""
 
-    sample: float
+    sample: float = field(metadata=least(0, 1))
     toxicity_classifier: str | None
-    toxicity_sample: float
-
-
-RANGES = (
-    ("num_workers", 1, MOST),
-    ("chunk_mb", 0.001, MOST),
-    ("shard_tokens", 1, MOST),
-    ("cleaning.repeated_lines", 0, 1),
-    ("cleaning.repeated_lines_documents", 1, MOST),
-    ("cleaning.min_characters", 0, MOST),
-    ("languages.min_probability", 0, 1),
-    ("personal.per_1000_words", 0, MOST),
-    ("personal.min_documents", 1, MOST),
-    ("duplicates.similarity", 0.1, 1),
-    ("duplicates.shingle_words", 1, 64),
-    ("duplicates.bands", 1, 256),
-    ("duplicates.rows", 1, 64),
-    ("card.sample", 0, 1),
-    ("card.toxicity_sample", 0, 1),
-)
+    toxicity_sample: float = field(metadata=least(0, 1))
 
 
 @dataclass
@@ -94,32 +73,28 @@ class CorpusConfig:
     eval_documents: list[str] = field(metadata=reads("document"))
     mixture: str | None = field(metadata=reads("file"))
     tokenizer: str = field(metadata=reads("tokenizer"))
-    bad_rows: str
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
     cleaning: Cleaning
     languages: Languages
     personal: Personal
     duplicates: Duplicates
     card: Card = field(metadata=MEASURES)
-    shard_tokens: int
-    chunk_mb: float = field(metadata=SPEED)
-    num_workers: int | None = field(metadata=SPEED)
+    shard_tokens: int = field(metadata=least(1))
+    chunk_mb: float = field(metadata=least(0.001) | SPEED)
+    num_workers: int | None = field(metadata=least(1) | SPEED)
     keep_work: bool = field(metadata=KEEPS)
 
     def __post_init__(self) -> None:
         """Check values."""
+        check_values(self)
+        for name in ("cleaning", "languages", "personal", "duplicates", "card"):
+            check_values(getattr(self, name), f"{name}.")
         if bool(self.documents) == (self.mixture is not None):
             raise UserError(
                 f"documents={self.documents}, mixture={self.mixture}: needs a list of files, or a mixture file instead"
             )
         if self.mixture is not None and self.eval_documents:
             raise UserError("eval_documents: a mixture names its held-out files itself (its key eval)")
-        check_bad_rows(self.bad_rows)
-        for key, low, high in RANGES:
-            node: Any = self
-            for name in key.split("."):
-                node = getattr(node, name)
-            if node is not None and not low <= node <= high:
-                raise UserError(f"{key}={node}: needs {low} or more" + (f", at most {high}" if high < MOST else ""))
         if self.languages.keep and not self.languages.identify:
             raise UserError(f"languages.keep={self.languages.keep}: needs languages.identify=true")
 
@@ -149,16 +124,13 @@ class ContaminationConfig:
     tokenizer: str = field(metadata=reads("tokenizer"))
     sets: dict[str, EvaluationSet]
     lengths: list[int]
-    budget: int
-    num_workers: int | None = field(metadata=SPEED)
+    budget: int = field(metadata=least(0))
+    num_workers: int | None = field(metadata=least(1) | SPEED)
 
     def __post_init__(self) -> None:
         """Check values."""
+        check_values(self)
         if not self.sets:
             raise UserError("sets={}: needs evaluation sets by name, like {piqa:{path:piqa.jsonl}}")
         if not self.lengths or min(self.lengths) < GRAM:
             raise UserError(f"lengths={self.lengths}: needs lengths of {GRAM} or more")
-        if self.budget < 0:
-            raise UserError(f"budget={self.budget}: needs 0 or more")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise UserError(f"num_workers={self.num_workers}: needs 1 or more, or null for all cores")

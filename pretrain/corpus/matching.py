@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llamatrain.data.order import GOLDEN
 from llamatrain.data.shards import Source, TokenStream
 
 from .config import GRAM
@@ -22,7 +23,7 @@ from .config import GRAM
 STRETCH = 1 << 24  # tokens of the corpus that a task goes over
 BLOCK = 1 << 20  # tokens of the corpus in memory at a time
 PAIRS = 1 << 20  # hits followed at a time
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_FACTOR = np.uint64(GOLDEN)
 _FILTER_BITS = np.uint64(22)
 
 Numbers = NDArray[np.int64]

@@ -2,7 +2,8 @@
 
 Counted are e-mail addresses, telephone numbers, IP addresses, payment card numbers (Luhn's check digit), and national
 or bank numbers: those with a checksum only where it is right (IBAN, Spanish DNI and NIE, Brazilian CPF, French NIR, UK
-NHS number), US social security and UK national insurance numbers, which have none, by their rules.
+NHS number: python-stdnum knows them), US social security and UK national insurance numbers, which have none, by their
+rules. Telephone numbers are told by their shape: of those without a country's code a library needs to know the country.
 
 No text is dropped for what it holds itself, and none without a url: a site is dropped as a whole.
 """
@@ -12,6 +13,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
+
+from stdnum import iban, luhn
+from stdnum.br import cpf
+from stdnum.es import dni, nie
+from stdnum.fr import nir
+from stdnum.gb import nhs
 
 KINDS = ("emails", "phones", "ip_addresses", "cards", "national_numbers")
 
@@ -57,53 +64,8 @@ _TIME = re.compile(
 )
 
 
-def luhn(digits: str) -> bool:
-    """Tell whether a number's last digit is Luhn's check digit."""
-    total = 0
-    for place, digit in enumerate(map(int, reversed(digits))):
-        total += sum(divmod(2 * digit, 10)) if place % 2 else digit
-    return total % 10 == 0
-
-
-def iban(text: str) -> bool:
-    """Tell whether an IBAN's checksum is right (ISO 13616: mod 97)."""
-    moved = text.replace(" ", "")
-    moved = moved[4:] + moved[:4]
-    return 15 <= len(moved) <= 34 and int("".join(str(int(c, 36)) for c in moved)) % 97 == 1
-
-
-def cpf(digits: str) -> bool:
-    """Tell whether a CPF's two check digits are right."""
-    if len(set(digits)) == 1:
-        return False
-    for length in (9, 10):
-        total = sum(int(digit) * (length + 1 - place) for place, digit in enumerate(digits[:length]))
-        if total * 10 % 11 % 10 != int(digits[length]):
-            return False
-    return True
-
-
-def nhs(digits: str) -> bool:
-    """Tell whether an NHS number's check digit is right (mod 11)."""
-    total = sum(int(digit) * (10 - place) for place, digit in enumerate(digits[:9]))
-    return (11 - total % 11) % 11 == int(digits[9])
-
-
 def _digits(text: str) -> str:
     return "".join(filter(str.isdigit, text))
-
-
-def _dni(match: re.Match[str]) -> bool:
-    first, number, letter = match.groups()
-    if len(number) + len(first) != 8:
-        return False
-    value = int((str("XYZ".index(first)) if first else "") + number)
-    return "TRWAGMYFPDXBNJZSQVHLCKE"[value % 23] == letter
-
-
-def _nir(match: re.Match[str]) -> bool:
-    digits = _digits(match[0])
-    return len(digits) == 15 and 97 - int(digits[:13]) % 97 == int(digits[13:])
 
 
 def _ipv6(match: re.Match[str]) -> bool:
@@ -124,14 +86,14 @@ def _always(match: re.Match[str]) -> bool:
 
 # In this order: what one rule has taken, the later ones do not see.
 _RULES: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]], ...] = (
-    ("national_numbers", _IBAN, lambda match: iban(match[0])),
-    ("cards", _CARD, lambda match: 13 <= len(_digits(match[0])) <= 19 and luhn(_digits(match[0]))),
-    ("national_numbers", _NIR, _nir),
-    ("national_numbers", _CPF, lambda match: cpf(_digits(match[0]))),
-    ("national_numbers", _DNI, _dni),
+    ("national_numbers", _IBAN, lambda match: iban.is_valid(match[0])),
+    ("cards", _CARD, lambda match: 13 <= len(_digits(match[0])) <= 19 and luhn.is_valid(_digits(match[0]))),
+    ("national_numbers", _NIR, lambda match: nir.is_valid(match[0])),
+    ("national_numbers", _CPF, lambda match: cpf.is_valid(match[0])),
+    ("national_numbers", _DNI, lambda match: dni.is_valid(match[0]) or nie.is_valid(match[0])),
     ("national_numbers", _SSN, _always),
     ("national_numbers", _NINO, _always),
-    ("national_numbers", _NHS, lambda match: nhs(_digits(match[0]))),
+    ("national_numbers", _NHS, lambda match: nhs.is_valid(match[0])),
     ("ip_addresses", _IPV6, _ipv6),
     ("ip_addresses", _IPV4, lambda match: all(int(part) < 256 for part in match[0].split("."))),
 )

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
+from llamatrain.data.order import GOLDEN, scramble
+
 Hashes = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
 
@@ -59,17 +61,10 @@ def shingles(documents: Sequence[Sequence[str]], size: int) -> tuple[Hashes, Num
     result = hashes[at]
     for word in range(1, size):
         result = result * _FACTOR + hashes[at + word]
-    return _mixed(result), offsets
+    return scramble(result), offsets
 
 
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mixed(values: Hashes) -> Hashes:
-    """Return a permutation of 64-bit numbers that spreads every bit (splitmix64's)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+_FACTOR = np.uint64(GOLDEN)
 
 
 def band_keys(hashes: Hashes, offsets: Numbers, bands: int, rows: int) -> Hashes:
@@ -81,7 +76,7 @@ def band_keys(hashes: Hashes, offsets: Numbers, bands: int, rows: int) -> Hashes
     keys = values[:, :, 0] + np.arange(bands, dtype=np.uint64) * _FACTOR
     for row in range(1, rows):
         keys = keys * _FACTOR + values[:, :, row]
-    return _mixed(keys)
+    return scramble(keys)
 
 
 def found_with(similarity: float, bands: int, rows: int) -> float:

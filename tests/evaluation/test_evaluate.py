@@ -12,12 +12,13 @@ import torch
 from evaluation.__main__ import evaluate, is_base
 from evaluation.config import EvaluateConfig
 from evaluation.measures import logit
-from evaluation.perplexity import bits_per_byte, mean_loss
+from evaluation.perplexity import mean_loss
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
 from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
+from llamatrain.losses import text_measures
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
@@ -55,7 +56,7 @@ def test_mean_loss_is_that_of_every_token(corpus: Path, model_config: ModelConfi
     assert loss == pytest.approx(total / (len(tokens) - 1), rel=1e-5)
     manifest = read_manifest(corpus / "eval")
     targets = sum(map(batches.targets, batches.sources))
-    assert bits_per_byte(loss, targets, manifest.text_bytes) == pytest.approx(
+    assert text_measures(loss, targets, manifest.text_bytes)["bits_per_byte"] == pytest.approx(
         total / math.log(2) / len(TEXT.replace("\n", "")), rel=1e-5
     )
 

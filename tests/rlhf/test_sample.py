@@ -15,9 +15,10 @@ from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.responses.rollouts import sample_rollouts
+from llamatrain.responses.sampling import in_words
 from llamatrain.tokenizer import Tokenizer
 from rlhf.config import SampleConfig
-from rlhf.sample import in_words, sample
+from rlhf.sample import sample
 
 from .worlds import overrides, read_jsonl, save_checkpoint
 

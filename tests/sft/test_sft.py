@@ -156,10 +156,10 @@ def test_one_bad_row_need_not_stop_a_run(tmp_path: Path, base: Path, tokenizer: 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["bad_rows=ignore"], "bad_rows=ignore: need stop or skip"),
+        (["bad_rows=ignore"], "bad_rows=ignore: need one of stop, skip"),
         (["too_long=cut"], "too_long=cut: need one of skip, stop, drop_turns"),
         (["loss=some"], "loss=some: need one of all, last"),
-        (["epochs=0"], r"epochs=0\.0: need a positive number"),
+        (["epochs=0"], r"epochs=0\.0: need a number above 0"),
         (["train=[]"], r"train=\[\]: need at least one dialogues file"),
         (["seq_len=4096"], "seq_len=4096: need 2 to 128"),
         (["replay_fraction=0.2"], "replay=None"),
