@@ -51,12 +51,20 @@ class Processes:
                 self._told.add(child.pid)
                 child.send_signal(number)
 
-    def run(self, command: Sequence[str], ranks: int = 1) -> int:
-        """Run a command on so many ranks of this machine and return its exit code (128 + n where signal n killed it)."""
+    def run(self, command: Sequence[str], ranks: int = 1, quiet: bool = False) -> int:
+        """Run a command on so many ranks of this machine and return its exit code (128 + n where signal n killed it).
+
+        What a `quiet` one says to standard output is dropped.
+        """
         self._children = []
         for environ in _environments(ranks):
             child = subprocess.Popen(
-                command, env=environ, process_group=0, stdin=subprocess.DEVNULL, preexec_fn=_end_with(os.getpid())
+                command,
+                env=environ,
+                process_group=0,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if quiet else None,
+                preexec_fn=_end_with(os.getpid()),
             )
             self._children.append(child)
         if self.stopped:  # a signal came while they were being started: tell those that did not hear it

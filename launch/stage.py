@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from rich.markup import escape
 from llamatrain import atomic
 from llamatrain.config import program
 from llamatrain.config.compose import FROM_FILE, write_settings
+from llamatrain.config.help import DRY_RUN
 from llamatrain.config.program import EXIT_FAILURE, EXIT_USER
 from llamatrain.errors import UserError, missing
 from llamatrain.lock import Lock
@@ -94,9 +96,28 @@ class Runner:
         if decision.action == "wait":
             self._wait(decision)
             return self._nothing_to_start(one, EXIT_WAITING)
+        if code := self._refused(decision):
+            return self._nothing_to_start(one, code)
         why = escape(decision.why) + self._make_room(decision, one.run.get("resume") == "never")
         self.line("▶", "cyan", one, f"[dim]{number}[/dim]  {why}".strip())
         return self._start(decision)
+
+    def _refused(self, decision: Decision) -> int:
+        """Return the exit code of a training program that refuses its data, before its former result makes room; else 0."""
+        one = decision.stage
+        if decision.old is None or PROGRAMS[one.program].group != "Training" or decision.action != "again":
+            return 0
+        with tempfile.TemporaryDirectory() as folder:
+            settings = Path(folder) / "config.yaml"
+            write_settings(settings, one.resolved(self.place))
+            ranks = self.among.count if self.among else self.ranks
+            start = [*command(PROGRAMS[one.program].module), f"{FROM_FILE}={settings}", f"{DRY_RUN}={ranks}"]
+            code = self.processes.run(start, quiet=True)
+        if code:
+            self.line(
+                "✗", "red", one, f"{escape(decision.why)}: refused as said above; its former result was not touched"
+            )
+        return code
 
     def _keep(self, decision: Decision) -> None:
         """Write into a done stage's record what spares composing and hashing at the next start."""

@@ -95,7 +95,7 @@ class Run:
         """Open the folder on rank 0; return what the others are to be told where that fails."""
         made_from = {**self._inputs, **{key: parent_hash(path) for key, path in self.parents.items()}}
         try:
-            self._home.open(self.settings, schema, made_from, free)
+            self._home.open(self.settings, schema, made_from, free, self._refuse_resume)
             self._metrics = Metrics(self.folder / METRICS)
             self.incidents = read_incidents(self.folder)
         except UserError as error:
@@ -103,6 +103,17 @@ class Run:
         except OSError as error:
             return f"cannot write in {self.folder}: {error.strerror}"
         return ""
+
+    def _refuse_resume(self, newest: Path) -> None:
+        """Refuse to go on from a checkpoint that was made otherwise."""
+        from . import checkpoint
+
+        try:
+            lineage = checkpoint.lineage(newest)
+        except (OSError, UserError):  # `resume` looks at all of it and says what is left
+            return
+        settings = json.loads(json.dumps(self.settings, default=str))
+        refuse_resume(newest, lineage, settings, self.data, self.parents, self.fixed)
 
     def _gone(self) -> str:
         """Return what to say where the folder is no longer this run's: removed, replaced, or taken over (rank 0)."""
@@ -231,12 +242,10 @@ class Run:
             if self._metrics is not None:
                 self._metrics.cut(0)
             return 0, {}
-        lineage = checkpoint.lineage(newest)
-        settings = json.loads(json.dumps(self.settings, default=str))
-        refuse_resume(newest, lineage, settings, self.data, self.parents, self.fixed)
         step, state = self._restore(newest, engines)
         self.print(f"resumed from {newest} at step {step}")
-        for difference in differences(lineage["config"], settings):
+        settings = json.loads(json.dumps(self.settings, default=str))
+        for difference in differences(checkpoint.lineage(newest)["config"], settings):
             self.print(f"changed since it was saved: {difference}")
         return step, state
 

@@ -40,9 +40,17 @@ class RunFolder:
         self._lock: Lock | None = None
 
     def open(
-        self, settings: Mapping[str, Any], schema: type, made_from: Mapping[str, str | None], free: Sequence[str]
+        self,
+        settings: Mapping[str, Any],
+        schema: type,
+        made_from: Mapping[str, str | None],
+        free: Sequence[str],
+        refuse_resume: Callable[[Path], None],
     ) -> None:
-        """Lock the folder and make it ready for a run of these settings; UserError where that may not be."""
+        """Lock the folder and make it ready for a run of these settings; UserError where that may not be.
+
+        `refuse_resume` looks at the newest checkpoint, before anything is written.
+        """
         if self.config.resume == "required" and not manifest.published(self.checkpoints):
             raise UserError(f"run.resume=required, but {self.checkpoints} holds no checkpoint")
         try:
@@ -61,6 +69,8 @@ class RunFolder:
         saved, old = manifest.published(self.checkpoints), self.status()
         if old.get("state") == "done" and not saved:
             refuse_replacement(self.path, old, schema, settings, made_from, free)
+        if saved:
+            refuse_resume(saved[-1])
         self._before = float(old.get("seconds", 0.0)) if saved else 0.0
         self._made_from, self._environment = dict(made_from), environment()
         self.wandb_id = old.get("wandb_id", self.wandb_id)

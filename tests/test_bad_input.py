@@ -26,7 +26,7 @@ PROMPT = {"id": "p", "messages": [{"role": "user", "content": "fox " * 300}], "s
 ALONE = [
     ("ppo", ["+betta=1"], ["unknown key 'betta'", "the nearest is 'beta'"]),
     ("sft", ["epochs=many"], ["epochs=many: need a number"]),
-    ("sft", ["train=dialogues.jsonl"], ["train=dialogues.jsonl: need a list"]),
+    ("sft", ["train=dialogues.jsonl"], ["dialogues.jsonl does not exist", "`llamatrain toyworld`"]),
     ("sft", ["train=[a"], ["'train=[a' is not an override that can be read"]),
     ("sft", ["checkpoint=null"], ["checkpoint=null: need a value"]),
     ("pretrain", ["tokens=inf", "steps=null"], ["tokens=inf: need a finite number"]),
@@ -48,7 +48,7 @@ ALONE = [
     ("ppo", ["prompts=[HERE/long.jsonl]", "too_long=stop"], ["prompt 'p' has 31", "the context is 128"]),
     # checkpoints and tokenizers
     ("sft", ["checkpoint=HERE/missing"], ["HERE/missing is damaged: model.safetensors is missing"]),
-    ("sft", ["checkpoint=HERE/unreadable"], ["HERE/unreadable/config.json is not JSON"]),
+    ("sft", ["checkpoint=HERE/unreadable"], ["HERE/unreadable/config.json is damaged: not JSON"]),
     ("sft", ["checkpoint=HERE/few"], ["tokenizer.model has 400 pieces", "the model beside it knows 300"]),
     ("sft", ["checkpoint=HERE/world/safety"], ["is a reward model; a language model is needed"]),
     ("pretrain", ["tokenizer=HERE/cut.jsonl"], ["HERE/cut.jsonl is not a SentencePiece model"]),

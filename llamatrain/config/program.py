@@ -176,14 +176,19 @@ def _dispatch(
     if plan is not None:  # `dry_run=true`, as a pipeline has it, means the same
         flags += [DRY_RUN for o in overrides if o.lower() == "dry_run=true"]
         overrides = [o for o in overrides if o.lower() not in ("dry_run=true", "dry_run=false")]
-    if plan is not None and len(flags) == 1 and flags[0].partition("=")[0] == DRY_RUN:
-        ranks = _ranks(flags[0])
-        text = plan(compose(program, schema, overrides, fill=True), ranks)
+    whole = [flag for flag in flags if flag.startswith(f"{FROM_FILE}=") and not overrides]
+    dry = [flag for flag in flags if plan is not None and flag.partition("=")[0] == DRY_RUN]
+    if len(whole) < 2 and len(dry) < 2 and flags and len(flags) == len(whole) + len(dry):
+        if whole:
+            config = check(program, schema, read_settings(Path(whole[0].partition("=")[2])))
+        else:
+            config = compose(program, schema, overrides, fill=True)
+        if plan is None or not dry:
+            task(config)
+            return 0
+        text = plan(config, _ranks(dry[0]))
         if os.environ.get("RANK", "0") == "0":
             print(text)
-        return 0
-    if len(flags) == 1 and flags[0].startswith(f"{FROM_FILE}=") and not overrides:
-        task(check(program, schema, read_settings(Path(flags[0].partition("=")[2]))))
         return 0
     if flags:
         raise _unknown(flags[0], plan is not None)

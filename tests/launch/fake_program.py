@@ -1,6 +1,6 @@
 """A program without torch or Hydra that behaves like one: writes out.txt and status.json, fails or stops when told to.
 
-It starts as a pipeline starts its stages: `--config=FILE`, its whole configuration.
+It starts as a pipeline starts its stages: `--config=FILE`, its whole configuration, and `--dry-run=RANKS`, its plan.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ class FakeConfig:
 
 def main() -> int:
     """Return the exit code."""
-    (argument,) = sys.argv[1:]
+    argument, *dry_run = sys.argv[1:]
     values: dict[str, Any] = yaml.safe_load(Path(argument.removeprefix("--config=")).read_text())
+    if dry_run:
+        print("what would be done")
+        return 2 if values["text"] == "too much" else 0
     folder = Path(values["run"]["dir"]) / values["run"]["name"]
     received: list[int] = []
 

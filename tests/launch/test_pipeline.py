@@ -88,6 +88,17 @@ def test_changed_configuration_reruns_that_stage_and_says_why(start: Start, caps
     assert "third   done" in output
 
 
+def test_what_a_program_refuses_touches_no_former_result(start: Start, capsys: Capture) -> None:
+    assert start() == 0
+    before = results()
+    capsys.readouterr()
+    assert start("second.text=too much") == 2
+    said = capsys.readouterr().out
+    assert "refused as said above; its former result was not touched" in said and "what would be done" not in said
+    assert results() == before and not list(Path("runs/trio").glob("*.replaced-*"))
+    assert start() == 0
+
+
 def test_changed_parent_reruns_its_children(start: Start, capsys: Capture) -> None:
     assert start() == 0
     capsys.readouterr()
@@ -335,6 +346,7 @@ def test_folders_with_spaces_quotes_and_brackets(start: Start, tmp_path: Path, n
 # What a user may type on a finished pipeline: meant or mistyped, of any stage.
 TYPED = (
     "first.text=two",
+    "second.text=too much",
     "second.text=three",
     "second.number=5",
     "third.number=abc",
@@ -387,11 +399,11 @@ def test_no_sequence_of_overrides_loses_a_finished_result(
     assert len(kept) > 6
 
 
-def run_here(self: processes.Processes, command: list[str], ranks: int = 1) -> int:
+def run_here(self: processes.Processes, command: list[str], ranks: int = 1, quiet: bool = False) -> int:
     """Run the fake program in this process: a hundred starts take a second."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
-        with mock.patch.object(sys, "argv", ["fake", command[-1]]):
+        with mock.patch.object(sys, "argv", ["fake", *(argument for argument in command if argument.startswith("--"))]):
             return fake_program.main()
     finally:
         for number, handler in handlers.items():
