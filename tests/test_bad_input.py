@@ -49,7 +49,7 @@ ALONE = [
     # checkpoints and tokenizers
     ("sft", ["checkpoint=HERE/missing"], ["HERE/missing is damaged: model.safetensors is missing"]),
     ("sft", ["checkpoint=HERE/unreadable"], ["HERE/unreadable/config.json is damaged: not JSON"]),
-    ("sft", ["checkpoint=HERE/few"], ["tokenizer.model has 400 pieces", "the model beside it knows 300"]),
+    ("sft", ["checkpoint=HERE/few"], ["tokenizer.model has 400 pieces", "but the model in HERE/few knows 300"]),
     ("sft", ["checkpoint=HERE/world/safety"], ["is a reward model; a language model is needed"]),
     ("pretrain", ["tokenizer=HERE/cut.jsonl"], ["HERE/cut.jsonl is not a SentencePiece model"]),
     ("pretrain", ["model.vocab_size=100"], ["model.vocab_size is 100; the tokenizer has 400 pieces"]),
@@ -62,7 +62,7 @@ SHARED = [
         ["train=[HERE/field.jsonl]"],
         ["HERE/field.jsonl:2: field 'source' of the dialogue: found 3, needs a text"],
     ),
-    ("rejection_sampling", ["prompts=[HERE/long.jsonl]"], ["long.jsonl", "no prompt that fits", "128 tokens"]),
+    ("rejection_sampling", ["prompts=[HERE/long.jsonl]"], ["long.jsonl", "no prompt that leaves room for 16 tokens in the context of 128"]),
     ("sft", ["checkpoint=HERE/altered"], ["HERE/altered is damaged: model.safetensors was altered"]),
     ("sft", ["checkpoint=HERE/misshapen"], ["weight has shape (400, 32)", "(500, 32)"]),
     ("pretrain", ["corpus=HERE/other"], ["HERE/other/train was made with another tokenizer"]),
@@ -125,7 +125,7 @@ def results(here: Path, tokenizer: Tokenizer, repository: Path) -> dict[str, lis
         chains[label(program, overrides)] = [Job(program, own, [*programs[program], *more], ranks)]
     for ranks in (1, 2):
         job = Job("sft", str(here / "runs" / f"full{ranks}"), programs["sft"], ranks)
-        killed = replace(job, hits=[Hit("llamatrain.engine.Engine.step", 4)])
+        killed = replace(job, hits=[Hit("llamatrain.engine.learning.Engine.step", 4)])
         chains[f"full {ranks}"] = [killed, replace(job, file_limit=BYTES), job]
     return dict(zip(chains, run(list(chains.values()), repository), strict=True))
 

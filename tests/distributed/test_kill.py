@@ -30,7 +30,7 @@ Plan = tuple[str, int, str]  # program, ranks, what happens
 
 def in_step(program: str, step: int, rank: int, name: str = "SIGKILL") -> Hit:
     """A hit between backward pass and update in the n-th step after the start."""
-    return Hit("llamatrain.engine.Engine.step", (step - 1) * UPDATES.get(program, 1) + 1, rank, name)
+    return Hit("llamatrain.engine.learning.Engine.step", (step - 1) * UPDATES.get(program, 1) + 1, rank, name)
 
 
 def kills(program: str) -> list[Hit]:

@@ -34,6 +34,7 @@ from llamatrain.tokenizer import Tokenizer
 from tests.checkpoints import save_checkpoint
 
 STEPS = 8
+SETTINGS = {"run": {"seed": 0}}  # what `train` has, as far as a resumed run must keep it
 OPTIM = OptimConfig(1e-2, [0.9, 0.95], 1e-5, 0.1, 1.0, "cosine", 2, 0.0, 0.1)
 ZERO = ZeroConfig(stage=0, dtype="float32", offload_optimizer=False, offload_parameters=False)
 
@@ -419,12 +420,12 @@ def test_a_folder_where_a_run_is_at_work_is_left_alone(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, resume: str
 ) -> None:
     train(tmp_path, model_config, tokenizer)
-    with Run(run_config(tmp_path), "test", {}, data={}):
+    with Run(run_config(tmp_path), "test", SETTINGS, data={}):
         before = contents(tmp_path)
         with pytest.raises(
             UserError, match=rf"another process \(pid {os.getpid()} .*\) is at work in {tmp_path / 'job'}:"
         ):
-            Run(run_config(tmp_path, resume=resume), "test", {}, data={})
+            Run(run_config(tmp_path, resume=resume), "test", SETTINGS, data={})
         assert contents(tmp_path) == before
 
 

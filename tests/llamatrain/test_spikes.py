@@ -18,7 +18,7 @@ import torch
 
 from llamatrain import checkpoint
 from llamatrain import fit as fit_module
-from llamatrain import run as run_module
+from llamatrain import manifest as manifest_module
 from llamatrain.data.rows import write_rows
 from llamatrain.data.windows import TokenBatches
 from llamatrain.engine.learning import Engine
@@ -292,7 +292,7 @@ def test_a_checkpoint_whose_deletion_is_killed_does_not_count(world: World, monk
             shutil.rmtree(folder, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "shutil", types.SimpleNamespace(rmtree=kill))
+            patch.setattr(manifest_module, "shutil", types.SimpleNamespace(rmtree=kill))
             with pytest.raises(Killed):
                 world.train("cut")
     world.train("cut")
