@@ -5,17 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import itertools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from llamatrain.config.options import asks
 from llamatrain.stopping import started_module
-
-
-def asks(arguments: Sequence[str]) -> bool:
-    """Tell whether a command line asks for text alone: help, or the composed configuration."""
-    return any(a in ("--help", "-h") for a in arguments) or ("--cfg", "job") in itertools.pairwise(arguments)
 
 
 def answer(package: str) -> None:

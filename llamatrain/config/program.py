@@ -24,10 +24,10 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from llamatrain import distributed, streams
-from llamatrain.config.asked import asks
 from llamatrain.config.compose import FROM_FILE, check, compose, compose_dict, read_settings, typed
 from llamatrain.config.explain import explained
 from llamatrain.config.help import DRY_RUN, help_text
+from llamatrain.config.options import asks, divided
 from llamatrain.errors import UserError, mistake
 from llamatrain.stopping import EXIT_STOPPED, Stopped, handling
 
@@ -119,7 +119,7 @@ def _first_here() -> bool:
 
 
 def tell(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool) -> None:
-    """Print what a command line asks for (`asked.asks`) and end the process; `about` says what the program does."""
+    """Print what a command line asks for (`options.asks`) and end the process; `about` says what the program does."""
     streams.replace_unknown_characters()
 
     def body() -> int:
@@ -134,7 +134,7 @@ def _text(program: str, schema: type, arguments: Sequence[str], about: str, plan
     if any(a in ("--help", "-h") for a in arguments):
         return help_text(program, about, plans)
     rest = [a for a in arguments if a not in ("--cfg", "job")]
-    overrides, flags = _divided(rest)
+    overrides, flags = divided(rest)
     if flags:
         raise _unknown(flags[0], plans)
     _refuse_stray(program, overrides)
@@ -144,13 +144,6 @@ def _text(program: str, schema: type, arguments: Sequence[str], about: str, plan
         if not OmegaConf.missing_keys(shown):
             check(program, schema, values, overrides)  # for the checks between keys
         return OmegaConf.to_yaml(shown, resolve=True).rstrip()
-
-
-def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return overrides and options."""
-    # The deepspeed launcher adds --local_rank=N, which the environment says as well.
-    options = [a for a in arguments if a.startswith("-") and not a.startswith("--local_rank")]
-    return [a for a in arguments if not a.startswith("-")], options
 
 
 def _unknown(option: str, plans: bool) -> UserError:
@@ -170,7 +163,7 @@ def _dispatch(
     if asks(arguments):
         print(_text(program, schema, arguments, sys.modules[task.__module__].__doc__ or "", plan is not None))
         return 0
-    overrides, flags = _divided(arguments)
+    overrides, flags = divided(arguments)
     if flags in (["--multirun"], ["-m"]):
         return _multirun(program, overrides)
     if plan is not None:  # `dry_run=true`, as a pipeline has it, means the same
