@@ -44,6 +44,7 @@ OWN = {
     "llamatrain, MKL alone": ["engine", "--kernels", "mkl"],
     "llamatrain, oneDNN alone": ["engine", "--kernels", "onednn"],
     "llamatrain, compiled": ["engine", "--compile"],
+    "llamatrain, compiled, MKL alone": ["engine", "--compile", "--kernels", "mkl"],
     "llamatrain, two ranks": ["engine", "--ranks", "2"],
     "plain": ["plain"],
 }

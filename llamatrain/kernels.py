@@ -50,31 +50,30 @@ def used() -> dict[str, str]:
     return dict(_fastest) if _choice == "auto" else {"all": _choice}
 
 
-def onednn(kind: str, n_out: int, n_in: int, tokens: int) -> bool:
+def onednn(n_out: int, n_in: int, tokens: int) -> bool:
     """Tell whether oneDNN multiplies; `product` says what these are."""
     if _choice != "auto":
         return _choice == "onednn"
-    return _fastest.get(product(kind, n_out, n_in, tokens)) == "onednn"
+    return _fastest.get(product(n_out, n_in, tokens)) == "onednn"
 
 
-def product(kind: str, n_out: int, n_in: int, tokens: int) -> str:
-    """Return the name of a product with a weight, (n_out, n_in).
+def product(n_out: int, n_in: int, tokens: int) -> str:
+    """Return the name of the product of so many tokens, (tokens, n_in), with a weight, (n_out, n_in)."""
+    return f"{n_out}x{n_in}{' few' if tokens < MANY else ''}"
 
-    Its tokens, `rows` or `columns`, are the other factor's; those of a `weight`'s gradient are summed over.
+
+def products(config: ModelConfig) -> Iterator[tuple[int, int, int]]:
+    """Yield the products of a model as `product` takes them: of a forward pass, of training, of the loss.
+
+    A weight's gradient is MKL's: oneDNN gains nothing there.
     """
-    return f"{kind} {n_out}x{n_in}{' few' if tokens < MANY else ''}"
-
-
-def products(config: ModelConfig) -> Iterator[tuple[str, int, int, int]]:
-    """Yield the products of a model as `product` takes them: of a forward pass, of training, of the loss."""
     dim, hidden, head = config.dim, config.hidden_dim, config.vocab_size or 0
     joined = dim + 2 * config.n_kv_heads * config.head_dim
-    for n_out, n_in in dict.fromkeys([(joined, dim), (dim, dim), (2 * hidden, dim), (dim, hidden)]):
-        for kind, tokens in (("rows", FEW), ("rows", MANY), ("columns", MANY), ("weight", MANY)):
-            yield kind, n_out, n_in, tokens
+    for n_out, n_in in dict.fromkeys([(joined, dim), (dim, dim), (2 * hidden, dim), (dim, hidden), (head, dim)]):
+        yield n_out, n_in, FEW
+        yield n_out, n_in, MANY
         if n_out != n_in:
-            yield "columns", n_in, n_out, MANY  # the gradient of what came in
-    yield from (("rows", head, dim, FEW), ("rows", head, dim, MANY), ("rows", dim, head, MANY))
+            yield n_in, n_out, MANY  # the gradient of what came in
 
 
 def measure(config: ModelConfig) -> None:

@@ -1,8 +1,5 @@
 """Matrix products with a weight, or with several that lie side by side; on a CPU by the library that `kernels` says.
 
-Hidden states lie in memory row by row, or column by column (`flip`): what a model trains on a CPU does, so that what
-one product of several weights gives falls into whole pieces, and every pass over memory is a straight one.
-
 Shapes: N rows, C columns in, K columns out.
 """
 
@@ -26,29 +23,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def products(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """Return x @ weight.T for each weight: one product, forwards and backwards, where they lie `side_by_side`.
-
-    The results lie in memory as x does, row by row or column by column.
-    """
+    """Return x @ weight.T for each weight: one product, forwards and backwards, where they lie `side_by_side`."""
     learning = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
     if learning and (x.device.type == "cpu" or (len(weights) > 1 and not torch.compiler.is_compiling())):
         outs: tuple[Tensor, ...] = _Products.apply(x, *weights)  # type: ignore[no-untyped-call]
         return outs
     return _products(x, weights)
-
-
-def flip(x: Tensor) -> Tensor:
-    """Return x, (..., C), laid column by column in memory if it lies row by row, and the other way round.
-
-    Its gradient is laid as x is.
-    """
-    out: Tensor = _Flip.apply(x)  # type: ignore[no-untyped-call]
-    return out
-
-
-def in_columns(x: Tensor) -> bool:
-    """Tell whether x, (..., C), lies column by column."""
-    return x.stride(-1) > 1 == x.stride(-2)
 
 
 def lay_side_by_side(*parameters: Tensor) -> None:
@@ -64,12 +44,15 @@ def lay_side_by_side(*parameters: Tensor) -> None:
 
 
 def side_by_side(parts: tuple[Tensor, ...], dim: int) -> Tensor | None:
-    """Return matrices as the one matrix that they are along `dim`, a view; None where they do not lie so."""
+    """Return matrices as the one matrix that they are along `dim`, a view; None where they do not lie so.
+
+    A compiler, which does not see where they lie, is given them joined.
+    """
     first = parts[0]
     if len(parts) == 1:
         return first
     if torch.compiler.is_compiling():
-        return None
+        return torch.cat(parts, dim)
     place, strides, item = first.data_ptr(), first.stride(), first.element_size()
     for part in parts:
         if part.data_ptr() != place or part.stride() != strides:
@@ -90,36 +73,28 @@ def _products(x: Tensor, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x @ weight.T, laid as x is."""
+    """Return x @ weight.T."""
     n_out, n_in = weight.shape
-    if x.ndim > 1 and in_columns(x):
-        rows = x.flatten(0, -2)
-        return _multiply("columns", n_out, n_in, len(rows), weight, rows).t().view(*x.shape[:-1], -1)
-    return _multiply("rows", n_out, n_in, x.numel() // n_in, x, weight)
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
+    if plain or not kernels.onednn(n_out, n_in, x.numel() // n_in) or x.numel() == 0:
+        return F.linear(x, weight)
+    return _compiled_product(x, weight) if torch.compiler.is_compiling() else _onednn_product(x, weight)
 
 
-def _multiply(kind: str, n_out: int, n_in: int, tokens: int, a: Tensor, b: Tensor) -> Tensor:
-    """Return a @ b.T, row by row; what comes before says to `kernels.onednn` which product it is."""
-    plain = a.device.type != "cpu" or a.dtype != torch.float32 or b.dtype != torch.float32
-    if plain or not kernels.onednn(kind, n_out, n_in, tokens) or a.numel() == 0:
-        return F.linear(a, b)
-    return _compiled_product(a, b) if torch.compiler.is_compiling() else _onednn_product(a, b)
-
-
-def _onednn_product(a: Tensor, b: Tensor) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+def _onednn_product(x: Tensor, weight: Tensor) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return out
 
 
 # torch.compile knows oneDNN's product with constant weights only: it calls this name.
 @torch.library.custom_op("llamatrain::product", mutates_args=())
-def _compiled_product(a: Tensor, b: Tensor) -> Tensor:
-    return _onednn_product(a, b)
+def _compiled_product(x: Tensor, weight: Tensor) -> Tensor:
+    return _onednn_product(x, weight)
 
 
 @_compiled_product.register_fake
-def _(a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty((*a.shape[:-1], b.shape[0]))
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 class _Products(torch.autograd.Function):
@@ -145,7 +120,7 @@ class _Products(torch.autograd.Function):
                 part = _product(slope, weight.t())
                 by_x = part if by_x is None else by_x.add_(part)
             wanted = any(ctx.needs_input_grad[1:])
-            by_weights.append(_weight_gradient(slope, x.reshape(-1, x.shape[-1])) if wanted else None)
+            by_weights.append(slope.t() @ x.reshape(-1, x.shape[-1]) if wanted else None)
         if whole is not None:
             together = by_weights[0]
             sizes = [len(weight) for weight in weights]
@@ -153,31 +128,7 @@ class _Products(torch.autograd.Function):
         return None if by_x is None else by_x.view(x.shape), *by_weights
 
 
-def _weight_gradient(slope: Tensor, x: Tensor) -> Tensor:
-    """Return slope.T @ x, (K, C), of slope (N, K) and x (N, C)."""
-    if in_columns(slope) and in_columns(x):
-        return _multiply("weight", slope.shape[1], x.shape[1], len(x), slope.t(), x.t())
-    return slope.t() @ x
-
-
-class _Flip(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.columns = in_columns(x)
-        return _laid(x, not ctx.columns)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        return _laid(slope, ctx.columns)
-
-
-def _laid(x: Tensor, columns: bool) -> Tensor:
-    rows = x.flatten(0, -2)
-    laid = rows.t().contiguous().t() if columns else rows.contiguous()
-    return laid.view(x.shape)
-
-
-def fastest(kind: str, n_out: int, n_in: int, tokens: int, gain: float) -> str:
+def fastest(n_out: int, n_in: int, tokens: int, gain: float) -> str:
     """Return the library, onednn where it is `gain` times as fast as mkl, else mkl, by some tries of a product each.
 
     Large weights and many tokens are measured by a part, in some hundredths of a second.
@@ -185,14 +136,13 @@ def fastest(kind: str, n_out: int, n_in: int, tokens: int, gain: float) -> str:
     n_out, n_in = min(n_out, _LARGEST), min(n_in, _LARGEST)
     if tokens >= kernels.MANY:
         tokens = max(tokens, min(_LARGEST, _OPERATIONS // (2 * n_out * n_in)))
-    weight, x, slope = torch.ones(n_out, n_in), torch.ones(tokens, n_in), torch.ones(n_out, tokens)
-    a, b = {"rows": (x, weight), "columns": (weight, flip(x)), "weight": (slope, flip(x).t())}[kind]
+    x, weight = torch.ones(tokens, n_in), torch.ones(n_out, n_in)
     seconds = {"mkl": float("inf"), "onednn": float("inf")}
     with torch.no_grad():
         for _ in range(_TRIES):
             for library, multiply in (("mkl", F.linear), ("onednn", _onednn_product)):
                 started = time.perf_counter()
-                multiply(a, b)
+                multiply(x, weight)
                 seconds[library] = min(seconds[library], time.perf_counter() - started)
     return "onednn" if seconds["onednn"] * gain < seconds["mkl"] else "mkl"
 

@@ -33,11 +33,12 @@ class Engine:
     ) -> None:
         """Wrap a model; `total_steps` is the length of the learning-rate schedule in optimizer steps.
 
-        `compiled` hands the decoder to torch.compile, which does its work at the first micro-batch of each shape.
+        `compiled` hands the layers to torch.compile, which does its work, once for all of them, at the first
+        micro-batch of each shape.
         """
         distributed.setup()
         if compiled:
-            _compile(model, zero)
+            compile_layers(model, zero)
         deepspeed = import_deepspeed()
         self.optim, self.zero, self.total_steps, self.compiled = optim, zero, total_steps, compiled
         self.dtype = DTYPES[zero.dtype]
@@ -107,10 +108,11 @@ class Engine:
             module.train(was_training)
 
 
-def _compile(model: nn.Module, zero: ZeroConfig) -> None:
+def compile_layers(model: nn.Module, zero: ZeroConfig) -> None:
+    """Put a compiled step through one layer, which serves them all, into the decoder."""
     if zero.stage == 3:
         raise UserError("compile=true needs zero.stage of 2 or lower: at stage 3 each layer's weights come and go")
     if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
         logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     decoder: Any = model.model
-    decoder.compile()
+    decoder.through = torch.compile(decoder.through)

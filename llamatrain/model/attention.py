@@ -6,6 +6,7 @@ R positions of a block of queries, L keys to attend to.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,8 @@ def attend_to_batch(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -
 
     Returns (B, T, H, D). A position sees its own segment alone.
     """
+    if at.in_blocks and torch.compiler.is_compiling():
+        return _compiled_blocks(queries, keys, values, at)
     if at.in_blocks:
         mixed: Tensor = _CausalBlocks.apply(queries, keys, values, at.rotary, at.hidden)  # type: ignore[no-untyped-call]
         return mixed
@@ -144,92 +147,158 @@ _LONGEST, _ROWS, _MASKED_ROWS = 512, 64, 512
 
 
 class _CausalBlocks(torch.autograd.Function):
-    """Rotation and causal attention a block of queries at a time, each over the keys up to its own end.
-
-    Plain matrix products, which keep the probabilities, B x H x T x T / 2 numbers, for the backward pass instead of
-    computing them again as torch's own CPU kernel does (benchmarks/pretraining_speed.py). Query heads that share keys
-    are rows of one product. Positions are the last dimension throughout, as `products` gives them.
-    """
+    """Rotation and `_mix`: queries (B, T, H, D), keys and values (B, T, K, D) to (B, T, H, D)."""
 
     @staticmethod
     def forward(
         ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, rotary: Rotary, hidden: list[Tensor]
     ) -> Tensor:
-        batch, length, heads, width = queries.shape
         kv_heads = keys.shape[2]
-        rotary = _positions_last(rotary[0], 1).contiguous(), _positions_last(rotary[1], 1).contiguous()
-        q = _rotated(_positions_last(queries, kv_heads), _scaled(*rotary))
-        k = _rotated(_positions_last(keys, kv_heads), rotary).view(-1, width, length)
-        v = _positions_last(values, kv_heads).reshape(-1, width, length)
-        mixed = queries.new_empty(heads, width, batch, length).permute(2, 3, 0, 1)
-        place, kept, start = _positions_last(mixed, kv_heads), [], 0
-        for mask in hidden:
-            end = start + mask.shape[-2]
-            rows = q[..., start:end].reshape(len(k), width, -1).transpose(1, 2)
-            scores = torch.bmm(rows, k[..., :end])
-            scores.view(batch, heads, end - start, end)[..., end - mask.shape[-1] :].add_(mask)
-            torch.softmax(scores, -1, out=scores)
-            part = place[..., start:end]
-            part.copy_(torch.bmm(v[..., :end], scores.transpose(1, 2)).view(part.shape))
-            kept.append(scores)
-            start = end
+        rotary = _by_heads(rotary[0], 1), _by_heads(rotary[1], 1)
+        q, k, v = (_by_heads(x, kv_heads) for x in (queries, keys, values))
+        q, k, v = _rotated(q, _scaled(*rotary)), _rotated(k, rotary), v.contiguous()
+        mixed, *kept = _mix(q, k, v, hidden)
         ctx.save_for_backward(*rotary, q, k, v, *kept)
         return mixed
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin, q, k, v, *kept = ctx.saved_tensors
-        batch, length, heads, width = slope.shape
-        kv_heads = len(k) // batch
+        by_q, by_k, by_v = _mix_backward(slope, q, k, v, kept)
+        batch, kv_heads, length, group, width = q.shape
         # Side by side, as the joined product of the weights wants them.
-        by_all = slope.new_empty(heads + 2 * kv_heads, width, batch, length).permute(2, 3, 0, 1)
-        by_queries, by_keys, by_values = torch.split(by_all, [heads, kv_heads, kv_heads], 2)
-        slope = _positions_last(slope, kv_heads)
-        by_q, by_k, by_v, end = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), length
-        for probabilities in reversed(kept):
-            start = end - probabilities.shape[1] * kv_heads // heads
-            rows, part = (x[..., start:end].reshape(len(k), width, -1) for x in (q, slope))
-            by_scores = torch.bmm(part.transpose(1, 2), v[..., :end])
-            torch.ops.aten._softmax_backward_data.out(by_scores, probabilities, -1, torch.float32, grad_input=by_scores)
-            place = by_q[..., start:end]
-            place.copy_(torch.bmm(k[..., :end], by_scores.transpose(1, 2)).view(place.shape))
-            if end == length:
-                torch.bmm(rows, by_scores, out=by_k)
-                torch.bmm(part, probabilities, out=by_v)
-            else:  # not baddbmm_: into a slice it would run matrix by matrix
-                by_k[..., :end] += torch.bmm(rows, by_scores)
-                by_v[..., :end] += torch.bmm(part, probabilities)
-            end = start
-        _rotate_back(by_q, _scaled(cos, sin), _positions_last(by_queries, kv_heads))
-        _rotate_back(by_k, (cos, sin), _positions_last(by_keys, kv_heads))
-        place = _positions_last(by_values, kv_heads)
-        place.copy_(by_v.view(place.shape))
+        by_all = slope.new_empty(batch, length, (group + 2) * kv_heads, width)
+        by_queries, by_keys, by_values = torch.split(by_all, [group * kv_heads, kv_heads, kv_heads], 2)
+        _rotate_back(by_q, _scaled(cos, sin), _by_heads(by_queries, kv_heads))
+        _rotate_back(by_k, (cos, sin), _by_heads(by_keys, kv_heads))
+        _by_heads(by_values, kv_heads).copy_(by_v)
         return by_queries, by_keys, by_values, None, None
 
 
-def _positions_last(x: Tensor, kv_heads: int) -> Tensor:
-    """Return x, (B, T, H, D), seen as (B, K, D, G, T)."""
-    return x.view(*x.shape[:2], kv_heads, -1, x.shape[-1]).permute(0, 2, 4, 3, 1)
+def _mix(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
+    """Causal attention a block of queries at a time, each over the keys up to its own end.
+
+    Of rotated and scaled queries (B, K, T, G, D), keys and values (B, K, T, 1, D). Returns (B, T, H, D) and the
+    probabilities of each block, (B K, R G, L). Plain matrix products, which keep the probabilities, B x H x T x T / 2
+    numbers, for the backward pass instead of computing them again as torch's own CPU kernel does
+    (benchmarks/pretraining_speed.py). Query heads that share keys are rows of one product.
+    """
+    batch, kv_heads, length, group, width = q.shape
+    mixed = q.new_empty(batch, length, kv_heads * group, width)
+    place, kept, start = _by_heads(mixed, kv_heads), [], 0
+    q, k, v = _stacked(q), _stacked(k), _stacked(v)
+    for mask in hidden:
+        end = start + mask.shape[-2]
+        scores = torch.bmm(q[:, start * group : end * group], k[:, :end].transpose(1, 2))
+        by_row = scores.view(batch, kv_heads, end - start, group, end)
+        by_row[..., end - mask.shape[-1] :].add_(mask.unsqueeze(-2))
+        torch.softmax(scores, -1, out=scores)
+        part = place[:, :, start:end]
+        part.copy_(torch.bmm(scores, v[:, :end]).view(part.shape))
+        kept.append(scores)
+        start = end
+    return [mixed, *kept]
+
+
+def _mix_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
+    """Return the gradients of q, k and v from that of what `_mix` mixed, and the probabilities that it kept."""
+    group, end = q.shape[3], q.shape[2]
+    slope = _stacked(_by_heads(slope, q.shape[1]))
+    by = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    q, k, v, by_q, by_k, by_v = (_stacked(x) for x in (q, k, v, *by))
+    for probabilities in reversed(kept):
+        start = end - probabilities.shape[1] // group
+        rows, part = (x[:, start * group : end * group] for x in (q, slope))
+        by_scores = torch.bmm(part, v[:, :end].transpose(1, 2))
+        torch.ops.aten._softmax_backward_data.out(by_scores, probabilities, -1, torch.float32, grad_input=by_scores)
+        by_q[:, start * group : end * group] = torch.bmm(by_scores, k[:, :end])
+        if end == k.shape[1]:
+            torch.bmm(by_scores.transpose(1, 2), rows, out=by_k)
+            torch.bmm(probabilities.transpose(1, 2), part, out=by_v)
+        else:  # not baddbmm_: into a slice it would run matrix by matrix
+            by_k[:, :end] += torch.bmm(by_scores.transpose(1, 2), rows)
+            by_v[:, :end] += torch.bmm(probabilities.transpose(1, 2), part)
+        end = start
+    return list(by)
+
+
+def _compiled_blocks(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -> Tensor:
+    """Rotation, which the compiler joins with what is around it, and `_mix` by a name that it does not look into."""
+    kv_heads, half = keys.shape[2], keys.shape[-1] // 2
+    cos, sin = (_by_heads(x[..., half:], 1) for x in at.rotary)
+    q, k, v = (_by_heads(x, kv_heads) for x in (queries, keys, values))
+
+    def turned(x: Tensor) -> Tensor:  # halves: the compiler would take `roll` number by number
+        first, second = x[..., :half], x[..., half:]
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).contiguous()
+
+    mixed: Tensor = _mix_op(turned(q) / math.sqrt(2 * half), turned(k), v.contiguous(), at.hidden)[0]
+    return mixed
+
+
+@torch.library.custom_op("llamatrain::mix", mutates_args=())
+def _mix_op(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
+    return _mix(q, k, v, hidden)
+
+
+@_mix_op.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
+    batch, kv_heads, length, group, width = q.shape
+    ends = itertools.accumulate(mask.shape[-2] for mask in hidden)
+    kept = (q.new_empty(batch * kv_heads, mask.shape[-2] * group, end) for mask, end in zip(hidden, ends, strict=True))
+    return [q.new_empty(batch, length, kv_heads * group, width), *kept]
+
+
+@torch.library.custom_op("llamatrain::mix_backward", mutates_args=())
+def _mix_backward_op(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
+    return _mix_backward(slope, q, k, v, kept)
+
+
+@_mix_backward_op.register_fake
+def _(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(x) for x in (q, k, v)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.blocks = len(inputs[3])
+    ctx.save_for_backward(*inputs[:3], *output[1:])
+
+
+def _by_inputs(ctx: Any, slopes: list[Tensor]) -> tuple[Any, ...]:
+    q, k, v, *kept = ctx.saved_tensors
+    return *_mix_backward_op(slopes[0], q, k, v, kept), [None] * ctx.blocks
+
+
+_mix_op.register_autograd(_by_inputs, setup_context=_keep)
+
+
+def _by_heads(x: Tensor, kv_heads: int) -> Tensor:
+    """Return x, (B, T, H, D), seen as (B, K, T, G, D)."""
+    return x.view(*x.shape[:2], kv_heads, -1, x.shape[-1]).transpose(1, 2)
+
+
+def _stacked(x: Tensor) -> Tensor:
+    """Return x, (B, K, T, G, D), as (B K, T G, D)."""
+    return x.reshape(x.shape[0] * x.shape[1], -1, x.shape[-1])
 
 
 def _scaled(cos: Tensor, sin: Tensor) -> Rotary:
     """Return the tables that rotate queries and divide them by the square root of D at once."""
-    return cos / math.sqrt(cos.shape[2]), sin / math.sqrt(cos.shape[2])
+    return cos / math.sqrt(cos.shape[-1]), sin / math.sqrt(cos.shape[-1])
 
 
 def _rotated(x: Tensor, rotary: Rotary) -> Tensor:
-    """Return x, (B, K, D, G, T), rotated, in memory of its own."""
-    (cos, sin), half = rotary, x.shape[2] // 2
+    """Return x, (B, K, T, G, D), rotated, in memory of its own."""
+    (cos, sin), half = rotary, x.shape[-1] // 2
     out = torch.mul(x, cos, out=x.new_empty(x.shape))
-    out[:, :, :half].addcmul_(x[:, :, half:], sin[:, :, :half])
-    out[:, :, half:].addcmul_(x[:, :, :half], sin[:, :, half:])
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half])
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
     return out
 
 
 def _rotate_back(slope: Tensor, rotary: Rotary, out: Tensor) -> None:
-    """Write into `out`, (B, K, D, G, T), the gradient of what `_rotated` took from that of what it gave."""
-    (cos, sin), half = rotary, out.shape[2] // 2
-    slope = slope.view(out.shape)
+    """Write into `out`, (B, K, T, G, D), the gradient of what `_rotated` took from that of what it gave."""
+    (cos, sin), half = rotary, out.shape[-1] // 2
     torch.mul(slope, cos, out=out)
-    out[:, :, :half].addcmul_(slope[:, :, half:], sin[:, :, half:])
-    out[:, :, half:].addcmul_(slope[:, :, :half], sin[:, :, :half])
+    out[..., :half].addcmul_(slope[..., half:], sin[..., half:])
+    out[..., half:].addcmul_(slope[..., :half], sin[..., :half])

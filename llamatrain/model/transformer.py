@@ -23,7 +23,7 @@ from torch.utils.checkpoint import (
 )
 
 from llamatrain.errors import UserError
-from llamatrain.linear import flip, in_columns, lay_side_by_side, linear, products
+from llamatrain.linear import lay_side_by_side, linear, products
 from llamatrain.losses import linear_cross_entropy
 from llamatrain.model.attention import Places, attend, attend_to_batch, places, rotate
 from llamatrain.model.config import ModelConfig
@@ -154,19 +154,10 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        by_gate, by_up = _pair_like(gate)
+        by_gate, by_up = gate.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
         torch.mul(slope, F.silu(gate), out=by_up)
         torch.ops.aten.silu_backward.grad_input(slope * up, gate, grad_input=by_gate)
         return by_gate, by_up
-
-
-def _pair_like(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return room for two tensors like x, (..., K), that lie side by side."""
-    if in_columns(x):
-        first, second = x.new_empty(2, x.shape[-1], *x.shape[:-1]).movedim(1, -1)
-    else:
-        first, second = x.new_empty(*x.shape[:-1], 2 * x.shape[-1]).chunk(2, -1)
-    return first, second
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -206,9 +197,21 @@ class Layer(nn.Module):
         """Return (B, T, C), or (N, C) at the flattened positions `select`, beyond which attention alone looks."""
         x = x + self.self_attn(self.input_layernorm(x), at, cache)
         if select is not None:
-            x = (flip(x) if in_columns(x) else x).flatten(0, 1).index_select(0, select)
+            x = x.flatten(0, 1).index_select(0, select)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
+
+
+def _through(
+    config: ModelConfig, layer: nn.Module, x: Tensor, at: Places, cache: CacheRows | None, select: Tensor | None
+) -> Tensor:
+    """Return what a layer gives; some of it is computed again in the backward pass where `config` says so."""
+    recomputed = _recomputed(config)
+    if recomputed is None:
+        out: Tensor = layer(x, at, cache, select)
+    else:
+        out = checkpoint(layer, x, at, cache, select, use_reentrant=False, context_fn=recomputed)
+    return out
 
 
 class Decoder(nn.Module):
@@ -222,6 +225,7 @@ class Decoder(nn.Module):
         self.embed_tokens = Embedding(config.vocab_size, config.dim, init.at("embed_tokens.weight"))
         self.layers = nn.ModuleList(Layer(config, i, init.at(f"layers.{i}")) for i in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.through = _through  # of one layer: `compile` puts a compiled one here, which serves them all
 
     def forward(
         self,
@@ -238,19 +242,12 @@ class Decoder(nn.Module):
             position_ids, segment_ids = cache.position_ids, None
         elif position_ids is None:
             position_ids = torch.arange(length, device=x.device)[None]
-        config, recomputed = self.config, _recomputed(self.config)
+        config = self.config
         at = places(position_ids, segment_ids, config.head_dim, config.rope_theta, x.dtype, cache is not None)
         few = select is not None and 2 * len(select) <= input_ids.numel()  # then the last feed-forward sees them alone
-        if at.in_blocks and not torch.compiler.is_compiling():
-            x = flip(x)
         for layer in self.layers:
             chosen = select if few and layer is self.layers[-1] else None
-            if recomputed is not None:
-                x = checkpoint(layer, x, at, cache, chosen, use_reentrant=False, context_fn=recomputed)
-            else:
-                x = layer(x, at, cache, chosen)
-        if in_columns(x):
-            x = flip(x)
+            x = self.through(config, layer, x, at, cache, chosen)
         if select is not None and not few:
             x = x.flatten(0, 1).index_select(0, select)
         out: Tensor = self.norm(x)

@@ -22,8 +22,8 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Say "onednn" to every product of few rows instead of measuring; return which were asked, in a cache of its own."""
     asked: list[str] = []
 
-    def fastest(kind: str, n_out: int, n_in: int, tokens: int, gain: float) -> str:
-        asked.append(kernels.product(kind, n_out, n_in, tokens))
+    def fastest(n_out: int, n_in: int, tokens: int, gain: float) -> str:
+        asked.append(kernels.product(n_out, n_in, tokens))
         return "onednn" if tokens < kernels.MANY else "mkl"
 
     monkeypatch.setattr(linear, "fastest", fastest)
@@ -40,8 +40,8 @@ def test_what_is_measured_is_kept_for_the_next_run(
     first = kernels.used()
     assert len(measured) == len(set(measured)) == len(first) > 10
     dim, hidden = model_config.dim, model_config.hidden_dim
-    assert kernels.onednn("rows", dim, hidden, 64) and not kernels.onednn("rows", dim, hidden, 256)
-    assert not kernels.onednn("rows", 7, 7, 64)  # what was not measured
+    assert kernels.onednn(dim, hidden, 64) and not kernels.onednn(dim, hidden, 256)
+    assert not kernels.onednn(7, 7, 64)  # what was not measured
     measured.clear()
     kernels.choose("auto", {})
     kernels.measure(model_config)
@@ -67,9 +67,9 @@ def test_what_is_measured_is_kept_for_the_next_run(
 
 def test_a_choice_measures_nothing(measured: list[str], model_config: ModelConfig) -> None:
     for choice in ("mkl", "onednn"):
-        kernels.choose(choice, {"rows 1x1": "onednn"})
+        kernels.choose(choice, {"1x1": "onednn"})
         kernels.measure(model_config)
-        assert kernels.onednn("rows", 1, 1, 1000) is (choice == "onednn")
+        assert kernels.onednn(1, 1, 1000) is (choice == "onednn")
         assert kernels.used() == {"all": choice} and not measured
 
 
@@ -116,7 +116,7 @@ def test_on_a_gpu_a_choice_is_said_to_mean_nothing(
 
 
 @pytest.mark.skipif(not linear.ONEDNN, reason="this torch was built without oneDNN")
-@pytest.mark.parametrize("shape", [("rows", 24, 16, 64), ("columns", 16, 24, 256), ("weight", 24, 16, 256)])
-def test_a_measurement_names_one_of_the_two(shape: tuple[str, int, int, int]) -> None:
+@pytest.mark.parametrize("shape", [(24, 16, 64), (16, 24, 256)])
+def test_a_measurement_names_one_of_the_two(shape: tuple[int, int, int]) -> None:
     assert linear.fastest(*shape, gain=1e9) == "mkl"
     assert linear.fastest(*shape, gain=0.0) == "onednn"

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from llamatrain import kernels
 from llamatrain import linear as module
-from llamatrain.linear import flip, in_columns, lay_side_by_side, linear, products, side_by_side
+from llamatrain.linear import lay_side_by_side, linear, products, side_by_side
 
 LIBRARIES = ["mkl", "onednn"] if module.ONEDNN else ["mkl"]
 
@@ -46,11 +46,10 @@ def test_inputs_of_any_strides() -> None:
     torch.testing.assert_close(linear(x, weight), x @ weight.t())
 
 
-@pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_several_weights_equal_torch(columns: bool, together: bool, library: str) -> None:
-    """Side by side or not, by rows or by columns; so do slopes that lie apart."""
+def test_several_weights_equal_torch(together: bool, library: str) -> None:
+    """Side by side or not; so do slopes that lie apart."""
     kernels.choose(library, {})
     x, sizes = torch.randn(2, 5, 16), (24, 8, 8)
     weights = [torch.nn.Parameter(torch.randn(size, 16)) for size in sizes]
@@ -60,10 +59,7 @@ def test_several_weights_equal_torch(columns: bool, together: bool, library: str
     results = []
     for ours in (True, False):
         a = x.clone().requires_grad_()
-        laid = flip(a) if columns else a
-        outs = products(laid, *weights) if ours else [F.linear(laid, weight) for weight in weights]
-        if ours:
-            assert all(in_columns(out) is columns for out in outs)
+        outs = products(a, *weights) if ours else [F.linear(a, weight) for weight in weights]
         loss = sum((i + 1) * out.square().sum() for i, out in enumerate(outs))
         results.append([*(out.detach() for out in outs), *torch.autograd.grad(loss, (a, *weights))])
     for found, wanted in zip(*results, strict=True):
@@ -78,16 +74,6 @@ def test_side_by_side_is_a_view_of_what_lies_so() -> None:
         assert found.data_ptr() == whole.data_ptr()
         assert side_by_side(parts[::-1], dim) is None
         assert side_by_side(tuple(part.clone() for part in parts), dim) is None
-
-
-def test_flip_changes_the_layout_alone() -> None:
-    x = torch.randn(2, 5, 16, requires_grad=True)
-    columns = flip(x)
-    assert in_columns(columns) and not in_columns(x) and torch.equal(columns, x)
-    rows = flip(columns)
-    assert rows.is_contiguous() and torch.equal(rows, x)
-    slope = torch.randn(2, 5, 16)
-    assert torch.equal(torch.autograd.grad(rows, x, slope)[0], slope)
 
 
 @pytest.mark.skipif(not module.ONEDNN, reason="this torch was built without oneDNN")
