@@ -138,20 +138,20 @@ def distributed(stages: Sequence[Stage], arguments: Sequence[str]) -> list[Stage
     UserError, with the nearest name, where NAME is neither.
     """
     names = {stage.name for stage in stages}
-    programs = {stage.program.replace(".", "_") for stage in stages}
+    programs = {spelt: s.program for s in stages for spelt in (s.program, s.program.replace(".", "_"))}
+    known = sorted(["run", *names, *programs], key=len, reverse=True)  # `reward.evaluate` before `reward`
     found: dict[str, list[list[str]]] = {stage.name: [[], [], []] for stage in stages}
     for argument in arguments:
-        match = re.fullmatch(r"([+~]*)([\w]+)\.(.*)", argument, re.S)
-        sign, name, rest = match.groups() if match else ("", argument, "")
-        if name == "reward" and rest.startswith("evaluate."):  # the one program with a dot that has stages
-            name, rest = "reward_evaluate", rest.removeprefix("evaluate.")
+        body = argument.lstrip("+~")
+        sign = argument.removesuffix(body)
+        name = next((one for one in known if body.startswith(f"{one}.")), body.partition("=")[0].partition(".")[0])
         if name == "run":
             chosen, rank, override = list(names), 0, argument
         else:
-            chosen = [name] if name in names else [s.name for s in stages if s.program.replace(".", "_") == name]
-            rank, override = 2 if name in names else 1, sign + rest
+            chosen = [name] if name in names else [s.name for s in stages if s.program == programs.get(name)]
+            rank, override = 2 if name in names else 1, sign + body[len(name) + 1 :]
         if not chosen:
-            raise UserError(f"{argument}: {_unknown(name, names, programs)}")
+            raise UserError(f"{argument}: {_unknown(name, names, set(programs))}")
         for one in chosen:
             found[one][rank].append(override)
     return [
