@@ -161,6 +161,7 @@ def _fork(job: Job, rank: int, environ: dict[str, str], log: int) -> int:
 
 def _enter(job: Job, rank: int) -> None:
     """Run the program as `python -m` does, with the job's hits laid for this rank."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     for hit in job.hits:
         if hit.rank == rank:
             _lay(hit)

@@ -24,7 +24,7 @@ from toyworld.world import World
 
 from .mutations import FORMS, NO_JSON, WRONG, YAML, Broken, lines, objects, packed
 
-BARE = ("pipeline", "report", "clean", "chat", "corpus.verify")  # they have no run folder of their own
+BARE = ("pipeline", "stage", "report", "clean", "chat", "corpus.verify")  # they have no run folder of their own
 INCIDENT = Incident(
     incident=1, step=4, first_step=4, back_to=3, threshold=1.0, norm_before=1.0, samples=[{"sample": 3, "source": "x"}]
 )
@@ -58,6 +58,7 @@ class Worlds:
         self.fine: dict[str, list[str]] = {
             **made,
             "pipeline": ["preset=demo", f"run.dir={here / 'runs'}", "dry_run=true"],
+            "stage": [f"pipeline={here / 'demo'}", "stage=ppo"],
             "report": [f"run.dir={here}", "run.name=demo"],
             "clean": [f"folder={here / 'demo'}"],
             "chat": [f"checkpoint={self.policy}"],
