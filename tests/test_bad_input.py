@@ -62,7 +62,11 @@ SHARED = [
         ["train=[HERE/field.jsonl]"],
         ["HERE/field.jsonl:2: field 'source' of the dialogue: found 3, needs a text"],
     ),
-    ("rejection_sampling", ["prompts=[HERE/long.jsonl]"], ["long.jsonl", "no prompt that leaves room for 16 tokens in the context of 128"]),
+    (
+        "rejection_sampling",
+        ["prompts=[HERE/long.jsonl]"],
+        ["long.jsonl", "no prompt that leaves room for 16 tokens in the context of 128"],
+    ),
     ("sft", ["checkpoint=HERE/altered"], ["HERE/altered is damaged: model.safetensors was altered"]),
     ("sft", ["checkpoint=HERE/misshapen"], ["weight has shape (400, 32)", "(500, 32)"]),
     ("pretrain", ["corpus=HERE/other"], ["HERE/other/train was made with another tokenizer"]),
