@@ -35,7 +35,7 @@ MODULES = {
     "rate": "toyworld.rate",
 }
 IMPORTED = [
-    *(f"llamatrain.{name}" for name in ("engine", "fit", "run", "start", "checkpoint")),
+    *(f"llamatrain.{name}" for name in ("engine.learning", "fit", "run", "start", "checkpoint")),
     *(
         "deepspeed",
         "deepspeed.runtime.zero",

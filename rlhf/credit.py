@@ -66,7 +66,8 @@ def whiten_scores(scores: Tensor, adversarial: Tensor, apart: bool) -> Tensor:
 
     The two kinds are scored by two models, whose means and spreads have nothing in common. Together the distance of the
     means takes most of the variance, and the kind with the narrower spread, harmless prompts, learns with a fraction of
-    the strength (the paper, 3.2.3, does not say over what it whitens).
+    the strength (the paper, 3.2.3, does not say over what it whitens). The price: where a kind's responses have become
+    alike, what still differs among them weighs as much as ever (`ppo/spread_*` shows it).
     """
     if not apart:
         return whiten(scores)

@@ -163,6 +163,7 @@ def kind_metrics(batch: Batch) -> dict[str, float]:
                 f"ppo/safety_{name}": mean([j.safety for j in judged]),
                 f"ppo/gated_{name}": float(batch.gated[own].double().mean()),
                 f"ppo/finished_{name}": mean([float(j.rollout.finished) for j in judged]),
+                f"ppo/spread_{name}": float(batch.combined[own].double().std(unbiased=False)),
                 f"ppo/whitened_spread_{name}": float(batch.credit.whitened[own].double().std(unbiased=False)),
             }
     return metrics

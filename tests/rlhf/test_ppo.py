@@ -207,6 +207,7 @@ def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> No
     assert (found["ppo/whitened_spread_harmless"], found["ppo/whitened_spread_adversarial"]) == pytest.approx(
         (1.0, 1.0)
     )
+    assert (found["ppo/spread_harmless"], found["ppo/spread_adversarial"]) == (2.0, 1.5)
     found = kind_metrics(credit(dataclasses.replace(cfg, whiten="batch"), judged))
     spread = torch.tensor([-5.0, -3.0, 1.0, -2.0]).std(unbiased=False)
     assert found["ppo/whitened_spread_harmless"] == pytest.approx(2.0 / float(spread))
