@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from safetensors import safe_open
 
-from . import atomic, distributed, manifest
+from . import atomic, distributed, hf_tokenizer, manifest
 from .errors import UserError
 from .hf_folder import INDEX, WEIGHTS, load_weights, matched
 from .manifest import Entry, published
@@ -237,7 +237,7 @@ def _write_description(
         # The sampling defaults of the released chat models.
         generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": True}
         _write_json(folder / "generation_config.json", {**generation, "temperature": 0.6, "top_p": 0.9})
-    tokenizer.save(folder)
+    hf_tokenizer.save(tokenizer, folder)
     _write_json(folder / "llamatrain.json", lineage)
     _write_json(folder / "trainer" / "state.json", state)
 

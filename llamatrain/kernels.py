@@ -6,9 +6,11 @@ rounding alone. Rank 0's choice is every rank's, it stands in the run's status.j
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -22,8 +24,9 @@ from .text_files import DamagedFileError, read_json
 if TYPE_CHECKING:
     from .model.config import ModelConfig
 
-FEW, MANY = 64, 256  # tokens of a small product (a step of sampling), and those from which on it is a large one
+MANY = 256  # tokens of a product from which on it is measured; in smaller ones, such as sampling's, oneDNN's calls cost more
 GAIN = 1.05  # how much faster oneDNN must be to be taken: less is noise
+LARGEST, OPERATIONS, TRIES = 768, 10**8, 7  # of a measurement: rows or columns of a weight, of a product, how often
 
 
 class Measured(TypedDict):
@@ -51,18 +54,18 @@ def used() -> dict[str, str]:
 
 
 def onednn(n_out: int, n_in: int, tokens: int) -> bool:
-    """Tell whether oneDNN multiplies; `product` says what these are."""
+    """Tell whether oneDNN multiplies so many tokens, (tokens, n_in), with a weight, (n_out, n_in)."""
     if _choice != "auto":
         return _choice == "onednn"
-    return _fastest.get(product(n_out, n_in, tokens)) == "onednn"
+    return tokens >= MANY and _fastest.get(product(n_out, n_in)) == "onednn"
 
 
-def product(n_out: int, n_in: int, tokens: int) -> str:
-    """Return the name of the product of so many tokens, (tokens, n_in), with a weight, (n_out, n_in)."""
-    return f"{n_out}x{n_in}{' few' if tokens < MANY else ''}"
+def product(n_out: int, n_in: int) -> str:
+    """Return the name of the product of many tokens, (N, n_in), with a weight, (n_out, n_in)."""
+    return f"{n_out}x{n_in}"
 
 
-def products(config: ModelConfig) -> Iterator[tuple[int, int, int]]:
+def products(config: ModelConfig) -> Iterator[tuple[int, int]]:
     """Yield the products of a model as `product` takes them: of a forward pass, of training, of the loss.
 
     A weight's gradient is MKL's: oneDNN gains nothing there.
@@ -70,10 +73,9 @@ def products(config: ModelConfig) -> Iterator[tuple[int, int, int]]:
     dim, hidden, head = config.dim, config.hidden_dim, config.vocab_size or 0
     joined = dim + 2 * config.n_kv_heads * config.head_dim
     for n_out, n_in in dict.fromkeys([(joined, dim), (dim, dim), (2 * hidden, dim), (dim, hidden), (head, dim)]):
-        yield n_out, n_in, FEW
-        yield n_out, n_in, MANY
+        yield n_out, n_in
         if n_out != n_in:
-            yield n_in, n_out, MANY  # the gradient of what came in
+            yield n_in, n_out  # the gradient of what came in
 
 
 def measure(config: ModelConfig) -> None:
@@ -82,12 +84,10 @@ def measure(config: ModelConfig) -> None:
         if _choice != "auto" and distributed.is_main():
             print(f"run.kernels={_choice} is for a CPU: without effect here", file=sys.stderr, flush=True)
         return
-    from .linear import ONEDNN, fastest  # needs torch, which a program without a model does not load
-
-    if _choice == "onednn" and not ONEDNN:
+    if _choice == "onednn" and not has_onednn():
         raise UserError("run.kernels=onednn: this torch was built without oneDNN; need auto or mkl")
     wanted = {product(*shape): shape for shape in products(config) if product(*shape) not in _fastest}
-    if _choice != "auto" or not ONEDNN or not wanted:
+    if _choice != "auto" or not has_onednn() or not wanted:
         return
     found: dict[str, str] = {}
     if distributed.is_main():
@@ -95,12 +95,41 @@ def measure(config: ModelConfig) -> None:
         known: dict[str, str] = {}
         with suppress(FileNotFoundError, DamagedFileError):  # then it is measured anew
             known = read_json(path, Measured)["fastest"]
-        found = {name: known.get(name) or fastest(*shape, gain=GAIN) for name, shape in wanted.items()}
+        found = {name: known.get(name) or fastest(*shape) for name, shape in wanted.items()}
         if not found.items() <= known.items():
             with suppress(OSError):  # a home that cannot be written costs the measurement again, no more
                 path.parent.mkdir(parents=True, exist_ok=True)
                 atomic.write_json(path, {"machine": _machine(), "fastest": known | found})
     _fastest.update(distributed.broadcast_object(found))
+
+
+def has_onednn() -> bool:
+    """Tell whether this torch was built with oneDNN."""
+    import torch  # here and below: a program without a model does without
+
+    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def fastest(n_out: int, n_in: int, gain: float = GAIN) -> str:
+    """Return the library, onednn where it is `gain` times as fast as mkl, else mkl, by some tries of a product each.
+
+    Large weights are measured by a part, in some hundredths of a second.
+    """
+    import torch
+
+    n_out, n_in = min(n_out, LARGEST), min(n_in, LARGEST)
+    tokens = max(MANY, min(LARGEST, OPERATIONS // (2 * n_out * n_in)))
+    x, weight = torch.ones(tokens, n_in), torch.ones(n_out, n_in)
+    onednn = functools.partial(torch.ops.mkldnn._linear_pointwise, x, weight, None, "none", [], "")
+    libraries = {"mkl": functools.partial(torch.nn.functional.linear, x, weight), "onednn": onednn}
+    seconds = dict.fromkeys(libraries, float("inf"))
+    with torch.no_grad():
+        for _ in range(TRIES):
+            for library, multiply in libraries.items():
+                started = time.perf_counter()
+                multiply()
+                seconds[library] = min(seconds[library], time.perf_counter() - started)
+    return "onednn" if seconds["onednn"] * gain < seconds["mkl"] else "mkl"
 
 
 def _cache() -> Path:

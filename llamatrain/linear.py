@@ -5,7 +5,6 @@ Shapes: N rows, C columns in, K columns out.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import kernels
-
-ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -126,25 +123,3 @@ class _Products(torch.autograd.Function):
             sizes = [len(weight) for weight in weights]
             by_weights = [None] * len(sizes) if together is None else list(torch.split(together, sizes))
         return None if by_x is None else by_x.view(x.shape), *by_weights
-
-
-def fastest(n_out: int, n_in: int, tokens: int, gain: float) -> str:
-    """Return the library, onednn where it is `gain` times as fast as mkl, else mkl, by some tries of a product each.
-
-    Large weights and many tokens are measured by a part, in some hundredths of a second.
-    """
-    n_out, n_in = min(n_out, _LARGEST), min(n_in, _LARGEST)
-    if tokens >= kernels.MANY:
-        tokens = max(tokens, min(_LARGEST, _OPERATIONS // (2 * n_out * n_in)))
-    x, weight = torch.ones(tokens, n_in), torch.ones(n_out, n_in)
-    seconds = {"mkl": float("inf"), "onednn": float("inf")}
-    with torch.no_grad():
-        for _ in range(_TRIES):
-            for library, multiply in (("mkl", F.linear), ("onednn", _onednn_product)):
-                started = time.perf_counter()
-                multiply(x, weight)
-                seconds[library] = min(seconds[library], time.perf_counter() - started)
-    return "onednn" if seconds["onednn"] * gain < seconds["mkl"] else "mkl"
-
-
-_LARGEST, _OPERATIONS, _TRIES = 768, 10**8, 7

@@ -136,9 +136,3 @@ class Tokenizer:
         """
         text: str = self._processor.decode([i for i in map(int, ids) if i < self.vocab_size])
         return text
-
-    def save(self, folder: str | Path) -> None:
-        """Write tokenizer.model, and what gives Hugging Face tools the same ids (see `hf_tokenizer`)."""
-        from llamatrain import hf_tokenizer  # here, because most programs only read
-
-        hf_tokenizer.save(self, Path(folder))

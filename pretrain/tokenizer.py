@@ -38,7 +38,7 @@ def train(cfg: TokenizerConfig) -> None:
         path = run.folder / MODEL_FILE
         atomic.write_bytes(path, model)
         tokenizer = Tokenizer(path)
-        tokenizer.save(run.folder)
+        hf_tokenizer.save(tokenizer, run.folder)
         hf_tokenizer.announce(tokenizer, run.print)
         run.log(0, {"tokenizer/vocab_size": tokenizer.vocab_size})
         run.print(f"{path}: {tokenizer.vocab_size} pieces, sha256 {tokenizer.fingerprint[:12]}")

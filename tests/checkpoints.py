@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from llamatrain import manifest
+from llamatrain import hf_tokenizer, manifest
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ def save_checkpoint(folder: Path, model: Transformer | ScalarModel, tokenizer: T
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(model.config.to_hf(scalar_head=isinstance(model, ScalarModel))))
     save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, folder / "model.safetensors")
-    tokenizer.save(folder)
+    hf_tokenizer.save(tokenizer, folder)
     manifest.write(folder)
     return folder
 

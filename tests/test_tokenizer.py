@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llamatrain import hf_tokenizer
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -62,7 +63,7 @@ def test_control_pieces_in_text_are_text(tokenizer: Tokenizer) -> None:
 
 
 def test_folder_and_file_are_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tokenizer.save(tmp_path)
+    hf_tokenizer.save(tokenizer, tmp_path)
     assert (
         Tokenizer(tmp_path).fingerprint == Tokenizer(tmp_path / "tokenizer.model").fingerprint == tokenizer.fingerprint
     )

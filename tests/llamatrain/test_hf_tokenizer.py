@@ -84,7 +84,7 @@ def merged(path: Path) -> Path:
 
 def loaded(tokenizer: Tokenizer, folder: Path, config: bool = True) -> Any:
     """Save the tokenizer, and return transformers' of the folder."""
-    tokenizer.save(folder)
+    hf_tokenizer.save(tokenizer, folder)
     if config:
         (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
     return transformers.AutoTokenizer.from_pretrained(folder)
@@ -217,7 +217,7 @@ def test_a_tokenizer_of_another_size_than_the_model_is_said(
 def test_a_tokenizer_is_tried_once_however_often_it_is_saved(tokenizer: Tokenizer, tmp_path: Path) -> None:
     hf_tokenizer._tried.cache_clear()
     for number in range(3):
-        tokenizer.save(tmp_path / str(number))
+        hf_tokenizer.save(tokenizer, tmp_path / str(number))
     assert hf_tokenizer._tried.cache_info().misses == 1
 
 

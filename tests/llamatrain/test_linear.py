@@ -7,10 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from llamatrain import kernels
-from llamatrain import linear as module
 from llamatrain.linear import lay_side_by_side, linear, products, side_by_side
 
-LIBRARIES = ["mkl", "onednn"] if module.ONEDNN else ["mkl"]
+LIBRARIES = ["mkl", "onednn"] if kernels.has_onednn() else ["mkl"]
 
 
 @pytest.mark.parametrize("shape", [(7, 16), (2, 5, 16), (0, 16)])
@@ -76,7 +75,7 @@ def test_side_by_side_is_a_view_of_what_lies_so() -> None:
         assert side_by_side(tuple(part.clone() for part in parts), dim) is None
 
 
-@pytest.mark.skipif(not module.ONEDNN, reason="this torch was built without oneDNN")
+@pytest.mark.skipif(not kernels.has_onednn(), reason="this torch was built without oneDNN")
 def test_the_name_that_the_compiler_sees_agrees_with_the_product() -> None:
     x, weight = torch.randn(2, 5, 16), torch.randn(24, 16)
     torch.library.opcheck(torch.ops.llamatrain.product, (x, weight), test_utils=("test_schema", "test_faketensor"))

@@ -129,7 +129,7 @@ def test_checkpointing_leaves_gradients_unchanged(model_config: ModelConfig) -> 
     assert kept[0] > kept[2]
 
 
-@pytest.mark.skipif(not linear.ONEDNN, reason="the products counted are oneDNN's")
+@pytest.mark.skipif(not kernels.has_onednn(), reason="the products counted are oneDNN's")
 @pytest.mark.parametrize(("kind", "again"), [("none", 0), ("selective", 1), ("full", 4)])
 def test_checkpointing_computes_again_what_it_says(model_config: ModelConfig, kind: str, again: int) -> None:
     """Products by oneDNN in a layer's backward pass: four for gradients (a weight's is MKL's), and those again."""

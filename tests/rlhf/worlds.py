@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from llamatrain import manifest
+from llamatrain import hf_tokenizer, manifest
 from llamatrain.data.rows import write_rows
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, model: nn.Module, tokenizer: Tokenizer) -> Pat
     hf = model.config.to_hf(scalar_head=isinstance(model, ScalarModel))
     (folder / "config.json").write_text(json.dumps(hf))
     save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, folder / "model.safetensors")
-    tokenizer.save(folder)
+    hf_tokenizer.save(tokenizer, folder)
     manifest.write(folder)
     return folder
 
