@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={f"llamatrain.{name}": name for name in (*NESTED, "configs")},
-    package_data={"llamatrain.configs": ["**/*.yaml"], "llamatrain.launch": ["*.css"]},
+    package_data={"llamatrain.configs": ["**/*.yaml"], "llamatrain.launch": ["report/*.css"]},
     include_package_data=False,
     install_requires=[
         "torch>=2.13,<3",

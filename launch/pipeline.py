@@ -27,7 +27,6 @@ from llamatrain.progress import duration
 from llamatrain.settings import check_run_name
 from llamatrain.text_files import read_yaml
 
-from . import report
 from .answers import side_by_side, three
 from .graph import Graph, Stage, distributed, split_overrides
 from .graphs.chat import Chat, Data, chat
@@ -36,6 +35,7 @@ from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly
 from .processes import Processes
 from .programs import NAME, PROGRAMS, nearest, quoted, typed
 from .record import read_record
+from .report import page
 from .runs import read_json
 from .stage import Runner, console, write_plan
 from .story import Story
@@ -175,7 +175,7 @@ class Pipeline:
         self.console.print(table)
         try:
             self.console.print("", side_by_side(three(Story(self.place.folder))))
-            told = f"the report: {escape(str(report.write(self.place.folder)))}"
+            told = f"the report: {escape(str(page.write(self.place.folder)))}"
         except Exception as error:  # the stages are done whatever becomes of the page about them
             told = f"done, but its report cannot be written: {escape(mistake(error) or repr(error))}"
         self.console.print(

@@ -17,9 +17,10 @@ from unittest import mock
 import pytest
 import yaml
 
-from launch import pipeline, processes, programs, report
+from launch import pipeline, processes, programs
 from launch.graph import Graph
 from launch.graphs.chat import Chat, Data
+from launch.report import page as report
 from launch.stage import EXIT_WAITING
 from llamatrain.lock import Lock
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.learned_from import RULES
 from launch.programs import OWN, PROGRAMS
+from launch.report.learned_from import RULES
 
 HEAVY = {"torch", "deepspeed", "wandb", "datasets", "transformers"}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from launch.pipeline import PipelineRun
-from launch.report import ReportRun
+from launch.report.config import ReportRun
 from llamatrain.errors import UserError
 from llamatrain.settings import check_run_name
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.report import ReportConfig
+from launch.report.config import ReportConfig
 from llamatrain.config.program import main
 
 

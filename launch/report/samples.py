@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from html import escape
 
-from .runs import Row, decimals, is_number
-from .story import Story, gold, is_adversarial, logit
+from ..runs import Row, decimals, is_number
+from ..story import Story, gold, is_adversarial, logit
 
 LONGEST = 600  # characters that are shown of a text
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from llamatrain.progress import counted, duration
 
-from .answers import three
+from ..answers import three
+from ..runs import Row, figure, is_number, read_json
+from ..story import StageRun, Story
 from .elements import card, table
-from .runs import Row, figure, is_number, read_json
 from .samples import sample
-from .story import StageRun, Story
 
 PACKAGES = ("llamatrain", "python", "torch", "deepspeed")
 

@@ -9,13 +9,13 @@ from html import escape
 from llamatrain.description import Chart
 from llamatrain.progress import duration
 
+from ..runs import Row, decimals, figure, is_number, read_json
+from ..story import StageRun, Story
 from . import figures
 from .elements import card, legend, table
 from .figures import Interval, Line
 from .results import accuracy_stages, reward_name
-from .runs import Row, decimals, figure, is_number, read_json
 from .scores import over_learning
-from .story import StageRun, Story
 
 RATINGS = {
     "significantly_better": "significantly better",

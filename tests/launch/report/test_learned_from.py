@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.learned_from import KEPT, RANDOM, ROLLOUTS, STRANGE, Rule, learned_from, read
-from launch.scores import expected_best
+from launch.report.learned_from import KEPT, RANDOM, ROLLOUTS, STRANGE, Rule, learned_from, read
+from launch.report.scores import expected_best
 from launch.story import Story
 
-from .synthetic import make
+from ..synthetic import make
 
 ODD = Rule("odd", lambda row: float(row["n"] % 2), counted=True)
 LARGE = Rule("large", lambda row: row["n"])

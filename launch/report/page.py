@@ -6,25 +6,21 @@ A section appears where its files are there; a page of a pipeline that is still 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
 
 from llamatrain import atomic
-from llamatrain.config.program import main
-from llamatrain.errors import UserError, missing
 from llamatrain.progress import duration
-from llamatrain.settings import check_run_name
 from llamatrain.text_files import read_text
 
+from ..runs import warn
+from ..story import Story
 from . import overview, sections
 from .learned_from import learned_from
 from .results import results
-from .runs import warn
 from .samples import samples
 from .scores import scores
-from .story import Story
 
 LATEST = datetime(3000, 1, 1).timestamp()  # a later time is no time
 SECTIONS = (
@@ -40,25 +36,6 @@ SECTIONS = (
     ("cost", "Time and cost", sections.cost),
     ("lineage", "Lineage", sections.lineage),
 )
-
-
-@dataclass
-class ReportRun:
-    """Which pipeline: its folder is dir/name."""
-
-    name: str
-    dir: str
-
-    def __post_init__(self) -> None:
-        check_run_name(self.name)
-
-
-@dataclass
-class ReportConfig:
-    """configs/report.yaml says what each key means."""
-
-    run: ReportRun
-    samples: int
 
 
 def page(story: Story) -> str:
@@ -110,17 +87,3 @@ def write(folder: Path, samples: int = 5) -> Path:
         target, page(Story(folder, samples)).encode(errors="replace")
     )  # JSON may hold half a surrogate pair
     return target
-
-
-def make(cfg: ReportConfig) -> None:
-    """Write the report of a pipeline's folder."""
-    folder = Path(cfg.run.dir) / cfg.run.name
-    if not folder.is_dir():
-        raise missing(folder, "pipeline")
-    if not Story(folder).stages:
-        raise UserError(f"run.name={cfg.run.name}: no run folder below {folder} has a status.json")
-    print(write(folder, cfg.samples))
-
-
-if __name__ == "__main__":
-    main("report", ReportConfig, make)

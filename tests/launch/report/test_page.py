@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from launch import report
+from launch.report import page as report
 from launch.runs import decimals
 from launch.story import Story
 
-from .synthetic import make
+from ..synthetic import make
 
 
 class Page(HTMLParser):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from .runs import decimals, is_number
+from ..runs import decimals, is_number
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> str:

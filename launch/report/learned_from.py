@@ -17,11 +17,11 @@ from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 from llamatrain.progress import counted
 
-from .answers import question
+from ..answers import question
+from ..runs import Row, decimals, is_number
+from ..story import StageRun, Story, gold, is_adversarial, logit
 from .elements import card, table
-from .runs import Row, decimals, is_number
 from .samples import clipped
-from .story import StageRun, Story, gold, is_adversarial, logit
 
 RANDOM, STRANGE, SEED = 10, 5, 0  # rows drawn, rows by rule, and the seed of the drawing
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from ..runs import Row, decimals, figure, is_number, read_json
+from ..story import StageRun, Story
 from . import figures
 from .elements import card, spread, table
 from .figures import Interval
-from .runs import Row, decimals, figure, is_number, read_json
-from .story import StageRun, Story
 
 METRICS = {
     "helpfulness": "Helpfulness",

@@ -8,11 +8,11 @@ from html import escape
 from itertools import groupby
 from statistics import fmean
 
+from ..runs import Row, decimals, is_number
+from ..story import Story, gold, is_adversarial, logit
 from . import figures
 from .elements import card, legend
 from .figures import Line
-from .runs import Row, decimals, is_number
-from .story import Story, gold, is_adversarial, logit
 
 KINDS = {False: ("harmless prompts", 1), True: ("adversarial prompts", 5)}  # is it adversarial -> its name and colour
 WIDTH, HEIGHT = 460, 230

@@ -1,0 +1,1 @@
+"""The report: one self-contained page about a pipeline, drawn from nothing but its run folders."""

@@ -1,0 +1,26 @@
+"""`llamatrain report`: writes the page about a pipeline beside its run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamatrain.config.program import main
+from llamatrain.errors import UserError, missing
+
+from ..story import Story
+from .config import ReportConfig
+from .page import write
+
+
+def make(cfg: ReportConfig) -> None:
+    """Write the report of a pipeline's folder."""
+    folder = Path(cfg.run.dir) / cfg.run.name
+    if not folder.is_dir():
+        raise missing(folder, "pipeline")
+    if not Story(folder).stages:
+        raise UserError(f"run.name={cfg.run.name}: no run folder below {folder} has a status.json")
+    print(write(folder, cfg.samples))
+
+
+if __name__ == "__main__":
+    main("report", ReportConfig, make)
