@@ -207,6 +207,13 @@ def tell(runner: Runner, decision: Decision) -> None:
 # --- the command line --------------------------------------------------------------------------------------------
 
 
+def divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide overrides into the pipeline's own and those of its stages; of several `data=` the last one counts, alone."""
+    data = [argument for argument in arguments if argument.startswith("data=")]
+    rest = [argument for argument in arguments if argument not in data]
+    return split_overrides([spelt for one in (*data[-1:], *rest) for spelt in _spelt(one)], OWN)
+
+
 def _spelt(argument: str) -> list[str]:
     """Return what other spellings of an argument mean here: `--dry-run[=RANKS]`, as programs have it, and data=FILE."""
     option, equals, value = argument.partition("=")
@@ -248,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         theirs = [override for name in presets for override in preset_overrides("pipeline", name)]
         typed_here = [one for one in given if one not in sweep and not one.startswith("preset=")]
-        own, staged = split_overrides([spelt for one in (*theirs, *typed_here) for spelt in _spelt(one)], OWN)
+        own, staged = divided([*theirs, *typed_here])
     except UserError as error:
         wrong = error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llamatrain.config.compose import check, compose_dict, lengths_given
-from llamatrain.config.presets import config_folder
+from llamatrain.config.presets import config_folder, is_own, preset_path
 from llamatrain.errors import UserError
 from llamatrain.keys import files_read, flatten
 
@@ -112,7 +112,7 @@ def plan_stages(stages: Sequence[Stage], awaited: Mapping[str, str], place: Plac
 
     UserError names the stage and the key.
     """
-    own = [Path(name) for name in place.presets if Path(name).is_file()]
+    own = [preset_path(name) for name in place.presets if is_own(name)]
     configs = configs_hash(config_folder(), own)
     if place.data_root is not None and not Path(place.data_root).is_dir():
         raise UserError(f"data.root={place.data_root}: there is no such folder")

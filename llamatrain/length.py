@@ -7,7 +7,6 @@ that was meant for a corpus of trillions must not go through a few files a milli
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from .errors import UserError
 
@@ -19,11 +18,6 @@ def given(overrides: Sequence[str]) -> list[str]:
     """Return which of KEYS some overrides give."""
     pairs = (override.lstrip("+").partition("=") for override in overrides)
     return sorted({key for key, _, value in pairs if key in KEYS and value != "null"})
-
-
-def is_own(preset: str) -> bool:
-    """Tell whether a preset is a file of the user's, not one of those that come along."""
-    return Path(preset).suffix in (".yaml", ".yml")
 
 
 def check_length(

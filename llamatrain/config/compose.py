@@ -81,7 +81,7 @@ def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: 
 def lengths_given(program: str, overrides: Sequence[str]) -> list[str]:
     """Return which lengths the user gave: in overrides of his own, or in a preset of his own."""
     names = [o.split("=", 1)[1] for o in overrides if o.startswith("preset=")]
-    own = [o for name in names if length.is_own(name) for o in preset_overrides(program, name)]
+    own = [o for name in names if presets.is_own(name) for o in preset_overrides(program, name)]
     return length.given([*own, *overrides])
 
 

@@ -37,8 +37,8 @@ def help_text(program: str, about: str, plans: bool = False) -> str:
     options += ["--multirun (a,b: one run for each value)"] if any(group == "run" for group, _, _ in used) else []
     lines = [*_paragraphs(about, width), "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     lines += _wrapped("Options: ", ",  ".join(options), width)
-    every = sorted(path.stem for path in (folder / "preset").glob("*.yaml"))
-    ready = [preset for preset in every if program == "pipeline" or name in load_preset(preset)]
+    every = sorted(presets.known_presets())
+    ready = [one for one in every if program == "pipeline" or presets.is_own(one) or name in load_preset(one)]
     if ready:
         lines += ["", *_wrapped("Presets: ", ", ".join(ready), width)]
     if used:

@@ -1,4 +1,7 @@
-"""The YAML files: where they lie, and presets, which hold a list of overrides for each program."""
+"""The YAML files: where they lie, and presets, which hold a list of overrides for each program.
+
+A preset is named, and lies in `./presets/` (the user's own) or in configs/preset/, or it is given by its path.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from typing import Any
 
 from llamatrain.errors import UserError, show
 from llamatrain.text_files import read_yaml
+
+OWN = Path("presets")  # the user's own, below the working folder
+YAML = (".yaml", ".yml")
 
 
 def config_folder() -> Path:
@@ -25,22 +31,55 @@ def yaml_name(program: str) -> str:
     return program.replace(".", "_")
 
 
+def known_presets() -> dict[str, Path]:
+    """Return name -> file of every preset that can be named: the user's own ones, before those that come along."""
+    return {path.stem: path for folder in (config_folder() / "preset", OWN) for path in _files(folder)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """Return the file of a preset that is given by its name or its path; UserError, with those there are, where it is none."""
+    path = Path(name) if Path(name).suffix in YAML else known_presets().get(name)
+    if path is None or not path.is_file():
+        along, own = (
+            ", ".join(path.stem for path in _files(folder)) or "none" for folder in (config_folder() / "preset", OWN)
+        )
+        raise UserError(
+            f"preset={name}: no such preset; there are {along}, and in {OWN}/ {own}; or give a path to a .yaml file"
+        )
+    return path
+
+
+def is_own(name: str) -> bool:
+    """Tell whether a preset is a file of the user's, not one of those that come along."""
+    return preset_path(name).parent != config_folder() / "preset"
+
+
 def preset_overrides(program: str, name: str) -> list[str]:
     """Return what preset `name` tells `program`: a list of overrides, put before the user's own."""
-    return [str(override) for override in load_preset(name).get(yaml_name(program)) or []]
+    folder = preset_path(name).parent
+    return [_beside(folder, str(override)) for override in load_preset(name).get(yaml_name(program)) or []]
 
 
-@lru_cache
+def _beside(folder: Path, override: str) -> str:
+    """Return an override of a preset; a data file that it names, data=data/mine.yaml, lies below the preset's own folder."""
+    key, _, value = override.partition("=")
+    return f"data={folder / value}" if key == "data" and value.endswith(YAML) else override
+
+
 def load_preset(name: str) -> dict[str, Any]:
-    """Read configs/preset/<name>.yaml, or a file of the user's own given by its path: program -> overrides.
+    """Read a preset by its name or path: program -> overrides.
 
     UserError where it is anything else: a key that is no program's would be passed over without a word.
     """
-    own, folder = Path(name), config_folder() / "preset"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    path = own if own.suffix in (".yaml", ".yml") else folder / f"{name}.yaml"
-    if not path.is_file() or (path != own and name not in known):
-        raise UserError(f"preset={name}: no such preset; there are {', '.join(known)}, or give a path to a .yaml file")
+    return _load(name, preset_path(name).absolute())
+
+
+@lru_cache
+def _load(name: str, path: Path) -> dict[str, Any]:
     preset = read_yaml(path)
     if not isinstance(preset, dict):
         raise UserError(f"preset={name} is no preset: found {show(preset)}, need `program: [overrides]`")

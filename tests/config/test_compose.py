@@ -75,6 +75,23 @@ def test_mistakes_are_named(override: str, parts: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("example")
+def test_a_preset_in_the_working_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "work" / "presets"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder.parent)
+    (folder / "mine.yaml").write_text("example: [steps=8]\n")
+    assert compose("preset=mine").steps == 8
+    assert compose("preset=quick").steps == 3
+    (folder / "quick.yaml").write_text("example: [steps=9]\n")
+    assert compose("preset=quick").steps == 9
+    for name in ("nope", "presets/mine", "absent.yaml"):
+        with pytest.raises(
+            UserError, match=f"preset={name}: no such preset; there are quick, and in presets/ mine, quick; or"
+        ):
+            compose(f"preset={name}")
+
+
+@pytest.mark.usefixtures("example")
 @pytest.mark.parametrize(
     ("content", "parts"),
     [

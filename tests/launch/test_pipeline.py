@@ -205,7 +205,27 @@ def test_mistakes_are_named(start: Start, capsys: Capture, overrides: list[str],
 
 def test_unknown_preset(start: Start, capsys: Capture) -> None:
     assert start(preset="duo") == 2
-    assert "no such preset; there are trio" in capsys.readouterr().err
+    assert "no such preset; there are trio, and in presets/ none; or give a path" in capsys.readouterr().err
+
+
+def test_a_preset_of_the_users_brings_its_data_file(start: Start, tmp_path: Path, capsys: Capture) -> None:
+    for folder, word in (("presets", "named"), ("else where", "by path")):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        (tmp_path / folder / "mine.yaml").write_text("pipeline: [data=data/mine.yaml]\nfake: [number=7]\n")
+        (tmp_path / folder / "data" / "mine.yaml").write_text(f"dialogues: {word}.jsonl\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("dialogues: of the working folder.jsonl\n")
+    with mock.patch.object(pipeline, "Pipeline", autospec=True) as made:
+        made.return_value.run.return_value = 0
+        for preset, *others in (["mine"], ["else where/mine.yaml"], ["mine", "data=toyworld"], ["mine", "data=mine"]):
+            assert start(*others, preset=preset) == 0
+    read = [call.args[0].data for call in made.call_args_list]
+    assert [data.dialogues for data in read] == [["named.jsonl"], ["by path.jsonl"], [], []]
+    assert [data.world for data in read] == [False, False, True, False]
+    assert start(preset="mine") == 0
+    assert json.loads(Path("runs/mine/first/config.yaml").read_text().partition("number: ")[2][0]) == 7
+    assert start("dry_run=true", preset="presets/mine.yaml") == 0
+    assert capsys.readouterr().out.count("done  loss") == 3
 
 
 def test_a_folder_of_somebody_else_is_not_touched(start: Start, capsys: Capture) -> None:

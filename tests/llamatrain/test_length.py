@@ -30,8 +30,12 @@ def test_what_the_user_gave() -> None:
     assert given(["+epochs=3", "run.name=x", "steps=null", "optim.steps=1", "tokens=1e9"]) == ["epochs", "tokens"]
 
 
-def test_a_length_is_given_on_the_command_line_or_in_a_preset_of_the_users(tmp_path: Path) -> None:
-    own = tmp_path / "mine.yaml"
+def test_a_length_is_given_on_the_command_line_or_in_a_preset_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "presets" / "mine.yaml"
+    own.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
     own.write_text("sft: [epochs=3]\n")
     needed = ["run.name=x", "checkpoint=c", "train=[t]"]
 
@@ -41,4 +45,4 @@ def test_a_length_is_given_on_the_command_line_or_in_a_preset_of_the_users(tmp_p
     assert run().given == []
     assert run("preset=demo").given == []  # not what comes along, whatever it holds
     assert run("preset=demo", "epochs=3").given == ["epochs"]
-    assert run(f"preset={own}").given == ["epochs"]
+    assert run(f"preset={own}").given == run("preset=mine").given == ["epochs"]
