@@ -25,7 +25,7 @@ from llamatrain.errors import UserError, mistake, show
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
 from llamatrain.settings import check_run_name
-from llamatrain.text_files import read_yaml
+from llamatrain.yaml_files import read_yaml
 
 from .answers import side_by_side, three
 from .graph import Graph, Stage, distributed, split_overrides

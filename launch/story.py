@@ -14,7 +14,7 @@ from llamatrain.description import Program
 from llamatrain.errors import UserError
 from llamatrain.keys import flatten
 from llamatrain.replaced import MARK
-from llamatrain.text_files import read_yaml
+from llamatrain.yaml_files import read_yaml
 
 from .graph import DATA, REFERENCE
 from .programs import PROGRAMS

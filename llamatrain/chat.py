@@ -11,10 +11,12 @@ construction, whatever the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llamatrain.errors import UserError, show
-from llamatrain.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llamatrain.tokenizer import Tokenizer
 
 Message = dict[str, str]
 

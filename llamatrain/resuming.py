@@ -13,7 +13,7 @@ from . import manifest
 from .errors import UserError
 from .keys import changed
 from .run_files import Status
-from .text_files import read_yaml
+from .yaml_files import read_yaml
 
 MEND = "take back the change, or start anew with run.resume=never or another run.name"
 

@@ -1,5 +1,5 @@
-"""Text files on disk, read as what they must hold: text, JSON, JSON lines, YAML. Everything that lies on disk but rows of
-data (`llamatrain.data.files`) is read here.
+"""Text files on disk, read as what they must hold: text, JSON, JSON lines. Everything that lies on disk is read here but
+YAML (`llamatrain.yaml_files`) and rows of data (`llamatrain.data.files`).
 
 What a file must hold is a type: `dict[str, Any]`, a list or dictionary of a type, a TypedDict, or a dataclass, which is
 made. Where the file holds anything else, the error says
@@ -16,8 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
-
-import yaml
 
 from .errors import UserError, show
 
@@ -78,34 +76,6 @@ def read_lines(
                 bad(damaged)
                 continue
             yield made
-
-
-def read_yaml(path: Path) -> Any:
-    """Return what a YAML file holds; UserError with the line where it is no YAML or names a key twice."""
-    try:
-        return yaml.load(read_text(path), Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: not YAML: {' '.join(str(error.problem).split())}") from error
-    except UserError:
-        raise
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a ValueError of a date that cannot be
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Plain YAML in which no key may stand twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' stands twice", key.start_mark
-                )
-            if isinstance(key.value, str):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _damaged(path: Path, fault: UserError, mend: str, line: str = "") -> DamagedFileError:

@@ -20,7 +20,7 @@ from llamatrain.config import presets
 from llamatrain.config.explain import composed_by_hydra, explained, missing
 from llamatrain.config.presets import preset_overrides, with_presets, yaml_name
 from llamatrain.errors import UserError, show
-from llamatrain.text_files import read_yaml
+from llamatrain.yaml_files import read_yaml
 
 C = TypeVar("C")
 

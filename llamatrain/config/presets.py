@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llamatrain.errors import UserError, show
-from llamatrain.text_files import read_yaml
+from llamatrain.yaml_files import read_yaml
 
 OWN = Path("presets")  # the user's own, below the working folder
 YAML = (".yaml", ".yml")

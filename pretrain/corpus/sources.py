@@ -13,7 +13,7 @@ from llamatrain.data import rows
 from llamatrain.data.adapters import Version
 from llamatrain.data.rows import Part
 from llamatrain.errors import UserError
-from llamatrain.text_files import read_yaml
+from llamatrain.yaml_files import read_yaml
 
 KEYS = ("paths", "eval", "weight", "epochs", "licence", "text", "config", "revision")
 

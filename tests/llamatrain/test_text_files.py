@@ -8,8 +8,7 @@ from typing import Any, TypedDict
 
 import pytest
 
-from llamatrain.errors import UserError
-from llamatrain.text_files import DamagedFileError, read_json, read_lines, read_text, read_yaml
+from llamatrain.text_files import DamagedFileError, read_json, read_lines, read_text
 
 
 class Part(TypedDict):
@@ -93,24 +92,3 @@ def test_lines(tmp_path: Path) -> None:
     list(read_lines(path, Part, bad=bad.append))
     assert ":6 is damaged: not JSON" in str(bad[-1])  # the last was cut short
     assert list(read_lines(file(tmp_path, b'{"size": 1}\n{"size": 2}'), Part)) == [{"size": 1}, {"size": 2}]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"a: [1\n", ":2: not YAML: "),
-        (b"a: 1\na: 2\n", ":2: not YAML: the key 'a' stands twice"),
-        (b"[a]: 1\n", ":1: not YAML: "),
-        (b"\xff", " is damaged: not UTF-8"),
-        (b"\x00", ": not YAML: "),
-        (b"[" * 500, ": not YAML: "),
-        (b"a: !!python/name:os.system\n", ":1: not YAML: "),
-        (b"a: 2026-99-99\n", ": not YAML: "),
-    ],
-)
-def test_yaml(content: bytes, says: str, tmp_path: Path) -> None:
-    path = file(tmp_path, content)
-    with pytest.raises(UserError) as error:
-        read_yaml(path)
-    assert str(error.value).startswith(f"{path}{says}") and "\n" not in str(error.value)
-    assert read_yaml(file(tmp_path, b"a: [x=1]\n")) == {"a": ["x=1"]}

@@ -1,0 +1,39 @@
+"""YAML files on disk, read by one strict reader. The one file of what settings need that imports more than Python brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UserError
+from .text_files import read_text
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds; UserError with the line where it is no YAML or names a key twice."""
+    try:
+        return yaml.load(read_text(path), Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not YAML: {' '.join(str(error.problem).split())}") from error
+    except UserError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # a ValueError of a date that cannot be
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain YAML in which no key may stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
