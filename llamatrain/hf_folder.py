@@ -58,6 +58,7 @@ def load_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
             if others and not index.is_file():
                 raise UserError(f"{folder} has {others[0]} but no {name}: need safetensors, as transformers saves them")
             raise UserError(f"checkpoint {folder} is damaged: {name} is missing")
+        path.open("rb").close()  # what may not be read says so itself; `safe_open` would call it missing
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)

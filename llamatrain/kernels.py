@@ -93,11 +93,12 @@ def measure(config: ModelConfig) -> None:
     if distributed.is_main():
         path = _cache()
         known: dict[str, str] = {}
-        with suppress(FileNotFoundError, DamagedFileError):  # then it is measured anew
-            known = read_json(path, Measured)["fastest"]
+        # A home that is not there, or cannot be read or written, costs the measurement again, no more.
+        with suppress(OSError, DamagedFileError):
+            known = read_json(path, Measured)["fastest"] if path else {}
         found = {name: known.get(name) or fastest(*shape) for name, shape in wanted.items()}
-        if not found.items() <= known.items():
-            with suppress(OSError):  # a home that cannot be written costs the measurement again, no more
+        if path and not found.items() <= known.items():
+            with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 atomic.write_json(path, {"machine": _machine(), "fastest": known | found})
     _fastest.update(distributed.broadcast_object(found))
@@ -132,8 +133,12 @@ def fastest(n_out: int, n_in: int, gain: float = GAIN) -> str:
     return "onednn" if seconds["onednn"] * gain < seconds["mkl"] else "mkl"
 
 
-def _cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamatrain"
+def _cache() -> Path | None:
+    """Return the file of this machine; None for a user without a home, as in some containers."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamatrain"
+    except RuntimeError:
+        return None
     return folder / f"kernels-{hashlib.sha256(repr(_machine()).encode()).hexdigest()[:12]}.json"
 
 

@@ -66,6 +66,23 @@ def test_what_is_measured_is_kept_for_the_next_run(
     assert len(measured) == len(first)
 
 
+@pytest.mark.parametrize("home", ["none", "a file"])
+def test_without_a_home_each_run_measures(
+    home: str, measured: list[str], model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Path, "home", none if home == "none" else lambda: tmp_path / "file")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    for _ in range(2):
+        measured.clear()
+        kernels.choose("auto", {})
+        kernels.measure(model_config)
+        assert measured and kernels.used().keys() == set(measured)
+
+
 def test_a_choice_measures_nothing(measured: list[str], model_config: ModelConfig) -> None:
     for choice in ("mkl", "onednn"):
         kernels.choose(choice, {"1x1": "onednn"})

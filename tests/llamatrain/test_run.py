@@ -281,6 +281,24 @@ def test_a_dashboard_that_cannot_be_opened_costs_a_line(
     assert board.summary == {} and modes == [mode, less]
 
 
+def test_a_dashboard_of_a_user_without_a_home_lies_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in some containers, where wandb would find no place for what it keeps."""
+
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    kept = ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
+    for name in kept:
+        monkeypatch.setenv(name, "")  # so that it is gone after the test
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(Path, "home", none)
+    module = types.SimpleNamespace(init=Dashboard("offline").init, Settings=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "wandb", module)  # type: ignore[arg-type]
+    wandb = WandbConfig(mode="offline", project="test", entity=None, group=None, tags=[])
+    with Run(run_config(tmp_path, wandb=wandb), "test", {}, data={}) as run:
+        assert {os.environ[name] for name in kept} == {str(run.folder / "wandb")}
+
+
 def test_a_dashboard_that_dies_costs_a_line_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
