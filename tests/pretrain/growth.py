@@ -1,4 +1,4 @@
-"""Pretrain in this process and print how much memory is in use, as the C library counts it, every hundred steps.
+"""Pretrain in this process and print how much memory is in use, as the C library counts it, every fifty steps.
 
 python -m tests.pretrain.growth OVERRIDE...
 """
@@ -52,7 +52,7 @@ class Watched(Run):
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Log a step's metrics."""
         super().log(step, values)
-        if step % 100 == 0:
+        if step % 50 == 0:
             print(in_use(), flush=True)
 
 

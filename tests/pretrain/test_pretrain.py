@@ -78,11 +78,12 @@ def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # against a hang alone: it takes half a minute, and many times that beside other work
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library does not count")
 def test_a_long_run_does_not_grow(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
     """Below Python, too. PyTorch records the last 2,000 collectives; of ten the record is full soon."""
     paths = [f"corpus={corpus}", f"tokenizer={tokenizer.path}", *quiet(tmp_path, "base"), *SMALL]
-    length = ["tokens=null", "steps=800", "seq_len=32", "batch_tokens=64", "micro_batch_size=2"]
+    length = ["tokens=null", "steps=400", "seq_len=32", "batch_tokens=64", "micro_batch_size=2"]
     command = [
         sys.executable,
         "-m",
@@ -93,10 +94,10 @@ def test_a_long_run_does_not_grow(tmp_path: Path, corpus: Path, tokenizer: Token
         "run.save_every=100",
     ]
     environment = {**os.environ, "TORCH_FR_BUFFER_SIZE": "10"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     held = [int(line) for line in done.stdout.split()]
     assert len(held) == 8, done.stderr
-    assert min(held[4:]) - held[2] < 100 * 100, held  # less than 100 bytes in each of some hundred steps
+    assert min(held[5:]) - held[3] < 100 * 100, held  # less than 100 bytes in each of some hundred steps
 
 
 def test_without_held_out_documents_nothing_is_evaluated(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
