@@ -93,7 +93,7 @@ def compose(stage: Stage, presets: Sequence[str], seed: int | None, known: Compo
     typed = [override.lstrip("+~").partition("=")[0] for override in stage.overrides]
     source = (stage.program, *(f"preset={name}" for name in presets), *stage.overrides)
     if source not in known:
-        known[source] = compose_dict(stage.program, source[1:])
+        known[source] = compose_dict(stage.program, source[1:], schema_of(stage.program))
     values = deepcopy(known[source])
     for key, value in stage.settings.items():
         below = next((one for one in typed if one.startswith(f"{key}.")), None)

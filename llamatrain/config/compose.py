@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -28,8 +28,8 @@ FROM_FILE = "--config"  # of a whole configuration, as a pipeline gives it to it
 NOT_GIVEN = "(not given)"
 
 
-def _hydra(program: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose without a schema."""
+def _hydra(program: str, overrides: Sequence[str], schema: type | None) -> DictConfig:
+    """Compose; the schema says only what may be added."""
     path = presets.config_folder() / f"{yaml_name(program)}.yaml"
     if not path.is_file():
         raise UserError(f"no configuration for program '{program}' in {presets.config_folder()}")
@@ -38,12 +38,20 @@ def _hydra(program: str, overrides: Sequence[str]) -> DictConfig:
     if own is not None:
         raise UserError(f"'{own}': Hydra only composes here and has no keys of its own; run.dir says where runs lie")
     with explained(program, overrides):
-        return composed_by_hydra(program, overrides)
+        return composed_by_hydra(program, [*_opened(overrides, schema)])
 
 
-def compose_dict(program: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Compose a program's configuration as a plain dictionary, without its schema; `???` stays where needed."""
-    config = _hydra(program, overrides)
+def _opened(overrides: Sequence[str], schema: type | None) -> Iterator[str]:
+    """Yield overrides; those below a mapping, whose names are the user's own, are added: `models.mine.checkpoint=x`."""
+    kinds = get_type_hints(schema) if schema is not None else {}
+    mappings = {name for name, kind in kinds.items() if dict in (get_origin(kind), *map(get_origin, get_args(kind)))}
+    for override in overrides:
+        yield f"++{override}" if "." in override and override.partition(".")[0] in mappings else override
+
+
+def compose_dict(program: str, overrides: Sequence[str] = (), schema: type | None = None) -> dict[str, Any]:
+    """Compose a program's configuration as a plain dictionary, not held against its schema; `???` stays where needed."""
+    config = _hydra(program, overrides, schema)
     with explained(program, overrides):
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
@@ -73,7 +81,7 @@ def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: 
 
     With `fill`, texts that the user must give (names, paths) may be missing: they are then NOT_GIVEN.
     """
-    values = compose_dict(program, overrides)
+    values = compose_dict(program, overrides, schema)
     note_given(values, lengths_given(program, overrides))
     return check(program, schema, values, overrides, fill)
 

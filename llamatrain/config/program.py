@@ -138,7 +138,7 @@ def _text(program: str, schema: type, arguments: Sequence[str], about: str, plan
     if flags:
         raise _unknown(flags[0], plans)
     _refuse_stray(program, overrides)
-    values = compose_dict(program, overrides)
+    values = compose_dict(program, overrides, schema)
     shown = typed(program, schema, values, overrides)
     with explained(program, overrides, schema):
         if not OmegaConf.missing_keys(shown):

@@ -119,16 +119,26 @@ def check_row(row: Row, kind: Kind, where: Place) -> None:
     ends = ENDS.get(kind)
     if ends is not None:
         if "messages" not in row:
-            raise UserError(f"{where}: field 'messages' is missing from the {kind}, needs a list of messages")
+            needs = f"needs a list of messages{_hint(row, kind)}"
+            raise UserError(f"{where}: field 'messages' is missing from the {kind}, {needs}")
         check_messages(row["messages"], f"{where}: field 'messages'", ends=ends)
     for field, (fault, required) in FIELDS[kind].items():
         value = row.get(field)
         if value is None:
             if required:
                 found = "is null" if field in row else "is missing"
-                raise UserError(f"{where}: field {field!r} of the {kind} {found}, needs {fault(None) or 'a value'}")
+                needs = f"needs {fault(None) or 'a value'}{_hint(row, kind)}"
+                raise UserError(f"{where}: field {field!r} of the {kind} {found}, {needs}")
             row.pop(field, None)
             continue
         needed = fault(value)
         if needed is not None:
             raise UserError(f"{where}: field {field!r} of the {kind}: found {show(value)}, needs {needed}")
+
+
+def _hint(row: Row, kind: Kind) -> str:
+    """Return what other kind a row that lacks a field is of, in words; empty where it is of none that can be told."""
+    needed = {other: [name for name, (_, required) in fields.items() if required] for other, fields in FIELDS.items()}
+    found = [other for other, names in needed.items() if all(row.get(name) is not None for name in names)]
+    best = max(found, key=lambda other: len(needed[other]), default=kind)
+    return f" (the row is a {best})" if best != kind and len(needed[best]) > 1 else ""

@@ -20,6 +20,7 @@ run:
 steps: ???        # updates to take
 ratio: 0.5        # a share
 names: [a, b]
+shares: null      # of the user's own names
 """
 
 
@@ -30,6 +31,7 @@ class Example:
     steps: int
     ratio: float
     names: list[str]
+    shares: dict[str, float] | None
 
 
 @pytest.fixture
@@ -40,6 +42,6 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / group).symlink_to(real / group)
     (tmp_path / "example.yaml").write_text(YAML)
     (tmp_path / "preset").mkdir()
-    (tmp_path / "preset" / "quick.yaml").write_text("example: [steps=3, optim.lr=0.25]\n")
+    (tmp_path / "preset" / "quick.yaml").write_text("example: [steps=3, optim.lr=0.25, shares.books=2]\n")
     monkeypatch.setattr(presets, "config_folder", lambda: tmp_path)
     return tmp_path

@@ -37,6 +37,12 @@ def test_a_single_value_is_a_list_where_one_is_meant() -> None:
 
 
 @pytest.mark.usefixtures("example")
+def test_a_mapping_takes_names_of_the_users_own() -> None:
+    assert compose("steps=1", "shares.books=2", "+shares.web=1").shares == {"books": 2.0, "web": 1.0}
+    assert compose("preset=quick", "shares.web=1").shares == {"books": 2.0, "web": 1.0}
+
+
+@pytest.mark.usefixtures("example")
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -50,6 +56,8 @@ def test_a_single_value_is_a_list_where_one_is_meant() -> None:
         ("preset=quik", ["preset=quik", "quick"]),
         ("run.wandb.mode=on", ["run.wandb.mode=on"]),
         ("run.progress=maybe", ["run.progress=maybe: need true or false"]),
+        ("shares.books=many", ["shares.books=many: need a number"]),
+        ("shares=3", ["shares=3"]),
         ("run.wandb=3", ["run.wandb=3: need keys of its own, like run.wandb.KEY=VALUE"]),
         ("=1", ["'=1' cannot be taken"]),
         ("run=null", ["'run=null' cannot be taken"]),

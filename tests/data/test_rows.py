@@ -107,6 +107,15 @@ def test_every_missing_field_is_named(kind: str, tmp_path: Path) -> None:
             read(path, kind)
 
 
+@pytest.mark.parametrize(
+    ("row", "kind"), [("comparison", "preference"), ("prompt", "response"), ("judgement", "prompt")]
+)
+def test_a_row_of_another_kind_is_called_by_it(row: str, kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", GOOD[row])
+    with pytest.raises(UserError, match=rf"missing.*\(the row is a {row}\)"):
+        read(path, kind)
+
+
 @pytest.mark.parametrize("kind", ["document", "dialogue", "prompt"])
 def test_the_files_name_stands_in_for_a_source(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", {**GOOD[kind], "source": None}, GOOD[kind])
