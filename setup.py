@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={f"llamatrain.{name}": name for name in (*NESTED, "configs")},
-    package_data={"llamatrain.configs": ["**/*.yaml"], "llamatrain.launch": ["report/*.css"]},
+    package_data={"llamatrain.configs": ["**/*.yaml"], "llamatrain.launch": ["report/templates/*"]},
     include_package_data=False,
     install_requires=[
         "torch>=2.13,<3",
@@ -59,6 +59,7 @@ setup(
         "safetensors>=0.8,<1",
         "numpy>=2,<3",
         "rich>=15,<16",
+        "jinja2>=3.1.6,<4",
         "ftfy>=6.3,<7",
         "pyarrow>=21,<27",
         "rensa>=0.5,<0.6",

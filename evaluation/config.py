@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llamatrain.description import Headline, Program
+from llamatrain.description import Headline, Measure, Measures, Program
 from llamatrain.errors import UserError
 from llamatrain.keys import SPEED, check_values, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig
@@ -51,6 +51,35 @@ class EvaluateConfig:
             raise UserError(f"corpus={self.corpus}: need a checkpoint in one of the models to measure on it")
 
 
+GOLD, SCORES = "by the gold judge", "by the reward models"
+MEASURES = Measures(
+    "evaluation.json",
+    {
+        "helpfulness": Measure("Helpfulness", GOLD, bounds=(0, 1)),
+        "safety": Measure("Safety", GOLD, bounds=(0, 1)),
+        "score_helpfulness": Measure("Helpfulness score", SCORES, 2),
+        "score_safety": Measure("Safety score", SCORES, 2),
+        "score_combined": Measure("Combined score", SCORES, 2),
+        "perplexity": Measure("Perplexity"),
+        "bits_per_byte": Measure("Bits per byte"),
+        "loss": Measure("Loss"),
+        "spearman_helpfulness": Measure("Score and judge (Spearman)"),
+        "spearman_safety": Measure("Score and judge (Spearman)"),
+        "refused": Measure("Over-refusals"),
+        "gated": Measure("Scored unsafe"),
+        "finished": Measure("Finished"),
+        "length": Measure("Words per response", digits=1),
+    },
+    by={
+        GOLD: "The gold judge knows the truth of the toy world; its marks count, and train nothing.",
+        SCORES: "The reward models' scores are logits, and the training signal's own view: what tuning raised, whether or "
+        "not it is better. They saw only what fine-tuned models answer, so a pretrained model is not scored.",
+    },
+    of_kind={
+        "harmless": ("helpfulness", "score_helpfulness", "spearman_helpfulness", "refused", "gated", "finished"),
+        "adversarial": ("safety", "helpfulness", "score_safety", "spearman_safety", "gated", "finished"),
+    },
+)
 PROGRAMS = {
     "evaluate": Program(
         "evaluation",
@@ -65,5 +94,6 @@ PROGRAMS = {
                 "held-out text": {"perplexity": "perplexity", "bits_per_byte": "bits per byte"},
             }
         ),
+        measures=MEASURES,
     )
 }

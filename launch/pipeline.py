@@ -155,6 +155,7 @@ class Pipeline:
             "preset": self.preset,
             "graph": "chat",
             "stages": {one.name: {"program": one.program, "parents": one.parents} for one in planned},
+            "left_out": self.graph.left_out,
         }
         atomic.write_json(self.place.folder / "pipeline.json", content)
 

@@ -32,6 +32,7 @@ NEEDED = {
     "safetensors": "safetensors",
     "numpy": "numpy",
     "rich": "rich",
+    "jinja2": "jinja2",
     "ftfy": "ftfy",
     "pyarrow": "pyarrow",
     "rensa": "rensa",

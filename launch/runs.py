@@ -32,6 +32,12 @@ class Judged(TypedDict, total=False):
     reasons: list[str]
 
 
+class Shared(TypedDict, total=False):
+    """What is shown of a file of shares."""
+
+    overall: dict[str, Any]
+
+
 @cache
 def warn(text: str) -> None:
     """Say, once, what is left out."""

@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llamatrain.description import Program
-from llamatrain.errors import UserError
-from llamatrain.keys import flatten
+from llamatrain.description import Measures
 from llamatrain.replaced import MARK
-from llamatrain.yaml_files import read_yaml
 
-from .graph import DATA, REFERENCE
-from .programs import PROGRAMS
-from .record import VALUE, Record, known_record
-from .runs import Judged, Response, Row, is_number, read_json, read_lines, read_series, read_status
+from .graph import REFERENCE
+from .runs import Judged, Response, Row, is_number, read_json, read_lines, read_status
+from .stage_run import StageRun
 
 
 class Node(TypedDict):
@@ -36,9 +31,7 @@ class Described(TypedDict, total=False):
     command: list[str]
     preset: str
     stages: dict[str, Node]
-
-
-UNKNOWN = Program("", "", "")  # of a folder that no known program made
+    left_out: list[str]
 
 
 def is_adversarial(row: Row) -> bool:
@@ -63,75 +56,6 @@ def gold(row: Row) -> float | None:
     return mark(row, "safety" if is_adversarial(row) else "helpfulness")
 
 
-@dataclass(frozen=True)
-class StageRun:
-    """One stage's run folder."""
-
-    name: str
-    program: str
-    folder: Path
-    parents: list[str]
-
-    @property
-    def about(self) -> Program:
-        """What its program says of itself."""
-        return PROGRAMS.get(self.program, UNKNOWN)
-
-    @cached_property
-    def record(self) -> Record | None:
-        """What the stage was made from, where a pipeline made it."""
-        return known_record(self.folder)
-
-    @cached_property
-    def status(self) -> Row:
-        """status.json."""
-        return read_status(self.folder)
-
-    @cached_property
-    def series(self) -> dict[str, list[tuple[float, float]]]:
-        """metrics.jsonl, by metric."""
-        return read_series(self.folder)
-
-    @property
-    def seconds(self) -> float:
-        """How long the stage took, over all attempts."""
-        return self.record.seconds if self.record else float(self.status.get("seconds") or 0.0)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """Its configuration, flat: with references to other stages where a pipeline made it."""
-        if self.record:
-            return self.record.config
-        try:
-            found = read_yaml(self.folder / "config.yaml")
-        except (UserError, OSError):
-            return {}
-        return dict(flatten(found)) if isinstance(found, dict) else {}
-
-    def values(self, key: str) -> dict[str, str]:
-        """Return what its configuration has at and below `key`."""
-        return {name: str(value) for name, value in self.config.items() if name == key or name.startswith(f"{key}.")}
-
-    def reads(self, key: str) -> list[str]:
-        """Return the stages that its configuration refers to at and below `key`."""
-        return [reference[1] for value in self.values(key).values() if (reference := REFERENCE.match(value))]
-
-    def sources(self, key: str) -> list[str]:
-        """Return the data at and below `key`, as sources that `read_rows` takes."""
-        return [self._source(name, value) for name, value in self.values(key).items() if value]
-
-    def _source(self, key: str, value: str) -> str:
-        parts = VALUE.fullmatch(value)
-        if parts is None:
-            return value
-        path, reference = parts["path"], REFERENCE.fullmatch(parts["path"])
-        if reference and reference[1] != DATA:
-            path = f"{self.folder.parent / reference[1]}{reference[2]}"
-        elif self.record:
-            path = self.record.paths.get(key, path)
-        return f"{parts['adapter'] or ''}{path}{parts['part'] or ''}"
-
-
 class Story:
     """A pipeline's folder (or that of a single run)."""
 
@@ -140,26 +64,37 @@ class Story:
         self.folder, self.samples = folder, samples
         self.description: Row = read_json(folder / "pipeline.json", Described)
         self.name = str(self.description.get("name") or folder.name)
-        self.stages = [stage for stage in _stages(folder, self.description) if stage.status or stage.record]
-
-    def of(self, *programs: str) -> list[StageRun]:
-        """Return the stages of these programs, in the pipeline's order."""
-        return [stage for stage in self.stages if stage.program in programs]
+        self.chain = list(_stages(folder, self.description))
+        self.stages = [
+            stage for stage in self.chain if stage.status or stage.record
+        ]  # of which there is something to tell
 
     @cached_property
+    def answered(self) -> list[StageRun]:
+        """The stages that had a model answer held-out prompts."""
+        return [stage for stage in self.stages if stage.about.answers]
+
+    @cached_property
+    def measured(self) -> tuple[Measures, Row]:
+        """What the last stage that measured models found, and what there is to know of its numbers."""
+        found = [
+            (about, read_json(stage.folder / about.file)) for stage in self.stages if (about := stage.about.measures)
+        ]
+        return next((one for one in reversed(found) if one[1]), (Measures("", {}, {}, {}), {}))
+
+    @property
     def evaluation(self) -> Row:
-        """evaluation.json of the last stage that has one."""
-        found = [read_json(stage.folder / "evaluation.json") for stage in self.of("evaluate")]
-        return next((content for content in reversed(found) if content), {})
+        """What was found, as it stands in the file."""
+        return self.measured[1]
 
     @cached_property
     def model_of(self) -> dict[str, str]:
         """Stage -> the name of the model it trained or sampled, as the evaluation calls it."""
         names = {}
-        for stage in self.of("sample"):
+        for stage in self.answered:
             checkpoint = next(iter(stage.reads("checkpoint")), stage.name)
             names[stage.name] = checkpoint
-        for stage in self.of("evaluate"):
+        for stage in (stage for stage in self.stages if stage.about.measures):
             for key, value in (stage.record.config if stage.record else {}).items():
                 model, reference = (
                     re.fullmatch(r"models\.(.+)\.(?:checkpoint|responses)", key),
@@ -167,7 +102,7 @@ class Story:
                 )
                 if model and reference:
                     names[reference[1]] = model[1]
-        for stage in self.of("sample"):
+        for stage in self.answered:
             if names[stage.name] in names and names[stage.name] != stage.name:
                 names[stage.name] = names[names[stage.name]]
         return names
@@ -189,8 +124,8 @@ class Story:
 
     def judgements(self, stage: str) -> list[Row]:
         """Return the gold judgements of what a stage made, in the order of its rows."""
-        judges = [judge for judge in self.of("judge") if stage in judge.reads("responses")]
-        return list(read_lines(judges[-1].folder / "judgements.jsonl", Judged)) if judges else []
+        judges = [judge for judge in self.stages if judge.about.marks and stage in judge.reads("responses")]
+        return list(read_lines(judges[-1].folder / judges[-1].about.marks, Judged)) if judges else []
 
     def judged(self, stage: StageRun, file: str) -> list[Row]:
         """Return a stage's rows of responses, each with its gold judgement under `judgement` where there is one."""
@@ -204,8 +139,8 @@ class Story:
     def responses(self) -> dict[str, list[Row]]:
         """Model -> its responses to held-out prompts."""
         found = {
-            self.model_of.get(stage.name, stage.name): self.judged(stage, "responses.jsonl")
-            for stage in self.of("sample")
+            self.model_of.get(stage.name, stage.name): self.judged(stage, stage.about.answers)
+            for stage in self.answered
         }
         return {model: rows for model, rows in found.items() if rows}
 

@@ -1,6 +1,9 @@
 """What a program is, as data: `config.py` of each folder describes the folder's own programs in PROGRAMS, name -> Program.
 
 Help, the pipeline and the report look up here what they show of a program, and name none. Imports no torch.
+
+Texts with `{name}` are filled in from a run: with its settings, the last value of each of its metrics, `step`, `tokens`
+(trained on), `parameters` (of its checkpoint), `rows of <key>` (read) or `rows of <name>` (made: <name>.jsonl).
 """
 
 from __future__ import annotations
@@ -11,15 +14,49 @@ from dataclasses import dataclass, field
 LOSSES = {"eval/loss": "held-out loss", "eval/perplexity": "perplexity", "train/loss": "loss"}
 
 
+# --- what the report draws ---------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Chart:
-    """Series that share an axis in the report, and what they are called there."""
+    """Series of metrics.jsonl that share an axis in the report, and what they are called there."""
 
     title: str
     note: str
     y_label: str
     metrics: Mapping[str, str]
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[float, float] | None = None  # values beyond are drawn at their edge
+    logarithmic: bool = False
+
+
+LOSS = Chart("Loss", "", "loss", {"train/loss": "training", "eval/loss": "held out"}, logarithmic=True)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares with their intervals in a JSON file: of the whole under `overall`, and by each of the groups."""
+
+    file: str
+    groups: Mapping[str, Mapping[str, str]]  # key in the file -> its parts and what they are called
+    of: str  # the setting that names the checkpoint they are about
+    pools: str  # the setting that names runs whose shares these sum up
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """A file of several scored responses to each prompt: what keeping the best of K brings."""
+
+    file: str
+
+
+@dataclass(frozen=True)
+class Against:
+    """A file of scored responses from the course of a run, against a number that each row has."""
+
+    file: str
+    key: str
+    title: str
+    x_label: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +67,29 @@ class Table:
     rows: str  # what they are, which says what is strange among them: dialogue, preference, best, rollout
     key: str = ""
     file: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number about a model: what it is called, who gives it (empty where it is a plain fact), its decimals, its range."""
+
+    title: str
+    by: str = ""
+    digits: int = 3
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """A file of numbers about several models, overall and by kind of prompt."""
+
+    file: str
+    known: Mapping[str, Measure]  # in the order of the report
+    by: Mapping[str, str]  # who gives marks -> what is to be known of them, the one that counts first
+    of_kind: Mapping[str, tuple[str, ...]]  # kind of prompts -> which numbers matter there
+
+
+# --- programs ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -56,9 +116,12 @@ class Program:
     schema: type | None = None  # of its settings; None: the module has them (launch's own)
     makes: tuple[str, ...] = ()  # files in its run folder that other stages read; "" is the folder itself
     headline: Headline = Headline()
+    size: str = ""  # how much it made or used, in a few words
     model: str = ""  # what its model is, for the report; empty where it makes none that writes text
-    trained_on: str = ""  # and on how much, from its settings and last metrics
+    trained_on: str = ""  # and on how much
     chats: bool = False  # that model knows the chat format
-    curve: bool = False  # it fits something: train/loss over steps is drawn
-    charts: tuple[Chart, ...] = ()  # what is looked at first in its other series
+    answers: str = ""  # its file of responses to held-out prompts, by the model of its `checkpoint`
+    marks: str = ""  # its file of gold judgements, of the rows of its `responses`
+    measures: Measures | None = None
+    charts: tuple[Chart | Shares | BestOf | Against, ...] = ()
     learns_from: tuple[Table, ...] = ()

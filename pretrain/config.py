@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import BAD_ROWS
-from llamatrain.description import LOSSES, Headline, Program
+from llamatrain.description import LOSS, LOSSES, Headline, Program
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, above, check_values, least, one_of, reads
 from llamatrain.model.config import ModelConfig
@@ -134,6 +134,7 @@ PROGRAMS = {
         schema=TokenizerConfig,
         makes=("", "tokenizer.model"),
         headline=Headline({"tokenizer/vocab_size": "pieces"}, counts=True),
+        size="vocabulary of {tokenizer/vocab_size}",
     ),
     "corpus": Program(
         "pretrain.corpus",
@@ -142,6 +143,7 @@ PROGRAMS = {
         schema=CorpusConfig,
         makes=("", "train", "eval"),
         headline=Headline({"corpus/train_tokens": "tokens", "corpus/train_documents": "documents"}, counts=True),
+        size="{corpus/train_tokens} tokens",
     ),
     "corpus.verify": Program(
         "pretrain.corpus.verify", "Data", "a corpus's files against their sizes and hashes", schema=VerifyConfig
@@ -163,7 +165,8 @@ PROGRAMS = {
         makes=("final",),
         headline=Headline(LOSSES),
         model="Pretrained: continues text. It has seen no dialogue, and no answer of it was ever rated.",
-        trained_on="{tokens} tokens in {step:,} steps",
-        curve=True,
+        size="{parameters} parameters",
+        trained_on="{tokens} tokens in {step} steps",
+        charts=(LOSS,),
     ),
 }

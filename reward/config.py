@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llamatrain.data.kinds import RATINGS
 from llamatrain.data.skipped import BAD_ROWS
-from llamatrain.description import LOSSES, Headline, Program, Table
+from llamatrain.description import LOSS, LOSSES, Headline, Program, Shares, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SHARE, SPEED, above, check_values, least, one_of, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
@@ -84,6 +85,19 @@ class RewardEvaluateConfig:
             raise UserError("preferences=[]: need at least one preferences file")
 
 
+ACCURACY = Shares(
+    "accuracy.json",
+    {
+        "by_rating": {rating: rating.replace("_", " ") for rating in (*RATINGS, "unrated")},
+        "by_bin": {
+            "safe_unsafe": "safe against unsafe",
+            "both_safe": "both safe",
+            "both_unsafe": "both unsafe",
+        },
+    },
+    of="checkpoint",
+    pools="pool",
+)
 PROGRAMS = {
     "reward": Program(
         "reward",
@@ -94,7 +108,8 @@ PROGRAMS = {
         schema=RewardConfig,
         makes=("final",),
         headline=Headline({"eval/accuracy": "held-out accuracy", **LOSSES}),
-        curve=True,
+        size="{reward/own_pairs} pairs",
+        charts=(LOSS,),
         learns_from=(Table("Preferences", "preference", key="train"),),
     ),
     "reward.evaluate": Program(
@@ -104,5 +119,7 @@ PROGRAMS = {
         schema=RewardEvaluateConfig,
         makes=("", "accuracy.json", "scores.jsonl"),
         headline=Headline({"accuracy": "accuracy"}),
+        size="{rows of scores} pairs",
+        charts=(ACCURACY,),
     ),
 }

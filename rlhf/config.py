@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import BAD_ROWS
-from llamatrain.description import LOSSES, Chart, Headline, Program, Table
+from llamatrain.description import LOSS, LOSSES, Against, BestOf, Chart, Headline, Program, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import KEEPS, SPEED, above, check_values, least, one_of, reads
 from llamatrain.responses.config import TOO_LONG, LearningGateConfig, ResponsesConfig
@@ -189,9 +189,10 @@ PROGRAMS = {
         headline=Headline(LOSSES, best_of="rs/best_of_"),
         model="Rejection sampling (RS): samples several answers to each prompt and is fine-tuned on those that two reward "
         "models, trained on preferences, score best.",
-        trained_on="the best {rs/kept:,.0f} of {rs/responses:,.0f} responses",
+        size="best {rs/kept} of {rs/responses}",
+        trained_on="the best {rs/kept} of {rs/responses} responses",
         chats=True,
-        curve=True,
+        charts=(LOSS, BestOf("responses.jsonl")),
         learns_from=(Table("The best of K", "best", file="best.jsonl"),),
     ),
     "ppo": Program(
@@ -207,9 +208,10 @@ PROGRAMS = {
         ),
         model="Reinforcement learning from human feedback (RLHF) by PPO: raises the reward models' score of its answers, and "
         "pays for every step away from where it started.",
-        trained_on="{step:,} iterations of {batch_prompts:,} responses",
+        size="{step} × {batch_prompts} responses",
+        trained_on="{step} iterations of {batch_prompts} responses",
         chats=True,
-        charts=PPO_CHARTS,
+        charts=(Against("samples.jsonl", "kl", "KL", "KL from the start, nats per response"), *PPO_CHARTS),
         learns_from=(Table("PPO's batches", "rollout", file="samples.jsonl"),),
     ),
     "compare": Program(
@@ -220,6 +222,7 @@ PROGRAMS = {
         schema=CompareConfig,
         makes=("comparisons.jsonl",),
         headline=Headline({"compare/pairs": "pairs", "compare/equal": "left out as equal"}, counts=True),
+        size="{compare/pairs} pairs",
     ),
     "sample": Program(
         "rlhf.sample",
@@ -229,5 +232,7 @@ PROGRAMS = {
         schema=SampleConfig,
         makes=("responses.jsonl",),
         headline=Headline({"sample/responses": "responses", "sample/finished": "finished"}),
+        size="{sample/responses} responses",
+        answers="responses.jsonl",
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import BAD_ROWS
-from llamatrain.description import LOSSES, Headline, Program, Table
+from llamatrain.description import LOSS, LOSSES, Headline, Program, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, above, check_values, least, one_of, reads
 from llamatrain.settings import OptimConfig, RunConfig, ZeroConfig
@@ -52,9 +52,10 @@ PROGRAMS = {
         makes=("final",),
         headline=Headline(LOSSES),
         model="Supervised fine-tuning (SFT): imitates the answers of written dialogues.",
-        trained_on="{rows of train:,} dialogues",
+        size="{rows of train} dialogues",
+        trained_on="{rows of train} dialogues",
         chats=True,
-        curve=True,
+        charts=(LOSS,),
         learns_from=(Table("Dialogues", "dialogue", key="train"),),
     )
 }

@@ -86,6 +86,7 @@ PROGRAMS = {
         schema=ToyworldConfig,
         makes=("", *(f"{name}{end}.jsonl" for name in SETS for end in ("", "_eval"))),
         headline=Headline({"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"}, counts=True),
+        size="{toyworld/documents} documents, {toyworld/dialogues} dialogues, {toyworld/prompts} prompts",
     ),
     "rate": Program(
         "toyworld.rate",
@@ -94,6 +95,7 @@ PROGRAMS = {
         schema=RateConfig,
         makes=tuple(f"preferences_{kind}{end}.jsonl" for kind in KINDS for end in ("", "_eval")),
         headline=Headline({f"rate/preferences_{kind}": kind for kind in KINDS}, whose="preferences: ", counts=True),
+        size=f"{' + '.join(f'{{rate/preferences_{kind}}}' for kind in KINDS)} preferences",
     ),
     "judge": Program(
         "toyworld.judge",
@@ -105,5 +107,7 @@ PROGRAMS = {
             {"judge/helpful_prompts/helpfulness": "helpful", "judge/safety_prompts/safety": "safe"},
             whose="gold judge: ",
         ),
+        size="{rows of judgements} marks",
+        marks="judgements.jsonl",
     ),
 }

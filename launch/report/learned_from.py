@@ -10,7 +10,6 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from llamatrain.data.rows import read_rows
@@ -19,8 +18,8 @@ from llamatrain.progress import counted
 
 from ..answers import question
 from ..runs import Row, decimals, is_number
-from ..story import StageRun, Story, gold, is_adversarial, logit
-from .elements import card, table
+from ..stage_run import StageRun
+from ..story import Story, gold, is_adversarial, logit
 from .samples import clipped
 
 RANDOM, STRANGE, SEED = 10, 5, 0  # rows drawn, rows by rule, and the seed of the drawing
@@ -177,8 +176,8 @@ def _strangest(rules: Sequence[Rule], tops: Sequence[list[tuple[float, int, Row]
                 yield rule.name, -top[place][1], top[place][2]
 
 
-def learned_from(story: Story) -> str:
-    """A card a file that a stage learns from."""
+def learned_from(story: Story) -> Row | None:
+    """Return a card a file that a stage learns from."""
     cards, seen = [], set[str]()
     for stage in story.stages:
         group = re.sub(r"_\d+$", "", stage.name)  # the folds of a cross validation learn from the same files
@@ -188,11 +187,7 @@ def learned_from(story: Story) -> str:
             seen.update(file.source for file in files)
             cards += [_card(stage, file.title, read(file.rows, file.rules)) for file in files]
     cards = [made for made in cards if made]
-    rule = (
-        f"{RANDOM} rows at random (seed {SEED}) and the {STRANGE} strangest, each for the reason that stands beside it"
-    )
-    lead = f'<p class="lead">Of every file that a stage learns from: {rule}.</p>'
-    return lead + "".join(cards) if cards else ""
+    return {"files": cards, "random": RANDOM, "strange": STRANGE, "seed": SEED} if cards else None
 
 
 @dataclass(frozen=True)
@@ -237,27 +232,26 @@ def _kept(story: Story, stage: StageRun) -> Iterator[Row]:
         yield {**row, "judgement": judgement, "best_mark": best[prompt]} if judgement else row
 
 
-def _card(stage: StageRun, title: str, found: Reading) -> str:
+def _card(stage: StageRun, title: str, found: Reading) -> Row | None:
     if not found.count:
-        return ""
-    shares = [f"{escape(name)}: {held:,} of {told:,}" for name, (held, told) in found.held.items()]
-    noted = f'<p class="soft">{"; ".join(shares)}</p>' if shares else ""
-    head = ["Row", "Prompt", "Learned from it"]
-    strange = [[f"{number:,}<br><i>{escape(name)}</i>", *_cells(row)] for name, number, row in found.strange]
-    drawn = [[f"{number:,}", *_cells(row)] for number, row in found.drawn]
-    more = f"<details><summary>{len(drawn)} rows at random</summary>{table(head, drawn, numbers=3)}</details>"
-    note = f"{counted(found.count, 'row')}, for {escape(stage.name)}"
-    return card(escape(title), f'{noted}<div class="rows">{table(head, strange, numbers=3)}{more}</div>', note)
+        return None
+    return {
+        "title": title,
+        "note": f"{counted(found.count, 'row')}, for {stage.name}",
+        "held": "; ".join(f"{name}: {held:,} of {told:,}" for name, (held, told) in found.held.items()),
+        "strange": [{"number": number, "why": name, **_shown(row)} for name, number, row in found.strange],
+        "drawn": [{"number": number, "why": "", **_shown(row)} for number, row in found.drawn],
+    }
 
 
-def _cells(row: Row) -> list[str]:
-    """Return a row's prompt and what is learned from it, as HTML."""
+def _shown(row: Row) -> Row:
+    """Return a row's prompt and what is learned from it: texts, each with what it is and a word on it, and marks."""
     if "chosen" in row:
         rating = str(row.get("rating") or "unrated").replace("_", " ")
-        words = {"True": " (safe)", "False": " (unsafe)"}
-        chosen, rejected = (words.get(str(row.get(f"{side}_safe")), "") for side in ("chosen", "rejected"))
-        texts = f"<p><b>chosen</b>{chosen} {_text(row['chosen'])}</p><p><b>rejected</b>{rejected} {_text(row['rejected'])}</p>"
-        return [_text(question(row["messages"])), f'{texts}<p class="marks">{escape(rating)}</p>']
+        safe = {"True": "(safe)", "False": "(unsafe)"}
+        sides = ("chosen", "rejected")
+        texts = [(side, safe.get(str(row.get(f"{side}_safe")), ""), _text(row[side])) for side in sides]
+        return {"prompt": _text(question(row["messages"])), "texts": texts, "unfinished": False, "marks": rating}
     messages = row["messages"] if "response" in row else row["messages"][:-1]
     marks = [f"iteration {row['step']}"] if is_number(row.get("step")) else []
     marks += [f"score {decimals(logit(row['combined']), 2)}"] if is_number(row.get("combined")) else []
@@ -265,10 +259,13 @@ def _cells(row: Row) -> list[str]:
     marks += [] if value is None else [f"gold {name} {decimals(value, 2)}"]
     marks += [f"KL {decimals(row['kl'], 2)}"] if is_number(row.get("kl")) else []
     marks += ["gated"] if row.get("gated") is True else []
-    cut = ' <span class="cut">… (unfinished)</span>' if row.get("finished") is False else ""
-    told = f'<p class="marks">{" · ".join(map(escape, marks))}</p>' if marks else ""
-    return [_text(question(messages)), f"<p>{_text(_answer(row))}{cut}</p>{told}"]
+    return {
+        "prompt": _text(question(messages)),
+        "texts": [("", "", _text(_answer(row)))],
+        "unfinished": row.get("finished") is False,
+        "marks": " · ".join(marks),
+    }
 
 
 def _text(text: str) -> str:
-    return escape(clipped(" ".join(text.split()))) or "(empty)"
+    return clipped(" ".join(text.split())) or "(empty)"

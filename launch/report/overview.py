@@ -1,100 +1,91 @@
-"""The report's first words: what was trained, on how much, on what, what came out; and three prompts to see it by."""
+"""The report's first words: what was trained, on how much, on what, what came out, and the chain of stages."""
 
 from __future__ import annotations
 
-import json
-import struct
-from html import escape
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from llamatrain.progress import counted, duration
 
 from ..answers import three
-from ..runs import Row, figure, is_number, read_json
-from ..story import StageRun, Story
-from .elements import card, table
+from ..runs import Row, decimals, is_number, read_json
+from ..stage_run import StageRun
+from ..story import Story
+from .chain import Box, chain
+from .parts import Cell, Table
+from .results import charts, measure_of
 from .samples import sample
 
 PACKAGES = ("llamatrain", "python", "torch", "deepspeed")
+LATEST = datetime(3000, 1, 1).timestamp()  # a later time is no time
+WAYS = {  # of drawing the chain: how many stages side by side, across how many units, how wide a letter (page.css)
+    "wide": (7, 1000.0, 7.2),
+    "narrow": (3, 340.0, 6.7),
+}
+STATES = {"": "not run yet", "running": "running", "waiting": "waiting", "failed": "failed", "stopped": "stopped"}
 
 
-def overview(story: Story) -> str:
-    """Three sentences on the whole, and what each model is."""
-    sentences = [_trained(story), _made_with(story), _came_out(story)]
-    told = " ".join(sentence for sentence in sentences if sentence)
-    rows = [
+def overview(story: Story) -> Row:
+    """Return what was trained, on how much, by what, how long, and what came out."""
+    told = [_trained(story), _learned(story), _came_out(story)]
+    return {
+        "sentences": [sentence for sentence in told if sentence],
+        "unfinished": _unfinished(story),
+        "charts": charts(story),
+        "facts": _facts(story),
+    }
+
+
+def stages(story: Story) -> Row | None:
+    """Return the drawing of the chain and what each model is."""
+    boxes = [_box(story, stage) for stage in story.chain]
+    drawn = any(box.parents for box in boxes)
+    rows: list[list[Cell | str]] = [
         [
-            f'<i class="key c{story.colours[model]}"></i><b>{escape(model)}</b>',
-            escape(stage.about.model),
-            escape(_data(stage)),
+            Cell(model, strong=True, colour=story.colours[model]),
+            stage.about.model,
+            stage.told(stage.about.trained_on),
             duration(stage.seconds),
         ]
         for model, stage in story.trained.items()
     ]
-    models = card("The models", table(["Model", "What it is", "Learned from", "Time"], rows, numbers=3)) if rows else ""
-    return (f'<p class="story">{told}</p>' if told else "") + models
+    if not drawn and not rows:
+        return None
+    return {
+        "drawings": {way: chain(boxes, *how) for way, how in WAYS.items()} if drawn else {},
+        "left_out": [str(line) for line in story.description.get("left_out") or []],
+        "models": Table(["Model", "What it is", "Learned from", "Time"], rows, numbers=3),
+    }
 
 
-def examples(story: Story) -> str:
-    """Three prompts, chosen by rule, with every model's answer."""
-    shown = three(story)
-    if not shown:
-        return ""
-    lead = '<p class="lead">Chosen by rule from the held-out prompts, by each model\'s first sampled response. More are below.</p>'
-    return lead + "".join(sample(story, one.messages, one.answers, one.why) for one in shown)
+def examples(story: Story) -> Row | None:
+    """Return three prompts, chosen by rule, with every model's answer."""
+    shown = [sample(story, one.messages, one.answers, one.why) for one in three(story)]
+    return {"samples": shown} if shown else None
+
+
+# --- the story ---------------------------------------------------------------------------------------------------
 
 
 def _trained(story: Story) -> str:
-    size = next((found for stage in story.trained.values() if (found := _size(stage.folder / "final"))), "")
-    count = counted(len(story.stages), "stage")
+    size = next((found for stage in story.trained.values() if (found := stage.told("{parameters}"))), "")
     if not size:
         return ""
-    whole = any(stage.program == "ppo" for stage in story.trained.values())
-    goal = "from raw text to a chat assistant" if whole else f"in {count}"
-    return f"A Llama model of {escape(size)}, trained {goal}{f' in {count}' if whole else ''}."
+    chats = {stage.about.chats for stage in story.trained.values()}
+    way = " from raw text to a chat assistant" if chats == {True, False} else ""
+    machine, _, _ = _environments(story)
+    took = f"{duration(sum(stage.seconds for stage in story.stages))}{f' on {machine}' if machine else ''}"
+    return f"A Llama model of {size} parameters was trained{way} in {counted(len(story.stages), 'stage')}, which took {took}."
 
 
-def _size(folder: Path) -> str:
-    """Return a checkpoint's size in words; empty where its weights are not in one file."""
-    config = read_json(folder / "config.json")
-    shape = [config.get(key) for key in ("num_hidden_layers", "hidden_size", "vocab_size")]
-    try:
-        with (folder / "model.safetensors").open("rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
-        return ""
-    parameters = 0
-    for sides in shapes:
-        product = 1
-        for side in sides:
-            product *= side
-        parameters += product
-    if not all(map(is_number, shape)):
-        return f"{_large(parameters)} parameters"
-    layers, width, vocabulary = shape
-    return f"{_large(parameters)} parameters ({layers} layers of width {width}, a vocabulary of {vocabulary:,})"
+def _learned(story: Story) -> str:
+    told = [f"{how} ({model})" for model, stage in story.trained.items() if (how := stage.told(stage.about.trained_on))]
+    return f"It learned from {_listed(told)}." if told else ""
 
 
-def _large(number: float) -> str:
-    for size, unit in ((1e9, "B"), (1e6, "M")):
-        if number >= size:
-            return f"{number / size:.2f}{unit}"
-    return f"{number:,.0f}"
-
-
-def _made_with(story: Story) -> str:
-    seconds = duration(sum(stage.seconds for stage in story.stages))
-    found: dict[str, list[str]] = {"on": [], "at commit": [], "with": []}
-    for one in story.environments:
-        cores = f" ({counted(one['cores'], 'core')})" if is_number(one.get("cores")) else ""
-        found["on"].append(str(one.get("gpu") or f"{one.get('processor')}{cores}"))
-        found["at commit"].append(str(one.get("commit") or ""))
-        found["with"].append(", ".join(f"{name} {one[name]}" for name in PACKAGES if one.get(name)))
-    told = {how: [what for what in dict.fromkeys(values) if what] for how, values in found.items()}
-    text = ", ".join(f"{how} {' and '.join(values)}" for how, values in told.items() if values)
-    return escape(f"That took {seconds} {text}".strip() + ".") if story.stages else ""
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _came_out(story: Story) -> str:
@@ -103,38 +94,98 @@ def _came_out(story: Story) -> str:
     if not named:
         return ""
     first, last = named[0], named[-1]
-    told = []
-    for metric in ("helpfulness", "safety"):
-        before, after = models[first].get(metric), models[last].get(metric)
-        if isinstance(before, dict) and isinstance(after, dict):
-            change = f"from {figure(before['mean'])} for {first} to " if first != last else ""
-            told.append(f"{metric} {'went ' if change else 'is '}{change}{figure(after['mean'])} for {last}")
-    if not told:
+    about, _ = story.measured
+    for by, words in about.by.items():
+        told = []
+        for metric in (name for name, known in about.known.items() if known.by == by):
+            before, after = models[first].get(metric), models[last].get(metric)
+            if isinstance(before, dict) and isinstance(after, dict):
+                known = measure_of(story, metric)
+                was = f"from {decimals(before['mean'], known.digits)} for {first} to " if first != last else ""
+                now = f"{decimals(after['mean'], known.digits)} for {last}"
+                told.append(f"{known.title.lower()} {'went' if was else 'is'} {was}{now}")
+        if told:
+            prompts = story.evaluation.get("prompts")
+            on = f" On {prompts:,} held-out prompts," if is_number(prompts) else ""
+            return f"{words}{on or ' There,'} {_listed(told[:2])}."
+    return ""
+
+
+def _unfinished(story: Story) -> str:
+    done = sum(stage.status.get("state") == "done" for stage in story.chain)
+    if done == len(story.chain):
         return ""
-    prompts = story.evaluation.get("prompts")
-    on = f" on {prompts:,} held-out prompts" if is_number(prompts) else ""
-    return escape(
-        f"By the gold judge, which knows the truth and trains nothing,{on} {' and '.join(told)} (marks are in 0 to 1)."
+    told = [f"{done} of {counted(len(story.chain), 'stage')} done"]
+    for stage in story.chain:
+        state, reason = stage.status.get("state"), str(stage.status.get("reason") or "")
+        if state in ("waiting", "failed", "stopped"):
+            told.append(f"{stage.name} {reason if state == 'waiting' and reason else state}")
+    return "; ".join(told)
+
+
+# --- facts -------------------------------------------------------------------------------------------------------
+
+
+def _facts(story: Story) -> list[tuple[str, str]]:
+    ended = max((stage.status.get("updated", 0.0) for stage in story.stages), default=0.0)
+    command = story.description.get("command")
+    machines, commits, versions = _environments(story)
+    facts = {
+        "Model": next((found for stage in story.trained.values() if (found := _shape(stage))), ""),
+        "Machine": machines,
+        "Time": _time(story),
+        "Finished": datetime.fromtimestamp(ended).strftime("%-d %B %Y, %H:%M") if 0 < ended < LATEST else "",
+        "Versions": versions,
+        "Commit": commits,
+        "Command": " ".join(map(str, command)) if command else "",
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _environments(story: Story) -> tuple[str, str, str]:
+    """Return on which machines, at which commits and with which versions the stages were made."""
+    machines, commits, versions = [], [], []
+    for one in story.environments:
+        cores = f" ({counted(one['cores'], 'core')})" if is_number(one.get("cores")) else ""
+        machines.append(str(one.get("gpu") or f"{one.get('processor')}{cores}"))
+        commits.append(str(one.get("commit") or ""))
+        versions.append(", ".join(f"{name} {one[name]}" for name in PACKAGES if one.get(name)))
+    machine, commit, version = (
+        " and ".join(filter(None, dict.fromkeys(all_))) for all_ in (machines, commits, versions)
     )
+    return machine, commit, version
 
 
-def _data(stage: StageRun) -> str:
-    """Say in a few words what a model was trained on; empty where its run does not tell."""
-    known: dict[str, Any] = {**stage.config, **{name: points[-1][1] for name, points in stage.series.items()}}
-    known["step"] = stage.status.get("step")
-    if is_number(known.get("batch_tokens")) and is_number(known["step"]):
-        known["tokens"] = _large(known["batch_tokens"] * known["step"])
-    if sources := stage.sources("train"):
-        known["rows of train"] = sum(map(_lines, sources)) or None
-    try:
-        return stage.about.trained_on.format_map(known)
-    except (KeyError, TypeError, ValueError):
+def _shape(stage: StageRun) -> str:
+    config = read_json(stage.folder / "final" / "config.json")
+    layers, width, words = (config.get(key) for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
+    if not all(map(is_number, (layers, width, words))):
         return ""
+    return f"{layers} layers of width {width:,}, a vocabulary of {words:,}"
 
 
-def _lines(source: str) -> int:
-    path = Path(source)
-    if path.suffix != ".jsonl" or not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
+def _time(story: Story) -> str:
+    seconds = sum(stage.seconds for stage in story.stages)
+    gpus, hours = hours_of(story)
+    unit = "GPU-hours" if gpus else "core-hours"
+    return f"{duration(seconds)}{f', {hours:.3g} {unit}' if hours else ''}" if seconds else ""
+
+
+def hours_of(story: Story) -> tuple[bool, float]:
+    """Return whether GPUs were used, and how many hours of them, or else of cores, the stages took."""
+    records: list[Any] = [stage.record for stage in story.stages if stage.record]
+    gpus = any(record.gpus for record in records)
+    return gpus, sum((record.gpus if gpus else record.cores) * record.seconds / 3600 for record in records)
+
+
+# --- the chain ---------------------------------------------------------------------------------------------------
+
+
+def _box(story: Story, stage: StageRun) -> Box:
+    state = str(stage.status.get("state") or "")
+    known = "done" if state == "done" else STATES.get(state, "unknown")
+    colour = next((story.colours[model] for model, one in story.trained.items() if one.name == stage.name), None)
+    size = stage.told(stage.about.size) if known == "done" else known
+    title = f"{stage.name}: {stage.about.summary or stage.program}; {known}"
+    title += f" in {duration(stage.seconds)}" if known == "done" and stage.seconds else ""
+    return Box(stage.name, stage.parents, size, state or "planned", colour, title)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from html import escape
 
 from ..runs import Row, decimals, is_number
 from ..story import Story, gold, is_adversarial, logit
@@ -11,54 +10,44 @@ from ..story import Story, gold, is_adversarial, logit
 LONGEST = 600  # characters that are shown of a text
 
 
-def samples(story: Story) -> str:
-    """Prompts spread evenly over the held-out set, of both kinds."""
-    found = ""
+def samples(story: Story) -> Row | None:
+    """Return prompts spread evenly over the held-out set, of both kinds."""
+    kinds = []
     for adversarial, title in ((False, "Harmless prompts"), (True, "Adversarial prompts")):
         shown = [sample(story, messages, rows) for messages, rows in story.side_by_side(adversarial)]
-        found += (f'<h3 class="part">{title}</h3>' if shown else "") + "".join(shown)
+        kinds += [(title, shown)] if shown else []
     rows = [row for own in story.responses.values() for row in own]
-    lead = "The first sampled response of every model to prompts spread evenly over the held-out set: not picked."
-    if any(gold(row) is not None for row in rows):
-        lead += " ★ marks what the gold judge likes best."
-    if any(is_number(row.get("helpfulness")) for row in rows):
-        lead += " Scores are those of the reward model that governs the prompt, as logits."
-    return f'<p class="lead">{lead}</p>{found}' if found else ""
+    judged = any(gold(row) is not None for row in rows)
+    scored = any(is_number(row.get("helpfulness")) for row in rows)
+    return {"kinds": kinds, "judged": judged, "scored": scored} if kinds else None
 
 
-def sample(story: Story, messages: list[Row], rows: dict[str, Row], why: str = "") -> str:
+def sample(story: Story, messages: list[Row], rows: dict[str, Row], why: str = "") -> Row:
     """Return one prompt with every model's response; `why` says why it is shown."""
-    turns = "".join(
-        f'<span class="role">{escape(str(m.get("role")))}</span>{escape(clipped(str(m.get("content"))))}'
-        for m in messages
-    )
     marks = {model: value for model, row in rows.items() if (value := gold(row)) is not None}
     best = max(marks.values()) if len(set(marks.values())) > 1 else math.inf  # where all are equal none is marked
-    answers = "".join(_answer(story, model, row, marks.get(model) == best) for model, row in rows.items())
-    reason = f'<p class="why">{escape(why[:1].upper() + why[1:])}.</p>' if why else ""
-    return (
-        f'<div class="card sample">{reason}<div class="prompt">{turns}</div><div class="answers">{answers}</div></div>'
-    )
+    return {
+        "why": f"{why[:1].upper()}{why[1:]}." if why else "",
+        "turns": [(str(message.get("role")), clipped(str(message.get("content")))) for message in messages],
+        "answers": [_answer(story, model, row, marks.get(model) == best) for model, row in rows.items()],
+    }
 
 
-def _answer(story: Story, model: str, row: Row, best: bool) -> str:
+def _answer(story: Story, model: str, row: Row, best: bool) -> Row:
     """Return one response with what it was scored: by the judge, by the reward model that governs the prompt."""
-    text = clipped(str(row.get("response") or "").strip()) or "(empty)"
-    cut = "" if row.get("finished", True) else ' <span class="cut">… (unfinished)</span>'
     name, key = ("safety", "safety_score") if is_adversarial(row) else ("helpfulness", "helpfulness")
     value = gold(row)
-    marks = [] if value is None else [_mark(f"gold {name}", value)]
+    marks = [] if value is None else [(f"gold {name}", decimals(value, 2))]
     if is_number(row.get(key)) and model not in story.pretrained:
-        marks.append(_mark("score", logit(row[key])))
-    who = f"{escape(model)}{' ★' if best else ''}"
-    return (
-        f'<div class="answer c{story.colours[model]}"><div class="who">{who}</div><p>{escape(text)}{cut}</p>'
-        f'<div class="marks">{" · ".join(marks)}</div></div>'
-    )
-
-
-def _mark(name: str, value: float) -> str:
-    return f'<span class="mark">{name} <b>{decimals(value, 2)}</b></span>'
+        marks.append(("score", decimals(logit(row[key]), 2)))
+    return {
+        "model": model,
+        "colour": story.colours[model],
+        "best": best,
+        "text": clipped(str(row.get("response") or "").strip()) or "(empty)",
+        "finished": bool(row.get("finished", True)),
+        "marks": marks,
+    }
 
 
 def clipped(text: str) -> str:

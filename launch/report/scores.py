@@ -3,120 +3,100 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from statistics import fmean
+from statistics import fmean, stdev
+from typing import TypeVar
+
+from llamatrain.description import Against, BestOf
 
 from ..runs import Row, decimals, is_number
+from ..stage_run import StageRun
 from ..story import Story, gold, is_adversarial, logit
 from . import figures
-from .elements import card, legend
-from .figures import Line
+from .figures import NARROW, WIDE, Line
+from .parts import Card
 
 KINDS = {False: ("harmless prompts", 1), True: ("adversarial prompts", 5)}  # is it adversarial -> its name and colour
-WIDTH, HEIGHT = 460, 230
+MOST_SIZES = 24  # of K that are drawn
+A = TypeVar("A", BestOf, Against)
 
 
-def scores(story: Story) -> str:
-    """Best of K, the distributions of scores, and what the judge makes of what scored well."""
-    against = _against_judge(story)
-    cards = _distributions(story)
-    best = _best_of(story)
-    if not (against or cards or best):
-        return ""
-    lead = (
-        '<p class="lead">The scores that tuning works for, as the logits that it works with. They compare only fine-tuned '
-        "models: the reward models never saw what a pretrained one writes.</p>"
-    )
-    judged = (
-        '<p class="lead">Whether a high score is a good answer: each dot is a response to a harmless prompt, the line the mean '
-        "mark of a tenth of them. Where it is flat or falls, tuning raises the score and not the quality: reward hacking. ρ is "
-        "Spearman's rank correlation.</p>"
-    )
-    parts = [
-        f'<div class="cards">{"".join(cards)}</div>' if cards else "",
-        f'{judged}<div class="cards small">{"".join(against)}</div>' if against else "",
-        f'<div class="cards">{"".join(best)}</div>' if best else "",
-    ]
-    return lead + "".join(parts)
-
-
-def _distributions(story: Story) -> list[str]:
-    cards = []
-    for key, title, adversarial in (
-        ("helpfulness", "Helpfulness score", False),
-        ("safety_score", "Safety score", True),
-    ):
-        scored = story.scored(key, adversarial)
-        if scored:
-            rows = [(model, [logit(row[key]) for row in rows], story.colours[model]) for model, rows in scored.items()]
-            both = any(len(rows) < len(story.responses[model]) for model, rows in scored.items())
-            note = f"on {KINDS[adversarial][0]}" if both else ""
-            cards.append(
-                card(title, figures.ridges(rows, "score (logit)", f"distribution of the {title.lower()}"), note)
-            )
-    return cards
-
-
-def _against_judge(story: Story) -> list[str]:
-    """The helpfulness score against the judge's mark, on harmless prompts, a figure a model."""
-    scored = {
-        model: [(logit(row["helpfulness"]), value) for row in rows if (value := gold(row)) is not None]
-        for model, rows in story.scored("helpfulness", adversarial=False).items()
+def scores(story: Story) -> Row | None:
+    """Return best of K, score and judge over the KL, the distributions of scores, and what the judge makes of them."""
+    found = {
+        "best": [card for stage, about in _described(story, BestOf) for card in best_of(story, stage, about)],
+        "course": [card for stage, about in _described(story, Against) for card in over_course(story, stage, about)],
+        "against": _against_judge(story),
+        "distributions": _distributions(story),
     }
-    scored = {model: pairs for model, pairs in scored.items() if len(pairs) >= 10}
-    if not scored:
+    return dict(found) if any(found.values()) else None
+
+
+def _described(story: Story, kind: type[A]) -> Iterator[tuple[StageRun, A]]:
+    for stage in story.stages:
+        for chart in stage.about.charts:
+            if isinstance(chart, kind):
+                yield stage, chart
+
+
+def _score(row: Row) -> float | None:
+    return logit(row["combined"]) if is_number(row.get("combined")) else None
+
+
+# --- best of K ---------------------------------------------------------------------------------------------------
+
+
+def best_of(story: Story, stage: StageRun, about: BestOf) -> list[Card]:
+    """Return what keeping the best of K by the combined score brings: in that score, and by the judge."""
+    rows = [row for row in story.judged(stage, about.file) if is_number(row.get("combined"))]
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: row.get("prompt_id"))]
+    most = max(map(len, groups), default=0)
+    groups = [group for group in groups if len(group) == most]
+    if most < 2:
         return []
-    every = [score for pairs in scored.values() for score, _ in pairs]
-    bounds = (min(every), max(every))
-    models = ((story.evaluation.get("by_kind") or {}).get("harmless") or {}).get("models") or {}
-    cards = []
-    for model, pairs in scored.items():
-        ordered = sorted(pairs)
-        tenths = [ordered[len(ordered) * i // 10 : len(ordered) * (i + 1) // 10] for i in range(10)]
-        line = [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in tenths]
-        dots = ordered[:: math.ceil(len(ordered) / 400)]
-        about = f"helpfulness score of {model} against the gold judge's mark"
-        drawn = figures.scatter(dots, line, "score (logit)", "gold mark", about, story.colours[model], bounds)
-        found = (models.get(model) or {}).get("spearman_helpfulness") or {}
-        rho = f"ρ {decimals(found['mean'], 2)}" if is_number(found.get("mean")) else ""
-        if is_number(found.get("low")) and is_number(found.get("high")):
-            rho += f" ({decimals(found['low'], 2)} to {decimals(found['high'], 2)})"
-        cards.append(card(escape(model), drawn, rho))
-    return cards
-
-
-def _best_of(story: Story) -> list[str]:
-    """What keeping the best of K by the combined score brings: in that score, and by the judge."""
-    cards = []
-    for stage in story.of("rejection_sampling"):
-        rows = [row for row in story.judged(stage, "responses.jsonl") if is_number(row.get("combined"))]
-        groups = [list(group) for _, group in groupby(rows, key=lambda row: row.get("prompt_id"))]
-        most = max(map(len, groups), default=0)
-        groups = [group for group in groups if len(group) == most]
-        if most < 2:
+    sizes = sorted({1, most, *range(1, most + 1, math.ceil(most / MOST_SIZES))})
+    cards, marked = [], []
+    for kind, (name, colour) in KINDS.items():
+        own = [group for group in groups if is_adversarial(group[0]) == kind]
+        ranked = [value for group in own if (value := _by_score(group, _score)) is not None]
+        if not ranked:
             continue
-        sizes = [*(2**i for i in range(most.bit_length()) if 2**i < most), most]
-        kinds = {kind: [g for g in groups if is_adversarial(g[0]) == kind] for kind in KINDS}
-        for title, y_label, value in (
-            ("Best of K: score", "combined score (logit)", _score),
-            ("Best of K: gold judge", "mark of the one kept", gold),
-        ):
-            lines = []
-            for kind, own in kinds.items():
-                name, colour = KINDS[kind]
-                values = [found for group in own if (found := _by_score(group, value)) is not None]
-                if values:
-                    points = [(float(k), fmean(expected_best(group, k) for group in values)) for k in sizes]
-                    lines.append(Line(name, points, colour))
-            if lines:
-                about = f"{title} of {stage.name}"
-                drawn = figures.line_chart(lines, "K samples per prompt", y_label, about, WIDTH, HEIGHT)
-                cards.append(
-                    card(title, drawn + legend((line.name, line.colour) for line in lines), escape(stage.name))
-                )
+        ordered = [sorted(values) for values in ranked]
+        lines = [
+            Line("best", _over(sizes, ranked, best), 1),
+            Line("median", _over(sizes, ordered, median), 2),
+            Line("mean", [(float(k), fmean(map(fmean, ordered))) for k in sizes], 0),
+        ]
+        cards.append(
+            _card(f"Best of K, {name}", stage, lines, "combined score (logit)", "K samples per prompt", NARROW)
+        )
+        judged = [value for group in own if (value := _by_score(group, gold)) is not None]
+        if judged:
+            marked.append(Line(name, _over(sizes, judged, best), colour))
+    if marked:
+        cards.append(
+            _card(
+                "The best of K, by the gold judge",
+                stage,
+                marked,
+                "mark of the one kept",
+                "K samples per prompt",
+                NARROW,
+            )
+        )
     return cards
+
+
+def _over(
+    sizes: Sequence[int], prompts: Sequence[Sequence[float]], of: Callable[[int, int], list[float]]
+) -> list[tuple[float, float]]:
+    """Return the mean over prompts for each K, given the weights of a prompt's ordered values."""
+    points = []
+    for k in sizes:
+        weights = of(len(prompts[0]), k)
+        points.append((float(k), fmean(sum(w * v for w, v in zip(weights, values, strict=True)) for values in prompts)))
+    return points
 
 
 def _by_score(group: Sequence[Row], value: Callable[[Row], float | None]) -> list[float] | None:
@@ -126,40 +106,104 @@ def _by_score(group: Sequence[Row], value: Callable[[Row], float | None]) -> lis
     return found if len(found) == len(ordered) else None
 
 
-def _score(row: Row) -> float | None:
-    return logit(row["combined"]) if is_number(row.get("combined")) else None
+def ranked(count: int, k: int, rank: int) -> list[float]:
+    """Return each of `count` ordered values' share of being the `rank`-th among k of them, over all choices of k."""
+    total = math.comb(count, k)
+    return [math.comb(i, rank - 1) * math.comb(count - 1 - i, k - rank) / total for i in range(count)]
 
 
-def expected_best(ordered: Sequence[float], k: int) -> float:
-    """Return the mean value of the last of k, over all choices of k among the values in their order."""
-    total = math.comb(len(ordered), k)
-    return sum(math.comb(i, k - 1) / total * value for i, value in enumerate(ordered))
+def best(count: int, k: int) -> list[float]:
+    """Return each value's share of being the last of k."""
+    return ranked(count, k, k)
 
 
-def over_learning(story: Story) -> list[str]:
-    """PPO's score and the gold judge's mark of the same rollouts, against the distance from the start."""
+def median(count: int, k: int) -> list[float]:
+    """Return each value's share of the median of k, which for an even k is the mean of the two in the middle."""
+    low, high = ranked(count, k, (k + 1) // 2), ranked(count, k, k // 2 + 1)
+    return [(a + b) / 2 for a, b in zip(low, high, strict=True)]
+
+
+# --- over the course of a run ------------------------------------------------------------------------------------
+
+
+def over_course(story: Story, stage: StageRun, about: Against) -> list[Card]:
+    """Return the score and the gold judge's mark of the same rollouts against a number of theirs, a dot a step."""
+    rows = [
+        row for row in story.judged(stage, about.file) if is_number(row.get(about.key)) and is_number(row.get("step"))
+    ]
+    steps = sorted({row["step"] for row in rows})
     cards = []
-    for stage in story.of("ppo"):
-        rows = [
-            row
-            for row in story.judged(stage, "samples.jsonl")
-            if is_number(row.get("kl")) and is_number(row.get("step"))
-        ]
-        steps = sorted({row["step"] for row in rows})
-        for title, y_label, value in (
-            ("Score against KL", "combined score (logit)", _score),
-            ("Gold judge against KL", "mark", gold),
-        ):
-            lines = []
-            for kind, (name, colour) in KINDS.items():
-                parts = [[row for row in rows if row["step"] == step and is_adversarial(row) == kind] for step in steps]
-                marked = [[(row["kl"], mark) for row in part if (mark := value(row)) is not None] for part in parts]
-                points = [(fmean(kl for kl, _ in part), fmean(mark for _, mark in part)) for part in marked if part]
-                if len(points) > 1:
-                    lines.append(Line(name, sorted(points), colour, "dots"))
-            if lines:
-                about = f"{title}, {stage.name}"
-                drawn = figures.line_chart(lines, "KL from the start, nats per response", y_label, about, WIDTH, HEIGHT)
-                keys = legend((line.name, line.colour) for line in lines)
-                cards.append(card(title, drawn + keys, "rollouts of a batch, over the run"))
+    for title, y_label, value in (
+        (f"Score against {about.title}", "combined score (logit)", _score),
+        (f"Gold judge against {about.title}", "mark", gold),
+    ):
+        lines = []
+        for kind, (name, colour) in KINDS.items():
+            parts = [[row for row in rows if row["step"] == step and is_adversarial(row) == kind] for step in steps]
+            marked = [[(row[about.key], v) for row in part if (v := value(row)) is not None] for part in parts]
+            dots = sorted((fmean(x for x, _ in part), *_interval([v for _, v in part])) for part in marked if part)
+            if len(dots) > 1:
+                points, spans = [(x, y) for x, y, _, _ in dots], [(low, high) for _, _, low, high in dots]
+                lines.append(Line(name, points, colour, "dots", spans))
+        if lines:
+            cards.append(_card(title, stage, lines, y_label, about.x_label))
     return cards
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return a mean and its 95 % interval."""
+    mean = fmean(values)
+    half = 1.96 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return mean, mean - half, mean + half
+
+
+def _card(title: str, stage: StageRun, lines: Sequence[Line], y_label: str, x_label: str, width: int = WIDE) -> Card:
+    drawn = figures.line_chart(lines, x_label, y_label, f"{title}, {stage.name}", width)
+    return Card(title, stage.name, drawn, [(line.name, line.colour) for line in lines])
+
+
+# --- responses to held-out prompts -------------------------------------------------------------------------------
+
+
+def _distributions(story: Story) -> list[Card]:
+    cards = []
+    for key, title, adversarial in (
+        ("helpfulness", "Helpfulness score", False),
+        ("safety_score", "Safety score", True),
+    ):
+        scored = story.scored(key, adversarial)
+        if scored:
+            rows = [(model, [logit(row[key]) for row in rows], story.colours[model]) for model, rows in scored.items()]
+            both = any(len(rows) < len(story.responses[model]) for model, rows in scored.items())
+            drawn = figures.ridges(rows, "score (logit)", f"distribution of the {title.lower()}")
+            cards.append(Card(title, f"on {KINDS[adversarial][0]}" if both else "", drawn))
+    return cards
+
+
+def _against_judge(story: Story) -> list[Card]:
+    """Return the helpfulness score against the judge's mark, on harmless prompts, a figure a model."""
+    scored = {
+        model: [(logit(row["helpfulness"]), value) for row in rows if (value := gold(row)) is not None]
+        for model, rows in story.scored("helpfulness", adversarial=False).items()
+    }
+    scored = {model: pairs for model, pairs in scored.items() if len(pairs) >= 10}
+    every = [score for pairs in scored.values() for score, _ in pairs]
+    models = ((story.evaluation.get("by_kind") or {}).get("harmless") or {}).get("models") or {}
+    cards = []
+    for model, pairs in scored.items():
+        ordered = sorted(pairs)
+        tenths = [ordered[len(ordered) * i // 10 : len(ordered) * (i + 1) // 10] for i in range(10)]
+        line = [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in tenths]
+        dots = ordered[:: math.ceil(len(ordered) / 400)]
+        about = f"helpfulness score of {model} against the gold judge's mark"
+        bounds = (min(every), max(every))
+        drawn = figures.scatter(dots, line, "score (logit)", "gold mark", about, story.colours[model], bounds)
+        cards.append(Card(model, _rho((models.get(model) or {}).get("spearman_helpfulness") or {}), drawn))
+    return cards
+
+
+def _rho(found: Row) -> str:
+    rho = f"ρ {decimals(found['mean'], 2)}" if is_number(found.get("mean")) else ""
+    if is_number(found.get("low")) and is_number(found.get("high")):
+        rho += f" ({decimals(found['low'], 2)} to {decimals(found['high'], 2)})"
+    return rho

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from launch.report.learned_from import KEPT, RANDOM, ROLLOUTS, STRANGE, Rule, learned_from, read
-from launch.report.scores import expected_best
 from launch.story import Story
 
 from ..synthetic import make
@@ -34,13 +33,19 @@ def test_random_rows_are_a_fair_draw_and_the_same_each_time() -> None:
 
 
 def test_planted_faults_are_shown(tmp_path: Path) -> None:
-    text = learned_from(Story(make(tmp_path / "demo")))
-    assert text.count("<h3>") == 5  # dialogues, preferences of each kind, best.jsonl, PPO's batches
-    assert text.count(f"{RANDOM} rows at random</summary>") == 5
-    assert text.count("chosen unsafe, rejected safe: 1 of 1") == 2 and "17<br><i>chosen unsafe, rejected safe" in text
-    assert "gated on a harmless prompt: 1 of 30" in text and "8<br><i>gated on a harmless prompt" in text
-    assert "unfinished: 1 of 120" in text and "51<br><i>unfinished" in text
-    assert text.count("<br><i>") == 5 * STRANGE and "gold helpfulness" in text
+    files = (learned_from(Story(make(tmp_path / "demo"))) or {})["files"]
+    assert len(files) == 5  # dialogues, preferences of each kind, best.jsonl, PPO's batches
+    assert all(len(file["drawn"]) == RANDOM and len(file["strange"]) == STRANGE for file in files)
+    strange = {file["title"]: {row["number"]: row["why"] for row in file["strange"]} for file in files}
+    held = {file["title"]: file["held"] for file in files}
+    for kind in ("helpfulness", "safety"):
+        assert "chosen unsafe, rejected safe: 1 of 1" in held[f"Preferences: preferences_{kind}.jsonl"]
+        assert strange[f"Preferences: preferences_{kind}.jsonl"][17] == "chosen unsafe, rejected safe"
+    assert "gated on a harmless prompt: 1 of 30" in held["The best of K: best.jsonl"]
+    assert strange["The best of K: best.jsonl"][8] == "gated on a harmless prompt"
+    assert "unfinished: 1 of 120" in held["PPO's batches: samples.jsonl"]
+    assert strange["PPO's batches: samples.jsonl"][51] == "unfinished"
+    assert any("gold helpfulness" in row["marks"] for row in files[-1]["strange"])
 
 
 @pytest.mark.parametrize("rules", [KEPT, ROLLOUTS])
@@ -59,11 +64,4 @@ def test_without_the_files_there_is_no_section(tmp_path: Path) -> None:
         "ppo/samples",
     ):
         (folder / f"{path}.jsonl").unlink()
-    assert learned_from(Story(folder)) == ""
-
-
-def test_expected_best_is_the_mean_over_all_choices() -> None:
-    values = [1.0, 5.0, 2.0]  # in the order of a score, which may differ from theirs
-    assert expected_best(values, 1) == pytest.approx(8 / 3)
-    assert expected_best(values, 2) == pytest.approx((5 + 2 + 2) / 3)  # pairs: (1,5) keeps 5, (1,2) and (5,2) keep 2
-    assert expected_best(values, 3) == 2.0
+    assert learned_from(Story(folder)) is None

@@ -1,0 +1,90 @@
+"""The report's last pages: what every stage took, what it read, and what it was configured to do."""
+
+from __future__ import annotations
+
+from llamatrain.progress import duration
+
+from ..runs import Row, is_number
+from ..stage_run import StageRun
+from ..story import Story
+from . import figures
+from .overview import hours_of
+from .parts import Cell, Table
+
+
+def cost(story: Story) -> Row | None:
+    """Return what every stage took."""
+    total = sum(stage.seconds for stage in story.stages)
+    if not total:
+        return None
+    gpus, hours = hours_of(story)
+    rows: list[list[Cell | str]] = []
+    for stage in story.stages:
+        units = (stage.record.gpus if gpus else stage.record.cores) if stage.record else 0
+        speeds = sorted(value for _, value in stage.series.get("train/tokens_per_second", []))
+        steps = stage.status.get("step")
+        rows.append(
+            [
+                Cell(stage.name, strong=True),
+                Cell(stage.program, kind="soft"),
+                f"{steps:,}" if is_number(steps) and steps else "–",
+                f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "–",
+                duration(stage.seconds),
+                f"{stage.seconds / total:.0%}",
+                f"{units * stage.seconds / 3600:.3f}" if units else "–",
+            ]
+        )
+    whole: list[Cell | str] = [
+        "",
+        "",
+        "",
+        "",
+        Cell(duration(total), strong=True),
+        "",
+        Cell(f"{hours:.3f}" if hours else "", strong=True),
+    ]
+    unit, title = ("GPU", "GPU-hours") if gpus else ("core", "Core-hours")
+    head = [
+        "Stage",
+        "Program",
+        "Steps",
+        "Tokens/s (median)",
+        "Time",
+        "Share",
+        title,
+    ]
+    longest = sorted(story.stages, key=lambda stage: -stage.seconds)
+    amounts = [(stage.name, stage.seconds, duration(stage.seconds)) for stage in longest]
+    return {
+        "bar": figures.shares(amounts, "time of each stage"),
+        "unit": unit,
+        "table": Table(head, [*rows, whole], numbers=2),
+    }
+
+
+def lineage(story: Story) -> Row | None:
+    """Return which stage read which, and what each was configured to do."""
+    read: list[list[Cell | str]] = [
+        [Cell(stage.name, strong=True), ", ".join(stage.parents) or "–"] for stage in story.stages
+    ]
+    details = [_details(stage) for stage in story.stages if stage.record]
+    command = story.description.get("command")
+    found = {
+        "read": Table(["Stage", "Reads what these made"], read, 2)
+        if any(one.parents for one in story.stages)
+        else None,
+        "stages": details,
+        "command": " ".join(map(str, command)) if command else "",
+    }
+    return found if any(found.values()) else None
+
+
+def _details(stage: StageRun) -> Row:
+    record = stage.record
+    assert record is not None
+    return {
+        "name": stage.name,
+        "note": f"{record.program} · key {record.key[:12]} · {stage.status.get('state', 'not run')}",
+        "settings": [(key, str(value)) for key, value in record.config.items()],
+        "inputs": [(name, str(digest)[:16]) for name, digest in record.inputs.items()],
+    }

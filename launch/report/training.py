@@ -1,0 +1,147 @@
+"""The report's curves: the loss of every stage that fits something, and whatever else its program says is to be drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from llamatrain.description import Chart, Shares
+
+from ..runs import Row, Shared, decimals, figure, is_number, read_json
+from ..stage_run import StageRun
+from ..story import Story
+from . import figures
+from .drawing import Points
+from .figures import NARROW, WIDE, Interval, Line
+from .parts import Card
+
+PLUMBING = re.compile(r"seconds|tokens_per_second|lr$|grad_norm|/tokens$")
+COLOURS = (1, 3, 5, 2)  # of the series of a chart
+FEW = 30  # points, which are not smoothed
+
+
+def charts_of(stage: StageRun) -> list[Chart]:
+    """Return the charts of a stage of which it logged something."""
+    charts = [chart for chart in stage.about.charts if isinstance(chart, Chart)]
+    return [chart for chart in charts if any(stage.series.get(name) for name in chart.metrics)]
+
+
+# --- curves ------------------------------------------------------------------------------------------------------
+
+
+def learning(story: Story) -> Row | None:
+    """Return the one curve of the stages that have one; those that differ in their number only share a figure."""
+    groups: dict[str, list[StageRun]] = {}
+    for stage in story.stages:
+        if len(charts_of(stage)) == 1:
+            groups.setdefault(re.sub(r"_\d+$", "", stage.name), []).append(stage)
+    if not groups:
+        return None
+    return {"cards": [_curve(group[0]) if len(group) == 1 else _folds(name, group) for name, group in groups.items()]}
+
+
+def _curve(stage: StageRun) -> Card:
+    (chart,) = charts_of(stage)
+    ends = [
+        f"{words} {figure(found[-1][1])}" for name, words in chart.metrics.items() if (found := stage.series.get(name))
+    ]
+    return _card(stage, chart, WIDE, stage.name, ends[-1])
+
+
+def _folds(name: str, group: Sequence[StageRun]) -> Card:
+    (chart,) = charts_of(group[0])
+    metric = next(iter(chart.metrics))
+    lines = [
+        Line(stage.name, figures.smoothed(stage.series[metric]), number % 8)
+        for number, stage in enumerate(group, 1)
+        if metric in stage.series
+    ]
+    about = f"{chart.title.lower()} of {name}"
+    drawn = figures.line_chart(lines, "step", chart.y_label, about, logarithmic=chart.logarithmic)
+    legend = [(line.name.rpartition("_")[2], line.colour) for line in lines]
+    return Card(name, f"{len(group)} runs, smoothed", drawn, legend)
+
+
+def courses(story: Story) -> Row | None:
+    """Return the charts of every stage that has several, and everything else it logged."""
+    found = []
+    for stage in story.stages:
+        charts = charts_of(stage)
+        if len(charts) > 1:
+            shown = {metric for chart in charts for metric in chart.metrics}
+            rest = [name for name in stage.series if name not in shown and not PLUMBING.search(name)]
+            others = [Chart(_words(name), "", "value", {name: _words(name)}) for name in rest]
+            found.append(
+                {
+                    "stage": stage.name,
+                    "summary": stage.about.summary,
+                    "cards": [_card(stage, chart, NARROW, chart.title, chart.note) for chart in charts],
+                    "rest": [_card(stage, chart, NARROW, chart.title) for chart in others],
+                }
+            )
+    return {"stages": found} if found else None
+
+
+def _card(stage: StageRun, chart: Chart, width: int, title: str, note: str = "") -> Card:
+    there = {name: words for name, words in chart.metrics.items() if stage.series.get(name)}
+    lines: list[Line] = []
+    most = max(len(stage.series[name]) for name in there)
+    for (name, words), colour in zip(there.items(), COLOURS * len(there), strict=False):
+        points = stage.series[name]
+        few = len(points) <= FEW and len(points) < most / 3  # measured now and then, beside what is logged always
+        lines += [Line(words, points, colour, "dots")] if few else _smoothed(words, points, colour)
+    about = f"{chart.title} of {stage.name}"
+    x_label = "iteration" if width == NARROW else "step"
+    drawn = figures.line_chart(lines, x_label, chart.y_label, about, width, chart.logarithmic, chart.bounds)
+    return Card(title, note, drawn, list(zip(there.values(), COLOURS, strict=False)) if len(there) > 1 else ())
+
+
+def _smoothed(name: str, points: Points, colour: int) -> list[Line]:
+    if len(points) <= FEW:
+        return [Line(name, points, colour)]
+    return [Line(name, points, colour, "faint"), Line(f"{name}, smoothed", figures.smoothed(points), colour)]
+
+
+def _words(metric: str) -> str:
+    return metric.partition("/")[2].replace("_", " ") or metric
+
+
+# --- shares ------------------------------------------------------------------------------------------------------
+
+
+def reward_models(story: Story) -> Row | None:
+    """Return how often the reward models order held-out pairs as the annotators did."""
+    cards = []
+    for number, (stage, about) in enumerate(_measured(story)):
+        found = read_json(stage.folder / about.file, Shared)
+        rows = _shares(found, about, (1, 2, 4, 3)[number % 4])
+        if rows:
+            whose = next(iter(stage.reads(about.of)), stage.name)
+            pairs = (found.get("overall") or {}).get("pairs")
+            note = f"{pairs:,} held-out pairs" if is_number(pairs) else ""
+            drawn = figures.intervals(rows, f"accuracy of {whose}", zero=0.5, bounds=(0.5, 1.0))
+            cards.append(Card(whose, note, drawn))
+    return {"cards": cards} if cards else None
+
+
+def _measured(story: Story) -> list[tuple[StageRun, Shares]]:
+    """Return the stages that measured shares, without those that another one pools."""
+    found = [(stage, chart) for stage in story.stages for chart in stage.about.charts if isinstance(chart, Shares)]
+    pooled = {name for stage, chart in found for name in stage.reads(chart.pools)}
+    return [(stage, chart) for stage, chart in found if stage.name not in pooled]
+
+
+def _shares(found: Row, about: Shares, colour: int) -> list[Interval]:
+    parts = [("all pairs", found.get("overall"), 0)]
+    for (key, names), shade in zip(about.groups.items(), (colour, 5, 3), strict=False):
+        there = found.get(key) or {}
+        parts += [
+            (names.get(part, part), there[part], shade) for part in dict.fromkeys([*names, *there]) if part in there
+        ]
+    if [part for _, part, _ in parts].count(parts[0][1]) > 1:  # pairs of one kind only: they are all pairs
+        parts = parts[:1]
+    return [
+        Interval(name, part["accuracy"], part.get("low"), part.get("high"), shade, decimals(part["accuracy"], 2))
+        for name, part, shade in parts
+        if isinstance(part, dict) and is_number(part.get("accuracy"))
+    ]
