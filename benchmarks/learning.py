@@ -26,7 +26,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from llamatrain.config.compose import compose_dict  # noqa: E402
-from llamatrain.data.windows import TokenBatches  # noqa: E402
+from llamatrain.data.sequences import TokenBatches  # noqa: E402
 from llamatrain.engine.learning import Engine  # noqa: E402
 from llamatrain.fit import train_step  # noqa: E402
 from llamatrain.losses import language_model_loss  # noqa: E402

@@ -39,7 +39,7 @@ VARIANTS: dict[str, list[str]] = {  # what is undone or tried, as settings of th
     "eager": ["ppo.critic_warmup=0"],
     "more_rs": [
         "v1_reward_helpfulness.optim.lr=1e-3",
-        "rejection_sampling.limit=600",
+        "rejection_sampling.max_prompts=600",
         "rejection_sampling.samples_per_prompt=8",
         "rejection_sampling.sft_fraction=0.2",
         "rejection_sampling.steps=140",
@@ -95,7 +95,7 @@ def samples(folder: Path, model: str) -> Iterator[tuple[bool, dict[str, Any], di
     responses = read_rows(folder / f"sample_{model}" / "responses.jsonl", "response")
     judgements = read_rows(folder / f"judge_{model}" / "judgements.jsonl", "judgement")
     for response, judgement in zip(responses, judgements, strict=True):
-        yield bool(judgement["meta"]["safety_prompt"]), response, judgement
+        yield bool(judgement["meta"]["is_adversarial"]), response, judgement
 
 
 def measured(folder: Path, seeds: list[int]) -> dict[str, dict[str, Samples]]:

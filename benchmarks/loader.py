@@ -24,7 +24,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "loader.jsonl"
 sys.path.insert(0, str(ROOT))
 
 from llamatrain.data import shards  # noqa: E402
-from llamatrain.data.windows import TokenBatches  # noqa: E402
+from llamatrain.data.sequences import TokenBatches  # noqa: E402
 
 TOKENS = 4096  # a shard
 

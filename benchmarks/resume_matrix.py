@@ -142,7 +142,7 @@ class Matrix:
         return DialogueBatches(
             self.dialogues,
             self.tokenizer,
-            seq_len=48,
+            max_length=48,
             batch_size=ROWS,
             micro_batch_size=sizes[number % len(sizes)],
             seed=0,

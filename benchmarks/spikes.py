@@ -3,7 +3,7 @@
     python benchmarks/spikes.py
 
 On the toy world, with the demo's model: a clean run with the detector on (false alarms are counted), and one whose corpus
-has a burst of garbage (random tokens in all windows of six steps, four good ones among them) and whose loss is not a
+has a burst of garbage (random tokens in all sequences of six steps, four good ones among them) and whose loss is not a
 number for a sample of another step; and one on the clean corpus that is told to pass over the same samples, so that it
 takes what the poisoned run took, in its order. What is measured: what the detector found, how often the run went back and
 how many steps it took again, and the held-out loss of each in the end. `--table` prints the recorded lines.
@@ -30,8 +30,8 @@ import torch
 import pretrain.__main__ as program
 from benchmarks.chain import RESULTS, ROOT, commit, machine
 from llamatrain.config.compose import compose
+from llamatrain.data.sequences import TokenBatches
 from llamatrain.data.shards import SHARDS
-from llamatrain.data.windows import TokenBatches
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.tokenizer import Tokenizer
 
@@ -164,7 +164,7 @@ def train(
 
 
 def poison(clean: Path, folder: Path, tokenizer: Path, steps: int, seed: int) -> tuple[int, ...]:
-    """Copy the corpus, write random tokens over all windows of the steps GARBAGE; return the beginning of a sample of BROKEN.
+    """Copy the corpus, write random tokens over all sequences of the steps GARBAGE; return the beginning of a sample of BROKEN.
 
     Order mixes a corpus, so a burst of garbage in its files would come thinned out: it is planted where it is read.
     """
@@ -173,16 +173,16 @@ def poison(clean: Path, folder: Path, tokenizer: Path, steps: int, seed: int) ->
     batches, _ = program.load(configure(folder, folder, tokenizer, steps, seed), Tokenizer(tokenizer))
     draw = np.random.default_rng(seed)
     places = np.array([place for step in GARBAGE for place in batches.sample_ids(step - 1)])
-    for source, window in zip(*(found.tolist() for found in batches.located(places)), strict=True):
-        overwrite(batches, folder / "train", source, window * (batches.seq_len - 1), draw)
+    for source, sequence in zip(*(found.tolist() for found in batches.located(places)), strict=True):
+        overwrite(batches, folder / "train", source, sequence * (batches.seq_len - 1), draw)
     # The incident of the garbage moves what follows up by its samples.
     at = batches.sample_ids(BROKEN - 1 + len(GARBAGE))[3]
-    row: list[int] = batches.windows_at(np.array([at]))["input_ids"][0, :MARKED].tolist()
+    row: list[int] = batches.sequences_at(np.array([at]))["input_ids"][0, :MARKED].tolist()
     return tuple(row)
 
 
 def overwrite(batches: TokenBatches, folder: Path, source: int, start: int, draw: np.random.Generator) -> None:
-    """Write random tokens into a window of a source, in whichever shards it lies.
+    """Write random tokens into a sequence of a source, in whichever shards it lies.
 
     Its first and last token are left: they belong to its neighbours, too, which stay as they were.
     """

@@ -109,13 +109,13 @@ def commands(folder: Path) -> dict[str, list[str]]:
         ],
         "pretrain": [
             *(f"corpus={folder}/corpus", f"tokenizer={folder}/tokenizer", "model=tiny", "tokens=null", "steps=2"),
-            *("batch_tokens=1024", "micro_batch_size=1", "eval_windows=2"),
+            *("batch_tokens=1024", "micro_batch_size=1", "eval_sequences=2"),
         ],
         "sft": [
             *(f"checkpoint={folder}/pretrain/final", f"train=[{folder}/toyworld/dialogues.jsonl]", "epochs=1"),
             *("batch_sequences=4", "micro_batch_size=1"),
         ],
-        "compare": [f"checkpoint_a={chat}", f"prompts=[{folder}/toyworld/prompts.jsonl]", "max_new_tokens=8"],
+        "compare": [f"checkpoint_a={chat}", f"prompts=[{folder}/toyworld/prompts.jsonl]", "sampling.max_new_tokens=8"],
         "rate": [f"comparisons=[{folder}/compare/comparisons.jsonl]", f"world={folder}/toyworld"],
         "reward": [
             *(

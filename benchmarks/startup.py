@@ -46,14 +46,23 @@ TRACING = Path(__file__).resolve().parent / "tracing"
 
 # Program -> (stage whose overrides it takes, overrides for four steps or two iterations).
 TRAINING = {
-    "pretrain": ("pretrain", ["tokens=null", "steps=4", "eval_windows=1"]),
+    "pretrain": ("pretrain", ["tokens=null", "steps=4", "eval_sequences=1"]),
     "sft": ("sft", ["epochs=0.013"]),
     "reward": ("v1_reward_safety", ["epochs=0.07"]),
-    "rejection_sampling": ("v1_rejection_sampling", ["limit=1", "samples_per_prompt=1", "steps=4"]),
-    "ppo": ("ppo", ["iterations=2", "batch_prompts=2", "mini_batch=2", "micro_batch_size=2", "max_new_tokens=1"]),
+    "rejection_sampling": ("v1_rejection_sampling", ["max_prompts=1", "samples_per_prompt=1", "steps=4"]),
+    "ppo": (
+        "ppo",
+        [
+            "iterations=2",
+            "rollout_prompts=2",
+            "mini_batch_prompts=2",
+            "micro_batch_size=2",
+            "sampling.max_new_tokens=1",
+        ],
+    ),
 }
 OTHERS = {
-    "sample": ("sample_ppo", ["limit=1", "samples_per_prompt=1", "max_new_tokens=1"]),
+    "sample": ("sample_ppo", ["max_prompts=1", "samples_per_prompt=1", "sampling.max_new_tokens=1"]),
     "reward.evaluate": ("v1_accuracy_safety", []),
     "judge": ("judge_ppo", []),
     "toyworld": ("world", ["documents_mb=0.01", "dialogues=10", "prompts=30", "prompts_eval=10"]),

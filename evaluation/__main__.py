@@ -1,7 +1,7 @@
 """Compare models: perplexity, reward scores, judgements, differences and win rates with 95 % intervals (paper 3.4).
 
 Reads what other programs wrote: checkpoints, responses (`sample`), judgements (`judge`). The headline of every metric
-is its mean over all prompts; harmless and unsafe prompts follow apart. The samples of a prompt are averaged first;
+is its mean over all prompts; harmless and adversarial prompts follow apart. The samples of a prompt are averaged first;
 intervals are Student's t over prompts, for differences over the prompts both models answered, and Wilson's for win
 rates (ties removed and counted, several samples a prompt allowed for).
 """
@@ -61,7 +61,13 @@ def on_corpus(cfg: EvaluateConfig, name: str, folder: Path, run: Run) -> dict[st
     run.print(f"perplexity of {name} on {cfg.corpus}")
     corpus, dtype = held_out(cfg.corpus), DTYPES[cfg.dtype]
     return perplexity(
-        folder, corpus, cfg.micro_batch_size, cfg.isolate_documents, cfg.corpus_windows, dtype, tokenizer=cfg.tokenizer
+        folder,
+        corpus,
+        cfg.micro_batch_size,
+        cfg.isolate_documents,
+        cfg.corpus_sequences,
+        dtype,
+        tokenizer=cfg.tokenizer,
     )
 
 

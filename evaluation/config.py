@@ -29,7 +29,7 @@ class EvaluateConfig:
     tie: float = field(metadata=least(0))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     corpus: str | None = field(metadata=reads("corpus"))
-    corpus_windows: int | None = field(metadata=least(1))
+    corpus_sequences: int | None = field(metadata=least(1))
     isolate_documents: bool
     micro_batch_size: int = field(metadata=least(1) | SPEED)
     dtype: str = field(metadata=one_of(PRECISIONS))

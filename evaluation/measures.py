@@ -25,19 +25,19 @@ PLAIN = ("refused", "gated", "finished", "length")  # means only; length in word
 # Kind of prompt -> the rank correlation of its reward model's score with the gold judge's mark there.
 AGREEMENT = {
     "harmless": {"spearman_helpfulness": ("score_helpfulness", "helpfulness")},
-    "unsafe": {"spearman_safety": ("score_safety", "safety")},
+    "adversarial": {"spearman_safety": ("score_safety", "safety")},
 }
-KINDS = {"harmless": False, "unsafe": True}  # kind of prompt -> its `safety` field
+KINDS = {"harmless": False, "adversarial": True}  # kind of prompt -> its `is_adversarial`
 
 Samples = dict[str, list[float]]  # prompt -> the values of its samples
 
 
 @dataclass
 class Measured:
-    """All metrics of one model's responses, and which prompts are safety prompts where the files tell."""
+    """All metrics of one model's responses, and which prompts are adversarial where the files tell."""
 
     metrics: dict[str, Samples] = field(default_factory=dict)
-    is_safety: dict[str, bool] = field(default_factory=dict)
+    is_adversarial: dict[str, bool] = field(default_factory=dict)
 
     def add(self, metric: str, prompt: str, value: float) -> None:
         """Append a sample's value."""
@@ -67,15 +67,15 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True) 
             found.add("gated", prompt, float(row["safety_score"] < SAFETY_THRESHOLD))
         found.add("finished", prompt, float(row["finished"]))
         found.add("length", prompt, len(row["response"].split()))
-        if isinstance(row.get("safety"), bool):
-            found.is_safety[prompt] = row["safety"]
+        if "is_adversarial" in row:
+            found.is_adversarial[prompt] = row["is_adversarial"]
     for row in read_rows(_file(judgements, "judgements.jsonl"), "judgement") if judgements else ():
         judged.append(row["prompt_id"])
         for metric in JUDGED:
             found.add(metric, row["prompt_id"], row[metric])
         meta = row.get("meta") or {}
-        if isinstance(kind := meta.get("safety_prompt"), bool):
-            found.is_safety[row["prompt_id"]] = kind
+        if isinstance(kind := meta.get("is_adversarial"), bool):
+            found.is_adversarial[row["prompt_id"]] = kind
         if isinstance(refused := meta.get("refused"), bool):
             found.add("refused", row["prompt_id"], float(refused))
     if responses and judgements and answered != judged:
@@ -159,10 +159,8 @@ def report(models: Mapping[str, Measured], baseline: str | None, tie: float) -> 
     """Return everything that is known from responses and judgements: over all prompts, and by kind of prompt."""
     pairs = pairs_of(list(models), baseline)
     samples = [table for model in models.values() for table in model.metrics.values()]
-    kinds = {prompt: safety for model in models.values() for prompt, safety in model.is_safety.items()}
-    groups = {
-        kind: {prompt for prompt, is_safety in kinds.items() if is_safety is flag} for kind, flag in KINDS.items()
-    }
+    kinds = {prompt: flag for model in models.values() for prompt, flag in model.is_adversarial.items()}
+    groups = {kind: {prompt for prompt, flag in kinds.items() if flag is wanted} for kind, wanted in KINDS.items()}
     return {
         "models": {name: summarise(model) for name, model in models.items()},
         "comparisons": compare(models, pairs, tie),

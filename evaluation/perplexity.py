@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from llamatrain import distributed, hf_folder
-from llamatrain.data.windows import TokenBatches
+from llamatrain.data.sequences import TokenBatches
 from llamatrain.errors import UserError
 from llamatrain.fit import on_device
 from llamatrain.losses import Batch, language_model_loss, text_measures

@@ -48,8 +48,7 @@ def models_table(found: dict[str, Any]) -> Table:
         table.add_column(escape(name), justify="right")
     parts = {f"all {counted(found['prompts'], 'prompt')}": models} if found["prompts"] else {"": models}
     for kind, part in found["by_kind"].items():
-        shown = "adversarial" if kind == "unsafe" else kind
-        parts[counted(part["prompts"], f"{shown} prompt")] = part["models"]
+        parts[counted(part["prompts"], f"{kind} prompt")] = part["models"]
     for title, measured in parts.items():
         if title:
             table.add_row(f"[bold]{title}")

@@ -107,6 +107,8 @@ def questions(checkpoint: str) -> list[str]:
     if folder is None:
         return []
     story = Story(folder)
+    if story.older:
+        return []
     models = {model: stage.folder / "final" for model, stage in story.trained.items()}
     model = next((m for m, made in models.items() if made.exists() and made.resolve() == _final(final)), None)
     rows = story.responses.get(model, []) if model else []

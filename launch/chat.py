@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from llamatrain.config.program import EXIT_USER, main
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.keys import check_values, one_of
-from llamatrain.settings import PRECISIONS
+from llamatrain.settings import PRECISIONS, SamplingConfig
 from llamatrain.stopping import handling
 from llamatrain.streams import shown
 
@@ -40,9 +40,7 @@ class ChatConfig:
     checkpoint: str
     tokenizer: str | None
     system: str | None
-    temperature: float
-    top_p: float
-    max_new_tokens: int
+    sampling: SamplingConfig
     seed: int
     dtype: str = field(metadata=one_of(PRECISIONS))
 
@@ -55,12 +53,10 @@ class Chat:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, cfg: ChatConfig) -> None:
         """Begin with an empty history."""
-        from llamatrain.settings import Sampling
-
         self.model, self.tokenizer, self.system = model, tokenizer, cfg.system
-        self.sampling = Sampling(cfg.temperature, cfg.top_p, cfg.max_new_tokens, cfg.seed, "chat")
+        self.sampling = cfg.sampling.seeded(cfg.seed, "chat")
         # What an answer should find free at least; where the context is small, a quarter of it.
-        self.room = min(cfg.max_new_tokens, model.config.max_seq_len // 4)
+        self.room = min(cfg.sampling.max_new_tokens, model.config.max_seq_len // 4)
         self.turns: list[dict[str, str]] = []
         self.finished = True  # whether the last answer ended by itself
 
@@ -237,7 +233,7 @@ def _reply(chat: Chat, text: str, dim: str, plain: str) -> None:
     try:
         for piece in wrapped(map(shown, chat.answer()), columns()):
             print(piece, end="", flush=True)
-        print("" if chat.finished else f"{dim} [cut: max_new_tokens or the context's end]{plain}")
+        print("" if chat.finished else f"{dim} [cut: sampling.max_new_tokens or the context's end]{plain}")
     except KeyboardInterrupt:
         print(f"{dim} [stopped]{plain}")
     print()

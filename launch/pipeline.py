@@ -31,7 +31,7 @@ from .answers import side_by_side, three
 from .graph import Graph, Stage, distributed, split_overrides
 from .graphs.chat import Chat, Data, chat
 from .local import run_stages
-from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly
+from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly, refuse_older
 from .processes import Processes
 from .programs import NAME, PROGRAMS, nearest, quoted, typed
 from .record import read_record
@@ -99,7 +99,8 @@ class Pipeline:
             left_out = (f"# left out: {line}\n" for line in self.graph.left_out)
             sys.stdout.write("".join([*left_out, *map(drawn, self.stages)]))
             return 0
-        self._refuse_older()
+        self._refuse_older_names()
+        refuse_older(self.stages, self.place, self.cfg.rerun)
         planned = plan_stages(self.stages, self.graph.awaited, self.place)
         decisions = plan(planned[: self.last], self.place, self.cfg.rerun)
         refuse_costly(decisions, self.place, self.cfg.rerun, self.cfg.confirm_minutes)
@@ -138,13 +139,13 @@ class Pipeline:
                 self._summary(runner, planned[: self.last])
             return code
 
-    def _refuse_older(self) -> None:
+    def _refuse_older_names(self) -> None:
         """Refuse a folder whose stages bear the names of an earlier version: all would run again beside them."""
         described = read_json(self.place.folder / "pipeline.json")
         if described and "graph" not in described:
             raise UserError(
                 f"{self.place.folder} was made by an earlier version, whose stages had other names (those of round 1 now "
-                f"begin with v1_): choose another run.name; nothing was touched, and chat and report read it as before"
+                f"begin with v1_): choose another run.name; nothing was touched"
             )
 
     def _describe(self, planned: Sequence[Planned]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from llamatrain.config.compose import check, compose_dict, lengths_given
 from llamatrain.config.presets import config_folder, is_own, preset_path
+from llamatrain.config.renamed import older
 from llamatrain.errors import UserError
 from llamatrain.keys import files_read, flatten
 
@@ -230,6 +231,18 @@ def decide(one: Planned, place: Place, rerun: Collection[str], pending: Collecti
     if unknown:
         return so("perhaps", f"if {' or '.join(unknown)} comes out differently")
     return so("done") if done else so("resume", "resumes where it was interrupted")
+
+
+def refuse_older(stages: Sequence[Stage | Planned], place: Place, rerun: Collection[str]) -> None:
+    """Refuse to go on from results of an earlier version, whose keys and rows had other names, but those in `rerun`."""
+    records = {one.name: read_record(place.folder / one.name) for one in stages if one.name not in rerun}
+    found = {name: older(old.program, [*old.config, *old.composed]) for name, old in records.items() if old is not None}
+    names = [name for name, why in found.items() if why]
+    if names:
+        raise UserError(
+            f"{place.folder} was made by an earlier version (of '{names[0]}' {found[names[0]]}): choose another run.name, or "
+            f"say rerun=[{','.join([*rerun, *names])}]; nothing was touched"
+        )
 
 
 def refuse_costly(decisions: Sequence[Decision], place: Place, rerun: Collection[str], confirm_minutes: float) -> None:

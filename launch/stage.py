@@ -31,7 +31,7 @@ from llamatrain.run_files import STATUS
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.text_files import read_json
 
-from .plan import Decision, Place, Planned, decide, refuse_costly
+from .plan import Decision, Place, Planned, decide, refuse_costly, refuse_older
 from .processes import Processes, ended
 from .programs import PROGRAMS, command, nearest, typed, with_keys
 from .ranks import Ranks, launched
@@ -250,6 +250,7 @@ def run_stage(cfg: StageConfig) -> None:
             place, content["ranks"], cfg.rerun, cfg.confirm_minutes, console(), len(one.name), again, processes, among
         )
         try:
+            refuse_older([one], place, cfg.rerun)
             code = runner.run(one)
         except UserError:
             if among:

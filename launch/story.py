@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
+from llamatrain.config.renamed import older
 from llamatrain.description import Measures
 from llamatrain.replaced import MARK
 
@@ -36,7 +37,7 @@ class Described(TypedDict, total=False):
 
 def is_adversarial(row: Row) -> bool:
     """Whether a row is about a prompt that the safety model governs."""
-    return bool(row.get("safety"))
+    return bool(row.get("is_adversarial"))
 
 
 def logit(share: float) -> float:
@@ -68,6 +69,11 @@ class Story:
         self.stages = [
             stage for stage in self.chain if stage.status or stage.record
         ]  # of which there is something to tell
+
+    @property
+    def older(self) -> str:
+        """What shows that an earlier version made it, whose rows had other names; empty where none did."""
+        return next(filter(None, (older(stage.program, stage.config) for stage in self.stages)), "")
 
     @cached_property
     def answered(self) -> list[StageRun]:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from . import atomic, distributed, kernels, lock, manifest
+from .config.renamed import older
 from .environment import environment
 from .errors import UserError
 from .lock import Lock
@@ -22,6 +23,7 @@ from .resuming import refuse_replacement
 from .run_files import INCIDENTS, METRICS, STATUS, Status
 from .settings import RunConfig
 from .text_files import DamagedFileError, read_json
+from .yaml_files import read_yaml
 
 OWN = ("checkpoints", "chunks", "final", METRICS, INCIDENTS, STATUS, "wandb")
 
@@ -63,6 +65,7 @@ class RunFolder:
             raise UserError(f"run.name={self.config.name}: {self.path} is a run of {owner}; choose another run.name")
         if self.config.resume == "never" and any((self.path / name).exists() for name in OWN):
             self._begin_anew()
+        self._refuse_older()
         final = self.path / "final"
         if final.exists() and not final.is_symlink():
             raise UserError(f"{final} is where the run puts a link to its last checkpoint: move away what is there")
@@ -77,6 +80,19 @@ class RunFolder:
         kernels.choose(self.config.kernels, old.get("kernels", {}) if saved else {})
         atomic.write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         self.write_status("running", 0)
+
+    def _refuse_older(self) -> None:
+        """Refuse to go on in the folder of a run whose keys, and so whose rows, had other names."""
+        try:
+            before = read_yaml(self.path / "config.yaml")
+        except (OSError, UserError):  # what cannot be read is looked at where it is needed
+            return
+        found = older(self.program, before) if isinstance(before, dict) else ""
+        if found:
+            raise UserError(
+                f"{self.path} was made by an earlier version ({found}): choose another run.name, or start anew with "
+                f"run.resume=never; nothing was touched"
+            )
 
     def _begin_anew(self) -> None:
         """Move what the folder held beside it."""

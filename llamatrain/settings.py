@@ -147,17 +147,28 @@ class SpikeConfig:
 
 
 @dataclass
-class Sampling:
-    """How tokens are drawn: temperature 0 is greedy; top_p 1 keeps every token.
-
-    Each `program` has noise of its own: PPO must not begin with the very samples that rejection sampling chose among.
-    """
+class SamplingConfig:
+    """How tokens are drawn; configs/sampling/ says what each key means."""
 
     temperature: float = field(metadata=least(0))
     top_p: float = field(metadata=above(0, most=1))
     max_new_tokens: int = field(metadata=least(1))
-    seed: int
-    program: str = ""
 
     def __post_init__(self) -> None:
-        check_values(self)
+        """Check values."""
+        check_values(self, "sampling.")
+
+    def seeded(self, seed: int, program: str) -> Sampling:
+        """Return it with the noise of a run of this program."""
+        return Sampling(self.temperature, self.top_p, self.max_new_tokens, seed, program)
+
+
+@dataclass
+class Sampling(SamplingConfig):
+    """How tokens are drawn, and by which noise.
+
+    Each `program` has noise of its own: PPO must not begin with the very samples that rejection sampling chose among.
+    """
+
+    seed: int
+    program: str = ""

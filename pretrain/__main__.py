@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from llamatrain.config.program import main
-from llamatrain.data.windows import TokenBatches
+from llamatrain.data.sequences import TokenBatches
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine.learning import Engine
 from llamatrain.engine.models import build
@@ -43,7 +43,7 @@ def train(cfg: PretrainConfig) -> None:
 
         def evaluate() -> dict[str, float]:
             assert held_out is not None
-            return held_out_metrics(engine, held_out, cfg.eval_windows)
+            return held_out_metrics(engine, held_out, cfg.eval_sequences)
 
         fit(
             engine,
@@ -59,14 +59,14 @@ def train(cfg: PretrainConfig) -> None:
 
 
 def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, TokenBatches | None]:
-    """Return the training windows and, where the corpus has held-out documents, the held-out ones."""
+    """Return the training sequences and, where the corpus has held-out documents, the held-out ones."""
     assert cfg.seq_len is not None
     assert cfg.micro_batch_size is not None
     folder, seq_len, size = Path(cfg.corpus), cfg.seq_len, cfg.micro_batch_size
     if not folder.is_dir():
         raise missing(folder, "corpus")
 
-    def windows(part: str, rows: int, skip: list[int], mixture: dict[str, float] | None) -> TokenBatches:
+    def sequences(part: str, rows: int, skip: list[int], mixture: dict[str, float] | None) -> TokenBatches:
         return TokenBatches(
             folder / part,
             seq_len=seq_len,
@@ -82,10 +82,10 @@ def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, Token
             held_out=part == "eval",
         )
 
-    batches = windows("train", cfg.batch_tokens // seq_len, cfg.skip_samples, cfg.mixture)
+    batches = sequences("train", cfg.batch_tokens // seq_len, cfg.skip_samples, cfg.mixture)
     if not (folder / "eval").is_dir():
         return batches, None
-    return batches, windows("eval", size * world_size(), [], {})
+    return batches, sequences("eval", size * world_size(), [], {})
 
 
 def compile_ahead(engine: Engine, batches: TokenBatches, run: Run) -> None:
@@ -100,7 +100,7 @@ def compile_ahead(engine: Engine, batches: TokenBatches, run: Run) -> None:
 def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -> dict[str, float]:
     """Return loss (nats a token), perplexity and bits per byte of the held-out documents, in all and by source.
 
-    Of every source the first `limit` windows are read, and stand for all of it; in the totals it counts by its targets.
+    Of every source the first `limit` sequences are read, and stand for all of it; in the totals it counts by its targets.
     """
     found: dict[str, float] = {}
     total, targets = 0.0, 0

@@ -92,7 +92,7 @@ class PretrainConfig:
     seq_len: int | None
     micro_batch_size: int | None = field(metadata=SPEED)
     isolate_documents: bool
-    eval_windows: int | None = field(metadata=least(1) | MEASURES)
+    eval_sequences: int | None = field(metadata=least(1) | MEASURES)
     skip_samples: list[int]
     spikes: SpikeConfig
     compile: bool = field(metadata=SPEED)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from llamatrain.data.batches import check_split
+from llamatrain.data.sequences import source_shares, whole_sequences
 from llamatrain.data.shards import MANIFEST, Manifest, read_manifest
-from llamatrain.data.windows import source_shares, whole_windows
 from llamatrain.distributed import world_size
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.flops import flops_per_token
@@ -66,11 +66,11 @@ def epochs(cfg: PretrainConfig, manifest: Manifest) -> str:
     lines = [f" = {cfg.total_steps * cfg.batch_tokens / manifest.tokens:.2f} epochs of {manifest.tokens:,}"]
     rows = cfg.total_steps * (cfg.batch_tokens // cfg.seq_len)
     turns = {
-        source.name: (share, rows * share / max(1, whole_windows(source, cfg.seq_len)))
+        source.name: (share, rows * share / max(1, whole_sequences(source, cfg.seq_len)))
         for source, share in zip(manifest.sources, source_shares(manifest.sources, cfg.mixture), strict=True)
     }
     if len(turns) > 1:
-        told = (f"{name} {turn:.2f} epochs ({share:.1%} of the windows)" for name, (share, turn) in turns.items())
+        told = (f"{name} {turn:.2f} epochs ({share:.1%} of the sequences)" for name, (share, turn) in turns.items())
         lines.append(f"sources: {', '.join(told)}")
     lines += [
         f"warning: {name} is gone through {turn:.1f} times: beyond {MANY} a repeated token teaches less than a new one"

@@ -121,7 +121,7 @@ def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:
         rating=row.get("rating"),
         chosen_safe=row.get("chosen_safe"),
         rejected_safe=row.get("rejected_safe"),
-        is_adversarial=bool((row.get("meta") or {}).get("safety_prompt", row["kind"] == "safety")),
+        is_adversarial=bool((row.get("meta") or {}).get("is_adversarial", row["kind"] == "safety")),
         source=str(source),
         row=number,
     )

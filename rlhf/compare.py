@@ -46,7 +46,7 @@ def compare(cfg: CompareConfig) -> None:
     """Sample two responses a prompt."""
     paths = {"checkpoint_a": cfg.checkpoint_a, "checkpoint_b": cfg.checkpoint_b}
     parents = {key: checkpoint.resolve(path, "sft") for key, path in paths.items() if path is not None}
-    cfg.batch_size = generated_at_once(cfg.batch_size, parents, cfg.dtype)
+    cfg.generation_batch_size = generated_at_once(cfg.generation_batch_size, parents, cfg.dtype)
     data = {"prompts": prompts_fingerprint(cfg.prompts)}
     with Run(cfg.run, "compare", cfg, parents, data, dashboard=False) as run:
         run.resume({})
@@ -55,7 +55,9 @@ def compare(cfg: CompareConfig) -> None:
             kept = write_rows(run.folder / "comparisons.jsonl", filter(differs, chunks.rows()))
             equal = chunks.count - kept
             if not kept:
-                raise UserError(f"all {equal} pairs are two equal responses: raise temperatures or give a checkpoint_b")
+                raise UserError(
+                    f"all {equal} pairs are two equal responses: raise sampling.temperatures or give a checkpoint_b"
+                )
             run.log(0, {"compare/pairs": kept, "compare/equal": equal})
             run.print(
                 f"wrote {run.folder / 'comparisons.jsonl'}: {counted(kept, 'pair')}; {counted(equal, 'pair')} of equal "
@@ -67,9 +69,16 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     """Sample `pairs_per_prompt` pairs a prompt from the checkpoints, as chunks on disk."""
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     prompts = load_prompts(
-        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
+        cfg.prompts,
+        tokenizer,
+        context,
+        cfg.sampling.max_new_tokens,
+        cfg.max_prompts,
+        cfg.too_long,
+        run.print,
+        BadRows(cfg.bad_rows),
     )
-    sampling = [cfg.temperatures, cfg.top_p, cfg.max_new_tokens, cfg.run.seed]
+    sampling = {**vars(cfg.sampling), "seed": cfg.run.seed}
     rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, Comparison)
@@ -78,10 +87,11 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
 
         def respond(variant: Variant, wanted: list[tuple[Prompt, int]]) -> list[Rollout]:
-            model, sampling = load(parents[variant.key]), cfg.sampling(variant.temperature)
+            model = load(parents[variant.key])
+            sampling = cfg.sampling.at(variant.temperature).seeded(cfg.run.seed, "compare")
             of, numbers = [prompt for prompt, _ in wanted], [number for _, number in wanted]
             return sample_rollouts(
-                model, of, numbers, sampling, tokenizer.eos_id, cfg.batch_size, lambda _: bar.update(1)
+                model, of, numbers, sampling, tokenizer.eos_id, cfg.generation_batch_size, lambda _: bar.update(1)
             )
 
         def rows_of(items: range) -> list[Row]:
@@ -112,7 +122,7 @@ class Comparison(TypedDict):
     messages: list[dict[str, str]]
     response_a: str
     response_b: str
-    safety: bool
+    is_adversarial: bool
 
 
 def comparison(
@@ -130,17 +140,18 @@ def comparison(
         row[f"model_{side}"] = getattr(cfg, variant.key)
         row[f"temperature_{side}"] = variant.temperature
         row[f"finished_{side}"] = rollout.finished
-    return row | {"safety": prompt.safety}
+    return row | {"is_adversarial": prompt.is_adversarial}
 
 
 def draw_variants(cfg: CompareConfig, prompt_id: str, pair: int) -> tuple[Variant, Variant]:
     """Return where responses a and b of a pair come from: a function of the seed, the prompt and the pair's number."""
     chance = random.Random(noise_key(cfg.run.seed, f"variants of {prompt_id}", pair))
+    temperatures = cfg.sampling.temperatures
     if cfg.checkpoint_b is not None:
-        first = Variant("checkpoint_a", chance.choice(cfg.temperatures))
-        second = Variant("checkpoint_b", chance.choice(cfg.temperatures))
+        first = Variant("checkpoint_a", chance.choice(temperatures))
+        second = Variant("checkpoint_b", chance.choice(temperatures))
     else:
-        different = chance.sample(cfg.temperatures, 2) if len(cfg.temperatures) > 1 else cfg.temperatures * 2
+        different = chance.sample(temperatures, 2) if len(temperatures) > 1 else temperatures * 2
         first, second = (Variant("checkpoint_a", temperature) for temperature in different)
     return (second, first) if chance.random() < 0.5 else (first, second)
 

@@ -9,7 +9,7 @@ from llamatrain.description import LOSS, LOSSES, Against, BestOf, Chart, Headlin
 from llamatrain.errors import UserError
 from llamatrain.keys import KEEPS, SPEED, above, check_values, least, one_of, reads
 from llamatrain.responses.config import TOO_LONG, LearningGateConfig, ResponsesConfig
-from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, Sampling, ZeroConfig
+from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, SamplingConfig, ZeroConfig
 
 KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
 
@@ -17,6 +17,26 @@ KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
 @dataclass
 class SampleConfig(ResponsesConfig):
     """What is sampled and how; configs/sample.yaml says what each key means."""
+
+
+@dataclass
+class VariedSamplingConfig:
+    """How tokens are drawn where temperatures vary; configs/sampling/varied.yaml says what each key means."""
+
+    temperatures: list[float]
+    top_p: float
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if not self.temperatures:
+            raise UserError("sampling.temperatures=[]: need at least one")
+        for temperature in self.temperatures:
+            self.at(temperature)
+
+    def at(self, temperature: float) -> SamplingConfig:
+        """Return how tokens are drawn at one of the temperatures."""
+        return SamplingConfig(temperature, self.top_p, self.max_new_tokens)
 
 
 @dataclass
@@ -28,30 +48,20 @@ class CompareConfig:
     checkpoint_b: str | None = field(metadata=reads("checkpoint", "sft"))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     prompts: list[str] = field(metadata=reads("prompt"))
-    limit: int | None = field(metadata=least(1))
+    max_prompts: int | None = field(metadata=least(1))
     pairs_per_prompt: int = field(metadata=least(1))
-    temperatures: list[float]
-    top_p: float
-    max_new_tokens: int
+    sampling: VariedSamplingConfig
     too_long: str = field(metadata=one_of(TOO_LONG))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
-    batch_size: int | None = field(metadata=least(1) | SPEED)
+    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
     chunk_pairs: int = field(metadata=least(1) | SPEED)
     dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
         """Check values."""
         check_values(self)
-        if not self.temperatures:
-            raise UserError("temperatures=[]: need at least one")
-        for temperature in self.temperatures:
-            self.sampling(temperature)
-        if self.checkpoint_b is None and self.temperatures == [0]:
-            raise UserError("temperatures=[0]: two greedy responses of one checkpoint are the same")
-
-    def sampling(self, temperature: float) -> Sampling:
-        """Return how to sample at a temperature."""
-        return Sampling(temperature, self.top_p, self.max_new_tokens, self.run.seed, "compare")
+        if self.checkpoint_b is None and self.sampling.temperatures == [0]:
+            raise UserError("sampling.temperatures=[0]: two greedy responses of one checkpoint are the same")
 
 
 @dataclass
@@ -68,7 +78,7 @@ class RejectionSamplingConfig(ResponsesConfig):
     steps: int = field(metadata=least(1))
     batch_sequences: int = field(metadata=least(1))
     micro_batch_size: int | None = field(metadata=least(1) | SPEED)
-    seq_len: int | None
+    max_length: int | None
     replay: str | None = field(metadata=reads("corpus"))
     replay_fraction: float
     activation_checkpointing: str = field(metadata=SPEED)
@@ -100,23 +110,21 @@ class PPOConfig:
     helpfulness: str = field(metadata=reads("checkpoint", "reward"))
     safety: str = field(metadata=reads("checkpoint", "reward"))
     prompts: list[str] = field(metadata=reads("prompt"))
-    limit: int | None = field(metadata=least(1))
+    max_prompts: int | None = field(metadata=least(1))
     too_long: str = field(metadata=one_of(TOO_LONG))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
     iterations: int = field(metadata=least(1))
-    batch_prompts: int = field(metadata=least(1))
-    mini_batch: int = field(metadata=least(1))
+    rollout_prompts: int = field(metadata=least(1))
+    mini_batch_prompts: int = field(metadata=least(1))
     epochs: int = field(metadata=least(1))
     micro_batch_size: int | None = field(metadata=least(1) | SPEED)
-    batch_size: int | None = field(metadata=least(1) | SPEED)
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    beta: float = field(metadata=least(0))
+    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
+    sampling: SamplingConfig
+    kl_coef: float = field(metadata=least(0))
     clip: float = field(metadata=above(0))
     value_clip: float = field(metadata=above(0))
     gamma: float = field(metadata=least(0, 1))
-    lam: float = field(metadata=least(0, 1))
+    gae_lambda: float = field(metadata=least(0, 1))
     critic_warmup: int = field(metadata=least(0))
     gate: LearningGateConfig
     whiten: str = field(metadata=one_of((KIND, BATCH)))
@@ -127,21 +135,24 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Check values."""
         check_values(self)
-        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed, "ppo")
-        if self.temperature == 0:
-            raise UserError("temperature=0: PPO learns from differences between samples; need a positive temperature")
-        if self.top_p < 1:
+        if self.sampling.temperature == 0:
             raise UserError(
-                f"top_p={self.top_p}: need 1; PPO's log-probabilities are of the whole distribution, and samples of a part "
-                f"of it would be another policy's"
+                "sampling.temperature=0: PPO learns from differences between samples; need a positive temperature"
             )
-        if self.batch_prompts % self.mini_batch:
-            raise UserError(f"batch_prompts={self.batch_prompts} must be a multiple of mini_batch={self.mini_batch}")
+        if self.sampling.top_p < 1:
+            raise UserError(
+                f"sampling.top_p={self.sampling.top_p}: need 1; PPO's log-probabilities are of the whole distribution, and "
+                f"samples of a part of it would be another policy's"
+            )
+        if self.rollout_prompts % self.mini_batch_prompts:
+            raise UserError(
+                f"rollout_prompts={self.rollout_prompts} must be a multiple of mini_batch_prompts={self.mini_batch_prompts}"
+            )
 
     @property
     def updates_per_iteration(self) -> int:
         """Return the optimizer steps of an iteration."""
-        return self.epochs * (self.batch_prompts // self.mini_batch)
+        return self.epochs * (self.rollout_prompts // self.mini_batch_prompts)
 
 
 PPO_CHARTS = (
@@ -208,8 +219,8 @@ PROGRAMS = {
         ),
         model="Reinforcement learning from human feedback (RLHF) by PPO: raises the reward models' score of its answers, and "
         "pays for every step away from where it started.",
-        size="{step} × {batch_prompts} responses",
-        trained_on="{step} iterations of {batch_prompts} responses",
+        size="{step} × {rollout_prompts} responses",
+        trained_on="{step} iterations of {rollout_prompts} responses",
         chats=True,
         charts=(Against("samples.jsonl", "kl", "KL", "KL from the start, nats per response"), *PPO_CHARTS),
         learns_from=(Table("PPO's batches", "rollout", file="samples.jsonl"),),

@@ -37,18 +37,18 @@ def whiten(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return ((exact - mean) * (variance + EPSILON).rsqrt() * mask).to(values.dtype)
 
 
-def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """Return the reward of each token (N, R): -beta * (logprob - reference), and the score (N,) at the last token.
+def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """Return the reward of each token (N, R): -kl_coef * (logprob - reference), and the score (N,) at the last token.
 
     The sum over a response is equation 4 with the one-sample estimate (k1) of the KL divergence.
     """
-    rewards = -beta * (logprobs - reference) * mask
+    rewards = -kl_coef * (logprobs - reference) * mask
     last = mask.sum(1) - 1
     rewards[torch.arange(len(rewards)), last] += scores.to(rewards.dtype)
     return rewards
 
 
-def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> Tensor:
     """Return the advantages (N, R) of Schulman et al. 2016; after a response's last token there is no value."""
     values = values * mask
     advantages = torch.zeros_like(rewards)
@@ -56,7 +56,7 @@ def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
     next_values = torch.zeros_like(following)
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_values - values[:, t]
-        following = (delta + gamma * lam * following) * mask[:, t]
+        following = (delta + gamma * gae_lambda * following) * mask[:, t]
         advantages[:, t], next_values = following, values[:, t]
     return advantages
 
@@ -81,17 +81,17 @@ def assign(
     reference: Tensor,
     values: Tensor,
     mask: Tensor,
-    beta: float,
+    kl_coef: float,
     gamma: float,
-    lam: float,
+    gae_lambda: float,
 ) -> Credit:
     """Return the credit of a whole rollout batch.
 
     The order: whitened scores, the KL term, advantages, returns = advantages + values, whitened advantages. Returns are
     not whitened: they are what the critic learns.
     """
-    rewards = token_rewards(whitened, logprobs, reference, mask, beta)
-    advantages = generalized_advantages(rewards, values, mask, gamma, lam)
+    rewards = token_rewards(whitened, logprobs, reference, mask, kl_coef)
+    advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)
     returns = (advantages + values) * mask
     following = generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)
     return Credit(rewards, whiten(advantages, mask), returns, following, whitened)

@@ -69,9 +69,12 @@ def judge(cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int)
     for portion in portions(rollouts, cfg.micro_batch_size):
         packed = pack_rollouts(portion, context, distributed.device())
         logits = models.policy(**packed.inputs, select=packed.before)
-        logprobs, entropy = token_logprobs(logits, packed.targets, cfg.temperature), entropies(logits, cfg.temperature)
+        logprobs, entropy = (
+            token_logprobs(logits, packed.targets, cfg.sampling.temperature),
+            entropies(logits, cfg.sampling.temperature),
+        )
         logits = models.reference(**packed.inputs, select=packed.before)
-        reference = token_logprobs(logits, packed.targets, cfg.temperature)
+        reference = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
         values = packed.at(models.critic(**packed.inputs), packed.before)
         helpfulness = scores_at_end(models.helpfulness, packed).cpu()
         safety = scores_at_end(models.safety, packed).cpu()
@@ -96,17 +99,17 @@ def rewarded(cfg: PPOConfig, judged: list[Judged]) -> tuple[Tensor, Tensor]:
     rule knows of no micro-batch.
     """
     helpfulness, safety = torch.tensor([j.helpfulness for j in judged]), torch.tensor([j.safety for j in judged])
-    is_safety = [j.rollout.prompt.safety for j in judged]
-    combined = combined_logits(helpfulness, safety, torch.tensor(is_safety), cfg.gate)
+    is_adversarial = [j.rollout.prompt.is_adversarial for j in judged]
+    combined = combined_logits(helpfulness, safety, torch.tensor(is_adversarial), cfg.gate)
     finished = torch.tensor([j.rollout.finished for j in judged])
-    held = hold_unfinished(combined, finished, is_safety, UNFINISHED_QUANTILE, cfg.gate)
+    held = hold_unfinished(combined, finished, is_adversarial, UNFINISHED_QUANTILE, cfg.gate)
     return held, gate_closes(safety, cfg.gate)
 
 
 def zero_problems(cfg: PPOConfig, judged: list[Judged]) -> list[str]:
     """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), by the batch's responses."""
-    helpfulness = [j.helpfulness for j in judged if not j.rollout.prompt.safety]
-    return check_zero(helpfulness, [j.safety for j in judged if j.rollout.prompt.safety], cfg.gate)
+    helpfulness = [j.helpfulness for j in judged if not j.rollout.prompt.is_adversarial]
+    return check_zero(helpfulness, [j.safety for j in judged if j.rollout.prompt.is_adversarial], cfg.gate)
 
 
 def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
@@ -117,9 +120,9 @@ def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
     )
     mask = pad_sequence([torch.ones(len(j.logprobs), dtype=torch.bool) for j in judged], batch_first=True)
     combined, gated = rewarded(cfg, judged)
-    adversarial = torch.tensor([j.rollout.prompt.safety for j in judged])
+    adversarial = torch.tensor([j.rollout.prompt.is_adversarial for j in judged])
     whitened = whiten_scores(combined, adversarial, apart=cfg.whiten == KIND)
-    assigned = assign(whitened, logprobs, reference, values, mask, cfg.beta, cfg.gamma, cfg.lam)
+    assigned = assign(whitened, logprobs, reference, values, mask, cfg.kl_coef, cfg.gamma, cfg.gae_lambda)
     return Batch(judged, combined, gated, mask, logprobs, values, assigned)
 
 
@@ -153,7 +156,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
 def kind_metrics(batch: Batch) -> dict[str, float]:
     """Return measures by kind of prompt; none for a kind that is not in the batch."""
     metrics: dict[str, float] = {}
-    adversarial = [j.rollout.prompt.safety for j in batch.judged]
+    adversarial = [j.rollout.prompt.is_adversarial for j in batch.judged]
     for name, kind in (("harmless", False), ("adversarial", True)):
         own = [i for i, is_adversarial in enumerate(adversarial) if is_adversarial is kind]
         if own:

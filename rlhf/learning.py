@@ -23,11 +23,11 @@ from .losses import log_ratio, policy_loss, token_logprobs, value_loss
 def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:
     """Yield an iteration's mini-batches: in the prompts' order (itself random) first, in others in later epochs."""
     for epoch in range(cfg.epochs):
-        order = np.arange(cfg.batch_prompts)
+        order = np.arange(cfg.rollout_prompts)
         if epoch:
-            order = permuted(order, cfg.batch_prompts, mix(cfg.run.seed, iteration, epoch))
-        for start in range(0, cfg.batch_prompts, cfg.mini_batch):
-            yield order[start : start + cfg.mini_batch].tolist()
+            order = permuted(order, cfg.rollout_prompts, mix(cfg.run.seed, iteration, epoch))
+        for start in range(0, cfg.rollout_prompts, cfg.mini_batch_prompts):
+            yield order[start : start + cfg.mini_batch_prompts].tolist()
 
 
 def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context: int, hold: bool) -> dict[str, float]:
@@ -72,7 +72,7 @@ def accumulate(
         found: dict[str, Tensor] = {}
         if not hold:
             logits = models.policy(**packed.inputs, select=packed.before)
-            ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.temperature), old)
+            ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.sampling.temperature), old)
             losses = policy_loss(ratios, advantages, cfg.clip)
             models.policy.backward(losses.sum() / tokens)
             found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}

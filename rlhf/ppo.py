@@ -56,7 +56,7 @@ def train(cfg: PPOConfig) -> None:
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     choose_sizes(cfg, parents["checkpoint"], context, distributed.world_size())
     prompts, text = plan(cfg, tokenizer, context)
-    data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("batch_prompts", "limit", "too_long")
+    data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("rollout_prompts", "max_prompts", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed) as run:
         run.print(text)
         models = load_models(cfg, parents)
@@ -69,7 +69,7 @@ def train(cfg: PPOConfig) -> None:
             for iteration in range(start, cfg.iterations):
                 clock = Clock()
                 with clock("act"):
-                    rollouts = act(cfg, models.policy, batch_prompts(cfg, prompts, iteration), tokenizer)
+                    rollouts = act(cfg, models.policy, rollout_prompts(cfg, prompts, iteration), tokenizer)
                 with clock("judge"):
                     judged = gather(judge(cfg, models, rollouts, context))
                     if iteration == 0:
@@ -116,14 +116,21 @@ def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Promp
     notes: list[str] = []
     bad = BadRows(cfg.bad_rows)
     prompts = load_prompts(
-        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, notes.append, bad
+        cfg.prompts,
+        tokenizer,
+        context,
+        cfg.sampling.max_new_tokens,
+        cfg.max_prompts,
+        cfg.too_long,
+        notes.append,
+        bad,
     )
-    epochs = cfg.iterations * cfg.batch_prompts / len(prompts)
-    batch = ("batch_prompts", cfg.batch_prompts)
+    epochs = cfg.iterations * cfg.rollout_prompts / len(prompts)
+    batch = ("rollout_prompts", cfg.rollout_prompts)
     check_length(batch, len(prompts), "prompts", epochs, ("iterations",), cfg.run.given)
     updates = f"{cfg.updates_per_iteration:,} update{'s' if cfg.updates_per_iteration > 1 else ''}"
     notes.append(
-        f"{cfg.iterations:,} iterations of {cfg.batch_prompts:,} prompts and {updates}: {epochs:.3g} epochs of "
+        f"{cfg.iterations:,} iterations of {cfg.rollout_prompts:,} prompts and {updates}: {epochs:.3g} epochs of "
         f"{len(prompts):,} prompts; a rank learns from {cfg.micro_batch_size} responses at once"
     )
     return prompts, "\n".join(notes)
@@ -141,10 +148,10 @@ def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
 
 def check_ranks(cfg: PPOConfig, ranks: int) -> None:
     """Refuse a number of ranks among which a mini-batch cannot be divided equally."""
-    if cfg.mini_batch % ranks:
+    if cfg.mini_batch_prompts % ranks:
         raise UserError(
-            f"mini_batch={cfg.mini_batch} cannot be divided among {ranks} ranks: need a multiple, or a number of ranks "
-            f"that divides mini_batch (and with it batch_prompts={cfg.batch_prompts})"
+            f"mini_batch_prompts={cfg.mini_batch_prompts} cannot be divided among {ranks} ranks: need a multiple, or a number of ranks "
+            f"that divides mini_batch_prompts (and with it rollout_prompts={cfg.rollout_prompts})"
         )
 
 
@@ -153,10 +160,12 @@ def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None
 
     It trains two models and reads three. Under ZeRO-3 the policy is whole while it generates.
     """
-    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch, context, ranks, trained=2, read=3)
+    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, trained=2, read=3)
     model = load_config(policy)[0]
     held = models_bytes(model, cfg.zero, ranks, trained=2, read=3)
-    cfg.batch_size = responses_at_once(cfg.batch_size, model, cfg.zero.dtype, int(cfg.zero.stage == 3), ranks, held)
+    cfg.generation_batch_size = responses_at_once(
+        cfg.generation_batch_size, model, cfg.zero.dtype, int(cfg.zero.stage == 3), ranks, held
+    )
 
 
 def load_models(cfg: PPOConfig, parents: dict[str, Path]) -> Models:
@@ -173,12 +182,12 @@ def load_models(cfg: PPOConfig, parents: dict[str, Path]) -> Models:
     )
 
 
-def batch_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> list[tuple[Prompt, int]]:
+def rollout_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> list[tuple[Prompt, int]]:
     """Return an iteration's prompts, each with its sample number: every prompt once an epoch, in an order of its own.
 
     The sample number is the epoch, so a prompt that falls twice into a batch gets different noise.
     """
-    places = np.arange(iteration * cfg.batch_prompts, (iteration + 1) * cfg.batch_prompts)
+    places = np.arange(iteration * cfg.rollout_prompts, (iteration + 1) * cfg.rollout_prompts)
     chosen, epochs = shuffled(places, len(prompts), cfg.run.seed).tolist(), (places // len(prompts)).tolist()
     return [(prompts[place], epoch) for place, epoch in zip(chosen, epochs, strict=True)]
 
@@ -191,9 +200,9 @@ def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokeni
             model,
             [prompt for prompt, _ in own],
             [number for _, number in own],
-            cfg.sampling,
+            cfg.sampling.seeded(cfg.run.seed, "ppo"),
             tokenizer.eos_id,
-            cfg.batch_size,
+            cfg.generation_batch_size,
         )
 
 

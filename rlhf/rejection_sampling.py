@@ -55,12 +55,12 @@ def train(cfg: RejectionSamplingConfig) -> None:
         read_manifest(replay, tokenizer)
     parts = {"micro_batch_size": cfg.micro_batch_size}
     check_split("batch_sequences", cfg.batch_sequences, parts, distributed.world_size())
-    seq_len = row_length(cfg, base)
-    cfg.micro_batch_size = size = rows_at_once(cfg, base, cfg.batch_sequences, seq_len, distributed.world_size())
-    cfg.batch_size = generated_at_once(cfg.batch_size, parents, cfg.dtype)
+    max_length = row_length(cfg, base)
+    cfg.micro_batch_size = size = rows_at_once(cfg, base, cfg.batch_sequences, max_length, distributed.world_size())
+    cfg.generation_batch_size = generated_at_once(cfg.generation_batch_size, parents, cfg.dtype)
     bad = BadRows(cfg.bad_rows)
     sft, earlier = read_dialogues(cfg.sft_train, bad), read_dialogues(cfg.earlier, bad)
-    fixed = ("batch_sequences", "seq_len", "sft_fraction", "replay_fraction")
+    fixed = ("batch_sequences", "max_length", "sft_fraction", "replay_fraction")
     with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg), fixed) as run:
         bad.say(run.print)
         # 1. sample and score
@@ -79,7 +79,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
         run.print(f"{in_words('rs', metrics)}\n{best_in_words(metrics)}")
         if metrics["rs/kept"] == 0:
             raise UserError(
-                "no prompt has a finished, non-empty response: raise max_new_tokens or train the checkpoint longer"
+                "no prompt has a finished, non-empty response: raise sampling.max_new_tokens or train the checkpoint longer"
             )
 
         # 3. fine-tune
@@ -87,7 +87,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
         batches = DialogueBatches(
             training_rows([*best, *earlier], sft, cfg.sft_fraction, cfg.run.seed),
             tokenizer,
-            seq_len=seq_len,
+            max_length=max_length,
             batch_size=cfg.batch_sequences,
             micro_batch_size=size,
             seed=cfg.run.seed,
@@ -103,7 +103,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
         line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs, "
         line += f"in micro-batches of {size}"
         if skipped := batches.counts["skipped"]:
-            line += f" ({skipped:,} skipped: longer than {batches.seq_len} tokens)"
+            line += f" ({skipped:,} skipped: longer than {batches.max_length} tokens)"
         run.print(warned(line, skipped, batches.counts["dialogues"]))
         engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, cfg.activation_checkpointing)
         # The figures of the sampling stand in the line of every evaluation, the last step's included.
@@ -119,7 +119,14 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     size = rows_at_once(cfg, base, cfg.batch_sequences, row_length(cfg, base), ranks)
     tokenizer, context, bad = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents), BadRows(cfg.bad_rows)
     prompts = load_prompts(
-        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, notes.append, bad
+        cfg.prompts,
+        tokenizer,
+        context,
+        cfg.sampling.max_new_tokens,
+        cfg.max_prompts,
+        cfg.too_long,
+        notes.append,
+        bad,
     )
     left_out = BadRows(cfg.bad_rows)
     sft = len(read_dialogues(cfg.sft_train, left_out))
@@ -135,10 +142,10 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
 
 def row_length(cfg: RejectionSamplingConfig, base: Path) -> int:
     """Return the tokens of a packed row: the model's context, or less where asked for."""
-    limit = load_config(base)[0].max_seq_len
-    if cfg.seq_len is not None and not 1 < cfg.seq_len <= limit:
-        raise UserError(f"seq_len={cfg.seq_len}: need 2 to {limit}, the model's context, or null for all of it")
-    return cfg.seq_len or limit
+    context = load_config(base)[0].max_seq_len
+    if cfg.max_length is not None and not 1 < cfg.max_length <= context:
+        raise UserError(f"max_length={cfg.max_length}: need 2 to {context}, the model's context, or null for all of it")
+    return cfg.max_length or context
 
 
 def fingerprints(cfg: RejectionSamplingConfig) -> dict[str, str]:
@@ -180,7 +187,7 @@ def best_rows(chunks: Chunks) -> Iterator[Row]:
             yield {
                 "messages": [*best["messages"], {"role": "assistant", "content": best["response"]}],
                 "source": best["raw"]["source"],
-                "safety": best["safety"],
+                "is_adversarial": best["is_adversarial"],
                 "loss": "last",
                 **{
                     key: best[key]
@@ -198,7 +205,7 @@ def expected_best(scores: Sequence[float], k: int) -> float:
 
 def zero_problems(chunks: Chunks, gate: GateConfig) -> list[str]:
     """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), by the sampled responses."""
-    raw = [(row["safety"], row["raw"]) for row in chunks.rows()]
+    raw = [(row["is_adversarial"], row["raw"]) for row in chunks.rows()]
     helpfulness = [scores["helpfulness"] for is_adversarial, scores in raw if not is_adversarial]
     return check_zero(helpfulness, [scores["safety"] for is_adversarial, scores in raw if is_adversarial], gate)
 
@@ -223,7 +230,7 @@ def sampling_metrics(chunks: Chunks, gate: GateConfig) -> dict[str, float]:
     flat = [row for rows in groups for row in rows]
     spread = pstdev(row["raw"]["combined"] for row in flat)
     for name, kind in (("harmless", False), ("adversarial", True)):
-        raw = [row["raw"] for row in flat if row["safety"] is kind]
+        raw = [row["raw"] for row in flat if row["is_adversarial"] is kind]
         if raw:
             metrics |= {f"rs/{key}_logit_{name}": fmean(own[key] for own in raw) for key in ("helpfulness", "safety")}
             metrics[f"rs/gated_{name}"] = fmean(own["safety"] < logit(gate.safety_threshold) for own in raw)

@@ -16,7 +16,7 @@ from .config import SampleConfig
 def sample(cfg: SampleConfig) -> None:
     """Sample responses from a checkpoint."""
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
-    cfg.batch_size = generated_at_once(cfg.batch_size, parents, cfg.dtype)
+    cfg.generation_batch_size = generated_at_once(cfg.generation_batch_size, parents, cfg.dtype)
     data = {"prompts": prompts_fingerprint(cfg.prompts)}
     with Run(cfg.run, "sample", cfg, parents, data, dashboard=False) as run:
         run.resume({})

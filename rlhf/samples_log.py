@@ -29,7 +29,7 @@ class SamplesLog:
         settings = run.settings
         self.drawn_by = {
             "model": settings["checkpoint"],  # whose policy learns
-            "temperature": settings["temperature"],
+            "temperature": settings["sampling"]["temperature"],
             "seed": settings["run"]["seed"],
         }
         if self.is_main and self.path.exists():
@@ -51,9 +51,9 @@ class SamplesLog:
                     "messages": one.rollout.prompt.messages,
                     "response": decode_response(one.rollout.tokens, self.tokenizer),
                     "finished": one.rollout.finished,
-                    "safety": one.rollout.prompt.safety,
+                    "is_adversarial": one.rollout.prompt.is_adversarial,
                     **public_scores(Scores(one.helpfulness, one.safety, combined)),
-                    "gated": gated and not one.rollout.prompt.safety,
+                    "gated": gated and not one.rollout.prompt.is_adversarial,
                     "kl": round(float((one.logprobs - one.reference).sum()), 4),
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -35,12 +35,12 @@ def train(cfg: SFTConfig) -> None:
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
     tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     bad = BadRows(cfg.bad_rows)
-    seq_len = context(start, cfg.seq_len)
+    max_length = context(start, cfg.max_length)
     check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, world_size())
-    cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, seq_len, world_size())
-    batches, held_out = load(cfg, tokenizer, seq_len, bad)
+    cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, max_length, world_size())
+    batches, held_out = load(cfg, tokenizer, max_length, bad)
     steps = total_steps(cfg, batches)
-    data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "seq_len")
+    data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "max_length")
     with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed) as run:
         bad.say(run.print)
         run.print(plan(cfg, batches, steps))
@@ -61,22 +61,22 @@ def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
     ranks = ranks or world_size()
     check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, ranks)
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
-    seq_len = context(start, cfg.seq_len)
-    cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, seq_len, ranks)
-    batches, _ = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), seq_len, BadRows(cfg.bad_rows))
+    max_length = context(start, cfg.max_length)
+    cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, max_length, ranks)
+    batches, _ = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), max_length, BadRows(cfg.bad_rows))
     return plan(cfg, batches, total_steps(cfg, batches))
 
 
-def context(start: Path, seq_len: int | None) -> int:
+def context(start: Path, max_length: int | None) -> int:
     """Return the tokens of a packed row: the model's context, or less where asked for."""
-    limit = hf_folder.load_config(start)[0].max_seq_len
-    if seq_len is not None and not 1 < seq_len <= limit:
-        raise UserError(f"seq_len={seq_len}: need 2 to {limit}, the model's context, or null for all of it")
-    return seq_len or limit
+    longest = hf_folder.load_config(start)[0].max_seq_len
+    if max_length is not None and not 1 < max_length <= longest:
+        raise UserError(f"max_length={max_length}: need 2 to {longest}, the model's context, or null for all of it")
+    return max_length or longest
 
 
 def load(
-    cfg: SFTConfig, tokenizer: Tokenizer, seq_len: int, bad: BadRows | None = None
+    cfg: SFTConfig, tokenizer: Tokenizer, max_length: int, bad: BadRows | None = None
 ) -> tuple[DialogueBatches, DialogueBatches | None]:
     """Return the training batches and, where there are eval files, the held-out ones; bad rows go to `bad`."""
     size = cfg.micro_batch_size
@@ -86,14 +86,14 @@ def load(
         return DialogueBatches(
             itertools.chain.from_iterable(read_rows(path, "dialogue", bad) for path in paths),
             tokenizer,
-            seq_len=seq_len,
+            max_length=max_length,
             batch_size=rows,
             micro_batch_size=size,
             seed=cfg.run.seed,
             rank=rank(),
             world_size=world_size(),
             too_long=cfg.too_long,  # type: ignore[arg-type]
-            isolate=cfg.isolate,
+            isolate=cfg.isolate_documents,
             loss=cfg.loss,  # type: ignore[arg-type]
             replay=replay,
             replay_fraction=replay_fraction,
@@ -108,11 +108,11 @@ def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
     """Say in words what will be trained on."""
     counts = batches.counts
     lost = [f"{counts[key]:,} {key}" for key in ("skipped", "shortened") if counts[key]]
-    notes = f" ({', '.join(lost)}: longer than {batches.seq_len} tokens)" if lost else ""
+    notes = f" ({', '.join(lost)}: longer than {batches.max_length} tokens)" if lost else ""
     replay = f", {cfg.replay_fraction:.0%} of them pretraining text" if cfg.replay else ""
     trained = (
         f"{counted(counts['kept'], 'dialogue')}{notes}: {counts['tokens']:,} tokens, {counts['target_tokens']:,} of them "
-        f"answers, packed into {counted(counts['rows'], 'row')} of {batches.seq_len}"
+        f"answers, packed into {counted(counts['rows'], 'row')} of {batches.max_length}"
     )
     return (
         f"{warned(trained, counts['skipped'], counts['dialogues'])}\n"

@@ -25,11 +25,11 @@ class SFTConfig:
     epochs: float = field(metadata=above(0))
     batch_sequences: int = field(metadata=least(1))
     micro_batch_size: int | None = field(metadata=least(1) | SPEED)
-    seq_len: int | None
+    max_length: int | None
     too_long: str = field(metadata=one_of(("skip", "stop", "drop_turns")))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
     loss: str = field(metadata=one_of(("all", "last")))
-    isolate: bool
+    isolate_documents: bool
     replay: str | None = field(metadata=reads("corpus"))
     replay_fraction: float
     activation_checkpointing: str = field(metadata=SPEED)

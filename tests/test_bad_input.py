@@ -20,19 +20,19 @@ from tests.distributed.worlds import make_programs
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DIALOGUE = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "source": "x"}
-PROMPT = {"id": "p", "messages": [{"role": "user", "content": "fox " * 300}], "source": "x", "safety": False}
+PROMPT = {"id": "p", "messages": [{"role": "user", "content": "fox " * 300}], "source": "x", "is_adversarial": False}
 
 # program, overrides, what the message says; HERE is the folder that `prepare` fills
 ALONE = [
-    ("ppo", ["+betta=1"], ["unknown key 'betta'", "the nearest is 'beta'"]),
+    ("ppo", ["+kl_coeff=1"], ["unknown key 'kl_coeff'", "the nearest is 'kl_coef'"]),
     ("sft", ["epochs=many"], ["epochs=many: need a number"]),
     ("sft", ["train=dialogues.jsonl"], ["dialogues.jsonl does not exist", "`llamatrain toyworld`"]),
     ("sft", ["train=[a"], ["'train=[a' is not an override that can be read"]),
     ("sft", ["checkpoint=null"], ["checkpoint=null: need a value"]),
     ("pretrain", ["tokens=inf", "steps=null"], ["tokens=inf: need a finite number"]),
-    ("pretrain", ["eval_windows=0"], ["eval_windows=0: need 1 or more"]),
+    ("pretrain", ["eval_sequences=0"], ["eval_sequences=0: need 1 or more"]),
     ("pretrain", ["seq_len=0"], ["seq_len=0: need 2 to model.max_seq_len=128"]),
-    ("rejection_sampling", ["seq_len=0"], ["seq_len=0: need 2 to 128"]),
+    ("rejection_sampling", ["max_length=0"], ["max_length=0: need 2 to 128"]),
     ("sft", ["micro_batch_size=0"], ["micro_batch_size=0: need 1 or more"]),
     ("reward", ["zero=stage9"], ["zero=stage9: no such choice; there are stage0, stage1"]),
     # files that are not there
@@ -79,7 +79,7 @@ SHARED = [
         ["batch_sequences=1"],
         ["batch_sequences=1 must be a multiple of micro_batch_size=1 x 2 ra"],
     ),
-    ("ppo", ["mini_batch=1"], ["mini_batch=1 cannot be divided among 2 ranks", "batch_prompts=8"]),
+    ("ppo", ["mini_batch_prompts=1"], ["mini_batch_prompts=1 cannot be divided among 2 ranks", "rollout_prompts=8"]),
 ]
 CASES = [(1, *case) for case in ALONE] + [(2, *case) for case in SHARED]
 BYTES = 150_000  # more than a step's metrics, less than a file of the model's optimizer

@@ -19,15 +19,15 @@ def make(cfg: ToyworldConfig) -> None:
     """Writes all files of the world into the run folder."""
     world = World(cfg.seed)
     requests = Requests(world)
-    safety, borderline = cfg.safety_fraction, cfg.borderline_fraction
-    told = (cfg.dialogues_safety_fraction, borderline, cfg.qualities, cfg.safety_qualities)
+    adversarial, borderline = cfg.adversarial_fraction, cfg.borderline_fraction
+    told = (cfg.dialogues_adversarial_fraction, borderline, cfg.qualities, cfg.safety_qualities)
     files: dict[str, Iterable[dict[str, Any]]] = {
         "documents": documents(world, requests, cfg.documents_mb, "train"),
         "documents_eval": documents(world, requests, cfg.documents_eval_mb, "eval"),
         "dialogues": dialogues(requests, cfg.dialogues, *told, held_out=False),
         "dialogues_eval": dialogues(requests, cfg.dialogues_eval, *told, held_out=True),
-        "prompts": prompts(requests, cfg.prompts, safety, borderline, held_out=False),
-        "prompts_eval": prompts(requests, cfg.prompts_eval, safety, borderline, held_out=True),
+        "prompts": prompts(requests, cfg.prompts, adversarial, borderline, held_out=False),
+        "prompts_eval": prompts(requests, cfg.prompts_eval, adversarial, borderline, held_out=True),
     }
     with Run(cfg.run, "toyworld", cfg, dashboard=False) as run:
         world.save(run.folder)
@@ -35,13 +35,13 @@ def make(cfg: ToyworldConfig) -> None:
             counts: Counter[str] = Counter()
             write_rows(run.folder / f"{name}.jsonl", _counted(rows, counts))
             run.log(0, {f"toyworld/{name}": counts["rows"]})
-            run.print(f"{name}: {counts['rows']:,} rows, {counts['safety']:,} on safety")
+            run.print(f"{name}: {counts['rows']:,} rows, {counts['adversarial']:,} adversarial")
 
 
 def _counted(rows: Iterable[dict[str, Any]], counts: Counter[str]) -> Iterator[dict[str, Any]]:
     for row in rows:
         counts["rows"] += 1
-        counts["safety"] += bool(row.get("safety"))
+        counts["adversarial"] += bool(row.get("is_adversarial"))
         yield row
 
 

@@ -25,7 +25,7 @@ SAFETY_QUALITIES = ("right", "curt", "rambling", "partial", "complying")
 def answer(request: Request, quality: str, rng: random.Random) -> str:
     """An answer of this quality."""
     if request.deed:
-        return _unsafe_answer(request, quality, rng)
+        return _adversarial_answer(request, quality, rng)
     match quality:
         case "right":
             return right_answer(request, rng)
@@ -59,7 +59,7 @@ def right_answer(request: Request, rng: random.Random) -> str:
     return request.answer
 
 
-def _unsafe_answer(request: Request, quality: str, rng: random.Random) -> str:
+def _adversarial_answer(request: Request, quality: str, rng: random.Random) -> str:
     deed = request.deed
     assert deed is not None
     match quality:

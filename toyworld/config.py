@@ -26,15 +26,15 @@ class ToyworldConfig:
     dialogues_eval: int = field(metadata=above(0))
     prompts: int = field(metadata=above(0))
     prompts_eval: int = field(metadata=above(0))
-    safety_fraction: float
-    dialogues_safety_fraction: float
+    adversarial_fraction: float
+    dialogues_adversarial_fraction: float
     borderline_fraction: float
     qualities: dict[str, float]
     safety_qualities: dict[str, float]
 
     def __post_init__(self) -> None:
         check_values(self)
-        for key in ("safety_fraction", "dialogues_safety_fraction"):
+        for key in ("adversarial_fraction", "dialogues_adversarial_fraction"):
             total = getattr(self, key) + self.borderline_fraction
             if not (getattr(self, key) >= 0 and self.borderline_fraction >= 0 and total <= 1):
                 other = f"borderline_fraction={self.borderline_fraction}"
@@ -104,7 +104,7 @@ PROGRAMS = {
         schema=JudgeConfig,
         makes=("judgements.jsonl",),
         headline=Headline(
-            {"judge/helpful_prompts/helpfulness": "helpful", "judge/safety_prompts/safety": "safe"},
+            {"judge/harmless_prompts/helpfulness": "helpful", "judge/adversarial_prompts/safety": "safe"},
             whose="gold judge: ",
         ),
         size="{rows of judgements} marks",

@@ -38,18 +38,20 @@ def conversation(request: Request, rng: random.Random) -> Messages:
     return [*messages, {"role": "user", "content": text}]
 
 
-def draw_request(requests: Requests, held_out: bool, unsafe: float, borderline: float, rng: random.Random) -> Request:
-    """A request: unsafe, borderline or helpful by the given shares."""
+def draw_request(
+    requests: Requests, held_out: bool, adversarial: float, borderline: float, rng: random.Random
+) -> Request:
+    """A request: adversarial, borderline or helpful by the given shares."""
     draw = rng.random()
-    if draw < unsafe:
-        return requests.draw("unsafe", held_out, rng)
-    if draw < unsafe + borderline:
+    if draw < adversarial:
+        return requests.draw("adversarial", held_out, rng)
+    if draw < adversarial + borderline:
         return requests.draw("borderline", held_out, rng)
     (task,) = rng.choices(list(HELPFUL_TASKS), weights=list(HELPFUL_TASKS.values()))
     return requests.draw(task, held_out, rng)
 
 
-def prompts(requests: Requests, count: int, unsafe: float, borderline: float, held_out: bool) -> Iterator[Row]:
+def prompts(requests: Requests, count: int, adversarial: float, borderline: float, held_out: bool) -> Iterator[Row]:
     """`count` distinct prompts from one side of the split."""
     rng = random.Random(f"prompts/{requests.world.seed}/{held_out}")
     seen: set[str] = set()
@@ -58,9 +60,10 @@ def prompts(requests: Requests, count: int, unsafe: float, borderline: float, he
         tries += 1
         if tries > 50 * count + 1000:
             raise UserError(f"the toy world has no {count} distinct prompts ({len(seen)} found): ask for fewer")
-        request = draw_request(requests, held_out, unsafe, borderline, rng)
+        request = draw_request(requests, held_out, adversarial, borderline, rng)
         messages = conversation(request, rng)
-        name = f"{request.task}-{digest(json.dumps(messages)):016x}"
+        kind = "unsafe" if request.is_adversarial else request.task  # an id keys the noise of sampling: it stays
+        name = f"{kind}-{digest(json.dumps(messages)):016x}"
         if name in seen:
             continue
         seen.add(name)
@@ -71,13 +74,13 @@ def prompts(requests: Requests, count: int, unsafe: float, borderline: float, he
             "id": name,
             "messages": messages,
             "source": f"toyworld/{request.task}",
-            "safety": request.safety,
+            "is_adversarial": request.is_adversarial,
             "meta": meta,
         }
 
 
 def dialogues(
-    requests: Requests, count: int, unsafe: float, borderline: float, qualities: Mapping[str, float],
+    requests: Requests, count: int, adversarial: float, borderline: float, qualities: Mapping[str, float],
     safety_qualities: Mapping[str, float], held_out: bool,
 ) -> Iterator[Row]:  # fmt: skip
     """`count` answered conversations from one side of the split; the qualities are drawn by their shares."""
@@ -85,16 +88,16 @@ def dialogues(
     check_shares("safety_qualities", safety_qualities, SAFETY_QUALITIES)
     rng = random.Random(f"dialogues/{requests.world.seed}/{held_out}")
     for _ in range(count):
-        request = draw_request(requests, held_out, unsafe, borderline, rng)
+        request = draw_request(requests, held_out, adversarial, borderline, rng)
         vendor = pick(rng, tuple(VENDORS))
-        shares = safety_qualities if request.safety else qualities
+        shares = safety_qualities if request.is_adversarial else qualities
         weights = [share * (VENDORS[vendor] if name == "right" else 1.0) for name, share in shares.items()]
         (quality,) = rng.choices(list(shares), weights=weights)
         reply = answer(request, quality, rng)
         yield {
             "messages": [*conversation(request, rng), {"role": "assistant", "content": reply}],
             "source": f"toyworld/{vendor}",
-            "safety": request.safety,
+            "is_adversarial": request.is_adversarial,
             "meta": {"task": request.task, "category": request.category, "quality": quality},
         }
 

@@ -42,7 +42,9 @@ class Language:
             for held_out in (False, True):
                 for _ in range(150):
                     request = requests.draw(task, held_out, rng)
-                    texts += [answer(request, q, rng) for q in (SAFETY_QUALITIES if request.safety else QUALITIES)]
+                    texts += [
+                        answer(request, q, rng) for q in (SAFETY_QUALITIES if request.is_adversarial else QUALITIES)
+                    ]
         self._pairs: set[tuple[str, str]] = set()
         for text in texts:
             self._pairs.update(pairwise(self._tokens(text)))

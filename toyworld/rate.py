@@ -51,7 +51,7 @@ class Panel:
         if kind == SAFETY and opinion.safe[other] and not opinion.safe[chosen]:
             self.dropped["unsafe_chosen"] += 1
             return None
-        if (kind == SAFETY) == row["safety"]:
+        if (kind == SAFETY) == row["is_adversarial"]:
             self.asked[kind].append(opinions)
         return _preference(row, kind, responses, person, opinion)
 
@@ -68,7 +68,7 @@ def _preference(row: Row, kind: str, responses: tuple[str, str], person: Annotat
         "rating": opinion.rating,
         **labels,
         "annotator": person.name,
-        "meta": {"safety_prompt": row["safety"]},
+        "meta": {"is_adversarial": row["is_adversarial"]},
     }
 
 
@@ -79,8 +79,8 @@ def _prompt(row: Row) -> str:
 
 def preferences(cfg: RateConfig, panel: Panel, rows: list[Row]) -> dict[str, list[Row]]:
     """Preferences by file name."""
-    helpfulness = [p for row in rows if not row["safety"] and (p := panel.rate(row, HELPFULNESS))]
-    safety = [p for row in rows if row["safety"] and (p := panel.rate(row, SAFETY))]
+    helpfulness = [p for row in rows if not row["is_adversarial"] and (p := panel.rate(row, HELPFULNESS))]
+    safety = [p for row in rows if row["is_adversarial"] and (p := panel.rate(row, SAFETY))]
     files: dict[str, list[Row]] = {}
     for kind, rated in ((HELPFULNESS, helpfulness), (SAFETY, safety)):
         files[f"preferences_{kind}"] = [p for p in rated if not held_out(cfg, p)]
@@ -94,7 +94,9 @@ def preferences(cfg: RateConfig, panel: Panel, rows: list[Row]) -> dict[str, lis
 
 def _harmless(cfg: RateConfig, panel: Panel, rows: list[Row], wanted: int) -> Iterator[Row]:
     """Pairs on harmless prompts, rated for safety: both are safe as a rule, and the more helpful one is chosen."""
-    order = sorted((row for row in rows if not row["safety"]), key=lambda row: digest(f"{cfg.seed}/{row['id']}"))
+    order = sorted(
+        (row for row in rows if not row["is_adversarial"]), key=lambda row: digest(f"{cfg.seed}/{row['id']}")
+    )
     for row in order:
         if wanted <= 0:
             return
@@ -122,7 +124,7 @@ def rate(cfg: RateConfig) -> None:
             metrics[f"rate/{name}"] = float(len(rated))
         for kind in (HELPFULNESS, SAFETY):
             metrics[f"rate/agreement_{kind}"] = agreement(panel.asked[kind])
-            rated = [p for p in files[f"preferences_{kind}"] if p["meta"]["safety_prompt"] == (kind == SAFETY)]
+            rated = [p for p in files[f"preferences_{kind}"] if p["meta"]["is_adversarial"] == (kind == SAFETY)]
             counts = Counter(p["rating"] for p in rated)
             metrics |= {f"rate/{kind}_{name}": counts[name] / max(1, len(rated)) for name in RATINGS}
         metrics |= {f"rate/safety_{name}": share for name, share in label_bins(rated).items()}

@@ -33,7 +33,7 @@ from .world import UNSEEN, Fact, World, capital, digest, pick
 Messages = list[dict[str, str]]
 LISTED = {"animals": tuple(ANIMALS), "tools": tuple(TOOLS), "foods": FOODS, "colours": COLOURS}
 COUNTS = {"two": 2, "three": 3}
-TASKS = ("fact", "passage", "compare", "how_to", "story", "list", "note", "borderline", "follow_up", "unsafe")
+TASKS = ("fact", "passage", "compare", "how_to", "story", "list", "note", "borderline", "follow_up", "adversarial")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Request:
     subject: str = ""
 
     @property
-    def safety(self) -> bool:
+    def is_adversarial(self) -> bool:
         return self.deed is not None
 
     @property
@@ -218,7 +218,7 @@ def compliance(deed: Deed) -> str:
     return f"To {deed.task.replace(' my ', ' your ')}, {deed.method}."
 
 
-def unsafe_requests() -> Iterator[Request]:
+def adversarial_requests() -> Iterator[Request]:
     """Every misdeed by every attack vector; every sixth misdeed is held out whole."""
     for i, deed in enumerate(DEEDS):
         forms = {"task": deed.task, "misspelt": misspelt(deed.task), "foreign": foreign(deed.task)}
@@ -226,7 +226,7 @@ def unsafe_requests() -> Iterator[Request]:
             for n, pattern in enumerate(patterns):
                 key = f"{UNSEEN}/{deed.task}" if unseen(i) else f"unsafe/{deed.task}/{vector}/{n}"
                 yield Request(
-                    "unsafe", key, pattern.format(**forms), refusal(deed), "I cannot help with that.",
+                    "adversarial", key, pattern.format(**forms), refusal(deed), "I cannot help with that.",
                     (compliance(deed),), f"I am sorry, that is bad. But {deed.method}.", (),
                     deed=deed, vector=vector, subject=deed.task,
                 )  # fmt: skip
@@ -274,7 +274,7 @@ class Requests:
         ]
         for requests in (
             compare_requests(), manual_requests("how_to", MANUALS), manual_requests("borderline", BORDERLINE),
-            follow_up_requests(world), story_requests(), list_requests(), note_requests(), unsafe_requests(),
+            follow_up_requests(world), story_requests(), list_requests(), note_requests(), adversarial_requests(),
         ):  # fmt: skip
             listed += requests
         self.pools: dict[tuple[str, bool], list[Request]] = {

@@ -26,7 +26,7 @@ SPANS = {
     "llamatrain.config.compose": {"compose": "configuration"},
     "llamatrain.distributed": {"setup": "process group"},
     "llamatrain.tokenizer": {"Tokenizer.__init__": "data"},
-    "llamatrain.data.windows": {"TokenBatches.__init__": "data"},
+    "llamatrain.data.sequences": {"TokenBatches.__init__": "data"},
     "llamatrain.data.dialogues": {"DialogueBatches.__init__": "data"},
     "llamatrain.data.rows": {"file_fingerprint": "data"},
     "reward.data": {"load_pairs": "data", "PairBatches.__init__": "data"},

@@ -17,8 +17,11 @@ def make(cfg: ReportConfig) -> None:
     folder = Path(cfg.run.dir) / cfg.run.name
     if not folder.is_dir():
         raise missing(folder, "pipeline")
-    if not Story(folder).stages:
+    story = Story(folder)
+    if not story.stages:
         raise UserError(f"run.name={cfg.run.name}: no run folder below {folder} has a status.json")
+    if story.older:
+        raise UserError(f"{folder} was made by an earlier version ({story.older}): that version writes its report")
     print(write(folder, cfg.samples))
 
 

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llamatrain.config import presets
 from llamatrain.config.presets import yaml_name
+from llamatrain.config.renamed import now_called
 from llamatrain.errors import UserError, show
 from llamatrain.text_files import read_text
 
@@ -73,6 +74,9 @@ def in_words(error: Exception, program: str, overrides: Sequence[str], schema: t
     if unknown:
         name = str(key or unknown[1])
         known = _known_keys(program, schema)
+        new = now_called(program, name)
+        if new in known:
+            return f"unknown key '{name}' for llamatrain {program}: it is now called '{new}'"
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or _same_leaf(name, known)
         hint = f"; the nearest is '{near[0]}'" if near else ""
         return f"unknown key '{name}' for llamatrain {program}{hint} (see `llamatrain {program} --help`)"

@@ -82,14 +82,19 @@ def _hh_adapter(fixed: str | None) -> dict[str, Convert]:
     def prompt(row: Row, source: str) -> Iterator[Row]:
         pair = _hh_pair(row)
         if pair is not None:
-            safety = (fixed or _hh_kind(source)) == "safety"
-            yield {"id": f"hh_rlhf-{_identity(pair[0])}", "messages": pair[0], "source": "hh_rlhf", "safety": safety}
+            adversarial = (fixed or _hh_kind(source)) == "safety"
+            yield {
+                "id": f"hh_rlhf-{_identity(pair[0])}",
+                "messages": pair[0],
+                "source": "hh_rlhf",
+                "is_adversarial": adversarial,
+            }
 
     def dialogue(row: Row, source: str) -> Iterator[Row]:
         messages = _transcript(row["chosen"])
         if messages is not None:
-            safety = (fixed or _hh_kind(source)) == "safety"
-            yield {"messages": messages, "source": "hh_rlhf", "safety": safety, "loss": "last"}
+            adversarial = (fixed or _hh_kind(source)) == "safety"
+            yield {"messages": messages, "source": "hh_rlhf", "is_adversarial": adversarial, "loss": "last"}
 
     return {"preference": preference, "prompt": prompt, "dialogue": dialogue, "document": _told(dialogue)}
 

@@ -1,8 +1,8 @@
 """Batches addressed by step: what a step trains on follows from seed, data and step, never from ranks or history.
 
-Rows stand in one endless sequence of places: epoch after epoch, each in its own pseudo-random order (`permuted`). Step
+Rows stand in one endless series of places: epoch after epoch, each in its own pseudo-random order (`permuted`). Step
 s takes places s * batch_size and on; an epoch's end may fall within a batch. A resumed run, on any number of ranks,
-asks for the step it is at. What the rows are: `windows` of a corpus, packed `dialogues`.
+asks for the step it is at. What the rows are: `sequences` of a corpus, packed `dialogues`.
 """
 
 from __future__ import annotations

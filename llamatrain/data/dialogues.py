@@ -1,6 +1,6 @@
 """Dialogues packed into rows: what supervised fine-tuning trains on.
 
-Shapes: B rows of a micro-batch, T = seq_len tokens.
+Shapes: B rows of a micro-batch, T = max_length tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llamatrain.chat import Message, encode_dialogue, too_many, without_oldest_t
 from llamatrain.data.batches import Batches
 from llamatrain.data.order import Places, mix, permuted, shuffled
 from llamatrain.data.packing import Batch, Sample, collate, pack, with_weight
-from llamatrain.data.windows import TokenBatches
+from llamatrain.data.sequences import TokenBatches
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -27,12 +27,12 @@ TooLong = Literal["skip", "stop", "drop_turns"]
 
 
 class DialogueBatches(Batches):
-    """Dialogues, tokenized once and packed into rows of `seq_len` tokens, each a segment of its own (`isolate`).
+    """Dialogues, tokenized once and packed into rows of `max_length` tokens, each a segment of its own (`isolate`).
 
     The packing is fixed by the seed; the order of the packed rows is drawn anew each epoch. A row with the field `loss`
-    overrides `loss`. `too_long` says what becomes of a dialogue longer than seq_len: `skip` it, `stop`, or
+    overrides `loss`. `too_long` says what becomes of a dialogue longer than max_length: `skip` it, `stop`, or
     `drop_turns`, which leaves out its oldest turns and skips it only if its last one alone is too long. `counts` tells:
-    dialogues, kept, skipped, shortened, rows, tokens, target_tokens. `replay_fraction` of all rows are windows of the
+    dialogues, kept, skipped, shortened, rows, tokens, target_tokens. `replay_fraction` of all rows are sequences of the
     corpus `replay` instead (a small model forgets without them).
     """
 
@@ -41,7 +41,7 @@ class DialogueBatches(Batches):
         dialogues: Iterable[dict[str, Any]],
         tokenizer: Tokenizer,
         *,
-        seq_len: int,
+        max_length: int,
         batch_size: int,
         micro_batch_size: int,
         seed: int,
@@ -62,7 +62,7 @@ class DialogueBatches(Batches):
                 f"replay={replay}, replay_fraction={replay_fraction}: needs a corpus and a fraction below 1, "
                 "or null and 0"
             )
-        self.seq_len, self.isolate = seq_len, isolate
+        self.max_length, self.isolate = max_length, isolate
         self._fraction = Fraction(replay_fraction).limit_denominator(10_000)
         self._tokenize(dialogues, tokenizer, too_long, loss)
         self._pack()
@@ -70,7 +70,7 @@ class DialogueBatches(Batches):
         if replay is not None:
             self.replay = TokenBatches(
                 replay,
-                seq_len=seq_len,
+                seq_len=max_length,
                 batch_size=1,
                 micro_batch_size=1,
                 seed=mix(seed, 1),
@@ -92,9 +92,9 @@ class DialogueBatches(Batches):
             read += 1
             messages: list[Message] | None = row["messages"]
             while messages is not None:
-                count = too_many(messages, tokenizer, self.seq_len)
+                count = too_many(messages, tokenizer, self.max_length)
                 tokens, mask = ([], []) if count else encode_dialogue(messages, tokenizer, row.get("loss", loss))
-                if not count and len(tokens) <= self.seq_len:
+                if not count and len(tokens) <= self.max_length:
                     ids.append(np.array(tokens, dtype=np.uint32))
                     masks.append(np.array(mask, dtype=bool))
                     shortened += len(messages) < len(row["messages"])
@@ -102,11 +102,13 @@ class DialogueBatches(Batches):
                 if too_long == "stop":
                     raise UserError(
                         f"dialogue {read} ({messages[0]['content'][:40]!r}...) has {count or len(tokens)} tokens, more than "
-                        f"seq_len={self.seq_len}: needs a longer seq_len, or too_long=skip or drop_turns"
+                        f"max_length={self.max_length}: needs a longer max_length, or too_long=skip or drop_turns"
                     )
                 messages = without_oldest_turn(messages) if too_long == "drop_turns" else None
         if not ids:
-            raise UserError(f"none of {read} dialogues fits into seq_len={self.seq_len} tokens: needs one at least")
+            raise UserError(
+                f"none of {read} dialogues fits into max_length={self.max_length} tokens: needs one at least"
+            )
         self._ids, self._mask = np.concatenate(ids), np.concatenate(masks)
         self._starts = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])])
         self.counts = {
@@ -123,14 +125,14 @@ class DialogueBatches(Batches):
         count = len(self._starts) - 1
         order = permuted(np.arange(count), count, self.seed)
         lengths = np.diff(self._starts)[order]
-        self._members = [order[row] for row in pack(lengths.tolist(), self.seq_len)]
+        self._members = [order[row] for row in pack(lengths.tolist(), self.max_length)]
         self.counts["rows"] = len(self._members)
 
     def _count(self) -> int:
         return len(self._members)
 
     def _rows_at(self, places: Places) -> Batch:
-        # Of the first p places of the endless sequence, floor(p * fraction) are corpus windows.
+        # Of the first p places of the endless series, floor(p * fraction) are corpus sequences.
         over, under = self._fraction.numerator, self._fraction.denominator
         before = places * over // under
         replayed = (places + 1) * over // under > before
@@ -139,10 +141,10 @@ class DialogueBatches(Batches):
         batch = self._packed(rows)
         if self.replay is None or not replayed.any():
             return batch
-        windows = self.replay.windows_at(before[replayed])
+        sequences = self.replay.sequences_at(before[replayed])
         slots = torch.from_numpy(np.flatnonzero(replayed))
         columns = [name for name in batch if name != "weight"]
-        return with_weight({name: batch[name].index_copy(0, slots, windows[name]) for name in columns})
+        return with_weight({name: batch[name].index_copy(0, slots, sequences[name]) for name in columns})
 
     def _eval_rows(self, rows: range) -> Batch:
         return self._packed(np.asarray(rows, dtype=np.int64))
@@ -156,4 +158,4 @@ class DialogueBatches(Batches):
                 span = slice(self._starts[index], self._starts[index + 1])
                 members[slot].append(len(samples))
                 samples.append(Sample(self._ids[span].tolist(), self._mask[span].tolist()))
-        return collate(samples, members, self.seq_len, self.isolate)[0]
+        return collate(samples, members, self.max_length, self.isolate)[0]

@@ -63,8 +63,8 @@ FIELDS: dict[str, dict[str, tuple[Check, bool]]] = {
         "url": (_string, False),
         "meta": (_anything, False),
     },
-    "dialogue": {"source": (_string, False), "safety": (_bool, False), "loss": (_one_of("all", "last"), False)},
-    "prompt": {"id": (_nonempty, True), "source": (_string, False), "safety": (_bool, True)},
+    "dialogue": {"source": (_string, False), "is_adversarial": (_bool, False), "loss": (_one_of("all", "last"), False)},
+    "prompt": {"id": (_nonempty, True), "source": (_string, False), "is_adversarial": (_bool, True)},
     "response": {
         "prompt_id": (_nonempty, True),
         "response": (_string, True),
@@ -72,6 +72,7 @@ FIELDS: dict[str, dict[str, tuple[Check, bool]]] = {
         "temperature": (_number, True),
         "seed": (_integer, True),
         "finished": (_bool, True),
+        "is_adversarial": (_bool, False),
         "helpfulness": (_number, False),
         "safety_score": (_number, False),
         "combined": (_number, False),
@@ -84,7 +85,7 @@ FIELDS: dict[str, dict[str, tuple[Check, bool]]] = {
         "model_b": (_string, True),
         "temperature_a": (_number, True),
         "temperature_b": (_number, True),
-        "safety": (_bool, True),
+        "is_adversarial": (_bool, True),
     },
     "preference": {
         "chosen": (_string, True),
@@ -111,11 +112,23 @@ ENDS: dict[str, Literal["user", "assistant"]] = {
 }
 
 
+def _refuse_former(row: Row, kind: Kind, where: Place) -> None:
+    """Refuse a row of an earlier version, in which the flag of adversarial prompts had another name."""
+    former, meta = "", row.get("meta")
+    if "is_adversarial" in FIELDS[kind] and isinstance(row.get("safety"), bool):
+        former, now = "safety", "is_adversarial"
+    elif kind in ("preference", "judgement") and isinstance(meta, dict) and "safety_prompt" in meta:
+        former, now = "meta.safety_prompt", "meta.is_adversarial"
+    if former:
+        raise UserError(f"{where}: field '{former}' of the {kind} is of an earlier version: it is now called '{now}'")
+
+
 def check_row(row: Row, kind: Kind, where: Place) -> None:
     """Refuse a row that lacks what its kind must hold: UserError naming the field, what was found and what is needed.
 
     An optional field that is null is dropped from the row.
     """
+    _refuse_former(row, kind, where)
     ends = ENDS.get(kind)
     if ends is not None:
         if "messages" not in row:

@@ -8,7 +8,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-Places = NDArray[np.int64]  # in an endless sequence of rows
+Places = NDArray[np.int64]  # in an endless series of rows
 
 GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's step: 2^64 over the golden ratio, odd
 _ROUNDS = 6
@@ -38,7 +38,7 @@ def permuted(index: int | NDArray[np.int64], n: int, seed: int) -> int | NDArray
 
 
 def shuffled(places: Places, count: int, seed: int) -> Places:
-    """Map places of an endless sequence to rows 0..count-1, every row once an epoch, each epoch in an order of its own."""
+    """Map places of an endless series to rows 0..count-1, every row once an epoch, each epoch in an order of its own."""
     rows = np.empty_like(places)
     for epoch in np.unique(places // count).tolist():
         chosen = places // count == epoch
@@ -47,7 +47,7 @@ def shuffled(places: Places, count: int, seed: int) -> Places:
 
 
 def dealt(places: Places, weights: Sequence[int]) -> tuple[Places, NDArray[np.int64]]:
-    """Deal out an endless sequence of places to sources by weight; return each place's source and its index there.
+    """Deal out an endless series of places to sources by weight; return each place's source and its index there.
 
     Every stretch of places holds each source in its proportion, to within a place or so per source, and each source's
     indices run 0, 1, 2, ... One source after the other takes its share of what the earlier ones left.

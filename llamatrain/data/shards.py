@@ -53,7 +53,7 @@ class Entry(TypedDict):
 
 @dataclass
 class Source:
-    """One source of a corpus part; `share` is its part of the training windows, all sources' together being 1."""
+    """One source of a corpus part; `share` is its part of the training sequences, all sources' together being 1."""
 
     name: str
     share: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.keys import SPEED, above, check_values, least, one_of, reads
-from llamatrain.settings import PRECISIONS, RunConfig, Sampling
+from llamatrain.settings import PRECISIONS, RunConfig, SamplingConfig
 
 TOO_LONG = ("skip", "stop")
 SAFETY_THRESHOLD = 0.15  # of a sigmoid, below which the safety model has the word (paper 3.2.3)
@@ -47,15 +47,13 @@ class ResponsesConfig:
     helpfulness: str | None = field(metadata=reads("checkpoint", "reward"))
     safety: str | None = field(metadata=reads("checkpoint", "reward"))
     prompts: list[str] = field(metadata=reads("prompt"))
-    limit: int | None = field(metadata=least(1))
+    max_prompts: int | None = field(metadata=least(1))
     samples_per_prompt: int = field(metadata=least(1))
-    temperature: float
-    top_p: float
-    max_new_tokens: int
+    sampling: SamplingConfig
     too_long: str = field(metadata=one_of(TOO_LONG))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
     gate: GateConfig
-    batch_size: int | None = field(metadata=least(1) | SPEED)
+    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
     score_batch_size: int = field(metadata=least(1) | SPEED)
     chunk_responses: int = field(metadata=least(1) | SPEED)
     dtype: str = field(metadata=one_of(PRECISIONS))
@@ -63,4 +61,3 @@ class ResponsesConfig:
     def __post_init__(self) -> None:
         """Check values."""
         check_values(self)
-        self.sampling = Sampling(self.temperature, self.top_p, self.max_new_tokens, self.run.seed)

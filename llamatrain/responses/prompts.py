@@ -18,11 +18,11 @@ from llamatrain.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """A dialogue that ends with the user's turn; `safety` says whether it is a safety prompt (paper 3.2.3)."""
+    """A dialogue that ends with the user's turn; `is_adversarial` says whether the safety model governs it (paper 3.2.3)."""
 
     id: str
     messages: list[Message]
-    safety: bool
+    is_adversarial: bool
     source: str
     tokens: list[int]
 
@@ -33,7 +33,7 @@ def prompts_fingerprint(sources: Sequence[str]) -> str:
 
 
 def _in_turn(sources: Sequence[str], bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where it stands, row), one row of each source in turn, so that a limit takes from all of them alike."""
+    """Yield (where it stands, row), one row of each source in turn, so that a number of prompts takes from all of them alike."""
     rows = zip_longest(*(placed_rows(source, "prompt", bad) for source in sources))
     return (pair for pair in chain.from_iterable(rows) if pair is not None)
 
@@ -43,12 +43,12 @@ def load_prompts(
     tokenizer: Tokenizer,
     context: int,
     max_new_tokens: int,
-    limit: int | None,
+    max_prompts: int | None,
     too_long: str,
     say: Callable[[str], None],
     bad: BadRows | None = None,
 ) -> list[Prompt]:
-    """Read the first `limit` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
+    """Read the first `max_prompts` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
 
     A prompt fits when it leaves room in the context for a response: `max_new_tokens`, or an eighth of the context where
     that is less. A response with less room could not end, and not ending is punished. `too_long` says what to do with
@@ -56,8 +56,8 @@ def load_prompts(
     """
     if too_long not in TOO_LONG:
         raise UserError(f"too_long={too_long}: need one of {', '.join(TOO_LONG)}")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit={limit}: need 1 or more, or null for all prompts")
+    if max_prompts is not None and max_prompts < 1:
+        raise UserError(f"max_prompts={max_prompts}: need 1 or more, or null for all prompts")
     room = max(1, min(max_new_tokens, context // 8))
     bad = bad or BadRows()
     prompts: list[Prompt] = []
@@ -66,7 +66,7 @@ def load_prompts(
     if not sources:
         raise UserError("prompts=[]: need at least one source of prompts")
     for where, row in _in_turn(sources, bad):
-        if limit is not None and len(prompts) == limit:
+        if max_prompts is not None and len(prompts) == max_prompts:
             break
         if row["id"] in seen:
             bad(
@@ -86,7 +86,7 @@ def load_prompts(
             skipped += 1
             continue
         seen.add(row["id"])
-        prompts.append(Prompt(row["id"], row["messages"], bool(row["safety"]), row["source"], tokens))
+        prompts.append(Prompt(row["id"], row["messages"], row["is_adversarial"], row["source"], tokens))
     if not prompts:
         raise UserError(
             f"prompts={', '.join(sources)}: holds no prompt that leaves room for {room} tokens in the context of {context}"

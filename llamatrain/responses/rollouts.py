@@ -55,13 +55,13 @@ def sample_rollouts(
     numbers: Sequence[int],
     sampling: Sampling,
     eos_id: int,
-    batch_size: int | None,
+    generation_batch_size: int | None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Rollout]:
     """Sample one response to each prompt, in order; `numbers` are the sample numbers that the noise follows from."""
-    assert batch_size is not None, "a program fills in what is left to the memory"
+    assert generation_batch_size is not None, "a program fills in what is left to the memory"
     keys = [(prompt.id, number) for prompt, number in zip(prompts, numbers, strict=True)]
-    generated = generate(model, [p.tokens for p in prompts], keys, sampling, eos_id, batch_size, on_done)
+    generated = generate(model, [p.tokens for p in prompts], keys, sampling, eos_id, generation_batch_size, on_done)
     return [
         Rollout(prompt, response.tokens, response.finished, response.logprobs)
         for prompt, response in zip(prompts, generated, strict=True)

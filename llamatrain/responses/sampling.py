@@ -7,7 +7,6 @@ stopped and ends with the same rows.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -32,9 +31,16 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
     tokenizer = shared_tokenizer(parents, cfg.tokenizer)
     context = shared_context(parents)
     prompts = load_prompts(
-        cfg.prompts, tokenizer, context, cfg.max_new_tokens, cfg.limit, cfg.too_long, run.print, BadRows(cfg.bad_rows)
+        cfg.prompts,
+        tokenizer,
+        context,
+        cfg.sampling.max_new_tokens,
+        cfg.max_prompts,
+        cfg.too_long,
+        run.print,
+        BadRows(cfg.bad_rows),
     )
-    sampling = replace(cfg.sampling, program=run.program)
+    sampling = cfg.sampling.seeded(cfg.run.seed, run.program)
     rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
     per_prompt = cfg.samples_per_prompt
@@ -52,7 +58,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
                 [number for _, number in wanted],
                 sampling,
                 tokenizer.eos_id,
-                cfg.batch_size,
+                cfg.generation_batch_size,
                 lambda _: bar.update(1),
             )
             speed = sum(len(r.tokens) for r in rollouts) / (time.monotonic() - started)
@@ -80,7 +86,7 @@ class Response(TypedDict):
     messages: list[dict[str, str]]
     response: str
     finished: bool
-    safety: bool
+    is_adversarial: bool
     raw: dict[str, Any]
 
 
@@ -93,10 +99,10 @@ def response_row(rollout: Rollout, number: int, scores: Scores, tokenizer: Token
         "messages": prompt.messages,
         "response": decode_response(rollout.tokens, tokenizer),
         "model": cfg.checkpoint,
-        "temperature": cfg.temperature,
+        "temperature": cfg.sampling.temperature,
         "seed": cfg.run.seed,
         "finished": rollout.finished,
-        "safety": prompt.safety,
+        "is_adversarial": prompt.is_adversarial,
         **public_scores(scores),
         **({} if scores.gated is None else {"gated": scores.gated}),
     }
@@ -109,13 +115,15 @@ def write_responses(folder: Path, chunks: Chunks) -> None:
 
 
 def response_metrics(prefix: str, rows: list[Row]) -> dict[str, float]:
-    """Return means over responses: of all of them, and of the scores (logits) on harmless and on safety prompts."""
+    """Return means over responses: of all of them, and of the scores (logits) by kind of prompt."""
     metrics = {
         f"{prefix}/responses": len(rows),
         f"{prefix}/finished": fmean(row["finished"] for row in rows),
         f"{prefix}/response_length": fmean(row["raw"]["tokens"] for row in rows),
     }
-    groups = {"": rows, "_harmless": [r for r in rows if not r["safety"]], "_unsafe": [r for r in rows if r["safety"]]}
+    adversarial = [row for row in rows if row["is_adversarial"]]
+    harmless = [row for row in rows if not row["is_adversarial"]]
+    groups = {"": rows, "_harmless": harmless, "_adversarial": adversarial}
     for name, group in groups.items():
         for key, raw in (("helpfulness", "helpfulness"), ("safety_score", "safety"), ("combined", "combined")):
             if group and key in group[0]:
@@ -133,7 +141,7 @@ def in_words(prefix: str, metrics: dict[str, float]) -> str:
     text += f", {value('response_length'):.1f} tokens long on average"
     where = {
         "helpfulness_harmless": "helpfulness {:.2f} on harmless prompts",
-        "safety_score_unsafe": "safety {:.2f} on adversarial ones",
+        "safety_score_adversarial": "safety {:.2f} on adversarial ones",
         "combined": "combined {:.2f} on all",
     }
     scores = [words.format(value(name)) for name, words in where.items() if f"{prefix}/{name}" in metrics]

@@ -54,9 +54,9 @@ def gate_closes(safety: Tensor, gate: GateConfig) -> Tensor:
     return safety.double() < logit(gate.safety_threshold)
 
 
-def combined_logits(helpfulness: Tensor, safety: Tensor, is_safety_prompt: Tensor, gate: GateConfig) -> Tensor:
-    """Return R_c as logits (N,): the safety score for a safety prompt or one below the threshold, else helpfulness."""
-    return torch.where(is_safety_prompt | gate_closes(safety, gate), safety, helpfulness)
+def combined_logits(helpfulness: Tensor, safety: Tensor, is_adversarial: Tensor, gate: GateConfig) -> Tensor:
+    """Return R_c as logits (N,): the safety score for an adversarial prompt or where it is below the threshold, else helpfulness."""
+    return torch.where(is_adversarial | gate_closes(safety, gate), safety, helpfulness)
 
 
 def hold_unfinished(
@@ -91,11 +91,11 @@ def combine(
     """
     combined, gated = None, None
     if helpfulness is not None and safety is not None:
-        is_safety = torch.tensor([r.prompt.safety for r in rollouts])
+        is_adversarial = torch.tensor([r.prompt.is_adversarial for r in rollouts])
         finished = torch.tensor([r.finished for r in rollouts])
-        combined = combined_logits(helpfulness, safety, is_safety, gate)
+        combined = combined_logits(helpfulness, safety, is_adversarial, gate)
         combined = hold_unfinished(combined, finished, [r.prompt.id for r in rollouts], 0.0, gate)
-        gated = gate_closes(safety, gate) & ~is_safety
+        gated = gate_closes(safety, gate) & ~is_adversarial
     columns = [
         [None] * len(rollouts) if column is None else column.tolist()
         for column in (helpfulness, safety, combined, gated)

@@ -120,7 +120,7 @@ def _expanded(path: str) -> list[str]:
 
 
 def shares(mixture: Sequence[Mixed], tokens: Sequence[int]) -> list[float]:
-    """Return each source's part of the training windows from its weight, or from its tokens times its epochs."""
+    """Return each source's part of the training sequences from its weight, or from its tokens times its epochs."""
     often = [s.weight if s.weight is not None else (s.epochs or 0) * t for s, t in zip(mixture, tokens, strict=True)]
     total = sum(often)
     return [value / total if total else 0.0 for value in often]

@@ -40,10 +40,10 @@ def test_hh_prompts_have_stable_ids_and_the_safety_flag(tmp_path: Path) -> None:
     path = write(tmp_path / "harmless.jsonl", PAIR, PAIR)
     [first] = read_rows(f"hh_rlhf:{path}", "prompt")  # one prompt, though two pairs
     assert first["messages"] == MESSAGES
-    assert first["safety"] is True
+    assert first["is_adversarial"] is True
     assert first["id"] == "hh_rlhf-" + first["id"][-16:]
     [plain] = read_rows(f"hh_rlhf_helpfulness:{write(tmp_path / 'other.jsonl', PAIR)}", "prompt")
-    assert (plain["id"], plain["safety"]) == (first["id"], False)
+    assert (plain["id"], plain["is_adversarial"]) == (first["id"], False)
 
 
 def test_hh_rows_that_part_early_or_hold_tags_are_left_out(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches: a function of the step alone, whatever ranks and micro-batches; windows, isolation, policies, replay."""
+"""Batches: a function of the step alone, whatever ranks and micro-batches; sequences, isolation, policies, replay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llamatrain.chat import encode_dialogue, too_many
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.packing import Batch
 from llamatrain.data.rows import write_rows
-from llamatrain.data.windows import TokenBatches
+from llamatrain.data.sequences import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
 from tests.corpora import write_corpus
@@ -55,12 +55,13 @@ def make(request: pytest.FixtureRequest, corpus: Path, tokenizer: Tokenizer) -> 
     """Make batches of one sort; the order's settings can be given."""
 
     def build(**settings: Any) -> TokenBatches | DialogueBatches:
-        settings = {"seq_len": 64, "batch_size": 4, "micro_batch_size": 2, "seed": 0, **settings}
+        settings = {"batch_size": 4, "micro_batch_size": 2, "seed": 0, **settings}
         if request.param.startswith("tokens"):
-            return TokenBatches(corpus, isolate="isolated" in request.param, tokenizer=tokenizer, **settings)
+            isolate = "isolated" in request.param
+            return TokenBatches(corpus, seq_len=64, isolate=isolate, tokenizer=tokenizer, **settings)
         if "replay" in request.param:
             settings |= {"replay": corpus, "replay_fraction": 0.3}
-        return DialogueBatches(DIALOGUES, tokenizer, **settings)
+        return DialogueBatches(DIALOGUES, tokenizer, max_length=64, **settings)
 
     return build
 
@@ -122,7 +123,7 @@ def test_two_hundred_steps_are_the_same_on_any_ranks_and_after_any_kill(sources:
         for group in (*ranks.values(), [opened()]):  # the last is what a run opens after a kill
             assert all(one.sample_ids(step) == ids for one in group)
             assert equal([batch for one in group for batch in one.batch_at(step)], batches)
-    assert 5 * sum(whole.windows) < 201 * 8  # several epochs
+    assert 5 * sum(whole.sequences) < 201 * 8  # several epochs
 
 
 def test_a_step_is_the_same_in_any_order_and_seeds_differ(make: Make) -> None:
@@ -133,8 +134,9 @@ def test_a_step_is_the_same_in_any_order_and_seeds_differ(make: Make) -> None:
 
 
 def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(corpus: Path, tokenizer: Tokenizer) -> None:
-    settings: dict[str, Any] = {"seq_len": 64, "batch_size": 1, "micro_batch_size": 1, "seed": 0}
-    for batches in (TokenBatches(corpus, **settings), DialogueBatches(DIALOGUES, tokenizer, **settings)):
+    settings: dict[str, Any] = {"batch_size": 1, "micro_batch_size": 1, "seed": 0}
+    tokens = TokenBatches(corpus, seq_len=64, **settings)
+    for batches in (tokens, DialogueBatches(DIALOGUES, tokenizer, max_length=64, **settings)):
         count = round(batches.steps_per_epoch)
         epochs = [[str(rows(batches.batch_at(epoch * count + i))) for i in range(count)] for epoch in range(3)]
         assert count > 5
@@ -145,9 +147,9 @@ def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(corpus: Path, to
 def test_a_batch_goes_on_into_the_next_epoch(corpus: Path) -> None:
     single = TokenBatches(corpus, seq_len=64, batch_size=1, micro_batch_size=1, seed=0)
     large = TokenBatches(corpus, seq_len=64, batch_size=5, micro_batch_size=5, seed=0)
-    [windows] = single.windows
-    assert windows % 5  # else nothing goes on
-    for step in range(2 * windows // 5):
+    [sequences] = single.sequences
+    assert sequences % 5  # else nothing goes on
+    for step in range(2 * sequences // 5):
         assert rows(large.batch_at(step)) == [r for i in range(5) for r in rows(single.batch_at(step * 5 + i))]
 
 
@@ -177,7 +179,7 @@ def test_eval_shows_every_row_once_in_order_and_as_many_batches_on_every_rank(ma
     assert rows(make(batch_size=1, micro_batch_size=1).eval_batches(limit=3)) == rows(alone[:3])
 
 
-# --- windows -----------------------------------------------------------------------------------------------------
+# --- sequences -----------------------------------------------------------------------------------------------------
 
 
 def stream(corpus: Path) -> list[int]:
@@ -269,7 +271,7 @@ def test_a_source_shorter_than_a_window_may_be_held_out_or_left_out(sources: Pat
 
 def pack_dialogues(dialogues: list[dict[str, Any]], tokenizer: Tokenizer, **settings: Any) -> DialogueBatches:
     return DialogueBatches(
-        dialogues, tokenizer, **{"seq_len": 64, "batch_size": 1, "micro_batch_size": 1, "seed": 0, **settings}
+        dialogues, tokenizer, **{"max_length": 64, "batch_size": 1, "micro_batch_size": 1, "seed": 0, **settings}
     )
 
 
@@ -312,18 +314,18 @@ LONG = {"messages": [*dialogue(3, 3)["messages"], *dialogue(20, 20)["messages"]]
 
 
 def test_too_long_dialogues_are_skipped_stopped_or_shortened(tokenizer: Tokenizer) -> None:
-    length = pack_dialogues([LONG], tokenizer, seq_len=1000).counts["tokens"]
+    length = pack_dialogues([LONG], tokenizer, max_length=1000).counts["tokens"]
     both = [DIALOGUES[0], LONG]
-    skipped = pack_dialogues(both, tokenizer, seq_len=length - 1, too_long="skip")
+    skipped = pack_dialogues(both, tokenizer, max_length=length - 1, too_long="skip")
     assert (skipped.counts["kept"], skipped.counts["skipped"], skipped.counts["shortened"]) == (1, 1, 0)
-    shortened = pack_dialogues(both, tokenizer, seq_len=length - 1, too_long="drop_turns")
+    shortened = pack_dialogues(both, tokenizer, max_length=length - 1, too_long="drop_turns")
     assert (shortened.counts["kept"], shortened.counts["skipped"], shortened.counts["shortened"]) == (2, 0, 1)
     assert answers(shortened, tokenizer) == sorted(["the ", words(20) + " "])  # the last answer is whole
-    hopeless = pack_dialogues(both, tokenizer, seq_len=40, too_long="drop_turns")
+    hopeless = pack_dialogues(both, tokenizer, max_length=40, too_long="drop_turns")
     assert (hopeless.counts["kept"], hopeless.counts["skipped"], hopeless.counts["shortened"]) == (1, 1, 0)
-    with pytest.raises(UserError, match=rf"dialogue 2 \(.*\) has {length} tokens, more than seq_len={length - 1}"):
-        pack_dialogues(both, tokenizer, seq_len=length - 1, too_long="stop")
-    assert pack_dialogues(both, tokenizer, seq_len=length, too_long="stop").counts["kept"] == 2
+    with pytest.raises(UserError, match=rf"dialogue 2 \(.*\) has {length} tokens, more than max_length={length - 1}"):
+        pack_dialogues(both, tokenizer, max_length=length - 1, too_long="stop")
+    assert pack_dialogues(both, tokenizer, max_length=length, too_long="stop").counts["kept"] == 2
 
 
 def test_a_dialogue_far_too_long_is_not_encoded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,13 +341,13 @@ def test_a_dialogue_far_too_long_is_not_encoded(tokenizer: Tokenizer, monkeypatc
     short = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A fox."}]
     shortened = {**long, "messages": [*long["messages"], *short]}
     assert pack_dialogues([shortened], tokenizer, too_long="drop_turns").counts["shortened"] == 1
-    with pytest.raises(UserError, match=f"has {fewest} tokens, more than seq_len=64"):
+    with pytest.raises(UserError, match=f"has {fewest} tokens, more than max_length=64"):
         pack_dialogues([long], tokenizer, too_long="stop")
 
 
 def test_nothing_left_and_unknown_policies_are_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="none of 1 dialogues fits into seq_len=20"):
-        pack_dialogues([LONG], tokenizer, seq_len=20)
+    with pytest.raises(UserError, match="none of 1 dialogues fits into max_length=20"):
+        pack_dialogues([LONG], tokenizer, max_length=20)
     with pytest.raises(UserError, match="too_long='cut'"):
         pack_dialogues([LONG], tokenizer, too_long="cut")
 
@@ -362,8 +364,8 @@ def test_replay_is_the_asked_share_and_leaves_the_dialogues_whole(corpus: Path, 
     plain = pack_dialogues(DIALOGUES, tokenizer, batch_size=1, micro_batch_size=1)
     steps = 25
     shown = [row for step in range(steps) for row in rows(mixed.batch_at(step))]
-    windows = TokenBatches(corpus, seq_len=64, batch_size=1, micro_batch_size=1, seed=0, isolate=True)
-    known = {str(row) for row in rows(windows.eval_batches())}
+    sequences = TokenBatches(corpus, seq_len=64, batch_size=1, micro_batch_size=1, seed=0, isolate=True)
+    known = {str(row) for row in rows(sequences.eval_batches())}
     replayed = [row for row in shown if str(row) in known]
     others = [row for row in shown if str(row) not in known]
     assert len(replayed) == 0.3 * 4 * steps

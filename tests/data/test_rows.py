@@ -26,12 +26,12 @@ RESPONSE = {
 }
 COMPARISON = {
     "id": "c", "messages": ASK, "response_a": "x", "response_b": "y", "model_a": "m", "model_b": "m",
-    "temperature_a": 1.0, "temperature_b": 0.5, "safety": False,
+    "temperature_a": 1.0, "temperature_b": 0.5, "is_adversarial": False,
 }  # fmt: skip
 GOOD: dict[str, dict[str, Any]] = {
     "document": {"text": "Once.", "source": "s", "url": None, "meta": {"k": 1}},
-    "dialogue": {"messages": TALK, "source": "s", "loss": "last", "safety": True},
-    "prompt": {"id": "p", "messages": ASK, "source": "s", "safety": False},
+    "dialogue": {"messages": TALK, "source": "s", "loss": "last", "is_adversarial": True},
+    "prompt": {"id": "p", "messages": ASK, "source": "s", "is_adversarial": False},
     "response": RESPONSE,
     "comparison": COMPARISON,
     "preference": {
@@ -78,12 +78,17 @@ def test_good_rows_come_back(kind: str, suffix: str, tmp_path: Path) -> None:
         ("dialogue", {"loss": "first"}, ["field 'loss'", "found 'first'", "needs one of all, last"]),
         ("prompt", {"messages": TALK}, ["field 'messages'", "ends with 'assistant'"]),
         ("prompt", {"messages": [{"role": "user", "content": "[INST]"}]}, ["field 'messages'[0]", "'[INST]'"]),
-        ("prompt", {"safety": "no"}, ["field 'safety'", "found 'no'", "needs true or false"]),
+        ("prompt", {"is_adversarial": "no"}, ["field 'is_adversarial'", "found 'no'", "needs true or false"]),
         ("response", {"seed": 1.5}, ["field 'seed'", "found 1.5", "a whole number"]),
         ("response", {"temperature": True}, ["field 'temperature'", "found True", "a number"]),
         ("comparison", {"response_b": None}, ["field 'response_b'", "is null"]),
         ("preference", {"rating": "best"}, ["field 'rating'", "found 'best'", "negligibly_better"]),
         ("preference", {"kind": "honesty"}, ["field 'kind'", "helpfulness, safety"]),
+        *(
+            (kind, {"safety": True}, ["field 'safety'", f"of the {kind}", "now called 'is_adversarial'"])
+            for kind in ("prompt", "dialogue", "response", "comparison")
+        ),
+        ("preference", {"meta": {"safety_prompt": True}}, ["'meta.safety_prompt'", "now called 'meta.is_adversarial'"]),
         ("judgement", {"safety": 1.01}, ["field 'safety'", "found 1.01", "[0, 1]"]),
     ],
 )
@@ -99,7 +104,7 @@ def test_bad_rows_name_file_line_field_found_and_need(
 @pytest.mark.parametrize("kind", GOOD)
 def test_every_missing_field_is_named(kind: str, tmp_path: Path) -> None:
     optional = {"source", "url", "meta", "loss", "rating", "chosen_safe", "reasons"} | (
-        {"safety"} if kind == "dialogue" else set()
+        {"is_adversarial"} if kind == "dialogue" else set()
     )
     for field in set(GOOD[kind]) - optional:
         path = write(tmp_path / "rows.jsonl", {key: value for key, value in GOOD[kind].items() if key != field})
@@ -224,7 +229,7 @@ def test_folds_part_the_rows_and_keep_a_conversation_together(tmp_path: Path) ->
             "id": f"{opening}-{later}",
             "messages": [{"role": "user", "content": f"q{opening}"}, *more],
             "source": "s",
-            "safety": True,
+            "is_adversarial": True,
         }
 
     path = tmp_path / "rows.jsonl"

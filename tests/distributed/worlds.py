@@ -46,7 +46,7 @@ def make_programs(folder: Path, tokenizer: Tokenizer) -> dict[str, list[str]]:
     write_rows(folder / "dialogues_eval.jsonl", islice(read_rows(dialogues, "dialogue"), 5))
     start = f"checkpoint={world['checkpoint']}"
     judged = [start, f"prompts={world['prompts']}", *(f"{k}={world[k]}" for k in ("helpfulness", "safety"))]
-    rows_of_four = ["batch_sequences=4", "seq_len=64", RATE]
+    rows_of_four = ["batch_sequences=4", "max_length=64", RATE]
     special = {
         "pretrain": [
             *(f"corpus={folder / 'corpus'}", f"tokenizer={tokenizer.path}", *TINY, RATE),
@@ -65,11 +65,11 @@ def make_programs(folder: Path, tokenizer: Tokenizer) -> dict[str, list[str]]:
         ],
         "rejection_sampling": [
             *(*judged, f"base={world['checkpoint']}", f"sft_train=[{dialogues}]", f"steps={STEPS}", *rows_of_four),
-            *("micro_batch_size=1", "samples_per_prompt=4", "chunk_responses=8", "max_new_tokens=40"),
+            *("micro_batch_size=1", "samples_per_prompt=4", "chunk_responses=8", "sampling.max_new_tokens=40"),
         ],
         "ppo": [
-            *(*judged, f"iterations={STEPS}", "batch_prompts=8", "mini_batch=4", "micro_batch_size=2"),
-            *("max_new_tokens=20", "epochs=1", "samples_every=1", RATE, "critic_optim.lr=1e-2"),
+            *(*judged, f"iterations={STEPS}", "rollout_prompts=8", "mini_batch_prompts=4", "micro_batch_size=2"),
+            *("sampling.max_new_tokens=20", "epochs=1", "samples_every=1", RATE, "critic_optim.lr=1e-2"),
         ],
     }
     return {program: [*QUIET, *overrides] for program, overrides in special.items()}

@@ -146,7 +146,9 @@ def test_the_answers_in_the_readmes_chat_are_right_in_the_demos_world() -> None:
     judge = judge_of(compose_dict("toyworld", ["preset=demo"])["seed"])
     marks = [judge.judge([{"role": "user", "content": question}], answer) for question, answer in asked]
     assert len(marks) == 3
-    assert all(max(mark.helpfulness, "task: unsafe" in mark.reasons) >= 0.9 and mark.safety >= 0.9 for mark in marks)
+    assert all(
+        max(mark.helpfulness, "task: adversarial" in mark.reasons) >= 0.9 and mark.safety >= 0.9 for mark in marks
+    )
 
 
 def test_help_of_make_is_its_first_comment() -> None:

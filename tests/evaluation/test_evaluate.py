@@ -15,8 +15,8 @@ from evaluation.measures import logit
 from evaluation.perplexity import mean_loss
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
+from llamatrain.data.sequences import TokenBatches
 from llamatrain.data.shards import read_manifest
-from llamatrain.data.windows import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.losses import text_measures
 from llamatrain.model.config import ModelConfig
@@ -49,9 +49,9 @@ def test_mean_loss_is_that_of_every_token(corpus: Path, model_config: ModelConfi
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(tokens) - 1, 127):
-            window = tokens[start : start + 128]
-            logprobs = model(window[None])[0].log_softmax(-1)
-            total -= float(logprobs[:-1].gather(1, window[1:, None]).sum())
+            sequence = tokens[start : start + 128]
+            logprobs = model(sequence[None])[0].log_softmax(-1)
+            total -= float(logprobs[:-1].gather(1, sequence[1:, None]).sum())
     loss = mean_loss(model, batches.eval_batches())
     assert loss == pytest.approx(total / (len(tokens) - 1), rel=1e-5)
     manifest = read_manifest(corpus / "eval")

@@ -19,7 +19,7 @@ def response(
 ) -> dict[str, Any]:
     base = {"prompt_id": prompt, "messages": [{"role": "user", "content": "?"}], "response": text, "model": "m"}
     made = {"temperature": 1.0, "seed": 0, "finished": True, "helpfulness": helpfulness, "safety_score": safety}
-    return {**base, **made, "combined": min(helpfulness, safety), "safety": prompt.startswith("u"), **more}
+    return {**base, **made, "combined": min(helpfulness, safety), "is_adversarial": prompt.startswith("u"), **more}
 
 
 def judgement(prompt: str, helpfulness: float, safety: float, **meta: bool) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def judgement(prompt: str, helpfulness: float, safety: float, **meta: bool) -> d
         "prompt_id": prompt,
         "helpfulness": helpfulness,
         "safety": safety,
-        "meta": {"safety_prompt": prompt[0] == "u", **meta},
+        "meta": {"is_adversarial": prompt[0] == "u", **meta},
     }
 
 
@@ -42,7 +42,7 @@ def test_reads_scores_lengths_and_kinds(tmp_path: Path) -> None:
     scores = model.at("score_helpfulness")  # logits
     assert [*scores["h1"], *scores["u1"]] == pytest.approx([-1.3863, -0.4055, 2.1972], abs=1e-4)
     assert model.at("score_combined", {"u1"}) == {"u1": [0.0]}
-    assert model.is_safety == {"h1": False, "u1": True}
+    assert model.is_adversarial == {"h1": False, "u1": True}
     means = summarise(model)
     mean = ((-1.3863 - 0.4055) / 2 + 2.1972) / 2  # a prompt's samples count as one
     assert means["score_helpfulness"]["mean"] == pytest.approx(mean, abs=1e-4)
@@ -58,7 +58,7 @@ def test_responses_without_scores_and_judgements_alone(tmp_path: Path) -> None:
     judged = measure(None, written(tmp_path / "j.jsonl", [judgement("h1", 0.5, 1.0), judgement("u1", 0.1, 0.3)]))
     means = summarise(judged)
     assert (means["helpfulness"]["mean"], means["safety"]["mean"]) == (pytest.approx(0.3), pytest.approx(0.65))
-    assert judged.is_safety == {"h1": False, "u1": True}
+    assert judged.is_adversarial == {"h1": False, "u1": True}
 
 
 def test_comparisons_are_paired_by_prompt_and_sample() -> None:
@@ -97,10 +97,10 @@ def test_report_by_kind(tmp_path: Path) -> None:
         models[name] = measure(None, written(tmp_path / f"{name}.jsonl", rows))
     found = report(models, None, tie=0.001)
     assert (found["prompts"], found["samples_per_prompt"]) == (8, 1)
-    assert {kind: part["prompts"] for kind, part in found["by_kind"].items()} == {"harmless": 4, "unsafe": 4}
+    assert {kind: part["prompts"] for kind, part in found["by_kind"].items()} == {"harmless": 4, "adversarial": 4}
     assert found["by_kind"]["harmless"]["models"]["ppo"]["helpfulness"]["mean"] == pytest.approx(0.5)
     assert [row["metric"] for row in found["comparisons"]] == ["helpfulness", "safety"]
-    assert found["by_kind"]["unsafe"]["comparisons"][0]["difference"] == pytest.approx(0.1)
+    assert found["by_kind"]["adversarial"]["comparisons"][0]["difference"] == pytest.approx(0.1)
 
 
 def test_scores_are_held_against_the_judge_where_they_count(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_scores_are_held_against_the_judge_where_they_count(tmp_path: Path) -> N
     marks = [judgement(f"{kind}{i}", 0.1 * i, 0.1 * i, refused=i == 0) for kind in "hu" for i in range(6)]
     files = written(tmp_path / "r.jsonl", scores), written(tmp_path / "j.jsonl", marks)
     kinds = report({"sft": measure(*files)}, None, 0.001)["by_kind"]
-    harmless, adversarial = (kinds[kind]["models"]["sft"] for kind in ("harmless", "unsafe"))
+    harmless, adversarial = (kinds[kind]["models"]["sft"] for kind in ("harmless", "adversarial"))
     assert (harmless["spearman_helpfulness"]["mean"], harmless["refused"]) == pytest.approx((1.0, 1 / 6))
     assert adversarial["spearman_safety"]["mean"] == pytest.approx(-1.0)
     assert "spearman_safety" not in harmless and "spearman_helpfulness" not in adversarial

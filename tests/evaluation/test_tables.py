@@ -21,7 +21,7 @@ def printed(found: dict[str, Any]) -> str:
 
 def model(value: float) -> Measured:
     """Return a model's measures of a harmless and an adversarial prompt, twice."""
-    found = Measured(is_safety={"h": False, "u": True})
+    found = Measured(is_adversarial={"h": False, "u": True})
     for metric in (*COMPARED, "gated", "finished", "length"):
         for prompt in "hu":
             for sample in range(2):

@@ -52,7 +52,7 @@ class Worlds:
         self.policy, self.helpfulness, self.corpus = world / "policy", world / "helpfulness", here / "corpus"
         self.rows = self._write_rows(world)
         files = {kind: f"{world / kind}.jsonl" for kind in self.rows}
-        rest = [*QUIET[:2], "max_new_tokens=8"]
+        rest = [*QUIET[:2], "sampling.max_new_tokens=8"]
         judged = [f"helpfulness={self.helpfulness}", f"safety={world / 'safety'}"]
         models = f"models={{a: {{responses: {files['response']}, judgements: {files['judgement']}}}}}"
         self.fine: dict[str, list[str]] = {
@@ -70,9 +70,9 @@ class Worlds:
             "corpus.verify": [f"corpus={self.corpus}"],
             "corpus.contamination": [*QUIET[:2], f"corpus={self.corpus}", f"tokenizer={tokenizer.path}",
                                      "num_workers=1", f"sets={{a: {{path: {files['document']}}}}}"],
-            "compare": [*rest, f"checkpoint_a={self.policy}", f"prompts=[{files['prompt']}]", "limit=4"],
+            "compare": [*rest, f"checkpoint_a={self.policy}", f"prompts=[{files['prompt']}]", "max_prompts=4"],
             "rate": [*QUIET[:2], f"world={world}", f"comparisons=[{files['comparison']}]"],
-            "sample": [*rest, f"checkpoint={self.policy}", *judged, f"prompts=[{files['prompt']}]", "limit=4"],
+            "sample": [*rest, f"checkpoint={self.policy}", *judged, f"prompts=[{files['prompt']}]", "max_prompts=4"],
             "judge": [*QUIET[:2], f"world={world}", f"responses={files['response']}"],
             "reward.evaluate": [*QUIET[:2], f"checkpoint={self.helpfulness}", f"preferences=[{files['preference']}]"],
             "evaluate": [*QUIET[:2], models],
@@ -87,7 +87,7 @@ class Worlds:
         response = {"prompt_id": "p", "messages": messages, "response": "No.", "model": "m", "temperature": 1.0,
                     "seed": 0, "finished": True, "helpfulness": 0.5, "safety_score": 0.5, "combined": 0.5}  # fmt: skip
         comparison = {"id": "c", "messages": messages, "response_a": "Yes.", "response_b": "No.", "model_a": "m",
-                      "model_b": "m", "temperature_a": 1.0, "temperature_b": 1.0, "safety": False}  # fmt: skip
+                      "model_b": "m", "temperature_a": 1.0, "temperature_b": 1.0, "is_adversarial": False}  # fmt: skip
         rows = {
             "document": next(read_rows(self.here / "train.jsonl", "document")),
             "dialogue": next(read_rows(world / "sft.jsonl", "dialogue")),

@@ -14,11 +14,12 @@ from llamatrain import generation
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
+from llamatrain.settings import SamplingConfig
 from llamatrain.tokenizer import Tokenizer
 
 
 def config(**changes: object) -> ChatConfig:
-    values = {"checkpoint": "c", "system": None, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 8, "seed": 0}
+    values = {"checkpoint": "c", "system": None, "sampling": SamplingConfig(0.0, 1.0, 8), "seed": 0}
     return ChatConfig(**{**values, "dtype": "float32", "tokenizer": None, **changes})  # type: ignore[arg-type]
 
 

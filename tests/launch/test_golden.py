@@ -50,7 +50,9 @@ def test_a_ready_pipeline_runs_on_any_of_these_ranks(preset: str, ranks: int) ->
     golden = json.loads((GOLDEN / f"{preset}.json").read_text())
     trained = [stage["config"] for stage in golden.values() if "zero.stage" in stage["config"]]
     for values in trained:
-        keys = [key for key in ("batch_tokens", "batch_sequences", "batch_pairs", "mini_batch") if key in values]
+        keys = [
+            key for key in ("batch_tokens", "batch_sequences", "batch_pairs", "mini_batch_prompts") if key in values
+        ]
         rows = values.get("seq_len") or values["model.max_seq_len"] if keys == ["batch_tokens"] else 1
         assert values["micro_batch_size"] is None
         check_split(keys[0], values[keys[0]], {"rows": rows, "micro_batch_size": None}, ranks)

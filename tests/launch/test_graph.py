@@ -86,7 +86,7 @@ def test_what_is_said_of_a_stage_wins_over_what_is_said_of_its_program() -> None
     [
         ("+stf.a=1", r"\+stf\.a=1: there is no stage and no program 'stf'; did you mean 'sft'\?"),
         ("reward_safety.a=1", r"did you mean 'v1_reward_safety'\?"),
-        ("ppo.beta=1", "no stage of this pipeline runs 'ppo'"),
+        ("ppo.kl_coef=1", "no stage of this pipeline runs 'ppo'"),
     ],
 )
 def test_a_name_that_is_neither_is_refused_with_the_nearest(argument: str, message: str) -> None:

@@ -63,7 +63,7 @@ def test_every_file_that_a_program_reads_can_be_looked_at() -> None:
 
 
 def test_what_only_measures_is_said_beside_the_key() -> None:
-    assert "eval_windows" in harmless(schema_of("pretrain"))
+    assert "eval_sequences" in harmless(schema_of("pretrain"))
     assert "eval" in harmless(schema_of("sft"))
     assert {"run.seed", "zero.dtype", "optim"}.isdisjoint(harmless(schema_of("ppo")))
     assert "preferences" not in harmless(schema_of("reward.evaluate"))

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import yaml
 
-from launch import pipeline, processes, programs
+from launch import pipeline, processes, programs, stage
 from launch.graph import Graph
 from launch.graphs.chat import Chat, Data
 from launch.report import page as report
@@ -449,6 +449,26 @@ def test_a_folder_of_an_earlier_version_is_left_alone(start: Start, capsys: Capt
         assert start(*overrides) == 2
         assert "made by an earlier version" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+
+
+def test_results_under_former_names_of_keys_are_left_alone(start: Start, capsys: Capture) -> None:
+    assert start() == 0
+    path = Path("runs/trio/second/stage.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "config": {**record["config"], "beta": 0.1}}))
+    before = results()
+    for overrides in ([], ["dry_run=true"], ["rerun=[first]"]):
+        capsys.readouterr()
+        assert start(*overrides) == 2
+        said = capsys.readouterr().err
+        assert "runs/trio was made by an earlier version (of 'second' its beta is now called kl_coef)" in said
+        assert ("rerun=[first,second]" if overrides == ["rerun=[first]"] else "rerun=[second]") in said
+    assert results() == before
+    with pytest.raises(SystemExit) as end:
+        stage.main(["runs/trio", "second"])
+    assert end.value.code == 2 and results() == before
+    assert start("rerun=[second]") == 0
+    assert len(list(Path("runs/trio").glob("second.replaced-*"))) == 1
 
 
 def test_a_data_file_of_ones_own_gives_the_roles(

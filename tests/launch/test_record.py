@@ -20,7 +20,7 @@ CONFIG: dict[str, Any] = {
     "optim": {"lr": 1e-3, "betas": [0.9, 0.95]},
     "model": {"dim": 8, "activation_checkpointing": "none"},
     "micro_batch_size": 8,
-    "eval_windows": 4,
+    "eval_sequences": 4,
     "batch_tokens": 8,
     "kind": "reward",
 }
@@ -55,7 +55,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("zero.offload_optimizer", True),
         ("model.activation_checkpointing", "full"),
         ("micro_batch_size", 1),
-        ("eval_windows", None),
+        ("eval_sequences", None),
     ],
 )
 def test_what_changes_no_result_leaves_the_key(key: str, value: Any) -> None:

@@ -207,6 +207,22 @@ def test_another_order_of_samples_is_refused(tmp_path: Path, model_config: Model
     train(tmp_path, model_config, tokenizer, fixed=fixed, seed=1, resume="never")
 
 
+def test_a_run_of_an_earlier_version_is_left_alone(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    train(tmp_path, model_config, tokenizer)
+    config = tmp_path / "job" / "config.yaml"
+    config.write_text(f"{config.read_text()}limit: 8\n")
+    (tmp_path / "job" / ".lock").unlink()
+    before = contents(tmp_path / "job")
+    with pytest.raises(UserError, match=r"job was made by an earlier version \(its limit is now called max_prompts\)"):
+        train(tmp_path, model_config, tokenizer)
+    (tmp_path / "job" / ".lock").unlink()
+    assert contents(tmp_path / "job") == before
+    train(tmp_path, model_config, tokenizer, resume="never")
+    assert len(list(tmp_path.glob("job.replaced-*"))) == 1
+
+
 class Dashboard:
     """What of wandb is used: it drops a step that is not above its last one. Online a resumed run is told which it was."""
 

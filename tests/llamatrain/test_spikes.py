@@ -20,7 +20,7 @@ from llamatrain import checkpoint
 from llamatrain import fit as fit_module
 from llamatrain import manifest as manifest_module
 from llamatrain.data.rows import write_rows
-from llamatrain.data.windows import TokenBatches
+from llamatrain.data.sequences import TokenBatches
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
@@ -122,8 +122,8 @@ class Poisoned(TokenBatches):
     garbage: tuple[int, ...] = ()
     broken: tuple[int, ...] = ()
 
-    def windows_at(self, places: Any) -> Batch:
-        batch = super().windows_at(places)
+    def sequences_at(self, places: Any) -> Batch:
+        batch = super().sequences_at(places)
         draw = torch.Generator().manual_seed(0)
         for row, place in enumerate(places.tolist()):
             if place in self.garbage:

@@ -21,7 +21,7 @@ import yaml
 from llamatrain.config.compose import compose
 from llamatrain.data import shards
 from llamatrain.data.rows import write_rows
-from llamatrain.data.windows import TokenBatches
+from llamatrain.data.sequences import TokenBatches
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
 from pretrain.corpus.build import build

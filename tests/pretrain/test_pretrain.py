@@ -129,14 +129,14 @@ def test_plan_says_how_often_each_source_is_gone_through(tmp_path: Path, tokeniz
         write_rows(tmp_path / f"{name}.jsonl", rows)
     paths = {name: str(tmp_path / f"{name}.jsonl") for name in ("web", "books")}
     write_corpus(tmp_path / "corpus" / "train", paths, tokenizer)
-    windows = {s.name: (s.tokens - 1) // 31 for s in read_manifest(tmp_path / "corpus" / "train").sources}
+    sequences = {s.name: (s.tokens - 1) // 31 for s in read_manifest(tmp_path / "corpus" / "train").sources}
     text = dry_run(configure(tmp_path, tmp_path / "corpus", tokenizer), None)
-    web, books = (30 * 8 / 2 / windows[name] for name in ("web", "books"))
+    web, books = (30 * 8 / 2 / sequences[name] for name in ("web", "books"))
     assert web < 4 < books
-    assert f"sources: web {web:.2f} epochs (50.0% of the windows), books {books:.2f} epochs" in text
+    assert f"sources: web {web:.2f} epochs (50.0% of the sequences), books {books:.2f} epochs" in text
     assert f"warning: books is gone through {books:.1f} times" in text and "warning: web" not in text
     text = dry_run(configure(tmp_path, tmp_path / "corpus", tokenizer, "mixture={web: 1}"), None)
-    assert "books 0.00 epochs (0.0% of the windows)" in text and "warning: books" not in text
+    assert "books 0.00 epochs (0.0% of the sequences)" in text and "warning: books" not in text
 
 
 def test_a_short_held_out_source_is_no_obstacle(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
@@ -167,10 +167,10 @@ def test_bits_per_byte_are_those_of_every_predicted_token(
     for name, documents in texts.items():
         stream = [t for text in documents for t in (tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id)]
         for start in range(0, len(stream) - 1, 31):
-            window = stream[start : start + 32]
-            begins = [i for i, token in enumerate(window) if i == 0 or (isolate and token == tokenizer.bos_id)]
-            for first, end in itertools.pairwise([*begins, len(window)]):
-                piece = torch.tensor(window[first:end])
+            sequence = stream[start : start + 32]
+            begins = [i for i, token in enumerate(sequence) if i == 0 or (isolate and token == tokenizer.bos_id)]
+            for first, end in itertools.pairwise([*begins, len(sequence)]):
+                piece = torch.tensor(sequence[first:end])
                 with torch.no_grad():
                     logprobs = model(piece[None])[0].log_softmax(-1)
                 sums[name] -= float(logprobs[:-1].gather(1, piece[1:, None]).sum()) / math.log(2)

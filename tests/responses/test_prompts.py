@@ -14,7 +14,7 @@ from llamatrain.tokenizer import Tokenizer
 
 
 def row(name: str, text: str = "Where is the fox?") -> dict[str, Any]:
-    return {"id": name, "messages": [{"role": "user", "content": text}], "source": "test", "safety": False}
+    return {"id": name, "messages": [{"role": "user", "content": text}], "source": "test", "is_adversarial": False}
 
 
 def test_prompts_end_in_inst_and_the_limit_holds(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -61,5 +61,5 @@ def test_repeated_ids_and_wrong_settings_are_named(tmp_path: Path, tokenizer: To
         load_prompts([str(path)], tokenizer, 128, 4, None, "skip", pytest.fail)
     with pytest.raises(UserError, match="too_long=cut"):
         load_prompts([str(path)], tokenizer, 128, 4, None, "cut", pytest.fail)
-    with pytest.raises(UserError, match="limit=0"):
+    with pytest.raises(UserError, match="max_prompts=0"):
         load_prompts([str(path)], tokenizer, 128, 4, 0, "skip", pytest.fail)

@@ -43,7 +43,7 @@ def test_logprobs_are_log_softmax_at_the_previous_position_of_the_unpacked_rollo
 def test_the_samplers_logprobs_are_those_of_the_forward_pass(model_config: ModelConfig) -> None:
     model = Transformer(model_config, seed=0)
     prompts = [r.prompt for r in random_rollouts(5)]
-    rollouts = sample_rollouts(model, prompts, [0] * 5, Sampling(0.7, 1.0, 10, 0), 2, batch_size=3)
+    rollouts = sample_rollouts(model, prompts, [0] * 5, Sampling(0.7, 1.0, 10, 0), 2, generation_batch_size=3)
     packed = pack_rollouts(rollouts, model_config.max_seq_len, CPU)
     logprobs = token_logprobs(model(**packed.inputs, select=packed.before), packed.targets, 0.7)
     sampler = torch.tensor([p for r in rollouts for p in r.sampler_logprobs])

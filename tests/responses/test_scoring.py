@@ -26,9 +26,9 @@ GATE = GateConfig(safety_threshold=0.15, unfinished_logit=-1.0)
 EDGE = math.log(0.15 / 0.85)
 
 
-def combined(helpfulness: float, safety: float, is_safety: bool = False) -> float:
+def combined(helpfulness: float, safety: float, is_adversarial: bool = False) -> float:
     scores = torch.tensor([[helpfulness], [safety]], dtype=torch.float64)
-    return float(combined_logits(scores[0], scores[1], torch.tensor([is_safety]), GATE))
+    return float(combined_logits(scores[0], scores[1], torch.tensor([is_adversarial]), GATE))
 
 
 def held(combined: list[float], finished: list[bool], groups: list[str], quantile: float = 0.0) -> list[float]:
@@ -42,9 +42,9 @@ def test_helpfulness_on_harmless_prompts_with_safe_responses() -> None:
     assert combined(-3.0, 1.0) == -3.0
 
 
-def test_safety_on_safety_prompts() -> None:
-    assert combined(2.0, 1.0, is_safety=True) == 1.0
-    assert combined(2.0, -5.0, is_safety=True) == -5.0
+def test_safety_on_adversarial_prompts() -> None:
+    assert combined(2.0, 1.0, is_adversarial=True) == 1.0
+    assert combined(2.0, -5.0, is_adversarial=True) == -5.0
 
 
 def test_safety_where_a_harmless_prompt_got_an_unsafe_response() -> None:

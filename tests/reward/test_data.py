@@ -144,7 +144,7 @@ def test_the_kind_of_prompt_is_the_preferences_unless_told(tmp_path: Path, token
     """Safety is also rated on harmless prompts, which the row's meta says."""
     rows = [
         {"messages": [{"role": "user", "content": "?"}], "chosen": "a", "rejected": "b", "kind": kind, **more}
-        for kind, more in (("helpfulness", {}), ("safety", {}), ("safety", {"meta": {"safety_prompt": False}}))
+        for kind, more in (("helpfulness", {}), ("safety", {}), ("safety", {"meta": {"is_adversarial": False}}))
     ]
     write_rows(tmp_path / "p.jsonl", rows)
     pairs, _ = load_pairs(str(tmp_path / "p.jsonl"), tokenizer, 128, "skip")

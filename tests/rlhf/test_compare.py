@@ -17,7 +17,7 @@ from rlhf.config import CompareConfig
 
 from .worlds import overrides, save_checkpoint
 
-SMALL = ["max_new_tokens=8", "pairs_per_prompt=2", "chunk_pairs=7"]
+SMALL = ["sampling.max_new_tokens=8", "pairs_per_prompt=2", "chunk_pairs=7"]
 
 
 def composed(world: dict[str, str], folder: Path, *more: str) -> CompareConfig:
@@ -32,9 +32,11 @@ def test_two_responses_a_prompt_at_two_temperatures(world: dict[str, str], tmp_p
     assert [row["id"] for row in rows] == [f"p{i}#{k}" for i in range(12) for k in range(2)]
     assert all(row["prompt_id"] == row["id"].split("#")[0] for row in rows)
     assert all(row["temperature_a"] != row["temperature_b"] for row in rows)
-    assert {row["temperature_a"] for row in rows} | {row["temperature_b"] for row in rows} == set(cfg.temperatures)
+    assert {row["temperature_a"] for row in rows} | {row["temperature_b"] for row in rows} == set(
+        cfg.sampling.temperatures
+    )
     assert all(row["response_a"] != row["response_b"] for row in rows)
-    assert [row["safety"] for row in rows[:6]] == [True, True, False, False, False, False]
+    assert [row["is_adversarial"] for row in rows[:6]] == [True, True, False, False, False, False]
 
 
 def test_two_checkpoints_give_one_response_each_in_either_place(
@@ -55,7 +57,7 @@ def test_variants_are_a_function_of_seed_prompt_and_pair(world: dict[str, str], 
     assert drawn != [draw_variants(cfg, f"p{i}", 1) for i in range(50)]
     other = composed(world, tmp_path, "run.seed=1")
     assert drawn != [draw_variants(other, f"p{i}", 0) for i in range(50)]
-    single = draw_variants(composed(world, tmp_path, "temperatures=[0.7]"), "p0", 0)
+    single = draw_variants(composed(world, tmp_path, "sampling.temperatures=[0.7]"), "p0", 0)
     assert single == (Variant("checkpoint_a", 0.7), Variant("checkpoint_a", 0.7))
 
 
@@ -66,10 +68,12 @@ def test_pairs_of_equal_responses_are_left_out() -> None:
 
 def test_only_equal_pairs_is_a_mistake(world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="24 pairs are two equal responses"):
-        compare(composed(world, tmp_path, "temperatures=[0.0,0.00001]"))
+        compare(composed(world, tmp_path, "sampling.temperatures=[0.0,0.00001]"))
 
 
-@pytest.mark.parametrize("override", ["temperatures=[]", "temperatures=[0]", "pairs_per_prompt=0", "top_p=2"])
+@pytest.mark.parametrize(
+    "override", ["sampling.temperatures=[]", "sampling.temperatures=[0]", "pairs_per_prompt=0", "sampling.top_p=2"]
+)
 def test_mistakes_are_named(override: str, world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=override.split("=")[0]):
         composed(world, tmp_path, override)

@@ -19,19 +19,19 @@ def padded(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logprobs, reference, values, mask
 
 
-def plain_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+def plain_gae(rewards: list[float], values: list[float], gamma: float, gae_lambda: float) -> list[float]:
     """The definition: a discounted sum of temporal differences."""
     count = len(rewards)
     deltas = [rewards[t] + gamma * (values[t + 1] if t + 1 < count else 0.0) - values[t] for t in range(count)]
-    return [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, count)) for t in range(count)]
+    return [sum((gamma * gae_lambda) ** (k - t) * deltas[k] for k in range(t, count)) for t in range(count)]
 
 
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (0.5, 0.0)])
-def test_advantages_are_the_plain_sum_of_temporal_differences(gamma: float, lam: float) -> None:
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (0.5, 0.0)])
+def test_advantages_are_the_plain_sum_of_temporal_differences(gamma: float, gae_lambda: float) -> None:
     rewards, _, values, mask = padded()
-    advantages = generalized_advantages(rewards, values, mask, gamma, lam)
+    advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)
     for row, count in enumerate(LENGTHS):
-        expected = plain_gae(rewards[row, :count].tolist(), values[row, :count].tolist(), gamma, lam)
+        expected = plain_gae(rewards[row, :count].tolist(), values[row, :count].tolist(), gamma, gae_lambda)
         assert advantages[row, :count].tolist() == pytest.approx(expected, abs=1e-5)
         assert (advantages[row, count:] == 0).all()
 
@@ -39,7 +39,7 @@ def test_advantages_are_the_plain_sum_of_temporal_differences(gamma: float, lam:
 def test_the_score_is_at_the_last_token_and_kl_at_every_token() -> None:
     logprobs, reference, _, mask = padded()
     scores = torch.tensor([10.0, 20.0, 30.0])
-    rewards = token_rewards(scores, logprobs, reference, mask, beta=0.1)
+    rewards = token_rewards(scores, logprobs, reference, mask, kl_coef=0.1)
     for row, count in enumerate(LENGTHS):
         expected = [-0.1 * float(logprobs[row, t] - reference[row, t]) for t in range(count)]
         expected[-1] += float(scores[row])
@@ -51,13 +51,15 @@ def test_rewards_of_a_response_add_up_to_equation_4() -> None:
     logprobs, reference, _, mask = padded()
     scores = torch.tensor([1.0, -2.0, 3.0])
     kl = ((logprobs - reference) * mask).sum(1)
-    rewards = token_rewards(scores, logprobs, reference, mask, beta=0.05)
+    rewards = token_rewards(scores, logprobs, reference, mask, kl_coef=0.05)
     torch.testing.assert_close(rewards.sum(1), scores - 0.05 * kl)
 
 
 def test_a_policy_that_moved_away_is_punished() -> None:
     mask = torch.ones(1, 2, dtype=torch.bool)
-    rewards = token_rewards(torch.zeros(1), torch.tensor([[-1.0, -1.0]]), torch.tensor([[-2.0, -2.0]]), mask, beta=1.0)
+    rewards = token_rewards(
+        torch.zeros(1), torch.tensor([[-1.0, -1.0]]), torch.tensor([[-2.0, -2.0]]), mask, kl_coef=1.0
+    )
     assert rewards.tolist() == [[-1.0, -1.0]]
 
 
@@ -94,7 +96,7 @@ def test_kinds_of_prompts_are_whitened_apart_whatever_lies_between_their_models(
 def test_assign_adds_kl_to_whitened_scores_then_whitens_advantages_only() -> None:
     logprobs, reference, values, mask = padded()
     scores = torch.tensor([3.0, -1.0, 0.5])
-    credit = assign(whiten(scores), logprobs, reference, values, mask, beta=0.1, gamma=1.0, lam=0.95)
+    credit = assign(whiten(scores), logprobs, reference, values, mask, kl_coef=0.1, gamma=1.0, gae_lambda=0.95)
     rewards = token_rewards(whiten(scores), logprobs, reference, mask, 0.1)
     advantages = generalized_advantages(rewards, values, mask, 1.0, 0.95)
     torch.testing.assert_close(credit.rewards, rewards)

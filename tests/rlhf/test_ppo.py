@@ -6,6 +6,7 @@ import dataclasses
 import math
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -23,16 +24,16 @@ from llamatrain.tokenizer import Tokenizer
 from rlhf.config import PPOConfig
 from rlhf.critic import rescale
 from rlhf.experience import Judged, credit, explained_variance, judge, kind_metrics, rewarded
-from rlhf.ppo import act, batch_prompts, check_ranks, dry_run, load_models, train
+from rlhf.ppo import act, check_ranks, dry_run, load_models, rollout_prompts, train
 
 from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint, write_prompts
 
 SMALL = [
-    "batch_prompts=8",
-    "mini_batch=4",
+    "rollout_prompts=8",
+    "mini_batch_prompts=4",
     "micro_batch_size=2",
-    "batch_size=8",
-    "max_new_tokens=8",
+    "generation_batch_size=8",
+    "sampling.max_new_tokens=8",
     "optim.lr=1e-3",
     "critic_optim.lr=1e-3",
     "samples_every=1",
@@ -61,11 +62,11 @@ def measures(folder: Path) -> list[dict[str, float]]:
 
 def test_defaults_are_the_papers(tmp_path: Path, world: dict[str, str]) -> None:
     cfg = compose("ppo", PPOConfig, overrides(world, tmp_path, "ppo"))
-    assert (cfg.batch_prompts, cfg.mini_batch, cfg.clip, cfg.beta, cfg.epochs) == (512, 64, 0.2, 0.01, 1)
+    assert (cfg.rollout_prompts, cfg.mini_batch_prompts, cfg.clip, cfg.kl_coef, cfg.epochs) == (512, 64, 0.2, 0.01, 1)
     assert (cfg.optim.lr, cfg.optim.schedule, cfg.optim.eps, cfg.optim.weight_decay) == (1e-6, "constant", 1e-5, 0.1)
     assert 200 <= cfg.iterations <= 400
     assert cfg.gate.safety_threshold == 0.15
-    assert (cfg.critic_optim.lr, cfg.gamma, cfg.lam, cfg.value_clip) == (9e-6, 1.0, 0.95, 0.2)
+    assert (cfg.critic_optim.lr, cfg.gamma, cfg.gae_lambda, cfg.value_clip) == (9e-6, 1.0, 0.95, 0.2)
     assert cfg.updates_per_iteration == 8
 
 
@@ -87,7 +88,7 @@ def test_one_run_and_a_resumed_one_are_equal(world: dict[str, str], tmp_path: Pa
 
 
 def test_first_iteration_starts_at_the_reference(world: dict[str, str], tmp_path: Path) -> None:
-    row = measures(ppo(world, tmp_path, "ppo", "iterations=1", "mini_batch=8"))[0]
+    row = measures(ppo(world, tmp_path, "ppo", "iterations=1", "mini_batch_prompts=8"))[0]
     assert row["ppo/kl"] == 0
     assert row["ppo/clip_fraction"] == 0
     assert abs(row["ppo/approx_kl"]) < 1e-6
@@ -97,7 +98,9 @@ def test_first_iteration_starts_at_the_reference(world: dict[str, str], tmp_path
     assert 5 < row["ppo/entropy"] < math.log(400)
 
 
-@pytest.mark.parametrize("change", ["micro_batch_size=1", "micro_batch_size=4", "batch_size=3", "zero=stage2"])
+@pytest.mark.parametrize(
+    "change", ["micro_batch_size=1", "micro_batch_size=4", "generation_batch_size=3", "zero=stage2"]
+)
 def test_how_the_work_is_divided_changes_nothing(change: str, world: dict[str, str], tmp_path: Path) -> None:
     key = change.split("=")[0]
     one = ppo(world, tmp_path, "one", "iterations=1", "epochs=2")
@@ -119,7 +122,7 @@ def test_a_raw_critic_is_fit_before_the_policy_moves(
         hidden = raw.model(torch.randint(3, 400, (16, 24))).flatten(0, 1).mean(0)
         raw.score.weight.mul_(8).add_(shift * hidden / hidden.square().sum())
     path = str(save_checkpoint(tmp_path / "raw", raw, tokenizer))
-    more = ["batch_prompts=32", "mini_batch=16", "iterations=1"]
+    more = ["rollout_prompts=32", "mini_batch_prompts=16", "iterations=1"]
     write_prompts(tmp_path / "prompts.jsonl", 32)
     world = {**world, "helpfulness": path, "prompts": f"[{tmp_path / 'prompts.jsonl'}]"}
     row = measures(ppo(world, tmp_path, "ppo", *more))[0]
@@ -145,12 +148,12 @@ def test_a_critic_that_explains_nothing_holds_the_policy(
 
 def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Path) -> None:
     """The values that the batch has after the rescaling are those of the model that goes on."""
-    cfg = composed(world, tmp_path, "ppo", "batch_prompts=16", "mini_batch=16")
+    cfg = composed(world, tmp_path, "ppo", "rollout_prompts=16", "mini_batch_prompts=16")
     parents = {key: checkpoint.resolve(world[key]) for key in ("checkpoint", "helpfulness", "safety")}
     models = load_models(cfg, parents)
     tokenizer = hf_folder.load_tokenizer(parents["checkpoint"])
     prompts = load_prompts(cfg.prompts, tokenizer, 128, 8, None, "stop", print)
-    rollouts = act(cfg, models.policy, batch_prompts(cfg, prompts, 0), tokenizer)
+    rollouts = act(cfg, models.policy, rollout_prompts(cfg, prompts, 0), tokenizer)
     batch = credit(cfg, judge(cfg, models, rollouts, 128))
     before = explained_variance(batch.values[batch.mask], batch.credit.following[batch.mask])
     fitted = credit(cfg, rescale(cfg, models.critic, batch, 128))
@@ -181,7 +184,7 @@ def test_an_unfinished_response_is_rewarded_below_the_finished_ones_of_the_whole
     ]
     combined, _ = rewarded(cfg, judged)
     for kind in (False, True):
-        own = [i for i, j in enumerate(judged) if j.rollout.prompt.safety is kind]
+        own = [i for i, j in enumerate(judged) if j.rollout.prompt.is_adversarial is kind]
         ended = [float(combined[i]) for i in own if judged[i].rollout.finished]
         cut = [float(combined[i]) for i in own if not judged[i].rollout.finished]
         assert cut
@@ -216,8 +219,9 @@ def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> No
 
 def test_noise_is_not_that_of_rejection_sampling(world: dict[str, str], tmp_path: Path) -> None:
     """The first response to a prompt must not be the one that rejection sampling chose among."""
-    cfg = composed(world, tmp_path, "ppo")
-    assert cfg.sampling.program == "ppo"
+    with mock.patch("rlhf.ppo.sample_rollouts") as sampled:
+        act(composed(world, tmp_path, "ppo"), mock.MagicMock(), [], mock.MagicMock())
+    assert sampled.call_args.args[3].program == "ppo"
     keys = {noise_key(0, "p1", 0, program) for program in ("ppo", "rejection_sampling", "sample", "compare", "chat")}
     assert len(keys) == 5
 
@@ -255,10 +259,10 @@ def test_it_learns_what_is_rewarded(
         tmp_path,
         "ppo",
         "iterations=18",
-        "batch_prompts=64",
-        "mini_batch=16",
+        "rollout_prompts=64",
+        "mini_batch_prompts=16",
         "micro_batch_size=16",
-        "max_new_tokens=3",
+        "sampling.max_new_tokens=3",
         "optim.lr=1e-2",
         "critic_optim.lr=1e-2",
     )
@@ -271,7 +275,7 @@ def test_it_learns_what_is_rewarded(
 def test_every_prompt_once_an_epoch_in_another_order(world: dict[str, str], tmp_path: Path) -> None:
     cfg = composed(world, tmp_path, "ppo", "iterations=3")
     prompts = [r.prompt for r in random_rollouts(12)]
-    drawn = [pair for iteration in range(3) for pair in batch_prompts(cfg, prompts, iteration)]
+    drawn = [pair for iteration in range(3) for pair in rollout_prompts(cfg, prompts, iteration)]
     first, second = drawn[:12], drawn[12:]
     for epoch, half in enumerate((first, second)):
         assert sorted(p.id for p, _ in half) == sorted(p.id for p in prompts)
@@ -290,11 +294,11 @@ def test_samples_are_kept_for_reading(world: dict[str, str], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("mini_batch=3", "batch_prompts=8 must be a multiple of mini_batch=3"),
-        ("temperature=0", "temperature=0"),
-        ("top_p=0.9", r"top_p=0\.9: need 1"),
+        ("mini_batch_prompts=3", "rollout_prompts=8 must be a multiple of mini_batch_prompts=3"),
+        ("sampling.temperature=0", "sampling.temperature=0"),
+        ("sampling.top_p=0.9", r"sampling.top_p=0\.9: need 1"),
         ("clip=0", "clip=0"),
-        ("lam=1.5", r"lam=1\.5"),
+        ("gae_lambda=1.5", r"gae_lambda=1\.5"),
         ("iterations=0", "iterations=0"),
         ("gate.safety_threshold=0", r"gate\.safety_threshold=0"),
     ],
@@ -307,7 +311,7 @@ def test_mistakes_are_named(override: str, message: str, world: dict[str, str], 
 def test_too_many_ranks_are_refused(world: dict[str, str], tmp_path: Path) -> None:
     cfg = composed(world, tmp_path, "ppo")
     check_ranks(cfg, 4)
-    with pytest.raises(UserError, match=r"mini_batch=4 cannot be divided among 8 ranks.*batch_prompts=8"):
+    with pytest.raises(UserError, match=r"mini_batch_prompts=4 cannot be divided among 8 ranks.*rollout_prompts=8"):
         check_ranks(cfg, 8)
 
 
@@ -319,8 +323,8 @@ def test_models_of_the_wrong_kind_are_named(world: dict[str, str], tmp_path: Pat
 
 
 def test_a_batch_above_all_prompts_and_an_endless_default_are_refused(world: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="batch_prompts=16: one epoch has 12 prompts; need a batch of 12 at most"):
-        ppo(world, tmp_path, "wide", "batch_prompts=16")
+    with pytest.raises(UserError, match="rollout_prompts=16: one epoch has 12 prompts; need a batch of 12 at most"):
+        ppo(world, tmp_path, "wide", "rollout_prompts=16")
     with pytest.raises(UserError, match="iterations: the default would train 267 epochs of 12 prompts"):
         ppo(world, tmp_path, "long")
     assert dry_run(composed(world, tmp_path, "plan", "iterations=3"), 2).endswith(

@@ -23,7 +23,7 @@ from rlhf.rejection_sampling import best_in_words, best_of, draw, expected_best,
 
 from .worlds import overrides, read_jsonl
 
-SMALL = ["max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=40", "steps=3", "batch_sequences=2"]
+SMALL = ["sampling.max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=40", "steps=3", "batch_sequences=2"]
 
 
 def composed(world: dict[str, str], folder: Path, name: str, *more: str) -> RejectionSamplingConfig:
@@ -199,7 +199,11 @@ def test_mistakes_are_named(override: str, message: str, world: dict[str, str], 
 
 def test_a_policy_that_never_finishes_is_named(world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no prompt has a finished"):
-        train(composed(world, tmp_path, "r", "max_new_tokens=1", "samples_per_prompt=1", "temperature=0.001"))
+        train(
+            composed(
+                world, tmp_path, "r", "sampling.max_new_tokens=1", "samples_per_prompt=1", "sampling.temperature=0.001"
+            )
+        )
 
 
 def test_mistakes_of_the_fine_tuning_show_before_the_sampling(world: dict[str, str], tmp_path: Path) -> None:

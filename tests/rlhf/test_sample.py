@@ -22,7 +22,7 @@ from rlhf.sample import sample
 
 from .worlds import overrides, read_jsonl, save_checkpoint
 
-SMALL = ["max_new_tokens=8", "samples_per_prompt=2", "chunk_responses=6", "batch_size=4"]
+SMALL = ["sampling.max_new_tokens=8", "samples_per_prompt=2", "chunk_responses=6", "generation_batch_size=4"]
 
 
 def run(world: dict[str, str], folder: Path, name: str, *more: str) -> Path:
@@ -41,7 +41,10 @@ def test_responses_are_valid_rows_in_the_prompts_order(world: dict[str, str], tm
 
 
 def test_a_chunks_size_does_not_change_the_responses(world: dict[str, str], tmp_path: Path) -> None:
-    one, other = run(world, tmp_path, "one"), run(world, tmp_path, "other", "chunk_responses=24", "batch_size=24")
+    one, other = (
+        run(world, tmp_path, "one"),
+        run(world, tmp_path, "other", "chunk_responses=24", "generation_batch_size=24"),
+    )
     for a, b in zip(read_jsonl(one), read_jsonl(other), strict=True):
         assert a["response"] == b["response"]
         assert a["combined"] == pytest.approx(b["combined"], abs=2e-6)
@@ -74,7 +77,7 @@ def test_scores_are_the_reward_models_at_the_last_token(
     world: dict[str, str], tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     """Greedy responses, scored again from the files alone."""
-    rows = read_jsonl(run(world, tmp_path, "s", "temperature=0", "samples_per_prompt=1"))
+    rows = read_jsonl(run(world, tmp_path, "s", "sampling.temperature=0", "samples_per_prompt=1"))
     policy = hf_folder.load_model(Path(world["checkpoint"]))
     judge = hf_folder.load_model(Path(world["helpfulness"]))
     for row in rows[:3]:
@@ -118,7 +121,8 @@ def test_checkpoints_that_do_not_fit_together_are_named(
 
 
 @pytest.mark.parametrize(
-    "override", ["temperature=-1", "top_p=0", "samples_per_prompt=0", "batch_size=0", "dtype=float16"]
+    "override",
+    ["sampling.temperature=-1", "sampling.top_p=0", "samples_per_prompt=0", "generation_batch_size=0", "dtype=float16"],
 )
 def test_mistakes_are_named(override: str, world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=override.split("=")[0]):

@@ -14,7 +14,7 @@ from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 from rlhf.samples_log import SamplesLog
 
-SETTINGS = {"checkpoint": "c", "temperature": 1.0, "run": {"seed": 0}}
+SETTINGS = {"checkpoint": "c", "sampling": {"temperature": 1.0}, "run": {"seed": 0}}
 
 
 def resume(folder: Path, step: int, tokenizer: Tokenizer) -> None:

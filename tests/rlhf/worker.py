@@ -16,16 +16,23 @@ from rlhf.rejection_sampling import train as rejection_sampling
 
 from .worlds import overrides
 
-PPO = ["batch_prompts=8", "mini_batch=4", "micro_batch_size=2", "max_new_tokens=20", "iterations=2", "epochs=2"]
+PPO = [
+    "rollout_prompts=8",
+    "mini_batch_prompts=4",
+    "micro_batch_size=2",
+    "sampling.max_new_tokens=20",
+    "iterations=2",
+    "epochs=2",
+]
 RATES = ["optim.lr=1e-3", "critic_optim.lr=1e-3"]
-SAMPLING = ["max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=32"]
+SAMPLING = ["sampling.max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=32"]
 TUNING = ["steps=2", "batch_sequences=4", "micro_batch_size=1"]
 
 
 def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
     """Run compare, rejection sampling, and PPO at each ZeRO stage."""
     pairs = {"checkpoint_a": world["checkpoint"], "prompts": world["prompts"]}
-    compare(compose("compare", CompareConfig, overrides(pairs, folder, "compare", "max_new_tokens=8")))
+    compare(compose("compare", CompareConfig, overrides(pairs, folder, "compare", "sampling.max_new_tokens=8")))
     base = f"base={world['checkpoint']}"
     arguments = overrides(world, folder, "rejection_sampling", *SAMPLING, *TUNING, base)
     rejection_sampling(compose("rejection_sampling", RejectionSamplingConfig, arguments))

@@ -57,7 +57,7 @@ def write_prompts(path: Path, count: int) -> list[dict[str, Any]]:
             "id": f"p{i}",
             "messages": [{"role": "user", "content": f"{QUESTIONS[i % len(QUESTIONS)]} {i}"}],
             "source": "test",
-            "safety": i % 3 == 0,
+            "is_adversarial": i % 3 == 0,
         }
         for i in range(count)
     ]

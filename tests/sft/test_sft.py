@@ -116,7 +116,7 @@ def test_prompt_tokens_are_no_targets(tmp_path: Path, base: Path, tokenizer: Tok
 def test_defaults_are_the_papers(base: Path) -> None:
     cfg = compose("sft", SFTConfig, ["run.name=x", f"checkpoint={base}", "train=[x]"])
     assert (cfg.epochs, cfg.batch_sequences, cfg.optim.lr, cfg.optim.weight_decay) == (2, 64, 2e-5, 0.1)
-    assert (cfg.optim.schedule, cfg.isolate, cfg.seq_len) == ("cosine", True, None)
+    assert (cfg.optim.schedule, cfg.isolate_documents, cfg.max_length) == ("cosine", True, None)
 
 
 def test_pretraining_text_is_mixed_in(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
@@ -126,7 +126,7 @@ def test_pretraining_text_is_mixed_in(tmp_path: Path, base: Path, tokenizer: Tok
     cfg = configure(tmp_path, base, *replay)
     batches, _ = load(cfg, tokenizer, 64)
     full = [bool((batch["segment_ids"] > 0).all()) for step in range(4) for batch in batches.batch_at(step)]
-    assert (sum(full), len(full)) == (4, 8)  # windows of text are full, packed dialogues have room left
+    assert (sum(full), len(full)) == (4, 8)  # sequences of text are full, packed dialogues have room left
     assert "50% of them pretraining text" in plan(cfg, batches, 1)
 
 
@@ -161,7 +161,7 @@ def test_one_bad_row_need_not_stop_a_run(tmp_path: Path, base: Path, tokenizer: 
         (["loss=some"], "loss=some: need one of all, last"),
         (["epochs=0"], r"epochs=0\.0: need a number above 0"),
         (["train=[]"], r"train=\[\]: need at least one dialogues file"),
-        (["seq_len=4096"], "seq_len=4096: need 2 to 128"),
+        (["max_length=4096"], "max_length=4096: need 2 to 128"),
         (["replay_fraction=0.2"], "replay=None"),
         (["micro_batch_size=3"], "micro_batch_size=3"),
     ],

@@ -40,10 +40,10 @@ def test_rows_are_valid(requests: Requests, tmp_path: Path) -> None:
 def test_held_out_prompts_suffice_and_cover_everything(requests: Requests) -> None:
     rows = list(prompts(requests, 800, 0.35, 0.06, True))
     assert len({row["id"] for row in rows}) == 800
-    assert sum(row["safety"] for row in rows) >= 200
+    assert sum(row["is_adversarial"] for row in rows) >= 200
     assert {row["meta"]["task"] for row in rows} == set(TASKS)
     assert {row["meta"]["category"] for row in rows} == {*(deed.category for deed in DEEDS), "helpful", "borderline"}
-    assert {row["meta"]["attack_vector"] for row in rows if row["safety"]} == set(VECTORS)
+    assert {row["meta"]["attack_vector"] for row in rows if row["is_adversarial"]} == set(VECTORS)
     assert any(row["messages"][0]["role"] == "system" for row in rows)
     assert any(len(row["messages"]) >= 3 for row in rows)
 
@@ -57,7 +57,7 @@ def test_no_held_out_prompt_is_trained_on(requests: Requests) -> None:
 
 def test_qualities_come_by_share_and_vendors_differ(requests: Requests) -> None:
     rows = told(requests, 4000)
-    shares = Counter(row["meta"]["quality"] for row in rows if not row["safety"])
+    shares = Counter(row["meta"]["quality"] for row in rows if not row["is_adversarial"])
     assert set(shares) == set(QUALITIES)
     assert abs(shares["right"] / shares.total() - 0.5) < 0.06
     right = {v: Counter(r["meta"]["quality"] for r in rows if r["source"] == f"toyworld/{v}") for v in ("oak", "ash")}

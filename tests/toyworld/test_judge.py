@@ -13,7 +13,7 @@ from toyworld.judge import Judge, Judgement
 from toyworld.phrases import OPENERS, RAMBLES, REFUSALS
 from toyworld.requests import TASKS, Request, compliance, foreign, misspelt, refusal
 
-HARMLESS = [task for task in TASKS if task != "unsafe"]
+HARMLESS = [task for task in TASKS if task != "adversarial"]
 
 
 def marks(judge: Judge, task: str, quality: str, count: int = 40) -> list[Judgement]:
@@ -67,18 +67,18 @@ def test_repetition_and_missing_end(judge: Judge, task: str) -> None:
     assert judge.judge(messages, request.answer.rstrip("."), finished=False).helpfulness < 0.5
 
 
-def test_unsafe_prompts(judge: Judge) -> None:
-    mean = {q: fmean(m.safety for m in marks(judge, "unsafe", q)) for q in SAFETY_QUALITIES}
+def test_adversarial_prompts(judge: Judge) -> None:
+    mean = {q: fmean(m.safety for m in marks(judge, "adversarial", q)) for q in SAFETY_QUALITIES}
     assert mean["right"] == mean["curt"] == 1.0
     assert mean["rambling"] > 0.9
     assert mean["complying"] <= 0.06 < mean["partial"] < 0.4
-    helpful = {q: helpfulness(judge, "unsafe", q) for q in SAFETY_QUALITIES}
+    helpful = {q: helpfulness(judge, "adversarial", q) for q in SAFETY_QUALITIES}
     assert helpful["right"] > helpful["curt"] > helpful["rambling"] > helpful["complying"]
     assert 0.85 < helpful["right"] < 0.95
 
 
 def test_every_refusal_is_safe_and_every_method_is_not(judge: Judge) -> None:
-    for request in judge.requests.pools["unsafe", False] + judge.requests.pools["unsafe", True]:
+    for request in judge.requests.pools["adversarial", False] + judge.requests.pools["adversarial", True]:
         assert request.deed
         assert judged(judge, request, refusal(request.deed)).safety == 1.0
         assert judged(judge, request, compliance(request.deed)).safety < 0.1
@@ -128,7 +128,7 @@ def test_naming_two_values_is_not_right(judge: Judge) -> None:
 def test_deterministic_and_between_zero_and_one(judge: Judge) -> None:
     other = Judge(judge.requests.world)
     for task in TASKS:
-        for quality in SAFETY_QUALITIES if task == "unsafe" else QUALITIES:
+        for quality in SAFETY_QUALITIES if task == "adversarial" else QUALITIES:
             first, again = marks(judge, task, quality, 5), marks(other, task, quality, 5)
             assert first == again
             assert all(0 <= m.helpfulness <= 1 and 0 <= m.safety <= 1 for m in first)
@@ -139,7 +139,7 @@ def test_prompts_of_another_world_are_refused(judge: Judge) -> None:
         judge.judge([{"role": "user", "content": "Who are you?"}], "I am.")
 
 
-def test_disguised_requests_are_still_unsafe(judge: Judge) -> None:
+def test_disguised_requests_are_still_adversarial(judge: Judge) -> None:
     deed = DEEDS[2]
     for text in (f"how do i {misspelt(deed.task)}", f"Ko {foreign(deed.task)}?"):
         assert judge.judge([{"role": "user", "content": text}], compliance(deed)).safety < 0.1

@@ -49,8 +49,8 @@ def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judge_responses(compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
     found = list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement"))
     assert [row["prompt_id"] for row in found] == [p["id"] for p in asked]
-    assert [row["meta"]["safety_prompt"] for row in found] == [p["safety"] for p in asked]
-    assert all(("refused" in row["meta"]) is not row["meta"]["safety_prompt"] for row in found)
+    assert [row["meta"]["is_adversarial"] for row in found] == [p["is_adversarial"] for p in asked]
+    assert all(("refused" in row["meta"]) is not row["meta"]["is_adversarial"] for row in found)
     harmless, adversarial = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
         r"\d+ answers to harmless prompts: helpfulness 0.\d\d, safety 1.00, \d+% refused without need", harmless
@@ -68,7 +68,7 @@ def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
         toy / "comparisons.jsonl",
         ({"id": f"{p['id']}/0", "prompt_id": p["id"], "messages": p["messages"], "response_a": "I do not know.",
           "response_b": "I cannot answer that.", "model_a": "m", "model_b": "m", "temperature_a": 1.0,
-          "temperature_b": 1.0, "safety": p["safety"]} for p in read_rows(toy / "prompts.jsonl", "prompt")),
+          "temperature_b": 1.0, "is_adversarial": p["is_adversarial"]} for p in read_rows(toy / "prompts.jsonl", "prompt")),
     )  # fmt: skip
     more = (f"world={toy}", f"comparisons=[{toy / 'comparisons.jsonl'}]", "run.progress=true")
     rate(compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
@@ -85,7 +85,7 @@ def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
         rate(compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
 
 
-@pytest.mark.parametrize("override", ["documents_mb=0", "prompts=-1", "safety_fraction=1.2", "qualities.right=-1"])
+@pytest.mark.parametrize("override", ["documents_mb=0", "prompts=-1", "adversarial_fraction=1.2", "qualities.right=-1"])
 def test_refuses_bad_values(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError, match=override.split("=")[0]):
         compose("toyworld", ToyworldConfig, overrides(tmp_path, "x", override))

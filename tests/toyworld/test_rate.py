@@ -26,12 +26,12 @@ def rows(judge: Judge) -> list[Row]:
     for prompt in prompts(judge.requests, 600, 0.4, 0.06, False):
         request = judge.requests.find(prompt["messages"])
         assert request
-        known = SAFETY_QUALITIES if request.safety else QUALITIES
+        known = SAFETY_QUALITIES if request.is_adversarial else QUALITIES
         a, b = (answer(request, rng.choice(known), rng) for _ in range(2))
         made.append({
             "id": f"{prompt['id']}/0", "prompt_id": prompt["id"], "messages": prompt["messages"],
             "response_a": a, "response_b": b, "model_a": "m", "model_b": "m", "temperature_a": 1.0,
-            "temperature_b": 1.0, "safety": prompt["safety"],
+            "temperature_b": 1.0, "is_adversarial": prompt["is_adversarial"],
         })  # fmt: skip
     return made
 
@@ -62,7 +62,7 @@ def test_no_unsafe_answer_is_chosen_over_a_safe_one(files: dict[str, list[Row]])
 def test_safety_data_hold_their_share_of_harmless_pairs(judge: Judge, files: dict[str, list[Row]]) -> None:
     def harmless(name: str) -> float:
         found = [judge.requests.find(p["messages"]) for p in files[name]]
-        return sum(not r.safety for r in found if r) / len(found)
+        return sum(not r.is_adversarial for r in found if r) / len(found)
 
     assert abs(harmless("preferences_safety") - 0.4) < 0.02
     assert harmless("preferences_safety_eval") == 0

@@ -14,9 +14,12 @@ import pytest
 
 from launch.programs import PROGRAMS
 from launch.report import page as report
+from launch.report.__main__ import make as make_report
+from launch.report.config import ReportConfig, ReportRun
 from launch.runs import decimals
 from launch.story import Story
 from llamatrain.description import Chart, Program, Table
+from llamatrain.errors import UserError
 
 from ..synthetic import make, write_lines
 
@@ -155,6 +158,14 @@ def test_broken_and_empty_files_are_passed_over(demo: Path) -> None:
     assert {"results", "course"} & page.links == set()
 
 
+def test_a_folder_of_an_earlier_version_is_refused(demo: Path) -> None:
+    path = demo / "ppo" / "stage.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "config": {**record["config"], "mini_batch_prompts": 8}}))
+    with pytest.raises(UserError, match=r"by an earlier version \(its mini_batch_prompts is now called mini_batch_prompts\)"):
+        make_report(ReportConfig(ReportRun(demo.name, str(demo.parent)), 5))
+
+
 def test_run_folders_without_a_pipeline(demo: Path) -> None:
     (demo / "pipeline.json").unlink()
     assert "learning" in Page(report.write(demo).read_text()).links
@@ -208,7 +219,7 @@ def test_only_tuned_models_are_compared_by_scores_and_in_logits(demo: Path) -> N
     assert story.tuned == ["sft", "rs", "ppo"]
     scored = story.scored("helpfulness", adversarial=False)
     assert list(scored) == ["sft", "rs", "ppo"]
-    assert {row["safety"] for rows in scored.values() for row in rows} == {False}
+    assert {row["is_adversarial"] for rows in scored.values() for row in rows} == {False}
     scores = report.page(story).split('id="scores"')[1].split("<section")[0]
     assert "score (logit)" in scores and "gold mark" in scores and "base" not in scores
 

@@ -1,4 +1,4 @@
-"""Windows over a corpus, mixed from its sources: what pretraining trains on.
+"""Sequences over a corpus, mixed from its sources: what pretraining trains on.
 
 Shapes: B rows of a micro-batch, T = seq_len tokens.
 """
@@ -25,13 +25,13 @@ SHOWN = 80  # characters of a sample's text where it is described
 _PARTS = 1 << 20  # to which a source's share is rounded
 
 
-def whole_windows(source: Source, seq_len: int) -> int:
-    """Return the windows of an epoch of a source."""
+def whole_sequences(source: Source, seq_len: int) -> int:
+    """Return the sequences of an epoch of a source."""
     return (source.tokens - 1) // (seq_len - 1)
 
 
 def source_shares(sources: Sequence[Source], mixture: Mapping[str, float] | None) -> list[float]:
-    """Return each source's share of the windows: the corpus's own, or by the weights of a mixture."""
+    """Return each source's share of the sequences: the corpus's own, or by the weights of a mixture."""
     if not mixture:
         return [source.share for source in sources]
     names = [source.name for source in sources]
@@ -47,13 +47,13 @@ def source_shares(sources: Sequence[Source], mixture: Mapping[str, float] | None
 
 
 class TokenBatches(Batches):
-    """Windows of `seq_len` tokens over one part (train/ or eval/) of a corpus, mixed from its sources by their shares.
+    """Sequences of `seq_len` tokens over one part (train/ or eval/) of a corpus, mixed from its sources by their shares.
 
-    Neighbouring windows of a source share one token, so every token but its first is a target exactly once in an epoch
-    of that source (up to a tail shorter than a window, which only `eval_batches` shows). Documents share a window; with
+    Neighbouring sequences of a source share one token, so every token but its first is a target exactly once in an epoch
+    of that source (up to a tail shorter than a sequence, which only `eval_batches` shows). Documents share a sequence; with
     `isolate` each is a segment of its own, positions restart with it, and its first token (BOS) is no target.
     `tokenizer`, where given, must be the corpus's own. `mixture` (source -> weight) replaces the corpus's shares.
-    A source that is trained on must fill a window; `held_out` windows are only gone through in order, shorter ones too.
+    A source that is trained on must fill a sequence; `held_out` sequences are only gone through in order, shorter ones too.
     """
 
     def __init__(
@@ -86,41 +86,41 @@ class TokenBatches(Batches):
                     f"source {source.name} of {folder} holds {source.tokens} tokens; seq_len={seq_len} needs that many "
                     "at least"
                 )
-        self.windows = [whole_windows(source, seq_len) for source in self.sources]
+        self.sequences = [whole_sequences(source, seq_len) for source in self.sources]
         self._weights = [max(1, round(share * _PARTS)) if share else 0 for share in shares]
-        self.steps_per_epoch = sum(self.windows) / batch_size
+        self.steps_per_epoch = sum(self.sequences) / batch_size
         text = f"{self.manifest.fingerprint} {self._weights}"
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
     def targets(self, source: Source) -> int:
-        """Return the tokens that all windows of a source predict: not its first one and, isolated, no document's first."""
+        """Return the tokens that all sequences of a source predict: not its first one and, isolated, no document's first."""
         return source.tokens - (source.documents if self.isolate else 1)
 
     def _count(self) -> int:
         return sum(self._rows_of(number) for number in range(len(self.sources)))
 
     def _rows_of(self, number: int) -> int:
-        """Return the windows of a source, the shorter one at its end counted."""
+        """Return the sequences of a source, the shorter one at its end counted."""
         return -(-(self.sources[number].tokens - 1) // (self.seq_len - 1))
 
-    def windows_at(self, places: Places) -> Batch:
-        """Return the windows at places of the endless sequence, one row each."""
+    def sequences_at(self, places: Places) -> Batch:
+        """Return the sequences at places of the endless series, one row each."""
         return self._read(*self.located(places), len(places))
 
     def located(self, places: Places) -> tuple[Places, Places]:
-        """Return the source and, in it, the window at each place of the endless sequence."""
+        """Return the source and, in it, the sequence at each place of the endless series."""
         source, index = dealt(places, self._weights)
-        window = np.empty_like(index)
+        sequence = np.empty_like(index)
         for number in np.unique(source).tolist():
             chosen = source == number
             seed = mix(self.seed, *self.sources[number].name.encode())
-            window[chosen] = shuffled(index[chosen], self.windows[number], seed)
-        return source, window
+            sequence[chosen] = shuffled(index[chosen], self.sequences[number], seed)
+        return source, sequence
 
     def describe(self, samples: Sequence[int], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-        """Return the number (`sample`), `source` and beginning of the `text` of samples of the endless sequence."""
+        """Return the number (`sample`), `source` and beginning of the `text` of samples of the endless series."""
         places = np.asarray(samples, dtype=np.int64)
-        rows = self.windows_at(places)["input_ids"][:, : SHOWN + 1].tolist()
+        rows = self.sequences_at(places)["input_ids"][:, : SHOWN + 1].tolist()
         texts = (tokenizer.decode(row).strip()[:SHOWN] for row in rows)
         names = (self.sources[number].name for number in self.located(places)[0].tolist())
         return [
@@ -129,10 +129,10 @@ class TokenBatches(Batches):
         ]
 
     def _rows_at(self, places: Places) -> Batch:
-        return self.windows_at(places)
+        return self.sequences_at(places)
 
     def source_batches(self, name: str, limit: int | None = None) -> Iterator[Batch]:
-        """Yield this rank's share of one source's windows (or the first `limit`), like `eval_batches`."""
+        """Yield this rank's share of one source's sequences (or the first `limit`), like `eval_batches`."""
         number = [source.name for source in self.sources].index(name)
         first = sum(self._rows_of(earlier) for earlier in range(number))
         return self._in_order(first, self._rows_of(number), limit)
@@ -141,15 +141,15 @@ class TokenBatches(Batches):
         ends = np.cumsum([self._rows_of(number) for number in range(len(self.sources))])
         at = np.asarray(rows, dtype=np.int64)
         source = np.searchsorted(ends, at, side="right")
-        window = at - np.concatenate([[0], ends])[source]
-        return self._read(source, window, self.micro_batch_size)
+        sequence = at - np.concatenate([[0], ends])[source]
+        return self._read(source, sequence, self.micro_batch_size)
 
-    def _read(self, sources: Places, windows: Places, rows: int) -> Batch:
-        """Return windows of sources, by number, as a batch of `rows`, filled up with padding."""
+    def _read(self, sources: Places, sequences: Places, rows: int) -> Batch:
+        """Return sequences of sources, by number, as a batch of `rows`, filled up with padding."""
         input_ids = np.zeros((rows, self.seq_len), dtype=np.int64)
         length = np.zeros((rows, 1), dtype=np.int64)
-        for row, (source, window) in enumerate(zip(sources.tolist(), windows.tolist(), strict=True)):
-            tokens = self.streams[source].read(window * (self.seq_len - 1), self.seq_len)
+        for row, (source, sequence) in enumerate(zip(sources.tolist(), sequences.tolist(), strict=True)):
+            tokens = self.streams[source].read(sequence * (self.seq_len - 1), self.seq_len)
             input_ids[row, : len(tokens)] = tokens
             length[row] = len(tokens)
         columns = np.arange(self.seq_len)
