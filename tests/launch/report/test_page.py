@@ -161,8 +161,8 @@ def test_broken_and_empty_files_are_passed_over(demo: Path) -> None:
 def test_a_folder_of_an_earlier_version_is_refused(demo: Path) -> None:
     path = demo / "ppo" / "stage.json"
     record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "config": {**record["config"], "mini_batch_prompts": 8}}))
-    with pytest.raises(UserError, match=r"by an earlier version \(its mini_batch_prompts is now called mini_batch_prompts\)"):
+    path.write_text(json.dumps({**record, "config": {**record["config"], "mini_batch": 8}}))
+    with pytest.raises(UserError, match=r"by an earlier version \(its mini_batch is now called mini_batch_prompts\)"):
         make_report(ReportConfig(ReportRun(demo.name, str(demo.parent)), 5))
 
 
