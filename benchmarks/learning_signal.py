@@ -18,7 +18,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,18 +34,30 @@ sys.path.insert(0, str(ROOT))
 from llamatrain.data.rows import read_rows  # noqa: E402
 from llamatrain.statistics import by_prompt, mean_interval, paired_interval, spearman_interval  # noqa: E402
 
-VARIANTS: dict[str, list[str]] = {  # what is undone or tried, as settings of the pipeline
-    "now": [],
-    "uncentred": ["v1_reward_helpfulness.center_weight=0"],
-    "unmixed": ["mix_share.helpfulness=0", "mix_share.safety=0"],
-    "eager": ["ppo.critic_warmup=0"],
-    "more_rs": [
-        "v1_reward_helpfulness.optim.lr=1e-3",
-        "rejection_sampling.max_prompts=600",
-        "rejection_sampling.samples_per_prompt=8",
-        "rejection_sampling.sft_fraction=0.2",
-        "rejection_sampling.steps=140",
-    ],
+
+@dataclass(frozen=True)
+class Variant:
+    """What is undone or tried: settings of the pipeline, and edits of the code, (file, text, text in its place)."""
+
+    settings: tuple[str, ...] = ()
+    edits: tuple[tuple[str, str, str], ...] = ()
+
+
+VARIANTS = {
+    "now": Variant(),
+    "uncentred": Variant(("reward.center_weight=0",)),
+    "all_answers": Variant(
+        ("rerun=[v1_rejection_sampling]",),  # the code changes, which nothing else tells
+        (("rlhf/rejection_sampling.py", '"loss": "last"', '"loss": "all"'),),
+    ),
+    "raw_critic": Variant(
+        ("ppo.critic_warmup=0",),
+        (
+            ("rlhf/ppo.py", "if updates > 0 or (", "if True or ("),
+            ("rlhf/ppo.py", "credit(cfg, rescale(cfg, models.critic, batch, context))", "credit(cfg, judged)"),
+        ),
+    ),
+    "unmixed": Variant(("mix_share.helpfulness=0", "mix_share.safety=0")),
 }
 MODELS = ("sft", "rs", "ppo")
 REFUSES = "refuses without need"
@@ -77,15 +91,34 @@ def main() -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo of each seed; returns the first exit code that is not 0."""
+    variant, folder = VARIANTS[options.variant], (options.root / options.variant).resolve()
+    with tempfile.TemporaryDirectory() as scratch:
+        code = edited(Path(scratch), variant.edits) if variant.edits else ROOT
+        return run_seeds(options, variant, folder, code)
+
+
+def edited(scratch: Path, edits: tuple[tuple[str, str, str], ...]) -> Path:
+    """Return a clone of this checkout's commit with the edits; each must find its text once."""
+    code = scratch / "code"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(code)], check=True)
+    for name, old, new in edits:
+        text = (code / name).read_text()
+        if text.count(old) != 1:
+            raise SystemExit(f"{name}: {old!r} stands there {text.count(old)} times; need once")
+        (code / name).write_text(text.replace(old, new))
+    return code
+
+
+def run_seeds(options: argparse.Namespace, variant: Variant, folder: Path, code: Path) -> int:
+    """Run the demo of each seed with the code of a folder."""
     for seed in options.seeds:
-        folder = options.root / options.variant
         if options.upstream is not None and not (folder / f"s{seed}").exists():
             shutil.copytree(options.upstream / f"s{seed}", folder / f"s{seed}", symlinks=True)
         command = [sys.executable, "-m", "launch", "pipeline", "preset=demo", f"seed={seed}"]
-        command += [f"run.dir={folder}", f"run.name=s{seed}", *VARIANTS[options.variant]]
-        code = subprocess.run(command, cwd=ROOT, env={**os.environ, "WANDB_MODE": "disabled"}).returncode
-        if code:
-            return code
+        command += [f"run.dir={folder}", f"run.name=s{seed}", *variant.settings]
+        failed = subprocess.run(command, cwd=code, env={**os.environ, "WANDB_MODE": "disabled"}).returncode
+        if failed:
+            return failed
     return 0
 
 
