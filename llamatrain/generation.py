@@ -10,7 +10,7 @@ Shapes: B active rows, V vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -48,10 +48,11 @@ def generate(
     eos_id: int,
     batch_size: int,
     on_done: Callable[[int], None] | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> list[Generated]:
     """Return a response to every prompt, in order; `keys` are (prompt id, sample number).
 
-    `on_done` hears the index of each response as it ends. UserError: an empty prompt, or one longer than the context.
+    `temperatures`, where given, are the responses' own, in place of the one in `sampling`. `on_done` hears the index of each response as it ends. UserError: an empty prompt, or one longer than the context.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
@@ -67,7 +68,10 @@ def generate(
         """Draw the next token of these slots, then close the gaps that ended responses leave."""
         sampled = [responses[active[s]] for s in rows]
         uniforms = uniform([noise[active[s]] for s in rows], [len(response.tokens) for response in sampled])
-        tokens, logprobs = sample(logits, sampling.temperature, sampling.top_p, uniforms)
+        temperature: float | Tensor = sampling.temperature
+        if temperatures is not None:
+            temperature = torch.tensor([[temperatures[active[s]]] for s in rows], device=logits.device)
+        tokens, logprobs = sample(logits, temperature, sampling.top_p, uniforms)
         for response, token, logprob in zip(sampled, tokens.tolist(), logprobs.tolist(), strict=True):
             response.tokens.append(token)
             response.logprobs.append(logprob)
@@ -119,14 +123,19 @@ def stream(
 
 
 def sample(
-    logits: Tensor, temperature: float, top_p: float, uniforms: npt.NDArray[np.float64]
+    logits: Tensor, temperature: float | Tensor, top_p: float, uniforms: npt.NDArray[np.float64]
 ) -> tuple[Tensor, Tensor]:
     """Draw one token a row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B,).
 
+    `temperature` is that of all rows, or (B, 1) each row's own; 0 is greedy.
     Returns tokens (B,) and their log-probabilities (B,) in the whole distribution at this temperature.
     """
-    logprobs = torch.log_softmax(logits / (temperature or 1.0), -1)
-    if temperature == 0:
+    if isinstance(temperature, Tensor):
+        divisor: float | Tensor = temperature.where(temperature > 0, 1.0)
+    else:
+        divisor = temperature or 1.0
+    logprobs = torch.log_softmax(logits / divisor, -1)
+    if not isinstance(temperature, Tensor) and temperature == 0:
         tokens = logprobs.argmax(-1, keepdim=True)
         return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
     probabilities = logprobs.exp()
@@ -137,6 +146,8 @@ def sample(
     targets = torch.from_numpy(uniforms).to(logits.device)[:, None] * cumulative[:, -1:]
     # right=True: the first token whose cumulative exceeds the target, never one of probability 0
     tokens = torch.searchsorted(cumulative, targets, right=True).clamp_(max=logits.shape[-1] - 1)
+    if isinstance(temperature, Tensor):
+        tokens = tokens.where(temperature > 0, logprobs.argmax(-1, keepdim=True))
     return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
 
 

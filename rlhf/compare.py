@@ -86,25 +86,36 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
 
     with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
 
-        def respond(variant: Variant, wanted: list[tuple[Prompt, int]]) -> list[Rollout]:
-            model = load(parents[variant.key])
-            sampling = cfg.sampling.at(variant.temperature).seeded(cfg.run.seed, "compare")
-            of, numbers = [prompt for prompt, _ in wanted], [number for _, number in wanted]
+        def respond(key: str, wanted: list[tuple[Prompt, int, float]]) -> list[Rollout]:
+            prompts, numbers, temperatures = zip(*wanted, strict=True)
+            sampling = cfg.sampling.at(temperatures[0]).seeded(cfg.run.seed, "compare")
+            size = cfg.generation_batch_size
             return sample_rollouts(
-                model, of, numbers, sampling, tokenizer.eos_id, cfg.generation_batch_size, lambda _: bar.update(1)
+                load(parents[key]),
+                prompts,
+                numbers,
+                sampling,
+                tokenizer.eos_id,
+                size,
+                lambda _: bar.update(1),
+                temperatures,
             )
 
         def rows_of(items: range) -> list[Row]:
             pairs = [divmod(item, cfg.pairs_per_prompt) for item in items]
             drawn = [draw_variants(cfg, prompts[place].id, number) for place, number in pairs]
-            slots: dict[Variant, list[tuple[int, int]]] = defaultdict(list)  # variant -> (which pair, which side)
+            slots: dict[str, list[tuple[int, int]]] = defaultdict(list)  # checkpoint -> (which pair, which side)
             for index, variants in enumerate(drawn):
                 for side, variant in enumerate(variants):
-                    slots[variant].append((index, side))
+                    slots[variant.key].append((index, side))
             rollouts: dict[tuple[int, int], Rollout] = {}
-            for variant, own in slots.items():
-                wanted = [(prompts[pairs[index][0]], 2 * pairs[index][1] + side) for index, side in own]
-                rollouts |= dict(zip(own, respond(variant, wanted), strict=True))
+            # Responses of all temperatures are sampled together: each group would end with few rows of its own.
+            for key, own in slots.items():
+                wanted = [
+                    (prompts[pairs[index][0]], 2 * pairs[index][1] + side, drawn[index][side].temperature)
+                    for index, side in own
+                ]
+                rollouts |= dict(zip(own, respond(key, wanted), strict=True))
             return [
                 comparison(cfg, prompts[place], number, drawn[i], (rollouts[i, 0], rollouts[i, 1]), tokenizer)
                 for i, (place, number) in enumerate(pairs)

@@ -78,6 +78,16 @@ def test_order_and_company_leave_a_response_unchanged(model: Transformer) -> Non
     assert [x.tokens for x in part] == [x.tokens for x in whole[::-2]]
 
 
+def test_responses_of_several_temperatures_are_sampled_together(model: Transformer) -> None:
+    prompts, keys = ragged(14)
+    temperatures = [(0.0, 0.7, 1.3)[i % 3] for i in range(14)]
+    together = generate(model, prompts, keys, Sampling(1.0, 0.9, 20, 5), EOS, 5, temperatures=temperatures)
+    for prompt, key, temperature, response in zip(prompts, keys, temperatures, together, strict=True):
+        alone = generate(model, [prompt], [key], Sampling(temperature, 0.9, 20, 5), EOS, 1)[0]
+        assert response.tokens == alone.tokens
+        assert response.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
 def test_seed_prompt_and_number_change_the_noise(model: Transformer) -> None:
     prompt = [5, 6, 7]
     cases = [(0, ("a", 0)), (0, ("a", 1)), (0, ("b", 0)), (1, ("a", 0)), (0, ("a", 0))]

@@ -57,11 +57,16 @@ def sample_rollouts(
     eos_id: int,
     generation_batch_size: int | None,
     on_done: Callable[[int], None] | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> list[Rollout]:
-    """Sample one response to each prompt, in order; `numbers` are the sample numbers that the noise follows from."""
+    """Sample one response to each prompt, in order; `numbers` are the sample numbers that the noise follows from.
+
+    `temperatures`, where given, are the responses' own, in place of the one in `sampling`.
+    """
     assert generation_batch_size is not None, "a program fills in what is left to the memory"
     keys = [(prompt.id, number) for prompt, number in zip(prompts, numbers, strict=True)]
-    generated = generate(model, [p.tokens for p in prompts], keys, sampling, eos_id, generation_batch_size, on_done)
+    tokens = [prompt.tokens for prompt in prompts]
+    generated = generate(model, tokens, keys, sampling, eos_id, generation_batch_size, on_done, temperatures)
     return [
         Rollout(prompt, response.tokens, response.finished, response.logprobs)
         for prompt, response in zip(prompts, generated, strict=True)
