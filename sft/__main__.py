@@ -45,7 +45,12 @@ def train(cfg: SFTConfig) -> None:
         bad.say(run.print)
         run.print(plan(cfg, batches, steps))
         engine = language_engine(start, cfg.optim, cfg.zero, steps, cfg.activation_checkpointing)
-        evaluate = (lambda: held_out_metrics(engine, held_out)) if held_out else None
+
+        def evaluate() -> dict[str, float]:
+            """Return how many dialogues are trained on and how many too long ones are not, and held-out metrics."""
+            counts = {"sft/dialogues": batches.counts["kept"], "sft/skipped": batches.counts["skipped"]}
+            return {**counts, **(held_out_metrics(engine, held_out) if held_out else {})}
+
         fit(engine, batches, language_model_loss, run, steps, tokenizer, evaluate)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .drawing import Drawing, Points
-from .layout import Bend, Item, Layout, layout, places
+from .layout import Bend, Item, Layout, depths, layout, places
 
 GAP, BEND, CORNER = 22.0, 16.0, 7.0  # between columns; the height of a line that passes a column; the radius of turns
 NAME, SIZE = 13.0, 12.5  # heights of lines of text
@@ -26,10 +26,33 @@ class Box:
     title: str
 
 
+def folded(boxes: Sequence[Box]) -> list[Box]:
+    """Return the boxes, those that differ in their number only (the folds of a cross-validation) as one."""
+    known = {box.name for box in boxes}
+    depth = depths({box.name: [one for one in box.parents if one in known] for box in boxes})
+    groups: dict[tuple[str, int], list[Box]] = {}
+    for box in sorted(boxes, key=lambda box: depth[box.name]):  # of one depth, so that none needs another of its group
+        groups.setdefault((re.sub(r"_\d+$", "_#", box.name), depth[box.name]), []).append(box)
+    names = {box.name: _group_name(group) for group in groups.values() for box in group}
+    found = []
+    for group in groups.values():
+        parents = list(dict.fromkeys(names[one] for box in group for one in box.parents if one in known))
+        size = group[0].size if len(group) == 1 else f"{len(group)} runs"
+        state = next((box.state for box in group if box.state != "done"), "done")
+        title = "\n".join(box.title for box in group)
+        found.append(replace(group[0], name=names[group[0].name], parents=parents, size=size, state=state, title=title))
+    return found
+
+
+def _group_name(group: Sequence[Box]) -> str:
+    first, last = group[0].name, group[-1].name
+    return first if len(group) == 1 else f"{first}…{last.rpartition('_')[2]}"
+
+
 def chain(boxes: Sequence[Box], columns: int, width: float, letter: float) -> Drawing:
     """Draw the boxes, `columns` of them side by side across `width`, for letters of names that are so wide."""
-    known = {box.name: box for box in boxes}
-    found = layout({box.name: [one for one in box.parents if one in known] for box in boxes}, columns)
+    boxes = folded(boxes)
+    found = layout({box.name: box.parents for box in boxes}, columns)
     wide = (width - 2 * LANE - (columns - 1) * GAP) / columns
     texts = {box.name: _text(box, wide - 16, letter) for box in boxes}
     tall = 16 + max(NAME * len(name) + SIZE * len(size) for name, size in texts.values())
@@ -115,8 +138,8 @@ def _text(box: Box, room: float, letter: float) -> tuple[list[str], list[str]]:
 def _lines(words: Iterable[str], most: int, between: str) -> list[str]:
     lines: list[str] = []
     for word in words:
-        if lines and len(lines[-1]) + len(between) + len(word) <= most:
+        if lines and len(f"{lines[-1]}{between}{word}".rstrip("_")) <= most:
             lines[-1] += between + word
         else:
             lines.append(word)
-    return [line if len(line) <= most else f"{line[: most - 1]}…" for line in lines]
+    return [line if len(line.rstrip("_")) <= most else f"{line[: most - 1]}…" for line in lines]

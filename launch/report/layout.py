@@ -36,11 +36,17 @@ def reduced(parents: Parents) -> dict[str, list[str]]:
     return found
 
 
+def depths(parents: Parents) -> dict[str, int]:
+    """Return after how many others, at the most, each box can come at the earliest."""
+    depth: dict[str, int] = {}
+    for name, own in parents.items():
+        depth[name] = max((depth[parent] + 1 for parent in own), default=0)
+    return depth
+
+
 def columns_of(parents: Parents) -> dict[str, int]:
     """Return each box's column: right of all it needs; what something waits for stands just left of that."""
-    column: dict[str, int] = {}
-    for name, own in parents.items():
-        column[name] = max((column[parent] + 1 for parent in own), default=0)
+    column = depths(parents)
     for name in reversed(list(parents)):
         after = [column[child] for child, own in parents.items() if name in own]
         column[name] = min(after) - 1 if after else column[name]

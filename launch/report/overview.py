@@ -106,8 +106,8 @@ def _came_out(story: Story) -> str:
                 told.append(f"{known.title.lower()} {'went' if was else 'is'} {was}{now}")
         if told:
             prompts = story.evaluation.get("prompts")
-            on = f" On {prompts:,} held-out prompts," if is_number(prompts) else ""
-            return f"{words}{on or ' There,'} {_listed(told[:2])}."
+            on = f", on {prompts:,} held-out prompts" if is_number(prompts) else ""
+            return f"{by[:1].upper()}{by[1:]}{on}, {_listed(told[:2])}. {words}"
     return ""
 
 

@@ -97,8 +97,9 @@ def make(folder: Path, judge: bool = True) -> Path:
         status = {"state": "done", "program": program, "step": 300, "updated": 1.79e9 + 60 * i, "seconds": seconds}
         status["environment"] = ENVIRONMENT
         (path / "status.json").write_text(json.dumps(status))
-    for name, start, end, steps in (("pretrain", 7.6, 1.9, 900), ("sft", 2.4, 1.1, 250), ("rs", 1.2, 0.8, 120)):
+    for name, start, end, steps in (("pretrain", 7.6, 1.9, 900), ("rs", 1.2, 0.8, 120)):
         write_lines(folder / name / "metrics.jsonl", _losses(draw, start, end, steps))
+    write_lines(folder / "sft" / "metrics.jsonl", [*_losses(draw, 2.4, 1.1, 250), {"step": 250, "sft/dialogues": 30.0}])
     for name, end in (("reward_helpfulness", 0.48), ("reward_safety", 0.33)):
         write_lines(folder / name / "metrics.jsonl", _losses(draw, 0.69, end, 160))
     write_lines(folder / "ppo" / "metrics.jsonl", _ppo(draw))

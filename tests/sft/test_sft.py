@@ -64,6 +64,7 @@ def test_learns_answers_by_heart(tmp_path: Path, base: Path, tokenizer: Tokenize
     rows = read_jsonl(tmp_path / "chat" / "metrics.jsonl")
     assert rows[-1]["train/loss"] < 0.05 < rows[0]["train/loss"]
     assert 1 <= rows[-1]["eval/perplexity"] < 1.05
+    assert (rows[-1]["sft/dialogues"], rows[-1]["sft/skipped"]) == (len(DIALOGUES), 0)
     folder = checkpoint.resolve(tmp_path / "chat" / "final")
     model = hf_folder.load_model(folder)
     assert isinstance(model, Transformer)

@@ -35,7 +35,9 @@ def test_the_story_says_what_how_much_how_long_and_what_came_out(demo: Path) -> 
         "A Llama model of 1.50M parameters was trained from raw text to a chat assistant in 24 stages"
     )
     assert trained.endswith("min on EPYC (2 cores).") and "30 dialogues (sft)" in learned
-    assert "On 800 held-out prompts, helpfulness went from 0.520 for sft to 0.770 for ppo and safety" in came_out
+    assert came_out.startswith(
+        "By the gold judge, on 800 held-out prompts, helpfulness went from 0.520 for sft to 0.770 for ppo"
+    )
     assert not found["unfinished"] and [card.title for card in found["charts"]] == ["Helpfulness", "Safety"]
     facts = dict(found["facts"])
     assert facts["Model"] == "4 layers of width 128, a vocabulary of 1,024"
@@ -44,7 +46,7 @@ def test_the_story_says_what_how_much_how_long_and_what_came_out(demo: Path) -> 
 
 def test_without_a_judge_the_reward_models_say_what_came_out(tmp_path: Path) -> None:
     *_, came_out = overview(Story(make(tmp_path / "tales", judge=False)))["sentences"]
-    assert came_out.startswith("The reward models' scores") and "safety score went" in came_out
+    assert came_out.startswith("By the reward models, on") and "safety score went" in came_out
 
 
 def test_what_is_not_done_is_said_and_drawn(demo: Path) -> None:
