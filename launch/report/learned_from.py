@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llamatrain.data.rows import read_rows
@@ -17,6 +18,7 @@ from llamatrain.errors import UserError
 from llamatrain.progress import counted
 
 from ..answers import question
+from ..record import VALUE
 from ..runs import Row, decimals, is_number
 from ..stage_run import StageRun
 from ..story import Story, gold, is_adversarial, logit
@@ -204,10 +206,16 @@ def _files(story: Story, stage: StageRun) -> Iterator[File]:
     for about in stage.about.learns_from:
         rules = RULES[about.rows]
         for source in stage.sources(about.key) if about.key else ():
-            yield File(source, f"{about.title}: {source.rpartition('/')[2]}", _rows(source, about.rows), rules)
+            yield File(source, f"{about.title}: {_name(source)}", _rows(source, about.rows), rules)
         if about.file:
             rows = _kept(story, stage) if about.rows == "best" else story.judged(stage, about.file)
             yield File(str(stage.folder / about.file), f"{about.title}: {about.file}", rows, rules)
+
+
+def _name(source: str) -> str:
+    """Return a source's file and which part of it is read."""
+    parts = VALUE.fullmatch(source)
+    return f"{Path(parts['path']).name} {parts['part'] or ''}".strip() if parts else source
 
 
 def _rows(source: str, kind: Any) -> Iterator[Row]:
