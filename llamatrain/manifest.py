@@ -41,7 +41,9 @@ def checkpoint_folder(path: str | Path, made_by: str) -> Path:
         raise missing(path, made_by)
     folder = folder.resolve()
     if not (folder / "config.json").is_file():
-        raise UserError(f"{path} is not a checkpoint: it has no config.json")
+        saved = published(folder / "checkpoints")
+        hint = f"; of its run, which is not done, there is {saved[-1]}" if saved else ""
+        raise UserError(f"{path} is not a checkpoint: it has no config.json{hint}")
     return folder
 
 

@@ -99,7 +99,10 @@ def test_a_foreign_folder_and_a_wrong_one(tmp_path: Path, model_config: ModelCon
     (folder / manifest.NAME).unlink()
     with pytest.raises(UserError, match=r"MANIFEST.json is missing"):
         checkpoint.resolve(folder)
-    with pytest.raises(UserError, match=r"has no config.json"):
+    with pytest.raises(UserError, match=r"has no config.json$"):
+        checkpoint.resolve(tmp_path)
+    (tmp_path / "checkpoints").symlink_to(tmp_path)  # an interrupted run's folder
+    with pytest.raises(UserError, match=r"of its run, which is not done, there is .*/checkpoints/step_1$"):
         checkpoint.resolve(tmp_path)
 
 
