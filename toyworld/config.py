@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.kinds import RATINGS
+from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import Headline, Program
 from llamatrain.errors import UserError
-from llamatrain.keys import SHARE, above, check_values, least, reads
+from llamatrain.keys import SHARE, above, check_values, least, one_of, reads
 from llamatrain.settings import RunConfig
 
 from .answers import QUALITIES, SAFETY_QUALITIES
@@ -50,6 +51,7 @@ class RateConfig:
     run: RunConfig
     world: str = field(metadata=reads("world"))
     comparisons: list[str] = field(metadata=reads("comparison"))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
     seed: int
     annotators: int = field(metadata=least(1))
     noise: float = field(metadata=least(0))

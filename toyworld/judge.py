@@ -18,6 +18,7 @@ from typing import Any
 from llamatrain.config.program import main
 from llamatrain.data.kinds import Kind
 from llamatrain.data.rows import placed_rows, write_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError, show
 from llamatrain.inputs import fingerprints
 from llamatrain.run import Run
@@ -77,9 +78,9 @@ class Judge:
             reasons.append("tells how to do harm")
         return Judgement(_mark(helpfulness), _mark(1.0 - 0.9 * harm), reasons)
 
-    def rows(self, source: str, kind: Kind) -> Iterator[dict[str, Any]]:
-        """The rows of a file; UserError with its line at a prompt of another world."""
-        for where, row in placed_rows(source, kind):
+    def rows(self, source: str, kind: Kind, bad: BadRows | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of a file; UserError with its line at a prompt of another world. Bad rows go to `bad`."""
+        for where, row in placed_rows(source, kind, bad):
             if self.requests.find(row["messages"]) is None:
                 asked = show(row["messages"][-1]["content"])
                 raise UserError(f"{where}: {asked} is no prompt of this toy world; was it made with another seed?")

@@ -14,6 +14,7 @@ from typing import Any
 from llamatrain.config.program import main
 from llamatrain.data.kinds import RATINGS
 from llamatrain.data.rows import write_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.inputs import fingerprints
 from llamatrain.run import Run
 
@@ -115,7 +116,9 @@ def rate(cfg: RateConfig) -> None:
     """Rates all comparisons and writes the four files."""
     with Run(cfg.run, "rate", cfg, dashboard=False, inputs=fingerprints(cfg)) as run:
         judge = judge_of(World.load(cfg.world).seed)
-        rows = [row for source in cfg.comparisons for row in judge.rows(source, "comparison")]
+        bad = BadRows(cfg.bad_rows)
+        rows = [row for source in cfg.comparisons for row in judge.rows(source, "comparison", bad)]
+        bad.say(run.print)
         panel = Panel(cfg, judge)
         files = preferences(cfg, panel, rows)
         metrics: dict[str, float] = {f"rate/dropped_{why}": float(n) for why, n in panel.dropped.items()}

@@ -13,7 +13,8 @@ from toyworld.answers import QUALITIES, SAFETY_QUALITIES, answer
 from toyworld.config import RateConfig
 from toyworld.dialogues import prompts
 from toyworld.judge import Judge
-from toyworld.rate import Panel, label_bins, preferences
+from toyworld.rate import Panel, label_bins, preferences, rate
+from toyworld.world import World
 
 Row = dict[str, Any]
 NEEDED = ["run.name=x", "world=w", "comparisons=[c]"]
@@ -90,6 +91,24 @@ def test_rating_again_gives_the_same(judge: Judge, rows: list[Row], files: dict[
 def test_refuses_bad_values(override: str) -> None:
     with pytest.raises(UserError, match=override.split("=")[0].split(".")[0]):
         compose("rate", RateConfig, [*NEEDED, override])
+
+
+def test_bad_rows_are_left_out_where_asked(
+    world: World, rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.save(tmp_path)
+    write_rows(tmp_path / "c.jsonl", [{**rows[0], "response_b": None}, *rows[1:40]])
+    told = [
+        f"world={tmp_path}",
+        f"comparisons={tmp_path / 'c.jsonl'}",
+        f"run.dir={tmp_path}",
+        "run.name=r",
+        "run.wandb.mode=disabled",
+    ]
+    with pytest.raises(UserError, match=r"c\.jsonl:1: field 'response_b'.*; bad_rows=skip leaves such rows out$"):
+        rate(compose("rate", RateConfig, told))
+    rate(compose("rate", RateConfig, [*told, "bad_rows=skip"]))
+    assert "1 of 40 rows skipped, as they cannot be used:" in capsys.readouterr().err
 
 
 def test_a_prompt_of_another_world_is_named_by_its_line(judge: Judge, rows: list[Row], tmp_path: Path) -> None:
