@@ -117,6 +117,7 @@ class Story:
     def colours(self) -> dict[str, int]:
         """Model -> colour, in the order of the evaluation or of sampling: the base model is grey."""
         models = [*(self.evaluation.get("models") or {}), *self.responses]
+        models += [stage.name for stage in self.stages if stage.about.model and stage.name not in self.model_of]
         return {model: i % 8 for i, model in enumerate(dict.fromkeys(models))}
 
     @cached_property

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from llamatrain.data.rows import read_rows
-from llamatrain.errors import UserError
+from llamatrain.errors import MissingFileError, UserError, mistake
 from llamatrain.progress import counted
 
 from ..answers import question
 from ..record import VALUE
-from ..runs import Row, decimals, is_number
+from ..runs import Row, decimals, is_number, warn
 from ..stage_run import StageRun
 from ..story import Story, gold, is_adversarial, logit
 from .samples import clipped
@@ -219,11 +219,13 @@ def _name(source: str) -> str:
 
 
 def _rows(source: str, kind: Any) -> Iterator[Row]:
-    """Yield a source's rows; none where it is not there any more, or is damaged."""
+    """Yield a source's rows; none where it is not there any more, and those before the damage where it is damaged."""
     try:
         yield from read_rows(source, kind)
-    except (UserError, OSError):
+    except MissingFileError:
         return
+    except (UserError, OSError) as error:
+        warn(mistake(error) or str(error))
 
 
 def _kept(story: Story, stage: StageRun) -> Iterator[Row]:

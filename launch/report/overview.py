@@ -76,7 +76,8 @@ def _trained(story: Story) -> str:
     way = " from raw text to a chat assistant" if chats == {True, False} else ""
     machine, _, _ = _environments(story)
     took = f"{duration(sum(stage.seconds for stage in story.stages))}{f' on {machine}' if machine else ''}"
-    return f"A Llama model of {size} parameters was trained{way} in {counted(len(story.stages), 'stage')}, which took {took}."
+    done = counted(sum(bool(stage.seconds) for stage in story.stages), "stage")
+    return f"A Llama model of {size} parameters was trained{way} in {done}, which took {took}."
 
 
 def _learned(story: Story) -> str:
@@ -134,7 +135,9 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         "Model": next((found for stage in story.trained.values() if (found := _shape(stage))), ""),
         "Machine": machines,
         "Time": _time(story),
-        "Finished": datetime.fromtimestamp(ended).strftime("%-d %B %Y, %H:%M") if 0 < ended < LATEST else "",
+        "As of" if _unfinished(story) else "Finished": datetime.fromtimestamp(ended).strftime("%-d %B %Y, %H:%M")
+        if 0 < ended < LATEST
+        else "",
         "Versions": versions,
         "Commit": commits,
         "Command": " ".join(map(str, command)) if command else "",

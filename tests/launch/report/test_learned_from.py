@@ -65,3 +65,12 @@ def test_without_the_files_there_is_no_section(tmp_path: Path) -> None:
     ):
         (folder / f"{path}.jsonl").unlink()
     assert learned_from(Story(folder)) is None
+
+
+def test_a_damaged_file_is_told_and_shown_up_to_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make(tmp_path / "demo")
+    with (folder / "world" / "dialogues.jsonl").open("a") as file:
+        file.write('{"messages": 3}\n')
+    found = learned_from(Story(folder)) or {}
+    assert found["files"][0]["note"] == "30 rows, for sft"
+    assert "dialogues.jsonl:31" in capsys.readouterr().err

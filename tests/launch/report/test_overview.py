@@ -89,3 +89,11 @@ def test_a_single_run_has_no_chain(demo: Path) -> None:
     single = demo.parent / "single"
     shutil.copytree(demo / "reward_safety", single)
     assert stages(Story(single)) is None and examples(Story(single)) is None
+
+
+def test_models_that_nobody_sampled_yet_are_told_by_their_stages(demo: Path) -> None:
+    for path in [*demo.glob("sample_*"), *demo.glob("judge*"), demo / "evaluate"]:
+        shutil.rmtree(path)
+    story = Story(demo)
+    assert list(story.trained) == ["pretrain", "sft", "rs", "ppo"] and story.colours["sft"] == 1
+    assert overview(story)["sentences"][0].startswith("A Llama model of 1.50M parameters")
