@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from . import distributed
 from .errors import UserError
-from .model.config import ModelConfig
+from .model.config import load_config
 from .model.scalar_head import ScalarModel
 from .model.transformer import Transformer
 from .tensor_files import Shapes
@@ -25,26 +25,8 @@ HEAD = "lm_head.weight"
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf")  # formats that are not read
 
 
-class _Architectures(TypedDict, total=False):
-    architectures: list[str] | None
-
-
 class _Index(TypedDict):
     weight_map: dict[str, str]
-
-
-def load_config(folder: Path) -> tuple[ModelConfig, bool]:
-    """Return the model's configuration, and whether it has a scalar head (a reward model)."""
-    path = folder / "config.json"
-    content = read_json(path, _Architectures)
-    config = ModelConfig.from_hf({**content}, path)
-    # Before anything is allocated: no weight takes less than a byte.
-    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if 0 < held < config.decoder_parameters:
-        raise UserError(
-            f"{path} describes {config.decoder_parameters:,} parameters, but the weights beside it have {held:,} bytes"
-        )
-    return config, "LlamaForSequenceClassification" in (content.get("architectures") or [])
 
 
 def load_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

@@ -18,7 +18,7 @@ from llamatrain.data.packing import Batch
 from llamatrain.data.rows import placed_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
-from llamatrain.hf_folder import load_config
+from llamatrain.model.config import load_config
 from llamatrain.responses.pairs import Pair, Tokens, collate_pairs
 from llamatrain.tokenizer import Tokenizer
 

@@ -28,9 +28,9 @@ from llamatrain.data.order import shuffled
 from llamatrain.data.skipped import BadRows
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
-from llamatrain.hf_folder import load_config
 from llamatrain.length import check_length
 from llamatrain.memory import models_bytes, responses_at_once
+from llamatrain.model.config import load_config
 from llamatrain.responses.models import frozen_model, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
 from llamatrain.responses.rollouts import Rollout, sample_rollouts

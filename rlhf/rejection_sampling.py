@@ -29,9 +29,10 @@ from llamatrain.data.shards import MANIFEST, read_manifest
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
-from llamatrain.hf_folder import load_config, load_tokenizer
+from llamatrain.hf_folder import load_tokenizer
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
+from llamatrain.model.config import load_config
 from llamatrain.responses.chunks import Chunks, Row
 from llamatrain.responses.config import GateConfig, logit
 from llamatrain.responses.models import generated_at_once, sampled_and_scored_by, shared_context, shared_tokenizer

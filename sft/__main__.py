@@ -22,6 +22,7 @@ from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
+from llamatrain.model.config import load_config
 from llamatrain.progress import counted
 from llamatrain.run import Run
 from llamatrain.start import language_engine, rows_at_once
@@ -74,7 +75,7 @@ def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
 
 def context(start: Path, max_length: int | None) -> int:
     """Return the tokens of a packed row: the model's context, or less where asked for."""
-    longest = hf_folder.load_config(start)[0].max_seq_len
+    longest = load_config(start)[0].max_seq_len
     if max_length is not None and not 1 < max_length <= longest:
         raise UserError(f"max_length={max_length}: need 2 to {longest}, the model's context, or null for all of it")
     return max_length or longest

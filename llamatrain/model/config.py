@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from llamatrain.errors import UserError, show
 from llamatrain.keys import SPEED
-from llamatrain.text_files import as_kind
+from llamatrain.text_files import as_kind, read_json
 
 HF_NAMES = {  # ours -> what config.json calls it
     "vocab_size": "vocab_size",
@@ -190,3 +190,21 @@ class ModelConfig:
             init_std=0.02 if (std := content.get("initializer_range")) is None else std,
             activation_checkpointing="none",
         )
+
+
+class _Architectures(TypedDict, total=False):
+    architectures: list[str] | None
+
+
+def load_config(folder: Path) -> tuple[ModelConfig, bool]:
+    """Return the model's configuration, and whether it has a scalar head (a reward model)."""
+    path = folder / "config.json"
+    content = read_json(path, _Architectures)
+    config = ModelConfig.from_hf({**content}, path)
+    # Before anything is allocated: no weight takes less than a byte.
+    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if 0 < held < config.decoder_parameters:
+        raise UserError(
+            f"{path} describes {config.decoder_parameters:,} parameters, but the weights beside it have {held:,} bytes"
+        )
+    return config, "LlamaForSequenceClassification" in (content.get("architectures") or [])

@@ -12,8 +12,9 @@ from llamatrain.engine.models import build, frozen
 from llamatrain.engine.state import shapes
 from llamatrain.engine.zero import DTYPES, divides
 from llamatrain.errors import UserError
-from llamatrain.hf_folder import load_config, load_model, load_weights, matched
+from llamatrain.hf_folder import load_model, load_weights, matched
 from llamatrain.memory import responses_at_once
+from llamatrain.model.config import load_config
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
 from llamatrain.settings import ZeroConfig
@@ -45,7 +46,7 @@ def shared_tokenizer(parents: dict[str, Path], given: str | None = None) -> Toke
 
 def shared_context(parents: dict[str, Path]) -> int:
     """Return the first checkpoint's context, which the others must not be shorter than."""
-    contexts = {key: hf_folder.load_config(path)[0].max_seq_len for key, path in parents.items()}
+    contexts = {key: load_config(path)[0].max_seq_len for key, path in parents.items()}
     first, context = next(iter(contexts.items()))
     for key, other in contexts.items():
         if other < context:
