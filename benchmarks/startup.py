@@ -30,7 +30,7 @@ from launch.graph import Graph, Stage, resolve
 from launch.graphs.chat import chat
 from launch.pipeline import PipelineConfig
 from launch.plan import Composed, compose
-from llamatrain.config.compose import FROM_FILE, lengths_given, write_settings
+from llamatrain.config.compose import FROM_FILE, keys_given, write_settings
 from llamatrain.config.compose import compose as composed
 
 
@@ -175,7 +175,7 @@ def start(program: str, demo: Path, root: Path, folder: str, trace: bool) -> flo
     """Run a program with its stage's overrides to its end; return when it was started."""
     stage, less = {**TRAINING, **OTHERS}[program]
     values = resolve(compose(replace(STAGES[stage], overrides=tuple(less)), ["demo"], None, Composed()), demo, None)
-    values["run"] |= {"dir": folder, "name": "job", "given": lengths_given(program, less)}
+    values["run"] |= {"dir": folder, "name": "job", "given": keys_given(program, less)}
     settings = Path(folder) / "job.yaml"
     write_settings(settings, values)
     command = [sys.executable, "-m", "launch", program, f"{FROM_FILE}={settings}"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llamatrain.config.compose import check, compose_dict, lengths_given
+from llamatrain.config.compose import check, compose_dict, keys_given
 from llamatrain.config.presets import config_folder, is_own, preset_path
 from llamatrain.config.renamed import older
 from llamatrain.errors import UserError
@@ -146,7 +146,7 @@ def _planned(
     run = {**values["run"], "dir": str(place.folder), "name": stage.name}
     if run["wandb"]["group"] is None:
         run["wandb"] = {**run["wandb"], "group": place.name}
-    given = lengths_given(stage.program, overrides)
+    given = keys_given(stage.program, overrides)
     if given:
         run["given"] = given
     settings: Any = check(stage.program, schema_of(stage.program), {**values, "run": run}, overrides)

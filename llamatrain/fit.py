@@ -41,12 +41,14 @@ def fit(
     evaluate: Callable[[], dict[str, float]] | None = None,
     guard: Guard | None = None,
     utilisation: Utilisation | None = None,
+    measure_start: bool = False,
 ) -> None:
     """Train to `total_steps`, resuming where the run stopped; checkpoints, metrics and signals as the run says.
 
     `loss_fn` returns sums over a micro-batch; they are divided by the weight (target tokens, pairs) of the whole global
     batch, so micro-batch size, accumulation and ranks change neither loss nor gradients. A `guard` takes the run back
-    where a step is a loss spike; without one (or with its detector off) a loss that is not finite ends the run.
+    where a step is a loss spike; without one (or with its detector off) a loss that is not finite ends the run. With
+    `measure_start` the held-out data are also evaluated before the first step, logged as step 0.
     """
     engines = {"model": engine}
     loss_at = functools.partial(_loss_at, engine, batches, loss_fn)
@@ -57,6 +59,10 @@ def fit(
         guard.resume(run, state)
         if guard.config.enabled and not state:
             run.save(0, engines, tokenizer, guard.state())  # so that there is always something to go back to
+    if measure_start and evaluate is not None and step == 0:
+        first = evaluate()
+        run.log(0, first)
+        run.print(f"held-out loss before the first step: {first['eval/loss']:.4f}")
     if step >= total_steps:
         run.print(f"{run.program}: nothing left to train, the run is at step {step} of {total_steps}")
     with run.progress(

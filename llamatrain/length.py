@@ -14,18 +14,12 @@ KEYS = ("epochs", "iterations", "steps", "tokens")  # that say a length
 MOST_EPOCHS = 100
 
 
-def given(overrides: Sequence[str]) -> list[str]:
-    """Return which of KEYS some overrides give."""
-    pairs = (override.lstrip("+").partition("=") for override in overrides)
-    return sorted({key for key, _, value in pairs if key in KEYS and value != "null"})
-
-
 def check_length(
     batch: tuple[str, int], epoch: float, unit: str, epochs: float, keys: Sequence[str], given: Sequence[str]
 ) -> None:
     """Refuse a batch (its key and size) above one epoch, and too many epochs where none of `keys` was given.
 
-    An epoch has `epoch` of the batch's units.
+    `given` are the keys that the user gave (`run.given`); an epoch has `epoch` of the batch's units.
     """
     name, size = batch
     if size > epoch:

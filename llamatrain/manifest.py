@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -130,7 +131,19 @@ def step_of(folder: Path) -> int:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return one hash of a checkpoint's result: its weights, configuration and tokenizer."""
-    entries = read(folder)
-    text = "\n".join(f"{name} {entries[name]['sha256']}" for name in sorted(filter(_is_result, entries)))
+    """Return one hash of a checkpoint's result: its weights, configuration and tokenizer.
+
+    A model's folder that was made elsewhere has no manifest: its files are read for it, once in a process.
+    """
+    if (folder / NAME).is_file():
+        hashes = {name: entry["sha256"] for name, entry in read(folder).items() if _is_result(name)}
+    else:
+        hashes = _hashes(folder)
+    text = "\n".join(f"{name} {hashes[name]}" for name in sorted(hashes))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return file -> sha256 of a folder's result."""
+    return {path.name: sha256(path) for path in folder.iterdir() if _is_result(path.name)}

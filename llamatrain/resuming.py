@@ -30,10 +30,12 @@ def refuse_resume(
     other = sorted(name for name in data if lineage["data"].get(name) != data[name])
     if other:
         raise UserError(f"the data behind '{other[0]}' changed since {newest} was saved: {MEND}")
-    before = {key: lineage["parents"].get(key, {}).get("sha256") for key in parents}
-    other = sorted(key for key, path in parents.items() if before[key] != parent_hash(path))
+    before = {key: parent["sha256"] for key, parent in lineage["parents"].items()}
+    now = {key: parent_hash(path) for key, path in parents.items()}
+    other = sorted(key for key in before | now if before.get(key) != now.get(key))
     if other:
-        raise UserError(f"{other[0]}={parents[other[0]]} is not what {newest} was trained from: {MEND}")
+        named = parents.get(other[0], "null")
+        raise UserError(f"{other[0]}={named} is not what {newest} was trained from: {MEND}")
     for key in fixed:
         was, now = _setting(lineage["config"], key), _setting(settings, key)
         if was != now:
@@ -80,9 +82,9 @@ def _settings_before(folder: Path) -> dict[str, Any]:
 
 
 def parent_hash(path: Path) -> str | None:
-    """Return the hash of what a run starts from; None where it is no checkpoint of ours."""
+    """Return the hash of what a run starts from; None where it is no model's folder."""
     folder = path / "final" if (path / "final").exists() else path
-    return manifest.fingerprint(folder) if (folder / manifest.NAME).is_file() else None
+    return manifest.fingerprint(folder) if (folder / "config.json").is_file() else None
 
 
 def _cut(value: Any) -> str:

@@ -57,7 +57,7 @@ class RunConfig:
     verbose: bool = field(metadata=KEEPS)
     kernels: str = field(metadata=one_of(KERNELS) | SPEED)
     wandb: WandbConfig = field(metadata=KEEPS)
-    given: list[str] = field(default_factory=list, metadata=KEEPS)  # the keys of a length that the user gave
+    given: list[str] = field(default_factory=list, metadata=KEEPS)  # keys of a length or the model that the user gave
 
     def __post_init__(self) -> None:
         """Check values."""

@@ -1,4 +1,4 @@
-"""Models that learn from a checkpoint on: fine-tuning, reward models, PPO's policy and critic."""
+"""Models that learn from a checkpoint on: continued pretraining, fine-tuning, reward models, PPO's policy and critic."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 from .engine.learning import Engine
 from .engine.models import build
 from .errors import UserError
-from .hf_folder import load_config, load_weights, matched
+from .hf_folder import load_weights, matched
 from .memory import micro_batch
-from .model.config import ModelConfig
+from .model.config import ModelConfig, load_config
 from .model.scalar_head import ScalarModel
 from .model.transformer import Decoder, Init, Transformer
 from .settings import OptimConfig, ZeroConfig
@@ -36,14 +36,19 @@ def rows_at_once(cfg: Tuning, folder: Path, rows: int, tokens: int, ranks: int, 
 
 
 def language_engine(
-    folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int, activation_checkpointing: str = "none"
+    folder: Path,
+    optim: OptimConfig,
+    zero: ZeroConfig,
+    total_steps: int,
+    activation_checkpointing: str = "none",
+    compiled: bool = False,
 ) -> Engine:
     """Return an engine that trains the language model of a checkpoint folder (see `checkpoint.resolve`)."""
     config, scalar = load_config(folder)
     if scalar:
         raise UserError(f"{folder} is a reward model; a language model is needed here")
     config = dataclasses.replace(config, activation_checkpointing=activation_checkpointing)
-    return _filled(build(lambda: Transformer(config, None), zero), folder, optim, zero, total_steps)
+    return _filled(build(lambda: Transformer(config, None), zero), folder, optim, zero, total_steps, compiled)
 
 
 def scalar_engine(
@@ -64,7 +69,9 @@ def _scalar_model(config: ModelConfig, seed: int) -> ScalarModel:
     return ScalarModel(config, seed, Decoder(config, Init(None, config.init_std)))
 
 
-def _filled(model: nn.Module, folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int) -> Engine:
-    engine = Engine(model, optim, zero, total_steps)
+def _filled(
+    model: nn.Module, folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int, compiled: bool = False
+) -> Engine:
+    engine = Engine(model, optim, zero, total_steps, compiled)
     engine.state.load_parameters(matched(load_weights(folder), engine.state.shapes(), str(folder), fresh=(SCORE,)))
     return engine

@@ -1,4 +1,7 @@
-"""Pretrain a model from scratch on a corpus of tokens (paper 2.2)."""
+"""Pretrain a model on a corpus of tokens, from scratch (paper 2.2) or from a checkpoint on (continued pretraining).
+
+A checkpoint brings its shape and its tokenizer, which must have made the corpus; optimizer and schedule begin anew.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,30 @@ from llamatrain.errors import missing
 from llamatrain.fit import evaluate_loss, fit, on_device
 from llamatrain.flops import Utilisation
 from llamatrain.losses import language_model_loss, text_measures
+from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.run import Run
 from llamatrain.spikes import Guard
+from llamatrain.start import language_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PretrainConfig
-from .plan import check_epochs, dry_run, epochs, parameters, plan, rows_at_once
+from .plan import check_epochs, dry_run, epochs, parameters, plan, rows_at_once, starting_point
 
 
 def train(cfg: PretrainConfig) -> None:
-    """Pretrain a model from scratch on a corpus of tokens."""
-    tokenizer = Tokenizer(cfg.tokenizer)
+    """Pretrain a model on a corpus of tokens."""
+    start, tokenizer = starting_point(cfg)
     model = cfg.model.with_vocabulary(tokenizer.vocab_size)
     cfg.micro_batch_size = rows_at_once(cfg, model, world_size())
     batches, held_out = load(cfg, tokenizer)
     check_epochs(cfg, batches.manifest)
     data, fixed = {"train": batches.fingerprint}, ("batch_tokens", "seq_len")
-    with Run(cfg.run, "pretrain", cfg, data=data, fixed=fixed) as run:
-        run.print(plan(cfg, model, world_size(), epochs(cfg, batches.manifest)))
+    with Run(cfg.run, "pretrain", cfg, {"checkpoint": start} if start else {}, data, fixed) as run:
+        run.print(plan(cfg, model, world_size(), start, epochs(cfg, batches.manifest)))
         if held_out is None:
             run.print(f"{cfg.corpus} has no held-out documents: nothing is evaluated")
-        seed = cfg.run.seed
-        made = build(lambda: Transformer(model, seed), cfg.zero)
-        engine = Engine(made, cfg.optim, cfg.zero, cfg.total_steps, cfg.compile)
+        engine = make_engine(cfg, model, start)
         if cfg.compile:
             compile_ahead(engine, batches, run)
 
@@ -55,7 +58,17 @@ def train(cfg: PretrainConfig) -> None:
             evaluate if held_out else None,
             Guard(cfg.spikes, batches, tokenizer),
             Utilisation.of(parameters(model), model, batches.seq_len, cfg.peak_tflops, world_size()),
+            measure_start=start is not None,
         )
+
+
+def make_engine(cfg: PretrainConfig, model: ModelConfig, start: Path | None) -> Engine:
+    """Return an engine that trains a model with fresh weights, or with those of a checkpoint."""
+    if start is not None:
+        checkpointing = model.activation_checkpointing
+        return language_engine(start, cfg.optim, cfg.zero, cfg.total_steps, checkpointing, cfg.compile)
+    made = build(lambda: Transformer(model, cfg.run.seed), cfg.zero)
+    return Engine(made, cfg.optim, cfg.zero, cfg.total_steps, cfg.compile)
 
 
 def load(cfg: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenBatches, TokenBatches | None]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSS, LOSSES, Headline, Program
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, above, check_values, least, one_of, reads
-from llamatrain.model.config import ModelConfig
+from llamatrain.manifest import checkpoint_folder
+from llamatrain.model.config import HF_NAMES, ModelConfig, load_config
 from llamatrain.settings import OptimConfig, RunConfig, SpikeConfig, ZeroConfig
 
 from .corpus.config import ContaminationConfig, CorpusConfig, VerifyConfig
+
+SHAPE = (*HF_NAMES, "tie_embeddings")  # of a model: what its weights were trained with
 
 
 @dataclass
@@ -84,8 +88,9 @@ class PretrainConfig:
     model: ModelConfig
     optim: OptimConfig
     zero: ZeroConfig
+    checkpoint: str | None = field(metadata=reads("checkpoint", "pretrain"))
     corpus: str = field(metadata=reads("corpus"))
-    tokenizer: str = field(metadata=reads("tokenizer"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
     tokens: float | None
     steps: int | None
     batch_tokens: int
@@ -102,13 +107,13 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Check values, and that the length is given once."""
         check_values(self)
-        self.seq_len = self.model.max_seq_len if self.seq_len is None else self.seq_len
+        if self.checkpoint is None:
+            self._cut_batches()
+        elif Path(self.checkpoint).is_dir():  # else its absence is told by who reads it
+            self._take_shape(checkpoint_folder(self.checkpoint, "pretrain"))
+            self._cut_batches()
         if (self.tokens is None) == (self.steps is None):
             raise UserError(f"tokens={self.tokens} and steps={self.steps}: need one of them, the other null")
-        if not 1 < self.seq_len <= self.model.max_seq_len:
-            raise UserError(f"seq_len={self.seq_len}: need 2 to model.max_seq_len={self.model.max_seq_len}")
-        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
-            raise UserError(f"batch_tokens={self.batch_tokens}: need a multiple of seq_len={self.seq_len}")
         if self.spikes.enabled and self.run.keep == 1:
             raise UserError("run.keep=1: spikes.enabled=true needs 2 or more, as the newest may lie in the spike, or 0")
         if self.spikes.enabled and self.run.save_every == 0:
@@ -119,6 +124,27 @@ class PretrainConfig:
             raise UserError(
                 f"tokens={self.tokens} steps={self.steps}: need at least one step, {self.batch_tokens} tokens"
             )
+
+    def _take_shape(self, folder: Path) -> None:
+        """Put the shape of a checkpoint's model in the place of the preset's; UserError where the user gave another."""
+        shape, scalar = load_config(folder)
+        if scalar:
+            raise UserError(f"checkpoint={self.checkpoint} is a reward model; need a language model")
+        for name in SHAPE:
+            asked, found = getattr(self.model, name), getattr(shape, name)
+            if asked not in (None, found) and {"model", f"model.{name}"} & set(self.run.given):
+                raise UserError(
+                    f"model.{name}={asked}: checkpoint={self.checkpoint} has {found}, and its shape stays; need no model=..."
+                )
+        self.model = replace(shape, activation_checkpointing=self.model.activation_checkpointing)
+
+    def _cut_batches(self) -> None:
+        """Take the model's context where no length is given, and check that a batch is whole sequences."""
+        self.seq_len = self.model.max_seq_len if self.seq_len is None else self.seq_len
+        if not 1 < self.seq_len <= self.model.max_seq_len:
+            raise UserError(f"seq_len={self.seq_len}: need 2 to model.max_seq_len={self.model.max_seq_len}")
+        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
+            raise UserError(f"batch_tokens={self.batch_tokens}: need a multiple of seq_len={self.seq_len}")
 
     @property
     def total_steps(self) -> int:

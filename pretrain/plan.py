@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
+from llamatrain import checkpoint
 from llamatrain.data.batches import check_split
 from llamatrain.data.sequences import source_shares, whole_sequences
 from llamatrain.data.shards import MANIFEST, Manifest, read_manifest
 from llamatrain.distributed import world_size
-from llamatrain.errors import MissingFileError, UserError
+from llamatrain.errors import UserError
 from llamatrain.flops import flops_per_token
+from llamatrain.hf_folder import load_tokenizer
 from llamatrain.length import check_length
 from llamatrain.memory import BYTES, held_bytes, micro_batch
 from llamatrain.model.config import ModelConfig
@@ -53,6 +55,16 @@ def rows_at_once(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> int:
     return micro_batch(cfg.micro_batch_size, rows, cfg.seq_len, model, cfg.zero, ranks)
 
 
+def starting_point(cfg: PretrainConfig) -> tuple[Path | None, Tokenizer]:
+    """Return the checkpoint that is trained further, if any, and the tokenizer: that of the checkpoint, or the given one."""
+    if cfg.checkpoint is not None:
+        folder = checkpoint.resolve(cfg.checkpoint)
+        return folder, load_tokenizer(folder, cfg.tokenizer)
+    if cfg.tokenizer is None:
+        raise UserError("tokenizer=null: need a tokenizer.model or the folder that holds it, or checkpoint=FOLDER")
+    return None, Tokenizer(cfg.tokenizer)
+
+
 def check_epochs(cfg: PretrainConfig, manifest: Manifest) -> None:
     """Refuse a batch above the corpus, and a length that nobody gave and that goes through it too often."""
     turns = cfg.total_steps * cfg.batch_tokens / max(1, manifest.tokens)
@@ -80,8 +92,19 @@ def epochs(cfg: PretrainConfig, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, length: str = "") -> str:
-    """Say in words what will be trained, with the arithmetic of a batch; `length` goes on after the tokens."""
+def start(folder: Path | None) -> str:
+    """Say where training begins."""
+    if folder is None:
+        return "start: random weights"
+    made = ""
+    if (folder / "llamatrain.json").is_file():
+        lineage = checkpoint.lineage(folder)
+        made = f" ({lineage['program']}, step {lineage['step']:,})"
+    return f"start: the weights of {folder}{made}, with a fresh optimizer and a schedule of its own"
+
+
+def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, folder: Path | None, length: str = "") -> str:
+    """Say in words what will be trained, from which checkpoint `folder` if any; `length` goes on after the tokens."""
     assert cfg.seq_len is not None
     rows, steps, warmup = cfg.batch_tokens // cfg.seq_len, cfg.total_steps, cfg.optim.warmup(cfg.total_steps)
     size = rows_at_once(cfg, model, ranks)
@@ -90,6 +113,7 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, length: str = "") 
     fall = f"cosine to {cfg.optim.final_lr_fraction:.0%} of it" if cfg.optim.schedule == "cosine" else "constant"
     return "\n".join(
         [
+            start(folder),
             f"model: {sum(counts.values()):,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
             f"length: {steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,}{length}",
             f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {_count(ranks, 'rank')} x "
@@ -102,7 +126,8 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, length: str = "") 
 def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
     """Return the whole plan for so many ranks (None: those of the launcher); nothing is written."""
     ranks = ranks or world_size()
-    model = cfg.model.with_vocabulary(_vocabulary(cfg))
+    folder, pieces = _start(cfg)
+    model = cfg.model.with_vocabulary(pieces)
     manifest = Path(cfg.corpus) / "train" / MANIFEST
     length = "; the corpus is not there yet"
     if manifest.is_file():
@@ -110,19 +135,19 @@ def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
         check_epochs(cfg, found)
         length = epochs(cfg, found)
     number = parameters(model)
-    parts = [plan(cfg, model, ranks, length), _memory(cfg.zero, number, ranks), _checkpoints(cfg, number)]
+    parts = [plan(cfg, model, ranks, folder, length), _memory(cfg.zero, number, ranks), _checkpoints(cfg, number)]
     return "\n".join([*parts, _work(cfg, model, number, ranks)])
 
 
-def _vocabulary(cfg: PretrainConfig) -> int:
-    try:
-        return Tokenizer(cfg.tokenizer).vocab_size
-    except MissingFileError:
+def _start(cfg: PretrainConfig) -> tuple[Path | None, int]:
+    """Return the checkpoint that is trained further, if any, and how many pieces its tokenizer has."""
+    if cfg.checkpoint is None and (cfg.tokenizer is None or not Path(cfg.tokenizer).exists()):
         if cfg.model.vocab_size is None:
-            raise UserError(
-                f"model.vocab_size=null and tokenizer={cfg.tokenizer} does not exist: need one of them to count parameters"
-            ) from None
-        return cfg.model.vocab_size
+            there = "null" if cfg.tokenizer is None else f"{cfg.tokenizer}, which does not exist"
+            raise UserError(f"model.vocab_size=null and tokenizer={there}: need one of them to count parameters")
+        return None, cfg.model.vocab_size
+    folder, tokenizer = starting_point(cfg)
+    return folder, tokenizer.vocab_size
 
 
 def _memory(zero: ZeroConfig, number: int, ranks: int) -> str:

@@ -56,6 +56,7 @@ class Data:
 class Chat:
     """What the method leaves open; configs/pipeline.yaml says what each key means."""
 
+    continue_pretraining: bool
     rounds: int
     folds: int
     mix_share: dict[str, float | None]
@@ -85,7 +86,7 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
     world = g.add("toyworld", "world") if data.world else None
     if world is not None:
         data = made_by(world, data)
-    corpus, base = pretrained(g, data)
+    corpus, base = pretrained(g, cfg, data)
     models = {"base": base}
     rewards: dict[str, Stage] = {}
     sampled: list[Stage] = []  # by rejection sampling, a stage a round
@@ -126,16 +127,26 @@ def made_by(world: Stage, data: Data) -> Data:
     return replace(data, **made)
 
 
-def pretrained(g: Graph, data: Data) -> tuple[Stage | None, str]:
-    """Train a tokenizer and a base model (paper 2), or take one that is there; return the corpus and the checkpoint."""
+def pretrained(g: Graph, cfg: Chat, data: Data) -> tuple[Stage | None, str]:
+    """Train a tokenizer and a base model (paper 2), or take one that is there, as it is or pretrained further.
+
+    Return the corpus and the checkpoint.
+    """
     if data.checkpoint is None and not data.documents:
         raise UserError("data: need data.documents (texts to pretrain on), or data.checkpoint (a model to start from)")
+    if cfg.continue_pretraining and (data.checkpoint is None or not data.documents):
+        need = "data.checkpoint (a model to start from)" if data.checkpoint is None else "data.documents"
+        raise UserError(f"continue_pretraining=true: need {need}")
     if data.checkpoint is not None and not data.documents:
         return None, data.checkpoint
     tokenizer: Stage | str = data.checkpoint or g.add("tokenizer", documents=data.documents)
     held_out = data.documents_eval or None
     corpus = g.add("corpus", documents=data.documents, eval_documents=held_out, tokenizer=tokenizer)
-    return corpus, data.checkpoint or g.add("pretrain", corpus=corpus, tokenizer=tokenizer).final
+    if data.checkpoint is None:
+        return corpus, g.add("pretrain", corpus=corpus, tokenizer=tokenizer).final
+    if cfg.continue_pretraining:
+        return corpus, g.add("pretrain", checkpoint=data.checkpoint, corpus=corpus).final
+    return corpus, data.checkpoint
 
 
 def replay(g: Graph, cfg: Chat, corpus: Stage | None, program: str) -> dict[str, Any]:

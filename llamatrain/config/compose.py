@@ -82,19 +82,25 @@ def compose(program: str, schema: type[C], overrides: Sequence[str] = (), fill: 
     With `fill`, texts that the user must give (names, paths) may be missing: they are then NOT_GIVEN.
     """
     values = compose_dict(program, overrides, schema)
-    note_given(values, lengths_given(program, overrides))
+    note_given(values, keys_given(program, overrides))
     return check(program, schema, values, overrides, fill)
 
 
-def lengths_given(program: str, overrides: Sequence[str]) -> list[str]:
-    """Return which lengths the user gave: in overrides of his own, or in a preset of his own."""
+def keys_given(program: str, overrides: Sequence[str]) -> list[str]:
+    """Return which lengths and keys of the model the user gave: in overrides of his own, or in a preset of his own.
+
+    A length that nobody gave is refused where it is absurd, and a model's shape where it is not its checkpoint's.
+    """
     names = [o.split("=", 1)[1] for o in overrides if o.startswith("preset=")]
     own = [o for name in names if presets.is_own(name) for o in preset_overrides(program, name)]
-    return length.given([*own, *overrides])
+    pairs = (override.lstrip("+").partition("=") for override in [*own, *overrides])
+    return sorted(
+        {key for key, _, value in pairs if (key in length.KEYS and value != "null") or key.split(".")[0] == "model"}
+    )
 
 
 def note_given(values: dict[str, Any], keys: list[str]) -> None:
-    """Note in a program's values which lengths the user gave, where it has a run."""
+    """Note in a program's values which keys the user gave (`keys_given`), where it has a run."""
     if keys and isinstance(values.get("run"), dict):
         values["run"]["given"] = keys
 

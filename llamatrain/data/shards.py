@@ -192,7 +192,8 @@ def read_manifest(folder: str | Path, tokenizer: Tokenizer | None = None) -> Man
     if tokenizer is not None and manifest.tokenizer != tokenizer.fingerprint:
         raise UserError(
             f"{folder} was made with another tokenizer (sha256 {manifest.tokenizer[:12]}) than {tokenizer.path} "
-            f"(sha256 {tokenizer.fingerprint[:12]}): needs the same one"
+            f"(sha256 {tokenizer.fingerprint[:12]}), so its ids differ: need one made by `llamatrain corpus "
+            f"tokenizer={tokenizer.path} ...`"
         )
     return manifest
 

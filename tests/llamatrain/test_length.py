@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llamatrain.config.compose import compose
+from llamatrain.config.compose import compose, keys_given
 from llamatrain.errors import UserError
-from llamatrain.length import check_length, given
+from llamatrain.length import check_length
 from llamatrain.settings import RunConfig
 from sft.config import SFTConfig
 
@@ -27,7 +27,9 @@ def test_one_rule() -> None:
 
 
 def test_what_the_user_gave() -> None:
-    assert given(["+epochs=3", "run.name=x", "steps=null", "optim.steps=1", "tokens=1e9"]) == ["epochs", "tokens"]
+    lengths = ["+epochs=3", "run.name=x", "steps=null", "optim.steps=1", "tokens=1e9"]
+    assert keys_given("pretrain", lengths) == ["epochs", "tokens"]
+    assert keys_given("pretrain", ["model=small", "model.n_layers=2"]) == ["model", "model.n_layers"]
 
 
 def test_a_length_is_given_on_the_command_line_or_in_a_preset_of_the_users(

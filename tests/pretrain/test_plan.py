@@ -80,7 +80,10 @@ def test_kinds_add_up() -> None:
         (["preset=llama2_7b", "--dry-run=many"], "--dry-run=many: need a number of ranks, like --dry-run=64"),
         (["preset=llama2_7b", "--dry-run=3"], "batch_tokens=4194304 must be a multiple of seq_len=4096 x 3 ranks"),
         (["preset=llama2_7b", "--dryrun"], "unknown option --dryrun: there are --help, --cfg job, --dry-run[=RANKS]"),
-        (["model=tiny", "batch_tokens=1024", "--dry-run"], "model.vocab_size=null and tokenizer=(not given) does not"),
+        (
+            ["model=tiny", "batch_tokens=1024", "--dry-run"],
+            "model.vocab_size=null and tokenizer=null: need one of them",
+        ),
         (["preset=llama2_7b", "steps=3", "--dry-run"], "tokens=2000000000000.0 and steps=3: need one of them"),
     ],
 )

@@ -40,16 +40,6 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def corpus(tmp_path: Path, tokenizer: Tokenizer) -> Path:
-    """A corpus of some two thousand tokens with held-out documents."""
-    documents = [{"text": line, "source": "test"} for line in TEXT.splitlines()]
-    for part, rows in (("train", documents * 8), ("eval", documents[:3])):
-        write_rows(tmp_path / f"{part}.jsonl", rows)
-        write_corpus(tmp_path / "corpus" / part, [str(tmp_path / f"{part}.jsonl")], tokenizer)
-    return tmp_path / "corpus"
-
-
 def configure(folder: Path, corpus: Path, tokenizer: Tokenizer, *more: str) -> PretrainConfig:
     length = ["tokens=null", "steps=30", "seq_len=32", "batch_tokens=256", "micro_batch_size=4"]
     paths = [f"corpus={corpus}", f"tokenizer={tokenizer.path}"]

@@ -100,6 +100,22 @@ def test_without_anything_to_begin_with_there_is_no_chain() -> None:
         graph(dialogues="d.jsonl")
 
 
+def test_a_released_model_is_pretrained_further_where_asked() -> None:
+    built = graph("continue_pretraining=true", checkpoint="llama", documents="a.jsonl", dialogues="d.jsonl")
+    assert list(built.stages)[:3] == [
+        "corpus",
+        "pretrain",
+        "sft",
+    ]  # with the model's tokenizer, of which none is trained
+    assert settings(built, "corpus")["tokenizer"] == "llama"
+    assert settings(built, "pretrain") == {"checkpoint": "llama", "corpus": "@corpus"}
+    assert settings(built, "sft")["checkpoint"] == "@pretrain/final"
+    with pytest.raises(UserError, match=r"continue_pretraining=true: need data\.checkpoint"):
+        graph("continue_pretraining=true", documents="a.jsonl")
+    with pytest.raises(UserError, match=r"continue_pretraining=true: need data\.documents"):
+        graph("continue_pretraining=true", checkpoint="llama", dialogues="d.jsonl")
+
+
 def test_peoples_ratings_come_round_by_round_with_a_tenth_of_the_prompts_held_out() -> None:
     built = graph("rounds=2", "rejection_base=sft", **OWN, ratings="rated")
     assert list(built.awaited) == ["rated/v1_preferences.jsonl", "rated/v2_preferences.jsonl"]
