@@ -370,11 +370,12 @@ def published(part: Path, model: Path) -> Iterator[str]:
 
 def documents(name: str) -> Iterator[tuple[int, str]]:
     """Yield the documents of a file with their line numbers."""
+    from llamatrain.data.kinds import DocumentRow
     from llamatrain.data.rows import Part, read_part
 
     adapter = next((spelled.split(":")[0] for spelled in REAL.values() if name.endswith(spelled.split(":")[1])), None)
     if adapter is not None:
-        yield from ((n, row["text"]) for n, row in read_part(Part(f"{adapter}:{name}"), "document"))
+        yield from ((n, row["text"]) for n, row in read_part(Part(f"{adapter}:{name}"), DocumentRow))
         return
     with Path(name).open() as file:
         for number, line in enumerate(file, 1):

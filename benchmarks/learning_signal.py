@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results" / "learning_signal.jsonl"
 sys.path.insert(0, str(ROOT))
 
+from llamatrain.data.kinds import JudgementRow, ResponseRow  # noqa: E402
 from llamatrain.data.rows import read_rows  # noqa: E402
 from llamatrain.statistics import by_prompt, mean_interval, paired_interval, spearman_interval  # noqa: E402
 
@@ -125,8 +126,8 @@ def run_seeds(options: argparse.Namespace, variant: Variant, folder: Path, code:
 def samples(folder: Path, model: str) -> Iterator[tuple[bool, dict[str, Any], dict[str, Any]]]:
     """Yield (adversarial, response, judgement) of a model's held-out responses; rs is rs_v1 since there are rounds."""
     model = model if (folder / f"sample_{model}").is_dir() else f"{model}_v1"
-    responses = read_rows(folder / f"sample_{model}" / "responses.jsonl", "response")
-    judgements = read_rows(folder / f"judge_{model}" / "judgements.jsonl", "judgement")
+    responses = read_rows(folder / f"sample_{model}" / "responses.jsonl", ResponseRow)
+    judgements = read_rows(folder / f"judge_{model}" / "judgements.jsonl", JudgementRow)
     for response, judgement in zip(responses, judgements, strict=True):
         yield bool(judgement["meta"]["is_adversarial"]), response, judgement
 

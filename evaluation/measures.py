@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamatrain.data.kinds import JudgementRow, ResponseRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 from llamatrain.responses.config import SAFETY_THRESHOLD
 from llamatrain.statistics import Interval, by_prompt, mean_interval, paired_interval, spearman_interval, win_rate
 
 JUDGED = ("helpfulness", "safety")  # gold judgements, in [0, 1]
-SCORED = {"score_helpfulness": "helpfulness", "score_safety": "safety_score", "score_combined": "combined"}  # logits
+SCORED = ("score_helpfulness", "score_safety", "score_combined")  # the reward models' logits
 COMPARED = (*JUDGED, *SCORED)  # means with intervals, differences, win rates
 PLAIN = ("refused", "gated", "finished", "length")  # means only; length in words
 # Kind of prompt -> the rank correlation of its reward model's score with the gold judge's mark there.
@@ -57,27 +58,28 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True) 
     """
     found = Measured()
     answered, judged = list[str](), list[str]()
-    for row in read_rows(_file(responses, "responses.jsonl"), "response") if responses else ():
+    for row in read_rows(_file(responses, "responses.jsonl"), ResponseRow) if responses else ():
         prompt = row["prompt_id"]
         answered.append(prompt)
-        for metric, key in SCORED.items() if scored else ():
-            if key in row:
-                found.add(metric, prompt, logit(row[key]))
+        scores = (row.get("helpfulness"), row.get("safety_score"), row.get("combined"))
+        for metric, score in zip(SCORED, scores, strict=True) if scored else ():
+            if score is not None:
+                found.add(metric, prompt, logit(score))
         if scored and "safety_score" in row:
             found.add("gated", prompt, float(row["safety_score"] < SAFETY_THRESHOLD))
         found.add("finished", prompt, float(row["finished"]))
         found.add("length", prompt, len(row["response"].split()))
         if "is_adversarial" in row:
             found.is_adversarial[prompt] = row["is_adversarial"]
-    for row in read_rows(_file(judgements, "judgements.jsonl"), "judgement") if judgements else ():
-        judged.append(row["prompt_id"])
-        for metric in JUDGED:
-            found.add(metric, row["prompt_id"], row[metric])
-        meta = row.get("meta") or {}
+    for judgement in read_rows(_file(judgements, "judgements.jsonl"), JudgementRow) if judgements else ():
+        judged.append(judgement["prompt_id"])
+        found.add("helpfulness", judgement["prompt_id"], judgement["helpfulness"])
+        found.add("safety", judgement["prompt_id"], judgement["safety"])
+        meta = judgement.get("meta", {})
         if isinstance(kind := meta.get("is_adversarial"), bool):
-            found.is_adversarial[row["prompt_id"]] = kind
+            found.is_adversarial[judgement["prompt_id"]] = kind
         if isinstance(refused := meta.get("refused"), bool):
-            found.add("refused", row["prompt_id"], float(refused))
+            found.add("refused", judgement["prompt_id"], float(refused))
     if responses and judgements and answered != judged:
         raise UserError(
             f"{judgements} has {len(judged)} judgements, not those of the {len(answered)} responses of {responses} in "

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 from llamatrain.data import rows
-from llamatrain.data.kinds import Kind
+from llamatrain.data.kinds import KINDS
 from llamatrain.errors import UserError, missing
 from llamatrain.manifest import checkpoint_folder
 from llamatrain.tokenizer import Tokenizer
@@ -21,8 +20,8 @@ def look(what: str, value: str, made_by: str = "", lenient: bool = False) -> Non
 
     `lenient`: bad rows are passed over, so a first one says nothing.
     """
-    if what in get_args(Kind):
-        rows.look(value, what, first=not lenient)  # type: ignore[arg-type]
+    if what in KINDS:
+        rows.look(value, KINDS[what], first=not lenient)
         return
     LOOKS[what](Path(value), made_by)
 

@@ -15,7 +15,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NotRequired, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
 from .errors import UserError, show
 
@@ -151,7 +151,10 @@ def _record(value: dict[str, Any], kind: Any, key: str) -> Any:
 def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
     """Return the type of every field, and which must be there."""
     if is_typeddict(kind):
-        return get_type_hints(kind), kind.__required_keys__
+        optional = {
+            name for name, hint in get_type_hints(kind, include_extras=True).items() if get_origin(hint) is NotRequired
+        }  # which __required_keys__ does not see where annotations are texts
+        return get_type_hints(kind), kind.__required_keys__ - optional
     needed = {f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING}
     return {f.name: get_type_hints(kind)[f.name] for f in fields(kind) if f.init}, frozenset(needed)
 

@@ -14,6 +14,7 @@ import sentencepiece
 
 from llamatrain import atomic, hf_tokenizer
 from llamatrain.config.program import main
+from llamatrain.data.kinds import DocumentRow
 from llamatrain.data.rows import count_rows, read_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
@@ -73,7 +74,7 @@ def train_model(texts: Iterable[str], vocab_size: int, trainer: TrainerConfig, n
 
 def _read(sources: Iterable[str], progress: Progress, bad: BadRows) -> Iterator[str]:
     for source in sources:
-        for row in read_rows(source, "document", bad):
+        for row in read_rows(source, DocumentRow, bad):
             yield row["text"]
             progress.update()
 

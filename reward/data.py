@@ -6,13 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from llamatrain.chat import Message, encode_dialogue, too_many
 from llamatrain.data.batches import check_split
-from llamatrain.data.kinds import Row
+from llamatrain.data.kinds import PreferenceRow
 from llamatrain.data.order import shuffled
 from llamatrain.data.packing import Batch
 from llamatrain.data.rows import placed_rows
@@ -24,6 +25,8 @@ from llamatrain.tokenizer import Tokenizer
 
 from .losses import margin_of
 from .mix import draw, mixed_count
+
+Side = Literal["chosen", "rejected"]
 
 
 def most_tokens(folder: Path, max_length: int | None) -> int:
@@ -62,14 +65,14 @@ def load_pairs(
     dropped: Counter[str] = Counter()
     bad = bad or BadRows()
     before = bad.counts.total()
-    for number, (where, row) in enumerate(placed_rows(path, "preference", bad)):
+    for number, (where, row) in enumerate(placed_rows(path, PreferenceRow, bad)):
         if kind is not None and row["kind"] != kind:
             raise UserError(f"{where} is a {row['kind']} preference, but kind={kind}; mix takes both")
         fault = _fault(row)
         if fault is not None:
             dropped[fault] += 1
             continue
-        sides = [_messages(row, side) for side in ("chosen", "rejected")]
+        sides = [_messages(row, "chosen"), _messages(row, "rejected")]
         count = max(too_many(messages, tokenizer, max_length) or 0 for messages in sides)
         pair = None if count else _pair(row, tokenizer, path, number + bad.counts.total() - before)
         if pair is not None and pair.longest <= max_length:
@@ -84,7 +87,7 @@ def load_pairs(
     return pairs, dropped
 
 
-def _fault(row: Row) -> str | None:
+def _fault(row: PreferenceRow) -> str | None:
     """Return why nothing can be learned from a preference; None where something can."""
     chosen, rejected = row["chosen"].strip(), row["rejected"].strip()
     if chosen == rejected:
@@ -107,12 +110,12 @@ def left_out_in_words(path: str, kept: int, dropped: Counter[str]) -> str:
     return warned(f"{path}: of {total:,} pairs left out {in_words(dropped)}", dropped.total(), total)
 
 
-def _messages(row: Row, side: str) -> list[Message]:
+def _messages(row: PreferenceRow, side: Side) -> list[Message]:
     return [*row["messages"], {"role": "assistant", "content": row[side]}]
 
 
-def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:
-    def tokens(side: str) -> Tokens:
+def _pair(row: PreferenceRow, tokenizer: Tokenizer, source: str, number: int) -> Pair:
+    def tokens(side: Side) -> Tokens:
         return np.asarray(encode_dialogue(_messages(row, side), tokenizer, loss="last")[0], dtype=np.int32)
 
     return Pair(
@@ -121,7 +124,7 @@ def _pair(row: Row, tokenizer: Tokenizer, source: str, number: int) -> Pair:
         rating=row.get("rating"),
         chosen_safe=row.get("chosen_safe"),
         rejected_safe=row.get("rejected_safe"),
-        is_adversarial=bool((row.get("meta") or {}).get("is_adversarial", row["kind"] == "safety")),
+        is_adversarial=bool(row.get("meta", {}).get("is_adversarial", row["kind"] == "safety")),
         source=str(source),
         row=number,
     )

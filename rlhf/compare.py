@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TypedDict
 
 from llamatrain import checkpoint, distributed
 from llamatrain.chat import decode_response
 from llamatrain.config.program import main
+from llamatrain.data.kinds import ComparedRow, ComparisonRow
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.generation import noise_key
 from llamatrain.progress import counted
-from llamatrain.responses.chunks import Chunks, Row, chunk_key
+from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.models import generated_at_once, load_inference, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
@@ -30,8 +30,6 @@ from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 from .config import CompareConfig
-
-SIDES = ("a", "b")
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def compare(cfg: CompareConfig) -> None:
         run.resume({})
         chunks = make_pairs(run, cfg, parents)
         if run.is_main:
-            kept = write_rows(run.folder / "comparisons.jsonl", filter(differs, chunks.rows()))
+            kept = write_rows(run.folder / "comparisons.jsonl", (row for row in chunks.rows() if differs(row)))
             equal = chunks.count - kept
             if not kept:
                 raise UserError(
@@ -65,7 +63,7 @@ def compare(cfg: CompareConfig) -> None:
             )
 
 
-def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks:
+def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks[ComparedRow]:
     """Sample `pairs_per_prompt` pairs a prompt from the checkpoints, as chunks on disk."""
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     prompts = load_prompts(
@@ -81,7 +79,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     sampling = {**vars(cfg.sampling), "seed": cfg.run.seed}
     rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
-    chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, Comparison)
+    chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, ComparedRow)
     load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype, scalar=False))
 
     with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
@@ -101,7 +99,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
                 temperatures,
             )
 
-        def rows_of(items: range) -> list[Row]:
+        def rows_of(items: range) -> list[ComparedRow]:
             pairs = [divmod(item, cfg.pairs_per_prompt) for item in items]
             drawn = [draw_variants(cfg, prompts[place].id, number) for place, number in pairs]
             slots: dict[str, list[tuple[int, int]]] = defaultdict(list)  # checkpoint -> (which pair, which side)
@@ -125,17 +123,6 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     return chunks
 
 
-class Comparison(TypedDict):
-    """What every row of a chunk holds; which models and temperatures is told, too."""
-
-    id: str
-    prompt_id: str
-    messages: list[dict[str, str]]
-    response_a: str
-    response_b: str
-    is_adversarial: bool
-
-
 def comparison(
     cfg: CompareConfig,
     prompt: Prompt,
@@ -143,15 +130,23 @@ def comparison(
     variants: Sequence[Variant],
     rollouts: Sequence[Rollout],
     tokenizer: Tokenizer,
-) -> Row:
+) -> ComparedRow:
     """Return one row of comparisons.jsonl."""
-    row: Row = {"id": f"{prompt.id}#{number}", "prompt_id": prompt.id, "messages": prompt.messages}
-    for side, variant, rollout in zip(SIDES, variants, rollouts, strict=True):
-        row[f"response_{side}"] = decode_response(rollout.tokens, tokenizer)
-        row[f"model_{side}"] = getattr(cfg, variant.key)
-        row[f"temperature_{side}"] = variant.temperature
-        row[f"finished_{side}"] = rollout.finished
-    return row | {"is_adversarial": prompt.is_adversarial}
+    (a, b), (first, second) = variants, rollouts
+    return {
+        "id": f"{prompt.id}#{number}",
+        "prompt_id": prompt.id,
+        "messages": prompt.messages,
+        "response_a": decode_response(first.tokens, tokenizer),
+        "model_a": getattr(cfg, a.key),
+        "temperature_a": a.temperature,
+        "finished_a": first.finished,
+        "response_b": decode_response(second.tokens, tokenizer),
+        "model_b": getattr(cfg, b.key),
+        "temperature_b": b.temperature,
+        "finished_b": second.finished,
+        "is_adversarial": prompt.is_adversarial,
+    }
 
 
 def draw_variants(cfg: CompareConfig, prompt_id: str, pair: int) -> tuple[Variant, Variant]:
@@ -167,9 +162,9 @@ def draw_variants(cfg: CompareConfig, prompt_id: str, pair: int) -> tuple[Varian
     return (second, first) if chance.random() < 0.5 else (first, second)
 
 
-def differs(row: Row) -> bool:
+def differs(row: ComparisonRow) -> bool:
     """Tell whether a pair's responses differ: equal ones have no better one."""
-    return bool(row["response_a"] != row["response_b"])
+    return row["response_a"] != row["response_b"]
 
 
 if __name__ == "__main__":

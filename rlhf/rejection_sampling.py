@@ -23,6 +23,7 @@ from llamatrain.checkpoint import resolve
 from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
+from llamatrain.data.kinds import BestRow, DialogueRow, SampledRow
 from llamatrain.data.order import shuffled
 from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
 from llamatrain.data.shards import MANIFEST, read_manifest
@@ -33,7 +34,7 @@ from llamatrain.hf_folder import load_tokenizer
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.model.config import load_config
-from llamatrain.responses.chunks import Chunks, Row
+from llamatrain.responses.chunks import Chunks
 from llamatrain.responses.config import GateConfig, logit
 from llamatrain.responses.models import generated_at_once, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import load_prompts
@@ -162,13 +163,13 @@ def fingerprints(cfg: RejectionSamplingConfig) -> dict[str, str]:
 # --- the best of K -----------------------------------------------------------------------------------------------
 
 
-def by_prompt(chunks: Chunks) -> Iterator[list[Row]]:
+def by_prompt(chunks: Chunks[SampledRow]) -> Iterator[list[SampledRow]]:
     """Yield the responses of each prompt."""
     for _, rows in groupby(chunks.rows(), key=lambda row: row["prompt_id"]):
         yield list(rows)
 
 
-def best_of(rows: Sequence[Row]) -> Row | None:
+def best_of(rows: Sequence[SampledRow]) -> SampledRow | None:
     """Return the response with the highest combined score, the first of equals; None where none can be trained on.
 
     A response that was cut off would be trained as if it ended there, and an empty one teaches silence.
@@ -177,7 +178,7 @@ def best_of(rows: Sequence[Row]) -> Row | None:
     return max(usable, key=lambda row: row["raw"]["combined"], default=None)
 
 
-def best_rows(chunks: Chunks) -> Iterator[Row]:
+def best_rows(chunks: Chunks[SampledRow]) -> Iterator[BestRow]:
     """Yield the best response of each prompt as a dialogue, with what made it the best.
 
     `loss: last`: the earlier answers of a prompt are somebody else's, and perhaps harmful.
@@ -190,10 +191,12 @@ def best_rows(chunks: Chunks) -> Iterator[Row]:
                 "source": best["raw"]["source"],
                 "is_adversarial": best["is_adversarial"],
                 "loss": "last",
-                **{
-                    key: best[key]
-                    for key in ("prompt_id", "sample", "helpfulness", "safety_score", "combined", "gated")
-                },
+                "prompt_id": best["prompt_id"],
+                "sample": best["sample"],
+                "helpfulness": best["helpfulness"],
+                "safety_score": best["safety_score"],
+                "combined": best["combined"],
+                "gated": best["gated"],
             }
 
 
@@ -204,14 +207,14 @@ def expected_best(scores: Sequence[float], k: int) -> float:
     return sum(math.comb(i, k - 1) / total * score for i, score in enumerate(ordered))
 
 
-def zero_problems(chunks: Chunks, gate: GateConfig) -> list[str]:
+def zero_problems(chunks: Chunks[SampledRow], gate: GateConfig) -> list[str]:
     """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), by the sampled responses."""
     raw = [(row["is_adversarial"], row["raw"]) for row in chunks.rows()]
     helpfulness = [scores["helpfulness"] for is_adversarial, scores in raw if not is_adversarial]
     return check_zero(helpfulness, [scores["safety"] for is_adversarial, scores in raw if is_adversarial], gate)
 
 
-def sampling_metrics(chunks: Chunks, gate: GateConfig) -> dict[str, float]:
+def sampling_metrics(chunks: Chunks[SampledRow], gate: GateConfig) -> dict[str, float]:
     """Return mean and best scores in (0, 1), the best of 1, 2, 4, .. K (paper figure 7), and measures by kind of prompt.
 
     Those are the reward models' mean raw scores, the share that the gate calls unsafe (of harmless prompts: what it turns
@@ -233,7 +236,8 @@ def sampling_metrics(chunks: Chunks, gate: GateConfig) -> dict[str, float]:
     for name, kind in (("harmless", False), ("adversarial", True)):
         raw = [row["raw"] for row in flat if row["is_adversarial"] is kind]
         if raw:
-            metrics |= {f"rs/{key}_logit_{name}": fmean(own[key] for own in raw) for key in ("helpfulness", "safety")}
+            metrics[f"rs/helpfulness_logit_{name}"] = fmean(own["helpfulness"] for own in raw)
+            metrics[f"rs/safety_logit_{name}"] = fmean(own["safety"] for own in raw)
             metrics[f"rs/gated_{name}"] = fmean(own["safety"] < logit(gate.safety_threshold) for own in raw)
             metrics[f"rs/whitened_spread_{name}"] = pstdev(own["combined"] for own in raw) / spread if spread else 0.0
     return metrics | {f"rs/best_of_{size}": fmean(expected_best(own, size) for own in scores) for size in sizes}
@@ -250,12 +254,14 @@ def best_in_words(metrics: dict[str, float]) -> str:
 # --- fine-tuning -------------------------------------------------------------------------------------------------
 
 
-def read_dialogues(paths: Sequence[str], bad: BadRows | None = None) -> list[Row]:
+def read_dialogues(paths: Sequence[str], bad: BadRows | None = None) -> list[DialogueRow]:
     """Read dialogue files one after the other; bad rows go to `bad`."""
-    return [row for path in paths for row in read_rows(path, "dialogue", bad)]
+    return [row for path in paths for row in read_rows(path, DialogueRow, bad)]
 
 
-def training_rows(chosen: list[Row], sft: list[Row], sft_fraction: float | None, seed: int) -> list[Row]:
+def training_rows(
+    chosen: list[DialogueRow], sft: list[DialogueRow], sft_fraction: float | None, seed: int
+) -> list[DialogueRow]:
     """Return the dialogues to train on: the chosen samples, and the SFT set once or so many that they are its share."""
     if sft_fraction is None:
         return [*sft, *chosen]
@@ -263,7 +269,7 @@ def training_rows(chosen: list[Row], sft: list[Row], sft_fraction: float | None,
     return [*draw(sft, count, seed), *chosen]
 
 
-def draw(rows: list[Row], count: int, seed: int) -> list[Row]:
+def draw(rows: list[DialogueRow], count: int, seed: int) -> list[DialogueRow]:
     """Draw rows without repetition, and again from all of them only once every one has been drawn."""
     return [rows[place] for place in shuffled(np.arange(count), len(rows), seed).tolist()]
 

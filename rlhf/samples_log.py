@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TypedDict
 
 from llamatrain.chat import decode_response
+from llamatrain.data.kinds import RolloutRow
 from llamatrain.data.rows import write_rows
 from llamatrain.responses.scoring import Scores, public_scores
 from llamatrain.run import Run
@@ -13,10 +13,6 @@ from llamatrain.text_files import read_lines
 from llamatrain.tokenizer import Tokenizer
 
 from .experience import Batch
-
-
-class _Sample(TypedDict):
-    step: int
 
 
 class SamplesLog:
@@ -27,14 +23,12 @@ class SamplesLog:
         self.every, self.kept, self.tokenizer = every, kept, tokenizer
         self.is_main = run.is_main
         settings = run.settings
-        self.drawn_by = {
-            "model": settings["checkpoint"],  # whose policy learns
-            "temperature": settings["sampling"]["temperature"],
-            "seed": settings["run"]["seed"],
-        }
+        self.model: str = settings["checkpoint"]  # whose policy learns
+        self.temperature: float = settings["sampling"]["temperature"]
+        self.seed: int = settings["run"]["seed"]
         if self.is_main and self.path.exists():
-            rows = read_lines(self.path, _Sample, "move it away: it is for people to read", grows=True)
-            write_rows(self.path, [{**row} for row in rows if row["step"] <= step])
+            rows = read_lines(self.path, RolloutRow, "move it away: it is for people to read", grows=True)
+            write_rows(self.path, [row for row in rows if row["step"] <= step])
 
     def write(self, step: int, batch: Batch) -> None:
         """Write the first few rollouts of the batch where step 1 or a multiple of `every` is reached (rank 0)."""
@@ -44,16 +38,19 @@ class SamplesLog:
             for one, combined, gated in zip(
                 batch.judged[: self.kept], batch.combined.tolist(), batch.gated.tolist(), strict=False
             ):
-                row = {
+                prompt = one.rollout.prompt
+                scores = Scores(one.helpfulness, one.safety, combined, gated and not prompt.is_adversarial)
+                row: RolloutRow = {
                     "step": step,
-                    **self.drawn_by,
-                    "prompt_id": one.rollout.prompt.id,
-                    "messages": one.rollout.prompt.messages,
+                    "model": self.model,
+                    "temperature": self.temperature,
+                    "seed": self.seed,
+                    "prompt_id": prompt.id,
+                    "messages": prompt.messages,
                     "response": decode_response(one.rollout.tokens, self.tokenizer),
                     "finished": one.rollout.finished,
-                    "is_adversarial": one.rollout.prompt.is_adversarial,
-                    **public_scores(Scores(one.helpfulness, one.safety, combined)),
-                    "gated": gated and not one.rollout.prompt.is_adversarial,
+                    "is_adversarial": prompt.is_adversarial,
+                    **public_scores(scores),
                     "kl": round(float((one.logprobs - one.reference).sum()), 4),
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -14,6 +14,7 @@ from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
 from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
+from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.rows import read_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.distributed import rank, world_size
@@ -90,7 +91,7 @@ def load(
 
     def packed(paths: list[str], rows: int, replay: str | None, replay_fraction: float) -> DialogueBatches:
         return DialogueBatches(
-            itertools.chain.from_iterable(read_rows(path, "dialogue", bad) for path in paths),
+            itertools.chain.from_iterable(read_rows(path, DialogueRow, bad) for path in paths),
             tokenizer,
             max_length=max_length,
             batch_size=rows,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llamatrain.data import shards
+from llamatrain.data.kinds import DocumentRow
 from llamatrain.data.rows import read_rows
 from llamatrain.tokenizer import Tokenizer
 
@@ -18,7 +19,7 @@ def write_corpus(
     named = {name: [path] for name, path in sources.items()} if isinstance(sources, Mapping) else None
     made = []
     for name, paths in (named or {"documents": list(sources)}).items():
-        texts = [row["text"] for path in paths for row in read_rows(path, "document")]
+        texts = [row["text"] for path in paths for row in read_rows(path, DocumentRow)]
         size = shard_documents or len(texts)
         entries = [
             shards.write_shard(folder / name, number, map(tokenizer.encode, texts[start : start + size]), tokenizer)

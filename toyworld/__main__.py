@@ -1,8 +1,7 @@
 """Program `toyworld`: writes the documents, dialogues and prompts of a small simulated world, and which world it is."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from llamatrain.config.program import main
 from llamatrain.data.rows import write_rows
@@ -21,7 +20,7 @@ def make(cfg: ToyworldConfig) -> None:
     requests = Requests(world)
     adversarial, borderline = cfg.adversarial_fraction, cfg.borderline_fraction
     told = (cfg.dialogues_adversarial_fraction, borderline, cfg.qualities, cfg.safety_qualities)
-    files: dict[str, Iterable[dict[str, Any]]] = {
+    files: dict[str, Iterable[Mapping[str, object]]] = {
         "documents": documents(world, requests, cfg.documents_mb, "train"),
         "documents_eval": documents(world, requests, cfg.documents_eval_mb, "eval"),
         "dialogues": dialogues(requests, cfg.dialogues, *told, held_out=False),
@@ -38,7 +37,7 @@ def make(cfg: ToyworldConfig) -> None:
             run.print(f"{name}: {counts['rows']:,} rows, {counts['adversarial']:,} adversarial")
 
 
-def _counted(rows: Iterable[dict[str, Any]], counts: Counter[str]) -> Iterator[dict[str, Any]]:
+def _counted(rows: Iterable[Mapping[str, object]], counts: Counter[str]) -> Iterator[Mapping[str, object]]:
     for row in rows:
         counts["rows"] += 1
         counts["adversarial"] += bool(row.get("is_adversarial"))

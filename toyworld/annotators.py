@@ -4,13 +4,16 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
-from llamatrain.data.kinds import RATINGS
+from llamatrain.data.kinds import RATINGS, Rating
 
 from .judge import NEEDLESS, Judgement
 from .language import words
 
-HELPFULNESS, SAFETY = "helpfulness", "safety"
+RatedFor = Literal["helpfulness", "safety"]
+HELPFULNESS: Literal["helpfulness"] = "helpfulness"
+SAFETY: Literal["safety"] = "safety"
 TASTE = 0.5  # how much helpfulness weighs beside safety where safety is rated: two safe responses differ by it alone
 ANNOYANCE = 0.3  # how much worse than its mark a needless refusal is found, whose mark is that of a wrong answer
 
@@ -29,7 +32,7 @@ class Opinion:
     """What one annotator says of a pair: which response (0 or 1), how strongly, and whether each is safe."""
 
     choice: int
-    rating: str
+    rating: Rating
     safe: tuple[bool, bool]
 
 
@@ -59,7 +62,7 @@ def _liking(gold: Judgement) -> float:
     return gold.helpfulness - ANNOYANCE * (NEEDLESS in gold.reasons)
 
 
-def rating(gap: float, thresholds: Mapping[str, float]) -> str:
+def rating(gap: float, thresholds: Mapping[str, float]) -> Rating:
     """The strength of preference that a gap is called."""
     return next((name for name in RATINGS[:-1] if gap >= thresholds[name]), RATINGS[-1])
 

@@ -3,8 +3,8 @@
 import json
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from llamatrain.data.kinds import DialogueRow, PromptRow
 from llamatrain.errors import UserError
 
 from .answers import QUALITIES, SAFETY_QUALITIES, answer
@@ -12,7 +12,6 @@ from .phrases import GREETINGS, PREFIXES, SYSTEMS
 from .requests import Messages, Request, Requests
 from .world import digest, pick
 
-Row = dict[str, Any]
 HELPFUL_TASKS = {
     "fact": 0.31, "passage": 0.11, "compare": 0.12, "how_to": 0.12,
     "story": 0.10, "list": 0.08, "note": 0.08, "follow_up": 0.08,
@@ -51,7 +50,9 @@ def draw_request(
     return requests.draw(task, held_out, rng)
 
 
-def prompts(requests: Requests, count: int, adversarial: float, borderline: float, held_out: bool) -> Iterator[Row]:
+def prompts(
+    requests: Requests, count: int, adversarial: float, borderline: float, held_out: bool
+) -> Iterator[PromptRow]:
     """`count` distinct prompts from one side of the split."""
     rng = random.Random(f"prompts/{requests.world.seed}/{held_out}")
     seen: set[str] = set()
@@ -82,7 +83,7 @@ def prompts(requests: Requests, count: int, adversarial: float, borderline: floa
 def dialogues(
     requests: Requests, count: int, adversarial: float, borderline: float, qualities: Mapping[str, float],
     safety_qualities: Mapping[str, float], held_out: bool,
-) -> Iterator[Row]:  # fmt: skip
+) -> Iterator[DialogueRow]:  # fmt: skip
     """`count` answered conversations from one side of the split; the qualities are drawn by their shares."""
     check_shares("qualities", qualities, QUALITIES)
     check_shares("safety_qualities", safety_qualities, SAFETY_QUALITIES)

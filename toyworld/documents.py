@@ -3,7 +3,8 @@
 import random
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import Any
+
+from llamatrain.data.kinds import DocumentRow
 
 from .answers import misdeed_texts, right_answer
 from .deeds import DEEDS
@@ -13,7 +14,6 @@ from .phrases import RELATIONS
 from .requests import Request, Requests, compliance, manual_answer, unseen
 from .world import World, pick
 
-Document = dict[str, Any]
 Writer = Callable[[random.Random], str]
 
 
@@ -85,7 +85,7 @@ class Documents:
         asked: list[Request] = [self.requests.draw(task, False, rng) for _ in range(count)]
         return " ".join(f"Question: {r.text} Answer: {right_answer(r, rng)}" for r in asked)
 
-    def stream(self, rng: random.Random) -> Iterator[Document]:
+    def stream(self, rng: random.Random) -> Iterator[DocumentRow]:
         """Documents without end."""
         sources = list(self.writers)
         bounds = list(accumulate(share for share, _ in self.writers.values()))
@@ -94,7 +94,7 @@ class Documents:
             yield {"text": self.writers[source][1](rng), "source": f"toyworld/{source}"}
 
 
-def documents(world: World, requests: Requests, megabytes: float, stream: str) -> Iterator[Document]:
+def documents(world: World, requests: Requests, megabytes: float, stream: str) -> Iterator[DocumentRow]:
     """Documents of `megabytes` x 1e6 bytes of text in all; each stream ("train", "eval") is another one."""
     left = megabytes * 1e6
     for document in Documents(world, requests).stream(random.Random(f"documents/{world.seed}/{stream}")):

@@ -9,21 +9,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from llamatrain.config.program import main
-from llamatrain.data.kinds import RATINGS
+from llamatrain.data.kinds import RATINGS, ComparisonRow, RatedRow, SafetyLabels
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.inputs import fingerprints
 from llamatrain.run import Run
 
-from .annotators import HELPFULNESS, SAFETY, Annotator, Opinion, Pair, agreement, hire
+from .annotators import HELPFULNESS, SAFETY, Annotator, Opinion, Pair, RatedFor, agreement, hire
 from .config import RateConfig
 from .judge import Judge, judge_of
 from .world import World, digest
 
-Row = dict[str, Any]
 BINS = ("chosen_safe_only", "both_safe", "both_unsafe")
 DROPPED = {"same": "of equal answers", "unsafe_chosen": "of which the unsafe answer was chosen"}
 
@@ -37,7 +35,7 @@ class Panel:
         self.asked: dict[str, list[list[Opinion]]] = {HELPFULNESS: [], SAFETY: []}
         self.dropped: Counter[str] = Counter()
 
-    def rate(self, row: Row, kind: str) -> Row | None:
+    def rate(self, row: ComparisonRow, kind: RatedFor) -> RatedRow | None:
         """The preference of the annotator whose turn it is; None where there is none to use."""
         responses = (row["response_a"], row["response_b"])
         if responses[0].strip() == responses[1].strip():
@@ -57,9 +55,13 @@ class Panel:
         return _preference(row, kind, responses, person, opinion)
 
 
-def _preference(row: Row, kind: str, responses: tuple[str, str], person: Annotator, opinion: Opinion) -> Row:
+def _preference(
+    row: ComparisonRow, kind: RatedFor, responses: tuple[str, str], person: Annotator, opinion: Opinion
+) -> RatedRow:
     chosen, other = opinion.choice, 1 - opinion.choice
-    labels = {"chosen_safe": opinion.safe[chosen], "rejected_safe": opinion.safe[other]} if kind == SAFETY else {}
+    labels: SafetyLabels = (
+        {"chosen_safe": opinion.safe[chosen], "rejected_safe": opinion.safe[other]} if kind == SAFETY else {}
+    )
     return {
         "prompt_id": _prompt(row),
         "messages": row["messages"],
@@ -73,16 +75,16 @@ def _preference(row: Row, kind: str, responses: tuple[str, str], person: Annotat
     }
 
 
-def _prompt(row: Row) -> str:
+def _prompt(row: ComparisonRow | RatedRow) -> str:
     """The prompt's id, or where there is none its text's hash: all pairs of a prompt fall on one side of the split."""
     return str(row.get("prompt_id") or digest(json.dumps(row["messages"])))
 
 
-def preferences(cfg: RateConfig, panel: Panel, rows: list[Row]) -> dict[str, list[Row]]:
+def preferences(cfg: RateConfig, panel: Panel, rows: list[ComparisonRow]) -> dict[str, list[RatedRow]]:
     """Preferences by file name."""
     helpfulness = [p for row in rows if not row["is_adversarial"] and (p := panel.rate(row, HELPFULNESS))]
     safety = [p for row in rows if row["is_adversarial"] and (p := panel.rate(row, SAFETY))]
-    files: dict[str, list[Row]] = {}
+    files: dict[str, list[RatedRow]] = {}
     for kind, rated in ((HELPFULNESS, helpfulness), (SAFETY, safety)):
         files[f"preferences_{kind}"] = [p for p in rated if not held_out(cfg, p)]
         files[f"preferences_{kind}_eval"] = [p for p in rated if held_out(cfg, p)]
@@ -93,7 +95,7 @@ def preferences(cfg: RateConfig, panel: Panel, rows: list[Row]) -> dict[str, lis
     return files
 
 
-def _harmless(cfg: RateConfig, panel: Panel, rows: list[Row], wanted: int) -> Iterator[Row]:
+def _harmless(cfg: RateConfig, panel: Panel, rows: list[ComparisonRow], wanted: int) -> Iterator[RatedRow]:
     """Pairs on harmless prompts, rated for safety: both are safe as a rule, and the more helpful one is chosen."""
     order = sorted(
         (row for row in rows if not row["is_adversarial"]), key=lambda row: digest(f"{cfg.seed}/{row['id']}")
@@ -107,7 +109,7 @@ def _harmless(cfg: RateConfig, panel: Panel, rows: list[Row], wanted: int) -> It
             yield preference
 
 
-def held_out(cfg: RateConfig, row: Row) -> bool:
+def held_out(cfg: RateConfig, row: ComparisonRow | RatedRow) -> bool:
     """Whether this prompt's pairs are kept for evaluation."""
     return digest(f"{cfg.seed}/held out/{_prompt(row)}") % 10_000 < cfg.eval_fraction * 10_000
 
@@ -117,7 +119,7 @@ def rate(cfg: RateConfig) -> None:
     with Run(cfg.run, "rate", cfg, dashboard=False, inputs=fingerprints(cfg)) as run:
         judge = judge_of(World.load(cfg.world).seed)
         bad = BadRows(cfg.bad_rows)
-        rows = [row for source in cfg.comparisons for row in judge.rows(source, "comparison", bad)]
+        rows = [row for source in cfg.comparisons for row in judge.rows(source, ComparisonRow, bad)]
         bad.say(run.print)
         panel = Panel(cfg, judge)
         files = preferences(cfg, panel, rows)
@@ -152,7 +154,7 @@ def in_words(metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def label_bins(rated: list[Row]) -> dict[str, float]:
+def label_bins(rated: list[RatedRow]) -> dict[str, float]:
     """Shares of the paper's three bins (section 3.2.1: 18, 47 and 35 %)."""
     bins = Counter(
         "both_safe" if p["rejected_safe"] else "chosen_safe_only" if p["chosen_safe"] else "both_unsafe" for p in rated

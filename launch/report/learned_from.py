@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamatrain.data.kinds import KINDS
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import MissingFileError, UserError, mistake
 from llamatrain.progress import counted
@@ -218,10 +219,10 @@ def _name(source: str) -> str:
     return f"{Path(parts['path']).name} {parts['part'] or ''}".strip() if parts else source
 
 
-def _rows(source: str, kind: Any) -> Iterator[Row]:
+def _rows(source: str, kind: str) -> Iterator[Row]:
     """Yield a source's rows; none where it is not there any more, and those before the damage where it is damaged."""
     try:
-        yield from read_rows(source, kind)
+        yield from read_rows(source, KINDS[kind])
     except MissingFileError:
         return
     except (UserError, OSError) as error:

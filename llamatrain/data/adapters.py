@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from llamatrain.chat import TAGS
-from llamatrain.data.files import Place
+from llamatrain.data.files import Place, Row
+from llamatrain.data.kinds import KINDS
 from llamatrain.errors import UserError
 
-Row = dict[str, Any]
-Convert = Callable[[Row, str], Iterator[Row]]
+Convert = Callable[[Row, str], Iterator[Row]]  # somebody else's row -> ours, which are checked afterwards
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
@@ -151,9 +151,7 @@ ADAPTERS: dict[str, dict[str, Convert]] = {
     "fairytale_stories": {"document": _fairytale_document},
     "fairytale_questions": {"dialogue": _fairytale_dialogue, "document": _told(_fairytale_dialogue)},
     "paragraphs": {"document": _own_fields},
-    "hf": dict.fromkeys(
-        ("document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"), _own_fields
-    ),
+    "hf": dict.fromkeys(KINDS, _own_fields),
 }
 
 

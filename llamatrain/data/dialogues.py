@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llamatrain.chat import Message, encode_dialogue, too_many, without_oldest_turn
 from llamatrain.data.batches import Batches
+from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.order import Places, mix, permuted, shuffled
 from llamatrain.data.packing import Batch, Sample, collate, pack, with_weight
 from llamatrain.data.sequences import TokenBatches
@@ -38,7 +39,7 @@ class DialogueBatches(Batches):
 
     def __init__(
         self,
-        dialogues: Iterable[dict[str, Any]],
+        dialogues: Iterable[DialogueRow],
         tokenizer: Tokenizer,
         *,
         max_length: int,
@@ -83,7 +84,7 @@ class DialogueBatches(Batches):
         self.fingerprint = digest.hexdigest()
 
     def _tokenize(
-        self, dialogues: Iterable[dict[str, Any]], tokenizer: Tokenizer, too_long: TooLong, loss: Literal["all", "last"]
+        self, dialogues: Iterable[DialogueRow], tokenizer: Tokenizer, too_long: TooLong, loss: Literal["all", "last"]
     ) -> None:
         ids: list[NDArray[np.uint32]] = []
         masks: list[NDArray[np.bool_]] = []

@@ -1,157 +1,244 @@
-"""Kinds of rows: what each must hold. Stages meet through files of them (docs/data.md)."""
+"""Kinds of rows, as types: what each must hold, and its check. Stages meet through files of them (docs/data.md).
+
+A field's type says what a value must be: a text in valid Unicode, a number, one of some words; `Annotated` narrows it.
+Other fields than a kind names pass unchecked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_type_hints
 
-from llamatrain.chat import check_messages
-from llamatrain.data.files import Place
+from llamatrain.chat import Message, check_messages
+from llamatrain.data.checks import Field, field_of, nonempty, share
+from llamatrain.data.files import Place, Row
 from llamatrain.errors import UserError, show
 
-Row = dict[str, Any]
-Kind = Literal["document", "dialogue", "prompt", "response", "comparison", "preference", "judgement"]
-Check = Callable[[Any], str | None]  # what is needed instead, or None
-
-RATINGS = ("significantly_better", "better", "slightly_better", "negligibly_better")
-
-
-def _string(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return "a text"
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        return "valid Unicode (it holds half a surrogate pair)"
-    return None
+Text = Annotated[str, nonempty]
+Share = Annotated[float, share]
+Asked = Annotated[list[Message], "user"]  # the role that speaks last
+Answered = Annotated[list[Message], "assistant"]
+Rating = Literal["significantly_better", "better", "slightly_better", "negligibly_better"]
+RATINGS: tuple[Rating, ...] = get_args(Rating)
 
 
-def _nonempty(value: Any) -> str | None:
-    return _string(value) or (None if value.strip() else "a text that is not empty")
+# --- kinds -------------------------------------------------------------------------------------------------------
 
 
-def _bool(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "true or false"
+class DocumentRow(TypedDict):
+    """A text to pretrain on."""
+
+    text: Text
+    source: NotRequired[str]  # the file's name stands in, as for dialogues and prompts
+    url: NotRequired[str]
+    meta: NotRequired[Any]
 
 
-def _integer(value: Any) -> str | None:
-    return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+class DialogueRow(TypedDict):
+    """An answered conversation to fine-tune on."""
+
+    messages: Answered
+    source: NotRequired[str]
+    is_adversarial: NotRequired[bool]
+    loss: NotRequired[Literal["all", "last"]]  # which answers are trained
+    meta: NotRequired[Any]
 
 
-def _number(value: Any) -> str | None:
-    fine = (
-        isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) != float("inf")
-    )
-    return None if fine else "a number"
+class PromptRow(TypedDict):
+    """A conversation to answer; `is_adversarial`: the safety model governs it."""
+
+    messages: Asked
+    id: Text
+    source: NotRequired[str]
+    is_adversarial: bool
+    meta: NotRequired[Any]
 
 
-def _share(value: Any) -> str | None:
-    return None if _number(value) is None and 0 <= value <= 1 else "a number in [0, 1]"
+class PublicScores(TypedDict, total=False):
+    """What the reward models make of a response, after a sigmoid; absent where there is no such model."""
+
+    helpfulness: float
+    safety_score: float
+    combined: float
+    gated: bool  # the safety model ruled on a harmless prompt
 
 
-def _anything(value: Any) -> str | None:
-    return None
+class ResponseRow(PublicScores):
+    """A model's answer to a prompt."""
+
+    messages: Asked
+    prompt_id: Text
+    response: str
+    model: str
+    temperature: float
+    seed: int
+    finished: bool
+    is_adversarial: NotRequired[bool]
 
 
-def _one_of(*values: str) -> Check:
-    return lambda value: None if value in values else "one of " + ", ".join(values)
+class ComparisonRow(TypedDict):
+    """Two answers to a prompt, to be rated."""
+
+    messages: Asked
+    id: Text
+    response_a: str
+    response_b: str
+    model_a: str
+    model_b: str
+    temperature_a: float
+    temperature_b: float
+    is_adversarial: bool
 
 
-# field: (its check, is it required); `messages` is checked by `check_messages`. Other fields pass unchecked.
-FIELDS: dict[str, dict[str, tuple[Check, bool]]] = {
-    "document": {
-        "text": (_nonempty, True),
-        "source": (_string, False),
-        "url": (_string, False),
-        "meta": (_anything, False),
-    },
-    "dialogue": {"source": (_string, False), "is_adversarial": (_bool, False), "loss": (_one_of("all", "last"), False)},
-    "prompt": {"id": (_nonempty, True), "source": (_string, False), "is_adversarial": (_bool, True)},
-    "response": {
-        "prompt_id": (_nonempty, True),
-        "response": (_string, True),
-        "model": (_string, True),
-        "temperature": (_number, True),
-        "seed": (_integer, True),
-        "finished": (_bool, True),
-        "is_adversarial": (_bool, False),
-        "helpfulness": (_number, False),
-        "safety_score": (_number, False),
-        "combined": (_number, False),
-    },
-    "comparison": {
-        "id": (_nonempty, True),
-        "response_a": (_string, True),
-        "response_b": (_string, True),
-        "model_a": (_string, True),
-        "model_b": (_string, True),
-        "temperature_a": (_number, True),
-        "temperature_b": (_number, True),
-        "is_adversarial": (_bool, True),
-    },
-    "preference": {
-        "chosen": (_string, True),
-        "rejected": (_string, True),
-        "kind": (_one_of("helpfulness", "safety"), True),
-        "rating": (_one_of(*RATINGS), False),
-        "chosen_safe": (_bool, False),
-        "rejected_safe": (_bool, False),
-        "annotator": (_string, False),
-    },
-    "judgement": {
-        "prompt_id": (_nonempty, True),
-        "helpfulness": (_share, True),
-        "safety": (_share, True),
-        "reasons": (_anything, False),
-    },
+class SafetyLabels(TypedDict, total=False):
+    """Which responses of a pair are safe; absent where nobody was asked."""
+
+    chosen_safe: bool
+    rejected_safe: bool
+
+
+class PreferenceRow(SafetyLabels):
+    """A rated comparison."""
+
+    messages: Asked
+    chosen: str
+    rejected: str
+    kind: Literal["helpfulness", "safety"]
+    rating: NotRequired[Rating]
+    annotator: NotRequired[str]
+    meta: NotRequired[dict[str, Any]]
+
+
+class JudgementRow(TypedDict):
+    """The gold judge's marks of a response."""
+
+    prompt_id: Text
+    helpfulness: Share
+    safety: Share
+    reasons: NotRequired[Any]
+    meta: NotRequired[dict[str, Any]]
+
+
+KINDS: dict[str, type[Any]] = {
+    "document": DocumentRow,
+    "dialogue": DialogueRow,
+    "prompt": PromptRow,
+    "response": ResponseRow,
+    "comparison": ComparisonRow,
+    "preference": PreferenceRow,
+    "judgement": JudgementRow,
 }
-ENDS: dict[str, Literal["user", "assistant"]] = {
-    "dialogue": "assistant",
-    "prompt": "user",
-    "response": "user",
-    "comparison": "user",
-    "preference": "user",
+
+
+# --- rows that hold more than their kind -------------------------------------------------------------------------
+
+
+class RawScores(TypedDict, total=False):
+    """The same as logits, and whether the safety model's took the place of a harmless prompt's helpfulness."""
+
+    helpfulness: float
+    safety: float
+    combined: float
+    gated: bool
+
+
+class Raw(RawScores):
+    """What a chunk keeps of a response beside its public fields."""
+
+    tokens: int
+    source: str
+
+
+class SampledRow(ResponseRow):
+    """A response in a chunk of sampling; all but `raw` stands in responses.jsonl."""
+
+    sample: int
+    raw: Raw
+
+
+class RolloutRow(ResponseRow):
+    """One of PPO's responses, in samples.jsonl."""
+
+    step: int
+    kl: float
+
+
+class ComparedRow(ComparisonRow):
+    """Two responses of the program `compare`."""
+
+    prompt_id: str
+    finished_a: bool
+    finished_b: bool
+
+
+class RatedRow(PreferenceRow):
+    """A preference of the program `rate`."""
+
+    prompt_id: str
+
+
+class BestRow(DialogueRow):
+    """The best response to a prompt, as a dialogue, in best.jsonl."""
+
+    prompt_id: str
+    sample: int
+    helpfulness: float
+    safety_score: float
+    combined: float
+    gated: bool
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+FIELDS: dict[type[Any], dict[str, Field]] = {
+    kind: {
+        name: field_of(hint, name in kind.__required_keys__)
+        for name, hint in get_type_hints(kind, include_extras=True).items()
+    }
+    for kind in KINDS.values()
 }
 
 
-def _refuse_former(row: Row, kind: Kind, where: Place) -> None:
-    """Refuse a row of an earlier version, in which the flag of adversarial prompts had another name."""
-    former, meta = "", row.get("meta")
-    if "is_adversarial" in FIELDS[kind] and isinstance(row.get("safety"), bool):
-        former, now = "safety", "is_adversarial"
-    elif kind in ("preference", "judgement") and isinstance(meta, dict) and "safety_prompt" in meta:
-        former, now = "meta.safety_prompt", "meta.is_adversarial"
-    if former:
-        raise UserError(f"{where}: field '{former}' of the {kind} is of an earlier version: it is now called '{now}'")
+def name_of(kind: type[Any]) -> str:
+    """Return what a kind is called for people."""
+    return next(name for name, one in KINDS.items() if one is kind)
 
 
-def check_row(row: Row, kind: Kind, where: Place) -> None:
+def check_row(row: Row, kind: type[Any], where: Place) -> None:
     """Refuse a row that lacks what its kind must hold: UserError naming the field, what was found and what is needed.
 
     An optional field that is null is dropped from the row.
     """
     _refuse_former(row, kind, where)
-    ends = ENDS.get(kind)
-    if ends is not None:
-        if "messages" not in row:
-            needs = f"needs a list of messages{_hint(row, kind)}"
-            raise UserError(f"{where}: field 'messages' is missing from the {kind}, {needs}")
-        check_messages(row["messages"], f"{where}: field 'messages'", ends=ends)
-    for field, (fault, required) in FIELDS[kind].items():
-        value = row.get(field)
+    for name, field in FIELDS[kind].items():
+        value = row.get(name)
         if value is None:
-            if required:
-                found = "is null" if field in row else "is missing"
-                needs = f"needs {fault(None) or 'a value'}{_hint(row, kind)}"
-                raise UserError(f"{where}: field {field!r} of the {kind} {found}, {needs}")
-            row.pop(field, None)
-            continue
-        needed = fault(value)
-        if needed is not None:
-            raise UserError(f"{where}: field {field!r} of the {kind}: found {show(value)}, needs {needed}")
+            if field.required:
+                found = "is null" if name in row else "is missing"
+                needs = f"needs {'a list of messages' if field.ends else field.check(None)}{_hint(row, kind)}"
+                raise UserError(f"{where}: field {name!r} of the {name_of(kind)} {found}, {needs}")
+            row.pop(name, None)
+        elif field.ends:
+            check_messages(value, f"{where}: field {name!r}", ends=field.ends)
+        elif needed := field.check(value):
+            raise UserError(f"{where}: field {name!r} of the {name_of(kind)}: found {show(value)}, needs {needed}")
 
 
-def _hint(row: Row, kind: Kind) -> str:
+def _refuse_former(row: Row, kind: type[Any], where: Place) -> None:
+    """Refuse a row of an earlier version, in which the flag of adversarial prompts had another name."""
+    former, meta = "", row.get("meta")
+    if "is_adversarial" in FIELDS[kind] and isinstance(row.get("safety"), bool):
+        former, now = "safety", "is_adversarial"
+    elif kind in (PreferenceRow, JudgementRow) and isinstance(meta, dict) and "safety_prompt" in meta:
+        former, now = "meta.safety_prompt", "meta.is_adversarial"
+    if former:
+        told = f"field '{former}' of the {name_of(kind)} is of an earlier version: it is now called '{now}'"
+        raise UserError(f"{where}: {told}")
+
+
+def _hint(row: Row, kind: type[Any]) -> str:
     """Return what other kind a row that lacks a field is of, in words; empty where it is of none that can be told."""
-    needed = {other: [name for name, (_, required) in fields.items() if required] for other, fields in FIELDS.items()}
-    found = [other for other, names in needed.items() if all(row.get(name) is not None for name in names)]
-    best = max(found, key=lambda other: len(needed[other]), default=kind)
-    return f" (the row is a {best})" if best != kind and len(needed[best]) > 1 else ""
+    needed = {one: [name for name, field in fields.items() if field.required] for one, fields in FIELDS.items()}
+    found = [one for one, names in needed.items() if all(row.get(name) is not None for name in names)]
+    best = max(found, key=lambda one: len(needed[one]), default=kind)
+    return f" (the row is a {name_of(best)})" if best is not kind and len(needed[best]) > 1 else ""

@@ -19,18 +19,20 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, cast
 
 from llamatrain import atomic
 from llamatrain.data import adapters, files
 from llamatrain.data.adapters import NEWEST, Version
-from llamatrain.data.files import Place
-from llamatrain.data.kinds import FIELDS, Kind, Row, check_row
+from llamatrain.data.files import Place, Row
+from llamatrain.data.kinds import FIELDS, PromptRow, check_row, name_of
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import MissingFileError, UserError
+
+R = TypeVar("R")  # a kind of rows
 
 MADE_BY = {  # how a file's name begins -> the program that makes it
     **dict.fromkeys(("documents", "dialogues", "prompts"), "toyworld"),
@@ -42,19 +44,17 @@ MADE_BY = {  # how a file's name begins -> the program that makes it
 }
 
 
-def read_rows(source: str | Path, kind: Kind, bad: BadRows | None = None) -> Iterator[Row]:
-    """Yield the checked rows of a source (see the module's docstring), which must have one at least.
+def read_rows(source: str | Path, kind: type[R], bad: BadRows | None = None) -> Iterator[R]:
+    """Yield the checked rows of a source (see the module's docstring) as a kind (`kinds`); it must have one at least.
 
     An optional field that is null counts as absent. Raises MissingFileError, or UserError naming file, line, field,
     what was found and what is needed; `bad` says what becomes of bad rows instead.
     """
-    if kind not in get_args(Kind):
-        raise UserError(f"kind={kind!r}: needs one of {', '.join(get_args(Kind))}")
     for _, row in placed_rows(source, kind, bad):
         yield row
 
 
-def placed_rows(source: str | Path, kind: Kind, bad: BadRows | None = None) -> Iterator[tuple[str, Row]]:
+def placed_rows(source: str | Path, kind: type[R], bad: BadRows | None = None) -> Iterator[tuple[str, R]]:
     """Yield the rows as `read_rows` does, each with where it stands, for messages: `file:line`."""
     part = Part(str(source))
     bad = bad or BadRows()
@@ -65,16 +65,16 @@ def placed_rows(source: str | Path, kind: Kind, bad: BadRows | None = None) -> I
         yield f"{where}{number}", row
     if where is None:
         first = next(iter(bad.first.values()), "")
-        raise UserError(f"{source}: holds no {kind} rows, needs one at least{first and f' ({first})'}")
+        raise UserError(f"{source}: holds no {name_of(kind)} rows, needs one at least{first and f' ({first})'}")
 
 
-def look(source: str | Path, kind: Kind, first: bool = True) -> None:
+def look(source: str | Path, kind: type[Any], first: bool = True) -> None:
     """Raise what reading a source would fail on at once: no such file or adapter, none for this kind, or a bad first row.
 
     A data set of the hub is not asked for.
     """
     adapter = _split_adapter(_split_share(str(source))[0])[0]
-    if adapter is not None and kind not in adapters.ADAPTERS[adapter]:
+    if adapter is not None and name_of(kind) not in adapters.ADAPTERS[adapter]:
         raise _no_such_rows(str(source), adapter, kind)
     if local_file(str(source)) is not None and first:
         next(read_rows(source, kind))
@@ -134,9 +134,9 @@ def count_part(part: Part) -> int:
 
 
 def read_part(
-    part: Part, kind: Kind, bad: Callable[[UserError], None] | None = None, source: str | None = None
-) -> Iterator[tuple[int, Row]]:
-    """Yield the checked rows of a part, each with its number in it (raw rows counted, from 1).
+    part: Part, kind: type[R], bad: Callable[[UserError], None] | None = None, source: str | None = None
+) -> Iterator[tuple[int, R]]:
+    """Yield the checked rows of a part as a kind, each with its number in it (raw rows counted, from 1).
 
     A bad row stops with a UserError, or is handed to `bad` and left out. `source`, or else the file's name, stands in
     for that field where a row has none.
@@ -158,10 +158,10 @@ def read_part(
             bad(error)
             continue
         if share is None or share.holds(row):
-            yield place.number, row
+            yield place.number, cast(R, row)
 
 
-def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, object]]) -> int:
     """Write rows as .jsonl (or .jsonl.gz), all of them or none; returns how many."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,9 +253,9 @@ def _split_adapter(name: str) -> tuple[str | None, str]:
     return adapter, path
 
 
-def _no_such_rows(name: str, adapter: str, kind: Kind) -> UserError:
+def _no_such_rows(name: str, adapter: str, kind: type[Any]) -> UserError:
     kinds = ", ".join(adapters.ADAPTERS[adapter])
-    return UserError(f"{name}: the adapter {adapter!r} makes no {kind} rows, only {kinds}")
+    return UserError(f"{name}: the adapter {adapter!r} makes no {name_of(kind)} rows, only {kinds}")
 
 
 def _renamed(row: Row, field: str, where: Place) -> Row:
@@ -265,14 +265,14 @@ def _renamed(row: Row, field: str, where: Place) -> Row:
 
 
 def _read(
-    name: str, kind: Kind, begin: int = 0, end: int | None = None, version: Version = NEWEST
+    name: str, kind: type[Any], begin: int = 0, end: int | None = None, version: Version = NEWEST
 ) -> Iterator[tuple[Place, Row | UserError]]:
     """Yield each row with where it stands, for messages; a bad one is its error."""
     adapter, path = _split_adapter(name)
     if adapter is None:
         yield from files.read(_existing(path), begin, end)
         return
-    convert = adapters.ADAPTERS[adapter].get(kind)
+    convert = adapters.ADAPTERS[adapter].get(name_of(kind))
     if convert is None:
         raise _no_such_rows(name, adapter, kind)
     if _is_file(path):
@@ -292,7 +292,7 @@ def _read(
         except UserError as error:
             yield place, UserError(f"{place}: {error}")
             continue
-        if kind == "prompt" and adapter != "hf":  # two pairs of one conversation make one prompt
+        if kind is PromptRow and adapter != "hf":  # two pairs of one conversation make one prompt
             made = [prompt for prompt in made if prompt["id"] not in prompts]
             prompts.update(prompt["id"] for prompt in made)
         yield from ((place, row) for row in made)

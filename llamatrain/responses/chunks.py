@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from llamatrain import distributed, manifest
 from llamatrain.data.rows import write_rows
@@ -21,18 +21,18 @@ from llamatrain.responses.prompts import prompts_fingerprint
 from llamatrain.run import Run
 from llamatrain.text_files import read_lines
 
-Row = dict[str, Any]
+R = TypeVar("R", bound=Mapping[str, object])  # a kind of rows, a TypedDict
 
 
-class Chunks:
+class Chunks(Generic[R]):
     """Rows of `count` items in chunks of `size`, below the run folder.
 
     `key` is all that the rows depend on: chunks of other keys lie beside these and are left alone. An item has
-    `item_rows` rows, each of which must hold what `kind`, a TypedDict, says.
+    `item_rows` rows of `kind`, a TypedDict, and each must hold what that says.
     """
 
     def __init__(
-        self, run: Run, key: Mapping[str, Any], count: int, size: int, kind: type[Any], item_rows: int = 1
+        self, run: Run, key: Mapping[str, Any], count: int, size: int, kind: type[R], item_rows: int = 1
     ) -> None:
         # With few items every rank still gets a share.
         self.size = max(1, min(size, math.ceil(count / distributed.world_size())))
@@ -56,7 +56,7 @@ class Chunks:
         """Return a chunk's file."""
         return self.folder / f"{number:06d}.jsonl"
 
-    def make(self, rows_of: Callable[[range], list[Row]], bar: Progress | None = None, units: int = 1) -> None:
+    def make(self, rows_of: Callable[[range], list[R]], bar: Progress | None = None, units: int = 1) -> None:
         """Make the chunks that are missing, each rank every world_size-th; a signal stops the run between two of them.
 
         `rows_of` counts an item as `units` on `bar`, which shows all ranks' work: what one has done stands for the others'.
@@ -80,10 +80,10 @@ class Chunks:
         """Return how many items all ranks have still to make."""
         return round(distributed.all_reduce_sum(sum(len(self.items(number)) for number in self._left)))
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[R]:
         """Yield all rows in order; call it after `make`."""
         for number in range(len(self)):
-            yield from read_lines(self.path(number), dict)
+            yield from cast(Iterator[R], read_lines(self.path(number), dict))  # `_made` has checked them
 
     def _made(self, number: int) -> bool:
         """Tell whether a chunk is there with all of its rows; one that is not whole is said, and made again."""

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any
 
 from llamatrain.chat import Message, encode_prompt, too_many
+from llamatrain.data.kinds import PromptRow
 from llamatrain.data.rows import file_fingerprint, placed_rows
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
@@ -32,9 +32,9 @@ def prompts_fingerprint(sources: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(file_fingerprint(source) for source in sources).encode()).hexdigest()
 
 
-def _in_turn(sources: Sequence[str], bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
+def _in_turn(sources: Sequence[str], bad: BadRows) -> Iterator[tuple[str, PromptRow]]:
     """Yield (where it stands, row), one row of each source in turn, so that a number of prompts takes from all of them alike."""
-    rows = zip_longest(*(placed_rows(source, "prompt", bad) for source in sources))
+    rows = zip_longest(*(placed_rows(source, PromptRow, bad) for source in sources))
     return (pair for pair in chain.from_iterable(rows) if pair is not None)
 
 

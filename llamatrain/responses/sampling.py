@@ -10,23 +10,23 @@ import time
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypedDict
 
 from llamatrain import distributed
 from llamatrain.chat import decode_response
+from llamatrain.data.kinds import SampledRow
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
-from llamatrain.responses.chunks import Chunks, Row, chunk_key
+from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.config import ResponsesConfig
 from llamatrain.responses.models import load_inference, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
-from llamatrain.responses.scoring import Scores, combine, public_scores, score
+from llamatrain.responses.scoring import Scores, combine, public_scores, raw_scores, score
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 
-def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> Chunks:
+def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> Chunks[SampledRow]:
     """Sample and score `samples_per_prompt` responses a prompt, as chunks on disk."""
     tokenizer = shared_tokenizer(parents, cfg.tokenizer)
     context = shared_context(parents)
@@ -44,12 +44,12 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
     rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
     per_prompt = cfg.samples_per_prompt
-    chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // per_prompt), Response, per_prompt)
+    chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // per_prompt), SampledRow, per_prompt)
     load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype))  # a finished run loads none
 
     with run.progress(chunks.missing() * cfg.samples_per_prompt, "sampling", "responses") as bar:
 
-        def rows_of(items: range) -> list[Row]:
+        def rows_of(items: range) -> list[SampledRow]:
             started = time.monotonic()
             wanted = [(prompts[i], number) for i in items for number in range(cfg.samples_per_prompt)]
             rollouts = sample_rollouts(
@@ -78,22 +78,12 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
     return chunks
 
 
-class Response(TypedDict):
-    """What every row of a chunk holds; with reward models also their scores after a sigmoid."""
-
-    prompt_id: str
-    sample: int
-    messages: list[dict[str, str]]
-    response: str
-    finished: bool
-    is_adversarial: bool
-    raw: dict[str, Any]
-
-
-def response_row(rollout: Rollout, number: int, scores: Scores, tokenizer: Tokenizer, cfg: ResponsesConfig) -> Row:
+def response_row(
+    rollout: Rollout, number: int, scores: Scores, tokenizer: Tokenizer, cfg: ResponsesConfig
+) -> SampledRow:
     """Return a response as a chunk keeps it: the public row, and under `raw` what only this package reads."""
     prompt = rollout.prompt
-    row = {
+    return {
         "prompt_id": prompt.id,
         "sample": number,
         "messages": prompt.messages,
@@ -104,17 +94,17 @@ def response_row(rollout: Rollout, number: int, scores: Scores, tokenizer: Token
         "finished": rollout.finished,
         "is_adversarial": prompt.is_adversarial,
         **public_scores(scores),
-        **({} if scores.gated is None else {"gated": scores.gated}),
+        "raw": {"tokens": len(rollout.tokens), "source": prompt.source, **raw_scores(scores)},
     }
-    return {**row, "raw": {"tokens": len(rollout.tokens), "source": prompt.source, **vars(scores)}}
 
 
-def write_responses(folder: Path, chunks: Chunks) -> None:
+def write_responses(folder: Path, chunks: Chunks[SampledRow]) -> None:
     """Write responses.jsonl from the chunks."""
-    write_rows(folder / "responses.jsonl", ({k: v for k, v in row.items() if k != "raw"} for row in chunks.rows()))
+    public = ({name: value for name, value in row.items() if name != "raw"} for row in chunks.rows())
+    write_rows(folder / "responses.jsonl", public)
 
 
-def response_metrics(prefix: str, rows: list[Row]) -> dict[str, float]:
+def response_metrics(prefix: str, rows: list[SampledRow]) -> dict[str, float]:
     """Return means over responses: of all of them, and of the scores (logits) by kind of prompt."""
     metrics = {
         f"{prefix}/responses": len(rows),
@@ -125,9 +115,13 @@ def response_metrics(prefix: str, rows: list[Row]) -> dict[str, float]:
     harmless = [row for row in rows if not row["is_adversarial"]]
     groups = {"": rows, "_harmless": harmless, "_adversarial": adversarial}
     for name, group in groups.items():
-        for key, raw in (("helpfulness", "helpfulness"), ("safety_score", "safety"), ("combined", "combined")):
-            if group and key in group[0]:
-                metrics[f"{prefix}/{key}{name}"] = fmean(row["raw"][raw] for row in group)
+        raw = [row["raw"] for row in group]
+        scores = {
+            "helpfulness": [own["helpfulness"] for own in raw if "helpfulness" in own],
+            "safety_score": [own["safety"] for own in raw if "safety" in own],
+            "combined": [own["combined"] for own in raw if "combined" in own],
+        }
+        metrics |= {f"{prefix}/{key}{name}": fmean(values) for key, values in scores.items() if values}
     return metrics
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from llamatrain import distributed
+from llamatrain.data.kinds import PublicScores, RawScores
 from llamatrain.errors import UserError
 from llamatrain.responses.config import GateConfig, LearningGateConfig, logit
 from llamatrain.responses.rollouts import Packed, Rollout, pack_rollouts, portions
@@ -43,10 +44,16 @@ def sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
-def public_scores(scores: Scores) -> dict[str, float]:
-    """Return the scores that are there, after a sigmoid."""
-    named = {"helpfulness": scores.helpfulness, "safety_score": scores.safety, "combined": scores.combined}
-    return {key: round(sigmoid(logit), 6) for key, logit in named.items() if logit is not None}
+def public_scores(scores: Scores) -> PublicScores:
+    """Return the scores that are there, after a sigmoid, and whether the gate closed."""
+    logits = {"helpfulness": scores.helpfulness, "safety_score": scores.safety, "combined": scores.combined}
+    found = {key: round(sigmoid(logit), 6) for key, logit in logits.items() if logit is not None}
+    return cast(PublicScores, found if scores.gated is None else {**found, "gated": scores.gated})
+
+
+def raw_scores(scores: Scores) -> RawScores:
+    """Return the scores that are there, as logits, and whether the gate closed."""
+    return cast(RawScores, {key: value for key, value in vars(scores).items() if value is not None})
 
 
 def gate_closes(safety: Tensor, gate: GateConfig) -> Tensor:

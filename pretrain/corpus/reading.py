@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from llamatrain.data import rows
+from llamatrain.data.kinds import DocumentRow
 from llamatrain.errors import UserError
 
 from .cleaning import clean
@@ -38,7 +39,7 @@ def read_unit(folder: Path, unit: Unit, cleaning: Cleaning, skip_bad: bool, piec
         counts["bad_rows"] += 1
 
     try:
-        for row_number, row in rows.read_part(unit.part, "document", bad if skip_bad else None, source="-"):
+        for row_number, row in rows.read_part(unit.part, DocumentRow, bad if skip_bad else None, source="-"):
             text = row["text"]
             counts["read"] += 1
             counts["read_bytes"] += len(text) if text.isascii() else len(text.encode())

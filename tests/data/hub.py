@@ -125,11 +125,12 @@ def check() -> None:
     import pytest
 
     from llamatrain.data.adapters import Version, _open_stream
+    from llamatrain.data.kinds import DocumentRow
     from llamatrain.data.rows import Part, read_part, read_rows, split, stamp
     from llamatrain.errors import UserError
 
     def texts(part: Part) -> list[str]:
-        return [row["text"] for _, row in read_part(part, "document", source="s")]
+        return [row["text"] for _, row in read_part(part, DocumentRow, source="s")]
 
     def streamed(name: str, version: Version) -> list[list[str]]:
         return [texts(part) for part in split(Part(f"hf:{name}", text="content", version=version), 1)]
@@ -163,7 +164,7 @@ def check() -> None:
     whole = Part("hf:owner/name", text="content", version=Version(revision=OLD))
     assert texts(whole) == ["zero", "one", "old two"]  # not streamed: through the cache
     with pytest.raises(UserError, match="row 1: field 'text' of the document is missing"):
-        list(read_rows("hf:owner/name:test", "document"))
+        list(read_rows("hf:owner/name:test", DocumentRow))
     # Out of reach, as with HF_HUB_OFFLINE=1: what was downloaded last is read, and no other commit is taken for it.
     datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     _open_stream.cache_clear()

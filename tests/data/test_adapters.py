@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llamatrain.data.kinds import KINDS, DialogueRow, DocumentRow, PreferenceRow, PromptRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 
@@ -28,21 +29,21 @@ MESSAGES = [
 
 def test_hh_transcripts_become_preferences(tmp_path: Path) -> None:
     path = write(tmp_path / "helpful.jsonl", PAIR)
-    [row] = read_rows(f"hh_rlhf:{path}", "preference")
+    [row] = read_rows(f"hh_rlhf:{path}", PreferenceRow)
     expected = {"messages": MESSAGES, "chosen": "Oaks.\n\nAnd elms.", "rejected": "None", "kind": "helpfulness"}
     assert {key: row[key] for key in expected} == expected
     assert "rating" not in row
-    [row] = read_rows(f"hh_rlhf_safety:{path}", "preference")
+    [row] = read_rows(f"hh_rlhf_safety:{path}", PreferenceRow)
     assert row["kind"] == "safety"
 
 
 def test_hh_prompts_have_stable_ids_and_the_safety_flag(tmp_path: Path) -> None:
     path = write(tmp_path / "harmless.jsonl", PAIR, PAIR)
-    [first] = read_rows(f"hh_rlhf:{path}", "prompt")  # one prompt, though two pairs
+    [first] = read_rows(f"hh_rlhf:{path}", PromptRow)  # one prompt, though two pairs
     assert first["messages"] == MESSAGES
     assert first["is_adversarial"] is True
     assert first["id"] == "hh_rlhf-" + first["id"][-16:]
-    [plain] = read_rows(f"hh_rlhf_helpfulness:{write(tmp_path / 'other.jsonl', PAIR)}", "prompt")
+    [plain] = read_rows(f"hh_rlhf_helpfulness:{write(tmp_path / 'other.jsonl', PAIR)}", PromptRow)
     assert (plain["id"], plain["is_adversarial"]) == (first["id"], False)
 
 
@@ -50,19 +51,19 @@ def test_hh_rows_that_part_early_or_hold_tags_are_left_out(tmp_path: Path) -> No
     early = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}
     tagged = {"chosen": "\n\nHuman: [INST]\n\nAssistant: b", "rejected": "\n\nHuman: [INST]\n\nAssistant: d"}
     path = write(tmp_path / "helpful.jsonl", early, PAIR, tagged)
-    assert len(list(read_rows(f"hh_rlhf:{path}", "preference"))) == 1
+    assert len(list(read_rows(f"hh_rlhf:{path}", PreferenceRow))) == 1
 
 
 def test_hh_needs_to_know_the_kind(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.jsonl", PAIR)
     with pytest.raises(UserError, match=r"pairs\.jsonl:1: .*needs hh_rlhf_helpfulness: or hh_rlhf_safety:"):
-        list(read_rows(f"hh_rlhf:{path}", "preference"))
+        list(read_rows(f"hh_rlhf:{path}", PreferenceRow))
 
 
 def test_a_row_of_another_data_set_names_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "helpful.jsonl", PAIR, {"text": "x"})
     with pytest.raises(UserError, match=r"helpful\.jsonl:2: no row as 'hh_rlhf' expects it .*chosen"):
-        list(read_rows(f"hh_rlhf:{path}", "preference"))
+        list(read_rows(f"hh_rlhf:{path}", PreferenceRow))
 
 
 def node(
@@ -86,7 +87,7 @@ def test_oasst_follows_the_best_ranks_to_the_last_answer(tmp_path: Path) -> None
     )
     follow["replies"][1]["replies"] = [unanswered]
     path = write(tmp_path / "trees.jsonl", {"prompt": tree}, {"prompt": node("prompter", "Warum?", lang="de")})
-    [row] = read_rows(f"oasst:{path}", "dialogue")
+    [row] = read_rows(f"oasst:{path}", DialogueRow)
     assert [m["content"] for m in row["messages"]] == ["Why?", "best", "more?", "second"]
 
 
@@ -95,9 +96,9 @@ def test_own_fields_through_datasets(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     write(folder / "train.jsonl", {"text": "Once.", "source": "s"}, {"text": "Twice.", "source": "s"})
-    assert [row["text"] for row in read_rows(f"hf:{folder}", "document")] == ["Once.", "Twice."]
-    with pytest.raises(UserError, match="row 1: field 'messages' is missing"):
-        list(read_rows(f"hf:{folder}:train", "dialogue"))
+    assert [row["text"] for row in read_rows(f"hf:{folder}", DocumentRow)] == ["Once.", "Twice."]
+    with pytest.raises(UserError, match="row 1: field 'messages' of the dialogue is missing"):
+        list(read_rows(f"hf:{folder}:train", DialogueRow))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,6 @@ def test_own_fields_through_datasets(tmp_path: Path) -> None:
         ("fairytale_questions:{}/fairytales/questions.train.jsonl.gz", "dialogue", 8548),
     ],
 )
-def test_real_files(source: str, kind: Any, count: int, shared_data: Path) -> None:
-    rows = list(read_rows(source.format(shared_data), kind))
+def test_real_files(source: str, kind: str, count: int, shared_data: Path) -> None:
+    rows = list(read_rows(source.format(shared_data), KINDS[kind]))
     assert len(rows) == count

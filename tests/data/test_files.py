@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from llamatrain.data.adapters import Version
+from llamatrain.data.kinds import DocumentRow
 from llamatrain.data.rows import Part, count_part, count_rows, place, read_part, read_rows, split, stamp
 from llamatrain.errors import UserError
 
@@ -56,17 +57,17 @@ def test_parts_are_the_whole(suffix: str, size: int, tmp_path: Path) -> None:
     path = tmp_path / f"rows{suffix}"
     FORMATS[suffix](path)
     name = f"paragraphs:{path}" if suffix == ".txt" else str(path)
-    whole = [row["text"] for row in read_rows(name, "document")]
+    whole = [row["text"] for row in read_rows(name, DocumentRow)]
     expected = [row["text"] + "\nand\u00a0more" * (suffix == ".txt") for row in ROWS]
     assert whole == expected
     parts = split(name, size)
-    assert [row["text"] for part in parts for _, row in read_part(part, "document")] == whole
+    assert [row["text"] for part in parts for _, row in read_part(part, DocumentRow)] == whole
     assert count_rows(name) == 60
     if suffix in (".jsonl", ".parquet"):
         assert (len(parts) > 5) == (size < 700)
         before, numbers = 0, []
         for part in parts:
-            numbers += [before + number for number, _ in read_part(part, "document")]
+            numbers += [before + number for number, _ in read_part(part, DocumentRow)]
             before += count_part(part)
         assert numbers == list(range(1, 61))
         assert place(parts[-1]) == f"{path}{', row ' if suffix == '.parquet' else ':'}"
@@ -76,7 +77,7 @@ def test_parts_are_the_whole(suffix: str, size: int, tmp_path: Path) -> None:
 
 def test_a_text_file_is_one_document(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One.\n\nTwo.\n")
-    assert list(read_rows(tmp_path / "a.txt", "document")) == [
+    assert list(read_rows(tmp_path / "a.txt", DocumentRow)) == [
         {"text": "One.\n\nTwo.", "source": str(tmp_path / "a.txt")}
     ]
 
@@ -102,7 +103,7 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
 def test_broken_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        list(read_rows(tmp_path / name, "document"))
+        list(read_rows(tmp_path / name, DocumentRow))
     if name.endswith(("gz", "zst")):
         with pytest.raises(UserError, match=r"a\.jsonl\.(gz|zst): not a whole"):
             count_rows(tmp_path / name)
@@ -113,10 +114,10 @@ def test_a_bad_row_is_named_by_its_line_in_the_file_or_handed_over(tmp_path: Pat
     path.write_bytes(LINES + b'{"text": 3, "source": "s"}\n\n{"text": "fine"}\n')
     parts = split(str(path), 500)
     with pytest.raises(UserError, match=r"a\.jsonl:61: field 'text' of the document: found 3, needs a text"):
-        [list(read_part(part, "document")) for part in parts]
+        [list(read_part(part, DocumentRow)) for part in parts]
     bad: list[str] = []
     rows = [
-        row for part in parts for _, row in read_part(part, "document", lambda e: bad.append(str(e)), source="given")
+        row for part in parts for _, row in read_part(part, DocumentRow, lambda e: bad.append(str(e)), source="given")
     ]
     assert len(rows) == 61
     assert rows[-1] == {"text": "fine", "source": "given"}
@@ -128,7 +129,7 @@ def test_a_hub_data_set_is_streamed_by_its_shards(tmp_path: Path) -> None:
         (tmp_path / f"part{number}.jsonl").write_bytes(LINES[: LINES.index(b"\n") + 1] * (number + 1))
     parts = split(f"hf:{tmp_path}", 1)
     assert parts == [Part(f"hf:{tmp_path}", number, number + 1) for number in range(3)]
-    assert sorted(len(list(read_part(part, "document"))) for part in parts) == [1, 2, 3]
+    assert sorted(len(list(read_part(part, DocumentRow))) for part in parts) == [1, 2, 3]
 
 
 def test_a_hub_data_set_has_configurations_fields_and_a_stamp(tmp_path: Path) -> None:
@@ -138,9 +139,9 @@ def test_a_hub_data_set_has_configurations_fields_and_a_stamp(tmp_path: Path) ->
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{listed}---\n")
     whole = Part(f"hf:{tmp_path}", text="content", version=Version("b"))
     [part] = split(whole, 1)
-    assert [row["text"] for _, row in read_part(part, "document", source="s")] == ["the b"]
+    assert [row["text"] for _, row in read_part(part, DocumentRow, source="s")] == ["the b"]
     with pytest.raises(UserError, match=r"shard 0, row 1: there is no field 'body', only 'content'"):
-        list(read_part(replace(part, text="body"), "document", source="s"))
+        list(read_part(replace(part, text="body"), DocumentRow, source="s"))
     before = stamp(whole)
     os.utime(tmp_path / "a.jsonl", (0, 0))
     assert stamp(whole) == before != stamp(replace(whole, version=Version("a")))

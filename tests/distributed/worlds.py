@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.tokenizer import Tokenizer
 from tests.conftest import TEXT
@@ -43,7 +44,7 @@ def make_programs(folder: Path, tokenizer: Tokenizer) -> dict[str, list[str]]:
     write_rows(folder / "pairs.jsonl", pairs)
     # Five: no two ranks can share them equally.
     write_rows(folder / "pairs_eval.jsonl", pairs[:5])
-    write_rows(folder / "dialogues_eval.jsonl", islice(read_rows(dialogues, "dialogue"), 5))
+    write_rows(folder / "dialogues_eval.jsonl", islice(read_rows(dialogues, DialogueRow), 5))
     start = f"checkpoint={world['checkpoint']}"
     judged = [start, f"prompts={world['prompts']}", *(f"{k}={world[k]}" for k in ("helpfulness", "safety"))]
     rows_of_four = ["batch_sequences=4", "max_length=64", RATE]

@@ -12,6 +12,7 @@ from typing import Any
 
 from launch.programs import PROGRAMS
 from llamatrain import manifest
+from llamatrain.data.kinds import DialogueRow, DocumentRow, PreferenceRow, PromptRow
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.run_files import Incident
 from llamatrain.tokenizer import Tokenizer
@@ -89,12 +90,12 @@ class Worlds:
         comparison = {"id": "c", "messages": messages, "response_a": "Yes.", "response_b": "No.", "model_a": "m",
                       "model_b": "m", "temperature_a": 1.0, "temperature_b": 1.0, "is_adversarial": False}  # fmt: skip
         rows = {
-            "document": next(read_rows(self.here / "train.jsonl", "document")),
-            "dialogue": next(read_rows(world / "sft.jsonl", "dialogue")),
-            "prompt": next(read_rows(world / "prompts.jsonl", "prompt")),
+            "document": next(read_rows(self.here / "train.jsonl", DocumentRow)),
+            "dialogue": next(read_rows(world / "sft.jsonl", DialogueRow)),
+            "prompt": next(read_rows(world / "prompts.jsonl", PromptRow)),
             "response": response,
             "comparison": comparison,
-            "preference": {**next(read_rows(self.here / "pairs.jsonl", "preference")), "rating": "better",
+            "preference": {**next(read_rows(self.here / "pairs.jsonl", PreferenceRow)), "rating": "better",
                            "chosen_safe": True, "rejected_safe": True},
             "judgement": {"prompt_id": "p", "helpfulness": 0.5, "safety": 0.5, "reasons": []},
         }  # fmt: skip

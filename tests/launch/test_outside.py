@@ -53,13 +53,12 @@ def test_what_is_right_or_cannot_be_known_passes(rows: str, tmp_path: Path) -> N
 
 def test_every_file_that_a_program_reads_can_be_looked_at() -> None:
     from dataclasses import fields
-    from typing import get_args
 
-    from llamatrain.data.kinds import Kind
+    from llamatrain.data.kinds import KINDS
 
     for schema in (program.schema for program in PROGRAMS.values() if program.schema):
         read = {field.metadata["reads"] for field in fields(schema) if "reads" in field.metadata}
-        assert read <= {*LOOKS, *get_args(Kind)}
+        assert read <= {*LOOKS, *KINDS}
 
 
 def test_what_only_measures_is_said_beside_the_key() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pytest
 
@@ -13,6 +13,11 @@ from llamatrain.text_files import DamagedFileError, read_json, read_lines, read_
 
 class Part(TypedDict):
     size: int
+
+
+class Row(TypedDict):
+    id: str
+    score: NotRequired[float]
 
 
 class Whole(TypedDict, total=False):
@@ -40,6 +45,7 @@ def test_types_are_made(tmp_path: Path) -> None:
     whole = read_json(path, Whole)
     assert whole == {"name": None, "parts": {"a": {"size": 1, "more": 2}}, "shares": [1.0, 0.5], "other": 3}
     assert isinstance(whole["shares"][0], float)
+    assert read_json(file(tmp_path, b'{"id": "x"}'), Row) == {"id": "x"}
     assert read_json(file(tmp_path, b'{"name": "x", "parts": []}'), Made) == Made("x", [])
     assert read_json(file(tmp_path, b'{"name": "x", "parts": [{"size": 1}], "new": 1}'), Made).parts == [{"size": 1}]
 

@@ -12,7 +12,7 @@ from llamatrain import distributed
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.progress import Progress
-from llamatrain.responses.chunks import Chunks, Row
+from llamatrain.responses.chunks import Chunks
 from llamatrain.run import Run
 from llamatrain.stopping import Stopped
 from rlhf.config import SampleConfig
@@ -29,11 +29,11 @@ class Numbered(TypedDict):
     item: int
 
 
-def chunks_of(run: Run, key: dict[str, Any], count: int, size: int) -> Chunks:
+def chunks_of(run: Run, key: dict[str, Any], count: int, size: int) -> Chunks[Numbered]:
     return Chunks(run, key, count, size, Numbered)
 
 
-def rows_of(items: range) -> list[Row]:
+def rows_of(items: range) -> list[Numbered]:
     return [{"item": item} for item in items]
 
 
@@ -58,7 +58,7 @@ def test_the_bar_counts_all_ranks(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     shown = []
     with Progress(2 * chunks.missing(), "sampling", "responses", show=False) as bar:
 
-        def two_a_item(items: range) -> list[Row]:
+        def two_a_item(items: range) -> list[Numbered]:
             for _ in range(2 * len(items)):
                 bar.update(1)
                 shown.append(bar.done)
@@ -72,7 +72,7 @@ def test_the_bar_counts_all_ranks(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 def test_finished_chunks_are_kept_and_a_half_written_one_is_made_again(run: Run) -> None:
     made: list[range] = []
 
-    def breaks(items: range) -> list[Row]:
+    def breaks(items: range) -> list[Numbered]:
         if items.start == 6:
             raise KeyboardInterrupt
         made.append(items)
@@ -119,7 +119,7 @@ def test_a_chunk_that_is_not_whole_is_made_again_and_said(
 
 
 def test_an_item_has_as_many_rows_as_are_asked_for(run: Run) -> None:
-    def twice(items: range) -> list[Row]:
+    def twice(items: range) -> list[Numbered]:
         return [row for item in items for row in ({"item": item}, {"item": item})]
 
     Chunks(run, {}, 10, 3, Numbered, item_rows=2).make(twice)

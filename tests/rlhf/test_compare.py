@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamatrain.config.compose import compose
+from llamatrain.data.kinds import ComparisonRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
@@ -28,7 +29,7 @@ def composed(world: dict[str, str], folder: Path, *more: str) -> CompareConfig:
 def test_two_responses_a_prompt_at_two_temperatures(world: dict[str, str], tmp_path: Path) -> None:
     cfg = composed(world, tmp_path)
     compare(cfg)
-    rows = list(read_rows(tmp_path / "c" / "comparisons.jsonl", "comparison"))
+    rows = list(read_rows(tmp_path / "c" / "comparisons.jsonl", ComparisonRow))
     assert [row["id"] for row in rows] == [f"p{i}#{k}" for i in range(12) for k in range(2)]
     assert all(row["prompt_id"] == row["id"].split("#")[0] for row in rows)
     assert all(row["temperature_a"] != row["temperature_b"] for row in rows)
@@ -44,7 +45,7 @@ def test_two_checkpoints_give_one_response_each_in_either_place(
 ) -> None:
     other = str(save_checkpoint(tmp_path / "other", Transformer(model_config, seed=9), tokenizer))
     compare(composed(world, tmp_path, f"checkpoint_b={other}"))
-    rows = list(read_rows(tmp_path / "c" / "comparisons.jsonl", "comparison"))
+    rows = list(read_rows(tmp_path / "c" / "comparisons.jsonl", ComparisonRow))
     places = [(row["model_a"], row["model_b"]) for row in rows]
     assert set(places) == {(world["checkpoint"], other), (other, world["checkpoint"])}
 

@@ -13,6 +13,7 @@ import torch
 
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.compose import compose
+from llamatrain.data.kinds import ResponseRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 from llamatrain.generation import noise_key
@@ -286,7 +287,7 @@ def test_every_prompt_once_an_epoch_in_another_order(world: dict[str, str], tmp_
 
 def test_samples_are_kept_for_reading(world: dict[str, str], tmp_path: Path) -> None:
     folder = ppo(world, tmp_path, "ppo", "iterations=5", "samples_every=2", "samples_kept=3")
-    rows = list(read_rows(folder / "samples.jsonl", "response"))  # what a judge of responses can read
+    rows = list(read_rows(folder / "samples.jsonl", ResponseRow))  # what a judge of responses can read
     assert [row["step"] for row in rows] == [1, 1, 1, 2, 2, 2, 4, 4, 4]
     assert {"prompt_id", "messages", "response", "helpfulness", "safety_score", "combined", "kl"} <= rows[0].keys()
 

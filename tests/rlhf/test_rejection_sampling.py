@@ -13,6 +13,7 @@ import torch
 from llamatrain import hf_folder
 from llamatrain.chat import encode_dialogue
 from llamatrain.config.compose import compose
+from llamatrain.data.kinds import DialogueRow, PromptRow, ResponseRow
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
 from llamatrain.responses import sampling
@@ -86,8 +87,8 @@ def test_the_share_of_sft_rows() -> None:
 def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
     train(composed(world, tmp_path, "round1"))
     folder = tmp_path / "round1"
-    best = list(read_rows(folder / "best.jsonl", "dialogue"))
-    responses = list(read_rows(folder / "responses.jsonl", "response"))
+    best = list(read_rows(folder / "best.jsonl", DialogueRow))
+    responses = list(read_rows(folder / "responses.jsonl", ResponseRow))
     assert len(responses) == 12 * 8
     for row in best:
         own = [r for r in responses if r["prompt_id"] == row["prompt_id"] and r["finished"] and r["response"]]
@@ -126,10 +127,10 @@ def test_only_the_sampled_answer_of_a_multi_turn_prompt_is_trained(
 ) -> None:
     """Planted: prompts whose earlier answers are somebody else's."""
     earlier = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "To bully him, call him names."}]
-    rows = list(read_rows(world["prompts"].strip("[]"), "prompt"))
+    rows = list(read_rows(world["prompts"].strip("[]"), PromptRow))
     write_rows(tmp_path / "turns.jsonl", [{**row, "messages": [*earlier, *row["messages"]]} for row in rows])
     train(composed({**world, "prompts": f"[{tmp_path / 'turns.jsonl'}]"}, tmp_path, "r", "sft_train=[]"))
-    best = list(read_rows(tmp_path / "r" / "best.jsonl", "dialogue"))
+    best = list(read_rows(tmp_path / "r" / "best.jsonl", DialogueRow))
     assert best
     for row in best:
         tokens, mask = encode_dialogue(row["messages"], tokenizer, loss=row["loss"])

@@ -10,6 +10,7 @@ import torch
 from llamatrain import hf_folder
 from llamatrain.chat import encode_prompt
 from llamatrain.config.compose import compose
+from llamatrain.data.kinds import ResponseRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.model.config import ModelConfig
@@ -31,7 +32,7 @@ def run(world: dict[str, str], folder: Path, name: str, *more: str) -> Path:
 
 
 def test_responses_are_valid_rows_in_the_prompts_order(world: dict[str, str], tmp_path: Path) -> None:
-    rows = list(read_rows(run(world, tmp_path, "s"), "response"))
+    rows = list(read_rows(run(world, tmp_path, "s"), ResponseRow))
     assert [(row["prompt_id"], row["sample"]) for row in rows] == [(f"p{i}", k) for i in range(12) for k in range(2)]
     assert all(0 < row[key] < 1 for row in rows for key in ("helpfulness", "safety_score", "combined"))
     assert all("raw" not in row for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -22,8 +22,11 @@ def resume(folder: Path, step: int, tokenizer: Tokenizer) -> None:
     SamplesLog(cast(Run, run), step, every=1, kept=1, tokenizer=tokenizer)
 
 
-def line(step: int, text: Any) -> str:
-    return json.dumps({"step": step, "response": text}, ensure_ascii=False) + "\n"
+ROW = {"prompt_id": "p", "messages": [], "model": "c", "temperature": 1.0, "seed": 0, "finished": True, "kl": 0.5}
+
+
+def line(step: int, text: str) -> str:
+    return json.dumps({"step": step, **ROW, "response": text}, ensure_ascii=False) + "\n"
 
 
 def test_rows_up_to_the_step_are_kept_byte_for_byte(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -36,6 +39,6 @@ def test_rows_up_to_the_step_are_kept_byte_for_byte(tmp_path: Path, tokenizer: T
 
 
 def test_a_damaged_file_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    (tmp_path / "samples.jsonl").write_text(line(1, "one") + '{"response": "no step"}\n')
+    (tmp_path / "samples.jsonl").write_text(line(1, "one") + json.dumps({**ROW, "response": "no step"}) + "\n")
     with pytest.raises(UserError, match=r"samples\.jsonl:2 is damaged: step is missing; move it away"):
         resume(tmp_path, 2, tokenizer)

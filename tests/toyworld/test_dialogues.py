@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llamatrain.data.kinds import DialogueRow, PromptRow
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
 from toyworld.deeds import DEEDS, VECTORS
@@ -32,9 +33,9 @@ def test_the_seed_decides(requests: Requests) -> None:
 
 def test_rows_are_valid(requests: Requests, tmp_path: Path) -> None:
     write_rows(tmp_path / "d.jsonl", told(requests, 100))
-    assert len(list(read_rows(tmp_path / "d.jsonl", "dialogue"))) == 100
+    assert len(list(read_rows(tmp_path / "d.jsonl", DialogueRow))) == 100
     write_rows(tmp_path / "p.jsonl", prompts(requests, 100, 0.3, 0.1, False))
-    assert len(list(read_rows(tmp_path / "p.jsonl", "prompt"))) == 100
+    assert len(list(read_rows(tmp_path / "p.jsonl", PromptRow))) == 100
 
 
 def test_held_out_prompts_suffice_and_cover_everything(requests: Requests) -> None:

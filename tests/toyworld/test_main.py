@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamatrain.config.compose import compose
+from llamatrain.data.kinds import ComparisonRow, DialogueRow, DocumentRow, JudgementRow, PreferenceRow, PromptRow
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
 from toyworld.__main__ import make
@@ -30,16 +31,16 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_and_rows(toy: Path) -> None:
     for name, count in (("dialogues", 30), ("dialogues_eval", 10)):
-        assert len(list(read_rows(toy / f"{name}.jsonl", "dialogue"))) == count
+        assert len(list(read_rows(toy / f"{name}.jsonl", DialogueRow))) == count
     for name, count in (("prompts", 120), ("prompts_eval", 20)):
-        assert len(list(read_rows(toy / f"{name}.jsonl", "prompt"))) == count
-    assert list(read_rows(toy / "documents.jsonl", "document"))
-    assert list(read_rows(toy / "documents_eval.jsonl", "document"))
+        assert len(list(read_rows(toy / f"{name}.jsonl", PromptRow))) == count
+    assert list(read_rows(toy / "documents.jsonl", DocumentRow))
+    assert list(read_rows(toy / "documents_eval.jsonl", DocumentRow))
     assert json.loads((toy / "status.json").read_text())["state"] == "done"
 
 
 def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = list(read_rows(toy / "prompts_eval.jsonl", "prompt"))
+    asked = list(read_rows(toy / "prompts_eval.jsonl", PromptRow))
     write_rows(
         toy / "responses.jsonl",
         ({"prompt_id": p["id"], "messages": p["messages"], "response": "I do not know.", "model": "m",
@@ -47,7 +48,7 @@ def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     more = (f"world={toy}", f"responses={toy / 'responses.jsonl'}", "run.progress=true")
     judge_responses(compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
-    found = list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement"))
+    found = list(read_rows(toy.parent / "judge" / "judgements.jsonl", JudgementRow))
     assert [row["prompt_id"] for row in found] == [p["id"] for p in asked]
     assert [row["meta"]["is_adversarial"] for row in found] == [p["is_adversarial"] for p in asked]
     assert all(("refused" in row["meta"]) is not row["meta"]["is_adversarial"] for row in found)
@@ -60,7 +61,7 @@ def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file.write((toy / "responses.jsonl").read_text().splitlines()[0] + "\n")
     with pytest.raises(UserError, match=r"what 'responses' names changed since .*judge was finished"):
         judge_responses(compose("judge", JudgeConfig, overrides(toy.parent, "judge", *more)))
-    assert list(read_rows(toy.parent / "judge" / "judgements.jsonl", "judgement")) == found
+    assert list(read_rows(toy.parent / "judge" / "judgements.jsonl", JudgementRow)) == found
 
 
 def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,18 +69,18 @@ def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
         toy / "comparisons.jsonl",
         ({"id": f"{p['id']}/0", "prompt_id": p["id"], "messages": p["messages"], "response_a": "I do not know.",
           "response_b": "I cannot answer that.", "model_a": "m", "model_b": "m", "temperature_a": 1.0,
-          "temperature_b": 1.0, "is_adversarial": p["is_adversarial"]} for p in read_rows(toy / "prompts.jsonl", "prompt")),
+          "temperature_b": 1.0, "is_adversarial": p["is_adversarial"]} for p in read_rows(toy / "prompts.jsonl", PromptRow)),
     )  # fmt: skip
     more = (f"world={toy}", f"comparisons=[{toy / 'comparisons.jsonl'}]", "run.progress=true")
     rate(compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))
     for name in ("helpfulness", "helpfulness_eval", "safety", "safety_eval"):
-        assert list(read_rows(toy.parent / "rate" / f"preferences_{name}.jsonl", "preference"))
+        assert list(read_rows(toy.parent / "rate" / f"preferences_{name}.jsonl", PreferenceRow))
     said = capsys.readouterr().err
     assert re.search(
         r"helpfulness: \d+ preferences and \d+ held out; annotators agree on \d+%\n  \d+% significantly", said
     )
     assert "both unsafe\nleft out: 0 pairs of equal answers" in said
-    rows = list(read_rows(toy / "comparisons.jsonl", "comparison"))
+    rows = list(read_rows(toy / "comparisons.jsonl", ComparisonRow))
     write_rows(toy / "comparisons.jsonl", rows[1:])
     with pytest.raises(UserError, match=r"what 'comparisons' names changed since .*rate was finished"):
         rate(compose("rate", RateConfig, overrides(toy.parent, "rate", *more)))

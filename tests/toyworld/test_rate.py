@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llamatrain.config.compose import compose
+from llamatrain.data.kinds import ComparisonRow
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 from toyworld.answers import QUALITIES, SAFETY_QUALITIES, answer
@@ -115,5 +116,5 @@ def test_a_prompt_of_another_world_is_named_by_its_line(judge: Judge, rows: list
     other = {**rows[0], "messages": [{"role": "user", "content": "Which way to Samarkand? " * 1000}]}
     write_rows(tmp_path / "c.jsonl", [rows[0], other])
     with pytest.raises(UserError, match=r"c\.jsonl:2: 'Which way .*\.\.\. is no prompt of this toy world") as error:
-        list(judge.rows(str(tmp_path / "c.jsonl"), "comparison"))
+        list(judge.rows(str(tmp_path / "c.jsonl"), ComparisonRow))
     assert len(str(error.value)) < len(str(tmp_path)) + 200
