@@ -23,6 +23,7 @@ from llamatrain.config import program
 from llamatrain.config.compose import FROM_FILE, write_settings
 from llamatrain.config.help import DRY_RUN
 from llamatrain.config.program import EXIT_FAILURE, EXIT_USER
+from llamatrain.config.renamed import older
 from llamatrain.errors import UserError, missing
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
@@ -237,6 +238,10 @@ def run_stage(cfg: StageConfig) -> None:
     if cfg.stage not in names:
         raise UserError(f"stage={cfg.stage}: no such stage{nearest(cfg.stage, names)}  (stages: {', '.join(names)})")
     one = stages[names.index(cfg.stage)]
+    if found := older(one.program, one.values):
+        raise UserError(
+            f"{folder / PLAN} was made by an earlier version (of '{one.name}' {found}): its pipeline's command plans anew"
+        )
     if not Path(content["working_folder"]).is_dir():
         raise UserError(f"{folder / PLAN}: its paths are relative to {content['working_folder']}, which is not there")
     os.chdir(content["working_folder"])

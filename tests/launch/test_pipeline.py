@@ -471,6 +471,18 @@ def test_results_under_former_names_of_keys_are_left_alone(start: Start, capsys:
     assert len(list(Path("runs/trio").glob("second.replaced-*"))) == 1
 
 
+def test_a_plan_under_former_names_of_keys_is_not_begun(start: Start, capsys: Capture) -> None:
+    assert start("until=first") == 0
+    path = Path("runs/trio/plan.json")
+    content = json.loads(path.read_text())
+    content["stages"][1]["values"]["limit"] = 3
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as end:
+        stage.main(["runs/trio", "second"])
+    assert end.value.code == 2 and not Path("runs/trio/second").exists()
+    assert "plan.json was made by an earlier version (of 'second' its limit" in capsys.readouterr().err
+
+
 def test_a_data_file_of_ones_own_gives_the_roles(
     start: Start, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
