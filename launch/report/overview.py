@@ -18,6 +18,7 @@ from .results import charts, measure_of
 from .samples import sample
 
 PACKAGES = ("llamatrain", "python", "torch", "deepspeed")
+LONG = 120  # characters of a command
 LATEST = datetime(3000, 1, 1).timestamp()  # a later time is no time
 WAYS = {  # of drawing the chain: how many stages side by side, across how many units, how wide a letter (page.css)
     "wide": (7, 1000.0, 7.2),
@@ -140,9 +141,15 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         else "",
         "Versions": versions,
         "Commit": commits,
-        "Command": " ".join(map(str, command)) if command else "",
+        "Command": _shortened(list(map(str, command))) if command else "",
     }
     return [(name, value) for name, value in facts.items() if value]
+
+
+def _shortened(command: list[str]) -> str:
+    """Return a command, of a long one the beginning: the section on lineage has all of it."""
+    whole = " ".join(command)
+    return whole if len(whole) <= LONG else f"{' '.join(command[:3])} … (the whole under Lineage)"
 
 
 def _environments(story: Story) -> tuple[str, str, str]:

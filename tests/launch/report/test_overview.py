@@ -97,3 +97,12 @@ def test_models_that_nobody_sampled_yet_are_told_by_their_stages(demo: Path) -> 
     story = Story(demo)
     assert list(story.trained) == ["pretrain", "sft", "rs", "ppo"] and story.colours["sft"] == 1
     assert overview(story)["sentences"][0].startswith("A Llama model of 1.50M parameters")
+
+
+def test_a_long_command_is_shortened(demo: Path) -> None:
+    description = json.loads((demo / "pipeline.json").read_text())
+    description["command"] += [f"pretrain.steps={i}" for i in range(20)]
+    (demo / "pipeline.json").write_text(json.dumps(description))
+    assert (
+        dict(overview(Story(demo))["facts"])["Command"] == "llamatrain pipeline preset=demo … (the whole under Lineage)"
+    )
