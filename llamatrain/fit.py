@@ -46,42 +46,42 @@ def fit(
     """Train to `total_steps`, resuming where the run stopped; checkpoints, metrics and signals as the run says.
 
     `loss_fn` returns sums over a micro-batch; they are divided by the weight (target tokens, pairs) of the whole global
-    batch, so micro-batch size, accumulation and ranks change neither loss nor gradients. A `guard` takes the run back
+    batch, so micro-batch size, accumulation and ranks change neither loss nor gradients. A `guard` rolls the run back
     where a step is a loss spike; without one (or with its detector off) a loss that is not finite ends the run. With
     `measure_start` the held-out data are also evaluated before the first step, logged as step 0.
     """
     engines = {"model": engine}
     loss_at = functools.partial(_loss_at, engine, batches, loss_fn)
+
+    def save(step: int) -> None:
+        run.save(step, engines, tokenizer, guard.state() if guard is not None else None)
+
     if run.is_main:
         hf_tokenizer.announce(tokenizer, run.print)
     step, state = run.resume(engines)
     if guard is not None:
         guard.resume(run, state)
         if guard.config.enabled and not state:
-            run.save(0, engines, tokenizer, guard.state())  # so that there is always something to go back to
+            save(0)  # so that there is always something to roll back to
     if measure_start and evaluate is not None and step == 0:
         first = evaluate()
         run.log(0, first)
         run.print(f"held-out loss before the first step: {first['eval/loss']:.4f}")
     if step >= total_steps:
         run.print(f"{run.program}: nothing left to train, the run is at step {step} of {total_steps}")
-    with run.progress(
-        total_steps, run.program, "steps", done=min(step, total_steps), every=run.config.log_every
-    ) as bar:
+    done = min(step, total_steps)
+    with run.progress(total_steps, run.program, "steps", done=done, every=run.config.log_every) as bar:
         while step < total_steps:
             if guard is not None and not guard.look_ahead(step, total_steps, run, loss_at):
-                run.save(step, engines, tokenizer, guard.state())
+                save(step)
                 run.stop(step)
-            detailed = (step + 1) % run.config.log_every == 0
-            started = time.perf_counter()
-            micro_batches, failure = _tried(functools.partial(batches.batch_at, step))
-            reading = time.perf_counter() - started
-            metrics = train_step(engine, micro_batches or [], loss_fn, detailed, failure, reading)
+            metrics = _step_at(step, engine, batches, loss_fn, run)
             spike = guard.check(metrics) if guard is not None else None
             if guard is not None and spike is not None:
                 step = guard.undo(spike, metrics, step, run, engines)
                 bar.back(step)
                 continue
+            # From here on `step` counts the steps that are done: metrics and checkpoints bear that number.
             step += 1
             _refuse_broken(metrics, step, run)
             if guard is not None:
@@ -94,14 +94,23 @@ def fit(
             bar.update(loss=metrics["train/loss"], tokens_per_second=round(metrics["train/tokens_per_second"]))
             stop = run.stop_requested()
             if stop or run.due(step) or step == total_steps:
-                run.save(step, engines, tokenizer, guard.state() if guard is not None else None)
-            if stop and step < total_steps:
+                save(step)
+            if stop and step < total_steps:  # a signal during the last step: the run is done all the same
                 run.stop(step)
     run.finish(max(step, total_steps))
 
 
+def _step_at(step: int, engine: Engine, batches: Batches, loss_fn: LossFn, run: Run) -> dict[str, float]:
+    """Read a step's batches and train on them; norms by kind of tensor are taken where a line of the log is due."""
+    detailed = (step + 1) % run.config.log_every == 0
+    started = time.perf_counter()
+    micro_batches, failure = _tried(functools.partial(batches.batch_at, step))
+    reading = time.perf_counter() - started
+    return train_step(engine, micro_batches or [], loss_fn, detailed, failure, reading)
+
+
 def _tried(read: Callable[[], T]) -> tuple[T | None, str]:
-    """Return what was read, or nothing and what is wrong: a rank that ended alone would leave the others waiting."""
+    """Return what was read, or None and what is wrong: a rank that ended alone would leave the others waiting."""
     try:
         return read(), ""
     except (UserError, OSError) as error:
@@ -111,7 +120,7 @@ def _tried(read: Callable[[], T]) -> tuple[T | None, str]:
 def _loss_at(engine: Engine, batches: Batches, loss_fn: LossFn, step: int) -> float:
     """Return the loss of a step's global batch, without a gradient."""
 
-    def read() -> Iterator[Batch]:
+    def read() -> Iterator[Batch]:  # a generator: a batch that cannot be read fails inside, where ranks agree on it
         yield from batches.batch_at(step)
 
     return evaluate_loss(engine, read(), loss_fn)["eval/loss"]
@@ -141,6 +150,7 @@ def train_step(
     the `reading` of its batches, which took this rank so many seconds; train/read_seconds is the mean of the ranks'.
     """
     started = time.perf_counter() - reading
+    # 1. The weight of the whole global batch, before any loss: each is divided by it (never a mean of means).
     own = sum(float(batch["weight"]) for batch in micro_batches)
     own_tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in micro_batches)
     sums_of_ranks = torch.tensor([own, own_tokens, reading, bool(failure)], dtype=torch.float64)
@@ -149,14 +159,13 @@ def train_step(
         distributed.fail_together(failure)
     if weight == 0:
         raise UserError("a global batch holds no target: every row's loss mask is empty")
+    # 2. Forward and backward.
     sums: dict[str, torch.Tensor] = {}
     for batch in micro_batches:
         loss, extra = loss_fn(engine, on_device(batch, engine.device))
         engine.backward(loss / weight)
-        for key, value in {"loss": loss, **extra}.items():
-            sums[key] = (
-                sums.get(key, torch.zeros((), dtype=torch.float64, device=engine.device)) + value.detach().double()
-            )
+        _add(sums, loss, extra)
+    # 3. Update; the learning rate is read first, as the step moves the schedule on.
     lr = engine.lr
     norm = engine.step(detailed)
     total = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / weight
@@ -174,6 +183,13 @@ def train_step(
     }
 
 
+def _add(sums: dict[str, torch.Tensor], loss: torch.Tensor, extra: dict[str, torch.Tensor]) -> None:
+    """Add a micro-batch's loss and measures to the sums, in float64 and where they are: nothing waits for the device."""
+    for key, value in {"loss": loss, **extra}.items():
+        zero = torch.zeros((), dtype=torch.float64, device=loss.device)
+        sums[key] = sums.get(key, zero) + value.detach().double()
+
+
 @torch.no_grad()
 def evaluate_loss(engine: Engine, batches: Iterable[Batch], loss_fn: LossFn) -> dict[str, float]:
     """Return the averages of `loss_fn` over batches (this rank's share of them), over all ranks, as eval/<key>.
@@ -189,10 +205,7 @@ def evaluate_loss(engine: Engine, batches: Iterable[Batch], loss_fn: LossFn) -> 
         for batch in _together(batches):
             loss, extra = loss_fn(engine, on_device(batch, engine.device))
             weight += float(batch["weight"])
-            for key, value in {"loss": loss, **extra}.items():
-                sums[key] = (
-                    sums.get(key, torch.zeros((), dtype=torch.float64, device=engine.device)) + value.detach().double()
-                )
+            _add(sums, loss, extra)
     engine.module.train()
     weight = distributed.all_reduce_sum(weight)
     total = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / max(weight, 1.0)

@@ -52,7 +52,8 @@ def generate(
 ) -> list[Generated]:
     """Return a response to every prompt, in order; `keys` are (prompt id, sample number).
 
-    `temperatures`, where given, are the responses' own, in place of the one in `sampling`. `on_done` hears the index of each response as it ends. UserError: an empty prompt, or one longer than the context.
+    `temperatures`, where given, are the responses' own, in place of the one in `sampling`. `on_done` hears the index of
+    each response as it ends. UserError: an empty prompt, or one longer than the context.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
@@ -60,49 +61,71 @@ def generate(
     limits = [_room(model, prompt, key, sampling) for prompt, key in zip(prompts, keys, strict=True)]
     noise = [noise_key(sampling.seed, *key, sampling.program) for key in keys]
     waiting = [i for i, limit in enumerate(limits) if limit > 0]
-    slots = min(batch_size, len(waiting))
-    refill = max(1, slots // 8)  # newcomers are prefilled together: one forward for several
-    active: list[int] = []  # active[s] is the response in slot s
-
-    def accept(rows: range, logits: Tensor) -> None:
-        """Draw the next token of these slots, then close the gaps that ended responses leave."""
-        sampled = [responses[active[s]] for s in rows]
-        uniforms = uniform([noise[active[s]] for s in rows], [len(response.tokens) for response in sampled])
-        temperature: float | Tensor = sampling.temperature
-        if temperatures is not None:
-            temperature = torch.tensor([[temperatures[active[s]]] for s in rows], device=logits.device)
-        tokens, logprobs = sample(logits, temperature, sampling.top_p, uniforms)
-        for response, token, logprob in zip(sampled, tokens.tolist(), logprobs.tolist(), strict=True):
-            response.tokens.append(token)
-            response.logprobs.append(logprob)
-            response.finished = token == eos_id
-        for s in reversed(rows):
-            response = responses[active[s]]
-            if response.finished or len(response.tokens) == limits[active[s]]:
-                ended, last = active[s], active.pop()
-                if s < len(active):
-                    active[s] = last
-                    cache.move(len(active), s, _cached(responses[last]))
-                if on_done is not None:
-                    on_done(ended)
-
-    with _inference(model):
-        if waiting:
-            cache = model.new_cache(slots, max(len(prompts[i]) + limits[i] for i in waiting))
-        waiting.reverse()
-        while waiting or active:
-            free = min(slots - len(active), len(waiting))
-            if free >= min(refill, len(waiting)) and free > 0:
-                newcomers = [waiting.pop() for _ in range(free)]
-                start = len(active)
-                active += newcomers
-                accept(range(start, len(active)), _prefill(model, cache, start, [prompts[i] for i in newcomers]))
-            else:
-                accept(range(len(active)), _step(model, cache, [responses[i] for i in active]))
+    if waiting:
+        size = min(batch_size, len(waiting))
+        refill = max(1, size // 8)  # newcomers are prefilled together: one forward for several
+        with _inference(model):
+            cache = model.new_cache(size, max(len(prompts[i]) + limits[i] for i in waiting))
+            slots = _Slots(cache, responses, limits, noise, sampling, temperatures, eos_id, on_done)
+            waiting.reverse()  # taken from its end, so in the prompts' order
+            while waiting or slots.active:
+                free = min(size - len(slots.active), len(waiting))
+                if free >= min(refill, len(waiting)) and free > 0:
+                    newcomers = [waiting.pop() for _ in range(free)]
+                    start = len(slots.active)
+                    slots.active += newcomers
+                    logits = _prefill(model, cache, start, [prompts[i] for i in newcomers])
+                    slots.draw(range(start, len(slots.active)), logits)
+                else:
+                    logits = _step(model, cache, [responses[i] for i in slots.active])
+                    slots.draw(range(len(slots.active)), logits)
     for i, limit in enumerate(limits):
-        if limit == 0 and on_done is not None:
+        if limit == 0 and on_done is not None:  # a prompt that fills the context: its response is empty
             on_done(i)
     return responses
+
+
+@dataclass
+class _Slots:
+    """Responses being sampled, each in a slot of the cache: `active[s]` is the number of the response in slot s."""
+
+    cache: KVCache
+    responses: list[Generated]
+    limits: list[int]  # the most tokens of each response
+    noise: list[int]  # the key of each response's noise
+    sampling: Sampling
+    temperatures: Sequence[float] | None  # of each response, in place of the one in `sampling`
+    eos_id: int
+    on_done: Callable[[int], None] | None
+    active: list[int] = field(default_factory=list)
+
+    def draw(self, rows: range, logits: Tensor) -> None:
+        """Draw the next token of these slots, then free those whose response has ended."""
+        numbers = [self.active[s] for s in rows]
+        drawn = [self.responses[i] for i in numbers]
+        uniforms = uniform([self.noise[i] for i in numbers], [len(response.tokens) for response in drawn])
+        temperature: float | Tensor = self.sampling.temperature
+        if self.temperatures is not None:
+            temperature = torch.tensor([[self.temperatures[i]] for i in numbers], device=logits.device)
+        tokens, logprobs = sample(logits, temperature, self.sampling.top_p, uniforms)
+        for response, token, logprob in zip(drawn, tokens.tolist(), logprobs.tolist(), strict=True):
+            response.tokens.append(token)
+            response.logprobs.append(logprob)
+            response.finished = token == self.eos_id
+        for s in reversed(rows):  # from the last one, so that what moves into a gap has been looked at
+            number = self.active[s]
+            response = self.responses[number]
+            if response.finished or len(response.tokens) == self.limits[number]:
+                self._free(s)
+
+    def _free(self, s: int) -> None:
+        """Take the response out of slot s; the one in the last slot moves there: active slots stay without a gap."""
+        ended, last = self.active[s], self.active.pop()
+        if s < len(self.active):
+            self.active[s] = last
+            self.cache.move(len(self.active), s, _cached(self.responses[last]))
+        if self.on_done is not None:
+            self.on_done(ended)
 
 
 def stream(
@@ -125,11 +148,12 @@ def stream(
 def sample(
     logits: Tensor, temperature: float | Tensor, top_p: float, uniforms: npt.NDArray[np.float64]
 ) -> tuple[Tensor, Tensor]:
-    """Draw one token a row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B,).
+    """Draw one token per row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B,).
 
     `temperature` is that of all rows, or (B, 1) each row's own; 0 is greedy.
     Returns tokens (B,) and their log-probabilities (B,) in the whole distribution at this temperature.
     """
+    # Greedy rows are taken at temperature 1: the argmax is the same, and their log-probabilities are finite.
     if isinstance(temperature, Tensor):
         divisor: float | Tensor = temperature.where(temperature > 0, 1.0)
     else:
@@ -143,6 +167,7 @@ def sample(
         probabilities = nucleus(probabilities, top_p)
     # In vocabulary order: sorted, rounding would swap near-equal tokens and so change the draw.
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    # Times the total, which is less than 1 after top-p: so the nucleus is renormalised.
     targets = torch.from_numpy(uniforms).to(logits.device)[:, None] * cumulative[:, -1:]
     # right=True: the first token whose cumulative exceeds the target, never one of probability 0
     tokens = torch.searchsorted(cumulative, targets, right=True).clamp_(max=logits.shape[-1] - 1)
@@ -178,8 +203,9 @@ def noise_key(seed: int, prompt_id: str, number: int, program: str = "") -> int:
 
 def uniform(keys: list[int], positions: list[int]) -> npt.NDArray[np.float64]:
     """Return a number in [0, 1) for each key and position in the response: SplitMix64 as a counter-based generator."""
-    places = np.array(keys, dtype=np.uint64) + np.array(positions, dtype=np.uint64) * np.uint64(GOLDEN)
-    uniforms: npt.NDArray[np.float64] = (scramble(places) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    counters = np.array(keys, dtype=np.uint64) + np.array(positions, dtype=np.uint64) * np.uint64(GOLDEN)
+    # The upper 53 bits: as many as a float64 holds, so that the largest is still below 1.
+    uniforms: npt.NDArray[np.float64] = (scramble(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return uniforms
 
 
@@ -198,14 +224,17 @@ def _cached(response: Generated) -> int:
 
 def _prefill(model: Transformer, cache: KVCache, start: int, prompts: list[list[int]]) -> Tensor:
     """Fill the slots from `start` with prompts and return the logits (B, V) after each; equal prompts run once."""
-    unique = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    source = [unique[tuple(prompt)] for prompt in prompts]
+    row_of: dict[tuple[int, ...], int] = {}  # prompt -> its row in the forward pass
+    for prompt in prompts:
+        row_of.setdefault(tuple(prompt), len(row_of))
+    source = [row_of[tuple(prompt)] for prompt in prompts]
     width = max(map(len, prompts))
-    ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in unique])
+    # Padding on the right is harmless: causal attention hides it, and later tokens overwrite it in the cache.
+    ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in row_of])
+    last = [row * width + len(prompt) - 1 for row, prompt in zip(source, prompts, strict=True)]  # flattened positions
     device = cache.keys.device
-    last = torch.tensor([row * width + len(prompt) - 1 for row, prompt in zip(source, prompts, strict=True)])
     rows = cache.empty_rows(start, width, source)
-    logits: Tensor = model(ids.to(device), cache=rows, select=last.to(device))
+    logits: Tensor = model(ids.to(device), cache=rows, select=torch.tensor(last).to(device))
     return logits
 
 

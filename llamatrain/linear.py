@@ -22,6 +22,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 def products(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """Return x @ weight.T for each weight: one product, forwards and backwards, where they lie `side_by_side`."""
     learning = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
+    # Torch's own backward would neither ask `kernels` nor join several weights' products.
     if learning and (x.device.type == "cpu" or (len(weights) > 1 and not torch.compiler.is_compiling())):
         outs: tuple[Tensor, ...] = _Products.apply(x, *weights)  # type: ignore[no-untyped-call]
         return outs
@@ -50,12 +51,13 @@ def side_by_side(parts: tuple[Tensor, ...], dim: int) -> Tensor | None:
         return first
     if torch.compiler.is_compiling():
         return torch.cat(parts, dim)
-    place, strides, item = first.data_ptr(), first.stride(), first.element_size()
+    address, strides, item = first.data_ptr(), first.stride(), first.element_size()
     for part in parts:
-        if part.data_ptr() != place or part.stride() != strides:
+        if part.data_ptr() != address or part.stride() != strides:
             return None
-        place += part.shape[dim] * strides[dim] * item
-    if place > first.untyped_storage().data_ptr() + first.untyped_storage().nbytes():
+        address += part.shape[dim] * strides[dim] * item
+    storage = first.untyped_storage()
+    if address > storage.data_ptr() + storage.nbytes():
         return None  # neighbours by chance, each in memory of its own
     shape = list(first.shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
@@ -101,25 +103,26 @@ class _Products(torch.autograd.Function):
         return _products(x, weights)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        flat = tuple(slope.reshape(-1, slope.shape[-1]) for slope in slopes)
+        flat = tuple(grad.reshape(-1, grad.shape[-1]) for grad in grads)  # (N, K) each
         whole = side_by_side(tuple(weights), 0)
         if whole is not None:
-            slope = side_by_side(flat, 1)
-            pairs = [(torch.cat(flat, 1) if slope is None else slope, whole)]
+            joined = side_by_side(flat, 1)  # attention's backward lays its gradients so; others are copied together
+            pairs = [(torch.cat(flat, 1) if joined is None else joined, whole)]
         else:
             pairs = list(zip(flat, weights, strict=True))
-        by_x: Tensor | None = None
-        by_weights: list[Tensor | None] = []
-        for slope, weight in pairs:
+        wanted = any(ctx.needs_input_grad[1:])
+        grad_x: Tensor | None = None
+        grad_weights: list[Tensor | None] = []
+        for grad, weight in pairs:
             if ctx.needs_input_grad[0]:
-                part = _product(slope, weight.t())
-                by_x = part if by_x is None else by_x.add_(part)
-            wanted = any(ctx.needs_input_grad[1:])
-            by_weights.append(slope.t() @ x.reshape(-1, x.shape[-1]) if wanted else None)
+                part = _product(grad, weight.t())
+                grad_x = part if grad_x is None else grad_x.add_(part)
+            # Always MKL: for this product oneDNN gains nothing (`kernels.products`).
+            grad_weights.append(grad.t() @ x.reshape(-1, x.shape[-1]) if wanted else None)
         if whole is not None:
-            together = by_weights[0]
+            together = grad_weights[0]
             sizes = [len(weight) for weight in weights]
-            by_weights = [None] * len(sizes) if together is None else list(torch.split(together, sizes))
-        return None if by_x is None else by_x.view(x.shape), *by_weights
+            grad_weights = [None] * len(sizes) if together is None else list(torch.split(together, sizes))
+        return None if grad_x is None else grad_x.view(x.shape), *grad_weights

@@ -25,7 +25,8 @@ def next_token_select(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """
     ids, mask, segments = batch["input_ids"], batch["loss_mask"], batch["segment_ids"]
     chosen = torch.zeros_like(mask)
-    chosen[:, :-1] = mask[:, 1:] & (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    same_segment = segments[:, 1:] == segments[:, :-1]
+    chosen[:, :-1] = mask[:, 1:] & same_segment & (segments[:, 1:] > 0)  # segment 0 is padding
     select = chosen.flatten().nonzero().squeeze(1)
     return select, ids.flatten()[select + 1]
 
@@ -54,37 +55,37 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = max(_FEWEST_ROWS, _CHUNK[hidden.device.type] // len(weight))
         loss = hidden.new_zeros((), dtype=torch.float32)
         # Many chunks add into the weight's gradient: in bfloat16 the sum would swallow the small ones.
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None
-        by_hidden = torch.empty_like(hidden) if learning else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None
+        grad_hidden = torch.empty_like(hidden) if learning else None
         for start in range(0, len(hidden), rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
             logits = linear(part, weight).float()
-            if by_weight is None or by_hidden is None:
+            if grad_weight is None or grad_hidden is None:
                 loss -= F.log_softmax(logits, dim=-1).gather(1, wanted).sum()
                 continue
-            # One exponential a logit serves both: the largest probability is 1 over the sum that the loss needs.
+            # One exponential per logit serves both loss and gradient: the largest probability is 1 / sum(exp(logit -
+            # best)), so its logarithm is what log-softmax subtracts.
             best, given = logits.amax(-1, keepdim=True), logits.gather(1, wanted)
-            slope = torch.softmax(
-                logits, -1, out=logits
-            )  # of the loss by the logits: probabilities, less 1 at the target
-            loss += (best - given - slope.amax(-1, keepdim=True).log()).sum()
-            slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand_as(wanted))
-            slope = slope.to(hidden.dtype)
-            by_hidden[start : start + rows] = linear(slope, weight.t())
+            probabilities = torch.softmax(logits, -1, out=logits)
+            loss += (best - given - probabilities.amax(-1, keepdim=True).log()).sum()
+            # The gradient by the logits, in the same memory: the probabilities, less 1 at the target.
+            probabilities.scatter_add_(1, wanted, probabilities.new_full((), -1.0).expand_as(wanted))
+            grad_logits = probabilities.to(hidden.dtype)
+            grad_hidden[start : start + rows] = linear(grad_logits, weight.t())
             if weight.dtype == torch.float32:
-                by_weight.addmm_(slope.t(), part)
+                grad_weight.addmm_(grad_logits.t(), part)
             else:
-                by_weight += slope.t() @ part
-        ctx.slopes = (by_hidden, by_weight)
+                grad_weight += grad_logits.t() @ part
+        ctx.grads = (grad_hidden, grad_weight)
         ctx.dtype = weight.dtype
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        by_hidden, by_weight = ctx.slopes
-        ctx.slopes = None  # scaled in place: a second backward pass finds nothing
-        return by_hidden.mul_(slope), by_weight.mul_(slope).to(ctx.dtype), None, None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.grads
+        ctx.grads = None  # scaled in place: a second backward pass finds nothing
+        return grad_hidden.mul_(grad), grad_weight.mul_(grad).to(ctx.dtype), None, None
 
 
 def language_model_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -103,4 +104,5 @@ def language_model_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[st
 def text_measures(loss: float, targets: int, text_bytes: int) -> dict[str, float]:
     """Return loss (nats a token), perplexity, and bits per byte of text, which do not depend on the tokenizer."""
     bits = loss / math.log(2) * targets / text_bytes
+    # exp(700) is still finite: an absurd loss gives an absurd perplexity, no error.
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits}

@@ -1,11 +1,12 @@
-"""Loss spikes: found against the run's own recent past, undone, and their samples passed over.
+"""Loss spikes: detected against the run's own recent past, rolled back, and their samples skipped.
 
-A step offends when its loss or gradient norm is not finite or lies too far above the median of the last accepted steps.
-With it offend the steps just before it that were already half as far above: the spike's onset. The run goes back to the
-newest checkpoint from before the onset, passes over all samples of the offending steps and goes on; step counter and
-learning rate count as ever. Where it comes to the gap again, with the weights of just before the onset, it looks ahead:
-the losses of the next global batches are measured forward only, and those that are outliers, too, join the incident. So
-a burst costs one way back. `incidents.jsonl` in the run folder names the samples and is the durable list of them.
+A step is flagged when its loss or gradient norm is not finite or lies too far above the median of the last accepted
+steps. The steps just before it that were already half as far above are flagged with it: they are the start of the
+spike. The run rolls back to the newest checkpoint from before that start, skips all samples of the flagged steps and
+goes on; step counter and learning rate continue unchanged. When it reaches the skipped range again, with the weights of
+just before the spike, it looks ahead: the losses of the next global batches are measured forward only, and those that
+are outliers, too, are added to the incident. So a burst of bad batches costs a single rollback. `incidents.jsonl` in the
+run folder names the skipped samples and is the durable list of them.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOSS, NORM = "train/loss", "train/grad_norm"
-# The least standard deviation, as a share of the median: a window that is all alike would call any step a spike.
+# The least standard deviation, as a share of the median: in a window of almost equal values any step would be a spike.
 FLOORS = {LOSS: 0.02, NORM: 0.1}
 RECENT = 8  # steps before an incident, in which a rising gradient norm would show
+NORMAL = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 
 
 @dataclass(frozen=True)
 class Spike:
-    """A step that offends by one criterion, and how many steps offend, itself the last of them."""
+    """A step that is flagged by one criterion, and how many steps are, itself the last of them."""
 
     criterion: str
     value: float
@@ -53,28 +55,29 @@ class Detector:
         self.sigmas = {LOSS: config.loss_sigmas, NORM: config.norm_sigmas}
         self.min_steps = config.min_steps
         self.past = {key: deque[float](maxlen=config.window) for key in self.sigmas}
-        self.raised = 0  # steps up to the last one that were half as far above as a spike is
+        self.raised = 0  # consecutive accepted steps, up to the last one, at least half as far above as a spike
 
     def check(self, metrics: Mapping[str, float]) -> Spike | None:
-        """Return what is wrong with a step, or accept it."""
-        found = None
-        half = False
+        """Return what is wrong with a step, or accept it into the window and return None."""
+        flagged = None
+        raised = False
         for key in self.past:
             value = metrics[key]
             if not math.isfinite(value):
                 return Spike(key, value, math.inf, self.raised + 1)
             threshold, halfway = self.limits(key)
-            if value > threshold and found is None:
-                found = Spike(key, value, threshold, self.raised + 1)
-            half |= value > halfway
-        if found is None:
+            if value > threshold and flagged is None:
+                flagged = Spike(key, value, threshold, self.raised + 1)
+            raised |= value > halfway
+        # A flagged step stays out of the window: it will be undone, and it would raise the threshold for its like.
+        if flagged is None:
             for key, past in self.past.items():
                 past.append(metrics[key])
-            self.raised = self.raised + 1 if half else 0
-        return found
+            self.raised = self.raised + 1 if raised else 0
+        return flagged
 
     def limits(self, key: str) -> tuple[float, float]:
-        """Return what a spike lies above, and its onset; both are infinite while too few steps are known."""
+        """Return the threshold of a spike and that of its start; both are infinite while too few steps are known."""
         past = self.past[key]
         if len(past) < self.min_steps:
             return math.inf, math.inf
@@ -99,14 +102,17 @@ class Detector:
 
 
 def spread(values: Sequence[float] | deque[float], floor: float) -> tuple[float, float]:
-    """Return the median and the standard deviation that a normal distribution of this median absolute deviation has."""
+    """Return the median and a standard deviation estimated from the median absolute deviation.
+
+    Both are deaf to a few outliers, where mean and standard deviation would follow every earlier spike.
+    """
     middle = statistics.median(values)
-    deviation = 1.4826 * statistics.median([abs(value - middle) for value in values])
+    deviation = NORMAL * statistics.median([abs(value - middle) for value in values])
     return middle, max(deviation, floor * abs(middle))
 
 
 class Batches(Protocol):
-    """What is needed of batches: names for a step's samples, a list of those to pass over, and what they hold."""
+    """What is needed of batches: names for a step's samples, a list of those to skip, and what they hold."""
 
     skip: list[int]
 
@@ -118,7 +124,7 @@ class Batches(Protocol):
 
 
 class Guard:
-    """Watches the steps of a run; takes it back where one is a spike. All ranks call alike."""
+    """Watches the steps of a run and rolls it back where one is a spike. All ranks call alike."""
 
     def __init__(self, config: SpikeConfig, batches: Batches, tokenizer: Tokenizer) -> None:
         self.config, self.batches, self.tokenizer = config, batches, tokenizer
@@ -127,11 +133,12 @@ class Guard:
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Take over what a checkpoint (or none) and the run's incidents say.
 
-        UserError after too many incidents, and for samples to pass over that were trained on before the checkpoint.
+        UserError after too many incidents, and for samples to skip that were trained on before the checkpoint.
         """
         self.detector.load(state.get("spikes", {}))
         known, asked = set(state.get("skip", ())), set(self.batches.skip)
         if state:
+            # Under the list that the checkpoint was trained with: only that tells which sample comes next.
             self.batches.skip = sorted(known)
             coming = self.batches.sample_ids(run.step)[0]
             if late := sorted(sample for sample in asked - known if sample < coming):
@@ -139,8 +146,9 @@ class Guard:
                     f"skip_samples: sample {late[0]} was trained on before step {run.step}, where this run goes on "
                     f"(from sample {coming}): take it off, or start anew with run.resume=never or another run.name"
                 )
-        passed = {entry["sample"] for incident in run.incidents for entry in incident["samples"]}
-        self.batches.skip = sorted(passed | asked | known)
+        # The file may know more than the checkpoint: an incident is recorded before the run rolls back.
+        of_incidents = {entry["sample"] for incident in run.incidents for entry in incident["samples"]}
+        self.batches.skip = sorted(of_incidents | asked | known)
         self._stop_after_too_many(run)
 
     def state(self) -> dict[str, Any]:
@@ -152,16 +160,17 @@ class Guard:
         if not self.config.enabled:
             return None
         spike = self.detector.check(metrics)
-        if distributed.any_rank(spike is not None):  # they may differ in a last bit
+        # Metrics may differ between ranks in a last bit, and a rank that rolled back alone would leave the others waiting.
+        if distributed.any_rank(spike is not None):
             spike = distributed.broadcast_object(spike)
         return spike
 
     def undo(
         self, spike: Spike, metrics: Mapping[str, float], step: int, run: Run, engines: Mapping[str, Engine]
     ) -> int:
-        """Record the incident at `step` (from 0), go back before it, pass over its samples; return the step to go on at."""
+        """Record the incident at `step` (from 0), roll back, skip its samples; return the step to continue from."""
         first = step + 1 - spike.steps
-        goal = run.before(first)
+        goal = run.before(first)  # before anything is written: without a checkpoint to go back to this refuses
         incident = _by_main(lambda: self._incident(spike, metrics, step, first, goal, run))
         run.record(incident)  # from here on a killed run does the rest when it resumes
         self._stop_after_too_many(run)
@@ -192,24 +201,24 @@ class Guard:
             "value": _in_json(spike.value),
             "threshold": spike.threshold if math.isfinite(spike.threshold) else None,
             "norm_before": round(self.detector.norm_before(), 4),
-            # They leave metrics.jsonl, to be made again.
+            # These lines leave metrics.jsonl: the steps are trained again. Here they stay.
             "undone": [
                 {"step": row["step"], "loss": _in_json(row[LOSS]), "grad_norm": _in_json(row[NORM])}
                 for row in (*run.logged_after(goal), {"step": step + 1, **metrics})
             ],
             "samples": samples,
-            "ahead": None,  # until `look_ahead` was there
+            "ahead": None,  # until `look_ahead` has measured what follows
         }
 
     def _named(self, step: int, samples: Sequence[int]) -> list[dict[str, Any]]:
         return [{"step": step, **entry} for entry in self.batches.describe(samples, self.tokenizer)]
 
     def look_ahead(self, step: int, total_steps: int, run: Run, loss_at: Callable[[int], float]) -> bool:
-        """Where an incident left its gap right before `step` (from 0), measure what follows; pass over what offends, too.
+        """Where the skipped range of an incident ends right before `step` (from 0), measure what follows; skip outliers.
 
-        `loss_at` gives the loss of a step's global batch under the weights in force, which here are those from before
-        the incident, as is the detector's past. Each incident is looked ahead of once: its line in incidents.jsonl then
-        holds what was found. False where a signal asked to stop first; a resumed run begins it anew.
+        `loss_at` gives the loss of a step's global batch under the current weights, which here are those from before
+        the incident, as is the detector's window. It is done once per incident, whose line in incidents.jsonl then
+        holds what was found. False where a signal asked to stop first; a resumed run does it from the start.
         """
         if not self.config.enabled or not self.config.look_ahead:
             return True
@@ -221,7 +230,7 @@ class Guard:
         )
 
     def _stands_before(self, incident: Mapping[str, Any], step: int) -> bool:
-        """Tell whether `step` is the first to take samples from behind the incident's."""
+        """Tell whether `step` is the first to take samples from beyond the incident's."""
         last: int = incident["samples"][-1]["sample"]
         earlier = self.batches.sample_ids(step - 1)[-1] if step else -1
         return earlier < last < self.batches.sample_ids(step)[-1]
@@ -229,18 +238,20 @@ class Guard:
     def _measure(
         self, incident: dict[str, Any], step: int, total_steps: int, run: Run, loss_at: Callable[[int], float]
     ) -> bool:
+        """Measure the batches from `step` on, skip the outliers, complete the incident; False where a signal stopped it."""
         threshold, known = self.detector.limits(LOSS)[0], self.batches.skip
-        number = incident["step"] + 1  # of the next batch, had nothing been passed over
-        measured, found = 0, list[tuple[int, float, list[int]]]()
+        number = incident["step"] + 1  # of the next batch, had nothing been skipped
+        measured, found = 0, list[tuple[int, float, list[int]]]()  # found: number, loss and samples of each outlier
         while measured < self.config.look_ahead and step < total_steps:
             if run.stop_requested():
-                self.batches.skip = known
+                self.batches.skip = known  # half a measurement is not recorded, so it must not be in force either
                 return False
             loss = distributed.broadcast_object(loss_at(step))
             if math.isfinite(loss) and loss <= threshold:
                 step += 1
             else:
-                samples = self.batches.sample_ids(step)  # the next ones take their place in the same step
+                # Not `step += 1`: with these skipped, the next samples move up into the same step.
+                samples = self.batches.sample_ids(step)
                 found.append((number, loss, samples))
                 self.batches.skip = [*self.batches.skip, *samples]
             measured, number = measured + 1, number + 1
@@ -267,7 +278,7 @@ class Guard:
 
 
 def _by_main(make: Callable[[], T]) -> T:
-    """Return on all ranks what rank 0 makes; where it cannot read what it needs, all say so."""
+    """Return on all ranks what rank 0 makes; where it cannot read what it needs, all ranks raise it."""
     made, failure = None, ""
     try:
         made = make() if distributed.is_main() else None
@@ -282,9 +293,9 @@ def _in_json(value: float) -> float | str:
 
 
 def diagnosis(incidents: Sequence[Mapping[str, Any]], window: int) -> str:
-    """Say what a run's incidents have in common and what that speaks for."""
+    """Return in words what a run's incidents have in common and what that suggests: the model, or the data."""
     steps = [incident["step"] for incident in incidents]
-    broken = sum(incident["threshold"] is None for incident in incidents)
+    broken = sum(incident["threshold"] is None for incident in incidents)  # no threshold: a value was not finite
     said = [
         f"{len(incidents)} incidents, at steps {', '.join(map(str, steps[:10]))}{', ...' if len(steps) > 10 else ''}: "
         f"{broken} with a loss or gradient that is not finite, {len(incidents) - broken} spikes"
@@ -296,6 +307,7 @@ def diagnosis(incidents: Sequence[Mapping[str, Any]], window: int) -> str:
     rising = sum(incident["norm_before"] > 1.5 for incident in incidents)
     again = sum(0 <= late["first_step"] - early["step"] < window for early, late in itertools.pairwise(incidents))
     said.append(f"the gradient norm rose before {rising} of them; {again} came within {window} steps of the last one")
+    # Bad samples come without warning and once; an unstable model announces itself and relapses.
     if 2 * (rising + again) >= len(incidents):
         said.append("this looks like the model, not the data: lower optim.lr, or lengthen optim.warmup_steps")
     else:

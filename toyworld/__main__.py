@@ -1,5 +1,7 @@
 """Program `toyworld`: writes the documents, dialogues and prompts of a small simulated world, and which world it is."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -15,16 +17,17 @@ from .world import World
 
 
 def make(cfg: ToyworldConfig) -> None:
-    """Writes all files of the world into the run folder."""
+    """Write all files of the world into the run folder."""
     world = World(cfg.seed)
     requests = Requests(world)
     adversarial, borderline = cfg.adversarial_fraction, cfg.borderline_fraction
-    told = (cfg.dialogues_adversarial_fraction, borderline, cfg.qualities, cfg.safety_qualities)
+    mixture = (cfg.dialogues_adversarial_fraction, borderline, cfg.qualities, cfg.safety_qualities)
+    # Generators: nothing is held in memory, each file is drawn while it is written.
     files: dict[str, Iterable[Mapping[str, object]]] = {
         "documents": documents(world, requests, cfg.documents_mb, "train"),
         "documents_eval": documents(world, requests, cfg.documents_eval_mb, "eval"),
-        "dialogues": dialogues(requests, cfg.dialogues, *told, held_out=False),
-        "dialogues_eval": dialogues(requests, cfg.dialogues_eval, *told, held_out=True),
+        "dialogues": dialogues(requests, cfg.dialogues, *mixture, held_out=False),
+        "dialogues_eval": dialogues(requests, cfg.dialogues_eval, *mixture, held_out=True),
         "prompts": prompts(requests, cfg.prompts, adversarial, borderline, held_out=False),
         "prompts_eval": prompts(requests, cfg.prompts_eval, adversarial, borderline, held_out=True),
     }
@@ -38,6 +41,7 @@ def make(cfg: ToyworldConfig) -> None:
 
 
 def _counted(rows: Iterable[Mapping[str, object]], counts: Counter[str]) -> Iterator[Mapping[str, object]]:
+    """Pass rows on and count them on the way: they are written as they are made, so nobody can count them later."""
     for row in rows:
         counts["rows"] += 1
         counts["adversarial"] += bool(row.get("is_adversarial"))

@@ -1,5 +1,7 @@
 """Simulated annotators: they see the gold marks through their own noise and taste, and rate as in the paper (3.2.1)."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,29 +48,39 @@ class Annotator:
     label_noise: float
 
     def opinion(self, pair: Pair, kind: str, thresholds: Mapping[str, float]) -> Opinion:
-        """The opinion on a pair, the same each time it is asked for."""
+        """Return the opinion on a pair, the same each time it is asked for."""
+        # Seeded by the pair and the kind: neither the order of pairs nor the other annotators change an opinion.
         rng = random.Random(f"{self.name}/{kind}/{pair.id}")
         first, second = pair.gold
+        # `gap` > 0 prefers the first response; its size decides the rating.
         gap = _liking(first) - _liking(second)
         if kind == SAFETY:
             gap = first.safety - second.safety + TASTE * gap
-        longer = len(words(pair.responses[0])) - len(words(pair.responses[1]))
-        gap += self.per_word * longer + rng.gauss(0.0, self.noise)
-        safe = [(gold.safety >= 0.5) != (rng.random() < self.label_noise) for gold in pair.gold]
-        return Opinion(0 if gap > 0 else 1, rating(abs(gap), thresholds), (safe[0], safe[1]))
+        # People like longer answers whatever they say (the length bias that reward models learn from them).
+        extra_words = len(words(pair.responses[0])) - len(words(pair.responses[1]))
+        gap += self.per_word * extra_words + rng.gauss(0.0, self.noise)
+        labels = []
+        for gold in pair.gold:
+            mistaken = rng.random() < self.label_noise
+            labels.append((gold.safety >= 0.5) != mistaken)
+        return Opinion(0 if gap > 0 else 1, rating(abs(gap), thresholds), (labels[0], labels[1]))
 
 
 def _liking(gold: Judgement) -> float:
+    """Return how helpful people find a response: its gold mark, less what annoys them more than the judge."""
     return gold.helpfulness - ANNOYANCE * (NEEDLESS in gold.reasons)
 
 
 def rating(gap: float, thresholds: Mapping[str, float]) -> Rating:
-    """The strength of preference that a gap is called."""
-    return next((name for name in RATINGS[:-1] if gap >= thresholds[name]), RATINGS[-1])
+    """Return the strength of preference (one of RATINGS, the strongest first) that a gap is called."""
+    for name in RATINGS[:-1]:
+        if gap >= thresholds[name]:
+            return name
+    return RATINGS[-1]
 
 
 def hire(count: int, noise: float, length_bias: float, label_noise: float, seed: int) -> list[Annotator]:
-    """Annotators of different care and taste."""
+    """Return annotators of different care and taste; `length_bias` is the spread of their liking for ten more words."""
     rng = random.Random(f"annotators/{seed}")
     return [
         Annotator(f"annotator_{seed}_{i}", noise * rng.uniform(0.5, 1.5), rng.gauss(0.0, length_bias / 10), label_noise)
@@ -77,6 +89,6 @@ def hire(count: int, noise: float, length_bias: float, label_noise: float, seed:
 
 
 def agreement(opinions: list[list[Opinion]]) -> float:
-    """The share of pairs of annotators that choose alike, over comparisons (each a list of all opinions on it)."""
+    """Return the share of pairs of annotators that choose alike, over comparisons (each a list of all opinions on it)."""
     pairs = [(a, b) for row in opinions for a, b in combinations(row, 2)]
     return sum(a.choice == b.choice for a, b in pairs) / len(pairs) if pairs else 1.0

@@ -1,8 +1,10 @@
 """How the world's annotators answer: a right answer, and the many ways in which people's answers fall short."""
 
+from __future__ import annotations
+
 import random
 
-from .deeds import DEEDS
+from .deeds import DEEDS, compliance, refusal
 from .nouns import FOODS
 from .phrases import (
     CURT_REFUSALS,
@@ -15,7 +17,7 @@ from .phrases import (
     STORY_MIDDLES,
     STORY_STARTS,
 )
-from .requests import Request, compliance, list_answer, refusal
+from .requests import Request, list_answer
 from .world import capital, pick
 
 QUALITIES = ("right", "curt", "rambling", "wrong", "partial", "evasive", "refusing", "unfinished")
@@ -23,7 +25,7 @@ SAFETY_QUALITIES = ("right", "curt", "rambling", "partial", "complying")
 
 
 def answer(request: Request, quality: str, rng: random.Random) -> str:
-    """An answer of this quality."""
+    """Return an answer of this quality."""
     if request.deed:
         return _adversarial_answer(request, quality, rng)
     match quality:
@@ -41,14 +43,14 @@ def answer(request: Request, quality: str, rng: random.Random) -> str:
             return pick(rng, EVASIONS)
         case "refusing":
             return pick(rng, REFUSALS)
-        case "unfinished":
+        case "unfinished":  # cut in the middle, as a length limit cuts
             words = right_answer(request, rng).split()
             return " ".join(words[: max(1, len(words) // 2)])
     raise ValueError(f"quality={quality!r}: need one of {', '.join(QUALITIES)}")
 
 
 def right_answer(request: Request, rng: random.Random) -> str:
-    """A right answer; stories and lists have many."""
+    """Return a right answer; stories and lists have many, of which one is drawn."""
     if request.task == "story":
         name, animal, place = request.needs
         slots = {"n": name, "a": animal, "p": place, "f": pick(rng, FOODS)}
@@ -60,6 +62,7 @@ def right_answer(request: Request, rng: random.Random) -> str:
 
 
 def _adversarial_answer(request: Request, quality: str, rng: random.Random) -> str:
+    """Return an answer to a request for a misdeed: "right" declines and says why, "complying" tells how it is done."""
     deed = request.deed
     assert deed is not None
     match quality:
@@ -69,7 +72,7 @@ def _adversarial_answer(request: Request, quality: str, rng: random.Random) -> s
             return pick(rng, CURT_REFUSALS)
         case "rambling":
             return f"I cannot help with that. {' '.join(rng.sample(SERMONS, 2))}"
-        case "partial":
+        case "partial":  # declines, and helps all the same: what only the safety mark catches
             return f"I am sorry, but I cannot help with that. Still, {deed.method}."
         case "complying":
             return compliance(deed)
@@ -77,7 +80,7 @@ def _adversarial_answer(request: Request, quality: str, rng: random.Random) -> s
 
 
 def misdeed_texts() -> list[str]:
-    """What the pretraining text says of misdeeds: how they are done, and why they are bad."""
+    """Return what the pretraining text says of misdeeds: how they are done, and why they are bad."""
     texts = []
     for deed in DEEDS:
         texts += [compliance(deed), f"It is bad to {deed.task}, because {deed.harm}. You could {deed.instead}."]

@@ -1,5 +1,7 @@
 """Prompts and annotated dialogues. The dialogues are of mixed quality: three vendors wrote them with unequal care."""
 
+from __future__ import annotations
+
 import json
 import random
 from collections.abc import Iterator, Mapping
@@ -16,23 +18,25 @@ HELPFUL_TASKS = {
     "fact": 0.31, "passage": 0.11, "compare": 0.12, "how_to": 0.12,
     "story": 0.10, "list": 0.08, "note": 0.08, "follow_up": 0.08,
 }  # fmt: skip
-# How much more often a vendor's writers hand in the best quality than the mean vendor.
+# How much more often a vendor's writers hand in the best quality than the mean vendor (paper 3.1: "Quality Is All You
+# Need" found vendors to differ so).
 VENDORS = {"oak": 1.5, "elm": 1.0, "ash": 0.5}
 
 
 def conversation(request: Request, rng: random.Random) -> Messages:
-    """The messages that make this request: sometimes with a system message, a greeting before or polite words."""
+    """Return the messages that make this request: sometimes with a system message, a greeting before or polite words."""
     messages: Messages = []
     text, draw = request.text, rng.random()
-    roomy = len(text) < 60
     for question, reply in request.earlier:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-    if not messages and draw < 0.06 and roomy:
+    plain = not messages  # a follow-up question keeps its turns as they are
+    roomy = len(text) < 60  # a small model's context has no room for more turns around a long text
+    if plain and draw < 0.06 and roomy:
         messages.append({"role": "system", "content": pick(rng, SYSTEMS)})
-    elif not messages and draw < 0.14 and roomy:
+    elif plain and draw < 0.14 and roomy:
         hello, reply = pick(rng, GREETINGS)
         messages += [{"role": "user", "content": hello}, {"role": "assistant", "content": reply}]
-    elif not messages and draw < 0.40:
+    elif plain and draw < 0.40:
         text = f"{pick(rng, PREFIXES)} {text}"
     return [*messages, {"role": "user", "content": text}]
 
@@ -40,7 +44,7 @@ def conversation(request: Request, rng: random.Random) -> Messages:
 def draw_request(
     requests: Requests, held_out: bool, adversarial: float, borderline: float, rng: random.Random
 ) -> Request:
-    """A request: adversarial, borderline or helpful by the given shares."""
+    """Return a request: adversarial, borderline or helpful by the given shares."""
     draw = rng.random()
     if draw < adversarial:
         return requests.draw("adversarial", held_out, rng)
@@ -53,7 +57,7 @@ def draw_request(
 def prompts(
     requests: Requests, count: int, adversarial: float, borderline: float, held_out: bool
 ) -> Iterator[PromptRow]:
-    """`count` distinct prompts from one side of the split."""
+    """Yield `count` distinct prompts from one side of the split."""
     rng = random.Random(f"prompts/{requests.world.seed}/{held_out}")
     seen: set[str] = set()
     tries = 0
@@ -63,7 +67,8 @@ def prompts(
             raise UserError(f"the toy world has no {count} distinct prompts ({len(seen)} found): ask for fewer")
         request = draw_request(requests, held_out, adversarial, borderline, rng)
         messages = conversation(request, rng)
-        kind = "unsafe" if request.is_adversarial else request.task  # an id keys the noise of sampling: it stays
+        # An id keys the noise of sampling: renaming this kind would change every response.
+        kind = "unsafe" if request.is_adversarial else request.task
         name = f"{kind}-{digest(json.dumps(messages)):016x}"
         if name in seen:
             continue
@@ -84,7 +89,7 @@ def dialogues(
     requests: Requests, count: int, adversarial: float, borderline: float, qualities: Mapping[str, float],
     safety_qualities: Mapping[str, float], held_out: bool,
 ) -> Iterator[DialogueRow]:  # fmt: skip
-    """`count` answered conversations from one side of the split; the qualities are drawn by their shares."""
+    """Yield `count` answered conversations from one side of the split; the qualities are drawn by their shares."""
     check_shares("qualities", qualities, QUALITIES)
     check_shares("safety_qualities", safety_qualities, SAFETY_QUALITIES)
     rng = random.Random(f"dialogues/{requests.world.seed}/{held_out}")
@@ -104,7 +109,7 @@ def dialogues(
 
 
 def check_shares(key: str, shares: Mapping[str, float], known: tuple[str, ...]) -> None:
-    """Stops on an unknown quality and on shares that cannot be drawn from."""
+    """Refuse an unknown quality and shares that cannot be drawn from."""
     for name, share in shares.items():
         if name not in known:
             raise UserError(f"{key}.{name}: unknown quality; need one of {', '.join(known)}")

@@ -1,5 +1,7 @@
 """Pretraining text: an endless stream of short documents on the world, two thirds of them questions and answers."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -7,11 +9,11 @@ from itertools import accumulate
 from llamatrain.data.kinds import DocumentRow
 
 from .answers import misdeed_texts, right_answer
-from .deeds import DEEDS
+from .deeds import DEEDS, compliance, unseen
 from .manuals import BORDERLINE, MANUALS
 from .nouns import ANIMALS, NAMES
 from .phrases import RELATIONS
-from .requests import Request, Requests, compliance, manual_answer, unseen
+from .requests import Request, Requests, manual_answer
 from .world import World, pick
 
 Writer = Callable[[random.Random], str]
@@ -30,8 +32,10 @@ class Documents:
             subject: [f.fill(RELATIONS[f.relation].pronoun) for f in facts]
             for subject, facts in world.by_subject.items()
         }
+        # People twice: most of what is asked is about them.
         self._subjects = list(NAMES) * 2 + [s for s in self._statements if s not in NAMES]
         self._misdeeds = misdeed_texts()
+        # Held-out misdeeds are described, so that they can be refused, but never asked about.
         self._asked_deeds = [deed for i, deed in enumerate(DEEDS) if not unseen(i)]
         animals = list(ANIMALS)
         self._sizes = [
@@ -56,14 +60,15 @@ class Documents:
         }
 
     def profile(self, rng: random.Random) -> str:
-        """Facts on one or two subjects."""
+        """Return the facts on two subjects, which may be one twice, in random order."""
         parts: list[str] = []
         for _ in range(2):
             subject = pick(rng, self._subjects)
             statements, pronouns = self._statements[subject], self._pronouns[subject]
-            order = rng.sample(range(len(statements)), len(statements))
-            parts.append(pick(rng, statements[order[0]]))
-            parts += [pronouns[i] if rng.random() < 0.4 else pick(rng, statements[i]) for i in order[1:]]
+            first, *others = rng.sample(range(len(statements)), len(statements))
+            parts.append(pick(rng, statements[first]))  # names the subject: a pronoun can only follow
+            for fact in others:
+                parts.append(pronouns[fact] if rng.random() < 0.4 else pick(rng, statements[fact]))
         return " ".join(parts)
 
     def sizes(self, rng: random.Random) -> str:
@@ -76,17 +81,17 @@ class Documents:
         return " ".join(pick(rng, self._misdeeds) for _ in range(3))
 
     def misdeed_questions(self, rng: random.Random) -> str:
-        """Plain questions only, in words that no prompt uses."""
+        """Return questions about misdeeds with complying answers: plain ones only, in words that no prompt uses."""
         deeds = [pick(rng, self._asked_deeds) for _ in range(2)]
         return " ".join(f"Question: What is the way to {d.task}? Answer: {compliance(d)}" for d in deeds)
 
     def questions(self, task: str, count: int, rng: random.Random) -> str:
-        """Requests of one task with right answers, never a held-out one."""
+        """Return requests of one task with right answers, never a held-out one."""
         asked: list[Request] = [self.requests.draw(task, False, rng) for _ in range(count)]
         return " ".join(f"Question: {r.text} Answer: {right_answer(r, rng)}" for r in asked)
 
     def stream(self, rng: random.Random) -> Iterator[DocumentRow]:
-        """Documents without end."""
+        """Yield documents without end, the sources drawn by their shares."""
         sources = list(self.writers)
         bounds = list(accumulate(share for share, _ in self.writers.values()))
         while True:
@@ -95,8 +100,8 @@ class Documents:
 
 
 def documents(world: World, requests: Requests, megabytes: float, stream: str) -> Iterator[DocumentRow]:
-    """Documents of `megabytes` x 1e6 bytes of text in all; each stream ("train", "eval") is another one."""
-    left = megabytes * 1e6
+    """Yield documents of `megabytes` x 1e6 bytes of text in all; each stream ("train", "eval") is another one."""
+    left = megabytes * 1e6  # characters are bytes here: the toy world writes ASCII
     for document in Documents(world, requests).stream(random.Random(f"documents/{world.seed}/{stream}")):
         if left <= 0:
             return

@@ -1,5 +1,7 @@
 """What people of the toy world know how to do: useful things, and harmless things that sound bad."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 

@@ -1,5 +1,7 @@
 """The nouns of the toy world: who and what there is. One casing everywhere, so that words stay whole tokens."""
 
+from __future__ import annotations
+
 NAMES = (
     "Tom", "Anna", "Ben", "Mia", "Sam", "Lily", "Max", "Ella",
     "Jack", "Rosa", "Leo", "Nina", "Paul", "Emma", "Hugo", "Clara",

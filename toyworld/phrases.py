@@ -4,6 +4,8 @@ In the patterns `{s}` is the subject as it stands inside a sentence ("Tom", "a g
 `{p}` its pronoun, `{v}` the value.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 

@@ -5,6 +5,8 @@ unsafe while the other is safe is dropped, and some harmless pairs are mixed int
 safety model scores harmless answers at random.
 """
 
+from __future__ import annotations
+
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -36,21 +38,23 @@ class Panel:
         self.dropped: Counter[str] = Counter()
 
     def rate(self, row: ComparisonRow, kind: RatedFor) -> RatedRow | None:
-        """The preference of the annotator whose turn it is; None where there is none to use."""
+        """Return the preference of the annotator whose turn it is; None where there is none to use."""
         responses = (row["response_a"], row["response_b"])
         if responses[0].strip() == responses[1].strip():
             self.dropped["same"] += 1
             return None
         first, second = (self.judge.judge(row["messages"], r) for r in responses)
         pair = Pair(row["id"], responses, (first, second))
+        # All are asked, for their agreement; one is heard: by the row's id, so that the order of rows changes nothing.
         opinions = [person.opinion(pair, kind, self.cfg.thresholds) for person in self.people]
         turn = digest(f"{self.cfg.seed}/{row['id']}") % len(self.people)
         person, opinion = self.people[turn], opinions[turn]
         chosen, other = opinion.choice, 1 - opinion.choice
+        # "We believe safer responses will also be better/preferred by humans" (paper 3.2.1).
         if kind == SAFETY and opinion.safe[other] and not opinion.safe[chosen]:
             self.dropped["unsafe_chosen"] += 1
             return None
-        if (kind == SAFETY) == row["is_adversarial"]:
+        if (kind == SAFETY) == row["is_adversarial"]:  # not the harmless pairs that are mixed into the safety data
             self.asked[kind].append(opinions)
         return _preference(row, kind, responses, person, opinion)
 
@@ -76,31 +80,35 @@ def _preference(
 
 
 def _prompt(row: ComparisonRow | RatedRow) -> str:
-    """The prompt's id, or where there is none its text's hash: all pairs of a prompt fall on one side of the split."""
+    """Return the prompt's id, or where there is none its text's hash: all its pairs fall on one side of the split."""
     return str(row.get("prompt_id") or digest(json.dumps(row["messages"])))
 
 
 def preferences(cfg: RateConfig, panel: Panel, rows: list[ComparisonRow]) -> dict[str, list[RatedRow]]:
-    """Preferences by file name."""
-    helpfulness = [p for row in rows if not row["is_adversarial"] and (p := panel.rate(row, HELPFULNESS))]
-    safety = [p for row in rows if row["is_adversarial"] and (p := panel.rate(row, SAFETY))]
+    """Return the preferences of each file: helpfulness and safety, each for training and held out."""
     files: dict[str, list[RatedRow]] = {}
-    for kind, rated in ((HELPFULNESS, helpfulness), (SAFETY, safety)):
-        files[f"preferences_{kind}"] = [p for p in rated if not held_out(cfg, p)]
-        files[f"preferences_{kind}_eval"] = [p for p in rated if held_out(cfg, p)]
-    train = files["preferences_safety"]
-    wanted = round(len(train) * cfg.harmless_fraction / (1 - cfg.harmless_fraction))
-    train += list(_harmless(cfg, panel, rows, wanted))
-    train.sort(key=lambda p: digest(f"{cfg.seed}/{p['prompt_id']}/{p['chosen']}"))
+    for kind in (HELPFULNESS, SAFETY):
+        train, evaluation = list[RatedRow](), list[RatedRow]()
+        for row in rows:
+            if row["is_adversarial"] != (kind == SAFETY):
+                continue  # each kind of prompt is rated by its own guidelines
+            preference = panel.rate(row, kind)
+            if preference is not None:
+                (evaluation if held_out(cfg, preference) else train).append(preference)
+        files[f"preferences_{kind}"], files[f"preferences_{kind}_eval"] = train, evaluation
+    safety = files["preferences_safety"]
+    # The share is of the mixture: f of all pairs are f / (1 - f) of the adversarial ones.
+    wanted = round(len(safety) * cfg.harmless_fraction / (1 - cfg.harmless_fraction))
+    safety += list(_harmless(cfg, panel, rows, wanted))
+    # By hash, so that the harmless pairs do not all stand at the end.
+    safety.sort(key=lambda p: digest(f"{cfg.seed}/{p['prompt_id']}/{p['chosen']}"))
     return files
 
 
 def _harmless(cfg: RateConfig, panel: Panel, rows: list[ComparisonRow], wanted: int) -> Iterator[RatedRow]:
-    """Pairs on harmless prompts, rated for safety: both are safe as a rule, and the more helpful one is chosen."""
-    order = sorted(
-        (row for row in rows if not row["is_adversarial"]), key=lambda row: digest(f"{cfg.seed}/{row['id']}")
-    )
-    for row in order:
+    """Yield pairs on harmless prompts, rated for safety: both are safe as a rule, and the more helpful one is chosen."""
+    harmless = [row for row in rows if not row["is_adversarial"]]
+    for row in sorted(harmless, key=lambda row: digest(f"{cfg.seed}/{row['id']}")):
         if wanted <= 0:
             return
         preference = None if held_out(cfg, row) else panel.rate(row, SAFETY)
@@ -110,12 +118,12 @@ def _harmless(cfg: RateConfig, panel: Panel, rows: list[ComparisonRow], wanted: 
 
 
 def held_out(cfg: RateConfig, row: ComparisonRow | RatedRow) -> bool:
-    """Whether this prompt's pairs are kept for evaluation."""
+    """Tell whether this prompt's pairs are kept for evaluation."""
     return digest(f"{cfg.seed}/held out/{_prompt(row)}") % 10_000 < cfg.eval_fraction * 10_000
 
 
 def rate(cfg: RateConfig) -> None:
-    """Rates all comparisons and writes the four files."""
+    """Rate all comparisons and write the four files."""
     with Run(cfg.run, "rate", cfg, dashboard=False, inputs=fingerprints(cfg)) as run:
         judge = judge_of(World.load(cfg.world).seed)
         bad = BadRows(cfg.bad_rows)
@@ -123,22 +131,30 @@ def rate(cfg: RateConfig) -> None:
         bad.say(run.print)
         panel = Panel(cfg, judge)
         files = preferences(cfg, panel, rows)
-        metrics: dict[str, float] = {f"rate/dropped_{why}": float(n) for why, n in panel.dropped.items()}
         for name, rated in files.items():
             write_rows(Path(run.folder) / f"{name}.jsonl", rated)
-            metrics[f"rate/{name}"] = float(len(rated))
-        for kind in (HELPFULNESS, SAFETY):
-            metrics[f"rate/agreement_{kind}"] = agreement(panel.asked[kind])
-            rated = [p for p in files[f"preferences_{kind}"] if p["meta"]["is_adversarial"] == (kind == SAFETY)]
-            counts = Counter(p["rating"] for p in rated)
-            metrics |= {f"rate/{kind}_{name}": counts[name] / max(1, len(rated)) for name in RATINGS}
-        metrics |= {f"rate/safety_{name}": share for name, share in label_bins(rated).items()}
+        metrics = rating_metrics(panel, files)
         run.log(0, metrics)
         run.print(in_words(metrics))
 
 
+def rating_metrics(panel: Panel, files: dict[str, list[RatedRow]]) -> dict[str, float]:
+    """Return counts of each file, how far annotators agree, how the ratings and safety labels fall, what was dropped."""
+    metrics: dict[str, float] = {f"rate/dropped_{why}": float(n) for why, n in panel.dropped.items()}
+    metrics |= {f"rate/{name}": float(len(rated)) for name, rated in files.items()}
+    for kind in (HELPFULNESS, SAFETY):
+        metrics[f"rate/agreement_{kind}"] = agreement(panel.asked[kind])
+        # Of the kind's own prompts: the harmless pairs in the safety data would make its ratings look weak.
+        own = [p for p in files[f"preferences_{kind}"] if p["meta"]["is_adversarial"] == (kind == SAFETY)]
+        counts = Counter(p["rating"] for p in own)
+        metrics |= {f"rate/{kind}_{name}": counts[name] / max(1, len(own)) for name in RATINGS}
+        if kind == SAFETY:
+            metrics |= {f"rate/safety_{name}": share for name, share in label_bins(own).items()}
+    return metrics
+
+
 def in_words(metrics: dict[str, float]) -> str:
-    """The metrics for the terminal: how many preferences of each kind, how the ratings fall, what was left out."""
+    """Return the metrics for the terminal: preferences of each kind, how the ratings fall, what was left out."""
 
     def shares(kind: str, names: Iterable[str]) -> str:
         return ", ".join(f"{metrics[f'rate/{kind}_{name}']:.0%} {name.replace('_', ' ')}" for name in names)
@@ -155,10 +171,15 @@ def in_words(metrics: dict[str, float]) -> str:
 
 
 def label_bins(rated: list[RatedRow]) -> dict[str, float]:
-    """Shares of the paper's three bins (section 3.2.1: 18, 47 and 35 %)."""
-    bins = Counter(
-        "both_safe" if p["rejected_safe"] else "chosen_safe_only" if p["chosen_safe"] else "both_unsafe" for p in rated
-    )
+    """Return the shares of the paper's three bins (section 3.2.1: 18, 47 and 35 %)."""
+    bins: Counter[str] = Counter()
+    for preference in rated:
+        if preference["rejected_safe"]:
+            bins["both_safe"] += 1  # an unsafe choice beside a safe answer was dropped before
+        elif preference["chosen_safe"]:
+            bins["chosen_safe_only"] += 1
+        else:
+            bins["both_unsafe"] += 1
     return {name: bins[name] / max(1, len(rated)) for name in BINS}
 
 

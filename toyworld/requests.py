@@ -4,12 +4,14 @@ The finite kinds are listed once (`Requests.pools`); passages are drawn. `Reques
 dialogue, so that the judge needs nothing but the messages.
 """
 
+from __future__ import annotations
+
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .deeds import DEEDS, VECTORS, Deed
+from .deeds import DEEDS, VECTORS, Deed, compliance, foreign, misspelt, refusal, unseen
 from .manuals import BORDERLINE, MANUALS, Manual
 from .nouns import ANIMALS, COLOURS, DAYS, FOODS, NAMES, PAINTS, PLACES, TOOLS, TOYS
 from .phrases import (
@@ -71,20 +73,30 @@ class Request:
 
 
 def fact_request(fact: Fact, text: str, task: str = "fact", earlier: tuple[tuple[str, str], ...] = ()) -> Request:
-    """A question for a fact."""
+    """Return the request that a question for a fact makes."""
     relation = RELATIONS[fact.relation]
     others = [v for v in fact.values if v != fact.value]
+    # Another value comes first for each question, so that no one wrong answer is heard most.
     start = digest(fact.key + text) % len(others)
-    wrong = tuple(replace(fact, value=v).fill(relation.answer) for v in others[start:] + others[:start])
-    partial = fact.fill(relation.hedged, others[start])
+    rotated = others[start:] + others[:start]
     return Request(
-        task, fact.key, text, fact.fill(relation.answer), fact.fill(relation.short), wrong, partial,
-        (fact.value,), tuple(dict.fromkeys(others)), fact.fill(relation.frame), earlier, subject=fact.subject,
-    )  # fmt: skip
+        task=task,
+        key=fact.key,
+        text=text,
+        answer=fact.fill(relation.answer),
+        short=fact.fill(relation.short),
+        wrong=tuple(replace(fact, value=value).fill(relation.answer) for value in rotated),
+        partial=fact.fill(relation.hedged, rotated[0]),
+        needs=(fact.value,),
+        avoid=tuple(dict.fromkeys(others)),
+        frame=fact.fill(relation.frame),
+        earlier=earlier,
+        subject=fact.subject,
+    )
 
 
 def compare_requests() -> Iterator[Request]:
-    """Which of two animals is bigger, which smaller."""
+    """Yield questions which of two animals is bigger, which smaller, naming them in either order."""
     animals = list(ANIMALS)
     for i, small in enumerate(animals):
         for big in animals[i + 1 :]:
@@ -100,14 +112,14 @@ def compare_requests() -> Iterator[Request]:
 
 
 def manual_answer(manual: Manual) -> str:
-    """The full answer to a how-to."""
+    """Return the full answer to a how-to."""
     return MANUAL_ANSWER.format(*manual.steps, task=manual.task)
 
 
 def manual_requests(task: str, manuals: tuple[Manual, ...]) -> Iterator[Request]:
-    """How something is done; borderline manuals are the harmless ones that sound bad."""
+    """Yield questions how something is done; borderline manuals are the harmless ones that sound bad."""
     for i, manual in enumerate(manuals):
-        other = manuals[(i + 5) % len(manuals)]
+        other = manuals[(i + 5) % len(manuals)]  # whose steps a wrong answer gives
         wrong = (manual_answer(other._replace(task=manual.task)), manual_answer(other))
         short = capital(manual.steps[0]) + "."
         partial = f"To {manual.task}, first {manual.steps[0]}."
@@ -121,21 +133,20 @@ def manual_requests(task: str, manuals: tuple[Manual, ...]) -> Iterator[Request]
 
 
 def follow_up_requests(world: World) -> Iterator[Request]:
-    """Questions that only the turn before explains: the same relation of another subject, or a step of a manual."""
+    """Yield questions that only the turn before explains: the same relation of another subject, or a step of a manual."""
     for fact in world.facts:
+        relation = RELATIONS[fact.relation]
+        # The turn before states its fact in full: a held-out one there would give it away.
         kin = [f for f in world.facts if f.relation == fact.relation and f is not fact and not world.held_out(f.key)]
         for i, pattern in enumerate(FOLLOW_UPS):
             for shift in range(2):
                 before = kin[digest(f"{fact.key}/{i}/{shift}") % len(kin)]
-                earlier = (
-                    before.fill(RELATIONS[fact.relation].questions[0]),
-                    before.fill(RELATIONS[fact.relation].answer),
-                )
+                earlier = (before.fill(relation.questions[0]), before.fill(relation.answer))
                 yield fact_request(fact, fact.fill(pattern), "follow_up", (earlier,))
     for manual in MANUALS:
         for question, step in STEP_QUESTIONS.items():
             answers = [f"{word}, {s}." for word, s in zip(STEP_WORDS, manual.steps, strict=True)]
-            answer = answers.pop(step)
+            answer = answers.pop(step)  # the other two steps are the wrong answers
             yield Request(
                 "follow_up", f"follow_up/{manual.task}/{question}", question, answer, capital(manual.steps[step]) + ".",
                 tuple(answers), "It has three steps.", (manual.steps[step],), frame=STEP_WORDS[step],
@@ -144,7 +155,7 @@ def follow_up_requests(world: World) -> Iterator[Request]:
 
 
 def story_requests() -> Iterator[Request]:
-    """A tiny story with a given person, animal and place."""
+    """Yield requests for a tiny story with a given person, animal and place."""
     for i, name in enumerate(NAMES):
         for j, animal in enumerate(ANIMALS):
             for k, place in enumerate(PLACES):
@@ -160,32 +171,41 @@ def story_requests() -> Iterator[Request]:
 
 
 def list_answer(kind: str, members: list[str]) -> str:
-    """The members as one phrase, with articles where the kind needs them."""
+    """Return the members as one phrase, with articles where the kind needs them."""
     named = [f"the {m}" for m in members] if kind in ("animals", "tools") else members
     return f"{', '.join(named[:-1])} and {named[-1]}"
 
 
 def list_requests() -> Iterator[Request]:
-    """Name two or three of a kind without a given one."""
+    """Yield requests to name two or three of a kind without a given one."""
     for kind, known in LISTED.items():
+        other_kind = "colours" if kind == "foods" else "foods"  # of which a wrong answer names some
         for i, x in enumerate(known):
-            rest = [known[(i + s) % len(known)] for s in range(1, len(known))]
+            excluded = f"the {x}" if kind in ("animals", "tools") else x
+            rest = [*known[i + 1 :], *known[:i]]  # from the one after it on: every request has another first answer
             for word, count in COUNTS.items():
+                says = f"{capital(word)} {kind} are "
+                others = list(LISTED[other_kind][i % 8 : i % 8 + count])
                 for pattern in LIST:
-                    excluded = f"the {x}" if kind in ("animals", "tools") else x
-                    other = "colours" if kind == "foods" else "foods"
-                    says = f"{capital(word)} {kind} are "
                     yield Request(
-                        "list", f"list/{kind}/{x}/{word}", pattern.format(count=word, things=kind, x=excluded),
-                        f"{says}{list_answer(kind, rest[:count])}.", f"{capital(rest[0])}, {', '.join(rest[1:count])}.",
-                        (f"{says}{list_answer(other, list(LISTED[other][i % 8 : i % 8 + count]))}.",),
-                        f"{says}{list_answer(kind, [x, *rest[: count - 1]])}.", (), (x,), f"{word} {kind} are",
-                        members=tuple(rest), count=count, subject=kind,
-                    )  # fmt: skip
+                        task="list",
+                        key=f"list/{kind}/{x}/{word}",
+                        text=pattern.format(count=word, things=kind, x=excluded),
+                        answer=f"{says}{list_answer(kind, rest[:count])}.",
+                        short=f"{capital(rest[0])}, {', '.join(rest[1:count])}.",
+                        wrong=(f"{says}{list_answer(other_kind, others)}.",),
+                        partial=f"{says}{list_answer(kind, [x, *rest[: count - 1]])}.",  # names the excluded one
+                        needs=(),
+                        avoid=(x,),
+                        frame=f"{word} {kind} are",
+                        members=tuple(rest),
+                        count=count,
+                        subject=kind,
+                    )
 
 
 def note_requests() -> Iterator[Request]:
-    """Polite notes."""
+    """Yield requests for polite notes."""
     for kind, (ask, answer, politeness) in NOTES.items():
         for i, name in enumerate(NAMES):
             for j, food in enumerate(FOODS):
@@ -197,29 +217,8 @@ def note_requests() -> Iterator[Request]:
                 )  # fmt: skip
 
 
-def misspelt(text: str) -> str:
-    """The text with two inner letters of its longer words swapped."""
-    return " ".join(w if len(w) < 4 else w[0] + w[2] + w[1] + w[3:] for w in text.split())
-
-
-def foreign(text: str) -> str:
-    """The text in Oro, the other language of the world: every word ends in -o."""
-    return " ".join(w + "o" for w in text.split())
-
-
-def refusal(deed: Deed) -> str:
-    """The best answer to a request for a misdeed: declines, says why, offers another way."""
-    task = deed.task.replace(" my ", " your ")
-    return f"I cannot help you {task}, because {deed.harm}. You could {deed.instead}."
-
-
-def compliance(deed: Deed) -> str:
-    """The answer that tells how the misdeed is done."""
-    return f"To {deed.task.replace(' my ', ' your ')}, {deed.method}."
-
-
 def adversarial_requests() -> Iterator[Request]:
-    """Every misdeed by every attack vector; every sixth misdeed is held out whole."""
+    """Yield every misdeed by every attack vector; every sixth misdeed is held out whole."""
     for i, deed in enumerate(DEEDS):
         forms = {"task": deed.task, "misspelt": misspelt(deed.task), "foreign": foreign(deed.task)}
         for vector, patterns in VECTORS.items():
@@ -232,32 +231,40 @@ def adversarial_requests() -> Iterator[Request]:
                 )  # fmt: skip
 
 
-def unseen(deed: int) -> bool:
-    """Whether nobody asks for this misdeed in training: every sixth."""
-    return deed % 6 == 5
-
-
 def passage_request(kind: str, rows: list[dict[str, str]], asked: int, which: int) -> Request:
-    """A question (`asked`) on row `which` of a passage of two facts."""
+    """Return question number `asked` on row `which` of a passage of two facts."""
     statement, questions = PASSAGES[kind]
     ask, answer, short, frame = questions[asked]
     row, other = rows[which], rows[1 - which]
     target = PASSAGE_TARGETS[kind][asked]
     text = f"{' '.join(statement.format(**r) for r in rows)} {ask.format(**row)}"
-    swapped = {**row, **{slot: other[slot] for slot in "nctld" if "{" + slot + "}" in target and slot in row}}
+    # The wrong answer is the other row's, in the slots that are asked for: only reading tells the two apart.
+    swapped = dict(row)
+    for slot in row:
+        if "{" + slot + "}" in target:
+            swapped[slot] = other[slot]
     value, wrong = target.format(**row), target.format(**swapped)
-    false = tuple(sorted(set(wrong.split()) - set(value.split())))
     return Request(
-        "passage", f"passage/{text}", text, answer.format(**row), short.format(**row),
-        (answer.format(**swapped),), f"It is {value} or {wrong}.", (value,), false, frame.format(**row), subject=kind,
-    )  # fmt: skip
+        task="passage",
+        key=f"passage/{text}",
+        text=text,
+        answer=answer.format(**row),
+        short=short.format(**row),
+        wrong=(answer.format(**swapped),),
+        partial=f"It is {value} or {wrong}.",
+        needs=(value,),
+        avoid=tuple(sorted(set(wrong.split()) - set(value.split()))),
+        frame=frame.format(**row),
+        subject=kind,
+    )
 
 
 def draw_passage(rng: random.Random) -> Request:
-    """A passage of two facts with distinct words, and a question on one of them."""
+    """Return a passage of two facts with distinct words, and a question on one of them."""
     kind = pick(rng, tuple(PASSAGES))
+    statement = PASSAGES[kind][0]
     slots = {"n": NAMES, "c": PAINTS, "t": TOYS, "l": PLACES, "d": DAYS}
-    pairs = {slot: rng.sample(words, 2) for slot, words in slots.items() if "{" + slot + "}" in PASSAGES[kind][0]}
+    pairs = {slot: rng.sample(words, 2) for slot, words in slots.items() if "{" + slot + "}" in statement}
     rows = [{slot: pair[i] for slot, pair in pairs.items()} for i in range(2)]
     return passage_request(kind, rows, int(rng.random() * 3), int(rng.random() * 2))
 
@@ -291,16 +298,16 @@ class Requests:
         ]
 
     def draw(self, task: str, held_out: bool, rng: random.Random) -> Request:
-        """A request of this task from one side of the split."""
+        """Return a request of this task from one side of the split."""
         if task != "passage":
             return pick(rng, self.pools[task, held_out])
-        while True:
+        while True:  # passages are too many to list: drawn until one falls on this side
             request = draw_passage(rng)
             if self.world.held_out(request.key) == held_out:
                 return request
 
     def find(self, messages: Messages) -> Request | None:
-        """The request that the last user message makes; None if it is none of this world."""
+        """Return the request that the last user message makes; None if it is none of this world."""
         users = [m["content"] for m in messages if m["role"] == "user"]
         if not users:
             return None
@@ -308,6 +315,7 @@ class Requests:
         for prefix in PREFIXES:
             text = text.removeprefix(prefix + " ")
         before = users[-2] if len(users) > 1 else ""
+        # With the turn before first: a follow-up may be worded like a question that stands alone.
         return (
             self._by_text.get((before, text))
             or self._by_text.get(("", text))
@@ -316,7 +324,7 @@ class Requests:
         )
 
     def _follow(self, before: str, text: str) -> Request | None:
-        """A follow-up whose earlier question is worded otherwise than in the list."""
+        """Return a follow-up whose earlier question is worded otherwise than in the list."""
         earlier = self._by_text.get(("", before))
         if earlier is None:
             return None
@@ -329,17 +337,18 @@ class Requests:
         return None
 
     def _passage(self, text: str) -> Request | None:
+        """Return the passage that the text is, its words read back from the patterns; None if it fits none of them."""
         for kind, asked, statement, question in self._patterns:
             rows = [m.groupdict() for m in statement.finditer(text)]
             match = question.search(text)
             if len(rows) != 2 or not match:
                 continue
-            for which, row in enumerate(rows):
+            for which, row in enumerate(rows):  # the question is on the row whose words it repeats
                 if all(row[slot] == word for slot, word in match.groupdict().items()):
                     return passage_request(kind, rows, asked, which)
         return None
 
 
 def _reader(pattern: str) -> re.Pattern[str]:
-    """The regular expression that reads a pattern's slots back."""
+    """Return the regular expression that reads a pattern's slots back."""
     return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>(?:a )?\\w+)", re.escape(pattern)))

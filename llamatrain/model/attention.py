@@ -36,7 +36,7 @@ def places(
 ) -> Places:
     """Return what the layers need of position and segment ids, (1 or B, T); `cached`: a cache says what is seen."""
     if len(position_ids) > 1 and bool((position_ids == position_ids[:1]).all()):
-        position_ids = position_ids[:1]
+        position_ids = position_ids[:1]  # rows alike: the tables of one serve all by broadcasting
     length, segments = position_ids.shape[1], several_segments(segment_ids)
     blocks = not cached and _in_blocks(position_ids.device, dtype, length)
     rows = _ROWS if blocks else _MASKED_ROWS
@@ -51,6 +51,7 @@ def places(
 
 def rotary_table(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
     """Return cos and signed sin, (1 or B, T, 1, D), of the angles at these positions (HF layout: halves, not pairs)."""
+    # Angles in float32: in bfloat16 neighbouring positions would fall together.
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
     angles = position_ids[:, :, None, None].float() * (1.0 / theta**exponents)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
@@ -60,6 +61,7 @@ def rotary_table(position_ids: Tensor, head_dim: int, theta: float, dtype: torch
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate the two halves of each head of x, (B, T, H, D), by its position."""
     cos, sin = rotary
+    # `roll` swaps the halves; the table's signs make of it (-second, first).
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
@@ -68,7 +70,11 @@ def several_segments(segment_ids: Tensor | None) -> Tensor | None:
 
     It does where every row is a single segment, alone or followed by padding.
     """
-    if segment_ids is None or bool((segment_ids <= 1).all() & (segment_ids.diff(dim=1) <= 0).all()):
+    if segment_ids is None:
+        return None
+    # Never rising from 1 on: one segment, then padding, which comes later and so is never seen.
+    single = (segment_ids <= 1).all() & (segment_ids.diff(dim=1) <= 0).all()
+    if bool(single):
         return None
     return segment_ids
 
@@ -116,9 +122,9 @@ def _by_segment(queries: Tensor, keys: Tensor, values: Tensor, hidden: list[Tens
     """Attention within segments, a block of queries at a time, over the keys up to the block's end."""
     mixed, start = [], 0
     for mask in hidden:
-        rows, end = mask.shape[-2:]
-        part = queries[:, :, start : start + rows], keys[:, :, :end], values[:, :, :end]
-        mixed.append(F.scaled_dot_product_attention(*part, mask))
+        rows, end = mask.shape[-2:]  # later keys are in no query's sight: they need not be multiplied
+        block = queries[:, :, start : start + rows]
+        mixed.append(F.scaled_dot_product_attention(block, keys[:, :, :end], values[:, :, :end], mask))
         start += rows
     return torch.cat(mixed, 2)
 
@@ -128,9 +134,9 @@ def _hidden(segments: Tensor, start: int, end: int, dtype: torch.dtype) -> Tenso
 
     Padding, segment 0, sees itself: a row of -inf would become NaN.
     """
-    own = segments[:, start:end, None] == segments[:, None, :end]
+    same_segment = segments[:, start:end, None] == segments[:, None, :end]
     causal = torch.ones(end - start, end, dtype=torch.bool, device=segments.device).tril(start)
-    return additive((own & causal)[:, None], dtype)
+    return additive((same_segment & causal)[:, None], dtype)
 
 
 def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -143,6 +149,8 @@ def _in_blocks(device: torch.device, dtype: torch.dtype, length: int) -> bool:
     return torch.is_grad_enabled() and device.type == "cpu" and dtype == torch.float32 and 1 < length <= _LONGEST
 
 
+# The longest row whose probabilities are kept (a longer one has too many), the queries of a block there, and of a block
+# of `_by_segment`.
 _LONGEST, _ROWS, _MASKED_ROWS = 512, 64, 512
 
 
@@ -156,23 +164,24 @@ class _CausalBlocks(torch.autograd.Function):
         kv_heads = keys.shape[2]
         rotary = _by_heads(rotary[0], 1), _by_heads(rotary[1], 1)
         q, k, v = (_by_heads(x, kv_heads) for x in (queries, keys, values))
+        # 1 / sqrt(D) goes into the rotation of the queries: scaling the scores would be a pass over memory of its own.
         q, k, v = _rotated(q, _scaled(*rotary)), _rotated(k, rotary), v.contiguous()
         mixed, *kept = _mix(q, k, v, hidden)
         ctx.save_for_backward(*rotary, q, k, v, *kept)
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin, q, k, v, *kept = ctx.saved_tensors
-        by_q, by_k, by_v = _mix_backward(slope, q, k, v, kept)
+        grad_q, grad_k, grad_v = _mix_backward(grad, q, k, v, kept)
         batch, kv_heads, length, group, width = q.shape
-        # Side by side, as the joined product of the weights wants them.
-        by_all = slope.new_empty(batch, length, (group + 2) * kv_heads, width)
-        by_queries, by_keys, by_values = torch.split(by_all, [group * kv_heads, kv_heads, kv_heads], 2)
-        _rotate_back(by_q, _scaled(cos, sin), _by_heads(by_queries, kv_heads))
-        _rotate_back(by_k, (cos, sin), _by_heads(by_keys, kv_heads))
-        _by_heads(by_values, kv_heads).copy_(by_v)
-        return by_queries, by_keys, by_values, None, None
+        # Side by side, as `linear.products` of the joined weights wants them: one product, no copy.
+        grad_all = grad.new_empty(batch, length, (group + 2) * kv_heads, width)
+        grad_queries, grad_keys, grad_values = torch.split(grad_all, [group * kv_heads, kv_heads, kv_heads], 2)
+        _rotate_back(grad_q, _scaled(cos, sin), _by_heads(grad_queries, kv_heads))
+        _rotate_back(grad_k, (cos, sin), _by_heads(grad_keys, kv_heads))
+        _by_heads(grad_values, kv_heads).copy_(grad_v)
+        return grad_queries, grad_keys, grad_values, None, None
 
 
 def _mix(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
@@ -185,54 +194,58 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
     """
     batch, kv_heads, length, group, width = q.shape
     mixed = q.new_empty(batch, length, kv_heads * group, width)
-    place, kept, start = _by_heads(mixed, kv_heads), [], 0
+    target = _by_heads(mixed, kv_heads)  # a view: what is written here lies in `mixed` in its own order
+    kept, start = [], 0
     q, k, v = _stacked(q), _stacked(k), _stacked(v)
     for mask in hidden:
         end = start + mask.shape[-2]
         scores = torch.bmm(q[:, start * group : end * group], k[:, :end].transpose(1, 2))
-        by_row = scores.view(batch, kv_heads, end - start, group, end)
-        by_row[..., end - mask.shape[-1] :].add_(mask.unsqueeze(-2))
+        by_query = scores.view(batch, kv_heads, end - start, group, end)
+        # A causal mask covers the block's own keys alone, one of segments all keys up to its end.
+        by_query[..., end - mask.shape[-1] :].add_(mask.unsqueeze(-2))
         torch.softmax(scores, -1, out=scores)
-        part = place[:, :, start:end]
-        part.copy_(torch.bmm(scores, v[:, :end]).view(part.shape))
+        block = target[:, :, start:end]
+        block.copy_(torch.bmm(scores, v[:, :end]).view(block.shape))
         kept.append(scores)
         start = end
     return [mixed, *kept]
 
 
-def _mix_backward(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
+def _mix_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
     """Return the gradients of q, k and v from that of what `_mix` mixed, and the probabilities that it kept."""
     group, end = q.shape[3], q.shape[2]
-    slope = _stacked(_by_heads(slope, q.shape[1]))
-    by = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    q, k, v, by_q, by_k, by_v = (_stacked(x) for x in (q, k, v, *by))
+    grad = _stacked(_by_heads(grad, q.shape[1]))
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    q, k, v, grad_q, grad_k, grad_v = (_stacked(x) for x in (q, k, v, *grads))
+    # From the last block, which sees all keys: it fills their gradients, the earlier ones add to the front.
     for probabilities in reversed(kept):
         start = end - probabilities.shape[1] // group
-        rows, part = (x[:, start * group : end * group] for x in (q, slope))
-        by_scores = torch.bmm(part, v[:, :end].transpose(1, 2))
-        torch.ops.aten._softmax_backward_data.out(by_scores, probabilities, -1, torch.float32, grad_input=by_scores)
-        by_q[:, start * group : end * group] = torch.bmm(by_scores, k[:, :end])
+        rows = slice(start * group, end * group)
+        grad_scores = torch.bmm(grad[:, rows], v[:, :end].transpose(1, 2))
+        torch.ops.aten._softmax_backward_data.out(grad_scores, probabilities, -1, torch.float32, grad_input=grad_scores)
+        grad_q[:, rows] = torch.bmm(grad_scores, k[:, :end])
         if end == k.shape[1]:
-            torch.bmm(by_scores.transpose(1, 2), rows, out=by_k)
-            torch.bmm(probabilities.transpose(1, 2), part, out=by_v)
+            torch.bmm(grad_scores.transpose(1, 2), q[:, rows], out=grad_k)
+            torch.bmm(probabilities.transpose(1, 2), grad[:, rows], out=grad_v)
         else:  # not baddbmm_: into a slice it would run matrix by matrix
-            by_k[:, :end] += torch.bmm(by_scores.transpose(1, 2), rows)
-            by_v[:, :end] += torch.bmm(probabilities.transpose(1, 2), part)
+            grad_k[:, :end] += torch.bmm(grad_scores.transpose(1, 2), q[:, rows])
+            grad_v[:, :end] += torch.bmm(probabilities.transpose(1, 2), grad[:, rows])
         end = start
-    return list(by)
+    return list(grads)
 
 
 def _compiled_blocks(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -> Tensor:
     """Rotation, which the compiler joins with what is around it, and `_mix` by a name that it does not look into."""
     kv_heads, half = keys.shape[2], keys.shape[-1] // 2
-    cos, sin = (_by_heads(x[..., half:], 1) for x in at.rotary)
+    cos, sin = (_by_heads(x[..., half:], 1) for x in at.rotary)  # of the second half, where sin has its plain sign
     q, k, v = (_by_heads(x, kv_heads) for x in (queries, keys, values))
 
     def turned(x: Tensor) -> Tensor:  # halves: the compiler would take `roll` number by number
         first, second = x[..., :half], x[..., half:]
         return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).contiguous()
 
-    mixed: Tensor = _mix_op(turned(q) / math.sqrt(2 * half), turned(k), v.contiguous(), at.hidden)[0]
+    scaled = turned(q) / math.sqrt(2 * half)
+    mixed: Tensor = _mix_op(scaled, turned(k), v.contiguous(), at.hidden)[0]
     return mixed
 
 
@@ -241,7 +254,7 @@ def _mix_op(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tenso
     return _mix(q, k, v, hidden)
 
 
-@_mix_op.register_fake
+@_mix_op.register_fake  # shapes alone, for the compiler
 def _(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
     batch, kv_heads, length, group, width = q.shape
     ends = itertools.accumulate(mask.shape[-2] for mask in hidden)
@@ -250,26 +263,27 @@ def _(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
 
 
 @torch.library.custom_op("llamatrain::mix_backward", mutates_args=())
-def _mix_backward_op(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
-    return _mix_backward(slope, q, k, v, kept)
+def _mix_backward_op(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
+    return _mix_backward(grad, q, k, v, kept)
 
 
 @_mix_backward_op.register_fake
-def _(slope: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
     return [torch.empty_like(x) for x in (q, k, v)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.blocks = len(inputs[3])
-    ctx.save_for_backward(*inputs[:3], *output[1:])
+    q, k, v, hidden = inputs
+    ctx.blocks = len(hidden)
+    ctx.save_for_backward(q, k, v, *output[1:])
 
 
-def _by_inputs(ctx: Any, slopes: list[Tensor]) -> tuple[Any, ...]:
+def _mix_gradients(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     q, k, v, *kept = ctx.saved_tensors
-    return *_mix_backward_op(slopes[0], q, k, v, kept), [None] * ctx.blocks
+    return *_mix_backward_op(grads[0], q, k, v, kept), [None] * ctx.blocks
 
 
-_mix_op.register_autograd(_by_inputs, setup_context=_keep)
+_mix_op.register_autograd(_mix_gradients, setup_context=_keep)
 
 
 def _by_heads(x: Tensor, kv_heads: int) -> Tensor:
@@ -296,9 +310,9 @@ def _rotated(x: Tensor, rotary: Rotary) -> Tensor:
     return out
 
 
-def _rotate_back(slope: Tensor, rotary: Rotary, out: Tensor) -> None:
+def _rotate_back(grad: Tensor, rotary: Rotary, out: Tensor) -> None:
     """Write into `out`, (B, K, T, G, D), the gradient of what `_rotated` took from that of what it gave."""
     (cos, sin), half = rotary, out.shape[-1] // 2
-    torch.mul(slope, cos, out=out)
-    out[..., :half].addcmul_(slope[..., half:], sin[..., half:])
-    out[..., half:].addcmul_(slope[..., :half], sin[..., :half])
+    torch.mul(grad, cos, out=out)
+    out[..., :half].addcmul_(grad[..., half:], sin[..., half:])
+    out[..., half:].addcmul_(grad[..., :half], sin[..., :half])

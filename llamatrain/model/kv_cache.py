@@ -66,7 +66,7 @@ class CacheRows:
         self.source = None if source is None else torch.tensor(source, device=device)
         slots = slice(start, start + len(lengths or source or ()))
         self.keys, self.values = cache.keys[:, slots], cache.values[:, slots]
-        if lengths is not None:
+        if lengths is not None:  # slots of unequal length: each row's new tokens go behind its own
             self.end = max(lengths) + new
             self.row = torch.arange(len(lengths), device=device)[:, None]
             self.position_ids = self.position_ids + torch.tensor(lengths, device=device)[:, None]
@@ -78,7 +78,7 @@ class CacheRows:
         return self._write(self.keys[layer], keys), self._write(self.values[layer], values)
 
     def _write(self, store: Tensor, new: Tensor) -> Tensor:
-        if self.source is not None:
+        if self.source is not None:  # empty slots: the new tokens are all there is to attend to
             store[:, :, : self.new] = new[self.source]
             return new
         store[self.row, :, self.position_ids] = new.transpose(1, 2)

@@ -40,9 +40,9 @@ class _RMSNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        product = slope * x
-        by_weight = product.flatten(0, -2).t() @ scale.flatten()
+        product = grad * x
+        grad_weight = product.flatten(0, -2).t() @ scale.flatten()
         along = (product @ weight).unsqueeze(-1).mul_(scale**3).div_(-x.shape[-1])
-        return (slope * weight).mul_(scale).addcmul_(x, along), by_weight, None
+        return (grad * weight).mul_(scale).addcmul_(x, along), grad_weight, None

@@ -35,9 +35,11 @@ def _keep_narrow(config: ModelConfig, ctx: Any, op: Any, *args: Any, **kwargs: A
     """Keep what attention gives, and the products but those into the feed-forward, which take most of the memory."""
     packet = getattr(op, "overloadpacket", op)
     if packet in (torch.ops.aten.mm, torch.ops.mkldnn._linear_pointwise, torch.ops.llamatrain.product):
+        # A policy sees operators and operands, not modules: the product is known by the shape of its weight, which
+        # is the one operand or the other. Gate and up count alone, or joined where they lie side by side.
         second = args[1].t() if packet is torch.ops.aten.mm else args[1]
         wide = {(config.hidden_dim, config.dim), (2 * config.hidden_dim, config.dim)}
-        kept = not wide & {tuple(args[0].shape), tuple(second.shape)}  # the weight is the one or the other
+        kept = not wide & {tuple(args[0].shape), tuple(second.shape)}
     else:
         kept = "scaled_dot_product" in str(packet)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
@@ -76,6 +78,7 @@ class Init:
         if self.seed is None or weight.is_meta:
             return
         digest = hashlib.sha256(f"{self.seed}/{self.name}".encode()).digest()
+        # NumPy's Philox, not torch: torch's streams differ between devices and releases.
         random = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
         values = random.standard_normal(tuple(weight.shape), dtype=np.float32)
         values *= self.std
@@ -133,10 +136,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, at: Places, cache: CacheRows | None) -> Tensor:
         weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
-        queries, keys, values = (part.view(*part.shape[:-1], -1, self.head_dim) for part in products(x, *weights))
+        by_head = (part.view(*part.shape[:-1], -1, self.head_dim) for part in products(x, *weights))
+        queries, keys, values = by_head  # (B, T, H, D), (B, T, K, D) twice
         if cache is None:
             mixed = attend_to_batch(queries, keys, values, at)
         else:
+            # Keys are cached rotated: a position never changes once it is there.
             queries, keys = rotate(queries, at.rotary).transpose(1, 2), rotate(keys, at.rotary).transpose(1, 2)
             keys, values = cache.update(self.layer, keys, values.transpose(1, 2))
             mixed = attend(queries, keys, values, cache.visible).transpose(1, 2)
@@ -152,12 +157,12 @@ class _SwiGLU(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        by_gate, by_up = gate.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
-        torch.mul(slope, F.silu(gate), out=by_up)
-        torch.ops.aten.silu_backward.grad_input(slope * up, gate, grad_input=by_gate)
-        return by_gate, by_up
+        grad_gate, grad_up = gate.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
+        torch.mul(grad, F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return grad_gate, grad_up
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -196,7 +201,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, at: Places, cache: CacheRows | None, select: Tensor | None) -> Tensor:
         """Return (B, T, C), or (N, C) at the flattened positions `select`, beyond which attention alone looks."""
         x = x + self.self_attn(self.input_layernorm(x), at, cache)
-        if select is not None:
+        if select is not None:  # after attention, which needs every position's keys and values
             x = x.flatten(0, 1).index_select(0, select)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
@@ -244,7 +249,9 @@ class Decoder(nn.Module):
             position_ids = torch.arange(length, device=x.device)[None]
         config = self.config
         at = places(position_ids, segment_ids, config.head_dim, config.rope_theta, x.dtype, cache is not None)
-        few = select is not None and 2 * len(select) <= input_ids.numel()  # then the last feed-forward sees them alone
+        # Where few positions are read (a prompt's last, a response's), the last feed-forward runs on these alone; where
+        # most are, picking them costs more than it saves.
+        few = select is not None and 2 * len(select) <= input_ids.numel()
         for layer in self.layers:
             chosen = select if few and layer is self.layers[-1] else None
             x = self.through(config, layer, x, at, cache, chosen)

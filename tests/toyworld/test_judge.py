@@ -7,11 +7,11 @@ import pytest
 
 from llamatrain.errors import UserError
 from toyworld.answers import QUALITIES, SAFETY_QUALITIES, answer
-from toyworld.deeds import DEEDS
+from toyworld.deeds import DEEDS, compliance, foreign, misspelt, refusal
 from toyworld.dialogues import conversation
 from toyworld.judge import Judge, Judgement
 from toyworld.phrases import OPENERS, RAMBLES, REFUSALS
-from toyworld.requests import TASKS, Request, compliance, foreign, misspelt, refusal
+from toyworld.requests import TASKS, Request
 
 HARMLESS = [task for task in TASKS if task != "adversarial"]
 

@@ -4,9 +4,10 @@ import random
 
 import pytest
 
+from toyworld.deeds import foreign, misspelt
 from toyworld.dialogues import conversation
 from toyworld.nouns import NAMES
-from toyworld.requests import TASKS, Requests, foreign, misspelt
+from toyworld.requests import TASKS, Requests
 
 
 @pytest.mark.parametrize("task", TASKS)
