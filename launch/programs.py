@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import itertools
 import os
 import shlex
 import shutil
@@ -48,6 +49,7 @@ OWN = {
     "pipeline": Program(
         "launch.pipeline", TOGETHER, "from text to a chat model: all stages, in order; done ones are skipped"
     ),
+    "new": Program("launch.new", TOGETHER, "data of your own -> a preset fitted to them and to this machine"),
     "stage": Program("launch.stage", TOGETHER, "one stage of a pipeline that was planned"),
     "report": Program("launch.report", TOGETHER, "one self-contained HTML page from a pipeline's run folders"),
     "clean": Program("launch.clean", TOGETHER, "results that were replaced: listed, and removed when asked"),
@@ -104,11 +106,11 @@ def typed(arguments: Sequence[str]) -> str:
 
 def with_keys(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
     """Return arguments of which the plain ones, in their order, have got these keys: `runs/demo` is folder='runs/demo'."""
-    left = list(keys)
-    return [
-        argument if "=" in argument or argument.startswith("-") or not left else f"{left.pop(0)}={quoted(argument)}"
-        for argument in arguments
-    ]
+    left, made = list(keys), list[str]()
+    for before, argument in itertools.pairwise(["", *arguments]):
+        plain = "=" not in argument and not argument.startswith("-") and before != "--cfg"
+        made.append(f"{left.pop(0)}={quoted(argument)}" if plain and left else argument)
+    return made
 
 
 def quoted(text: str) -> str:

@@ -32,6 +32,7 @@ from llamatrain.run_files import STATUS
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.text_files import read_json
 
+from .machine import count_gpus
 from .plan import Decision, Place, Planned, decide, refuse_costly, refuse_older
 from .processes import Processes, ended
 from .programs import PROGRAMS, command, nearest, typed, with_keys
@@ -163,7 +164,7 @@ class Runner:
         folder, module = self.place.folder / one.name, PROGRAMS[one.program].module
         alone = self.ranks if PROGRAMS[one.program].parallel else 1
         record.ranks = self.among.count if self.among else alone
-        record.cores, record.gpus = len(os.sched_getaffinity(0)), min(_gpus(), record.ranks)
+        record.cores, record.gpus = len(os.sched_getaffinity(0)), min(count_gpus(), record.ranks)
         record.write(folder)
         settings = folder / "config.yaml"
         write_settings(settings, one.resolved(self.place))
@@ -272,15 +273,6 @@ def meeting(folder: Path) -> Path:
 def console() -> Console:
     """Return where lines about stages are printed."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-
-
-def _gpus() -> int:
-    """Return how many GPUs this machine lets us see (without asking torch, which takes seconds)."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llamatrain.data.kinds import EXAMPLES
 from llamatrain.errors import UserError
 
 from ..graph import Graph, Stage
@@ -172,7 +173,7 @@ def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapp
     if data.ratings:
         path = g.wait_for(
             f"{data.ratings}/v{n}_preferences.jsonl",
-            f"preferences between the responses in {pairs / 'comparisons.jsonl'}",
+            f"preferences between the responses in {pairs / 'comparisons.jsonl'}, rows of {EXAMPLES['preference']}",
         )
         part = "" if cfg.folds > 1 else f"@without{HELD_OUT}"
         train = {kind: [f"{path}@{kind}{part}"] for kind in KINDS}

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -57,9 +58,9 @@ def compose_dict(program: str, overrides: Sequence[str] = (), schema: type | Non
 
 
 def typed(program: str, schema: type, values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Hold composed values against the schema; some may still be missing."""
+    """Hold composed values against the schema; some may still be missing. Of a key `from` the field is `from_`."""
     with explained(program, overrides, schema):
-        config = OmegaConf.create(dict(values))
+        config = OmegaConf.create({f"{key}_" if iskeyword(key) else key: value for key, value in values.items()})
         _single_to_list(schema, config)
         return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), config))
 
@@ -116,7 +117,7 @@ def check(
             for key in absent:
                 OmegaConf.update(config, key, NOT_GIVEN)
         elif absent:
-            raise UserError(missing(absent, program))
+            raise UserError(missing([key.removesuffix("_") for key in absent], program))
         for key, value in _leaves(OmegaConf.to_container(config, resolve=True)):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{key}={value}: need a finite number")

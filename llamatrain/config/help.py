@@ -38,7 +38,7 @@ def help_text(program: str, about: str, plans: bool = False) -> str:
     lines = [*_paragraphs(about, width), "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     lines += _wrapped("Options: ", ",  ".join(options), width)
     every = sorted(presets.known_presets())
-    ready = [one for one in every if program == "pipeline" or presets.is_own(one) or name in load_preset(one)]
+    ready = [preset for preset in every if program == "pipeline" or name in load_preset(preset)]
     if ready:
         lines += ["", *_wrapped("Presets: ", ", ".join(ready), width)]
     if used:

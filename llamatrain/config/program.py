@@ -143,7 +143,7 @@ def _text(program: str, schema: type, arguments: Sequence[str], about: str, plan
     with explained(program, overrides, schema):
         if not OmegaConf.missing_keys(shown):
             check(program, schema, values, overrides)  # for the checks between keys
-        return OmegaConf.to_yaml(shown, resolve=True).rstrip()
+        return re.sub(r"^(\w+)_:", r"\1:", OmegaConf.to_yaml(shown, resolve=True).rstrip(), flags=re.M)
 
 
 def _unknown(option: str, plans: bool) -> UserError:

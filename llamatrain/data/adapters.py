@@ -7,6 +7,7 @@
 | `oasst` | OpenAssistant message trees | dialogue: the best-ranked path through each English tree |
 | `fairytale_stories` | FairytaleQA stories (`title`, `text`) | document |
 | `fairytale_questions` | FairytaleQA questions about a section | dialogue: section and question -> answer |
+| `messages` | our own rows with `messages`, whatever they are | prompt: what is asked last; dialogue: a preference's chosen answer; document |
 | `hf` | a data set with our own fields | every kind |
 | `paragraphs` | plain text, documents with blank lines between them | document |
 
@@ -25,7 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llamatrain.chat import TAGS
+from llamatrain.chat import TAGS, check_messages
 from llamatrain.data.files import Place, Row
 from llamatrain.data.kinds import KINDS
 from llamatrain.errors import UserError
@@ -124,7 +125,7 @@ def _told(convert: Convert) -> Convert:
     def document(row: Row, source: str) -> Iterator[Row]:
         for made in convert(row, source):
             turns = (f"{_SPEAKERS[turn['role']]}: {turn['content']}" for turn in made["messages"])
-            yield {"text": "\n\n".join(turns), "source": made["source"]}
+            yield {"text": "\n\n".join(turns), "source": made.get("source")}
 
     return document
 
@@ -139,6 +140,27 @@ def _fairytale_dialogue(row: Row, source: str) -> Iterator[Row]:
     yield {"messages": messages, "source": "fairytales"}
 
 
+def _messages_prompt(row: Row, source: str) -> Iterator[Row]:
+    check_messages(row["messages"], "field 'messages'")
+    asked = row["messages"][:-1] if row["messages"][-1]["role"] == "assistant" else row["messages"]
+    named = f"{Path(source.partition(':')[0]).name.partition('.')[0]}-{_identity(asked)}"  # in two files: two ids
+    is_adversarial = row.get("is_adversarial")
+    if is_adversarial is None:
+        is_adversarial = row.get("kind") == "safety"
+    yield {"id": named, "messages": asked, "source": row.get("source"), "is_adversarial": is_adversarial}
+
+
+def _messages_dialogue(row: Row, source: str) -> Iterator[Row]:
+    check_messages(row["messages"], "field 'messages'")
+    if "chosen" not in row:
+        yield row
+    elif row.get("chosen_safe") is not False:
+        answer = {"role": "assistant", "content": row["chosen"]}
+        is_adversarial = row.get("kind") == "safety"
+        made = {"messages": [*row["messages"], answer], "source": row.get("source"), "loss": "last"}
+        yield {**made, "is_adversarial": is_adversarial}
+
+
 def _own_fields(row: Row, source: str) -> Iterator[Row]:
     yield row
 
@@ -150,6 +172,11 @@ ADAPTERS: dict[str, dict[str, Convert]] = {
     "oasst": {"dialogue": _oasst_dialogue, "document": _told(_oasst_dialogue)},
     "fairytale_stories": {"document": _fairytale_document},
     "fairytale_questions": {"dialogue": _fairytale_dialogue, "document": _told(_fairytale_dialogue)},
+    "messages": {
+        "prompt": _messages_prompt,
+        "dialogue": _messages_dialogue,
+        "document": _told(_messages_dialogue),
+    },
     "paragraphs": {"document": _own_fields},
     "hf": dict.fromkeys(KINDS, _own_fields),
 }
@@ -187,6 +214,12 @@ def read_hub(
 def hub_shards(name: str, version: Version = NEWEST) -> int:
     """Return how many shards a data set has, which can be streamed one by one."""
     return int(_stream(name, version).num_shards)
+
+
+def hub_splits(name: str) -> list[str]:
+    """Return the splits that a data set has."""
+    made = _builder(name, NEWEST)
+    return [str(split) for split in (made.config.data_files or made.info.splits or {"train": None})]
 
 
 def hub_stamp(name: str, version: Version = NEWEST) -> str:

@@ -127,6 +127,13 @@ KINDS: dict[str, type[Any]] = {
     "preference": PreferenceRow,
     "judgement": JudgementRow,
 }
+EXAMPLES = {  # the least that a row of people's own needs, for messages
+    "document": '{"text": "..."}',
+    "dialogue": '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
+    "prompt": '{"messages": [{"role": "user", "content": "..."}]}',
+    "preference": '{"messages": [{"role": "user", "content": "..."}], "chosen": "...", "rejected": "...", "kind": "helpfulness"}'
+    ' (or "safety")',
+}
 
 
 # --- rows that hold more than their kind -------------------------------------------------------------------------

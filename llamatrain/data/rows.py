@@ -211,6 +211,11 @@ def conversation_key(row: Row) -> str:
     return str(row.get("text") or row.get("prompt_id") or "")
 
 
+def conversation_hash(row: Row) -> int:
+    """Return the number by which rows fall into folds: `fold0/5` are those that divide by five."""
+    return int.from_bytes(hashlib.sha256(conversation_key(row).encode()).digest()[:8], "big")
+
+
 @dataclass(frozen=True)
 class _Share:
     """Which of a source's rows are meant: preferences of a kind, one of `count` parts by a hash of the conversation, or
@@ -225,8 +230,7 @@ class _Share:
     def holds(self, row: Row) -> bool:
         if self.kind is not None and row.get("kind") != self.kind:
             return False
-        digest = hashlib.sha256(conversation_key(row).encode()).digest()
-        return (int.from_bytes(digest[:8], "big") % self.count == self.part) != self.without
+        return (conversation_hash(row) % self.count == self.part) != self.without
 
     def __str__(self) -> str:
         fold = f"{'without' if self.without else 'fold'}{self.part}/{self.count}"

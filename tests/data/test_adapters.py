@@ -66,6 +66,26 @@ def test_a_row_of_another_data_set_names_file_and_line(tmp_path: Path) -> None:
         list(read_rows(f"hh_rlhf:{path}", PreferenceRow))
 
 
+def test_rows_with_messages_are_read_as_other_kinds(tmp_path: Path) -> None:
+    pair = {"messages": MESSAGES, "chosen": "Oaks.", "rejected": "No.", "kind": "safety"}
+    unsafe = {**pair, "messages": MESSAGES[:1], "chosen_safe": False}
+    path = write(tmp_path / "pairs.v1.jsonl", pair, pair, unsafe)
+    asked, hello = read_rows(f"messages:{path}", PromptRow)  # of two pairs with the same messages one prompt
+    assert (asked["messages"], asked["is_adversarial"], asked["source"]) == (MESSAGES, True, "pairs.v1.jsonl")
+    assert asked["id"].startswith("pairs-") and asked["id"] != hello["id"]
+    [*_, told] = read_rows(f"messages:{path}", DialogueRow)  # an unsafe answer is none to learn from
+    assert told["messages"] == [*MESSAGES, {"role": "assistant", "content": "Oaks."}]
+    assert (told["loss"], told["is_adversarial"]) == ("last", True)
+    [first, _] = read_rows(f"messages:{path}", DocumentRow)
+    assert first["text"] == "User: Hi there\n\nAssistant: Hello.\n\nUser: Which trees?\n\nAssistant: Oaks."
+    dialogue = write(tmp_path / "dialogues.jsonl", {"messages": MESSAGES[:2], "is_adversarial": None})
+    assert next(read_rows(f"messages:{dialogue}", PromptRow))["messages"] == MESSAGES[:1]
+    assert next(read_rows(f"messages:{dialogue}", PromptRow))["is_adversarial"] is False
+    assert next(read_rows(f"messages:{dialogue}", DialogueRow))["messages"] == MESSAGES[:2]
+    with pytest.raises(UserError, match=r"bad\.jsonl:1: field 'messages': found \[\], need"):
+        list(read_rows(f"messages:{write(tmp_path / 'bad.jsonl', {'messages': []})}", PromptRow))
+
+
 def node(
     role: str, text: str, rank: int | None = None, lang: str = "en", replies: list[Any] | None = None
 ) -> dict[str, Any]:

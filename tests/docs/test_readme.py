@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from launch.graph import Graph, distributed, split_overrides
+from launch import new
+from launch.graph import Graph, distributed
 from launch.graphs.chat import chat
-from launch.pipeline import OWN, PipelineConfig
+from launch.pipeline import PipelineConfig, divided
 from launch.plan import Composed
 from launch.plan import compose as compose_stage
 from launch.programs import PROGRAMS, with_keys
 from llamatrain.config.compose import compose, compose_dict
+from llamatrain.config.presets import preset_overrides
+from tests.launch.test_roles import dialogues, pairs, texts, write
 from toyworld.judge import judge_of
 
 ROOT = Path(__file__).parents[2]
@@ -60,10 +63,24 @@ def test_the_pages_show_commands() -> None:
     assert len(COMMANDS) > 15
 
 
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the README's `new` makes of texts, dialogues and pairs in my_data: the preset `mine`, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "my_data/texts.jsonl", texts(300))
+    write(tmp_path / "my_data/chats.jsonl", dialogues(300))
+    write(tmp_path / "my_data/pairs.jsonl", pairs(300))
+    with pytest.raises(SystemExit, match="0"):
+        new.main(["mine", "from=my_data"])
+
+
+@pytest.mark.usefixtures("mine")
 @pytest.mark.parametrize(("program", "arguments"), COMMANDS)
 def test_a_command_composes(program: str, arguments: list[str]) -> None:
     assert program in PROGRAMS
-    arguments = with_keys(arguments, {"clean": ["folder"], "stage": ["pipeline", "stage"]}.get(program, []))
+    arguments = with_keys(
+        arguments, {"clean": ["folder"], "new": ["name"], "stage": ["pipeline", "stage"]}.get(program, [])
+    )
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
     for argument in set(arguments) - set(overrides):
         assert argument in ("...", "--help", "--cfg", "job", "--multirun") or argument.startswith("--dry-run")
@@ -79,12 +96,14 @@ KNOWN = Composed()
 
 
 def _composes_all_stages(overrides: list[str]) -> None:
-    own, staged = split_overrides(overrides, OWN)
-    own = [re.sub(r"data=\S+\.yaml", "data=toyworld", override) for override in own]  # a file of the user's
+    presets = [override.removeprefix("preset=") for override in overrides if override.startswith("preset=")]
+    assert presets
+    theirs = [override for name in presets for override in preset_overrides("pipeline", name)]
+    # data=my_data.yaml is a file of the user's, which is not here.
+    typed = [re.sub(r"^data=my\S+\.yaml", "data=toyworld", one) for one in overrides if not one.startswith("preset=")]
+    own, staged = divided([*theirs, *typed])
     cfg, graph = compose("pipeline", PipelineConfig, own), Graph()
     chat(graph, cfg, cfg.data)
-    presets = [override.removeprefix("preset=") for override in own if override.startswith("preset=")]
-    assert presets
     for stage in distributed(list(graph.stages.values()), staged):
         compose_stage(stage, presets, None, KNOWN)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.programs import OWN, PROGRAMS
+from launch.programs import OWN, PROGRAMS, with_keys
 from launch.report.learned_from import RULES
 
 HEAVY = {"torch", "deepspeed", "wandb", "datasets", "transformers"}
@@ -33,3 +33,8 @@ def test_what_the_report_shows_of_a_program_is_there_to_show(name: str) -> None:
         assert not table.key or table.key in program.schema.__dataclass_fields__  # type: ignore[union-attr]
         assert not table.file or table.file in program.makes
     assert bool(program.model) == bool(program.trained_on)
+
+
+def test_plain_arguments_get_their_keys() -> None:
+    assert with_keys(["runs/a", "x=1", "it's"], ["folder", "stage"]) == ["folder='runs/a'", "x=1", r"stage='it\'s'"]
+    assert with_keys(["--cfg", "job", "a", "b"], ["name"]) == ["--cfg", "job", "name='a'", "b"]

@@ -1,0 +1,156 @@
+"""Fitted values suit the data and the machine: every stage composes, batches are below an epoch and go to every rank."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from launch.fitted import CONTEXTS, Fit, method, power, vocabulary
+from launch.graph import Graph, distributed
+from launch.graphs.chat import KINDS, chat
+from launch.machine import CORE, Machine, this_machine
+from launch.plan import Composed, compose
+from launch.programs import schema_of
+from launch.roles import File, Part, Roles, assigned
+from llamatrain.config.compose import check
+from llamatrain.data.batches import check_split
+from llamatrain.data.shapes import BUCKETS, Shape
+
+CPU = Machine(2, 0, 2 * CORE, "2 CPU cores")
+LARGE = Machine(64, 0, 64 * CORE, "64 CPU cores")
+GPUS = Machine(16, 8, 8 * 3e13, "8 GPUs (A100)")
+
+
+def a_file(kind: str, rows: int, size: int, answer: int = 100, text: str = "abc ") -> File:
+    """Return what `look` finds in so many rows of so many bytes."""
+    kinds = list(KINDS) if kind == "preference" else [""]
+    spread = [rows // len(kinds) // BUCKETS + 1] * BUCKETS
+    folds = {name: [*spread[:-1], rows // len(kinds) - sum(spread[:-1])] for name in kinds}
+    sizes, answers = [size] * min(rows, 1000), [answer] * min(rows, 1000)
+    shape = Shape(f"/data/{kind}.jsonl", None, kind, rows=rows, sizes=sizes, answers=answers, folds=folds)
+    shape.characters = Counter(text) if kind == "document" else Counter()
+    return File(f"{kind}.jsonl", shape)
+
+
+def some(documents: int = 100, dialogues: int = 1000, pairs: int = 1000, size: int = 400) -> list[File]:
+    """Return files of so many rows; documents in units of ten kilobytes."""
+    wanted: list[tuple[str, int, int]] = [
+        ("document", documents, 10_000),
+        ("dialogue", dialogues, size),
+        ("preference", pairs, size),
+    ]
+    return [a_file(kind, rows, each) for kind, rows, each in wanted if rows]
+
+
+def composed(roles: Roles, fit: Fit) -> dict[str, Any]:
+    """Return stage -> checked settings of the whole pipeline, with the fitted values."""
+    graph, found, known = Graph(), {}, Composed()
+    chat(graph, method(roles), roles.data)
+    values = fit.preset("data/mine.yaml", bad=True)
+    typed = [f"{name}.{one.override}" for name, values in values.items() if name != "pipeline" for one in values]
+    programs = {stage.program.replace(".", "_") for stage in graph.stages.values()}
+    for stage in distributed(list(graph.stages.values()), [one for one in typed if one.partition(".")[0] in programs]):
+        made = compose(stage, [], None, known)
+        made["run"] = {**made["run"], "name": stage.name}
+        found[stage.name] = check(stage.program, schema_of(stage.program), made)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("files", "machine", "minutes"),
+    [(some(), CPU, 5), (some(2, 12, 12, 60), LARGE, 30), (some(10**6, 10**5, 10**5), GPUS, 600)],
+    ids=["usual", "tiny data, many cores", "much data, GPUs"],
+)
+def test_every_stage_composes_with_batches_that_suit(files: list[File], machine: Machine, minutes: float) -> None:
+    roles = assigned(files)
+    fit = Fit(roles, machine, minutes)
+    stages = composed(roles, fit)
+    assert {"pretrain", "sft", "v1_reward_safety", "v1_rejection_sampling", "ppo", "evaluate"} <= stages.keys()
+    ranks = fit.ranks
+    base, sft, reward = stages["pretrain"], stages["sft"], stages["v1_reward_safety"]
+    check_split("batch_tokens", base.batch_tokens, {"rows": base.model.max_seq_len, "micro_batch_size": None}, ranks)
+    assert base.model.max_seq_len in CONTEXTS
+    assert base.batch_tokens <= fit.corpus or ranks * base.model.max_seq_len == base.batch_tokens
+    assert base.total_steps >= 1
+    for size in (sft.batch_sequences, stages["v1_rejection_sampling"].batch_sequences, reward.batch_pairs):
+        check_split("batch", size, {"micro_batch_size": None}, ranks)
+    check_split("mini_batch_prompts", stages["ppo"].mini_batch_prompts, {"micro_batch_size": None}, ranks)
+    assert sft.batch_sequences <= max(1, fit.packed(roles.parts["dialogue"]))
+    assert reward.batch_pairs <= min(roles.parts[kind].rows for kind in KINDS)
+    assert stages["ppo"].rollout_prompts <= roles.parts["prompt"].rows
+    assert 2 * stages["ppo"].sampling.max_new_tokens <= base.model.max_seq_len
+    assert all(stage.bad_rows == "skip" for stage in stages.values() if hasattr(stage, "bad_rows"))
+    assert base.zero.dtype == sft.zero.dtype == ("bfloat16" if machine.gpus else "float32")
+
+
+def test_the_model_grows_with_minutes_text_and_machine() -> None:
+    def shape(documents: int, machine: Machine, minutes: float) -> tuple[str, float]:
+        fit = Fit(assigned(some(documents)), machine, minutes)
+        assert 6 * fit.parameters * fit.tokens <= 0.41 * 60 * minutes * machine.speed
+        assert fit.tokens <= max(4 * fit.corpus, 500_000)
+        return fit.shape, fit.tokens
+
+    assert shape(100, CPU, 5)[0] == shape(100, LARGE, 600)[0] == "tiny"  # a text of a megabyte feeds no more
+    assert shape(3000, CPU, 5)[0] == "tiny"
+    assert shape(3000, CPU, 120)[0] == "small"
+    assert shape(3000, LARGE, 120)[0] == "stories"
+    assert shape(10**6, LARGE, 10**5)[0] == "stories"  # more is for GPUs
+    assert shape(10**6, GPUS, 600)[0] == "stories110m"
+    assert shape(3000, CPU, 5)[1] < shape(3000, CPU, 10)[1]
+
+
+def test_pieces_follow_the_text_and_its_characters() -> None:
+    def pieces(size: float, text: str = "abc", gpu: bool = False) -> int:
+        return vocabulary(size, Part(files=[a_file("document", 1, 1, text=text)]), gpu)
+
+    assert [pieces(size) for size in (1e4, 1e5, 2e6, 5e7, 1e12)] == [512, 1024, 2048, 4096, 4096]
+    assert [pieces(size, gpu=True) for size in (5e8, 1e12)] == [8192, 32000]
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+    assert pieces(1e4, many) == 8192
+
+
+def test_context_and_answers_hold_nine_of_ten() -> None:
+    assert Fit(assigned(some(size=100)), CPU, 30).context == 128
+    assert Fit(assigned(some(size=1000)), CPU, 30).context == 512
+    assert Fit(assigned(some(size=10**5)), CPU, 30).context == 512
+    assert Fit(assigned(some(size=10**5)), GPUS, 30).context == 2048
+    assert Fit(assigned(some(dialogues=0, pairs=0)), CPU, 30).context == 256
+
+
+def test_reward_models_are_cross_validated_where_it_is_said() -> None:
+    files = some()
+    overrides = [one.override for one in Fit(assigned(files, 5), CPU, 30).preset("d.yaml", bad=False)["pipeline"]]
+    assert "folds=5" in overrides and "data=d.yaml" in overrides
+    once = [one.override for one in Fit(assigned(files), CPU, 30).preset("d.yaml", bad=False)["pipeline"]]
+    assert not any(one.startswith("folds") for one in once)
+
+
+def test_the_estimate_covers_every_stage_and_keeps_about_to_the_minutes() -> None:
+    roles = assigned(some(3000, 20_000, 2000))
+    for minutes in (10, 30, 120):
+        fit, graph = Fit(roles, CPU, minutes), Graph()
+        chat(graph, method(roles), roles.data)
+        seconds = fit.estimated(graph)
+        assert seconds.keys() == {stage.program for stage in graph.stages.values()}
+        assert 0.5 * minutes < sum(seconds.values()) / 60 < 1.5 * minutes
+        faster = Fit(roles, replace(CPU, cores=4, speed=2 * CPU.speed), minutes).estimated(graph)
+        assert sum(faster.values()) < 1.6 * sum(seconds.values())
+
+
+def test_every_value_has_a_reason() -> None:
+    for machine in (CPU, GPUS):
+        for program, values in Fit(assigned(some(), 5), machine, 30).preset("d.yaml", bad=True).items():
+            assert all(value.why for value in values), program
+            assert len({value.override.partition("=")[0] for value in values}) == len(values), program
+
+
+def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    here = this_machine()
+    assert (here.gpus, here.devices, here.speed) == (0, here.cores, here.cores * CORE)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert this_machine().devices == 2
+    assert [power(most) for most in (0.5, 1, 3, 8, 9.5)] == [1, 1, 2, 8, 8]

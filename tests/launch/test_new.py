@@ -1,0 +1,152 @@
+"""`llamatrain new` looks at data, writes a preset and a data file, and the pipeline goes with them as they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launch import new, pipeline
+
+from .test_fitted import CPU
+from .test_roles import dialogues, pairs, texts, write
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with data/, on a machine of two cores."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(new, "this_machine", lambda: CPU)
+    write(tmp_path / "data/texts.jsonl", [{"text": f"Text {n}. " * 40} for n in range(300)])
+    return tmp_path
+
+
+def made(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        new.main(arguments)
+    return int(end.value.code or 0)
+
+
+def planned(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        pipeline.main(["preset=mine", *arguments])
+    return int(end.value.code or 0)
+
+
+def test_from_a_folder_to_a_pipeline(here: Path, capsys: Capture) -> None:
+    write(here / "data/chats.jsonl", [*dialogues(300), {"messages": 3}])
+    write(here / "data/rated.jsonl", pairs(300))
+    write(here / "data/shared.jsonl", [{"conversations": []}])
+    (here / "data/notes.md").touch()
+    assert made("mine", "from=data", "minutes=5") == 0
+    said = capsys.readouterr().out
+    for row in (
+        r"chats\.jsonl +300 +dialogues, .* dialogues +1 in 10 held out",
+        r"rated\.jsonl +300 +preferences \(150",
+        r"texts\.jsonl +300 +documents, 0\.1 MB +documents +1 in 20 held out",
+        r"shared\.jsonl +– +ShareGPT",
+        r"! shared\.jsonl: looks like ShareGPT dialogues \(`conversations`\); there is no adapter for them yet: make each \{",
+        r"! chats\.jsonl: 1 of 301 rows skipped, as they cannot be used:\n! .*chats\.jsonl:301: field 'messages'",
+        r"! not read, as no rows: 1 \.md",
+        r"A model of [^:]* 2 CPU cores:\s+about\s+\d+\s+minutes?\s+by\s+estimate",
+        r"presets/mine\.yaml and presets/data/mine\.yaml are yours to change\. Then:\n  .* pipeline preset=mine\n",
+    ):
+        assert re.search(row, said), (row, said)
+    preset, data = (
+        yaml.safe_load(Path("presets", *part).read_text()) for part in (["mine.yaml"], ["data", "mine.yaml"])
+    )
+    assert "data=data/mine.yaml" in preset["pipeline"] and "bad_rows=skip" in preset["sft"]
+    assert data["root"] == str(here / "data") and data["dialogues"] == ["@data/chats.jsonl@without0/10"]
+    assert all(" # " in line for line in Path("presets/mine.yaml").read_text().splitlines() if line.startswith("  - "))
+    assert planned("dry_run=true") == 0
+    stages = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert stages[:4] == ["tokenizer", "corpus", "pretrain", "sft"] and {"ppo", "v1_accuracy_safety"} <= set(stages)
+
+
+def test_with_texts_alone_and_what_would_come_next(here: Path, capsys: Capture) -> None:
+    assert made("mine", "from=data/texts.jsonl") == 0
+    assert "left out: fine-tuning and what follows it: need data.dialogues" in capsys.readouterr().out
+    assert planned("dry_run=true") == 0
+    said = capsys.readouterr().out
+    assert [line.split()[1] for line in said.splitlines() if line[0] == "▶"] == [
+        "tokenizer",
+        "corpus",
+        "pretrain",
+        "evaluate",
+    ]
+
+
+def test_ratings_to_come_are_waited_for(here: Path, capsys: Capture) -> None:
+    write(here / "data/chats.jsonl", dialogues(300))
+    assert made("mine", "from=data") == 0
+    capsys.readouterr()
+    assert planned("dry_run=true", "data.ratings=rated") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "v1_reward_safety waits for rated/v1_preferences.jsonl: preferences between the responses in" in said
+
+
+@pytest.mark.parametrize("again", ["presets/mine.yaml", "presets/data/mine.yaml"])
+def test_nothing_is_overwritten(again: str, here: Path, capsys: Capture) -> None:
+    Path(again).parent.mkdir(parents=True)
+    Path(again).write_text("precious")
+    assert made("mine", "from=data") == 2
+    assert f"name=mine: {again} is there already, and is left as it is; need another name" in capsys.readouterr().err
+    assert Path(again).read_text() == "precious"
+    assert made("demo", "from=data") == 2
+    assert "configs/preset/demo.yaml is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mine"], "needs? a value for from|need from"),
+        (["from=data"], "name"),
+        (["../mine", "from=data"], r"name=\.\./mine: need a name of letters, digits, - and _"),
+        (["mine.yaml", "from=data"], r"name=mine\.yaml: need a name"),
+        (["mine", "from=[]"], r"from=\[\]: need folders, files or data sets"),
+        (["mine", "from=absent"], "from=absent: there is no such file or folder"),
+        (["mine", "from=data", "minutes=0"], "minutes=0: need more than 0"),
+        (["mine", "from=data", "minutes=soon"], "minutes=soon"),
+        (["mine", "from=data", "model=tiny"], "model"),
+        (
+            ["mine", "from=prompts.jsonl"],
+            "no file here holds texts, dialogues or preferences that can be read; nothing was written",
+        ),
+        (["mine", "from=shared.json"], "no file here holds texts, dialogues or preferences"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: Sequence[str], message: str, here: Path, capsys: Capture) -> None:
+    write(here / "prompts.jsonl", [{"messages": [{"role": "user", "content": f"{n}?"}]} for n in range(30)])
+    (here / "shared.json").write_text(json.dumps([{"conversations": []}]))
+    assert made(*arguments) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1, error
+    assert not Path("presets").exists()
+
+
+def test_few_pairs_are_cross_validated_where_there_is_time(here: Path) -> None:
+    write(here / "data/rated.jsonl", pairs(300))
+    values: list[Any] = []
+    for name, minutes in (("quick", 5), ("thorough", 30)):
+        assert made(name, "from=data", f"minutes={minutes}") == 0
+        values.append(yaml.safe_load(Path(f"presets/{name}.yaml").read_text())["pipeline"])
+    assert ["folds=5" in value for value in values] == [False, True]
+
+
+def test_a_path_with_spaces_and_a_list_of_several(here: Path, capsys: Capture) -> None:
+    write(here / "my data/it's.jsonl", texts(200))
+    assert made("mine", "from=my data") == 0
+    assert planned("dry_run=true") == 0
+    assert made("both", "from=[my data,data/texts.jsonl]") == 0
+    data = yaml.safe_load(Path("presets/data/both.yaml").read_text())
+    assert (data["root"], data["documents"]) == (
+        str(here),
+        ["@data/my data/it's.jsonl@without0/20", "@data/data/texts.jsonl@without0/20"],
+    )
