@@ -1,7 +1,7 @@
 # make demo        a small model from raw text to a chat assistant, on this machine's CPU in about ten minutes
 # make help        this text
 # make test        the tests, in some minutes
-# make test-slow   those too slow for that: kills, several ranks, malformed inputs by the thousand
+# make test-slow   those too slow for that: kills, several ranks, malformed inputs by the thousand, the pages' commands
 # make check       format, lint, types, import rules
 # make clean       removes .venv, builds and caches; never runs/
 #
