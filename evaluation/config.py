@@ -71,7 +71,7 @@ MEASURES = Measures(
         "length": Measure("Words per response", digits=1),
     },
     by={
-        GOLD: "The gold judge knows the truth of the toy world; its marks count, and train nothing.",
+        GOLD: "The gold judge knows the truth of the toy world: its scores are what counts, and nothing is trained on them.",
         SCORES: "The reward models' scores are logits, and the training signal's own view: what tuning raised, whether or "
         "not it is better. They saw only what fine-tuned models answer, so a pretrained model is not scored.",
     },

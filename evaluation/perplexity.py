@@ -33,7 +33,7 @@ def perplexity(
     """Return loss (nats a token), perplexity and bits per byte of a checkpoint; all ranks take part."""
     model = hf_folder.load_model(folder, distributed.device(), dtype)
     if not isinstance(model, Transformer):
-        raise UserError(f"checkpoint {folder} is a reward model; perplexity needs a language model")
+        raise UserError(f"checkpoint {folder} is a reward model; need a language model for perplexity")
     batches = TokenBatches(
         corpus,
         seq_len=model.config.max_seq_len,

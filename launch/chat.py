@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llamatrain.model.transformer import Transformer
     from llamatrain.tokenizer import Tokenizer
 
-HELP = "/quit ends   /reset starts anew   /system TEXT sets the system message   Ctrl-C stops an answer"
+HELP = "/quit ends   /reset starts over   /system TEXT sets the system message   Ctrl-C stops an answer"
 QUIT = ("/quit", "/exit")
 HALF = "\ufffd"  # what bytes decode to that are not yet a whole character
 
@@ -76,9 +76,7 @@ class Chat:
                 if len(self._encoded(turns)) < self.model.config.max_seq_len:
                     break  # less room than wished for, but some
                 context = self.model.config.max_seq_len
-                raise UserError(
-                    f"that is too long: with it the prompt has {len(self._encoded(turns))} tokens of {context}"
-                )
+                raise UserError(f"too long: with it the prompt has {len(self._encoded(turns))} tokens of {context}")
             turns, dropped = turns[2:], dropped + 1
         self.turns = turns
         return dropped
@@ -129,7 +127,7 @@ def load(cfg: ChatConfig) -> Chat:
         raise UserError(f"checkpoint={cfg.checkpoint} does not exist; {makers}") from None
     model = hf_folder.load_model(folder, device, getattr(torch, cfg.dtype))
     if not isinstance(model, Transformer):
-        raise UserError(f"checkpoint={cfg.checkpoint} is a reward model: it scores and does not speak")
+        raise UserError(f"checkpoint={cfg.checkpoint} is a reward model: it scores responses and cannot chat")
     return Chat(model.eval(), hf_folder.load_tokenizer(folder, cfg.tokenizer), cfg)
 
 
@@ -178,7 +176,7 @@ def _converse(chat: Chat, name: str) -> None:
     print(f"\n{bold}{name}{plain}\n{dim}{_lines(HELP)}{plain}\n")
     questions = answers.questions(name)
     if questions:  # of a toy world: such a model knows nothing else, not even a greeting alone
-        known = "It knows what its world holds and nothing else. It answered these right in its evaluation:"
+        known = "It knows its small world and nothing else. It answered these correctly in its evaluation:"
         print(f"{dim}{_lines(known)}{plain}")
         print("".join(f"  {_lines(question)}\n" for question in questions))
     while True:

@@ -66,11 +66,11 @@ def clean(cfg: CleanConfig) -> None:
         if cfg.remove:
             shutil.rmtree(path)
     if not found:
-        print(f"nothing that was replaced lies below {folder}")
+        print(f"no replaced results below {folder}")
     elif cfg.remove:
         print(f"{size(total)} freed")
     else:
-        print(f"{size(total)} in all; remove=true removes what is listed here")
+        print(f"{size(total)} in total; remove=true deletes them")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,9 +15,9 @@ from llamatrain.streams import open_closed
 from .programs import NAME, PROGRAMS, ROOT, command, environment, find, missing_packages, nearest
 
 EXAMPLES = {
-    "pipeline preset=demo": "the whole journey on a laptop",
+    "pipeline preset=demo": "the full pipeline on a laptop",
     "sft preset=demo optim.lr=1e-3": "one program, one key changed",
-    "sft --cfg job": "show the configuration and stop",
+    "sft --cfg job": "print the configuration and exit",
     "chat checkpoint=runs/demo/ppo/final": "try the result",
 }
 

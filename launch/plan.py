@@ -226,10 +226,10 @@ def decide(one: Planned, place: Place, rerun: Collection[str], pending: Collecti
         return so("again", "; ".join(changes[:3]) + more)
     done = state == "done"
     if done and one.name in rerun:
-        return so("again", "as asked by rerun")
+        return so("again", "requested by rerun")
     unknown = [parent for parent in one.parents if parent in pending]
     if unknown:
-        return so("perhaps", f"if {' or '.join(unknown)} comes out differently")
+        return so("perhaps", f"only if the output of {' or '.join(unknown)} changes")
     return so("done") if done else so("resume", "resumes where it was interrupted")
 
 
@@ -259,7 +259,7 @@ def refuse_costly(decisions: Sequence[Decision], place: Place, rerun: Collection
             "these stages hold results of more than "
             f"confirm_minutes={confirm_minutes:g} (minutes x ranks) and would run again:\n  "
             + "\n  ".join(line for _, line in told)
-            + f"\nTake the change back, choose another run.name, or say rerun=[{names}]; nothing was touched"
+            + f"\nUndo the change, choose another run.name, or give rerun=[{names}]; nothing was touched"
         )
 
 

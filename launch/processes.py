@@ -78,7 +78,7 @@ class Processes:
 def ended(code: int) -> str:
     """Return how a process ended, by the exit code that `run` returned."""
     if code == 128 + signal.SIGKILL:
-        return "killed by SIGKILL: out of memory?"
+        return "killed by SIGKILL, most likely out of memory"
     names = {128 + number: number.name for number in signal.Signals}
     return f"killed by {names[code]}" if code in names else f"exit code {code}"
 

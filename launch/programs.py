@@ -43,16 +43,16 @@ NEEDED = {
 
 
 FOLDERS = ("pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld")  # each lists its programs in config.py
-TOGETHER = "Everything at once"
+TOGETHER = "The whole pipeline"
 GROUPS = (TOGETHER, "Data", "Training", "Preferences", "Measuring")
 OWN = {
     "pipeline": Program(
-        "launch.pipeline", TOGETHER, "from text to a chat model: all stages, in order; done ones are skipped"
+        "launch.pipeline", TOGETHER, "from text to a chat model: all stages, in order; finished ones are skipped"
     ),
     "new": Program("launch.new", TOGETHER, "data of your own -> a preset fitted to them and to this machine"),
-    "stage": Program("launch.stage", TOGETHER, "one stage of a pipeline that was planned"),
+    "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline"),
     "report": Program("launch.report", TOGETHER, "one self-contained HTML page from a pipeline's run folders"),
-    "clean": Program("launch.clean", TOGETHER, "results that were replaced: listed, and removed when asked"),
+    "clean": Program("launch.clean", TOGETHER, "replaced results: listed, and deleted on request"),
     "chat": Program("launch.chat", TOGETHER, "talk to a checkpoint in the terminal"),
 }
 

@@ -42,7 +42,7 @@ class Ranks:
                     atomic.write_json(folder / f"answer_{rank}", {"word": word, "answer": answer})
                     answered[rank] = word
             if time.monotonic() > deadline:
-                raise UserError(f"of {self.count} ranks, {sorted(waiting)} did not come within {TO_COME:g} s")
+                raise UserError(f"ranks {sorted(waiting)} of {self.count} did not join within {TO_COME:g} s")
             if waiting:
                 time.sleep(POLL)
 

@@ -100,7 +100,7 @@ def digest(text: str) -> str:
 def read_record(folder: Path) -> Record | None:
     """Return the folder's record; None where it has none. DamagedFileError where it cannot be read."""
     try:
-        return read_json(folder / NAME, Record, "move its folder away, and the stage runs again")
+        return read_json(folder / NAME, Record, "move its folder away to rerun the stage")
     except FileNotFoundError:
         return None
 
@@ -151,7 +151,7 @@ def _input(record: Record, key: str, value: str, folder: Path, data_root: str | 
         found = folder / f"{reference[1]}{reference[2]}"
         if not found.exists():
             raise MissingFileError(
-                f"{found} does not exist, though stage '{reference[1]}' is done: does its program write it?"
+                f"{found} does not exist, although stage '{reference[1]}' is done: does its program write it?"
             )
         record.inputs[path], record.paths[path] = fingerprint(found, record.hashed), str(found)
         return value

@@ -117,7 +117,10 @@ class Runner:
             code = self.processes.run(start, quiet=True)
         if code:
             self.line(
-                "✗", "red", one, f"{escape(decision.why)}: refused as said above; its former result was not touched"
+                "✗",
+                "red",
+                one,
+                f"{escape(decision.why)}: refused, see its message above; the former result was not touched",
             )
         return code
 
@@ -142,7 +145,7 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
             status = {"state": "waiting", "program": decision.stage.program, "reason": decision.why}
             atomic.write_json(folder / STATUS, {**status, "updated": time.time()})
-        self.line("◇", "yellow", decision.stage, f"{escape(decision.why)}. Once it is there, the same command goes on:")
+        self.line("◇", "yellow", decision.stage, f"{escape(decision.why)}. Once it exists, resume with:")
         self._same_command()
 
     def _make_room(self, decision: Decision, anew: bool) -> str:
@@ -185,10 +188,10 @@ class Runner:
         if state == "done":
             self.line("✓", "green", one, f"{duration(seconds)}  {self.result(one)}")
             if code:
-                self.line("!", "yellow", one, f"done, though its process then ended badly ({ended(code)})")
+                self.line("!", "yellow", one, f"done, but its process failed while exiting ({ended(code)})")
             return 0
         if code == EXIT_STOPPED or self.processes.stopped:  # what had not begun may end by the signal itself
-            self.line("■", "yellow", one, f"stopped after {duration(seconds)}; the same command goes on from there:")
+            self.line("■", "yellow", one, f"interrupted after {duration(seconds)}; resume with:")
             self._same_command()
             return EXIT_STOPPED
         if code == 0:
@@ -197,14 +200,14 @@ class Runner:
             return EXIT_FAILURE
         where = "" if code > 128 else ": see its message above"
         self.line("✗", "red", one, f"failed after {duration(seconds)} ({ended(code)}){where}")
-        told = "  Once that is mended, the same command goes on here; finished stages are skipped:"
+        told = "  After fixing it, rerun (finished stages are skipped):"
         self.console.print(told, soft_wrap=True)
         self._same_command()
         return code
 
     def not_started(self, one: Planned) -> int:
         """Say that a signal asked to stop before a stage began."""
-        self.line("■", "yellow", one, "not started: a signal asked to stop; the same command goes on from here:")
+        self.line("■", "yellow", one, "not started: interrupted; resume with:")
         self._same_command()
         return EXIT_STOPPED
 
@@ -244,7 +247,7 @@ def run_stage(cfg: StageConfig) -> None:
             f"{folder / PLAN} was made by an earlier version (of '{one.name}' {found}): its pipeline's command plans anew"
         )
     if not Path(content["working_folder"]).is_dir():
-        raise UserError(f"{folder / PLAN}: its paths are relative to {content['working_folder']}, which is not there")
+        raise UserError(f"{folder / PLAN}: its paths are relative to {content['working_folder']}, which does not exist")
     os.chdir(content["working_folder"])
     among, place_of_meeting = launched(), meeting(folder / one.name)
     with Processes() as processes:

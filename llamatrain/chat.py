@@ -37,33 +37,33 @@ def check_messages(messages: Any, where: str, ends: Literal["user", "assistant"]
     released code does for all that it is given; a last answer, which the model wrote or learns, may hold them.
     """
     if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where}: found {show(messages)}, needs a list of messages with `role` and `content`")
+        raise UserError(f"{where}: found {show(messages)}, need a list of messages with `role` and `content`")
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise UserError(f"{where}[{index}]: found {show(message)}, needs an object with `role` and `content`")
+            raise UserError(f"{where}[{index}]: found {show(message)}, need an object with `role` and `content`")
         content = message.get("content")
         if not isinstance(content, str):
-            raise UserError(f"{where}[{index}].content: found {show(content)}, needs a text")
+            raise UserError(f"{where}[{index}].content: found {show(content)}, need a text")
         if not _is_unicode(content):
-            raise UserError(f"{where}[{index}].content: found half a surrogate pair, needs valid Unicode")
+            raise UserError(f"{where}[{index}].content: found an unpaired surrogate, need valid Unicode")
     first = messages[0].get("role") == "system"
     for index, message in enumerate(messages[first:], start=int(first)):
         role, needed = message.get("role"), "user" if (index - first) % 2 == 0 else "assistant"
         if role != needed:
             note = " (a system message may only come first)" if role == "system" else ""
-            raise UserError(f"{where}[{index}].role: found {show(role)}, needs {needed!r}{note}")
+            raise UserError(f"{where}[{index}].role: found {show(role)}, need {needed!r}{note}")
         if role == "user" and not message["content"].strip():
-            raise UserError(f"{where}[{index}].content: found {show(message['content'])}, needs a text of the user")
+            raise UserError(f"{where}[{index}].content: found {show(message['content'])}, need a text of the user")
     last = messages[-1]["role"]
     if last == "system":
-        raise UserError(f"{where}: found a system message only, needs a user message after it")
+        raise UserError(f"{where}: found a system message only, need a user message after it")
     if ends is not None and last != ends:
-        raise UserError(f"{where}: ends with {last!r}, needs to end with {ends!r}")
+        raise UserError(f"{where}: ends with {last!r}, need to end with {ends!r}")
     for index, message in enumerate(messages[:-1] if last == "assistant" else messages):
         tag = next((tag for tag in TAGS if tag in message["content"]), None)
         if tag is not None:
             raise TagError(
-                f"{where}[{index}].content: holds the chat format's tag {tag!r}, which may not stand in a message"
+                f"{where}[{index}].content: holds the chat format's tag {tag!r}, which messages may not contain"
             )
 
 
@@ -83,7 +83,7 @@ def encode_dialogue(
     answer only.
     """
     if loss not in ("all", "last"):
-        raise UserError(f"loss={loss!r}: needs 'all' (every answer) or 'last' (the last answer)")
+        raise UserError(f"loss={loss!r}: need 'all' (every answer) or 'last' (the last answer)")
     check_messages(list(messages), "messages", ends="assistant")
     tokens, answers = _encode(messages, tokenizer)
     trained = answers if loss == "all" else answers[-1:]

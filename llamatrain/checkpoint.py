@@ -77,7 +77,7 @@ def latest(checkpoints: Path) -> Path | None:
             raise UserError(
                 f"{error}. The last good one is {older}: delete the damaged folder to resume from it"
             ) from None
-        raise UserError(f"{error}. There is no older one: delete the damaged folder to start anew") from None
+        raise UserError(f"{error}. There is no older one: delete the damaged folder to start from scratch") from None
     return found[-1]
 
 
@@ -254,7 +254,7 @@ def restore(folder: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
     trainer = folder / "trainer"
     if not (trainer / "state.json").is_file():
         raise UserError(
-            f"{folder} has no trainer state: it can start a new run (checkpoint={folder}) but not resume this one"
+            f"{folder} has no trainer state: a new run can start from it (checkpoint={folder}), but this one cannot resume"
         )
     primary = next(iter(engines))
     for name, engine in engines.items():

@@ -68,7 +68,7 @@ def fit(
         run.log(0, first)
         run.print(f"held-out loss before the first step: {first['eval/loss']:.4f}")
     if step >= total_steps:
-        run.print(f"{run.program}: nothing left to train, the run is at step {step} of {total_steps}")
+        run.print(f"{run.program}: nothing left to train, the run is already at step {step} of {total_steps}")
     done = min(step, total_steps)
     with run.progress(total_steps, run.program, "steps", done=done, every=run.config.log_every) as bar:
         while step < total_steps:
@@ -130,7 +130,7 @@ def _refuse_broken(metrics: dict[str, float], step: int, run: Run) -> None:
     for key in ("train/loss", "train/grad_norm"):  # a loss may be fine and its gradient not
         if not math.isfinite(metrics[key]):
             raise UserError(
-                f"{key} is {metrics[key]} at step {step}: lower optim.lr or look at the data; "
+                f"{key} is {metrics[key]} at step {step}: lower optim.lr or check the data; "
                 f"the last checkpoint in {run.checkpoints} is from before it"
             )
 
@@ -158,7 +158,7 @@ def train_step(
     if failed:
         distributed.fail_together(failure)
     if weight == 0:
-        raise UserError("a global batch holds no target: every row's loss mask is empty")
+        raise UserError("a global batch has no target tokens: every row's loss mask is empty")
     # 2. Forward and backward.
     sums: dict[str, torch.Tensor] = {}
     for batch in micro_batches:

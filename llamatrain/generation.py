@@ -56,7 +56,7 @@ def generate(
     each response as it ends. UserError: an empty prompt, or one longer than the context.
     """
     if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        raise UserError(f"batch_size={batch_size}: need 1 or more")
     responses = [Generated(prompt) for prompt in prompts]
     limits = [_room(model, prompt, key, sampling) for prompt, key in zip(prompts, keys, strict=True)]
     noise = [noise_key(sampling.seed, *key, sampling.program) for key in keys]

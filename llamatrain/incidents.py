@@ -20,7 +20,7 @@ def read_incidents(folder: Path) -> list[dict[str, Any]]:
     path = folder / INCIDENTS
     if not path.is_file():
         return []
-    mend = "it says which samples to pass over: mend it, or start anew with another run.name"
+    mend = "it lists the samples to skip: repair it, or start from scratch with another run.name"
     found = [{**incident} for incident in read_lines(path, Incident, mend, grows=True)]
     if not path.read_bytes().endswith(b"\n"):  # cut short by a kill: the run finds the incident again
         atomic.write_text(path, "".join(f"{json.dumps(incident)}\n" for incident in found))

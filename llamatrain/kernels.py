@@ -82,7 +82,7 @@ def measure(config: ModelConfig) -> None:
     """Learn what is fastest for a model's products, where the run leaves it open; every rank takes part."""
     if distributed.device().type != "cpu":
         if _choice != "auto" and distributed.is_main():
-            print(f"run.kernels={_choice} is for a CPU: without effect here", file=sys.stderr, flush=True)
+            print(f"run.kernels={_choice} has no effect here: it is for CPUs", file=sys.stderr, flush=True)
         return
     if _choice == "onednn" and not has_onednn():
         raise UserError("run.kernels=onednn: this torch was built without oneDNN; need auto or mkl")

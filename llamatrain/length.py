@@ -24,7 +24,7 @@ def check_length(
     name, size = batch
     if size > epoch:
         raise UserError(
-            f"{name}={size}: one epoch has {epoch:,.0f} {unit}; need a batch of {max(1, int(epoch)):,} at most, or more data"
+            f"{name}={size}: one epoch has {epoch:,.0f} {unit}; need a batch of at most {max(1, int(epoch)):,}, or more data"
         )
     if epochs > MOST_EPOCHS and not set(keys) & set(given):
         raise UserError(

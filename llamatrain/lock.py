@@ -116,11 +116,11 @@ class Lock:
                 return
             if now != holder:
                 raise self._refusal(now)
-        _say(f"{self.folder} is taken over: its holder gave none")
+        _say(f"{self.folder} is taken over: its holder gave no sign of life")
 
     def _refusal(self, holder: Holder | None) -> UserError:
         who = f" ({holder})" if holder is not None else ""
-        return UserError(f"another process{who} is at work in {self.folder}: wait for it, or choose another run.name")
+        return UserError(f"another process{who} is running in {self.folder}: wait for it, or choose another run.name")
 
     def _write(self) -> None:
         """Write all of the file at once: a reader never finds it empty or in two parts."""

@@ -66,7 +66,7 @@ def write(folder: Path, known: Mapping[str, Entry] | None = None) -> None:
             entries[name] = {"size": size, "sha256": sha256(path)}
     for name, entry in entries.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != entry["size"]:
-            raise OSError(f"rank 0 does not see {name} as another rank wrote it: all ranks need the same run folder")
+            raise OSError(f"rank 0 does not see {name} as another rank wrote it: need one run folder for all ranks")
     (folder / NAME).write_text(json.dumps({"files": dict(sorted(entries.items()))}, indent=1) + "\n")
 
 

@@ -115,7 +115,7 @@ class Dashboard:
             raise
         except Exception as error:  # wandb's own, of which there are many, and the system's
             self._run = None
-            print(f"run.wandb: {_reason(error)}; goes on without a dashboard", file=sys.stderr, flush=True)
+            print(f"run.wandb: {_reason(error)}; continuing without a dashboard", file=sys.stderr, flush=True)
             _end_wandb()
 
 
@@ -131,7 +131,11 @@ def _opened(mode: str, about: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # wandb's own, of which there are many, and the system's
         less = LESS[mode]
-        print(f"run.wandb.mode={mode}: {_reason(error)}; goes on as run.wandb.mode={less}", file=sys.stderr, flush=True)
+        print(
+            f"run.wandb.mode={mode}: {_reason(error)}; continuing with run.wandb.mode={less}",
+            file=sys.stderr,
+            flush=True,
+        )
         _end_wandb()  # its process would still hold the run's id
         return _opened(less, about)
 

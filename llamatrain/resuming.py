@@ -15,7 +15,7 @@ from .keys import changed
 from .run_files import Status
 from .yaml_files import read_yaml
 
-MEND = "take back the change, or start anew with run.resume=never or another run.name"
+MEND = "undo the change, or start from scratch with run.resume=never or another run.name"
 
 
 def refuse_resume(
@@ -69,7 +69,7 @@ def refuse_replacement(
 def _settings_before(folder: Path) -> dict[str, Any]:
     """Return the settings that a folder's result was made with."""
     path = folder / "config.yaml"
-    reason = f"{path} holds no settings"
+    reason = f"{path} has no settings"
     try:
         before = read_yaml(path)
         if isinstance(before, dict):
@@ -78,7 +78,7 @@ def _settings_before(folder: Path) -> dict[str, Any]:
         reason = f"{path} is missing"
     except UserError as error:
         reason = str(error)
-    raise UserError(f"nothing says what {folder}, which is finished, was made with ({reason}): {MEND}")
+    raise UserError(f"{folder} is finished, but nothing records what it was made with ({reason}): {MEND}")
 
 
 def parent_hash(path: Path) -> str | None:

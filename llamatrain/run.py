@@ -119,7 +119,7 @@ class Run:
         """Return what to say where the folder is no longer this run's: removed, replaced, or taken over (rank 0)."""
         if self._metrics is None or (self._metrics.in_place() and self._home.held()):
             return ""
-        return f"{self.folder} was removed, replaced or taken over while this run was at work in it: it stops"
+        return f"{self.folder} was removed, replaced or taken over by another process: stopping this run"
 
     # --- context ---
 
@@ -225,7 +225,7 @@ class Run:
         """Leave, all ranks together, after the step's checkpoint was saved."""
         self.step = step
         name = next((name for name in distributed.gather_objects(self._stop_request.signal) if name), "stop")
-        raise Stopped(f"{name} at step {step}; saved in {self.folder}. The same command goes on from there")
+        raise Stopped(f"{name} at step {step}; saved in {self.folder}. The same command resumes it")
 
     # --- checkpoints ---
 
@@ -246,7 +246,7 @@ class Run:
         self.print(f"resumed from {newest} at step {step}")
         settings = json.loads(json.dumps(self.settings, default=str))
         for difference in differences(checkpoint.lineage(newest)["config"], settings):
-            self.print(f"changed since it was saved: {difference}")
+            self.print(f"changed since the checkpoint: {difference}")
         return step, state
 
     def _restore(self, folder: Path, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
@@ -308,8 +308,8 @@ class Run:
         good = max((saved for saved in steps if saved <= step), default=None)
         if good is None:
             raise UserError(
-                f"a spike began at step {step + 1}, and no checkpoint in {self.checkpoints} is from before it: "
-                "raise run.keep or run.save_every, to have older ones"
+                f"a spike starts at step {step + 1}, and no checkpoint in {self.checkpoints} is older:  "
+                "raise run.keep or run.save_every to keep older ones"
             )
         return good
 

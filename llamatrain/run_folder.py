@@ -68,7 +68,9 @@ class RunFolder:
         self._refuse_older()
         final = self.path / "final"
         if final.exists() and not final.is_symlink():
-            raise UserError(f"{final} is where the run puts a link to its last checkpoint: move away what is there")
+            raise UserError(
+                f"{final} is where the run puts the link to its last checkpoint: move the existing file away"
+            )
         saved, old = manifest.published(self.checkpoints), self.status()
         if old.get("state") == "done" and not saved:
             refuse_replacement(self.path, old, schema, settings, made_from, free)
@@ -90,7 +92,7 @@ class RunFolder:
         found = older(self.program, before) if isinstance(before, dict) else ""
         if found:
             raise UserError(
-                f"{self.path} was made by an earlier version ({found}): choose another run.name, or start anew with "
+                f"{self.path} was made by an earlier version ({found}): choose another run.name, or start from scratch with "
                 f"run.resume=never; nothing was touched"
             )
 
@@ -118,7 +120,7 @@ class RunFolder:
         except FileNotFoundError:
             return {}
         except DamagedFileError as error:  # nothing depends on it: the checkpoints say where the run stands
-            self._say(f"warning: {error}; it is written anew")
+            self._say(f"warning: {error}; it is rewritten")
             return {}
 
     def write_status(self, state: str, step: int, reason: str = "") -> None:

@@ -36,9 +36,7 @@ class WandbConfig:
 def check_run_name(name: str) -> None:
     """Refuse a run.name that is no folder below run.dir."""
     if "\0" in name or {"", ".", ".."}.intersection(name.split("/")):
-        raise UserError(
-            f"run.name={name}: need a folder's name below run.dir, like chat or tries/chat, without . or .."
-        )
+        raise UserError(f"run.name={name}: need a folder name below run.dir, like chat or tries/chat, without . or ..")
 
 
 @dataclass
@@ -119,12 +117,12 @@ class ZeroConfig:
         check_values(self, "zero.")
         if self.dtype == "bfloat16" and self.stage == 0:
             raise UserError(
-                "zero.dtype=bfloat16 needs zero.stage of 1 or higher: stage 0 keeps no float32 master weights"
+                "zero.dtype=bfloat16: need zero.stage of 1 or higher, as stage 0 keeps no float32 master weights"
             )
         if self.offload_optimizer and self.stage == 0:
-            raise UserError("zero.offload_optimizer=true needs zero.stage of 1 or higher")
+            raise UserError("zero.offload_optimizer=true: need zero.stage of 1 or higher")
         if self.offload_parameters and self.stage != 3:
-            raise UserError("zero.offload_parameters=true needs zero.stage=3")
+            raise UserError("zero.offload_parameters=true: need zero.stage=3")
 
 
 @dataclass

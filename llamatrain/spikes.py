@@ -143,8 +143,8 @@ class Guard:
             coming = self.batches.sample_ids(run.step)[0]
             if late := sorted(sample for sample in asked - known if sample < coming):
                 raise UserError(
-                    f"skip_samples: sample {late[0]} was trained on before step {run.step}, where this run goes on "
-                    f"(from sample {coming}): take it off, or start anew with run.resume=never or another run.name"
+                    f"skip_samples: sample {late[0]} was trained on before step {run.step}, where this run resumes "
+                    f"(from sample {coming}): remove it, or start from scratch with run.resume=never or another run.name"
                 )
         # The file may know more than the checkpoint: an incident is recorded before the run rolls back.
         of_incidents = {entry["sample"] for incident in run.incidents for entry in incident["samples"]}
@@ -180,8 +180,8 @@ class Guard:
             f"above {spike.threshold:.4g}" if math.isfinite(spike.value) else "not finite"
         )
         run.print(
-            f"step {step + 1}: {words}. Back to step {restored}; {len(incident['samples'])} samples of "
-            f"{spike.steps} step{'s' if spike.steps > 1 else ''} are passed over (incidents.jsonl, "
+            f"step {step + 1}: {words}. Rolled back to step {restored}; {len(incident['samples'])} samples of "
+            f"{spike.steps} step{'s' if spike.steps > 1 else ''} are skipped (incidents.jsonl, "
             f"{len(run.incidents)} of {self.config.max_incidents})"
         )
         return restored
@@ -263,8 +263,8 @@ class Guard:
         }
         run.amend()
         run.print(
-            f"looked {measured} batches ahead of incident {incident['incident']}: {len(found)} offend, too; "
-            f"{len(named)} more samples are passed over (incidents.jsonl)"
+            f"screened {measured} batches after incident {incident['incident']}: {len(found)} also flagged; "
+            f"{len(named)} more samples are skipped (incidents.jsonl)"
         )
         return True
 
@@ -272,7 +272,7 @@ class Guard:
         if self.config.enabled and len(run.incidents) > self.config.max_incidents:
             raise UserError(
                 f"{diagnosis(run.incidents, self.config.window)}. These are more than spikes.max_incidents="
-                f"{self.config.max_incidents}: raise it to go on as before; {run.folder / 'incidents.jsonl'} has the "
+                f"{self.config.max_incidents}: raise it to continue as before; {run.folder / 'incidents.jsonl'} has the "
                 "samples with their texts"
             )
 
@@ -306,7 +306,9 @@ def diagnosis(incidents: Sequence[Mapping[str, Any]], window: int) -> str:
         said.append(f"{sources.count(most)} of their {len(sources)} samples are of the source {most}")
     rising = sum(incident["norm_before"] > 1.5 for incident in incidents)
     again = sum(0 <= late["first_step"] - early["step"] < window for early, late in itertools.pairwise(incidents))
-    said.append(f"the gradient norm rose before {rising} of them; {again} came within {window} steps of the last one")
+    said.append(
+        f"the gradient norm rose before {rising} of them; {again} came within {window} steps of the previous one"
+    )
     # Bad samples come without warning and once; an unstable model announces itself and relapses.
     if 2 * (rising + again) >= len(incidents):
         said.append("this looks like the model, not the data: lower optim.lr, or lengthen optim.warmup_steps")

@@ -46,7 +46,7 @@ def language_engine(
     """Return an engine that trains the language model of a checkpoint folder (see `checkpoint.resolve`)."""
     config, scalar = load_config(folder)
     if scalar:
-        raise UserError(f"{folder} is a reward model; a language model is needed here")
+        raise UserError(f"{folder} is a reward model; need a language model")
     config = dataclasses.replace(config, activation_checkpointing=activation_checkpointing)
     return _filled(build(lambda: Transformer(config, None), zero), folder, optim, zero, total_steps, compiled)
 

@@ -57,7 +57,7 @@ def _end(number: int, frame: FrameType | None = None) -> None:
         return
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         with suppress(OSError):  # not print: the main thread may hold its lock
-            os.write(2, f"stopped: {signal.Signals(number).name}; the same command starts again\n".encode())
+            os.write(2, f"stopped: {signal.Signals(number).name}; the same command starts it again\n".encode())
     os._exit(EXIT_STOPPED)
 
 
@@ -97,6 +97,6 @@ class StopRequest:
             raise KeyboardInterrupt
         first, self.signal = self.signal is None, signal.Signals(number).name
         if not self.patient:
-            raise Stopped(f"{self.signal}; the same command starts again")
+            raise Stopped(f"{self.signal}; the same command starts it again")
         if first and self.speaks:
             print(f"\n{self.signal}: saving at the end of this step", file=sys.stderr, flush=True)

@@ -33,8 +33,8 @@ class Tokenizer:
         self.path = path / MODEL_FILE if path.is_dir() else path
         if not self.path.is_file() and (path / "tokenizer.json").is_file():
             raise UserError(
-                f"{path} has tokenizer.json but no {MODEL_FILE}, the only kind that is read: copy the {MODEL_FILE} of the "
-                "model it was made from into it, or name that with tokenizer=PATH"
+                f"{path} has tokenizer.json but no {MODEL_FILE}, the only format that is read: copy the {MODEL_FILE} of the "
+                "model it was made from into it, or give its path with tokenizer=PATH"
             )
         if not self.path.is_file():
             raise missing(self.path, made_by="tokenizer")
@@ -49,7 +49,7 @@ class Tokenizer:
         self.eos_id: int = self._processor.eos_id()
         self.unk_id: int = self._processor.unk_id()
         if min(self.bos_id, self.eos_id) < 0:
-            raise UserError(f"{self.path} has no BOS or no EOS piece; a Llama tokenizer needs both")
+            raise UserError(f"{self.path} has no BOS or no EOS piece; need both")
         if self.encode("[/INST] a") != self.encode("[/INST]") + self.encode("a"):
             raise UserError(
                 f"{self.path}: an answer after [/INST] is not encoded as it is alone ({', '.join(self.unlike_llama())}); "

@@ -113,12 +113,14 @@ class PretrainConfig:
             self._take_shape(checkpoint_folder(self.checkpoint, "pretrain"))
             self._cut_batches()
         if (self.tokens is None) == (self.steps is None):
-            raise UserError(f"tokens={self.tokens} and steps={self.steps}: need one of them, the other null")
+            raise UserError(f"tokens={self.tokens} and steps={self.steps}: need exactly one of them, the other null")
         if self.spikes.enabled and self.run.keep == 1:
-            raise UserError("run.keep=1: spikes.enabled=true needs 2 or more, as the newest may lie in the spike, or 0")
+            raise UserError(
+                "run.keep=1: need 2 or more, or 0, with spikes.enabled=true, as the newest may lie in the spike"
+            )
         if self.spikes.enabled and self.run.save_every == 0:
             raise UserError(
-                "run.save_every=0: spikes.enabled=true needs 1 or more, as every spike would go back to step 0"
+                "run.save_every=0: need 1 or more with spikes.enabled=true, as every spike would roll back to step 0"
             )
         if self.total_steps < 1:
             raise UserError(
@@ -165,19 +167,22 @@ PROGRAMS = {
     "corpus": Program(
         "pretrain.corpus",
         "Data",
-        "documents -> clean tokens on disk, ready to be memory-mapped",
+        "documents -> clean, memory-mapped token shards",
         schema=CorpusConfig,
         makes=("", "train", "eval"),
         headline=Headline({"corpus/train_tokens": "tokens", "corpus/train_documents": "documents"}, counts=True),
         size="{corpus/train_tokens} tokens",
     ),
     "corpus.verify": Program(
-        "pretrain.corpus.verify", "Data", "a corpus's files against their sizes and hashes", schema=VerifyConfig
+        "pretrain.corpus.verify",
+        "Data",
+        "a corpus -> its files checked against their sizes and hashes",
+        schema=VerifyConfig,
     ),
     "corpus.contamination": Program(
         "pretrain.corpus.contamination",
         "Data",
-        "how much of evaluation sets stands in a corpus",
+        "how much of an evaluation set a corpus contains",
         schema=ContaminationConfig,
         makes=("contamination.json", "samples.jsonl"),
     ),
@@ -190,7 +195,7 @@ PROGRAMS = {
         schema=PretrainConfig,
         makes=("final",),
         headline=Headline(LOSSES),
-        model="Pretrained: continues text. It has seen no dialogue, and no answer of it was ever rated.",
+        model="Pretrained: continues text. It has seen no dialogues, and none of its answers was ever rated.",
         size="{parameters} parameters",
         trained_on="{tokens} tokens in {step} steps",
         charts=(LOSS,),

@@ -85,7 +85,7 @@ def epochs(cfg: PretrainConfig, manifest: Manifest) -> str:
         told = (f"{name} {turn:.2f} epochs ({share:.1%} of the sequences)" for name, (share, turn) in turns.items())
         lines.append(f"sources: {', '.join(told)}")
     lines += [
-        f"warning: {name} is gone through {turn:.1f} times: beyond {MANY} a repeated token teaches less than a new one"
+        f"warning: {name} is repeated for {turn:.1f} epochs: beyond {MANY}, a repeated token teaches less than a new one"
         for name, (_, turn) in turns.items()
         if turn > MANY
     ]
@@ -129,7 +129,7 @@ def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
     folder, pieces = _start(cfg)
     model = cfg.model.with_vocabulary(pieces)
     manifest = Path(cfg.corpus) / "train" / MANIFEST
-    length = "; the corpus is not there yet"
+    length = "; the corpus does not exist yet"
     if manifest.is_file():
         found = read_manifest(manifest.parent)
         check_epochs(cfg, found)
@@ -153,14 +153,14 @@ def _start(cfg: PretrainConfig) -> tuple[Path | None, int]:
 def _memory(zero: ZeroConfig, number: int, ranks: int) -> str:
     """Say what a rank holds at each ZeRO stage."""
     lines = [
-        f"memory of each of {_count(ranks, 'rank')} in {zero.dtype}, activations apart "
+        f"memory per rank, of {_count(ranks, 'rank')} in {zero.dtype}, without activations "
         "(weights + gradients + optimizer state and masters):"
     ]
     for stage in range(4):
         held = held_bytes(number, zero.dtype, stage, ranks)
         note = " <- zero.stage" if stage == zero.stage else ""
         note += " (not with bfloat16)" if zero.dtype == "bfloat16" and stage == 0 else ""
-        note += ", the optimizer's in host memory" if zero.offload_optimizer and stage == zero.stage else ""
+        note += ", optimizer state in host memory" if zero.offload_optimizer and stage == zero.stage else ""
         own = -(-number // ranks) if stage == 3 else number
         sums = " + ".join(_gigabytes(part) for part in held)
         lines.append(f"  stage {stage}: {own:,} parameters, {sums} = {_gigabytes(sum(held))} GB{note}")
@@ -184,7 +184,7 @@ def _work(cfg: PretrainConfig, model: ModelConfig, number: int, ranks: int) -> s
     plain, whole = (tokens * flops_per_token(number, model, cfg.seq_len, attention) for attention in (False, True))
     work = f"work: {plain:.3g} floating-point operations by 6N, {whole:.3g} by 6N + attention"
     if cfg.peak_tflops is None:
-        return f"{work}; peak_tflops=null, so no time is known"
+        return f"{work}; no time estimate, as peak_tflops=null"
     hours = plain / (UTILISATION * cfg.peak_tflops * 1e12) / 3600
     return (
         f"{work}\ntime: {hours:,.0f} device hours at {UTILISATION:.0%} (6N) of {cfg.peak_tflops:g} TFLOP/s, "

@@ -29,7 +29,7 @@ from .config import TokenizerConfig, TrainerConfig
 def train(cfg: TokenizerConfig) -> None:
     """Train the tokenizer and print how it splits the documents."""
     if not cfg.documents:
-        raise UserError("documents=[]: needs one file of documents at least")
+        raise UserError("documents=[]: need at least one file of documents")
     with Run(cfg.run, program="tokenizer", settings=cfg, dashboard=False, inputs=fingerprints(cfg)) as run:
         total, bad = sum(count_rows(source) for source in cfg.documents), BadRows(cfg.bad_rows)
         with run.progress(total, "reading documents", "documents") as progress:
@@ -101,11 +101,11 @@ def _explained(error: RuntimeError, vocab_size: int) -> UserError:
     text = str(error)
     if found := re.search(r"value <= (\d+)", text):
         return UserError(
-            f"vocab_size={vocab_size}: the documents hold too little text for so many pieces, needs {found[1]} at most"
+            f"vocab_size={vocab_size}: the documents have too little text for so many pieces, need at most {found[1]}"
         )
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", text):
         return UserError(
-            f"vocab_size={vocab_size}: bytes and single characters alone are {found[1]} pieces, needs more than that"
+            f"vocab_size={vocab_size}: bytes and single characters alone take {found[1]} pieces, need more"
         )
     return UserError(f"SentencePiece refuses vocab_size={vocab_size}, trainer.* or the documents: {text}")
 

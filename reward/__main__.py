@@ -68,8 +68,8 @@ def train(cfg: RewardConfig) -> None:
         run.print(plan(cfg, data, labelled, steps))
         if cfg.auxiliary_weight and not labelled:
             run.print(
-                f"warning: auxiliary_weight={cfg.auxiliary_weight:g} does nothing: no pair has chosen_safe or "
-                f"rejected_safe, so that nothing says where safe ends and unsafe begins"
+                f"warning: auxiliary_weight={cfg.auxiliary_weight:g} has no effect: no pair has chosen_safe or "
+                f"rejected_safe, so nothing separates safe from unsafe responses"
             )
         engine = scalar_engine(start, cfg.optim, cfg.zero, steps, cfg.run.seed, cfg.activation_checkpointing)
 

@@ -56,7 +56,7 @@ class RewardConfig:
         if self.mix_share is None:
             self.mix_share = share if self.mix else 0.0
         if self.mix_share > 0 and not self.mix:
-            raise UserError(f"mix_share={self.mix_share} needs files in mix")
+            raise UserError(f"mix_share={self.mix_share}: need files in mix")
         if not self.train:
             raise UserError("train=[]: need at least one preferences file")
 
@@ -80,7 +80,7 @@ class RewardEvaluateConfig:
         """Check that there is one thing to do."""
         check_values(self)
         if bool(self.checkpoint) == bool(self.pool):
-            raise UserError("reward.evaluate needs either checkpoint and preferences, or pool (one of the two)")
+            raise UserError("reward.evaluate: need either checkpoint and preferences, or pool")
         if self.checkpoint and not self.preferences:
             raise UserError("preferences=[]: need at least one preferences file")
 

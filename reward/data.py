@@ -40,7 +40,7 @@ def most_tokens(folder: Path, max_length: int | None) -> int:
 DROPPED = {  # why a pair is left out -> in words
     "equal": "with two equal answers",
     "empty": "with an empty answer",
-    "unsafe_chosen": "whose chosen answer is unsafe and the other safe",
+    "unsafe_chosen": "whose chosen answer is unsafe and rejected answer safe",
     "too_long": "longer than the context",
 }
 
@@ -80,10 +80,10 @@ def load_pairs(
         elif too_long == "skip":
             dropped["too_long"] += 1
         else:
-            need = f"max_length={max_length}; shorten it or set too_long=skip"
+            need = f"max_length={max_length}; need a shorter one, or too_long=skip"
             raise UserError(f"{where} has {pair.longest if pair else count} tokens, {need}")
     if not pairs:
-        raise UserError(f"{path} holds no pair to rank within max_length={max_length} tokens: {in_words(dropped)}")
+        raise UserError(f"{path} has no pair to rank within max_length={max_length} tokens: {in_words(dropped)}")
     return pairs, dropped
 
 
@@ -133,7 +133,7 @@ def _pair(row: PreferenceRow, tokenizer: Tokenizer, source: str, number: int) ->
 def mix_pairs(own: list[Pair], other: list[Pair], share: float, seed: int) -> list[Pair]:
     """Return all of `own` and as many of `other` as make up `share` of the whole."""
     if share > 0 and not other:
-        raise UserError(f"mix_share={share} needs files in mix")
+        raise UserError(f"mix_share={share}: need files in mix")
     return [*own, *(other[index] for index in draw(len(other), mixed_count(len(own), share), seed))]
 
 
@@ -164,7 +164,7 @@ class PairBatches:
     ) -> None:
         check_split("batch_pairs", batch_pairs, {"micro_batch_size": micro_batch_size}, world_size)
         if batch_pairs > len(pairs):
-            raise UserError(f"batch_pairs={batch_pairs} is more than the {len(pairs)} training pairs there are")
+            raise UserError(f"batch_pairs={batch_pairs} exceeds the {len(pairs)} training pairs; need at most that")
         self.pairs, self.margin, self.max_length = pairs, margin, max_length
         self.batch_pairs, self.micro_batch_size, self.seed = batch_pairs, micro_batch_size, seed
         self.rank, self.world_size = rank, world_size

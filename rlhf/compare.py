@@ -54,7 +54,7 @@ def compare(cfg: CompareConfig) -> None:
             equal = chunks.count - kept
             if not kept:
                 raise UserError(
-                    f"all {equal} pairs are two equal responses: raise sampling.temperatures or give a checkpoint_b"
+                    f"all {equal} pairs are of two equal responses: raise sampling.temperatures or give checkpoint_b"
                 )
             run.log(0, {"compare/pairs": kept, "compare/equal": equal})
             run.print(

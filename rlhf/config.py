@@ -88,13 +88,13 @@ class RejectionSamplingConfig(ResponsesConfig):
         super().__post_init__()
         for kind in ("helpfulness", "safety"):
             if getattr(self, kind) is None:
-                raise UserError(f"{kind}=null: the combined score needs both reward models")
+                raise UserError(f"{kind}=null: need both reward models for the combined score")
         if self.sft_fraction is not None and not 0 <= self.sft_fraction <= 0.99:
             raise UserError(
                 f"sft_fraction={self.sft_fraction}: need a share in [0, 0.99], or null for the whole SFT set once"
             )
         if self.sft_fraction and not self.sft_train:
-            raise UserError(f"sft_fraction={self.sft_fraction} needs dialogues in sft_train")
+            raise UserError(f"sft_fraction={self.sft_fraction}: need dialogues in sft_train")
 
 
 @dataclass
@@ -137,16 +137,16 @@ class PPOConfig:
         check_values(self)
         if self.sampling.temperature == 0:
             raise UserError(
-                "sampling.temperature=0: PPO learns from differences between samples; need a positive temperature"
+                "sampling.temperature=0: need a number above 0, as PPO learns from differences between samples"
             )
         if self.sampling.top_p < 1:
             raise UserError(
-                f"sampling.top_p={self.sampling.top_p}: need 1; PPO's log-probabilities are of the whole distribution, and "
-                f"samples of a part of it would be another policy's"
+                f"sampling.top_p={self.sampling.top_p}: need 1, as PPO's log-probabilities are those of the full distribution, and "
+                f"samples from part of it would be another policy's"
             )
         if self.rollout_prompts % self.mini_batch_prompts:
             raise UserError(
-                f"rollout_prompts={self.rollout_prompts} must be a multiple of mini_batch_prompts={self.mini_batch_prompts}"
+                f"rollout_prompts={self.rollout_prompts}: need a multiple of mini_batch_prompts={self.mini_batch_prompts}"
             )
 
     @property
@@ -157,36 +157,36 @@ class PPOConfig:
 
 PPO_CHARTS = (
     Chart("Score", "of the reward models, combined", "mean logit of a batch", {"ppo/score_combined": "combined"}),
-    Chart("KL", "distance from where it started", "nats per response", {"ppo/kl": "KL"}),
+    Chart("KL", "distance from the initial policy", "nats per response", {"ppo/kl": "KL"}),
     Chart(
-        "Score, each where it governs",
+        "Score on the prompts each model governs",
         "of the helpfulness and the safety model",
         "mean logit of a batch",
         {"ppo/helpfulness_harmless": "helpfulness, harmless", "ppo/safety_adversarial": "safety, adversarial"},
     ),
     Chart(
         "Gated",
-        "responses that the safety model calls unsafe",
+        "responses below the safety threshold",
         "share",
         {"ppo/gated_harmless": "harmless", "ppo/gated_adversarial": "adversarial"},
     ),
     Chart(
         "Spread of scores",
-        "what there is to learn from within a kind of prompt, before whitening",
+        "within each kind of prompt, before whitening",
         "standard deviation, logits",
         {"ppo/spread_harmless": "harmless", "ppo/spread_adversarial": "adversarial"},
     ),
-    Chart("Finished", "responses that end by themselves", "share", {"ppo/finished": "finished"}),
+    Chart("Finished", "responses that end with EOS", "share", {"ppo/finished": "finished"}),
     Chart("Response length", "", "tokens", {"ppo/response_length": "length"}),
     Chart("Entropy", "of the policy", "nats per token", {"ppo/entropy": "entropy"}),
     Chart(
         "Critic",
-        "variance of the return that it explains; lower values stand at −1",
+        "share of the returns' variance that it explains; values below −1 are drawn at −1",
         "share",
         {"ppo/explained_variance": "explained variance"},
         (-1.0, 1.0),
     ),
-    Chart("Clip fraction", "tokens where PPO's clip holds", "share", {"ppo/clip_fraction": "clip fraction"}),
+    Chart("Clip fraction", "tokens clipped by PPO", "share", {"ppo/clip_fraction": "clip fraction"}),
 )
 PROGRAMS = {
     "rejection_sampling": Program(
@@ -198,7 +198,7 @@ PROGRAMS = {
         schema=RejectionSamplingConfig,
         makes=("final", "responses.jsonl", "best.jsonl"),
         headline=Headline(LOSSES, best_of="rs/best_of_"),
-        model="Rejection sampling (RS): samples several answers to each prompt and is fine-tuned on those that two reward "
+        model="Rejection sampling (RS): samples several answers to each prompt and is fine-tuned on the ones that two reward "
         "models, trained on preferences, score best.",
         size="best {rs/kept} of {rs/responses}",
         trained_on="the best {rs/kept} of {rs/responses} responses",
@@ -209,16 +209,16 @@ PROGRAMS = {
     "ppo": Program(
         "rlhf.ppo",
         "Training",
-        "PPO against the reward models, held near the reference by KL",
+        "PPO against the reward models, kept near the reference by a KL penalty",
         parallel=True,
         plans=True,
         schema=PPOConfig,
         makes=("final", "samples.jsonl"),
         headline=Headline(
-            {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens a response"}
+            {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens per response"}
         ),
-        model="Reinforcement learning from human feedback (RLHF) by PPO: raises the reward models' score of its answers, and "
-        "pays for every step away from where it started.",
+        model="Reinforcement learning from human feedback (RLHF) by PPO: raises the reward models' score of its answers, with "
+        "a penalty for moving away from the initial policy.",
         size="{step} × {rollout_prompts} responses",
         trained_on="{step} iterations of {rollout_prompts} responses",
         chats=True,
@@ -228,11 +228,11 @@ PROGRAMS = {
     "compare": Program(
         "rlhf.compare",
         "Preferences",
-        "two sampled responses a prompt, to be rated",
+        "two sampled responses per prompt, to be rated",
         parallel=True,
         schema=CompareConfig,
         makes=("comparisons.jsonl",),
-        headline=Headline({"compare/pairs": "pairs", "compare/equal": "left out as equal"}, counts=True),
+        headline=Headline({"compare/pairs": "pairs", "compare/equal": "dropped as equal"}, counts=True),
         size="{compare/pairs} pairs",
     ),
     "sample": Program(

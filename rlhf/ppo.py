@@ -105,7 +105,7 @@ def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
         return False
     if iteration - cfg.critic_warmup >= PATIENCE:
         raise UserError(
-            f"the critic explains none of the variance of the returns after {iteration} iterations "
+            f"the critic explains none of the returns' variance after {iteration} iterations "
             f"(ppo/explained_variance is {explained:.2f}): raise critic_optim.lr"
         )
     return True
@@ -131,7 +131,7 @@ def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Promp
     updates = f"{cfg.updates_per_iteration:,} update{'s' if cfg.updates_per_iteration > 1 else ''}"
     notes.append(
         f"{cfg.iterations:,} iterations of {cfg.rollout_prompts:,} prompts and {updates}: {epochs:.3g} epochs of "
-        f"{len(prompts):,} prompts; a rank learns from {cfg.micro_batch_size} responses at once"
+        f"{len(prompts):,} prompts; {cfg.micro_batch_size} responses per rank at once"
     )
     return prompts, "\n".join(notes)
 
@@ -150,7 +150,7 @@ def check_ranks(cfg: PPOConfig, ranks: int) -> None:
     """Refuse a number of ranks among which a mini-batch cannot be divided equally."""
     if cfg.mini_batch_prompts % ranks:
         raise UserError(
-            f"mini_batch_prompts={cfg.mini_batch_prompts} cannot be divided among {ranks} ranks: need a multiple, or a number of ranks "
+            f"mini_batch_prompts={cfg.mini_batch_prompts} cannot be split over {ranks} ranks: need a multiple, or a number of ranks "
             f"that divides mini_batch_prompts (and with it rollout_prompts={cfg.rollout_prompts})"
         )
 

@@ -137,7 +137,7 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     notes += [
         f"{len(prompts):,} prompts x {cfg.samples_per_prompt} responses = {len(prompts) * cfg.samples_per_prompt:,}",
         f"{cfg.steps:,} steps of {cfg.batch_sequences} rows in micro-batches of {size}, packed from at most {len(prompts):,} best responses and "
-        f"dialogues, {share} the {sft:,} in sft_train; the epochs are known when the best are",
+        f"dialogues, {share} the {sft:,} in sft_train; the number of epochs is known once the best are",
     ]
     return "\n".join(notes)
 

@@ -27,7 +27,7 @@ class SamplesLog:
         self.temperature: float = settings["sampling"]["temperature"]
         self.seed: int = settings["run"]["seed"]
         if self.is_main and self.path.exists():
-            rows = read_lines(self.path, RolloutRow, "move it away: it is for people to read", grows=True)
+            rows = read_lines(self.path, RolloutRow, "move it away: it is only for people to read", grows=True)
             write_rows(self.path, [row for row in rows if row["step"] <= step])
 
     def write(self, step: int, batch: Batch) -> None:

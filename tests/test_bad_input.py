@@ -27,7 +27,7 @@ ALONE = [
     ("ppo", ["+kl_coeff=1"], ["unknown key 'kl_coeff'", "the nearest is 'kl_coef'"]),
     ("sft", ["epochs=many"], ["epochs=many: need a number"]),
     ("sft", ["train=dialogues.jsonl"], ["dialogues.jsonl does not exist", "`llamatrain toyworld`"]),
-    ("sft", ["train=[a"], ["'train=[a' is not an override that can be read"]),
+    ("sft", ["train=[a"], ["'train=[a' cannot be parsed as an override"]),
     ("sft", ["checkpoint=null"], ["checkpoint=null: need a value"]),
     ("pretrain", ["tokens=inf", "steps=null"], ["tokens=inf: need a finite number"]),
     ("pretrain", ["eval_sequences=0"], ["eval_sequences=0: need 1 or more"]),
@@ -50,9 +50,9 @@ ALONE = [
     ("sft", ["checkpoint=HERE/missing"], ["HERE/missing is damaged: model.safetensors is missing"]),
     ("sft", ["checkpoint=HERE/unreadable"], ["HERE/unreadable/config.json is damaged: not JSON"]),
     ("sft", ["checkpoint=HERE/few"], ["tokenizer.model has 400 pieces", "but the model in HERE/few knows 300"]),
-    ("sft", ["checkpoint=HERE/world/safety"], ["is a reward model; a language model is needed"]),
+    ("sft", ["checkpoint=HERE/world/safety"], ["is a reward model; need a language model"]),
     ("pretrain", ["tokenizer=HERE/cut.jsonl"], ["HERE/cut.jsonl is not a SentencePiece model"]),
-    ("pretrain", ["model.vocab_size=100"], ["model.vocab_size is 100; the tokenizer has 400 pieces"]),
+    ("pretrain", ["model.vocab_size=100"], ["model.vocab_size=100: need 400 or more"]),
 ]
 SHARED = [
     ("sft", ["optim.lrr=1"], ["unknown key 'optim.lrr'", "the nearest is 'optim.lr'"]),
@@ -60,26 +60,26 @@ SHARED = [
     (
         "sft",
         ["train=[HERE/field.jsonl]"],
-        ["HERE/field.jsonl:2: field 'source' of the dialogue: found 3, needs a text"],
+        ["HERE/field.jsonl:2: field 'source' of the dialogue: found 3, need a text"],
     ),
     (
         "rejection_sampling",
         ["prompts=[HERE/long.jsonl]"],
-        ["long.jsonl", "no prompt that leaves room for 16 tokens in the context of 128"],
+        ["long.jsonl", "no prompt leaves room for 16 tokens of a response in the context of 128"],
     ),
     ("sft", ["checkpoint=HERE/altered"], ["HERE/altered is damaged: model.safetensors was altered"]),
     ("sft", ["checkpoint=HERE/misshapen"], ["weight has shape (400, 32)", "(500, 32)"]),
     ("pretrain", ["corpus=HERE/other"], ["HERE/other/train was made with another tokenizer"]),
     # more ranks than rows
     ("pretrain", ["batch_tokens=32"], ["batch_tokens=32 must", "seq_len=32 x micro_batch_size=1 x 2 ranks = 64"]),
-    ("sft", ["batch_sequences=3"], ["batch_sequences=3 must be a multiple of 2 ranks = 2"]),
-    ("reward", ["batch_pairs=2"], ["batch_pairs=2 must be a multiple of micro_batch_size=2 x 2 ranks"]),
+    ("sft", ["batch_sequences=3"], ["batch_sequences=3: need a multiple of 2 ranks = 2"]),
+    ("reward", ["batch_pairs=2"], ["batch_pairs=2: need a multiple of micro_batch_size=2 x 2 ranks"]),
     (
         "rejection_sampling",
         ["batch_sequences=1"],
-        ["batch_sequences=1 must be a multiple of micro_batch_size=1 x 2 ra"],
+        ["batch_sequences=1: need a multiple of micro_batch_size=1 x 2 ra"],
     ),
-    ("ppo", ["mini_batch_prompts=1"], ["mini_batch_prompts=1 cannot be divided among 2 ranks", "rollout_prompts=8"]),
+    ("ppo", ["mini_batch_prompts=1"], ["mini_batch_prompts=1 cannot be split over 2 ranks", "rollout_prompts=8"]),
 ]
 CASES = [(1, *case) for case in ALONE] + [(2, *case) for case in SHARED]
 BYTES = 150_000  # more than a step's metrics, less than a file of the model's optimizer

@@ -64,7 +64,7 @@ def prompts(
     while len(seen) < count:
         tries += 1
         if tries > 50 * count + 1000:
-            raise UserError(f"the toy world has no {count} distinct prompts ({len(seen)} found): ask for fewer")
+            raise UserError(f"the toy world has only {len(seen)} distinct prompts, not {count}: need fewer")
         request = draw_request(requests, held_out, adversarial, borderline, rng)
         messages = conversation(request, rng)
         # An id keys the noise of sampling: renaming this kind would change every response.
@@ -114,6 +114,6 @@ def check_shares(key: str, shares: Mapping[str, float], known: tuple[str, ...]) 
         if name not in known:
             raise UserError(f"{key}.{name}: unknown quality; need one of {', '.join(known)}")
         if share < 0:
-            raise UserError(f"{key}.{name}={share}: need a share of at least 0")
+            raise UserError(f"{key}.{name}={share}: need a share of 0 or more")
     if sum(shares.values()) <= 0:
         raise UserError(f"{key}: the shares add up to {sum(shares.values())}; need more than 0")

@@ -25,7 +25,7 @@ from .judge import Judge, judge_of
 from .world import World, digest
 
 BINS = ("chosen_safe_only", "both_safe", "both_unsafe")
-DROPPED = {"same": "of equal answers", "unsafe_chosen": "of which the unsafe answer was chosen"}
+DROPPED = {"same": "of equal answers", "unsafe_chosen": "whose unsafe answer was chosen"}
 
 
 class Panel:

@@ -114,7 +114,7 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
             ppo = g.add("ppo", checkpoint=policy, prompts=data.prompts, **finals(rewards))
             models["ppo"] = ppo.final
     else:
-        g.leave_out("fine-tuning and what follows it", "data.dialogues")
+        g.leave_out("fine-tuning and all later stages", "data.dialogues")
     if world is not None:
         judge_what_was_learned_from(g, world, sampled, "ppo" in models)
     measure(g, data, world, models, rewards, corpus)

@@ -37,7 +37,9 @@ def _hydra(program: str, overrides: Sequence[str], schema: type | None) -> DictC
     overrides = with_presets(program, overrides)
     own = next((o for o in overrides if re.match(r"[+~]*hydra\b", o)), None)
     if own is not None:
-        raise UserError(f"'{own}': Hydra only composes here and has no keys of its own; run.dir says where runs lie")
+        raise UserError(
+            f"'{own}': Hydra only composes the configuration here and has no keys of its own; run.dir sets where runs are kept"
+        )
     with explained(program, overrides):
         return composed_by_hydra(program, [*_opened(overrides, schema)])
 

@@ -23,7 +23,7 @@ from llamatrain.errors import UserError, show
 from llamatrain.text_files import read_text
 
 NEEDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
-HOME = "the shell does not expand this ~: need the whole path, or $HOME"
+HOME = "the shell does not expand this ~: need the full path, or $HOME"
 
 
 def composed_by_hydra(program: str, overrides: Sequence[str]) -> DictConfig:
@@ -50,8 +50,8 @@ def explained(program: str, overrides: Sequence[str], schema: type | None = None
 
 def missing(keys: list[str], program: str) -> str:
     """Return which keys need a value, and what they are."""
-    needs = "; ".join(f"{key}: {_comment(program, key) or 'needs a value'}" for key in keys)
-    return f"llamatrain {program} needs a value for {', '.join(keys)} ({needs})"
+    needs = "; ".join(f"{key}: {_comment(program, key) or 'need a value'}" for key in keys)
+    return f"llamatrain {program}: need a value for {', '.join(keys)} ({needs})"
 
 
 def _comment(program: str, key: str) -> str:
@@ -88,13 +88,13 @@ def in_words(error: Exception, program: str, overrides: Sequence[str], schema: t
     unread = getattr(error, "override", None)
     if unread:
         why = HOME if re.search(r"[=,\[]~", str(unread)) else first
-        return f"'{unread}' is not an override that can be read: {why}"
+        return f"'{unread}' cannot be parsed as an override: {why}"
     if not isinstance(error, HydraException | OmegaConfBaseException):  # it does not say what it is about
         culprit = _culprit(program, overrides)
         return f"llamatrain {program}: {first}" if culprit is None else f"{show(culprit)} cannot be taken: {first}"
     several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", first)
     if several:
-        return f"{several[1]}: several values need --multirun, which makes a run of each"
+        return f"{several[1]}: several values: need --multirun, which makes one run for each"
     if "Could not find" in str(error) or "Could not load" in str(error):
         return f"llamatrain {program}: " + " ".join(str(error).split())
     if key:

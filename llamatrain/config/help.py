@@ -33,7 +33,7 @@ def help_text(program: str, about: str, plans: bool = False) -> str:
     folder, name = presets.config_folder(), yaml_name(program)
     used = _groups(program)
     options = ["--help", "--cfg job (print the composed configuration)"]
-    options += [f"dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for so many ranks)"] if plans else []
+    options += [f"dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for this many ranks)"] if plans else []
     options += ["--multirun (a,b: one run for each value)"] if any(group == "run" for group, _, _ in used) else []
     lines = [*_paragraphs(about, width), "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     lines += _wrapped("Options: ", ",  ".join(options), width)

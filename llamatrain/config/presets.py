@@ -48,7 +48,7 @@ def preset_path(name: str) -> Path:
             ", ".join(path.stem for path in _files(folder)) or "none" for folder in (config_folder() / "preset", OWN)
         )
         raise UserError(
-            f"preset={name}: no such preset; there are {along}, and in {OWN}/ {own}; or give a path to a .yaml file"
+            f"preset={name}: no such preset; need one of {along}, in {OWN}/ {own}, or the path of a .yaml file"
         )
     return path
 
@@ -82,17 +82,17 @@ def load_preset(name: str) -> dict[str, Any]:
 def _load(name: str, path: Path) -> dict[str, Any]:
     preset = read_yaml(path)
     if not isinstance(preset, dict):
-        raise UserError(f"preset={name} is no preset: found {show(preset)}, need `program: [overrides]`")
+        raise UserError(f"preset={name} is not a preset: found {show(preset)}, need `program: [overrides]`")
     if "stages" in preset:
         raise UserError(
-            f"preset={name}: `stages` is of an earlier version; a preset holds values only, `program: [overrides]`"
+            f"preset={name}: `stages` belongs to an earlier version; need values only, `program: [overrides]`"
         )
     programs = [path.stem for path in config_folder().glob("*.yaml")]
     for program, overrides in preset.items():
         if program not in programs:
             near = difflib.get_close_matches(str(program), programs, n=1, cutoff=0.7)
             hint = f"; the nearest is '{near[0]}'" if near else ""
-            raise UserError(f"preset={name} is no preset: '{program}' is no program{hint}")
+            raise UserError(f"preset={name} is not a preset: there is no program '{program}'{hint}")
         texts = all(isinstance(override, str) for override in overrides) if isinstance(overrides, list) else False
         if overrides is not None and not texts:
             raise UserError(f"preset={name}: {program} is {show(overrides)}, need a list of overrides like [key=value]")

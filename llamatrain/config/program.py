@@ -102,7 +102,7 @@ def _guarded(body: Callable[[], int], leaves: bool) -> int:
                 print(f"error: {said}", file=sys.stderr)
             return EXIT_USER
         if any(sign in str(error) for sign in LOST_PEER):  # what happened is told there
-            print(f"rank {os.environ.get('RANK', '0')}: another rank has ended; so does this one", file=sys.stderr)
+            print(f"rank {os.environ.get('RANK', '0')}: exiting because another rank has exited", file=sys.stderr)
         else:
             traceback.print_exc()
         return EXIT_FAILURE
@@ -210,10 +210,10 @@ def _multirun(program: str, overrides: list[str]) -> int:
             choices.append([str(override.input_line)])
         swept.append(override.is_sweep_override())
     if not any(swept):
-        raise UserError("--multirun needs at least one key with several values, like optim.lr=1e-4,3e-4")
+        raise UserError("--multirun: need at least one key with several values, like optim.lr=1e-4,3e-4")
     base = compose_dict(program, [c[0] for c in choices]).get("run", {}).get("name")
     if base in (None, "???"):
-        raise UserError("--multirun needs run.name: every job gets a folder of its own below it")
+        raise UserError("--multirun: need run.name, as every job gets its own folder below it")
     jobs = list(itertools.product(*choices))
     failure = 0
     for number, job in enumerate(jobs):

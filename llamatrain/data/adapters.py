@@ -68,7 +68,7 @@ def _hh_kind(source: str) -> str:
     if "helpful" in name:
         return "helpfulness"
     raise UserError(
-        f"{source!r} does not say 'helpful' or 'harmless'; needs hh_rlhf_helpfulness: or hh_rlhf_safety: before it"
+        f"{source!r} does not say 'helpful' or 'harmless'; need the prefix hh_rlhf_helpfulness: or hh_rlhf_safety:"
     )
 
 
@@ -269,13 +269,13 @@ def _builder(name: str, version: Version) -> Any:
     path, folder, _ = _spelled(name)
     revision = version.revision
     if revision is not None and Path(path).exists():
-        raise UserError(f"{name}: revision={revision}: a local folder has none, needs null")
+        raise UserError(f"{name}: revision={revision}: a local folder has no revisions, need null")
     with _refusing(name):
         made = datasets.load_dataset_builder(path, version.config, data_dir=folder, revision=revision)
     # Without the hub `datasets` takes what it downloaded last, of whatever revision.
     if made.name == "cache" and revision not in (None, made.hash):
         raise UserError(
-            f"{name}: revision={revision}: the hub is not reached and the cache holds {made.hash}, needs the hub or that"
+            f"{name}: revision={revision}: the hub cannot be reached and the cache holds {made.hash}, need the hub or that revision"
         )
     return made
 
@@ -289,7 +289,7 @@ def _refusing(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise UserError(f"{name}: no such file, and `datasets` does not load it either: {error}{cause}") from error
+        raise UserError(f"{name}: no such file, and `datasets` cannot load it either: {error}{cause}") from error
 
 
 def _spelled(name: str) -> tuple[str, str | None, str]:

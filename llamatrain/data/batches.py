@@ -27,7 +27,7 @@ def check_split(key: str, value: int, parts: Mapping[str, int | None], ranks: in
     multiple = math.prod(given.values()) * ranks
     if value % multiple:
         named = " x ".join([*(f"{name}={count}" for name, count in given.items()), counted(ranks, "rank")])
-        raise UserError(f"{key}={value} must be a multiple of {named} = {multiple}")
+        raise UserError(f"{key}={value}: need a multiple of {named} = {multiple}")
 
 
 class Batches:
@@ -52,7 +52,7 @@ class Batches:
     @skip.setter
     def skip(self, places: list[int]) -> None:
         if min(places, default=0) < 0:
-            raise UserError(f"skip_samples={places}: needs numbers of 0 or more")
+            raise UserError(f"skip_samples={places}: need numbers of 0 or more")
         self._skip = np.unique(np.asarray(places, dtype=np.int64))
         self._skip_after = self._skip - np.arange(len(self._skip))  # how many samples are taken before each skipped one
 

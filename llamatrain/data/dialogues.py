@@ -57,10 +57,10 @@ class DialogueBatches(Batches):
     ) -> None:
         super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip)
         if too_long not in ("skip", "stop", "drop_turns"):
-            raise UserError(f"too_long={too_long!r}: needs skip, stop or drop_turns")
+            raise UserError(f"too_long={too_long!r}: need skip, stop or drop_turns")
         if not 0 <= replay_fraction < 1 or (replay_fraction > 0) != (replay is not None):
             raise UserError(
-                f"replay={replay}, replay_fraction={replay_fraction}: needs a corpus and a fraction below 1, "
+                f"replay={replay}, replay_fraction={replay_fraction}: need a corpus and a fraction below 1, "
                 "or null and 0"
             )
         self.max_length, self.isolate = max_length, isolate
@@ -103,12 +103,12 @@ class DialogueBatches(Batches):
                 if too_long == "stop":
                     raise UserError(
                         f"dialogue {read} ({messages[0]['content'][:40]!r}...) has {count or len(tokens)} tokens, more than "
-                        f"max_length={self.max_length}: needs a longer max_length, or too_long=skip or drop_turns"
+                        f"max_length={self.max_length}: need a longer max_length, or too_long=skip or drop_turns"
                     )
                 messages = without_oldest_turn(messages) if too_long == "drop_turns" else None
         if not ids:
             raise UserError(
-                f"none of {read} dialogues fits into max_length={self.max_length} tokens: needs one at least"
+                f"none of {read} dialogues fits into max_length={self.max_length} tokens: need at least one"
             )
         self._ids, self._mask = np.concatenate(ids), np.concatenate(masks)
         self._starts = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])])

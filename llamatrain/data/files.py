@@ -93,7 +93,7 @@ class _Zstandard(io.RawIOBase):
                 self.frame, self.begun = self.make(), False
             if not packed:
                 if self.begun:
-                    raise EOFError("the last frame is cut")
+                    raise EOFError("the last frame is truncated")
                 return 0
             self.begun = True
             try:
@@ -155,7 +155,7 @@ def _parquet(path: Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:  # an OSError of what is damaged inside
-        raise UserError(f"{path} is no Parquet file: {error}") from error
+        raise UserError(f"{path} is not a Parquet file: {error}") from error
 
 
 def read(
@@ -184,7 +184,7 @@ def _unpacking(path: Path, place: Place | None = None) -> Iterator[None]:
         if place is not None:
             place.number += 1
         kind = "gzip" if path.suffix == ".gz" else "Zstandard"
-        raise UserError(f"{place or path}: not a whole {kind} file ({error})") from error
+        raise UserError(f"{place or path}: truncated or damaged {kind} file ({error})") from error
 
 
 def _read_lines(file: IO[bytes], place: Place, end: int | None) -> Iterator[tuple[Place, Row | UserError]]:
@@ -200,13 +200,13 @@ def _read_lines(file: IO[bytes], place: Place, end: int | None) -> Iterator[tupl
 
 def _parse(line: bytes, place: Place) -> Row | UserError:
     if not line.strip():
-        return UserError(f"{place}: the line is empty, needs a JSON object")
+        return UserError(f"{place}: the line is empty, need a JSON object")
     try:
         # Bytes may be UTF-16 or begin with a mark: `json.loads` finds out, which takes as long as the rest.
         row = json.loads(line.decode() if line[:1] == b"{" else line)
     except (ValueError, RecursionError) as error:  # a ValueError also of a number with thousands of digits
-        return UserError(f"{place}: not JSON ({error}); found {show(line[:60])}, needs a JSON object")
-    return row if isinstance(row, dict) else UserError(f"{place}: found {show(row)}, needs a JSON object")
+        return UserError(f"{place}: not JSON ({error}); found {show(line[:60])}, need a JSON object")
+    return row if isinstance(row, dict) else UserError(f"{place}: found {show(row)}, need a JSON object")
 
 
 def _read_text(
@@ -237,7 +237,7 @@ def _document(content: bytes, place: Place) -> Row | UserError:
     try:
         return {"text": content.decode().rstrip("\r\n"), "source": str(place.path)}
     except UnicodeDecodeError as error:
-        return UserError(f"{place}: not UTF-8 ({error}); needs text in UTF-8")
+        return UserError(f"{place}: not UTF-8 ({error}); need text in UTF-8")
 
 
 def _read_parquet(path: Path, begin: int, end: int | None) -> Iterator[tuple[Place, Row | UserError]]:
@@ -260,7 +260,7 @@ def _next_rows(batches: Iterator[Any], place: Place) -> list[Row]:
         return []
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # a ValueError of text that is no UTF-8
         place.number += 1
-        raise UserError(f"{place}: not a whole Parquet file ({error})") from error
+        raise UserError(f"{place}: truncated or damaged Parquet file ({error})") from error
     return rows
 
 

@@ -222,13 +222,13 @@ def check_row(row: Row, kind: type[Any], where: Place) -> None:
         if value is None:
             if field.required:
                 found = "is null" if name in row else "is missing"
-                needs = f"needs {'a list of messages' if field.ends else field.check(None)}{_hint(row, kind)}"
+                needs = f"need {'a list of messages' if field.ends else field.check(None)}{_hint(row, kind)}"
                 raise UserError(f"{where}: field {name!r} of the {name_of(kind)} {found}, {needs}")
             row.pop(name, None)
         elif field.ends:
             check_messages(value, f"{where}: field {name!r}", ends=field.ends)
         elif needed := field.check(value):
-            raise UserError(f"{where}: field {name!r} of the {name_of(kind)}: found {show(value)}, needs {needed}")
+            raise UserError(f"{where}: field {name!r} of the {name_of(kind)}: found {show(value)}, need {needed}")
 
 
 def _refuse_former(row: Row, kind: type[Any], where: Place) -> None:
@@ -239,7 +239,7 @@ def _refuse_former(row: Row, kind: type[Any], where: Place) -> None:
     elif kind in (PreferenceRow, JudgementRow) and isinstance(meta, dict) and "safety_prompt" in meta:
         former, now = "meta.safety_prompt", "meta.is_adversarial"
     if former:
-        told = f"field '{former}' of the {name_of(kind)} is of an earlier version: it is now called '{now}'"
+        told = f"field '{former}' of the {name_of(kind)} belongs to an earlier version: it is now called '{now}'"
         raise UserError(f"{where}: {told}")
 
 

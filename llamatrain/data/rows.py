@@ -65,7 +65,7 @@ def placed_rows(source: str | Path, kind: type[R], bad: BadRows | None = None) -
         yield f"{where}{number}", row
     if where is None:
         first = next(iter(bad.first.values()), "")
-        raise UserError(f"{source}: holds no {name_of(kind)} rows, needs one at least{first and f' ({first})'}")
+        raise UserError(f"{source}: holds no {name_of(kind)} rows, need at least one{first and f' ({first})'}")
 
 
 def look(source: str | Path, kind: type[Any], first: bool = True) -> None:
@@ -243,7 +243,7 @@ def _split_share(source: str) -> tuple[str, _Share | None]:
         return source, None
     part, count = (int(match[4]), int(match[5])) if match[3] else (0, 1)
     if part >= count:
-        raise UserError(f"{source}: fold {part} of {count} does not exist, needs 0 to {count - 1}")
+        raise UserError(f"{source}: fold {part} of {count} does not exist, need 0 to {count - 1}")
     return match[1], _Share(match[2], match[3] == "without", part, count)
 
 
@@ -253,7 +253,7 @@ def _split_adapter(name: str) -> tuple[str | None, str]:
     if not colon or not re.fullmatch(r"\w+", adapter) or Path(name).exists():
         return None, name
     if adapter not in adapters.ADAPTERS:
-        raise UserError(f"{name}: there is no adapter {adapter!r}, needs one of {', '.join(sorted(adapters.ADAPTERS))}")
+        raise UserError(f"{name}: there is no adapter {adapter!r}, need one of {', '.join(sorted(adapters.ADAPTERS))}")
     return adapter, path
 
 
@@ -291,7 +291,7 @@ def _read(
         try:
             made = list(convert(row, path))
         except (KeyError, TypeError, AttributeError) as error:
-            yield place, UserError(f"{place}: no row as {adapter!r} expects it ({type(error).__name__}: {error})")
+            yield place, UserError(f"{place}: not a row that {adapter!r} can read ({type(error).__name__}: {error})")
             continue
         except UserError as error:
             yield place, UserError(f"{place}: {error}")
@@ -311,7 +311,7 @@ def _existing(path: str | Path) -> Path:
     if not path.exists():
         maker = MADE_BY.get(re.split(r"[_.]", path.name)[0])
         hint = f" (`llamatrain {maker}` makes such files)" if maker else ""
-        raise MissingFileError(f"{path} does not exist; needs a .jsonl or .jsonl.gz file, or `adapter:path`{hint}")
+        raise MissingFileError(f"{path} does not exist; need a .jsonl or .jsonl.gz file, or `adapter:path`{hint}")
     if path.is_dir():
-        raise UserError(f"{path} is a folder; needs a .jsonl or .jsonl.gz file in it")
+        raise UserError(f"{path} is a folder; need a .jsonl or .jsonl.gz file in it")
     return path

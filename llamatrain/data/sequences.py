@@ -37,12 +37,12 @@ def source_shares(sources: Sequence[Source], mixture: Mapping[str, float] | None
     names = [source.name for source in sources]
     for name, weight in mixture.items():
         if name not in names:
-            raise UserError(f"mixture.{name}: the corpus has no such source; there are {', '.join(names)}")
+            raise UserError(f"mixture.{name}: the corpus has no such source; need one of {', '.join(names)}")
         if weight < 0:
-            raise UserError(f"mixture.{name}={weight}: needs a weight of 0 or more")
+            raise UserError(f"mixture.{name}={weight}: need a weight of 0 or more")
     total = sum(mixture.values())
     if total <= 0:
-        raise UserError(f"mixture={dict(mixture)}: needs a source with a weight above 0")
+        raise UserError(f"mixture={dict(mixture)}: need a source with a weight above 0")
     return [mixture.get(name, 0.0) / total for name in names]
 
 
@@ -74,7 +74,7 @@ class TokenBatches(Batches):
     ) -> None:
         super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip)
         if seq_len < 2:
-            raise UserError(f"seq_len={seq_len}: needs 2 tokens or more")
+            raise UserError(f"seq_len={seq_len}: need 2 tokens or more")
         self.seq_len, self.isolate = seq_len, isolate
         self.manifest = read_manifest(folder, tokenizer)
         self.sources = self.manifest.sources

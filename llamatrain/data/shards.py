@@ -32,7 +32,7 @@ from llamatrain.tokenizer import Tokenizer
 MANIFEST, SHARDS, STARTS = "manifest.json", "shards.jsonl", "shards.bin"
 DTYPES = ("uint16", "uint32")  # of the tokens
 OPEN_SHARDS = 256  # mapped at a time, far below what a process may hold open
-ANEW = "`llamatrain corpus` makes it anew"
+ANEW = "rebuild it with `llamatrain corpus`"
 
 
 class Hashed(TypedDict):
@@ -188,7 +188,7 @@ def read_manifest(folder: str | Path, tokenizer: Tokenizer | None = None) -> Man
         raise missing(path, made_by="corpus")
     manifest = read_json(path, Manifest, ANEW)
     if manifest.dtype not in DTYPES or any(min(s.tokens, s.documents, s.shards) < 0 for s in manifest.sources):
-        raise DamagedFileError(f"{path} is damaged: need a dtype of {', '.join(DTYPES)} and no count below 0; {ANEW}")
+        raise DamagedFileError(f"{path} is damaged: need a dtype of {', '.join(DTYPES)} and no negative count; {ANEW}")
     if tokenizer is not None and manifest.tokenizer != tokenizer.fingerprint:
         raise UserError(
             f"{folder} was made with another tokenizer (sha256 {manifest.tokenizer[:12]}) than {tokenizer.path} "

@@ -30,7 +30,7 @@ class BadRows:
         if self.policy is None:
             raise error
         if self.policy == "stop":
-            raise UserError(f"{error}; bad_rows=skip leaves such rows out") from error
+            raise UserError(f"{error}; bad_rows=skip skips such rows") from error
         reason = _reason(str(error))
         self.counts[reason] += 1
         self.first.setdefault(reason, str(error))
@@ -59,4 +59,4 @@ def warned(line: str, lost: int, total: int) -> str:
 def _reason(message: str) -> str:
     """Return an error without where it stands and what was found there, which differ from row to row."""
     text = re.sub(r"^.*?(:|, row )\d+: |\[\d+\]", "", message)
-    return re.sub(r"found .*?, (?=needs? )|\(.*?\)", "", text)
+    return re.sub(r"found .*?, (?=need )|\(.*?\)", "", text)

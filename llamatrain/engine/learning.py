@@ -111,7 +111,9 @@ class Engine:
 def compile_layers(model: nn.Module, zero: ZeroConfig) -> None:
     """Put a compiled step through one layer, which serves them all, into the decoder."""
     if zero.stage == 3:
-        raise UserError("compile=true needs zero.stage of 2 or lower: at stage 3 each layer's weights come and go")
+        raise UserError(
+            "compile=true: need zero.stage of 2 or lower, as stage 3 gathers and frees each layer's weights"
+        )
     if os.environ.get("LLAMATRAIN_VERBOSE") != "1":
         logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     decoder: Any = model.model

@@ -89,18 +89,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "max_seq_len", "rope_theta", "norm_eps"):
             if getattr(self, key) <= 0:
-                raise UserError(f"model.{key} is {getattr(self, key)}; it must be positive")
+                raise UserError(f"model.{key}={getattr(self, key)}: need a number above 0")
         if self.vocab_size is not None and self.vocab_size <= 0:
-            raise UserError(f"model.vocab_size is {self.vocab_size}; it must be positive, or null for the tokenizer's")
+            raise UserError(f"model.vocab_size={self.vocab_size}: need a number above 0, or null for the tokenizer's")
         if self.init_std < 0:
-            raise UserError(f"model.init_std is {self.init_std}; need 0 or more")
+            raise UserError(f"model.init_std={self.init_std}: need 0 or more")
         if self.dim % self.n_heads or self.head_dim % 2:
-            raise UserError(f"model.dim {self.dim} must be an even multiple of model.n_heads {self.n_heads}")
+            raise UserError(f"model.dim={self.dim}: need an even multiple of model.n_heads={self.n_heads}")
         if self.n_heads % self.n_kv_heads:
-            raise UserError(f"model.n_heads {self.n_heads} must be a multiple of model.n_kv_heads {self.n_kv_heads}")
+            raise UserError(f"model.n_heads={self.n_heads}: need a multiple of model.n_kv_heads={self.n_kv_heads}")
         if self.activation_checkpointing not in CHECKPOINTING:
             found, choices = self.activation_checkpointing, ", ".join(CHECKPOINTING)
-            raise UserError(f"model.activation_checkpointing is {found!r}; use one of {choices}")
+            raise UserError(f"model.activation_checkpointing={found}: need one of {choices}")
 
     @property
     def head_dim(self) -> int:
@@ -117,7 +117,7 @@ class ModelConfig:
     def with_vocabulary(self, size: int) -> ModelConfig:
         """Return this config for a tokenizer of `size` pieces; a larger vocab_size (padding) is kept."""
         if self.vocab_size is not None and self.vocab_size < size:
-            raise UserError(f"model.vocab_size is {self.vocab_size}; the tokenizer has {size} pieces")
+            raise UserError(f"model.vocab_size={self.vocab_size}: need {size} or more, the tokenizer's pieces")
         return dataclasses.replace(self, vocab_size=self.vocab_size or size)
 
     def to_hf(self, scalar_head: bool) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class ModelConfig:
         }
         for key, most in MOST.items():
             if not 0 < values[key] <= most:
-                raise UserError(f"{key} is {show(values[key])}, need a number above 0, at most {most:,}")
+                raise UserError(f"{key}={show(values[key])}: need a number above 0, at most {most:,}")
         # What this model cannot do. A key that is absent or null says what it says in transformers.
         head_dim = content["hidden_size"] // n_heads
         only = {
@@ -183,7 +183,7 @@ class ModelConfig:
         }
         for key, (value, needed) in only.items():
             if value != needed:
-                raise UserError(f"{key} is {show(value)}; only {needed!r} is supported")
+                raise UserError(f"{key}={show(value)}: need {needed!r}, nothing else is supported")
         return cls(
             **{name: values[key] for name, key in HF_NAMES.items() if key in MOST},
             tie_embeddings=content.get("tie_word_embeddings") or False,

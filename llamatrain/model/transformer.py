@@ -225,7 +225,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, init: Init) -> None:
         super().__init__()
         if config.vocab_size is None:
-            raise UserError("model.vocab_size is null; give it, or a tokenizer to take it from")
+            raise UserError("model.vocab_size=null: need a number, or a tokenizer to take it from")
         self.config = config
         self.embed_tokens = Embedding(config.vocab_size, config.dim, init.at("embed_tokens.weight"))
         self.layers = nn.ModuleList(Layer(config, i, init.at(f"layers.{i}")) for i in range(config.n_layers))

@@ -97,8 +97,8 @@ class Chunks(Generic[R]):
         else:
             if found == needed:
                 return True
-            fault = f"{path} is damaged: it has {found} rows of {needed}"
-        print(f"{fault}; it is made again", file=sys.stderr, flush=True)
+            fault = f"{path} is damaged: it has {found} of {needed} rows"
+        print(f"{fault}; it is regenerated", file=sys.stderr, flush=True)
         return False
 
 

@@ -50,7 +50,9 @@ def shared_context(parents: dict[str, Path]) -> int:
     first, context = next(iter(contexts.items()))
     for key, other in contexts.items():
         if other < context:
-            raise UserError(f"{key}={parents[key]} has a context of {other} tokens, {first} of {context}: need as many")
+            raise UserError(
+                f"{key}={parents[key]} has a context of {other} tokens, {first} of {context}: need the same"
+            )
     return context
 
 

@@ -71,7 +71,7 @@ def load_prompts(
         if row["id"] in seen:
             bad(
                 UserError(
-                    f"{where}: field 'id' of the prompt: found {row['id']!r} again, needs another: it keys the noise"
+                    f"{where}: field 'id' of the prompt: duplicate id {row['id']!r}, need unique ids: sampling noise is keyed by them"
                 )
             )
             continue
@@ -81,7 +81,7 @@ def load_prompts(
             if too_long == "stop":
                 raise UserError(
                     f"{where}: prompt {row['id']!r} has {count or len(tokens)} tokens and the context is {context}: need room "
-                    f"for {room} tokens of the response; too_long=skip passes over such prompts"
+                    f"for {room} tokens of the response; too_long=skip skips such prompts"
                 )
             skipped += 1
             continue
@@ -89,7 +89,7 @@ def load_prompts(
         prompts.append(Prompt(row["id"], row["messages"], row["is_adversarial"], row["source"], tokens))
     if not prompts:
         raise UserError(
-            f"prompts={', '.join(sources)}: holds no prompt that leaves room for {room} tokens in the context of {context}"
+            f"prompts={', '.join(sources)}: no prompt leaves room for {room} tokens of a response in the context of {context}"
         )
     bad.say(say)
     if skipped:

@@ -70,7 +70,7 @@ def build(cfg: CorpusConfig) -> None:
 
 
 def _read(finished: Path) -> _Finished:
-    return read_json(finished, _Finished, "delete it, and the corpus is made anew")
+    return read_json(finished, _Finished, "delete it to rebuild the corpus")
 
 
 def _refuse_change(finished: Path, key: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ def _refuse_change(finished: Path, key: Mapping[str, Any]) -> None:
         other = sorted(key for key in {*settings[0], *settings[1]} if settings[0].get(key) != settings[1].get(key))
         what = f"another {other[0]}" if other else "other inputs"
         raise UserError(
-            f"{finished.parent} is finished and was made with {what}: take back the change, or start anew with "
+            f"{finished.parent} is finished and was made with {what}: undo the change, or start from scratch with "
             "run.resume=never or another run.name"
         )
 
@@ -126,7 +126,7 @@ def _make(
         corpus = Corpus(cfg, mixture, tokenizer, work)
         corpus.make()
         if sources.stamps(mixture) != key["work"]["inputs"]:
-            raise UserError("an input changed while it was read; the same command begins anew")
+            raise UserError("an input changed while it was read; the same command starts over")
         manifests = corpus.publish(run.folder)
         for part in PARTS.keys() - manifests.keys():  # of an earlier run with other documents
             shutil.rmtree(run.folder / part, ignore_errors=True)

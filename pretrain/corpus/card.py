@@ -147,7 +147,7 @@ def as_markdown(card: dict[str, Any]) -> str:
     lines = [
         "# Data card",
         "",
-        f"A random sample of {card['documents']:,} {of} that were kept. Shares of documents (paper A.4.3, tables 9 and 10).",
+        f"A random sample of {card['documents']:,} {of} among those kept. Shares of documents (paper A.4.3, tables 9 and 10).",
         "",
         "| pronouns | share |",
         "|---|---|",

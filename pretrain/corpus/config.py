@@ -91,12 +91,12 @@ class CorpusConfig:
             check_values(getattr(self, name), f"{name}.")
         if bool(self.documents) == (self.mixture is not None):
             raise UserError(
-                f"documents={self.documents}, mixture={self.mixture}: needs a list of files, or a mixture file instead"
+                f"documents={self.documents}, mixture={self.mixture}: need a list of files, or a mixture file instead"
             )
         if self.mixture is not None and self.eval_documents:
             raise UserError("eval_documents: a mixture names its held-out files itself (its key eval)")
         if self.languages.keep and not self.languages.identify:
-            raise UserError(f"languages.keep={self.languages.keep}: needs languages.identify=true")
+            raise UserError(f"languages.keep={self.languages.keep}: need languages.identify=true")
 
 
 @dataclass
@@ -131,6 +131,6 @@ class ContaminationConfig:
         """Check values."""
         check_values(self)
         if not self.sets:
-            raise UserError("sets={}: needs evaluation sets by name, like {piqa:{path:piqa.jsonl}}")
+            raise UserError("sets={}: need evaluation sets by name, like {piqa:{path:piqa.jsonl}}")
         if not self.lengths or min(self.lengths) < GRAM:
-            raise UserError(f"lengths={self.lengths}: needs lengths of {GRAM} or more")
+            raise UserError(f"lengths={self.lengths}: need lengths of {GRAM} or more")

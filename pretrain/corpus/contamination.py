@@ -115,7 +115,7 @@ def read_set(chosen: EvaluationSet) -> Samples:
         texts.append(verbalised(row, chosen.template, place))
         ids.append(_id(row))
     if not texts:
-        raise UserError(f"sets: {chosen.path} holds no rows, needs one at least")
+        raise UserError(f"sets: {chosen.path} has no rows, need at least one")
     scores = read_scores(chosen.scores, ids) if chosen.scores is not None else None
     return Samples(texts, ids, scores)
 
@@ -129,21 +129,21 @@ def read_scores(path: str, ids: Sequence[str | int | None]) -> NDArray[np.float6
     for place, row in _rows(path, "scores", "rows of score and sample (or id)"):
         score, at = row.get("score"), row.get("sample")
         if not isinstance(score, int | float) or not math.isfinite(score):
-            raise UserError(f"{place}: field 'score': found {show(score)}, needs a number")
+            raise UserError(f"{place}: field 'score': found {show(score)}, need a number")
         if "sample" not in row and (own := _id(row)) is not None:
             if len(numbers[own]) != 1:
                 raise UserError(
-                    f"{place}: field 'id': {len(numbers[own])} samples have {show(own)}, needs one that has"
+                    f"{place}: field 'id': {len(numbers[own])} samples have {show(own)}, need an id that only one has"
                 )
             [at] = numbers[own]
         if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at < len(ids):
-            raise UserError(f"{place}: field 'sample': found {show(at)}, needs a number from 0 to {len(ids) - 1}")
+            raise UserError(f"{place}: field 'sample': found {show(at)}, need a number from 0 to {len(ids) - 1}")
         if not np.isnan(scores[at]):
-            raise UserError(f"{place}: sample {at} has a score already, needs one score a sample")
+            raise UserError(f"{place}: sample {at} has a score already, need one score per sample")
         scores[at] = score
     without = np.flatnonzero(np.isnan(scores))
     if len(without):
-        raise UserError(f"{path}: {len(without):,} of {len(ids):,} samples have no score, the first is {without[0]}")
+        raise UserError(f"{path}: {len(without):,} of {len(ids):,} samples have no score, first: {without[0]}")
     return scores
 
 
@@ -155,7 +155,7 @@ def _id(row: Mapping[str, Any]) -> str | int | None:
 def _rows(path: str, key: str, need: str) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Yield the rows of a file, each with its place for messages (one object, which moves on)."""
     if not Path(path).is_file():
-        raise UserError(f"{key}: {path} does not exist; needs {need}")
+        raise UserError(f"{key}: {path} does not exist; need {need}")
     for place, row in files.read(Path(path)):
         if isinstance(row, UserError):
             raise row
@@ -176,7 +176,7 @@ def verbalised(row: dict[str, Any], template: str | None, where: Place | str) ->
     if isinstance(row.get("messages"), list):
         answers = [row[name] for name in ("response", "chosen") if isinstance(row.get(name), str)]
         return "\n".join([str(message.get("content", "")) for message in row["messages"]] + answers)
-    raise UserError(f"{where}: has neither text nor messages; needs a template of its fields ({', '.join(row)})")
+    raise UserError(f"{where}: has neither text nor messages; need a template with its fields ({', '.join(row)})")
 
 
 def _told(value: Any) -> str:

@@ -135,7 +135,7 @@ def _identifier() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError:
         raise UserError(
-            "languages.identify=true: needs py3langid (pip install 'llamatrain[language]'), which is not installed"
+            "languages.identify=true: need py3langid (pip install 'llamatrain[language]'), which is not installed"
         ) from None
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from llamatrain import text_files
 
-DAMAGED = "delete the run's work/, and the same command begins anew"
+DAMAGED = "delete the run's work/ and run the same command again"
 BATCH_BYTES = 1 << 20  # of text in memory at a time
 
 Numbers = NDArray[np.int64]

@@ -129,7 +129,7 @@ def _left_out(corpus: Corpus, manifests: dict[str, Manifest]) -> dict[str, int]:
 
 def _warnings(found: dict[str, Any]) -> list[str]:
     return [
-        f"warning: source {name} is left out: none of its {count:,} training documents is kept"
+        f"warning: source {name} is left out: none of its {count:,} training documents was kept"
         for name, count in found["left_out"].items()
     ]
 
@@ -208,7 +208,7 @@ def summary(found: dict[str, Any]) -> str:
         told = ", ".join(f"{count:,} {why}" for why, count in lost.items() if count)
         lines.append(
             f"{part}: {figures['tokens']:,} tokens in {figures['documents']:,} documents, "
-            f"{figures['tokens_per_word']:.2f} tokens a word" + (f"; removed: {told}" if told else "")
+            f"{figures['tokens_per_word']:.2f} tokens per word" + (f"; removed: {told}" if told else "")
         )
     lines.append(
         f"{found['megabytes_per_second']:.1f} MB/s, {found['tokens_per_second']:,} tokens/s, {duration(found['seconds'])} "
@@ -227,7 +227,7 @@ def as_markdown(found: dict[str, Any]) -> str:
         lines.append("| " + " | ".join([*cells, f"{row['share']:.4f}", row["licence"] or "-"]) + " |")
     for warning in _warnings(found):
         lines += ["", warning]
-    lines += ["", "rows = kept + everything removed. Documents that cleaning changed:", ""]
+    lines += ["", "rows = kept + everything removed. Documents changed by cleaning:", ""]
     lines += ["| source | part | " + " | ".join(CLEANED) + " | lines dropped |", "|" + "---|" * (len(CLEANED) + 3)]
     for row in found["sources"]:
         cells = [row["source"], row["part"], *(f"{row['cleaned'][step]:,}" for step in CLEANED)]
@@ -243,6 +243,6 @@ def as_markdown(found: dict[str, Any]) -> str:
         )
         lines += [
             "",
-            f"Chance that MinHash finds a near duplicate, by similarity: {chances}. None is removed unverified.",
+            f"Chance that MinHash finds a near duplicate, by similarity: {chances}. None is removed without verification.",
         ]
     return "\n".join(lines) + "\n"

@@ -57,45 +57,43 @@ def plain(documents: Sequence[str], eval_documents: Sequence[str]) -> list[Mixed
 def read_mixture(path: str) -> list[Mixed]:
     """Read a mixture file: source name -> paths, weight or epochs, licence, eval."""
     if not Path(path).is_file():
-        raise UserError(f"mixture={path} does not exist; needs a .yaml file (docs/corpus.md)")
+        raise UserError(f"mixture={path} does not exist; need a .yaml file (docs/corpus.md)")
     content = read_yaml(Path(path))
     if not isinstance(content, dict) or not content:
-        raise UserError(f"mixture={path}: needs sources by name, each with paths and weight or epochs")
+        raise UserError(f"mixture={path}: need sources by name, each with paths and weight or epochs")
     mixture = [_source(str(name), entry, f"{path}: source {name}") for name, entry in content.items()]
     kinds = {"epochs" if source.epochs is not None else "weight" for source in mixture}
     if len(kinds) > 1:
-        raise UserError(f"{path}: some sources have a weight and others epochs; needs one of them for all")
+        raise UserError(f"{path}: some sources have a weight and others epochs; need the same one for all")
     return mixture
 
 
 def _source(name: str, entry: Any, where: str) -> Mixed:
     if not re.fullmatch(r"[\w.-]*\w", name):
-        raise UserError(f"{where}: needs a name of letters, digits, '.', '_' and '-' (it becomes a folder)")
+        raise UserError(f"{where}: need a name of letters, digits, '.', '_' and '-' (it becomes a folder)")
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: needs {', '.join(KEYS)}")
+        raise UserError(f"{where}: need {', '.join(KEYS)}")
     unknown = set(entry) - set(KEYS)
     if unknown:
-        raise UserError(f"{where}: there is no key {sorted(unknown)[0]!r}, only {', '.join(KEYS)}")
+        raise UserError(f"{where}: unknown key {sorted(unknown)[0]!r}; need one of {', '.join(KEYS)}")
     paths, held_out = (_paths(entry.get(key), f"{where}: {key}") for key in ("paths", "eval"))
     if not paths:
-        raise UserError(f"{where}: needs paths, a list of files")
+        raise UserError(f"{where}: need paths, a list of files")
     given = [key for key in ("weight", "epochs") if entry.get(key) is not None]
     if len(given) != 1:
-        raise UserError(f"{where}: has {' and '.join(given) or 'neither weight nor epochs'}; needs one of the two")
+        raise UserError(f"{where}: has {' and '.join(given) or 'neither weight nor epochs'}; need one of the two")
     often = entry[given[0]]
     if not isinstance(often, int | float) or isinstance(often, bool) or not 0 < often < float("inf"):
-        raise UserError(f"{where}: {given[0]}={often}: needs a number above 0")
+        raise UserError(f"{where}: {given[0]}={often}: need a number above 0")
     if not isinstance(entry.get("licence"), str) or not entry["licence"].strip():
-        raise UserError(f"{where}: needs a licence")
+        raise UserError(f"{where}: need a licence")
     named = {key: entry[key] for key in ("text", "config", "revision") if entry.get(key) is not None}
     for key, value in named.items():
         if not isinstance(value, str) or not value:
-            raise UserError(f"{where}: {key}={value!r}: needs a name")
+            raise UserError(f"{where}: {key}={value!r}: need a name")
         files = [path for path in (*paths, *held_out) if key != "text" and rows.local_file(path) is not None]
         if files:
-            raise UserError(
-                f"{where}: {key}={value}: {files[0]} is a file, which has none; needs a data set of the hub"
-            )
+            raise UserError(f"{where}: {key}={value}: {files[0]} is a file, which has none; need a data set on the hub")
     often_and_named: dict[str, Any] = {given[0]: float(often), **named}
     return Mixed(name, paths, held_out, licence=entry["licence"], **often_and_named)
 
@@ -103,7 +101,7 @@ def _source(name: str, entry: Any, where: str) -> Mixed:
 def _paths(value: Any, where: str) -> list[str]:
     listed = [value] if isinstance(value, str) else value or []
     if not isinstance(listed, list) or not all(isinstance(path, str) and path for path in listed):
-        raise UserError(f"{where}: found {value!r}, needs a path or a list of paths")
+        raise UserError(f"{where}: found {value!r}, need a path or a list of paths")
     return [found for path in listed for found in _expanded(path)]
 
 

@@ -153,7 +153,7 @@ class Corpus:
         if not any(part == "train" for part, _, _ in plans):
             read = sum(piece.documents for piece in self.pieces if not piece.held_out)
             paths = ", ".join(path for source in self.mixture for path in source.paths)
-            raise UserError(f"{paths}: nothing is left of the {read:,} training documents; needs one at least")
+            raise UserError(f"{paths}: none of the {read:,} training documents is left; need at least one")
         out = self.work.folder / "out"
         if any(not (out / part).is_dir() and not whole(folder / part) for part, _, _ in plans):
             discard(self.work.folder / "shards")  # finished, but damaged since they were put in their place

@@ -53,12 +53,12 @@ class Classifier:
     def __init__(self, folder: str) -> None:
         if not (Path(folder) / "config.json").is_file():
             raise UserError(
-                f"card.toxicity_classifier={folder}: needs a folder with a config.json and model.safetensors"
+                f"card.toxicity_classifier={folder}: need a folder with a config.json and model.safetensors"
             )
         try:
             from transformers import AutoModelForSequenceClassification, AutoTokenizer
         except ImportError:
-            raise UserError("card.toxicity_classifier: needs transformers, which is not installed") from None
+            raise UserError("card.toxicity_classifier: need transformers, which is not installed") from None
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.model = AutoModelForSequenceClassification.from_pretrained(

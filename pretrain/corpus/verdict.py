@@ -89,7 +89,7 @@ def as_markdown(sets: Mapping[str, Mapping[str, Any]], corpus: str, budget: int)
     lines = [
         f"# Contamination by {corpus}",
         "",
-        f"Share of a sample's tokens in spans of more than L tokens that the corpus holds, up to {budget} differences.",
+        f"Share of a sample's tokens in spans of more than L tokens that occur in the corpus, with up to {budget} differences.",
         "",
         "| set | L | samples | mean | " + " | ".join(SUBSETS) + " |",
         "|" + "---|" * (4 + len(SUBSETS)),
@@ -100,7 +100,7 @@ def as_markdown(sets: Mapping[str, Mapping[str, Any]], corpus: str, budget: int)
             lines.append(f"| {name} | {length} | {found['samples']:,} | {at['mean']:.2%} | {counts} |")
     scored = {name: found for name, found in sets.items() if "affected" in found}
     if scored:
-        lines += ["", "Mean score of each subset, and its Z_n in brackets:", ""]
+        lines += ["", "Mean score of each subset, with its Z_n in brackets:", ""]
         lines += ["| set | L | all | " + " | ".join(SUBSETS) + " | shows |", "|" + "---|" * (4 + len(SUBSETS))]
         for name, found in scored.items():
             for length, at in found["lengths"].items():

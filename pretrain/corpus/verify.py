@@ -12,7 +12,7 @@ from llamatrain.errors import UserError, missing
 from .config import VerifyConfig
 
 PARTS = ("train", "eval")
-ANEW = "`llamatrain corpus` makes it anew: with run.resume=never where a file was altered and has its size"
+ANEW = "rebuild it with `llamatrain corpus` (run.resume=never where an altered file has its old size)"
 
 
 def verify(cfg: VerifyConfig) -> None:
@@ -29,7 +29,7 @@ def verify(cfg: VerifyConfig) -> None:
                 faults.append(f"{path} {fault}")
     if faults:
         raise UserError("\n".join([f"{len(faults)} of {checked} files of {folder} are damaged", *faults, ANEW]))
-    print(f"{folder}: {checked} files are as they were written", file=sys.stderr)
+    print(f"{folder}: {checked} files are intact", file=sys.stderr)
 
 
 if __name__ == "__main__":

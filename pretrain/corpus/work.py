@@ -126,8 +126,8 @@ class Work:
                     yield future.result()
         except BrokenProcessPool as error:
             raise WorkerDied(
-                "a worker process was ended from outside, most likely for want of memory; the same command goes on "
-                "from here (a smaller num_workers or chunk_mb needs less)"
+                "a worker process was killed, most likely out of memory; the same command resumes "
+                "(a smaller num_workers or chunk_mb uses less)"
             ) from error
 
     def steps(self, kind: str) -> list[Path]:

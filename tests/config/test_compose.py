@@ -67,7 +67,7 @@ def test_a_mapping_takes_names_of_the_users_own() -> None:
         ("run.name='${nope:1}'", ["run.name", "nope"]),
         ("a" * 5000 + "=1", ["'aaaa", "File name too long"]),
         ("run.seed=" + "9" * 5000, ["'run.seed=9999", "5000 digits"]),
-        ("run.dir=~/runs", ["run.dir=~/runs", "need the whole path, or $HOME"]),
+        ("run.dir=~/runs", ["run.dir=~/runs", "need the full path, or $HOME"]),
         ("optim.lr=1,2", ["optim.lr=1,2", "--multirun"]),
         ("hydra.run.dir=x", ["hydra.run.dir=x", "run.dir"]),
         ("+hydra.x=1", ["+hydra.x=1", "run.dir"]),
@@ -94,7 +94,7 @@ def test_a_preset_in_the_working_folder_comes_first(tmp_path: Path, monkeypatch:
     assert compose("preset=quick").steps == 9
     for name in ("nope", "presets/mine", "absent.yaml"):
         with pytest.raises(
-            UserError, match=f"preset={name}: no such preset; there are quick, and in presets/ mine, quick; or"
+            UserError, match=f"preset={name}: no such preset; need one of quick, in presets/ mine, quick, or"
         ):
             compose(f"preset={name}")
 
@@ -104,13 +104,13 @@ def test_a_preset_in_the_working_folder_comes_first(tmp_path: Path, monkeypatch:
     ("content", "parts"),
     [
         ("example:\n  - steps=1\n - ratio=1\n", [":3: not YAML"]),
-        ("example: [steps=1]\nexample: [steps=2]\n", [":2: not YAML: the key 'example' stands twice"]),
-        ("- steps=1\n", ["is no preset: found ['steps=1']", "need `program: [overrides]`"]),
-        ("7\n", ["is no preset: found 7"]),
-        ("", ["is no preset: found None"]),
+        ("example: [steps=1]\nexample: [steps=2]\n", [":2: not YAML: duplicate key 'example'"]),
+        ("- steps=1\n", ["is not a preset: found ['steps=1']", "need `program: [overrides]`"]),
+        ("7\n", ["is not a preset: found 7"]),
+        ("", ["is not a preset: found None"]),
         ("exampel: [steps=1]\n", ["'exampel' is no program", "the nearest is 'example'"]),
         ("steps: 1\nratio: 2\n", ["'steps' is no program"]),  # a run's config.yaml
-        ("stages: {a: 1}\n", ["`stages` is of an earlier version; a preset holds values only"]),
+        ("stages: {a: 1}\n", ["`stages` belongs to an earlier version; need values only"]),
         ("example: {steps: 1}\n", ["example is {'steps': 1}, need a list of overrides"]),
         ("example: [{steps: 1}]\n", ["example is [{'steps': 1}], need a list of overrides"]),
         ("example: [steps=1\n", ["not YAML"]),
@@ -136,5 +136,5 @@ def test_a_key_that_is_near_to_none_gets_no_hint() -> None:
 
 @pytest.mark.usefixtures("example")
 def test_a_missing_value_is_explained() -> None:
-    with pytest.raises(UserError, match=r"needs a value for steps \(steps: updates to take\)"):
+    with pytest.raises(UserError, match=r"need a value for steps \(steps: updates to take\)"):
         compose()

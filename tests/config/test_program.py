@@ -117,4 +117,4 @@ def test_multirun_gives_every_job_a_folder(monkeypatch: pytest.MonkeyPatch, caps
     ]
     assert started[1][:-1] == ["example", "run.name=rates", "optim.lr=0.001", "steps=2", "ratio=0.1"]
     assert run("-m", "steps=1", "run.name=x") == 2 and "several values" in capsys.readouterr().err
-    assert run("-m", "steps=1,2", "run.name=null") == 2 and "needs run.name" in capsys.readouterr().err
+    assert run("-m", "steps=1,2", "run.name=null") == 2 and "need run.name" in capsys.readouterr().err

@@ -172,7 +172,7 @@ def check() -> None:
     assert texts(replace(whole, version=Version())) == ["zero", "one", "two"]
     assert streamed("owner/name:test", Version(revision=NEW)) == [["held out"]]
     assert stamp(Part("hf:owner/name")) == [NEW]
-    with pytest.raises(UserError, match=f"revision={OLD}: the hub is not reached and the cache holds {NEW}"):
+    with pytest.raises(UserError, match=f"revision={OLD}: the hub cannot be reached and the cache holds {NEW}"):
         texts(whole)
     assert len(Hub.asked) == asked
 

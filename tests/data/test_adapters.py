@@ -62,7 +62,7 @@ def test_hh_needs_to_know_the_kind(tmp_path: Path) -> None:
 
 def test_a_row_of_another_data_set_names_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "helpful.jsonl", PAIR, {"text": "x"})
-    with pytest.raises(UserError, match=r"helpful\.jsonl:2: no row as 'hh_rlhf' expects it .*chosen"):
+    with pytest.raises(UserError, match=r"helpful\.jsonl:2: not a row that 'hh_rlhf' can read .*chosen"):
         list(read_rows(f"hh_rlhf:{path}", PreferenceRow))
 
 

@@ -160,7 +160,7 @@ def test_skipped_samples_are_passed_over(make: Make) -> None:
 
 
 def test_indivisible_batches_name_the_keys(make: Make) -> None:
-    with pytest.raises(UserError, match=r"batch_size=4 must be a multiple of micro_batch_size=2 x 3 ranks = 6"):
+    with pytest.raises(UserError, match=r"batch_size=4: need a multiple of micro_batch_size=2 x 3 ranks = 6"):
         make(world_size=3)
 
 

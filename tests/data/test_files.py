@@ -85,19 +85,19 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl.gz", gzip.compress(LINES)[:-20], r"a\.jsonl\.gz:\d+: not a whole gzip file"),
-        ("a.jsonl.zst", zstandard.compress(LINES)[:-9], r"a\.jsonl\.zst:\d+: not a whole Zstandard file"),
-        ("a.jsonl.zst", b"no such thing", r"a\.jsonl\.zst:1: not a whole Zstandard file"),
-        ("a.parquet", b"PAR1", r"a\.parquet is no Parquet file"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:-20], r"a\.jsonl\.gz:\d+: truncated or damaged gzip file"),
+        ("a.jsonl.zst", zstandard.compress(LINES)[:-9], r"a\.jsonl\.zst:\d+: truncated or damaged Zstandard file"),
+        ("a.jsonl.zst", b"no such thing", r"a\.jsonl\.zst:1: truncated or damaged Zstandard file"),
+        ("a.parquet", b"PAR1", r"a\.parquet is not a Parquet file"),
         ("a.txt", b"\xff\xfe\xfa", r"a\.txt:1: not UTF-8"),
         ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", r"a\.jsonl:1: not JSON \(Exceeds the limit"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: not JSON"),
         (
             "a.jsonl.gz",
             damaged(FORMATS[".jsonl.gz"], ".jsonl.gz", 20),
-            r"a\.jsonl\.gz:1: not a whole gzip file \(Error -3",
+            r"a\.jsonl\.gz:1: truncated or damaged gzip file \(Error -3",
         ),
-        ("a.parquet", damaged(write_parquet, ".parquet", 8), r"a\.parquet, row 1: not a whole Parquet file"),
+        ("a.parquet", damaged(write_parquet, ".parquet", 8), r"a\.parquet, row 1: truncated or damaged Parquet file"),
     ],
 )
 def test_broken_files_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_broken_files_are_named(name: str, content: bytes, message: str, tmp_pat
     with pytest.raises(UserError, match=message):
         list(read_rows(tmp_path / name, DocumentRow))
     if name.endswith(("gz", "zst")):
-        with pytest.raises(UserError, match=r"a\.jsonl\.(gz|zst): not a whole"):
+        with pytest.raises(UserError, match=r"a\.jsonl\.(gz|zst): truncated or damaged"):
             count_rows(tmp_path / name)
 
 
@@ -113,7 +113,7 @@ def test_a_bad_row_is_named_by_its_line_in_the_file_or_handed_over(tmp_path: Pat
     path = tmp_path / "a.jsonl"
     path.write_bytes(LINES + b'{"text": 3, "source": "s"}\n\n{"text": "fine"}\n')
     parts = split(str(path), 500)
-    with pytest.raises(UserError, match=r"a\.jsonl:61: field 'text' of the document: found 3, needs a text"):
+    with pytest.raises(UserError, match=r"a\.jsonl:61: field 'text' of the document: found 3, need a text"):
         [list(read_part(part, DocumentRow)) for part in parts]
     bad: list[str] = []
     rows = [

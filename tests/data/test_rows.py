@@ -70,16 +70,16 @@ def test_good_rows_come_back(kind: str, suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "parts"),
     [
-        ("document", {"text": None}, ["field 'text'", "is null", "needs a text"]),
-        ("document", {"text": " \n"}, ["field 'text'", "found ' \\n'", "not empty"]),
+        ("document", {"text": None}, ["field 'text'", "is null", "need a text"]),
+        ("document", {"text": " \n"}, ["field 'text'", "found ' \\n'", "non-empty"]),
         ("document", {"text": "\ud83d"}, ["field 'text'", "surrogate"]),
-        ("document", {"source": 3}, ["field 'source'", "found 3", "needs a text"]),
-        ("dialogue", {"messages": ASK}, ["field 'messages'", "ends with 'user'", "needs to end with 'assistant'"]),
+        ("document", {"source": 3}, ["field 'source'", "found 3", "need a text"]),
+        ("dialogue", {"messages": ASK}, ["field 'messages'", "ends with 'user'", "need to end with 'assistant'"]),
         ("dialogue", {"messages": [ASK[0], 5]}, ["field 'messages'[1]", "found 5"]),
-        ("dialogue", {"loss": "first"}, ["field 'loss'", "found 'first'", "needs one of all, last"]),
+        ("dialogue", {"loss": "first"}, ["field 'loss'", "found 'first'", "need one of all, last"]),
         ("prompt", {"messages": TALK}, ["field 'messages'", "ends with 'assistant'"]),
         ("prompt", {"messages": [{"role": "user", "content": "[INST]"}]}, ["field 'messages'[0]", "'[INST]'"]),
-        ("prompt", {"is_adversarial": "no"}, ["field 'is_adversarial'", "found 'no'", "needs true or false"]),
+        ("prompt", {"is_adversarial": "no"}, ["field 'is_adversarial'", "found 'no'", "need true or false"]),
         ("response", {"seed": 1.5}, ["field 'seed'", "found 1.5", "a whole number"]),
         ("response", {"temperature": True}, ["field 'temperature'", "found True", "a number"]),
         ("comparison", {"response_b": None}, ["field 'response_b'", "is null"]),
@@ -151,14 +151,14 @@ def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
 
 def test_a_file_of_bad_rows_alone_says_what_is_wrong(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [1], [2])
-    with pytest.raises(UserError, match=rf"holds no dialogue rows, needs one at least \({path}:1: found \[1\]"):
+    with pytest.raises(UserError, match=rf"holds no dialogue rows, need at least one \({path}:1: found \[1\]"):
         list(read_rows(path, DialogueRow, BadRows("skip")))
 
 
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b'{"text": "a", "source": "s"}\n{"text": \n', [":2: not JSON", "needs a JSON object"]),
+        (b'{"text": "a", "source": "s"}\n{"text": \n', [":2: not JSON", "need a JSON object"]),
         (b'{"text": "a", "source": "s"}\n\n', [":2:", "empty"]),
         (b"[1]\n", [":1:", "found [1]"]),
         (b"\xff\xfe\n", [":1: not JSON"]),
@@ -179,7 +179,7 @@ def test_cut_gzip_is_the_users_error(tmp_path: Path) -> None:
         b"".join(json.dumps({"text": str(i) * 99, "source": "s"}).encode() + b"\n" for i in range(999))
     )
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="not a whole gzip file"):
+    with pytest.raises(UserError, match="truncated or damaged gzip file"):
         read(path, "document")
 
 
@@ -190,7 +190,7 @@ def test_missing_file_folder_adapter_and_kind(tmp_path: Path) -> None:
         read(f"hh_rlhf:{tmp_path}/none.jsonl", "preference")
     with pytest.raises(UserError, match="is a folder"):
         read(tmp_path, "document")
-    with pytest.raises(UserError, match=r"no adapter 'nobody', needs one of .*hh_rlhf"):
+    with pytest.raises(UserError, match=r"no adapter 'nobody', need one of .*hh_rlhf"):
         read("nobody:x.jsonl", "document")
     with pytest.raises(UserError, match="makes no judgement rows, only preference"):
         read("hh_rlhf:x.jsonl", "judgement")

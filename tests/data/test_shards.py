@@ -58,7 +58,7 @@ def test_blocks_make_the_shard_that_documents_make(tmp_path: Path, tokenizer: To
 
 def test_damage_is_named_all_of_it(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verify(VerifyConfig(str(corpus)))
-    assert "14 files are as they were written" in capsys.readouterr().err
+    assert "14 files are intact" in capsys.readouterr().err
     train = corpus / "train"
     altered = train / "one" / "00000000.tokens"
     altered.write_bytes(b"\7" + altered.read_bytes()[1:])

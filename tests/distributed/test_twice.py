@@ -38,5 +38,5 @@ def test_started_twice(program: str, ranks: int, world: World, tmp_path: Path, r
     first, second = sorted(results, key=lambda result: result.codes)
     assert (first.codes, second.codes) == ([0] * ranks, [2] * ranks), (first.output, second.output)
     assert second.output.startswith("error: another process (pid ") and second.output.count("\n") == 1, second.output
-    assert f"is at work in {tmp_path / program}: wait for it, or choose another run.name" in second.output
+    assert f"is running in {tmp_path / program}: wait for it, or choose another run.name" in second.output
     same_end(tmp_path / program, alone / program)

@@ -58,7 +58,7 @@ def rows() -> list[Row]:
         elif cells == HEADER:
             inside = True
         elif inside and not set(line) <= set("|-: "):
-            assert len(cells) == len(HEADER), f"{PAGE.name}:{number}: {len(cells)} cells, needs {len(HEADER)}"
+            assert len(cells) == len(HEADER), f"{PAGE.name}:{number}: {len(cells)} cells, need {len(HEADER)}"
             found.append(Row(number, *(cell.strip("`") for cell in cells)))
     return found
 

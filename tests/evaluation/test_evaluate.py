@@ -105,7 +105,7 @@ def test_a_pretrained_model_is_not_compared_by_scores(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "needs a value for models"),
+        ([], "need a value for models"),
         (["models={a: {}}"], r"models\.a: need responses, judgements, or a checkpoint and corpus"),
         (["models={a: {responses: r}}", "baseline=b"], "baseline=b: need one of a"),
         (["models={a: {responses: r}}", "corpus=c"], "corpus=c: need a checkpoint"),
@@ -125,5 +125,5 @@ def test_files_that_do_not_fit_are_named(
     with pytest.raises(MissingFileError, match=r"nowhere\.jsonl does not exist"):
         evaluate(configure(tmp_path, "models={a: {responses: nowhere.jsonl}}"))
     reward = save_checkpoint(tmp_path / "reward", ScalarModel(model_config, seed=0), tokenizer)
-    with pytest.raises(UserError, match="perplexity needs a language model"):
+    with pytest.raises(UserError, match="need a language model for perplexity"):
         evaluate(configure(tmp_path, f"models={{a: {{checkpoint: {reward}}}}}", f"corpus={corpus}"))

@@ -137,7 +137,7 @@ def test_a_piped_line_that_cannot_be_asked_leaves_the_others_their_answers(
     assert said.out == "In the forest.\n\n\n\n\n\nIn the forest.\n\n"
     first, second = said.err.splitlines()
     assert first.startswith("error: line 2: ") and "[INST]" in first
-    assert second.startswith("error: line 3: that is too long")
+    assert second.startswith("error: line 3: too long")
 
 
 def test_a_model_does_not_command_the_terminal(

@@ -37,7 +37,7 @@ def test_lists_by_default_and_removes_when_asked(tmp_path: Path, capsys: Capture
     assert cleaned(str(tmp_path)) == 0
     output = capsys.readouterr().out
     assert output.count("5 kB, took") == 2
-    assert "10 kB in all; remove=true removes" in output
+    assert "10 kB in total; remove=true deletes" in output
     assert cleaned(str(second), "remove=true") == 0
     assert first.exists()
     assert not second.exists()
@@ -45,7 +45,7 @@ def test_lists_by_default_and_removes_when_asked(tmp_path: Path, capsys: Capture
     assert sorted(tmp_path.glob("*/*")) == [foreign, kept]
     capsys.readouterr()
     assert cleaned(str(tmp_path)) == 0
-    assert "nothing that was replaced" in capsys.readouterr().out
+    assert "no replaced results" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:

@@ -95,7 +95,9 @@ def test_what_a_program_refuses_touches_no_former_result(start: Start, capsys: C
     capsys.readouterr()
     assert start("second.text=too much") == 2
     said = capsys.readouterr().out
-    assert "refused as said above; its former result was not touched" in said and "what would be done" not in said
+    assert (
+        "refused, see its message above; the former result was not touched" in said and "what would be done" not in said
+    )
     assert results() == before and not list(Path("runs/trio").glob("*.replaced-*"))
     assert start() == 0
 
@@ -143,7 +145,7 @@ def test_failure_passes_the_exit_code_and_the_same_command_goes_on(start: Start,
 def test_a_stage_that_is_done_is_done_however_its_process_ends(start: Start, capsys: Capture) -> None:
     assert start("second.text=abort") == 0
     output = capsys.readouterr().out
-    assert "second" in output and "done, though its process then ended badly (killed by SIGABRT)" in output
+    assert "second" in output and "done, but its process failed while exiting (killed by SIGABRT)" in output
     assert start("second.text=abort") == 0
     assert [started(stage) for stage in ("first", "second", "third")] == [1, 1, 1]
 
@@ -151,7 +153,7 @@ def test_a_stage_that_is_done_is_done_however_its_process_ends(start: Start, cap
 def test_a_killed_stage_has_no_message_to_point_at(start: Start, capsys: Capture) -> None:
     assert start("second.text=killed") == 137
     output = capsys.readouterr().out
-    assert "(killed by SIGKILL: out of memory?)" in output
+    assert "(killed by SIGKILL, most likely out of memory)" in output
     assert "message" not in output
 
 
@@ -171,7 +173,7 @@ def test_until_rerun_and_dry_run(start: Start, capsys: Capture) -> None:
     assert start("dry_run=true", "first.text=two") == 0
     output = capsys.readouterr().out
     assert 'text: "one" -> "two"' in output
-    assert "if first comes out differently" in output
+    assert "only if the output of first changes" in output
     assert started("first") == 1
     Path("runs/trio/first/stale.txt").touch()
     assert start("rerun=[first]") == 0
@@ -205,7 +207,7 @@ def test_mistakes_are_named(start: Start, capsys: Capture, overrides: list[str],
 
 def test_unknown_preset(start: Start, capsys: Capture) -> None:
     assert start(preset="duo") == 2
-    assert "no such preset; there are trio, and in presets/ none; or give a path" in capsys.readouterr().err
+    assert "no such preset; need one of trio, in presets/ none, or the path" in capsys.readouterr().err
 
 
 def test_a_preset_of_the_users_brings_its_data_file(start: Start, tmp_path: Path, capsys: Capture) -> None:
@@ -282,7 +284,7 @@ def test_a_signal_reaches_the_program_once(tmp_path: Path, repository: Path, num
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert "stopped after" in output
+    assert "interrupted after" in output
     assert " pipeline preset=trio first.wait=20\n" in output
     assert (tmp_path / "runs/trio/first/signals.txt").read_text() == str(int(number))
 
@@ -293,7 +295,7 @@ def test_a_stage_that_dies_of_the_signal_was_stopped_too(tmp_path: Path, reposit
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert "stopped after" in output and "failed" not in output
+    assert "interrupted after" in output and "failed" not in output
 
 
 def test_a_killed_pipeline_stops_its_stage_and_the_next_start_goes_on(
@@ -345,10 +347,10 @@ def test_a_folder_where_another_pipeline_or_a_stage_is_at_work_is_left_alone(sta
     assert start() == 0
     with Lock(Path("runs/trio")):
         assert start("rerun=[first]") == 2
-    assert "is at work in runs/trio: wait for it, or choose another run.name" in capsys.readouterr().err
+    assert "is running in runs/trio: wait for it, or choose another run.name" in capsys.readouterr().err
     with Lock(Path("runs/trio/second")):  # a pipeline that was killed may leave a stage at work
         assert start("second.text=other") == 2
-    assert "is at work in runs/trio/second: wait for it" in capsys.readouterr().err
+    assert "is running in runs/trio/second: wait for it" in capsys.readouterr().err
     assert not list(Path("runs/trio").glob("*.replaced-*"))
     assert [started(stage) for stage in ("first", "second", "third")] == [1, 1, 1]
 

@@ -41,7 +41,7 @@ def test_every_rank_hears_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "TO_COME", 0.01)
     monkeypatch.setattr(ranks, "TO_DECIDE", 0.01)
-    with pytest.raises(UserError, match=r"of 2 ranks, \[1\] did not come"):
+    with pytest.raises(UserError, match=r"ranks \[1\] of 2 did not join"):
         Ranks(0, 2).tell(tmp_path, 0)
     with pytest.raises(UserError, match="rank 1: rank 0 did not say"):
         Ranks(1, 2).ask(tmp_path)

@@ -67,7 +67,7 @@ def test_a_stage_that_is_at_work_or_costly_is_left_alone(start: Start, capsys: C
     assert start() == 0
     with Lock(Path("runs/trio/second")):
         assert alone("runs/trio", "second", "rerun=[second]") == 2
-    assert "is at work in" in capsys.readouterr().err
+    assert "is running in" in capsys.readouterr().err
     record = Path("runs/trio/second/stage.json")
     record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": 7200.0}))
     (Path("runs/trio/first") / "out.txt").write_text("other")

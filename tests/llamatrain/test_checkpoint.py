@@ -141,7 +141,7 @@ def test_a_checkpoint_of_another_model_is_refused(
 
 def test_a_file_that_another_rank_wrote_elsewhere(tmp_path: Path) -> None:
     entry = {"size": 3, "sha256": manifest.sha256(Path(__file__))}
-    with pytest.raises(OSError, match=r"rank 0 does not see model\.safetensors .* all ranks need the same run folder"):
+    with pytest.raises(OSError, match=r"rank 0 does not see model\.safetensors .* need one run folder for all ranks"):
         manifest.write(tmp_path, {"model.safetensors": entry})
 
 

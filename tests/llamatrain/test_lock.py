@@ -45,7 +45,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(UserError) as refused:
             Lock(tmp_path)
         assert str(refused.value) == (
-            f"another process (pid {os.getpid()} on host {os.uname().nodename}, since {named(tmp_path).since}) is at work "
+            f"another process (pid {os.getpid()} on host {os.uname().nodename}, since {named(tmp_path).since}) is running "
             f"in {tmp_path}: wait for it, or choose another run.name"
         )
         assert first.held()
@@ -68,7 +68,7 @@ def test_a_holder_elsewhere_that_gives_a_sign_is_left_alone(tmp_path: Path, monk
     note(tmp_path, ELSEWHERE)
     alive = replace(ELSEWHERE, beats=6)
     monkeypatch.setattr(time, "sleep", lambda _: note(tmp_path, alive))
-    with pytest.raises(UserError, match=r"\(pid 71 of job 842 on host node3, since 2026-02-01 10:00:00\) is at work"):
+    with pytest.raises(UserError, match=r"\(pid 71 of job 842 on host node3, since 2026-02-01 10:00:00\) is running"):
         Lock(tmp_path)
     assert named(tmp_path) == alive
 
@@ -121,7 +121,7 @@ def test_without_flock_the_sign_of_life_counts_on_this_machine_too(
     monkeypatch.setattr(time, "sleep", lambda _: sleep(0.02))
     with Lock(tmp_path) as first:
         before = named(tmp_path).beats
-        with pytest.raises(UserError, match="is at work"):
+        with pytest.raises(UserError, match="is running"):
             Lock(tmp_path)
         assert named(tmp_path).beats > before and first.held()
 

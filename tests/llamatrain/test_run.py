@@ -291,7 +291,7 @@ def test_a_dashboard_that_cannot_be_opened_costs_a_line(
         assert modes == [mode, less]  # before the work begins
         run.log(1, {"train/loss": 1.0})
     assert len(board.rows) == 1
-    assert capsys.readouterr().err == f"run.wandb.mode={mode}: no login; goes on as run.wandb.mode={less}\n"
+    assert capsys.readouterr().err == f"run.wandb.mode={mode}: no login; continuing with run.wandb.mode={less}\n"
     with Run(run_config(tmp_path, wandb=wandb, name="other"), "test", {}, dashboard=False) as run:
         run.log(0, {"count": 1.0})
     assert board.summary == {} and modes == [mode, less]
@@ -337,7 +337,7 @@ def test_a_dashboard_that_dies_costs_a_line_and_not_the_run(
         for step in (1, 2, 3):
             run.log(step, {"train/loss": 1.0})
     assert asked == ["log", "teardown"]
-    assert capsys.readouterr().err == "run.wandb: Connection lost; goes on without a dashboard\n"
+    assert capsys.readouterr().err == "run.wandb: Connection lost; continuing without a dashboard\n"
     assert json.loads((run.folder / "status.json").read_text())["state"] == "done"
     assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 3
 
@@ -421,7 +421,7 @@ def test_other_settings_are_told_at_resume(
 
     run(1e-2)
     text = run(2e-2)
-    assert "step_00000008 at step 8" in text and "changed since it was saved: optim.lr: 0.01 -> 0.02\n" in text
+    assert "step_00000008 at step 8" in text and "changed since the checkpoint: optim.lr: 0.01 -> 0.02\n" in text
     assert text.count("changed since") == 1
 
 
@@ -457,7 +457,7 @@ def test_a_folder_where_a_run_is_at_work_is_left_alone(
     with Run(run_config(tmp_path), "test", SETTINGS, data={}):
         before = contents(tmp_path)
         with pytest.raises(
-            UserError, match=rf"another process \(pid {os.getpid()} .*\) is at work in {tmp_path / 'job'}:"
+            UserError, match=rf"another process \(pid {os.getpid()} .*\) is running in {tmp_path / 'job'}:"
         ):
             Run(run_config(tmp_path, resume=resume), "test", SETTINGS, data={})
         assert contents(tmp_path) == before
@@ -493,7 +493,7 @@ def test_a_folder_that_is_removed_under_a_run_stops_it(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, again: bool
 ) -> None:
     job = tmp_path / "job"
-    with pytest.raises(UserError, match=rf"{job} was removed, replaced or taken over while this run was at work in it"):
+    with pytest.raises(UserError, match=rf"{job} was removed, replaced or taken over by another process"):
         train(tmp_path, model_config, tokenizer, Removed(job, again))
     if again:
         assert [set(row) for row in metrics(tmp_path)] == [{"step", "time", "of/another"}]
@@ -535,7 +535,7 @@ def test_what_lies_beside_checkpoints_is_none_and_a_linked_one_is_unlinked(
 def test_a_folder_in_the_place_of_final_is_said_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "job" / "final").mkdir(parents=True)
     with pytest.raises(
-        UserError, match=rf"{tmp_path}/job/final is where the run puts a link.*: move away what is there"
+        UserError, match=rf"{tmp_path}/job/final is where the run puts the link.*: move the existing file away"
     ):
         Run(run_config(tmp_path), "test", {})
     assert (tmp_path / "job" / "final").is_dir()
@@ -563,7 +563,10 @@ def test_no_space_leaves_the_older_checkpoint_good(
 
 
 def test_a_program_without_steps_stops_at_once(tmp_path: Path) -> None:
-    with pytest.raises(Stopped, match="SIGTERM; the same command starts again"), Run(run_config(tmp_path), "test", {}):
+    with (
+        pytest.raises(Stopped, match="SIGTERM; the same command starts it again"),
+        Run(run_config(tmp_path), "test", {}),
+    ):
         os.kill(os.getpid(), signal.SIGTERM)
     status = json.loads((tmp_path / "job" / "status.json").read_text())
     assert (status["state"], signal.getsignal(signal.SIGTERM)) == ("stopped", signal.SIG_DFL)
@@ -684,7 +687,7 @@ def test_a_finished_result_whose_settings_cannot_be_read_is_not_replaced(tmp_pat
     if content is not None:
         path.write_text(content)
     result = (folder / "result.txt").read_text()
-    with pytest.raises(UserError, match=rf"nothing says what {folder}, which is finished, was made with \({path}"):
+    with pytest.raises(UserError, match=rf"{folder} is finished, but nothing records what it was made with \({path}"):
         finished(tmp_path, {"size": 2})
     assert (folder / "result.txt").read_text() == result
     finished(tmp_path, {}, resume="never")

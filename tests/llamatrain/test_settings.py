@@ -23,7 +23,7 @@ NAMED: list[Callable[[str], object]] = [
 )
 @pytest.mark.parametrize("take", NAMED)
 def test_a_runs_name_does_not_leave_run_dir(take: Callable[[str], object], name: str) -> None:
-    with pytest.raises(UserError, match=r"^run\.name=.*: need a folder's name below run\.dir"):
+    with pytest.raises(UserError, match=r"^run\.name=.*: need a folder name below run\.dir"):
         take(name)
 
 

@@ -405,6 +405,6 @@ def test_with_the_detector_off_the_list_still_holds(world: World) -> None:
 
 def test_without_a_checkpoint_from_before_it_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Detector, "check", _slow(Detector.check, at=list(range(3, 14)), found=14))
-    with pytest.raises(UserError, match=r"began at step 3, and no checkpoint .* is from before it: raise run\.keep"):
+    with pytest.raises(UserError, match=r"starts at step 3, and no checkpoint .* is older: raise run\.keep"):
         world.train("job", keep=2)
     assert not (world.run("job") / "incidents.jsonl").exists()

@@ -50,7 +50,7 @@ def test_scalar_engine_goes_on_from_a_scalar_model(
     model = ScalarModel(model_config, seed=2)
     folder = save_checkpoint(tmp_path / "reward", model, tokenizer)
     assert same(scalar_engine(folder, OPTIM, ZERO, 10, seed=5).module, model)
-    with pytest.raises(UserError, match="is a reward model; a language model is needed"):
+    with pytest.raises(UserError, match="is a reward model; need a language model"):
         language_engine(folder, OPTIM, ZERO, 10)
 
 

@@ -82,7 +82,7 @@ def test_before_a_run_begins(number: signal.Signals, tmp_path: Path, repository:
         assert process.stdout is not None and process.stdout.readline() == "here\n"
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (75, f"stopped: {number.name}; the same command starts again\n")
+    assert (process.returncode, said) == (75, f"stopped: {number.name}; the same command starts it again\n")
 
 
 def test_what_is_ignored_stays_ignored(tmp_path: Path, repository: Path) -> None:

@@ -14,7 +14,7 @@ from llamatrain.yaml_files import read_yaml
     ("content", "says"),
     [
         (b"a: [1\n", ":2: not YAML: "),
-        (b"a: 1\na: 2\n", ":2: not YAML: the key 'a' stands twice"),
+        (b"a: 1\na: 2\n", ":2: not YAML: duplicate key 'a'"),
         (b"[a]: 1\n", ":1: not YAML: "),
         (b"\xff", " is damaged: not UTF-8"),
         (b"\x00", ": not YAML: "),

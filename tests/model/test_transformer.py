@@ -248,8 +248,8 @@ def test_moved_slot_goes_on_alike(model_config: ModelConfig) -> None:
         ({"dim": 36}, "model.n_heads"),
         ({"n_kv_heads": 3}, "model.n_kv_heads"),
         ({"n_layers": 0}, "model.n_layers is 0"),
-        ({"vocab_size": -1}, "model.vocab_size is -1"),
-        ({"activation_checkpointing": "some"}, "model.activation_checkpointing is 'some'"),
+        ({"vocab_size": -1}, "model.vocab_size=-1"),
+        ({"activation_checkpointing": "some"}, "model.activation_checkpointing=some"),
     ],
 )
 def test_impossible_shape_is_refused(model_config: ModelConfig, changes: dict[str, object], message: str) -> None:
@@ -261,9 +261,9 @@ def test_vocabulary_comes_from_the_tokenizer(model_config: ModelConfig) -> None:
     open_config = dataclasses.replace(model_config, vocab_size=None)
     assert open_config.with_vocabulary(300).vocab_size == 300
     assert model_config.with_vocabulary(300).vocab_size == 400
-    with pytest.raises(UserError, match="the tokenizer has 500 pieces"):
+    with pytest.raises(UserError, match="need 500 or more"):
         model_config.with_vocabulary(500)
-    with pytest.raises(UserError, match=r"model\.vocab_size is null"):
+    with pytest.raises(UserError, match=r"model\.vocab_size=null"):
         Transformer(open_config, 0)
 
 
@@ -276,7 +276,7 @@ def test_vocabulary_comes_from_the_tokenizer(model_config: ModelConfig) -> None:
         ({"hidden_size": None}, "x/config.json: hidden_size is missing"),
         ({"hidden_size": "64"}, "hidden_size is '64', need a whole number"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, need a number above 0"),
-        ({"num_key_value_heads": 3}, "num_attention_heads 4 must be a multiple of num_key_value_heads 3"),
+        ({"num_key_value_heads": 3}, "num_attention_heads=4: need a multiple of num_key_value_heads=3"),
         ({"num_hidden_layers": 10**5}, "num_hidden_layers is 100000, need .* at most 10,000"),
         ({"vocab_size": 10**12}, "vocab_size is 1000000000000, need"),
         ({"rope_parameters": "default"}, "rope_parameters is 'default', need an object"),

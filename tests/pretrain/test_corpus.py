@@ -117,7 +117,7 @@ def test_a_rerun_without_held_out_documents_leaves_none(tmp_path: Path, tokenize
     build(composed(tmp_path, *common, f"eval_documents=[{held_out}]"))
     with pytest.raises(
         UserError,
-        match=r"made with another eval_documents.*: take back the change, or start anew with run\.resume=never",
+        match=r"made with another eval_documents.*: undo the change, or start from scratch with run\.resume=never",
     ):
         build(composed(tmp_path, *common))
     assert (tmp_path / "c" / "eval" / "manifest.json").is_file()
@@ -399,7 +399,7 @@ def test_lines_that_many_documents_repeat_are_dropped(tmp_path: Path, tokenizer:
 
 def test_nothing_left_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
     source = write(tmp_path / "d.jsonl", ["a", "b"])
-    with pytest.raises(UserError, match="nothing is left of the 2 training documents"):
+    with pytest.raises(UserError, match="none of the 2 training documents is left"):
         build(composed(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}", "cleaning.min_characters=9"))
 
 
@@ -422,7 +422,7 @@ def test_a_source_of_which_nothing_is_left_is_left_out_and_weights_redo_the_last
 
     first, early = made()
     assert first == [("copied", 0.5, "CC0"), ("own", 0.5, "CC0")]
-    warning = "warning: source again is left out: none of its 2 training documents is kept"
+    warning = "warning: source again is left out: none of its 2 training documents was kept"
     assert warning in capsys.readouterr().err
     assert warning in (folder / "report" / "report.md").read_text()
     assert report(folder)[2]["kept"] == 0
@@ -441,14 +441,14 @@ def test_missing_things_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
         build(composed(tmp_path, "documents=[d.jsonl]", f"tokenizer={tmp_path}"))
     with pytest.raises(MissingFileError, match=r"d\.jsonl does not exist"):
         build(composed(tmp_path, "documents=[d.jsonl]", f"tokenizer={tokenizer.path}"))
-    with pytest.raises(UserError, match=r"documents=\[\], mixture=None: needs a list of files"):
+    with pytest.raises(UserError, match=r"documents=\[\], mixture=None: need a list of files"):
         composed(tmp_path, "tokenizer=t")
     assert compose("corpus", CorpusConfig, ["run.name=c", "documents=[d]", "tokenizer=t"]).num_workers is None
     with pytest.raises(UserError, match=r"num_workers=0: need 1 or more"):
         composed(tmp_path, "documents=[d]", "tokenizer=t", "num_workers=0")
     with pytest.raises(UserError, match=r"duplicates\.similarity=1\.5: need a number in \[0\.1, 1\]"):
         composed(tmp_path, "documents=[d]", "tokenizer=t", "duplicates.similarity=1.5")
-    with pytest.raises(UserError, match=r"languages\.keep=\['en'\]: needs languages\.identify=true"):
+    with pytest.raises(UserError, match=r"languages\.keep=\['en'\]: need languages\.identify=true"):
         composed(tmp_path, "documents=[d]", "tokenizer=t", "languages.keep=[en]")
 
 

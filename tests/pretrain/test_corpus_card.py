@@ -87,5 +87,5 @@ def test_a_document_is_the_mean_of_its_lines(tmp_path: Path) -> None:
     assert found["documents"] == 2
     assert found["mean"] == pytest.approx(((one + other) / 2 + other) / 2, abs=1e-5)
     assert found["toxic"] == np.mean([(one + other) / 2 >= 0.5, other >= 0.5])
-    with pytest.raises(UserError, match="needs a folder with a config"):
+    with pytest.raises(UserError, match="need a folder with a config"):
         score_piece(tmp_path, piece, tmp_path / "status.npy", str(tmp_path / "nowhere"), Sampled(1.0))

@@ -199,10 +199,10 @@ def test_the_verdict_names_the_largest_length_that_shows() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"sample": 0, "score": 1}], "s.jsonl: 2 of 3 samples have no score, the first is 1"),
-        ([{"sample": 3, "score": 1}], r"s.jsonl:1: field 'sample': found 3, needs a number from 0 to 2"),
+        ([{"sample": 0, "score": 1}], "s.jsonl: 2 of 3 samples have no score, first: 1"),
+        ([{"sample": 3, "score": 1}], r"s.jsonl:1: field 'sample': found 3, need a number from 0 to 2"),
         ([{"sample": 0, "score": 1}] * 2, "s.jsonl:2: sample 0 has a score already"),
-        ([{"sample": 0, "score": None}], "s.jsonl:1: field 'score': found None, needs a number"),
+        ([{"sample": 0, "score": None}], "s.jsonl:1: field 'score': found None, need a number"),
         ([{"id": "b", "score": 1}], "s.jsonl:1: field 'id': 2 samples have 'b'"),
         ([{"score": 1}], "s.jsonl:1: field 'sample': found None"),
     ],
@@ -225,5 +225,5 @@ def test_rows_are_told_as_asked() -> None:
     assert verbalised({"messages": [{"content": "a"}], "chosen": "b"}, None, "f:1") == "a\nb"
     with pytest.raises(UserError, match=r"f:1: template '\{question\}': .*'question'; it has query, choices, gold"):
         verbalised(row, "{question}", "f:1")
-    with pytest.raises(UserError, match="f:1: has neither text nor messages; needs a template"):
+    with pytest.raises(UserError, match="f:1: has neither text nor messages; need a template"):
         verbalised(row, None, "f:1")

@@ -37,17 +37,20 @@ def test_a_mixture_is_read(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ([], "needs sources by name"),
-        ({"a/b": FINE}, "source a/b: needs a name of letters"),
-        ({"a": {**FINE, "path": "x"}}, "source a: there is no key 'path', only paths, eval, weight, epochs, licence"),
-        ({"a": {**FINE, "paths": []}}, "source a: needs paths"),
-        ({"a": {**FINE, "paths": [3]}}, r"source a: paths: found \[3\], needs a path"),
+        ({"a/b": FINE}, "source a/b: need a name of letters"),
+        (
+            {"a": {**FINE, "path": "x"}},
+            "source a: unknown key 'path'; need one of paths, eval, weight, epochs, licence",
+        ),
+        ({"a": {**FINE, "paths": []}}, "source a: need paths"),
+        ({"a": {**FINE, "paths": [3]}}, r"source a: paths: found \[3\], need a path"),
         ({"a": {**FINE, "paths": "/nowhere/*.jsonl"}}, r"/nowhere/\*\.jsonl: there is no such file"),
-        ({"a": {**FINE, "weight": 1}}, "source a: has weight and epochs; needs one of the two"),
+        ({"a": {**FINE, "weight": 1}}, "source a: has weight and epochs; need one of the two"),
         ({"a": {"paths": "x", "licence": "y"}}, "source a: has neither weight nor epochs"),
-        ({"a": {**FINE, "epochs": 0}}, "source a: epochs=0: needs a number above 0"),
-        ({"a": {**FINE, "text": 3}}, "source a: text=3: needs a name"),
+        ({"a": {**FINE, "epochs": 0}}, "source a: epochs=0: need a number above 0"),
+        ({"a": {**FINE, "text": 3}}, "source a: text=3: need a name"),
         ({"a": {**FINE, "paths": __file__, "config": "en"}}, "source a: config=en: .* is a file, which has none"),
-        ({"a": {**FINE, "licence": ""}}, "source a: needs a licence"),
+        ({"a": {**FINE, "licence": ""}}, "source a: need a licence"),
         ({"a": FINE, "b": {"paths": "x", "weight": 1, "licence": "y"}}, "some sources have a weight and others epochs"),
     ],
 )
@@ -81,7 +84,7 @@ def squares(folder: Path, number: int) -> None:
 
 def test_a_dead_worker_is_told_and_the_rest_is_kept(tmp_path: Path) -> None:
     with (
-        pytest.raises(WorkerDied, match="the same command goes on from here"),
+        pytest.raises(WorkerDied, match="the same command resumes"),
         Work(tmp_path / "w", 1, 2, unseen) as work,
     ):
         work.run("step", ends, [(number,) for number in range(3)])

@@ -52,7 +52,7 @@ def test_presets_print_their_plan(
     assert found is not None and float(found[1]) == pytest.approx(gigabytes, rel=0.005)
     own = count if preset in ("llama2_7b", "llama2_13b") else -(-count // ranks)
     assert any(f"{own:,} parameters" in line for line in text.splitlines() if "<- zero.stage" in line)
-    assert "the corpus is not there yet" in text
+    assert "the corpus does not exist yet" in text
     size = re.search(r"every 500 steps, 955 of ([\d.,]+) GB each, the first before step 1", text)
     assert size is not None and float(size[1]) == pytest.approx(14 * count / 1e9, rel=0.005)
     hours = 6 * count * 476_837 * 4_194_304 / (0.4 * 312e12) / 3600
@@ -78,13 +78,13 @@ def test_kinds_add_up() -> None:
     ("arguments", "message"),
     [
         (["preset=llama2_7b", "--dry-run=many"], "--dry-run=many: need a number of ranks, like --dry-run=64"),
-        (["preset=llama2_7b", "--dry-run=3"], "batch_tokens=4194304 must be a multiple of seq_len=4096 x 3 ranks"),
+        (["preset=llama2_7b", "--dry-run=3"], "batch_tokens=4194304: need a multiple of seq_len=4096 x 3 ranks"),
         (["preset=llama2_7b", "--dryrun"], "unknown option --dryrun: there are --help, --cfg job, --dry-run[=RANKS]"),
         (
             ["model=tiny", "batch_tokens=1024", "--dry-run"],
             "model.vocab_size=null and tokenizer=null: need one of them",
         ),
-        (["preset=llama2_7b", "steps=3", "--dry-run"], "tokens=2000000000000.0 and steps=3: need one of them"),
+        (["preset=llama2_7b", "steps=3", "--dry-run"], "tokens=2000000000000.0 and steps=3: need exactly one of them"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,7 @@ def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.C
 def test_one_rank_and_no_peak_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert start("model=tiny", "model.vocab_size=1024", "batch_tokens=1024", "micro_batch_size=8", "--dry-run") == 0
     text = capsys.readouterr().out
-    assert "= 1 rank x 1 accumulated micro-batch x 8 rows" in text and "peak_tflops=null, so no time is known" in text
+    assert "= 1 rank x 1 accumulated micro-batch x 8 rows" in text and "no time estimate, as peak_tflops=null" in text
     assert "of 1 rank in float32" in text and "every 500 steps" in text
 
 

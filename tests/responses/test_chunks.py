@@ -112,7 +112,7 @@ def test_a_chunk_that_is_not_whole_is_made_again_and_said(
     again, made = chunks_of(run, {}, count=10, size=3), list[range]()
     said = capsys.readouterr().err
     assert again.missing() == 3
-    assert said.count("\n") == 1 and str(chunks.path(1)) in said and said.endswith("; it is made again\n")
+    assert said.count("\n") == 1 and str(chunks.path(1)) in said and said.endswith("; it is regenerated\n")
     assert "is damaged: " in said and fault in said
     again.make(lambda items: made.append(items) or rows_of(items))  # type: ignore[func-returns-value]
     assert made == [range(3, 6)] and [row["item"] for row in again.rows()] == list(range(10))

@@ -37,7 +37,7 @@ def test_prompts_without_room_for_a_response_are_counted_or_refused(tmp_path: Pa
         load_prompts([str(path)], tokenizer, 64, 4, None, "stop", pytest.fail)
     exact = len(prompts[0].tokens)
     assert [p.id for p in load_prompts([str(path)], tokenizer, exact + 1, 1, 1, "stop", pytest.fail)] == ["a"]
-    with pytest.raises(UserError, match="holds no prompt that leaves room for 1 tokens"):
+    with pytest.raises(UserError, match="no prompt leaves room for 1 tokens"):
         load_prompts([str(path)], tokenizer, exact, 1, None, "skip", pytest.fail)
 
 
@@ -57,7 +57,9 @@ def test_a_response_has_room_to_end(tmp_path: Path, tokenizer: Tokenizer) -> Non
 def test_repeated_ids_and_wrong_settings_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("a")])
-    with pytest.raises(UserError, match=r"prompts\.jsonl:2: field 'id' of the prompt: found 'a' again, needs another"):
+    with pytest.raises(
+        UserError, match=r"prompts\.jsonl:2: field 'id' of the prompt: duplicate id 'a', need unique ids"
+    ):
         load_prompts([str(path)], tokenizer, 128, 4, None, "skip", pytest.fail)
     with pytest.raises(UserError, match="too_long=cut"):
         load_prompts([str(path)], tokenizer, 128, 4, None, "cut", pytest.fail)

@@ -71,9 +71,9 @@ def test_micro_batches_are_balanced() -> None:
 
 
 def test_batches_refuse_what_does_not_divide() -> None:
-    with pytest.raises(UserError, match="batch_pairs=8 must be a multiple of micro_batch_size=3"):
+    with pytest.raises(UserError, match="batch_pairs=8: need a multiple of micro_batch_size=3"):
         make_batches(make_pairs(9), micro_batch_size=3)
-    with pytest.raises(UserError, match="batch_pairs=8 is more than the 5"):
+    with pytest.raises(UserError, match="batch_pairs=8 exceeds the 5"):
         make_batches(make_pairs(5))
 
 
@@ -99,7 +99,7 @@ def test_long_pairs_are_skipped_and_counted_or_stop(tmp_path: Path, tokenizer: T
         load_pairs(path, tokenizer, 128, "stop")
     with pytest.raises(UserError, match="too_long=cut: need skip or stop"):
         load_pairs(path, tokenizer, 128, "cut")
-    with pytest.raises(UserError, match="holds no pair to rank within max_length=10 tokens: 5 longer than"):
+    with pytest.raises(UserError, match="has no pair to rank within max_length=10 tokens: 5 longer than"):
         load_pairs(path, tokenizer, 10, "skip")
 
 
@@ -136,7 +136,7 @@ def test_pairs_that_teach_nothing_are_dropped_and_counted(tmp_path: Path, tokeni
     assert dropped == {"equal": 2, "empty": 2, "unsafe_chosen": 1}
     assert in_words(dropped).startswith("2 with two equal answers, 2 with an empty answer")
     write_rows(tmp_path / "q.jsonl", rows[:5])
-    with pytest.raises(UserError, match=r"q\.jsonl holds no pair to rank.*: 2 with two equal answers"):
+    with pytest.raises(UserError, match=r"q\.jsonl has no pair to rank.*: 2 with two equal answers"):
         load_pairs(str(tmp_path / "q.jsonl"), tokenizer, 128, "skip")
 
 
@@ -165,5 +165,5 @@ def test_mix_is_exact() -> None:
     assert all(pair in other for pair in mixed[90:])
     assert [id(p) for p in mix_pairs(own, other, 0.1, seed=0)] == [id(p) for p in mixed]
     assert mix_pairs(own, [], 0.0, seed=0) == own
-    with pytest.raises(UserError, match=r"mix_share=0\.1 needs files in mix"):
+    with pytest.raises(UserError, match=r"mix_share=0\.1: need files in mix"):
         mix_pairs(own, [], 0.1, seed=0)

@@ -155,7 +155,7 @@ def test_labels_that_are_not_there_are_said_and_the_model_is_centred(
 ) -> None:
     train(configure(tmp_path, chat, "safety", "run.progress=true"))
     said = capsys.readouterr().err
-    assert "warning: auxiliary_weight=1 does nothing: no pair has chosen_safe or rejected_safe" in said
+    assert "warning: auxiliary_weight=1 has no effect: no pair has chosen_safe or rejected_safe" in said
     assert "centering weight 0.01" in said
     assert read_jsonl(tmp_path / "safety" / "metrics.jsonl")[-1]["train/centring"] >= 0
     assert checkpoint.lineage(tmp_path / "safety" / "final")["config"]["center_weight"] == 0.01
@@ -182,7 +182,7 @@ def test_ninety_to_ten(tmp_path: Path, chat: Path, tokenizer: Tokenizer) -> None
     assert [Path(pair.source).name for pair in data.pairs] == ["safety.jsonl"] * 8 + ["other.jsonl"] * 2
     assert data.held_out == []
     assert (data.counts["reward/own_pairs"], data.counts["reward/mixed_pairs"]) == (8, 2)
-    assert data.notes == ["8 safety pairs and 2 drawn from 20 others (20% of the whole)"]
+    assert data.notes == ["8 safety pairs and 2 drawn from 20 others (20% of the total)"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_ninety_to_ten(tmp_path: Path, chat: Path, tokenizer: Tokenizer) -> None
         (["auxiliary_weight=-1"], r"auxiliary_weight=-1\.0: need 0 or more"),
         (["epochs=0"], r"epochs=0\.0"),
         (["train=[]"], r"train=\[\]: need at least one preferences file"),
-        (["mix_share=0.5"], r"mix_share=0\.5 needs files in mix"),
+        (["mix_share=0.5"], r"mix_share=0\.5: need files in mix"),
         (["mix_share=1", "mix=[x]"], r"mix_share=1\.0: need a number in \[0, 1\)"),
         (["center_weight=-1"], r"center_weight=-1\.0: need 0 or more, or null"),
         (["max_length=4096"], "max_length=4096: need 2 to 128"),

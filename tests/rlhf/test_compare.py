@@ -68,7 +68,7 @@ def test_pairs_of_equal_responses_are_left_out() -> None:
 
 
 def test_only_equal_pairs_is_a_mistake(world: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="24 pairs are two equal responses"):
+    with pytest.raises(UserError, match="24 pairs are of two equal responses"):
         compare(composed(world, tmp_path, "sampling.temperatures=[0.0,0.00001]"))
 
 

@@ -295,7 +295,7 @@ def test_samples_are_kept_for_reading(world: dict[str, str], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("mini_batch_prompts=3", "rollout_prompts=8 must be a multiple of mini_batch_prompts=3"),
+        ("mini_batch_prompts=3", "rollout_prompts=8: need a multiple of mini_batch_prompts=3"),
         ("sampling.temperature=0", "sampling.temperature=0"),
         ("sampling.top_p=0.9", r"sampling.top_p=0\.9: need 1"),
         ("clip=0", "clip=0"),
@@ -312,14 +312,14 @@ def test_mistakes_are_named(override: str, message: str, world: dict[str, str], 
 def test_too_many_ranks_are_refused(world: dict[str, str], tmp_path: Path) -> None:
     cfg = composed(world, tmp_path, "ppo")
     check_ranks(cfg, 4)
-    with pytest.raises(UserError, match=r"mini_batch_prompts=4 cannot be divided among 8 ranks.*rollout_prompts=8"):
+    with pytest.raises(UserError, match=r"mini_batch_prompts=4 cannot be split over 8 ranks.*rollout_prompts=8"):
         check_ranks(cfg, 8)
 
 
 def test_models_of_the_wrong_kind_are_named(world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"policy is a language model; need a reward model"):
         ppo({**world, "safety": world["checkpoint"]}, tmp_path, "a", "iterations=3")
-    with pytest.raises(UserError, match=r"safety is a reward model; a language model is needed"):
+    with pytest.raises(UserError, match=r"safety is a reward model; need a language model"):
         ppo({**world, "checkpoint": world["safety"]}, tmp_path, "b", "iterations=3")
 
 
@@ -329,6 +329,6 @@ def test_a_batch_above_all_prompts_and_an_endless_default_are_refused(world: dic
     with pytest.raises(UserError, match="iterations: the default would train 267 epochs of 12 prompts"):
         ppo(world, tmp_path, "long")
     assert dry_run(composed(world, tmp_path, "plan", "iterations=3"), 2).endswith(
-        "3 iterations of 8 prompts and 2 updates: 2 epochs of 12 prompts; a rank learns from 2 responses at once"
+        "3 iterations of 8 prompts and 2 updates: 2 epochs of 12 prompts; 2 responses per rank at once"
     )
     assert not [name for name in ("wide", "long", "plan") if (tmp_path / name).exists()]

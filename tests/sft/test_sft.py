@@ -144,7 +144,7 @@ def test_one_bad_row_need_not_stop_a_run(tmp_path: Path, base: Path, tokenizer: 
     write_dialogues(tmp_path / "dialogues.jsonl", [*DIALOGUES, ("Say [INST] to me.", "No."), ("Say it.", "It.")])
     with pytest.raises(UserError, match=rf"dialogues\.jsonl:{len(DIALOGUES) + 1}: .*holds the chat format's tag"):
         load(cfg, tokenizer, 128)
-    with pytest.raises(UserError, match=r"; bad_rows=skip leaves such rows out$"):
+    with pytest.raises(UserError, match=r"; bad_rows=skip skips such rows$"):
         load(cfg, tokenizer, 128, BadRows(cfg.bad_rows))
     bad = BadRows("skip")
     batches, _ = load(cfg, tokenizer, 128, bad)
@@ -174,5 +174,5 @@ def test_mistakes_are_named(tmp_path: Path, base: Path, overrides: list[str], me
 
 def test_a_reward_model_is_refused(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
     reward = save_checkpoint(tmp_path / "reward", ScalarModel(model_config, seed=0), tokenizer)
-    with pytest.raises(UserError, match="is a reward model; a language model is needed"):
+    with pytest.raises(UserError, match="is a reward model; need a language model"):
         train(configure(tmp_path, reward))

@@ -71,7 +71,7 @@ def test_short_enough_for_the_smallest_context(requests: Requests) -> None:
 
 @pytest.mark.parametrize(
     ("shares", "says"),
-    [({"splendid": 1.0}, "unknown quality"), ({"right": -1.0}, "at least 0"), ({"right": 0.0}, "more than 0")],
+    [({"splendid": 1.0}, "unknown quality"), ({"right": -1.0}, "0 or more"), ({"right": 0.0}, "more than 0")],
 )
 def test_refuses_bad_shares(requests: Requests, shares: dict[str, float], says: str) -> None:
     with pytest.raises(UserError, match=says):
@@ -79,5 +79,5 @@ def test_refuses_bad_shares(requests: Requests, shares: dict[str, float], says: 
 
 
 def test_refuses_more_prompts_than_there_are(requests: Requests) -> None:
-    with pytest.raises(UserError, match="ask for fewer"):
+    with pytest.raises(UserError, match="need fewer"):
         list(prompts(requests, 2000, 0.0, 1.0, True))
