@@ -43,7 +43,7 @@ def checkpoint_folder(path: str | Path, made_by: str) -> Path:
     folder = folder.resolve()
     if not (folder / "config.json").is_file():
         saved = published(folder / "checkpoints")
-        hint = f"; of its run, which is not done, there is {saved[-1]}" if saved else ""
+        hint = f"; the run is not finished, its newest checkpoint is {saved[-1]}" if saved else ""
         raise UserError(f"{path} is not a checkpoint: it has no config.json{hint}")
     return folder
 

@@ -55,8 +55,8 @@ class TrainerConfig:
         for key, value in needed.items():
             if (found := getattr(self, key)) != value:
                 raise UserError(
-                    f"trainer.{key}={_yaml(found)}: need {_yaml(value)}, as Llama's tokenizer has it; with another value "
-                    "tokenizer.json would have other ids than the model learns"
+                    f"trainer.{key}={_yaml(found)}: need {_yaml(value)}, as in Llama's tokenizer; any other value "
+                    "would give tokenizer.json other ids than the model learns"
                 )
 
 

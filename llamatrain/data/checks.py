@@ -14,13 +14,13 @@ def _string(value: Any) -> str | None:
     if not isinstance(value, str):
         return "a text"
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        return "valid Unicode (it holds half a surrogate pair)"
+        return "valid Unicode (it has an unpaired surrogate)"
     return None
 
 
 def nonempty(value: Any) -> str | None:
     """Return what is needed instead of a value that is no text or an empty one."""
-    return _string(value) or (None if value.strip() else "a text that is not empty")
+    return _string(value) or (None if value.strip() else "non-empty text")
 
 
 def _bool(value: Any) -> str | None:

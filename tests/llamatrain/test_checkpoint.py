@@ -102,7 +102,7 @@ def test_a_foreign_folder_and_a_wrong_one(tmp_path: Path, model_config: ModelCon
     with pytest.raises(UserError, match=r"has no config.json$"):
         checkpoint.resolve(tmp_path)
     (tmp_path / "checkpoints").symlink_to(tmp_path)  # an interrupted run's folder
-    with pytest.raises(UserError, match=r"of its run, which is not done, there is .*/checkpoints/step_1$"):
+    with pytest.raises(UserError, match=r"the run is not finished, its newest checkpoint is .*/checkpoints/step_1$"):
         checkpoint.resolve(tmp_path)
 
 
