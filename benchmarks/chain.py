@@ -88,7 +88,9 @@ def machine() -> str:
 
 def table(lines: list[dict[str, Any]]) -> None:
     """Print one row a seed and model, as Markdown."""
-    print("| seed | model | helpfulness | safety | helpfulness, step before | safety, step before | minutes |")
+    print(
+        "| seed | model | helpfulness | safety | helpfulness, over the previous | safety, over the previous | minutes |"
+    )
     print("|---|---|---|---|---|---|---|")
     for line in lines:
         evaluation = line["evaluation"]

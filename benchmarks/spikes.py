@@ -44,7 +44,7 @@ MARKED = 16  # tokens by which the program recognises the sample of that step
 def main() -> int:
     """Run, record, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", default="runs/spikes", help="folder of the run folders; what is there is used again")
+    parser.add_argument("--dir", default="runs/spikes", help="folder of the run folders; existing runs are reused")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--megabytes", type=int, default=3, help="of toy text")
@@ -205,7 +205,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def table(lines: list[dict[str, Any]]) -> None:
     """Print one row an incident, as Markdown, and the end of each run."""
-    print("| seed | first step | step | criterion | value | threshold | back to step | samples passed over |")
+    print("| seed | first step | step | criterion | value | threshold | rolled back to step | samples skipped |")
     print("|---|---|---|---|---|---|---|---|")
     for line in lines:
         for found in line["incidents"]:
@@ -219,12 +219,12 @@ def table(lines: list[dict[str, Any]]) -> None:
         known = ""
         if "eval_loss_known" in line:
             told, difference = line["eval_loss_known"], line["difference_known_percent"]
-            known = f", {told:.4f} where it was told what to pass over ({difference:+.3f} %)"
+            known = f", {told:.4f} with the same samples skipped ({difference:+.3f} %)"
         print(
             f"\nseed {line['seed']}, {line['steps']} steps: {line['false_alarms']} false alarms in the clean run; held-out "
             f"loss {line['eval_loss_clean']:.4f} clean, {line['eval_loss_poisoned']:.4f} poisoned "
             f"({line['difference_percent']:+.2f} %){known}; {len(line['incidents'])} rollbacks, "
-            f"{sum(found['step'] - found['back_to'] for found in line['incidents'])} steps taken again"
+            f"{sum(found['step'] - found['back_to'] for found in line['incidents'])} steps repeated"
         )
 
 

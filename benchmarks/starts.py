@@ -57,7 +57,7 @@ def main() -> str | None:
     parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=PROGRAMS)
     parser.add_argument("--checkout", type=Path, default=ROOT, help="whose programs are started")
     parser.add_argument("--dir", type=Path, default=Path("runs/starts"), help="folder of the runs")
-    parser.add_argument("--forked", action="store_true", help="start without importing anew")
+    parser.add_argument("--forked", action="store_true", help="start without importing again")
     options = parser.parse_args()
     folder, checkout = options.dir.absolute(), options.checkout.absolute()
     for program in commands(folder):
