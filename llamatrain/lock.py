@@ -107,7 +107,7 @@ class Lock:
 
     def _watch(self, holder: Holder) -> None:
         """Wait until the holder has let go or counts as dead; UserError as soon as it, or another one, shows up."""
-        _say(f"{self.folder} is held by {holder}: waiting up to {STALE:g} s for a sign of life")
+        _say(f"{self.folder} is held by {holder}: waiting up to {STALE:g} s for a heartbeat")
         end = time.monotonic() + STALE
         while time.monotonic() < end:
             time.sleep(min(1.0, STALE / 4))
@@ -116,7 +116,7 @@ class Lock:
                 return
             if now != holder:
                 raise self._refusal(now)
-        _say(f"{self.folder} is taken over: its holder gave no sign of life")
+        _say(f"{self.folder} is taken over: its holder gave no heartbeat")
 
     def _refusal(self, holder: Holder | None) -> UserError:
         who = f" ({holder})" if holder is not None else ""

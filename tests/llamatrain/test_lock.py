@@ -86,7 +86,7 @@ def test_a_holder_elsewhere_without_a_sign_is_replaced_and_notices(
         assert (tmp_path / ".lock").read_bytes() == b""
     said = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0].partition(" is ")[2] for line in said][1] == "taken over"
-    assert said[0].endswith("waiting up to 0.2 s for a sign of life")
+    assert said[0].endswith("waiting up to 0.2 s for a heartbeat")
 
 
 def test_a_holder_elsewhere_that_lets_go_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
