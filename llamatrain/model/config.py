@@ -170,7 +170,7 @@ class ModelConfig:
         }
         for key, most in MOST.items():
             if not 0 < values[key] <= most:
-                raise UserError(f"{key}={show(values[key])}: need a number above 0, at most {most:,}")
+                raise UserError(f"{key} is {show(values[key])}, need a number above 0, at most {most:,}")
         # What this model cannot do. A key that is absent or null says what it says in transformers.
         head_dim = content["hidden_size"] // n_heads
         only = {
@@ -183,7 +183,7 @@ class ModelConfig:
         }
         for key, (value, needed) in only.items():
             if value != needed:
-                raise UserError(f"{key}={show(value)}: need {needed!r}, nothing else is supported")
+                raise UserError(f"{key} is {show(value)}, need {needed!r}")
         return cls(
             **{name: values[key] for name, key in HF_NAMES.items() if key in MOST},
             tie_embeddings=content.get("tie_word_embeddings") or False,

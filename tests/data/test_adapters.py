@@ -56,7 +56,7 @@ def test_hh_rows_that_part_early_or_hold_tags_are_left_out(tmp_path: Path) -> No
 
 def test_hh_needs_to_know_the_kind(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.jsonl", PAIR)
-    with pytest.raises(UserError, match=r"pairs\.jsonl:1: .*needs hh_rlhf_helpfulness: or hh_rlhf_safety:"):
+    with pytest.raises(UserError, match=r"pairs\.jsonl:1: .*need the prefix hh_rlhf_helpfulness: or hh_rlhf_safety:"):
         list(read_rows(f"hh_rlhf:{path}", PreferenceRow))
 
 

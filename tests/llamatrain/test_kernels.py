@@ -127,7 +127,7 @@ def test_on_a_gpu_a_choice_is_said_to_mean_nothing(
     monkeypatch: pytest.MonkeyPatch, model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(kernels.distributed, "device", lambda: torch.device("cuda"))
-    for choice, said in (("auto", ""), ("onednn", "run.kernels=onednn is for a CPU: without effect here\n")):
+    for choice, said in (("auto", ""), ("onednn", "run.kernels=onednn has no effect here: it is for CPUs\n")):
         kernels.choose(choice, {})
         kernels.measure(model_config)
         assert capsys.readouterr().err == said

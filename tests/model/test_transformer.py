@@ -247,7 +247,7 @@ def test_moved_slot_goes_on_alike(model_config: ModelConfig) -> None:
         ({"dim": 30}, "model.n_heads"),
         ({"dim": 36}, "model.n_heads"),
         ({"n_kv_heads": 3}, "model.n_kv_heads"),
-        ({"n_layers": 0}, "model.n_layers is 0"),
+        ({"n_layers": 0}, "model.n_layers=0"),
         ({"vocab_size": -1}, "model.vocab_size=-1"),
         ({"activation_checkpointing": "some"}, "model.activation_checkpointing=some"),
     ],

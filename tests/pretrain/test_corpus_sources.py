@@ -36,7 +36,7 @@ def test_a_mixture_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "needs sources by name"),
+        ([], "need sources by name"),
         ({"a/b": FINE}, "source a/b: need a name of letters"),
         (
             {"a": {**FINE, "path": "x"}},

@@ -106,7 +106,7 @@ def test_bad_rows_are_left_out_where_asked(
         "run.name=r",
         "run.wandb.mode=disabled",
     ]
-    with pytest.raises(UserError, match=r"c\.jsonl:1: field 'response_b'.*; bad_rows=skip leaves such rows out$"):
+    with pytest.raises(UserError, match=r"c\.jsonl:1: field 'response_b'.*; bad_rows=skip skips such rows$"):
         rate(compose("rate", RateConfig, told))
     rate(compose("rate", RateConfig, [*told, "bad_rows=skip"]))
     assert "1 of 40 rows skipped, as they cannot be used:" in capsys.readouterr().err
