@@ -308,7 +308,7 @@ class Run:
         good = max((saved for saved in steps if saved <= step), default=None)
         if good is None:
             raise UserError(
-                f"a spike starts at step {step + 1}, and no checkpoint in {self.checkpoints} is older:  "
+                f"a spike starts at step {step + 1}, and no checkpoint in {self.checkpoints} is older: "
                 "raise run.keep or run.save_every to keep older ones"
             )
         return good

@@ -162,7 +162,7 @@ def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> Preference
     pairs = mix_pairs(own, other, cfg.mix_share, cfg.run.seed)
     drawn = len(pairs) - len(own)
     if drawn:
-        share = f"{drawn / len(pairs):.0%} of the whole"
+        share = f"{drawn / len(pairs):.0%} of the total"
         notes.append(f"{len(own):,} {cfg.kind} pairs and {drawn:,} drawn from {len(other):,} others ({share})")
     held_out = read(cfg.eval, None)
     bad.say(notes.append)

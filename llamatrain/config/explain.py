@@ -94,7 +94,7 @@ def in_words(error: Exception, program: str, overrides: Sequence[str], schema: t
         return f"llamatrain {program}: {first}" if culprit is None else f"{show(culprit)} cannot be taken: {first}"
     several = re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", first)
     if several:
-        return f"{several[1]}: several values: need --multirun, which makes one run for each"
+        return f"{several[1]}: several values, need --multirun, which makes one run for each"
     if "Could not find" in str(error) or "Could not load" in str(error):
         return f"llamatrain {program}: " + " ".join(str(error).split())
     if key:

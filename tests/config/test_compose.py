@@ -108,8 +108,8 @@ def test_a_preset_in_the_working_folder_comes_first(tmp_path: Path, monkeypatch:
         ("- steps=1\n", ["is not a preset: found ['steps=1']", "need `program: [overrides]`"]),
         ("7\n", ["is not a preset: found 7"]),
         ("", ["is not a preset: found None"]),
-        ("exampel: [steps=1]\n", ["'exampel' is no program", "the nearest is 'example'"]),
-        ("steps: 1\nratio: 2\n", ["'steps' is no program"]),  # a run's config.yaml
+        ("exampel: [steps=1]\n", ["there is no program 'exampel'", "the nearest is 'example'"]),
+        ("steps: 1\nratio: 2\n", ["there is no program 'steps'"]),  # a run's config.yaml
         ("stages: {a: 1}\n", ["`stages` belongs to an earlier version; need values only"]),
         ("example: {steps: 1}\n", ["example is {'steps': 1}, need a list of overrides"]),
         ("example: [{steps: 1}]\n", ["example is [{'steps': 1}], need a list of overrides"]),

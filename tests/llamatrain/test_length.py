@@ -20,7 +20,7 @@ def check(size: int = 4, epochs: float = 2, own: tuple[str, ...] = ()) -> None:
 def test_one_rule() -> None:
     check(size=10, epochs=100)
     check(epochs=101, own=("steps",))
-    with pytest.raises(UserError, match="batch_sequences=11: one epoch has 10 packed rows; need a batch of 10 at most"):
+    with pytest.raises(UserError, match="batch_sequences=11: one epoch has 10 packed rows; need a batch of at most 10"):
         check(size=11, own=("steps",))
     with pytest.raises(UserError, match=r"tokens or steps: the default would train 101 epochs of 10 .*tokens=\.\.\."):
         check(epochs=101, own=("epochs",))

@@ -92,10 +92,10 @@ def test_finished_chunks_are_kept_and_a_half_written_one_is_made_again(run: Run)
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"", "it has 0 rows of 3"),
-        (b'{"item": 3}\n{"item": 4}\n', "it has 2 rows of 3"),
+        (b"", "it has 0 of 3 rows"),
+        (b'{"item": 3}\n{"item": 4}\n', "it has 2 of 3 rows"),
         (b'{"item": 3}\n{"item": 4}\n{"it', "not JSON"),
-        (b'{"item": 3}\n' * 4, "it has 4 rows of 3"),
+        (b'{"item": 3}\n' * 4, "it has 4 of 3 rows"),
         (b'{"item": 3}\n{"item": 4}\n\0\0\0\0\n', "not JSON"),
         (b'{"item": 3}\n{"item": 4}\n[5]\n', "need an object"),
         (b'{"item": 3}\n{"item": 4}\n{"id": 5}\n', "item is missing"),

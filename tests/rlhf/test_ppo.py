@@ -324,7 +324,7 @@ def test_models_of_the_wrong_kind_are_named(world: dict[str, str], tmp_path: Pat
 
 
 def test_a_batch_above_all_prompts_and_an_endless_default_are_refused(world: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="rollout_prompts=16: one epoch has 12 prompts; need a batch of 12 at most"):
+    with pytest.raises(UserError, match="rollout_prompts=16: one epoch has 12 prompts; need a batch of at most 12"):
         ppo(world, tmp_path, "wide", "rollout_prompts=16")
     with pytest.raises(UserError, match="iterations: the default would train 267 epochs of 12 prompts"):
         ppo(world, tmp_path, "long")
