@@ -218,6 +218,6 @@ def test_a_file_that_cannot_be_read_says_why_and_the_others_play(tmp_path: Path)
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     write(tmp_path / "d.jsonl", dialogues(20))
     files, _ = found([str(tmp_path)])
-    assert "is no Parquet file" in next(file for file in files if file.label == "x.parquet").shape.why
+    assert "is not a Parquet file" in next(file for file in files if file.label == "x.parquet").shape.why
     assert assigned(files).data.dialogues
     assert isinstance(files[0], File)
