@@ -1,4 +1,4 @@
-"""Values that suit somebody's data and machine: what `llamatrain new` writes as a preset, each with its reason.
+"""Sizes that suit somebody's data and machine, and the time they take; the values of a preset follow from them (`values`).
 
 The rules, all of which are here:
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 from llamatrain.config.presets import config_folder
@@ -24,7 +23,7 @@ from llamatrain.model.config import ModelConfig
 from llamatrain.yaml_files import read_yaml
 
 from .graph import Graph
-from .graphs.chat import KINDS, Chat
+from .graphs.chat import KINDS, Chat, chat
 from .machine import Machine
 from .roles import Part, Roles
 
@@ -43,17 +42,6 @@ SAMPLED, STEPS = 6, 60  # responses a prompt and updates of rejection sampling
 PAIRS_TO_RATE = 200  # of people, a round
 FEW_PAIRS, LONG = 1000, 20  # reward models of fewer pairs are cross-validated, where there are so many minutes
 START = 8.0  # seconds of a stage that loads torch
-
-
-@dataclass(frozen=True)
-class Value:
-    """An override, and why it is so."""
-
-    override: str
-    why: str
-
-
-Preset = dict[str, list[Value]]  # program -> its values
 
 
 def method(roles: Roles) -> Chat:
@@ -75,7 +63,11 @@ class Fit:
 
     def __init__(self, roles: Roles, machine: Machine, minutes: float) -> None:
         """Fit to so many minutes, about, on a machine."""
-        self.parts, self.machine, self.seconds, self.folds = roles.parts, machine, 60 * minutes, roles.folds
+        self.parts, self.machine, self.folds = roles.parts, machine, roles.folds
+        self.graph = Graph()
+        chat(self.graph, method(roles), roles.data)
+        # Starting the stages takes its time, too; a quarter at least is left for what they do.
+        self.seconds = max(15 * minutes, 60 * minutes - START * len(self.graph.stages))
         text = self.parts["document"]
         self.text = _bytes(text)
         self.vocabulary = vocabulary(self.text, text, bool(machine.gpus))
@@ -182,6 +174,11 @@ class Fit:
         best = 2 * self.prompts_tuned * self.pair_tokens() / self.context
         self.batch_best = min(self.batch_sequences, self.batch(best / 8, 64 if gpu else 8))
 
+    @property
+    def sft_steps(self) -> int:
+        """How many updates fine-tuning has."""
+        return max(1, int(self.sft_epochs * self.packed(self.parts["dialogue"]) / self.batch_sequences))
+
     def batch(self, most: float, limit: int, of: int = 1) -> int:
         """Return a global batch: a power of two up to `most` and `limit`, and a multiple of the ranks (times `of`)."""
         return max(self.ranks * of, min(limit, power(most)))
@@ -196,137 +193,12 @@ class Fit:
         at_once = 0.0004 * self.model.n_layers / (32 * self.machine.devices)  # a step of a batch of responses
         return self.answer * (at_once + 3 * self.parameters / self.machine.speed)
 
-    # --- the values ------------------------------------------------------------------------------------------------
-
-    def preset(self, data: str, bad: bool) -> Preset:
-        """Return the values of every program; `data` names the data file, `bad`: rows that cannot be read are skipped."""
-        made = {
-            "pipeline": self._pipeline(data),
-            "tokenizer": [
-                Value(f"vocab_size={self.vocabulary}", f"pieces, for {size_of(self.text)} of text"),
-                Value(f"num_threads={self.machine.cores}", "the cores; speed alone"),
-            ],
-            "corpus": [],
-            "pretrain": self._pretrain(),
-            "sft": self._sft(),
-            "compare": self._sampling(
-                PAIRS_TO_RATE, "comparisons for people to rate, where data.ratings asks for them"
-            ),
-            "reward": self._reward(),
-            "reward_evaluate": [],
-            "rejection_sampling": self._rejection_sampling(),
-            "ppo": self._ppo(),
-            "sample": [
-                Value("samples_per_prompt=2", "answers to each"),
-                *self._sampling(100, "held-out prompts that every model answers"),
-                Value("sampling.temperature=0.8", "likelier answers than those that were learned from"),
-                Value("sampling.top_p=0.95", "without the least likely pieces"),
-            ],
-        }
-        if self.machine.gpus:
-            for program in ("compare", "rejection_sampling", "sample", "reward_evaluate"):
-                made[program].append(Value("dtype=bfloat16", "halves what sampling and scoring hold"))
-            for program in ("pretrain", "sft", "reward", "rejection_sampling", "ppo"):
-                made[program] += [
-                    Value("zero=stage1", "which bfloat16 needs"),
-                    Value("zero.dtype=bfloat16", "of the GPU's fast units"),
-                ]
-        if bad:
-            for program, values in made.items():
-                if program != "pipeline" and program != "pretrain":
-                    values.append(Value("bad_rows=skip", "rows that cannot be read are counted and left out"))
-        return {program: values for program, values in made.items() if values}
-
-    def _pipeline(self, data: str) -> list[Value]:
-        values = [
-            Value(f"data={data}", "which file plays which role"),
-            Value(f"ranks={self.ranks}", f"processes, of {self.machine.name}"),
-            Value("rejection_base=sft", "a small model goes on from fine-tuning rather than from the base model"),
-        ]
-        if self.parts["document"].rows:
-            values += [
-                Value("replay.sft=0.1", "share of pretraining text in fine-tuning: small models forget without it"),
-                Value("replay.rejection_sampling=0.1", "the same"),
-            ]
-        if self.folds > 1:
-            why = "few pairs: each reward model is trained so often, and measured on the pairs that it did not see"
-            values.append(Value(f"folds={self.folds}", why))
-        return values
-
-    def _pretrain(self) -> list[Value]:
-        epochs = self.tokens / max(1, self.corpus)
-        return [
-            Value(f"model={self.shape}", f"{self.parameters / 1e6:.1f}M parameters"),
-            Value(f"model.max_seq_len={self.context}", "tokens of the context, of every later model too"),
-            Value(
-                f"tokens={self.steps * self.batch_tokens}",
-                f"{epochs:.2g} times the text, which has about {self.corpus:,.0f}",
-            ),
-            Value(f"batch_tokens={self.batch_tokens}", f"{self.steps:,} steps"),
-            Value(f"optim.lr={self.rate:g}", "peak, for a model of this size"),
-            Value(f"optim.warmup_steps={max(1, min(100, self.steps // 10))}", "a tenth of the steps, 100 at most"),
-            *_rhythm(self.steps),
-        ]
-
-    def _sft(self) -> list[Value]:
-        rows = self.packed(self.parts["dialogue"])
-        return [
-            Value(f"epochs={self.sft_epochs:g}", "passes over the dialogues"),
-            Value(f"batch_sequences={self.batch_sequences}", f"of about {max(1, rows):,.0f} packed rows"),
-            Value(f"optim.lr={self.rate / 3:.2g}", "a third of pretraining's"),
-            *_rhythm(self._sft_steps()),
-        ]
-
-    def _sft_steps(self) -> int:
-        return max(1, int(self.sft_epochs * self.packed(self.parts["dialogue"]) / self.batch_sequences))
-
-    def _reward(self) -> list[Value]:
-        counts = ", ".join(f"{self.parts[kind].rows:,} of {kind}" for kind in KINDS)
-        steps = max(self.parts[kind].rows for kind in KINDS) // self.batch_pairs
-        return [
-            Value(f"batch_pairs={self.batch_pairs}", f"pairs an update, of {counts}"),
-            Value(f"optim.lr={self.rate / 10:.2g}", "a tenth of pretraining's"),
-            *_rhythm(steps),
-        ]
-
-    def _rejection_sampling(self) -> list[Value]:
-        return [
-            *self._sampling(self.prompts_tuned, f"prompts, each with {SAMPLED} responses"),
-            Value(f"samples_per_prompt={SAMPLED}", "of which the best is kept"),
-            Value("sft_fraction=0.5", "as many dialogues as best responses"),
-            Value(f"steps={STEPS}", "of fine-tuning on them"),
-            Value(f"batch_sequences={self.batch_best}", "packed rows an update"),
-            Value(f"optim.lr={self.rate / 6:.2g}", "half of fine-tuning's"),
-            *_rhythm(STEPS),
-        ]
-
-    def _ppo(self) -> list[Value]:
-        return [
-            Value(f"iterations={self.iterations}", "of sampling and learning"),
-            Value(f"rollout_prompts={self.rollouts}", "responses an iteration"),
-            Value(f"mini_batch_prompts={self.rollouts // 2}", "responses an update"),
-            Value(f"sampling.max_new_tokens={self.answer}", "as in rejection sampling"),
-            Value(f"optim.lr={self.rate / 40:.2g}", "a fortieth of pretraining's"),
-            Value(f"critic_optim.lr={self.rate / 7:.2g}", "the critic has to keep up"),
-            Value("kl_coef=0.05", "weight of the KL penalty; small models drift sooner than the paper's"),
-            Value("critic_warmup=2", "iterations in which only the critic learns"),
-            Value(f"run.save_every={max(1, self.iterations // 3)}", "what an interruption loses at most"),
-            Value(f"run.log_every={max(1, self.iterations // 8)}", "lines in a log"),
-            Value(f"samples_every={max(1, self.iterations // 4)}", "for the report"),
-        ]
-
-    def _sampling(self, prompts: int, why: str) -> list[Value]:
-        return [
-            Value(f"max_prompts={prompts}", why),
-            Value(f"sampling.max_new_tokens={self.answer}", "nine of ten written answers are shorter"),
-        ]
-
     # --- the time --------------------------------------------------------------------------------------------------
 
-    def estimated(self, graph: Graph) -> dict[str, float]:
+    def estimated(self) -> dict[str, float]:
         """Return program -> about how many seconds its stages take together."""
         found: defaultdict[str, float] = defaultdict(float)
-        for stage in graph.stages.values():
+        for stage in self.graph.stages.values():
             start = START if stage.program not in ("tokenizer", "corpus") else 2.0
             found[stage.program] += start + self._work(stage.program, str(stage.settings.get("kind", "")))
         return dict(found)
@@ -345,7 +217,7 @@ class Fit:
             case "pretrain":
                 return 1.2 * self.tokens * learned
             case "sft":
-                return 1.2 * self._sft_steps() * self.batch_sequences * self.context * learned
+                return 1.2 * self.sft_steps * self.batch_sequences * self.context * learned
             case "compare":
                 return 2 * PAIRS_TO_RATE * self.written()
             case "reward":
@@ -385,15 +257,6 @@ def power(most: float) -> int:
 def size_of(size: float) -> str:
     """Write bytes of text for people."""
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
-
-
-def _rhythm(steps: int) -> list[Value]:
-    """Return how often a run saves, measures and speaks."""
-    return [
-        Value(f"run.save_every={max(1, steps // 3)}", "steps: what an interruption loses at most"),
-        Value(f"run.eval_every={max(1, steps // 4)}", "steps between held-out losses"),
-        Value(f"run.log_every={max(1, steps // 10)}", "steps between lines in a log"),
-    ]
 
 
 def _bytes(part: Part) -> float:

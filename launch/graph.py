@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamatrain.data.kinds import EXAMPLES
 from llamatrain.errors import UserError
 
 from .programs import find, nearest
@@ -70,6 +71,17 @@ class Graph:
     def leave_out(self, what: str, need: str) -> None:
         """Note what is not done, and which data it would need."""
         self.left_out.append(f"{what}: need {need}")
+
+    def further(self) -> list[str]:
+        """Return in lines what is not done, and what rows of the missing data need."""
+        needed = " ".join(self.left_out)
+        lines = [f"left out: {line}" for line in self.left_out]
+        lines += [f"a row of data.{kind}s: {row}" for kind, row in EXAMPLES.items() if f"data.{kind}s" in needed]
+        if "data.ratings" in needed:
+            lines.append(
+                "data.ratings=FOLDER: comparisons are sampled, and v1_preferences.jsonl of them is waited for there"
+            )
+        return lines
 
     def wait_for(self, path: str, what: str) -> str:
         """Return the path of a file that people make while the pipeline waits."""

@@ -29,13 +29,13 @@ from llamatrain.data.shapes import Shape
 from llamatrain.errors import UserError
 from llamatrain.progress import counted
 
-from .fitted import FEW_PAIRS, LONG, Fit, Preset, method, size_of
-from .graph import Graph
-from .graphs.chat import KINDS, chat
+from .fitted import FEW_PAIRS, LONG, Fit, size_of
+from .graphs.chat import KINDS
 from .machine import this_machine
 from .programs import NAME, quoted, typed, with_keys
 from .roles import PLURAL, File, Roles, assigned, divisible, found
 from .stage import console
+from .values import Preset, preset
 
 FOLDS = 5
 NO_ROLE = {
@@ -78,14 +78,13 @@ def new(cfg: NewConfig) -> None:
         raise UserError(
             f"from={', '.join(cfg.from_)}: no file here holds texts, dialogues or preferences that can be read; nothing was written"
         )
-    fit, graph = Fit(roles, this_machine(), cfg.minutes), Graph()
-    chat(graph, method(roles), roles.data)
-    minutes = fit.estimated(graph)
-    made = fit.preset(f"data/{cfg.name}.yaml", any(file.shape.bad.counts for file in files if file.roles))
+    fit = Fit(roles, this_machine(), cfg.minutes)
+    minutes = fit.estimated()
+    made = preset(fit, f"data/{cfg.name}.yaml", any(file.shape.bad.counts for file in files if file.roles))
     data_file.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(data_file, _data_text(cfg, roles))
     atomic.write_text(preset_file, _preset_text(cfg, fit, made, minutes))
-    _tell_plan(say, fit, graph, minutes)
+    _tell_plan(say, fit, minutes)
     say.print(f"\n[green]✓[/green] {preset_file} and {data_file} are yours to change. Then:", highlight=False)
     say.print(f"  {typed(['pipeline', f'preset={cfg.name}'])}", markup=False, highlight=False, soft_wrap=True)
 
@@ -148,28 +147,28 @@ def _tell_problems(say: Console, files: Sequence[File], others: Mapping[str, int
         say.print(f"[yellow]![/yellow] not read, as no rows: {escape(told)}", highlight=False, soft_wrap=True)
 
 
-def _tell_plan(say: Console, fit: Fit, graph: Graph, seconds: Mapping[str, float]) -> None:
+def _tell_plan(say: Console, fit: Fit, seconds: Mapping[str, float]) -> None:
     """Say what would be trained, for how long, and what is left out."""
     say.print(
         f"A model of {fit.parameters / 1e6:.1f}M parameters ({fit.shape}), {fit.vocabulary:,} pieces, a context of "
         f"{fit.context} tokens, on {fit.machine.name}: {_minutes(seconds)}.",
         highlight=False,
     )
-    for line in graph.left_out:
-        say.print(f"[yellow]–[/yellow] left out: {escape(line)}", highlight=False, soft_wrap=True)
+    for line in fit.graph.further():
+        say.print(f"[yellow]–[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _minutes(seconds: Mapping[str, float]) -> str:
     """Say how long a pipeline may take, with the programs that take most of it."""
     most = sorted(seconds.items(), key=lambda item: -item[1])[:4]
-    told = ", ".join(f"{name} {max(1, round(value / 60))}" for name, value in most)
-    return f"about {counted(max(1, round(sum(seconds.values()) / 60)), 'minute')} by estimate ({told})"
+    told = ", ".join(f"{name} {round(value / 60)}" for name, value in most if value >= 60)
+    return f"about {counted(max(1, round(sum(seconds.values()) / 60)), 'minute')} by estimate{f' ({told})' if told else ''}"
 
 
 # --- what is written ---------------------------------------------------------------------------------------------
 
 
-def _preset_text(cfg: NewConfig, fit: Fit, preset: Preset, seconds: Mapping[str, float]) -> str:
+def _preset_text(cfg: NewConfig, fit: Fit, made: Preset, seconds: Mapping[str, float]) -> str:
     """Return the preset as YAML, with a reason beside every value."""
     parts = {name: fit.parts[name].rows for name in ("document", "dialogue", "prompt", *KINDS)}
     amount = f"{size_of(fit.text)} of text in {counted(parts['document'], 'document')}, {counted(parts['dialogue'], 'dialogue')}, "
@@ -179,7 +178,7 @@ def _preset_text(cfg: NewConfig, fit: Fit, preset: Preset, seconds: Mapping[str,
         f"# Fitted to {amount};",
         f"# and to {fit.machine.name}: {_minutes(seconds)}.",
     ]
-    for name, values in preset.items():
+    for name, values in made.items():
         lines += ["", f"{name}:"]
         for value in values:
             entry = f"  - {value.override}"

@@ -21,7 +21,6 @@ from llamatrain import atomic
 from llamatrain.config import program
 from llamatrain.config.help import DRY_RUN
 from llamatrain.config.presets import preset_overrides
-from llamatrain.data.kinds import EXAMPLES
 from llamatrain.errors import UserError, mistake, show
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
@@ -188,21 +187,7 @@ class Pipeline:
         if talker is not None:
             talk = typed(["chat", f"checkpoint={self.place.folder / talker / 'final'}"])
             self.console.print(f"  talk to it: {talk}", markup=False, highlight=False, soft_wrap=True)
-        self._tell_further()
-
-    def _tell_further(self) -> None:
-        """Say what was not done for want of data, and what rows the missing roles need."""
-        if not self.graph.left_out:
-            return
-        lines = ["not done, as there are no data for it; with them the same command goes on:"]
-        lines += [f"  {line}" for line in self.graph.left_out]
-        needed = " ".join(self.graph.left_out)
-        lines += [f"  a row of {kind}s: {row}" for kind, row in EXAMPLES.items() if f"data.{kind}s" in needed]
-        if "data.ratings" in needed:
-            lines.append(
-                "  with data.ratings=FOLDER comparisons are sampled for people, and it waits for v1_preferences.jsonl there"
-            )
-        for line in lines:
+        for line in self.graph.further():
             self.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -124,9 +124,10 @@ def check() -> None:
     import huggingface_hub
     import pytest
 
-    from llamatrain.data.adapters import Version, _open_stream
+    from llamatrain.data.adapters import Version, _open_stream, hub_splits
     from llamatrain.data.kinds import DocumentRow
     from llamatrain.data.rows import Part, read_part, read_rows, split, stamp
+    from llamatrain.data.shapes import look
     from llamatrain.errors import UserError
 
     def texts(part: Part) -> list[str]:
@@ -163,6 +164,8 @@ def check() -> None:
             streamed(name, version)
     whole = Part("hf:owner/name", text="content", version=Version(revision=OLD))
     assert texts(whole) == ["zero", "one", "old two"]  # not streamed: through the cache
+    assert hub_splits("owner/name") == ["train", "test"]
+    assert (look("owner/name").looks, look("owner/name:test").looks) == ("texts", "texts")
     with pytest.raises(UserError, match="row 1: field 'text' of the document is missing"):
         list(read_rows("hf:owner/name:test", DocumentRow))
     # Out of reach, as with HF_HUB_OFFLINE=1: what was downloaded last is read, and no other commit is taken for it.

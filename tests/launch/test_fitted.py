@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
-import pytest
-
-from launch.fitted import CONTEXTS, Fit, method, power, vocabulary
-from launch.graph import Graph, distributed
-from launch.graphs.chat import KINDS, chat
-from launch.machine import CORE, Machine, this_machine
-from launch.plan import Composed, compose
-from launch.programs import schema_of
-from launch.roles import File, Part, Roles, assigned
-from llamatrain.config.compose import check
-from llamatrain.data.batches import check_split
+from launch.fitted import Fit, power, vocabulary
+from launch.graphs.chat import KINDS
+from launch.machine import CORE, Machine
+from launch.roles import File, Part, assigned
 from llamatrain.data.shapes import BUCKETS, Shape
 
 CPU = Machine(2, 0, 2 * CORE, "2 CPU cores")
@@ -43,47 +35,6 @@ def some(documents: int = 100, dialogues: int = 1000, pairs: int = 1000, size: i
         ("preference", pairs, size),
     ]
     return [a_file(kind, rows, each) for kind, rows, each in wanted if rows]
-
-
-def composed(roles: Roles, fit: Fit) -> dict[str, Any]:
-    """Return stage -> checked settings of the whole pipeline, with the fitted values."""
-    graph, found, known = Graph(), {}, Composed()
-    chat(graph, method(roles), roles.data)
-    values = fit.preset("data/mine.yaml", bad=True)
-    typed = [f"{name}.{one.override}" for name, values in values.items() if name != "pipeline" for one in values]
-    programs = {stage.program.replace(".", "_") for stage in graph.stages.values()}
-    for stage in distributed(list(graph.stages.values()), [one for one in typed if one.partition(".")[0] in programs]):
-        made = compose(stage, [], None, known)
-        made["run"] = {**made["run"], "name": stage.name}
-        found[stage.name] = check(stage.program, schema_of(stage.program), made)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("files", "machine", "minutes"),
-    [(some(), CPU, 5), (some(2, 12, 12, 60), LARGE, 30), (some(10**6, 10**5, 10**5), GPUS, 600)],
-    ids=["usual", "tiny data, many cores", "much data, GPUs"],
-)
-def test_every_stage_composes_with_batches_that_suit(files: list[File], machine: Machine, minutes: float) -> None:
-    roles = assigned(files)
-    fit = Fit(roles, machine, minutes)
-    stages = composed(roles, fit)
-    assert {"pretrain", "sft", "v1_reward_safety", "v1_rejection_sampling", "ppo", "evaluate"} <= stages.keys()
-    ranks = fit.ranks
-    base, sft, reward = stages["pretrain"], stages["sft"], stages["v1_reward_safety"]
-    check_split("batch_tokens", base.batch_tokens, {"rows": base.model.max_seq_len, "micro_batch_size": None}, ranks)
-    assert base.model.max_seq_len in CONTEXTS
-    assert base.batch_tokens <= fit.corpus or ranks * base.model.max_seq_len == base.batch_tokens
-    assert base.total_steps >= 1
-    for size in (sft.batch_sequences, stages["v1_rejection_sampling"].batch_sequences, reward.batch_pairs):
-        check_split("batch", size, {"micro_batch_size": None}, ranks)
-    check_split("mini_batch_prompts", stages["ppo"].mini_batch_prompts, {"micro_batch_size": None}, ranks)
-    assert sft.batch_sequences <= max(1, fit.packed(roles.parts["dialogue"]))
-    assert reward.batch_pairs <= min(roles.parts[kind].rows for kind in KINDS)
-    assert stages["ppo"].rollout_prompts <= roles.parts["prompt"].rows
-    assert 2 * stages["ppo"].sampling.max_new_tokens <= base.model.max_seq_len
-    assert all(stage.bad_rows == "skip" for stage in stages.values() if hasattr(stage, "bad_rows"))
-    assert base.zero.dtype == sft.zero.dtype == ("bfloat16" if machine.gpus else "float32")
 
 
 def test_the_model_grows_with_minutes_text_and_machine() -> None:
@@ -120,37 +71,16 @@ def test_context_and_answers_hold_nine_of_ten() -> None:
     assert Fit(assigned(some(dialogues=0, pairs=0)), CPU, 30).context == 256
 
 
-def test_reward_models_are_cross_validated_where_it_is_said() -> None:
-    files = some()
-    overrides = [one.override for one in Fit(assigned(files, 5), CPU, 30).preset("d.yaml", bad=False)["pipeline"]]
-    assert "folds=5" in overrides and "data=d.yaml" in overrides
-    once = [one.override for one in Fit(assigned(files), CPU, 30).preset("d.yaml", bad=False)["pipeline"]]
-    assert not any(one.startswith("folds") for one in once)
-
-
 def test_the_estimate_covers_every_stage_and_keeps_about_to_the_minutes() -> None:
     roles = assigned(some(3000, 20_000, 2000))
     for minutes in (10, 30, 120):
-        fit, graph = Fit(roles, CPU, minutes), Graph()
-        chat(graph, method(roles), roles.data)
-        seconds = fit.estimated(graph)
-        assert seconds.keys() == {stage.program for stage in graph.stages.values()}
+        fit = Fit(roles, CPU, minutes)
+        seconds = fit.estimated()
+        assert seconds.keys() == {stage.program for stage in fit.graph.stages.values()}
         assert 0.5 * minutes < sum(seconds.values()) / 60 < 1.5 * minutes
-        faster = Fit(roles, replace(CPU, cores=4, speed=2 * CPU.speed), minutes).estimated(graph)
+        faster = Fit(roles, replace(CPU, cores=4, speed=2 * CPU.speed), minutes).estimated()
         assert sum(faster.values()) < 1.6 * sum(seconds.values())
 
 
-def test_every_value_has_a_reason() -> None:
-    for machine in (CPU, GPUS):
-        for program, values in Fit(assigned(some(), 5), machine, 30).preset("d.yaml", bad=True).items():
-            assert all(value.why for value in values), program
-            assert len({value.override.partition("=")[0] for value in values}) == len(values), program
-
-
-def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    here = this_machine()
-    assert (here.gpus, here.devices, here.speed) == (0, here.cores, here.cores * CORE)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert this_machine().devices == 2
+def test_batches_are_powers_of_two() -> None:
     assert [power(most) for most in (0.5, 1, 3, 8, 9.5)] == [1, 1, 2, 8, 8]

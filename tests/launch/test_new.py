@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,9 @@ def test_from_a_folder_to_a_pipeline(here: Path, capsys: Capture) -> None:
 
 def test_with_texts_alone_and_what_would_come_next(here: Path, capsys: Capture) -> None:
     assert made("mine", "from=data/texts.jsonl") == 0
-    assert "left out: fine-tuning and what follows it: need data.dialogues" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "– left out: fine-tuning" in said and ": need data.dialogues\n" in said
+    assert '– a row of data.dialogues: {"messages": [{"role": "user"' in said
     assert planned("dry_run=true") == 0
     said = capsys.readouterr().out
     assert [line.split()[1] for line in said.splitlines() if line[0] == "▶"] == [
@@ -86,7 +90,9 @@ def test_with_texts_alone_and_what_would_come_next(here: Path, capsys: Capture) 
 def test_ratings_to_come_are_waited_for(here: Path, capsys: Capture) -> None:
     write(here / "data/chats.jsonl", dialogues(300))
     assert made("mine", "from=data") == 0
-    capsys.readouterr()
+    assert (
+        "– data.ratings=FOLDER: comparisons are sampled, and v1_preferences.jsonl of them is" in capsys.readouterr().out
+    )
     assert planned("dry_run=true", "data.ratings=rated") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "v1_reward_safety waits for rated/v1_preferences.jsonl: preferences between the responses in" in said
@@ -129,6 +135,11 @@ def test_mistakes_are_one_line(arguments: Sequence[str], message: str, here: Pat
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1, error
     assert not Path("presets").exists()
+
+
+def test_nothing_heavy_is_imported(repository: Path) -> None:
+    code = "import sys, launch.new; assert not {'torch', 'deepspeed', 'datasets', 'wandb'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=repository)
 
 
 def test_few_pairs_are_cross_validated_where_there_is_time(here: Path) -> None:

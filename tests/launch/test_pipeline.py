@@ -52,6 +52,23 @@ def test_second_run_starts_nothing(start: Start, capsys: Capture) -> None:
     assert capsys.readouterr().out.count("done  loss 1.500") == 3
 
 
+def test_it_ends_with_what_was_left_out_and_the_rows_that_it_needs(
+    start: Start, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(g: Graph, cfg: Any, data: Any) -> None:
+        trio(g, cfg, data)
+        g.leave_out("tuning", "data.preferences.safety (or data.ratings)")
+
+    monkeypatch.setattr(pipeline, "chat", short)
+    assert start() == 0
+    begun, _, ended = capsys.readouterr().out.partition("✓ trio")
+    assert "– left out: tuning: need data.preferences.safety (or data.ratings)" in begun
+    told = ended.splitlines()[-3:]
+    assert told[0] == "  left out: tuning: need data.preferences.safety (or data.ratings)"
+    assert told[1].startswith('  a row of data.preferences: {"messages": [{"role": "user"')
+    assert told[2].startswith("  data.ratings=FOLDER: comparisons are sampled, and v1_preferences.jsonl")
+
+
 def test_a_report_that_cannot_be_written_fails_nothing(
     start: Start, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

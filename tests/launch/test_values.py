@@ -1,0 +1,75 @@
+"""A fitted preset's values: every stage composes with them, batches are below an epoch and go to every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launch.fitted import CONTEXTS, Fit
+from launch.graph import distributed
+from launch.graphs.chat import KINDS
+from launch.machine import Machine
+from launch.plan import Composed, compose
+from launch.programs import schema_of
+from launch.roles import File, assigned
+from launch.values import preset
+from llamatrain.config.compose import check
+from llamatrain.data.batches import check_split
+
+from .test_fitted import CPU, GPUS, LARGE, some
+
+
+def composed(fit: Fit) -> dict[str, Any]:
+    """Return stage -> checked settings of the whole pipeline, with the fitted values."""
+    graph, found, known = fit.graph, dict[str, Any](), Composed()
+    values = preset(fit, "data/mine.yaml", bad=True)
+    typed = [f"{name}.{one.override}" for name, values in values.items() if name != "pipeline" for one in values]
+    programs = {stage.program.replace(".", "_") for stage in graph.stages.values()}
+    for stage in distributed(list(graph.stages.values()), [one for one in typed if one.partition(".")[0] in programs]):
+        made = compose(stage, [], None, known)
+        made["run"] = {**made["run"], "name": stage.name}
+        found[stage.name] = check(stage.program, schema_of(stage.program), made)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("files", "machine", "minutes"),
+    [(some(), CPU, 5), (some(2, 12, 12, 60), LARGE, 30), (some(10**6, 10**5, 10**5), GPUS, 600)],
+    ids=["usual", "tiny data, many cores", "much data, GPUs"],
+)
+def test_every_stage_composes_with_batches_that_suit(files: list[File], machine: Machine, minutes: float) -> None:
+    roles = assigned(files)
+    fit = Fit(roles, machine, minutes)
+    stages = composed(fit)
+    assert {"pretrain", "sft", "v1_reward_safety", "v1_rejection_sampling", "ppo", "evaluate"} <= stages.keys()
+    ranks = fit.ranks
+    base, sft, reward = stages["pretrain"], stages["sft"], stages["v1_reward_safety"]
+    check_split("batch_tokens", base.batch_tokens, {"rows": base.model.max_seq_len, "micro_batch_size": None}, ranks)
+    assert base.model.max_seq_len in CONTEXTS
+    assert base.batch_tokens <= fit.corpus or ranks * base.model.max_seq_len == base.batch_tokens
+    assert base.total_steps >= 1
+    for size in (sft.batch_sequences, stages["v1_rejection_sampling"].batch_sequences, reward.batch_pairs):
+        check_split("batch", size, {"micro_batch_size": None}, ranks)
+    check_split("mini_batch_prompts", stages["ppo"].mini_batch_prompts, {"micro_batch_size": None}, ranks)
+    assert sft.batch_sequences <= max(1, fit.packed(roles.parts["dialogue"]))
+    assert reward.batch_pairs <= min(roles.parts[kind].rows for kind in KINDS)
+    assert stages["ppo"].rollout_prompts <= roles.parts["prompt"].rows
+    assert 2 * stages["ppo"].sampling.max_new_tokens <= base.model.max_seq_len
+    assert all(stage.bad_rows == "skip" for stage in stages.values() if hasattr(stage, "bad_rows"))
+    assert base.zero.dtype == sft.zero.dtype == ("bfloat16" if machine.gpus else "float32")
+
+
+def test_reward_models_are_cross_validated_where_it_is_said() -> None:
+    files = some()
+    overrides = [one.override for one in preset(Fit(assigned(files, 5), CPU, 30), "d.yaml", bad=False)["pipeline"]]
+    assert "folds=5" in overrides and "data=d.yaml" in overrides
+    once = [one.override for one in preset(Fit(assigned(files), CPU, 30), "d.yaml", bad=False)["pipeline"]]
+    assert not any(one.startswith("folds") for one in once)
+
+
+def test_every_value_has_a_reason() -> None:
+    for machine in (CPU, GPUS):
+        for program, values in preset(Fit(assigned(some(), 5), machine, 30), "d.yaml", bad=True).items():
+            assert all(value.why for value in values), program
+            assert len({value.override.partition("=")[0] for value in values}) == len(values), program
