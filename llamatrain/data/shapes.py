@@ -100,7 +100,7 @@ def _first(path: Path) -> tuple[list[Row], str]:
     """Return the first rows of a file, and what is wrong with the first bad one of them."""
     if path.suffix == ".json" and (array := _array(path)) is not None:
         rows = [row for row in array[:TRIED] if isinstance(row, dict)]
-        return rows, "one JSON array: each row needs a line of its own, as `jq -c '.[]' a.json > a.jsonl` writes them"
+        return rows, "one JSON array: need a row per line, as `jq -c '.[]' a.json > a.jsonl` writes them"
     rows, wrong = list[Row](), ""
     for _, row in itertools.islice(files.read(path), 4 * TRIED):
         if isinstance(row, UserError):
