@@ -1,9 +1,9 @@
 """Compare models: perplexity, reward scores, judgements, differences and win rates with 95 % intervals (paper 3.4).
 
 Reads what other programs wrote: checkpoints, responses (`sample`), judgements (`judge`). The headline of every metric
-is its mean over all prompts; harmless and adversarial prompts follow apart. The samples of a prompt are averaged first;
+is its mean over all prompts; harmless and adversarial prompts follow separately. The samples of a prompt are averaged first;
 intervals are Student's t over prompts, for differences over the prompts both models answered, and Wilson's for win
-rates (ties removed and counted, several samples a prompt allowed for).
+rates (ties removed and counted, allowing for several samples per prompt).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Chat with a checkpoint in the terminal: answers stream in, the history is kept, the oldest turns make room.
 
-With piped input every line is a prompt of its own (or a command) and every answer a paragraph.
+With piped input every line is a separate prompt (or a command) and every answer a paragraph.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Lists results that were replaced, and removes them when asked.
+"""Lists replaced results, and deletes them on request.
 
-    llamatrain clean                                        lists what lies below runs/
+    llamatrain clean                                        lists those below runs/
     llamatrain clean runs/demo                              ... below one folder
-    llamatrain clean runs/demo remove=true                  removes what it lists
-    llamatrain clean runs/demo/ppo.replaced-1a2b remove=true   removes one of them
+    llamatrain clean runs/demo remove=true                  deletes what it lists
+    llamatrain clean runs/demo/ppo.replaced-1a2b remove=true   deletes one of them
 
-A stage that runs again leaves its former folder beside it, and so does a run with run.resume=never.
+A stage that reruns keeps its former folder beside it, and so does a run with run.resume=never.
 """
 
 from __future__ import annotations

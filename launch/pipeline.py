@@ -1,8 +1,8 @@
-"""The pipeline: from text to a chat model, each stage as a process of its own, and only those that need it.
+"""The pipeline: from text to a chat model, each stage in its own process, and only the stages that need to run.
 
-The method is a graph (`launch.graphs`), a preset sets values by size, and data say which files play which role; any of
-them goes with any. A stage that is done and unchanged is skipped; an interrupted one resumes; one whose configuration,
-data or parents changed runs again, and it is said why. At the end stands a report (`llamatrain report`).
+The method is a graph (`launch.graphs`), a preset sets values by size, and `data` assigns files to roles; they combine
+freely. A stage that is done and unchanged is skipped; an interrupted one resumes; one whose configuration, data or
+parents changed reruns, with the reason printed. A report is written at the end (`llamatrain report`).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ OWN = {
     "pipeline": Program(
         "launch.pipeline", TOGETHER, "from text to a chat model: all stages, in order; finished ones are skipped"
     ),
-    "new": Program("launch.new", TOGETHER, "data of your own -> a preset fitted to them and to this machine"),
+    "new": Program("launch.new", TOGETHER, "your own data -> a preset fitted to them and this machine"),
     "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline"),
     "report": Program("launch.report", TOGETHER, "one self-contained HTML page from a pipeline's run folders"),
     "clean": Program("launch.clean", TOGETHER, "replaced results: listed, and deleted on request"),

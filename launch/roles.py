@@ -135,9 +135,7 @@ def _elsewhere(source: str) -> Iterator[tuple[str, str]]:
         return
     name = name if colon and adapter in adapters.ADAPTERS else source
     if not re.fullmatch(r"[\w.-]+/[\w./-]+(:.+)?", name) or name.endswith(SUFFIXES) or name.startswith("."):
-        raise UserError(
-            f"from={source}: there is no such file or folder, and it is no data set of the hub (owner/name)"
-        )
+        raise UserError(f"from={source}: there is no such file or folder, nor a data set on the hub (owner/name)")
     if ":" in name:
         yield source, source
         return

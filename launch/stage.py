@@ -1,4 +1,4 @@
-"""Runs one stage of a planned pipeline: `llamatrain stage runs/demo ppo`, as a pipeline and a cluster's jobs do.
+"""Runs one stage of a planned pipeline: `llamatrain stage runs/demo ppo`, as pipelines and cluster jobs do.
 
 It decides again, now that the stage's parents are done, starts the program from its resolved configuration and returns 0
 where the run says done. Under a launcher that starts several ranks, rank 0 decides and the others wait for it.

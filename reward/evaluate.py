@@ -1,6 +1,6 @@
 """Measure a reward model on held-out preferences: accuracy overall, by rating, by safety bin and by file (paper 3.2.2).
 
-`pool` joins the scores of earlier evaluations instead, such as the five folds of a cross validation: every pair
+`pool` joins the scores of earlier evaluations instead, such as the five folds of a cross-validation: every pair
 counts once.
 """
 

@@ -1,4 +1,4 @@
-"""Program `toyworld`: writes the documents, dialogues and prompts of a small simulated world, and which world it is."""
+"""Program `toyworld`: writes the documents, dialogues and prompts of a small simulated world, and its settings."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ PROGRAMS = {
             {"judge/harmless_prompts/helpfulness": "helpful", "judge/adversarial_prompts/safety": "safe"},
             whose="gold judge: ",
         ),
-        size="{rows of judgements} marks",
+        size="{rows of judgements} judgements",
         marks="judgements.jsonl",
     ),
 }

@@ -1,7 +1,7 @@
-"""Program `judge`, and the gold judge behind it: rules that know the whole truth of the toy world.
+"""Program `judge`, and the gold judge behind it: rules that know the truth of the toy world.
 
-It measures and trains nothing. A judgement follows from the messages and the response alone. Correctness comes first:
-full sentences and brevity multiply it, so that style earns nothing on a wrong answer. Both marks are in [0, 1] and vary
+It is used for measuring only. A judgement follows from the messages and the response alone. Correctness comes first:
+full sentences and brevity multiply it, so that style earns nothing on a wrong answer. Both scores are in [0, 1] and vary
 continuously.
 """
 

@@ -1,4 +1,4 @@
-"""`llamatrain report`: writes the page about a pipeline beside its run folders."""
+"""`llamatrain report`: writes the report page of a pipeline beside its run folders."""
 
 from __future__ import annotations
 

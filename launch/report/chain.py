@@ -57,7 +57,7 @@ def chain(boxes: Sequence[Box], columns: int, width: float, letter: float) -> Dr
     texts = {box.name: _text(box, wide - 16, letter) for box in boxes}
     tall = 16 + max(NAME * len(name) + SIZE * len(size) for name, size in texts.values())
     left, middle, bottoms = _placed(found, wide, tall)
-    drawing = Drawing(width, bottoms[-1] + 2, "the stages of the pipeline and what each needs")
+    drawing = Drawing(width, bottoms[-1] + 2, "the stages of the pipeline and their inputs")
     for source, target in found.lines:
         start = (left[source] + wide, middle[source])
         end = (left[target], middle[target])

@@ -113,7 +113,7 @@ DIALOGUES = (
 KEPT = (
     GATED,
     REFUSED,
-    Rule("the lowest gold mark among those kept", _worst),
+    Rule("the lowest gold score among those kept", _worst),
     Rule("another sample was much better, by the gold judge", _missed),
     Rule("the lowest score among those kept", _number("combined", -1)),
     LONGEST,
@@ -122,7 +122,7 @@ ROLLOUTS = (
     GATED,
     Rule("unfinished", _is("finished", False), counted=True),
     REFUSED,
-    Rule("a high score for a low gold mark", _flattered),
+    Rule("a high score for a low gold score", _flattered),
     Rule("farthest from the start (KL)", _number("kl")),
     LONGEST,
 )

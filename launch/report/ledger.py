@@ -70,9 +70,7 @@ def lineage(story: Story) -> Row | None:
     details = [_details(stage) for stage in story.stages if stage.record]
     command = story.description.get("command")
     found = {
-        "read": Table(["Stage", "Reads what these made"], read, 2)
-        if any(one.parents for one in story.stages)
-        else None,
+        "read": Table(["Stage", "Reads the results of"], read, 2) if any(one.parents for one in story.stages) else None,
         "stages": details,
         "command": " ".join(map(str, command)) if command else "",
     }

@@ -149,7 +149,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
 def _shortened(command: list[str]) -> str:
     """Return a command, of a long one the beginning: the section on lineage has all of it."""
     whole = " ".join(command)
-    return whole if len(whole) <= LONG else f"{' '.join(command[:3])} … (the whole under Lineage)"
+    return whole if len(whole) <= LONG else f"{' '.join(command[:3])} … (in full under Lineage)"
 
 
 def _environments(story: Story) -> tuple[str, str, str]:

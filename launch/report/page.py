@@ -73,7 +73,7 @@ def _body(section: Section, story: Story) -> str:
         found = section.gather(story)
         return _templates().get_template(f"{section.anchor}.html").render(found) if found else ""
     except Exception as error:
-        what = f"the section '{section.title}' cannot be made from what lies in {story.folder}"
+        what = f"the section '{section.title}' cannot be made from {story.folder}"
         text = f"{what} ({type(error).__name__}: {error})"
         warn(text)
         return _templates().get_template("failed.html").render(text=text)

@@ -80,7 +80,7 @@ def best_of(story: Story, stage: StageRun, about: BestOf) -> list[Card]:
                 "The best of K, by the gold judge",
                 stage,
                 marked,
-                "mark of the one kept",
+                "gold score of the one kept",
                 "K samples per prompt",
                 NARROW,
             )
@@ -135,7 +135,7 @@ def over_course(story: Story, stage: StageRun, about: Against) -> list[Card]:
     cards = []
     for title, y_label, value in (
         (f"Score against {about.title}", "combined score (logit)", _score),
-        (f"Gold judge against {about.title}", "mark", gold),
+        (f"Gold judge against {about.title}", "gold score", gold),
     ):
         lines = []
         for kind, (name, colour) in KINDS.items():
@@ -195,9 +195,9 @@ def _against_judge(story: Story) -> list[Card]:
         tenths = [ordered[len(ordered) * i // 10 : len(ordered) * (i + 1) // 10] for i in range(10)]
         line = [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in tenths]
         dots = ordered[:: math.ceil(len(ordered) / 400)]
-        about = f"helpfulness score of {model} against the gold judge's mark"
+        about = f"helpfulness score of {model} against the gold score"
         bounds = (min(every), max(every))
-        drawn = figures.scatter(dots, line, "score (logit)", "gold mark", about, story.colours[model], bounds)
+        drawn = figures.scatter(dots, line, "score (logit)", "gold score", about, story.colours[model], bounds)
         cards.append(Card(model, _rho((models.get(model) or {}).get("spearman_helpfulness") or {}), drawn))
     return cards
 

@@ -1,4 +1,4 @@
-"""Program `corpus`: documents to tokens on disk, cleaned and without duplicates, ready to be memory-mapped."""
+"""Program `corpus`: documents to clean, deduplicated, memory-mapped token shards."""
 
 from llamatrain.config.program import main
 

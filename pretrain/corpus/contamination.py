@@ -1,9 +1,9 @@
-"""Program `corpus.contamination`: how much of evaluation sets stands in a corpus, and did it help (paper A.6).
+"""Program `corpus.contamination`: how much of an evaluation set a corpus contains, and whether it helped (paper A.6).
 
-A token of a sample is contaminated if it lies in a span of more than L tokens that the corpus holds too. The two may
-differ in up to `budget` places, but not in the first 10 and not at the end; a span stays within one document. A
-sample's contamination is the share of its tokens that are. For each L of `lengths`, and where the samples' scores are
-given, `verdict` says the rest.
+A token of a sample is contaminated if it is in a span of more than L tokens that also occurs in the corpus. The two may
+differ in up to `budget` positions, but not in the first 10 and not at the end; a span stays within one document. A
+sample's contamination is the share of its tokens that are. For each L of `lengths`, and if the samples' scores are
+given, `verdict` does the rest.
 
 Where the paper builds suffix arrays of the corpus, this keeps the samples' 10-grams in memory and reads the corpus once
 through them: every 10-gram of every shard by a rolling hash, then the hits token by token.

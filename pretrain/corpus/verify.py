@@ -1,4 +1,4 @@
-"""Program `corpus.verify`: holds every file of a corpus against the sizes and hashes that were written with it."""
+"""Program `corpus.verify`: checks every file of a corpus against the sizes and hashes written with it."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_data_sets_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.mark.parametrize("source", ["absent", "data/absent.jsonl", "./a/b", "a b/c"])
 def test_what_is_not_there(source: str) -> None:
-    with pytest.raises(UserError, match="there is no such file or folder, and it is no data set of the hub"):
+    with pytest.raises(UserError, match="there is no such file or folder, nor a data set on the hub"):
         found([source])
 
 

@@ -75,7 +75,7 @@ def test_boxes_bear_sizes_and_their_models_colours(demo: Path) -> None:
     story = Story(demo)
     for drawing in (stages(story) or {})["drawings"].values():
         texts = " ".join(shape.text for shape in drawing.shapes)
-        assert "1.50M parameters" in texts and "40 marks" not in texts and "120 marks" in texts
+        assert "1.50M parameters" in texts and "40 judgements" not in texts and "120 judgements" in texts
         assert {
             str(shape.attributes["class"]) for shape in drawing.shapes if "bar" in str(shape.attributes["class"])
         } == {f"bar c{story.colours[model]}" for model in ("base", "sft", "rs", "ppo")}
@@ -104,5 +104,5 @@ def test_a_long_command_is_shortened(demo: Path) -> None:
     description["command"] += [f"pretrain.steps={i}" for i in range(20)]
     (demo / "pipeline.json").write_text(json.dumps(description))
     assert (
-        dict(overview(Story(demo))["facts"])["Command"] == "llamatrain pipeline preset=demo … (the whole under Lineage)"
+        dict(overview(Story(demo))["facts"])["Command"] == "llamatrain pipeline preset=demo … (in full under Lineage)"
     )

@@ -221,7 +221,7 @@ def test_only_tuned_models_are_compared_by_scores_and_in_logits(demo: Path) -> N
     assert list(scored) == ["sft", "rs", "ppo"]
     assert {row["is_adversarial"] for rows in scored.values() for row in rows} == {False}
     scores = report.page(story).split('id="scores"')[1].split("<section")[0]
-    assert "score (logit)" in scores and "gold mark" in scores and "base" not in scores
+    assert "score (logit)" in scores and "gold score" in scores and "base" not in scores
 
 
 def test_numbers_have_true_minus_signs_and_no_negative_zero() -> None:
