@@ -124,7 +124,7 @@ def save(
     Raises UserError when there is no space left; older checkpoints are untouched then.
     """
     temporary = target.with_name(target.name + ".tmp")
-    failure = ""
+    failure = ""  # of this rank; before each next part the ranks agree that none has one
     try:
         if distributed.is_main():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -152,17 +152,22 @@ def save(
     entries = {name: entry for part in distributed.gather_objects(known) for name, entry in part.items()}
     if distributed.is_main():
         try:
-            manifest.write(temporary, entries)
-            former = target.with_name(f"{target.name}.old.tmp")
-            if target.is_symlink():  # moved to another disk: it stays there
-                target.unlink()
-            elif target.exists():  # never deleted under its published name: a kill would leave half of it
-                os.replace(target, former)
-            atomic.publish(temporary, target)
-            shutil.rmtree(former, ignore_errors=True)
+            _publish(temporary, target, entries)
         except OSError as error:
             failure = _disk_message(temporary, error)
     _agree(failure, temporary)
+
+
+def _publish(temporary: Path, target: Path, entries: Mapping[str, Entry]) -> None:
+    """Complete a checkpoint with its manifest and give it its name, in place of a former one of the same step."""
+    manifest.write(temporary, entries)
+    former = target.with_name(f"{target.name}.old.tmp")
+    if target.is_symlink():  # moved to another disk: it stays there
+        target.unlink()
+    elif target.exists():  # never deleted under its published name: a kill would leave half of it
+        os.replace(target, former)
+    atomic.publish(temporary, target)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _agree(failure: str, temporary: Path) -> None:
@@ -187,8 +192,10 @@ def _write_model(folder: Path, engine: Engine) -> dict[Path, Entry]:
     """
     shards = _shards(engine.state.shapes(), engine.dtype.itemsize)
     many = len(shards) > 1
-    names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" if many else WEIGHTS for n in range(1, len(shards) + 1)]
-    files = {folder / name: shard for name, shard in zip(names, shards, strict=True)}
+    files: dict[Path, dict[str, torch.Size]] = {}
+    for number, shard in enumerate(shards, start=1):  # named as transformers looks for them
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if many else WEIGHTS
+        files[folder / name] = shard
     own = {path: files[path] for path in distributed.shard(files)}
     written = write_tensors(own, engine.dtype, engine.state.parameters_by_name())
     if many and distributed.is_main():

@@ -58,11 +58,7 @@ def fit(
 
     if run.is_main:
         hf_tokenizer.announce(tokenizer, run.print)
-    step, state = run.resume(engines)
-    if guard is not None:
-        guard.resume(run, state)
-        if guard.config.enabled and not state:
-            save(0)  # so that there is always something to roll back to
+    step = _resume(run, engines, guard, save)
     if measure_start and evaluate is not None and step == 0:
         first = evaluate()
         run.log(0, first)
@@ -92,12 +88,27 @@ def fit(
                 metrics.update(evaluate())
             run.log(step, metrics)
             bar.update(loss=metrics["train/loss"], tokens_per_second=round(metrics["train/tokens_per_second"]))
-            stop = run.stop_requested()
-            if stop or run.due(step) or step == total_steps:
-                save(step)
-            if stop and step < total_steps:  # a signal during the last step: the run is done all the same
-                run.stop(step)
+            _save_or_stop(run, step, total_steps, save)
     run.finish(max(step, total_steps))
+
+
+def _resume(run: Run, engines: dict[str, Engine], guard: Guard | None, save: Callable[[int], None]) -> int:
+    """Restore the newest checkpoint into the engines and the guard; return the steps that are done."""
+    step, state = run.resume(engines)
+    if guard is not None:
+        guard.resume(run, state)
+        if guard.config.enabled and not state:
+            save(0)  # so that there is always something to roll back to
+    return step
+
+
+def _save_or_stop(run: Run, step: int, total_steps: int, save: Callable[[int], None]) -> None:
+    """Save where a checkpoint is due or a signal asked to stop, and then stop, unless this was the last step anyway."""
+    stop = run.stop_requested()
+    if stop or run.due(step) or step == total_steps:
+        save(step)
+    if stop and step < total_steps:
+        run.stop(step)
 
 
 def _step_at(step: int, engine: Engine, batches: Batches, loss_fn: LossFn, run: Run) -> dict[str, float]:

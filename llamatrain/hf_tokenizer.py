@@ -143,7 +143,6 @@ def _fast(tokenizer: Tokenizer) -> dict[str, Any]:
     """
     special = sorted({tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id})
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    bos = tokenizer.piece(tokenizer.bos_id)
     return {
         "version": "1.0",
         "truncation": None,
@@ -156,18 +155,9 @@ def _fast(tokenizer: Tokenizer) -> dict[str, Any]:
                 {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
             ],
         },
+        # SentencePiece merges over the whole text: nothing is cut before.
         "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [
-                {"SpecialToken": {"id": bos, "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": bos, "type_id": 1}},
-                {"Sequence": {"id": "B", "type_id": 1}},
-            ],
-            "special_tokens": {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}},
-        },
+        "post_processor": _post_processor(tokenizer),
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -189,6 +179,22 @@ def _fast(tokenizer: Tokenizer) -> dict[str, Any]:
             "vocab": {tokenizer.piece(i): i for i in range(tokenizer.vocab_size)},
             "merges": _merges(tokenizer),
         },
+    }
+
+
+def _post_processor(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the part of tokenizer.json that puts BOS before a text, and before each of a pair of texts."""
+    bos = tokenizer.piece(tokenizer.bos_id)
+    return {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [
+            {"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": bos, "type_id": 1}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
+        "special_tokens": {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}},
     }
 
 

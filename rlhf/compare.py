@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from llamatrain import checkpoint, distributed
 from llamatrain.chat import decode_response
@@ -81,46 +82,60 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, ComparedRow)
     load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype, scalar=False))
-
     with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
-
-        def respond(key: str, wanted: list[tuple[Prompt, int, float]]) -> list[Rollout]:
-            prompts, numbers, temperatures = zip(*wanted, strict=True)
-            sampling = cfg.sampling.at(temperatures[0]).seeded(cfg.run.seed, "compare")
-            size = cfg.generation_batch_size
-            return sample_rollouts(
-                load(parents[key]),
-                prompts,
-                numbers,
-                sampling,
-                tokenizer.eos_id,
-                size,
-                lambda _: bar.update(1),
-                temperatures,
-            )
-
-        def rows_of(items: range) -> list[ComparedRow]:
-            pairs = [divmod(item, cfg.pairs_per_prompt) for item in items]
-            drawn = [draw_variants(cfg, prompts[place].id, number) for place, number in pairs]
-            slots: dict[str, list[tuple[int, int]]] = defaultdict(list)  # checkpoint -> (which pair, which side)
-            for index, variants in enumerate(drawn):
-                for side, variant in enumerate(variants):
-                    slots[variant.key].append((index, side))
-            rollouts: dict[tuple[int, int], Rollout] = {}
-            # Responses of all temperatures are sampled together: each group would end with few rows of its own.
-            for key, own in slots.items():
-                wanted = [
-                    (prompts[pairs[index][0]], 2 * pairs[index][1] + side, drawn[index][side].temperature)
-                    for index, side in own
-                ]
-                rollouts |= dict(zip(own, respond(key, wanted), strict=True))
-            return [
-                comparison(cfg, prompts[place], number, drawn[i], (rollouts[i, 0], rollouts[i, 1]), tokenizer)
-                for i, (place, number) in enumerate(pairs)
-            ]
-
-        chunks.make(rows_of, bar, units=2)
+        sampler = PairSampler(cfg, prompts, tokenizer, lambda key: load(parents[key]), lambda _: bar.update(1))
+        chunks.make(sampler.rows, bar, units=2)
     return chunks
+
+
+@dataclass(frozen=True)
+class PairSampler:
+    """Samples pairs of responses by number; `load` gives the model behind a checkpoint's config key."""
+
+    cfg: CompareConfig
+    prompts: Sequence[Prompt]
+    tokenizer: Tokenizer
+    load: Callable[[str], Any]
+    on_done: Callable[[int], None]
+
+    def rows(self, items: range) -> list[ComparedRow]:
+        """Return the rows of a chunk's pairs: item i is pair i % pairs_per_prompt of prompt i // pairs_per_prompt."""
+        pairs: list[tuple[Prompt, int, tuple[Variant, Variant]]] = []
+        for item in items:
+            place, number = divmod(item, self.cfg.pairs_per_prompt)
+            prompt = self.prompts[place]
+            pairs.append((prompt, number, draw_variants(self.cfg, prompt.id, number)))
+        # Grouped by checkpoint alone: groups by temperature, too, would each end with few rows in the batch.
+        sides: dict[str, list[tuple[int, int]]] = defaultdict(list)  # checkpoint -> (which pair, which side)
+        for index, (_, _, variants) in enumerate(pairs):
+            for side, variant in enumerate(variants):
+                sides[variant.key].append((index, side))
+        rollouts: dict[tuple[int, int], Rollout] = {}
+        for key, own in sides.items():
+            wanted = []
+            for index, side in own:
+                prompt, number, variants = pairs[index]
+                # The two sides are samples 2n and 2n + 1: they never share their noise.
+                wanted.append((prompt, 2 * number + side, variants[side].temperature))
+            rollouts |= dict(zip(own, self._respond(key, wanted), strict=True))
+        return [
+            comparison(self.cfg, prompt, number, variants, (rollouts[i, 0], rollouts[i, 1]), self.tokenizer)
+            for i, (prompt, number, variants) in enumerate(pairs)
+        ]
+
+    def _respond(self, key: str, wanted: list[tuple[Prompt, int, float]]) -> list[Rollout]:
+        """Sample a response to each (prompt, sample number, temperature) from one checkpoint."""
+        prompts, numbers, temperatures = zip(*wanted, strict=True)
+        return sample_rollouts(
+            self.load(key),
+            prompts,
+            numbers,
+            self.cfg.sampling.at(temperatures[0]).seeded(self.cfg.run.seed, "compare"),
+            self.tokenizer.eos_id,
+            self.cfg.generation_batch_size,
+            self.on_done,
+            temperatures,
+        )
 
 
 def comparison(

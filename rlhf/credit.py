@@ -31,6 +31,7 @@ def whiten(values: Tensor, mask: Tensor | None = None) -> Tensor:
     becomes all zeros.
     """
     mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    # In float64: over many tokens a float32 mean is off by more than the result's own rounding.
     exact, count = values.double() * mask, mask.sum()
     mean = exact.sum() / count
     variance = ((exact - mean).square() * mask).sum() / count
@@ -44,7 +45,7 @@ def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Ten
     """
     rewards = -kl_coef * (logprobs - reference) * mask
     last = mask.sum(1) - 1
-    rewards[torch.arange(len(rewards)), last] += scores.to(rewards.dtype)
+    rewards[torch.arange(len(rewards)), last] += scores.to(rewards.dtype)  # at EOS itself, not at padding behind it
     return rewards
 
 
@@ -56,6 +57,7 @@ def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
     next_values = torch.zeros_like(following)
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_values - values[:, t]
+        # The mask keeps the sum at 0 through the padding, until a row's last token is reached from behind.
         following = (delta + gamma * gae_lambda * following) * mask[:, t]
         advantages[:, t], next_values = following, values[:, t]
     return advantages
@@ -93,5 +95,6 @@ def assign(
     rewards = token_rewards(whitened, logprobs, reference, mask, kl_coef)
     advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)
     returns = (advantages + values) * mask
+    # With values of 0 and lambda 1 the "advantages" are the discounted sums of the rewards themselves.
     following = generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)
     return Credit(rewards, whiten(advantages, mask), returns, following, whitened)

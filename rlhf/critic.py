@@ -33,16 +33,17 @@ def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[
     few hundred responses would know them by heart.
     """
     own = distributed.shard(batch.judged)
-    targets = torch.cat(
-        [follow[: len(j.values)] for j, follow in zip(own, distributed.shard(batch.credit.following), strict=True)]
-    ).double()
+    following = distributed.shard(batch.credit.following)
+    targets = torch.cat([f[: len(j.values)] for j, f in zip(own, following, strict=True)]).double()  # padding cut off
     old = torch.cat([j.values for j in own]).double()
 
+    # Two passes over the batch, each a micro-batch at a time: the hidden states of all tokens are never held.
     total = torch.stack([hidden.sum(0) for hidden in hidden_states(cfg, critic, own, context)]).sum(0)
     mean = distributed.all_reduce_sum(total) / distributed.all_reduce_sum(float(len(old)))
     direction = mean / mean.square().sum()  # (D,), 1 at the mean hidden state
     offset = torch.cat([hidden @ direction for hidden in hidden_states(cfg, critic, own, context)])
 
+    # The normal equations: five sums over tokens, which add up over the ranks.
     features = torch.stack([old, offset], 1)  # (n, 2)
     moments = distributed.all_reduce_sum(features.T @ torch.cat([features, targets[:, None]], 1))  # (2, 3)
     scale, shift = (torch.linalg.pinv(moments[:, :2]) @ moments[:, 2]).tolist()

@@ -69,26 +69,26 @@ def judge(cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int)
     for portion in portions(rollouts, cfg.micro_batch_size):
         packed = pack_rollouts(portion, context, distributed.device())
         logits = models.policy(**packed.inputs, select=packed.before)
-        logprobs, entropy = (
-            token_logprobs(logits, packed.targets, cfg.sampling.temperature),
-            entropies(logits, cfg.sampling.temperature),
-        )
+        # Measured again although the sampler knows them: its cache rounds otherwise, and the first ratio must be 1.
+        logprobs = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
+        entropy = entropies(logits, cfg.sampling.temperature)
         logits = models.reference(**packed.inputs, select=packed.before)
         reference = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
+        # A token's value is read where it is about to be chosen, at the position before it.
         values = packed.at(models.critic(**packed.inputs), packed.before)
-        helpfulness = scores_at_end(models.helpfulness, packed).cpu()
-        safety = scores_at_end(models.safety, packed).cpu()
-        scores = zip(helpfulness.tolist(), safety.tolist(), strict=True)
-        tokens = zip(
-            *(torch.split(x.cpu(), packed.lengths) for x in (logprobs, reference, values, entropy)), strict=True
-        )
-        judged += [Judged(r, *s, *t) for r, s, t in zip(portion, scores, tokens, strict=True)]
+        helpfulness = scores_at_end(models.helpfulness, packed).tolist()
+        safety = scores_at_end(models.safety, packed).tolist()
+        # All responses of a portion lie one after the other: cut into each one's own.
+        per_token = (torch.split(x.cpu(), packed.lengths) for x in (logprobs, reference, values, entropy))
+        for rollout, helpful, safe, *tokens in zip(portion, helpfulness, safety, *per_token, strict=True):
+            judged.append(Judged(rollout, helpful, safe, *tokens))
     return judged
 
 
 def gather(own: list[Judged]) -> list[Judged]:
     """Return the judged rollouts of all ranks in the order of the prompts, on every rank."""
     parts = distributed.gather_objects(own)
+    # Prompts were assigned to the ranks in turn (`distributed.shard`), so place by place, rank by rank is their order.
     return [parts[rank][place] for place in range(len(own)) for rank in range(len(parts))]
 
 
@@ -134,6 +134,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
     """
     judged, mask = batch.judged, batch.mask
     lengths = mask.sum(1).float()
+    # Estimated from the sampled tokens alone: the sum over a response is the one-sample estimate k1 of its KL.
     kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])
     sampler = torch.tensor([p for j in judged for p in j.rollout.sampler_logprobs])
     ratios = torch.cat([j.reference - j.logprobs for j in judged]).double()
@@ -149,6 +150,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         "ppo/explained_variance": explained_variance(batch.values[mask], batch.credit.following[mask]),
         "ppo/response_length": float(lengths.mean()),
         "ppo/finished": mean([float(j.rollout.finished) for j in judged]),
+        # Rounding alone; more means that another distribution is trained than was sampled (a wrong temperature, a cache).
         "ppo/sampler_mismatch": float((sampler - batch.logprobs[mask]).abs().max()),
     }
 

@@ -60,13 +60,16 @@ def accumulate(
 
     Each rank takes as many rollouts as the others, dealt out by length, and so as many backward passes.
     """
+    # Longest first, in turn: the ranks' shares are about as long, so that none waits for another.
     own = distributed.shard(sorted(numbers, key=lambda i: -len(batch.judged[i].logprobs)))
     sums: dict[str, Tensor] = {}
     for portion in portions(own, cfg.micro_batch_size):
         packed = pack_rollouts([batch.judged[i].rollout for i in portion], context, distributed.device())
-        chosen = batch.mask[list(portion)]
+        rows = list(portion)
+        chosen = batch.mask[rows]
+        # (N, R) to (n,): the response tokens one after the other, as `packed` reads the models' outputs.
         old, old_values, advantages, returns = (
-            values[list(portion)][chosen].to(packed.targets.device)
+            values[rows][chosen].to(packed.targets.device)
             for values in (batch.logprobs, batch.values, batch.credit.advantages, batch.credit.returns)
         )
         found: dict[str, Tensor] = {}
@@ -74,7 +77,7 @@ def accumulate(
             logits = models.policy(**packed.inputs, select=packed.before)
             ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.sampling.temperature), old)
             losses = policy_loss(ratios, advantages, cfg.clip)
-            models.policy.backward(losses.sum() / tokens)
+            models.policy.backward(losses.sum() / tokens)  # of the mini-batch on all ranks: each token counts alike
             found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}
         values = packed.at(models.critic(**packed.inputs), packed.before)
         losses = value_loss(values, old_values, returns, cfg.value_clip)

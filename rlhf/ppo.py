@@ -76,6 +76,7 @@ def train(cfg: PPOConfig) -> None:
                         require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
                 with clock("credit"):
                     batch = credit(cfg, judged)
+                    # Until the policy's first update: the critic's head is fit to the returns, then credit given again.
                     if models.policy.steps_done == 0:
                         batch = credit(cfg, rescale(cfg, models.critic, batch, context))
                 hold = holds(cfg, models.policy.steps_done, iteration, batch)
@@ -101,6 +102,7 @@ def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
     The policy does not move before the critic explains some of the returns: advantages against worse values mislead it.
     """
     explained = explained_variance(batch.values[batch.mask], batch.credit.following[batch.mask])
+    # Once the policy has moved it goes on: a critic that falls behind for an iteration must not stop it.
     if updates > 0 or (iteration >= cfg.critic_warmup and explained > 0):
         return False
     if iteration - cfg.critic_warmup >= PATIENCE:
@@ -187,6 +189,7 @@ def rollout_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> li
 
     The sample number is the epoch, so a prompt that falls twice into a batch gets different noise.
     """
+    # A function of the iteration alone, as every order of samples: a resumed run needs no state of the loader.
     places = np.arange(iteration * cfg.rollout_prompts, (iteration + 1) * cfg.rollout_prompts)
     chosen, epochs = shuffled(places, len(prompts), cfg.run.seed).tolist(), (places // len(prompts)).tolist()
     return [(prompts[place], epoch) for place, epoch in zip(chosen, epochs, strict=True)]

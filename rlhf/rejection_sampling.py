@@ -69,20 +69,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
         chunks = make_responses(run, cfg, parents)
 
         # 2. keep the best
-        metrics: dict[str, float] = {}
-        problems: list[str] = []
-        if run.is_main:
-            write_responses(run.folder, chunks)
-            write_rows(run.folder / "best.jsonl", best_rows(chunks))
-            metrics = sampling_metrics(chunks, cfg.gate)
-            problems = zero_problems(chunks, cfg.gate)
-        metrics, problems = distributed.broadcast_object((metrics, problems))
-        require_zero(problems, cfg.gate, run.print)
-        run.print(f"{in_words('rs', metrics)}\n{best_in_words(metrics)}")
-        if metrics["rs/kept"] == 0:
-            raise UserError(
-                "no prompt has a finished, non-empty response: raise sampling.max_new_tokens or train the checkpoint longer"
-            )
+        metrics = keep_best(run, cfg, chunks)
 
         # 3. fine-tune
         best = read_dialogues([str(run.folder / "best.jsonl")])
@@ -98,18 +85,43 @@ def train(cfg: RejectionSamplingConfig) -> None:
             replay=replay,
             replay_fraction=cfg.replay_fraction,
         )
-        epochs = cfg.steps / batches.steps_per_epoch
-        epoch = batches.steps_per_epoch * cfg.batch_sequences
-        batch = ("batch_sequences", cfg.batch_sequences)
-        check_length(batch, epoch, "packed rows", epochs, ("steps",), cfg.run.given)
-        line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs, "
-        line += f"in micro-batches of {size}"
-        if skipped := batches.counts["skipped"]:
-            line += f" ({skipped:,} skipped: longer than {batches.max_length} tokens)"
-        run.print(warned(line, skipped, batches.counts["dialogues"]))
+        announce(run, cfg, batches)
         engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, cfg.activation_checkpointing)
         # The figures of the sampling stand in the line of every evaluation, the last step's included.
         fit(engine, batches, language_model_loss, run, cfg.steps, tokenizer, evaluate=lambda: metrics)
+
+
+def keep_best(run: Run, cfg: RejectionSamplingConfig, chunks: Chunks[SampledRow]) -> dict[str, float]:
+    """Write responses.jsonl and best.jsonl; return the sampling's metrics, on all ranks. UserError where none is kept."""
+    metrics: dict[str, float] = {}
+    problems: list[str] = []
+    if run.is_main:
+        write_responses(run.folder, chunks)
+        write_rows(run.folder / "best.jsonl", best_rows(chunks))
+        metrics = sampling_metrics(chunks, cfg.gate)
+        problems = zero_problems(chunks, cfg.gate)
+    # Also a barrier: the other ranks read best.jsonl next.
+    metrics, problems = distributed.broadcast_object((metrics, problems))
+    require_zero(problems, cfg.gate, run.print)
+    run.print(f"{in_words('rs', metrics)}\n{best_in_words(metrics)}")
+    if metrics["rs/kept"] == 0:
+        raise UserError(
+            "no prompt has a finished, non-empty response: raise sampling.max_new_tokens or train the checkpoint longer"
+        )
+    return metrics
+
+
+def announce(run: Run, cfg: RejectionSamplingConfig, batches: DialogueBatches) -> None:
+    """Print what is fine-tuned on; UserError where a length that nobody gave goes through the data too often."""
+    epochs = cfg.steps / batches.steps_per_epoch
+    epoch = batches.steps_per_epoch * cfg.batch_sequences
+    batch = ("batch_sequences", cfg.batch_sequences)
+    check_length(batch, epoch, "packed rows", epochs, ("steps",), cfg.run.given)
+    line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs, "
+    line += f"in micro-batches of {batches.micro_batch_size}"
+    if skipped := batches.counts["skipped"]:
+        line += f" ({skipped:,} skipped: longer than {batches.max_length} tokens)"
+    run.print(warned(line, skipped, batches.counts["dialogues"]))
 
 
 def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
@@ -203,15 +215,21 @@ def best_rows(chunks: Chunks[SampledRow]) -> Iterator[BestRow]:
 def expected_best(scores: Sequence[float], k: int) -> float:
     """Return the mean of the best of k over all choices of k among the scores."""
     ordered = sorted(scores)
-    total = math.comb(len(ordered), k)
-    return sum(math.comb(i, k - 1) / total * score for i, score in enumerate(ordered))
+    choices = math.comb(len(ordered), k)
+    # Score i (from 0, rising) is the best of the choices that take it and k - 1 of the i below it.
+    return sum(math.comb(i, k - 1) / choices * score for i, score in enumerate(ordered))
 
 
 def zero_problems(chunks: Chunks[SampledRow], gate: GateConfig) -> list[str]:
     """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), by the sampled responses."""
-    raw = [(row["is_adversarial"], row["raw"]) for row in chunks.rows()]
-    helpfulness = [scores["helpfulness"] for is_adversarial, scores in raw if not is_adversarial]
-    return check_zero(helpfulness, [scores["safety"] for is_adversarial, scores in raw if is_adversarial], gate)
+    helpfulness: list[float] = []
+    safety: list[float] = []
+    for row in chunks.rows():
+        if row["is_adversarial"]:
+            safety.append(row["raw"]["safety"])
+        else:
+            helpfulness.append(row["raw"]["helpfulness"])
+    return check_zero(helpfulness, safety, gate)
 
 
 def sampling_metrics(chunks: Chunks[SampledRow], gate: GateConfig) -> dict[str, float]:
@@ -221,26 +239,31 @@ def sampling_metrics(chunks: Chunks[SampledRow], gate: GateConfig) -> dict[str, 
     upside down), and the spread of the combined scores where it is 1 over all.
     """
     groups = list(by_prompt(chunks))
+    flat = [row for rows in groups for row in rows]
     k = len(groups[0])
     sizes = [*(2**i for i in range(k.bit_length()) if 2**i < k), k]
     scores = [[sigmoid(row["raw"]["combined"]) for row in rows] for rows in groups]
     metrics = {
-        **response_metrics("rs", [row for rows in groups for row in rows]),
+        **response_metrics("rs", flat),
         "rs/prompts": len(groups),
         "rs/kept": sum(best_of(rows) is not None for rows in groups),
         "rs/score_mean": fmean(fmean(own) for own in scores),
         "rs/score_best": fmean(max(own) for own in scores),
     }
-    flat = [row for rows in groups for row in rows]
+    closed = logit(gate.safety_threshold)
     spread = pstdev(row["raw"]["combined"] for row in flat)
     for name, kind in (("harmless", False), ("adversarial", True)):
         raw = [row["raw"] for row in flat if row["is_adversarial"] is kind]
-        if raw:
-            metrics[f"rs/helpfulness_logit_{name}"] = fmean(own["helpfulness"] for own in raw)
-            metrics[f"rs/safety_logit_{name}"] = fmean(own["safety"] for own in raw)
-            metrics[f"rs/gated_{name}"] = fmean(own["safety"] < logit(gate.safety_threshold) for own in raw)
-            metrics[f"rs/whitened_spread_{name}"] = pstdev(own["combined"] for own in raw) / spread if spread else 0.0
-    return metrics | {f"rs/best_of_{size}": fmean(expected_best(own, size) for own in scores) for size in sizes}
+        if not raw:
+            continue
+        metrics[f"rs/helpfulness_logit_{name}"] = fmean(own["helpfulness"] for own in raw)
+        metrics[f"rs/safety_logit_{name}"] = fmean(own["safety"] for own in raw)
+        metrics[f"rs/gated_{name}"] = fmean(own["safety"] < closed for own in raw)
+        # Below 1: whitened together with the other kind, this one would be learned with less strength (PPO's `whiten`).
+        metrics[f"rs/whitened_spread_{name}"] = pstdev(own["combined"] for own in raw) / spread if spread else 0.0
+    for size in sizes:
+        metrics[f"rs/best_of_{size}"] = fmean(expected_best(own, size) for own in scores)
+    return metrics
 
 
 def best_in_words(metrics: dict[str, float]) -> str:

@@ -68,6 +68,7 @@ def load_prompts(
     for where, row in _in_turn(sources, bad):
         if max_prompts is not None and len(prompts) == max_prompts:
             break
+        # Two prompts of one id would get the same noise, and as samples of one prompt count twice.
         if row["id"] in seen:
             bad(
                 UserError(
@@ -75,7 +76,7 @@ def load_prompts(
                 )
             )
             continue
-        count = too_many(row["messages"], tokenizer, context - room)
+        count = too_many(row["messages"], tokenizer, context - room)  # a text far too long is never encoded
         tokens = [] if count else encode_prompt(row["messages"], tokenizer)
         if count or len(tokens) + room > context:
             if too_long == "stop":
