@@ -128,9 +128,8 @@ def compare(
             ours, theirs = models[name].at(metric, prompts), models[base].at(metric, prompts)
             difference = paired_interval(ours, theirs)
             if difference is not None:
-                rows.append(
-                    {"model": name, "baseline": base, "metric": metric, **_compared(ours, theirs, difference, tie)}
-                )
+                about = {"model": name, "baseline": base, "metric": metric}
+                rows.append({**about, **_compared(ours, theirs, difference, tie)})
     return rows
 
 
@@ -161,7 +160,9 @@ def report(models: Mapping[str, Measured], baseline: str | None, tie: float) -> 
     """Return everything that is known from responses and judgements: over all prompts, and by kind of prompt."""
     pairs = pairs_of(list(models), baseline)
     samples = [table for model in models.values() for table in model.metrics.values()]
-    kinds = {prompt: flag for model in models.values() for prompt, flag in model.is_adversarial.items()}
+    kinds: dict[str, bool] = {}  # prompt -> is it adversarial, from whichever model's files tell
+    for model in models.values():
+        kinds.update(model.is_adversarial)
     groups = {kind: {prompt for prompt, flag in kinds.items() if flag is wanted} for kind, wanted in KINDS.items()}
     return {
         "models": {name: summarise(model) for name, model in models.items()},

@@ -57,9 +57,8 @@ def models_table(found: dict[str, Any]) -> Table:
             if metrics:
                 table.add_row(f"[dim]{group}")
             for name, words in metrics.items():
-                table.add_row(
-                    f"  {words}", *(_mean(means.get(name), 2 if name in SCORES else 3) for means in measured.values())
-                )
+                digits = 2 if name in SCORES else 3  # logits are larger numbers than shares
+                table.add_row(f"  {words}", *(_mean(means.get(name), digits) for means in measured.values()))
     return table
 
 

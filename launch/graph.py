@@ -152,10 +152,11 @@ def distributed(stages: Sequence[Stage], arguments: Sequence[str]) -> list[Stage
     names = {stage.name for stage in stages}
     programs = {spelt: s.program for s in stages for spelt in (s.program, s.program.replace(".", "_"))}
     known = sorted(["run", *names, *programs], key=len, reverse=True)  # `reward.evaluate` before `reward`
+    # Stage -> overrides by rank: of all stages, of its program, of itself. Hydra lets the last one of a key win.
     found: dict[str, list[list[str]]] = {stage.name: [[], [], []] for stage in stages}
     for argument in arguments:
         body = argument.lstrip("+~")
-        sign = argument.removesuffix(body)
+        sign = argument.removesuffix(body)  # Hydra's + and ~ stand before the name: they go on with the key
         name = next((one for one in known if body.startswith(f"{one}.")), body.partition("=")[0].partition(".")[0])
         if name == "run":
             chosen, rank, override = list(names), 0, argument

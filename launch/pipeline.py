@@ -87,7 +87,8 @@ class Pipeline:
         chat(self.graph, cfg, cfg.data)
         self.stages = distributed(list(self.graph.stages.values()), staged)
         names = [stage.name for stage in self.stages]
-        for name in [*cfg.rerun, *([cfg.until] if cfg.until else [])]:
+        asked = [*cfg.rerun, cfg.until] if cfg.until else cfg.rerun
+        for name in asked:
             if name not in names:
                 raise UserError(f"there is no stage '{name}'{nearest(name, names)}  (stages: {', '.join(names)})")
         self.width = max(map(len, names))
@@ -101,6 +102,7 @@ class Pipeline:
             return 0
         self._refuse_older_names()
         refuse_older(self.stages, self.place, self.cfg.rerun)
+        # All stages are planned and checked, also those after `until`: the report names them, and they may follow later.
         planned = plan_stages(self.stages, self.graph.awaited, self.place)
         decisions = plan(planned[: self.last], self.place, self.cfg.rerun)
         refuse_costly(decisions, self.place, self.cfg.rerun, self.cfg.confirm_minutes)

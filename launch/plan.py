@@ -92,11 +92,13 @@ def compose(stage: Stage, presets: Sequence[str], seed: int | None, known: Compo
     `known` remembers what the stages of a program have in common: composing it takes a tenth of a second.
     """
     typed = [override.lstrip("+~").partition("=")[0] for override in stage.overrides]
+    # What was typed is in it already: below, the graph's settings must not undo it.
     source = (stage.program, *(f"preset={name}" for name in presets), *stage.overrides)
     if source not in known:
         known[source] = compose_dict(stage.program, source[1:], schema_of(stage.program))
     values = deepcopy(known[source])
     for key, value in stage.settings.items():
+        # A part typed of what the graph sets whole (one of the evaluated models, say) would vanish under it, or stay alone.
         below = next((one for one in typed if one.startswith(f"{key}.")), None)
         if below is not None:
             raise UserError(f"{below}: the graph sets {key} as a whole; give all of it, or none")
@@ -117,6 +119,7 @@ def plan_stages(stages: Sequence[Stage], awaited: Mapping[str, str], place: Plac
     configs = configs_hash(config_folder(), own)
     if place.data_root is not None and not Path(place.data_root).is_dir():
         raise UserError(f"data.root={place.data_root}: there is no such folder")
+    # First all stages' own values, which name a mistake in the command; only then the files, which may be slow to look at.
     found, known = list[tuple[Planned, Any]](), Composed()
     for stage in stages:
         try:
@@ -157,12 +160,13 @@ def _planned(
 
 def _check_references(one: Planned, before: Mapping[str, str], stages: Sequence[Stage]) -> None:
     """Refuse to read what no stage before this one makes; `before` are those, with their programs."""
-    for value in flatten(one.values).values():
-        for match in REFERENCE.finditer(value) if isinstance(value, str) else ():
+    texts = [value for value in flatten(one.values).values() if isinstance(value, str)]
+    for text in texts:
+        for match in REFERENCE.finditer(text):
             parent, file = match[1], match[2].lstrip("/")
             if parent == DATA:
                 continue
-            if parent not in before:
+            if parent not in before:  # which holds earlier stages alone: so no circle can be
                 names = [stage.name for stage in stages]
                 after = ", which runs after it" if parent in names else ", which is no stage of this pipeline"
                 raise UserError(f"reads @{parent}{after}{'' if parent in names else nearest(parent, names)}")
@@ -178,6 +182,7 @@ def _look_outside(one: Planned, settings: Any, place: Place) -> None:
     lenient, missing = getattr(settings, "bad_rows", "stop") == "skip", one.missing(place)
     for key, metadata, value in files_read(settings):
         reference, parts = REFERENCE.search(value), VALUE.fullmatch(value)
+        # What a stage makes is not there yet, nor what people are waited for.
         if (reference and reference[1] != DATA) or (parts and parts["path"] in missing):
             continue
         if reference and place.data_root is None:
@@ -213,6 +218,7 @@ def decide(one: Planned, place: Place, rerun: Collection[str], pending: Collecti
         return Decision(one, action, why, record, old)
 
     state = read_status(folder).get("state")
+    # A stage that waited left its status there before it had a record.
     if old is None and state != "waiting" and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} was not made by a pipeline: move it away, or choose another run.name")
     missing = one.missing(place)
@@ -235,9 +241,13 @@ def decide(one: Planned, place: Place, rerun: Collection[str], pending: Collecti
 
 def refuse_older(stages: Sequence[Stage | Planned], place: Place, rerun: Collection[str]) -> None:
     """Refuse to go on from results of an earlier version, whose keys and rows had other names, but those in `rerun`."""
-    records = {one.name: read_record(place.folder / one.name) for one in stages if one.name not in rerun}
-    found = {name: older(old.program, [*old.config, *old.composed]) for name, old in records.items() if old is not None}
-    names = [name for name, why in found.items() if why]
+    found: dict[str, str] = {}  # stage -> what shows that an earlier version made it
+    for one in stages:
+        old = None if one.name in rerun else read_record(place.folder / one.name)
+        why = older(old.program, [*old.config, *old.composed]) if old is not None else ""
+        if why:
+            found[one.name] = why
+    names = list(found)
     if names:
         raise UserError(
             f"{place.folder} was made by an earlier version (of '{names[0]}' {found[names[0]]}): choose another run.name, or "

@@ -71,12 +71,14 @@ class Record:
             return [f"program: {old.program} -> {self.program}"]
         old = old.decisive(schema)
         found = []
-        for key in [*self.config, *(key for key in old.config if key not in self.config)]:
+        for key in dict.fromkeys([*self.config, *old.config]):  # ours in their order, then those that went
             if self.config.get(key) != old.config.get(key):
                 found.append(f"{key}: {_shown(old.config, key)} -> {_shown(self.config, key)}")
         for name, content in self.inputs.items():
             if old.inputs.get(name) != content:
-                found.append(f"{self.paths.get(name, name)} changed" if not name.startswith("@") else f"{name} changed")
+                # The user's files stand by their key; people know them by their path.
+                shown = name if name.startswith("@") else self.paths.get(name, name)
+                found.append(f"{shown} changed")
         return found
 
     def decisive(self, schema: type) -> Record:
@@ -133,8 +135,8 @@ def make_record(
         if isinstance(value, str):
             value = _input(record, key, value, folder, data_root, unknown)
         record.config[key] = value
-    used = {path: entry for path, entry in record.hashed.items() if _stamp(Path(path)) == entry[:2]}
-    record.hashed = used
+    # Entries of files that changed or went are of no use to the next start.
+    record.hashed = {path: entry for path, entry in record.hashed.items() if _stamp(Path(path)) == entry[:2]}
     return record
 
 
@@ -158,6 +160,7 @@ def _input(record: Record, key: str, value: str, folder: Path, data_root: str | 
     found = Path(f"{data_root}{reference[2]}" if reference else path)
     if not _is_file(path, found):
         return value
+    # By its content, not its path: the same data moved elsewhere make the same result.
     record.inputs[key], record.paths[key] = fingerprint(found, record.hashed), str(found)
     return f"{parts['adapter'] or ''}file{parts['part'] or ''}"
 

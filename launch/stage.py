@@ -128,6 +128,7 @@ class Runner:
         """Write into a done stage's record what spares composing and hashing at the next start."""
         record, old = decision.record, decision.old
         assert old is not None, "what is done has a record"
+        # Not the whole record: seconds, ranks and the configuration are those of the run that made the result.
         if (old.source, old.hashed) != (record.source, record.hashed):
             old.source, old.composed = record.source, record.composed
             old.hashed, old.paths = record.hashed, record.paths
@@ -168,7 +169,9 @@ class Runner:
         alone = self.ranks if PROGRAMS[one.program].parallel else 1
         record.ranks = self.among.count if self.among else alone
         record.cores, record.gpus = len(os.sched_getaffinity(0)), min(count_gpus(), record.ranks)
-        record.write(folder)
+        record.write(
+            folder
+        )  # before the start: a stage that is killed must be known to resume, not to be somebody else's
         settings = folder / "config.yaml"
         write_settings(settings, one.resolved(self.place))
         started = time.monotonic()

@@ -179,14 +179,19 @@ class Story:
 
     def prompts(self, adversarial: bool) -> list[tuple[list[Row], dict[str, Row]]]:
         """Return the prompts of a kind (their messages) that all models answered, with every model's first response."""
-        first: dict[str, dict[str, Row]] = {}
+        first: dict[str, dict[str, Row]] = {}  # prompt -> model -> its first response
         for model, rows in self.responses.items():
             for row in rows:
                 if is_adversarial(row) == adversarial:
                     first.setdefault(str(row.get("prompt_id")), {}).setdefault(model, row)
-        widest = max((len(rows) for rows in first.values()), default=0)
-        shared = [answers for answers in first.values() if len(answers) == widest]
-        return [(next(iter(answers.values())).get("messages") or [], answers) for answers in shared]
+        # A model that was sampled on fewer prompts leaves only those to be compared.
+        most_models = max((len(answers) for answers in first.values()), default=0)
+        found = []
+        for answers in first.values():
+            if len(answers) == most_models:
+                messages = next(iter(answers.values())).get("messages") or []
+                found.append((messages, answers))
+        return found
 
     def side_by_side(self, adversarial: bool) -> list[tuple[list[Row], dict[str, Row]]]:
         """Return some of the prompts of a kind, spread evenly over all."""

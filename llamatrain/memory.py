@@ -75,6 +75,7 @@ def held_bytes(number: int, dtype: str, stage: int, ranks: int) -> list[float]:
 
 def token_bytes(model: ModelConfig, dtype: str) -> float:
     """Return what a training pass holds of each token: activations kept for the backward pass, and those at work."""
+    # Numbers per token: some ten of the model's width (norms, projections, attention), four of the feed-forward's.
     layer = 10 * model.dim + 4 * model.hidden_dim
     kept = {"none": layer, "selective": 10 * model.dim, "full": model.dim}[model.activation_checkpointing]
     return BYTES[dtype][0] * (model.n_layers * kept + WORKING * layer)
@@ -92,7 +93,7 @@ def machine_memory() -> int:
     groups = Path("/proc/self/cgroup")
     for line in groups.read_text().splitlines() if groups.is_file() else []:
         own = CGROUPS / line.split(":", 2)[2].lstrip("/")
-        for folder in (own, *own.parents):
+        for folder in (own, *own.parents):  # a limit holds for all groups below it
             limit = folder / "memory.max"
             if limit.is_file() and limit.read_text().strip().isdigit():
                 found.append(int(limit.read_text()))

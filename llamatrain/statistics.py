@@ -57,9 +57,11 @@ def t_quantile(degrees: int) -> float:
     With t = sqrt(degrees) * tan(angle) the density is cos(angle) ** (degrees - 1): smooth, bounded and quickly summed.
     """
     root = math.sqrt(degrees)
+    # With many degrees all of the mass lies near 0: beyond 12 standard deviations there is none to be seen.
     angles = np.linspace(0.0, min(math.pi / 2, 12 / root), 20001)
     density = np.cos(angles) ** (degrees - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])  # by trapezoids
+    # Of the positive half, 95 % lie below the 97.5 % point of the whole.
     return root * math.tan(float(np.interp(0.95, mass / mass[-1], angles)))
 
 
@@ -134,6 +136,8 @@ def win_rate(
     if not total:
         return WinRate(None, None, None, 0, 0, ties)
     rate = won_all / total
+    # The variance of the rate as prompts are drawn (of a ratio estimator); what independent comparisons of this variance
+    # would number is their effective number.
     spread = sum((w - rate * n) ** 2 for w, n in zip(wins, decided, strict=True)) / total**2
     effective = min(float(total), rate * (1 - rate) / spread) if spread > 0 else float(len(decided))
     low, high = wilson(rate, effective)

@@ -193,10 +193,15 @@ class PairBatches:
     def batch_at(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of the global batch of `step`."""
         pairs = sorted((self.pairs[i] for i in self.sample_ids(step)), key=len, reverse=True)
-        bins = self.batch_pairs // self.micro_batch_size
-        dealt: list[list[Pair]] = [[] for _ in range(bins)]
-        for start in range(0, len(pairs), bins):  # there and back again: the first of one round is the last of the next
-            turn = pairs[start : start + bins]
-            for place, pair in enumerate(turn if start // bins % 2 == 0 else reversed(turn)):
-                dealt[place].append(pair)
-        return [training_batch(dealt[i], self.max_length, self.margin) for i in range(self.rank, bins, self.world_size)]
+        count = self.batch_pairs // self.micro_batch_size  # of the micro-batches on all ranks
+        micro_batches: list[list[Pair]] = [[] for _ in range(count)]
+        # From the longest pair down, one to each in turn, and every other round backwards: who got the longest of one
+        # round gets the shortest of the next.
+        for number, start in enumerate(range(0, len(pairs), count)):
+            turn = pairs[start : start + count]
+            if number % 2 == 1:
+                turn.reverse()
+            for micro_batch, pair in zip(micro_batches, turn, strict=True):
+                micro_batch.append(pair)
+        own = micro_batches[self.rank :: self.world_size]
+        return [training_batch(pairs, self.max_length, self.margin) for pairs in own]

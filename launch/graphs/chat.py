@@ -98,13 +98,15 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
         rated = [Rated(data.preferences, data.preferences_eval)] if data.preferences else []
         for n in range(1, cfg.rounds + 1):
             with g.round(n):
+                # New preferences come from the newest model, so that the reward models know what it writes (paper 3.2.1).
                 new = collected(g, cfg, data, world, models, n)
                 rated += new
-                if new or n == 1:
+                if new or n == 1:  # without new ratings the former round's reward models serve
                     rewards = {kind: reward_model(g, cfg, kind, sft, rated) for kind in KINDS if pairs_of(rated, kind)}
                 if not can_tune(g, data, rewards):
                     break
                 start = models[cfg.rejection_base]
+                # The best of all earlier rounds: the paper's V3, tuned on its last round alone, forgot how to rhyme.
                 earlier = {"earlier": [stage / "best.jsonl" for stage in sampled] or None}
                 tuned = {"prompts": data.prompts, **finals(rewards)}
                 own = {"sft_train": data.dialogues, **replay(g, cfg, corpus, "rejection_sampling"), **earlier}
@@ -175,7 +177,7 @@ def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapp
             f"{data.ratings}/v{n}_preferences.jsonl",
             f"preferences between the responses in {pairs / 'comparisons.jsonl'}, rows of {EXAMPLES['preference']}",
         )
-        part = "" if cfg.folds > 1 else f"@without{HELD_OUT}"
+        part = "" if cfg.folds > 1 else f"@without{HELD_OUT}"  # folds hold out their own
         train = {kind: [f"{path}@{kind}{part}"] for kind in KINDS}
         return [Rated(Pairs(**train), Pairs(**{kind: [f"{path}@{kind}@fold{HELD_OUT}"] for kind in KINDS}))]
     rate = g.add("rate", world=world, comparisons=[pairs / "comparisons.jsonl"])
@@ -195,6 +197,7 @@ def reward_model(g: Graph, cfg: Chat, kind: str, start: Stage, rated: list[Rated
     """
     (other,) = (one for one in KINDS if one != kind)
     newest, made, measured = rated[-1], list[Stage](), list[Stage]()
+    # Cross-validation: fold k is held out from model k, so that together they measure every pair once.
     for k in range(cfg.folds):
         end, without = ("", "") if cfg.folds == 1 else (f"_{k}", f"@without{k}/{cfg.folds}")
         train, rest = ([f"{source}{without}" for source in pairs_of(rated, one)] for one in (kind, other))

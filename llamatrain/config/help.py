@@ -30,33 +30,42 @@ GROUP = re.compile(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", re.M)  # in `def
 def help_text(program: str, about: str, plans: bool = False) -> str:
     """Return a program's help, as wide as the terminal; `about` is what it does."""
     width = shutil.get_terminal_size((100, 24)).columns
-    folder, name = presets.config_folder(), yaml_name(program)
     used = _groups(program)
     options = ["--help", "--cfg job (print the composed configuration)"]
     options += [f"dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for this many ranks)"] if plans else []
     options += ["--multirun (a,b: one run for each value)"] if any(group == "run" for group, _, _ in used) else []
     lines = [*_paragraphs(about, width), "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     lines += _wrapped("Options: ", ",  ".join(options), width)
-    every = sorted(presets.known_presets())
-    ready = [preset for preset in every if program == "pipeline" or name in load_preset(preset)]
+    ready = _presets_of(program)
     if ready:
         lines += ["", *_wrapped("Presets: ", ", ".join(ready), width)]
     if used:
         lines += ["", "Config groups (group=choice; the default is marked):"]
         for group, at, default in used:
-            choices = sorted(p.stem for p in (folder / group).glob("*.yaml"))
+            choices = sorted(path.stem for path in (presets.config_folder() / group).glob("*.yaml"))
             shown = ", ".join(f"{choice}*" if choice == default else choice for choice in choices)
             lines += _wrapped(f"  {f'{group}@{at}' if at else group:<12} ", shown, width)
     told = meanings(program)
     values = dict(_leaves(compose_dict(program), told))
     needed = [key for key, value in values.items() if value == NEEDED]
     if needed:
-        lines += ["", "Keys that need a value:", *(line for key in needed for line in _key(key, "", told, width))]
+        lines += ["", "Keys that need a value:"]
+        for key in needed:
+            lines += _key(key, "", told, width)
+    # A program's own keys first: those of its groups are the same in every program.
     shared = {at or group for group, at, _ in used}
     others = sorted((key for key in values if key not in needed), key=lambda key: key.partition(".")[0] in shared)
     if others:
-        lines += ["", "Keys:", *(line for key in others for line in _key(key, _shown(values[key]), told, width))]
+        lines += ["", "Keys:"]
+        for key in others:
+            lines += _key(key, _shown(values[key]), told, width)
     return "\n".join(lines)
+
+
+def _presets_of(program: str) -> list[str]:
+    """Return the presets that say something of a program, by name."""
+    known, name = sorted(presets.known_presets()), yaml_name(program)
+    return [preset for preset in known if program == "pipeline" or name in load_preset(preset)]
 
 
 @lru_cache

@@ -45,12 +45,17 @@ def _transcript(text: str) -> list[Row] | None:
         {"role": _ROLES[role], "content": content.strip()}
         for role, content in zip(parts[1::2], parts[2::2], strict=True)
     ]
-    alternate = all((message["role"] == "user") == (index % 2 == 0) for index, message in enumerate(messages))
-    usable = all(
-        (m["content"] or m["role"] == "assistant") and not any(tag in m["content"] for tag in TAGS) for m in messages
-    )
     whole = len(messages) >= 2 and len(messages) % 2 == 0 and not parts[0].strip()
-    return messages if alternate and usable and whole else None
+    if not whole:
+        return None
+    for index, message in enumerate(messages):
+        role, content = message["role"], message["content"]
+        if (role == "user") != (index % 2 == 0):
+            return None
+        # An empty answer may stand (a pair with one is left out later); a tag would read as the end of a turn.
+        if (not content and role == "user") or any(tag in content for tag in TAGS):
+            return None
+    return messages
 
 
 def _hh_pair(row: Row) -> tuple[list[Row], str, str] | None:

@@ -26,7 +26,8 @@ def check_split(key: str, value: int, parts: Mapping[str, int | None], ranks: in
             raise UserError(f"{name}={count}: need 1 or more")
     multiple = math.prod(given.values()) * ranks
     if value % multiple:
-        named = " x ".join([*(f"{name}={count}" for name, count in given.items()), counted(ranks, "rank")])
+        factors = [f"{name}={count}" for name, count in given.items()]
+        named = " x ".join([*factors, counted(ranks, "rank")])
         raise UserError(f"{key}={value}: need a multiple of {named} = {multiple}")
 
 
@@ -84,6 +85,7 @@ class Batches:
 
     def _places(self, step: int) -> Places:
         wanted = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
+        # The sample taken as number w stands behind every skipped one before which at most w are taken.
         return wanted + np.searchsorted(self._skip_after, wanted, side="right")
 
     def _count(self) -> int:

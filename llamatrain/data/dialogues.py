@@ -64,7 +64,7 @@ class DialogueBatches(Batches):
                 "or null and 0"
             )
         self.max_length, self.isolate = max_length, isolate
-        self._fraction = Fraction(replay_fraction).limit_denominator(10_000)
+        self._fraction = Fraction(replay_fraction).limit_denominator(10_000)  # exact: 0.1 is no binary number
         self._tokenize(dialogues, tokenizer, too_long, loss)
         self._pack()
         self.replay = None
@@ -92,7 +92,7 @@ class DialogueBatches(Batches):
         for row in dialogues:
             read += 1
             messages: list[Message] | None = row["messages"]
-            while messages is not None:
+            while messages is not None:  # as it is, then without its oldest turn, and so on
                 count = too_many(messages, tokenizer, self.max_length)
                 tokens, mask = ([], []) if count else encode_dialogue(messages, tokenizer, row.get("loss", loss))
                 if not count and len(tokens) <= self.max_length:
@@ -135,14 +135,15 @@ class DialogueBatches(Batches):
     def _rows_at(self, places: Places) -> Batch:
         # Of the first p places of the endless series, floor(p * fraction) are corpus sequences.
         over, under = self._fraction.numerator, self._fraction.denominator
-        before = places * over // under
-        replayed = (places + 1) * over // under > before
+        replays_before = places * over // under
+        replayed = (places + 1) * over // under > replays_before
         rows = np.full(len(places), -1, dtype=np.int64)
-        rows[~replayed] = shuffled((places - before)[~replayed], len(self._members), self.seed)
+        rows[~replayed] = shuffled((places - replays_before)[~replayed], len(self._members), self.seed)
         batch = self._packed(rows)
         if self.replay is None or not replayed.any():
             return batch
-        sequences = self.replay.sequences_at(before[replayed])
+        # So many replays came before each: they take the corpus's sequences in its own order, one after the other.
+        sequences = self.replay.sequences_at(replays_before[replayed])
         slots = torch.from_numpy(np.flatnonzero(replayed))
         columns = [name for name in batch if name != "weight"]
         return with_weight({name: batch[name].index_copy(0, slots, sequences[name]) for name in columns})
@@ -155,7 +156,9 @@ class DialogueBatches(Batches):
         samples: list[Sample] = []
         members: list[list[int]] = [[] for _ in range(self.micro_batch_size)]
         for slot, row in enumerate(rows.tolist()):
-            for index in self._members[row].tolist() if row >= 0 else ():
+            if row < 0:
+                continue
+            for index in self._members[row].tolist():
                 span = slice(self._starts[index], self._starts[index + 1])
                 members[slot].append(len(samples))
                 samples.append(Sample(self._ids[span].tolist(), self._mask[span].tolist()))

@@ -28,6 +28,7 @@ def permuted(index: int | NDArray[np.int64], n: int, seed: int) -> int | NDArray
     places = np.atleast_1d(np.asarray(index, dtype=np.int64))
     if places.size and not (places.min() >= 0 and places.max() < n):
         raise ValueError(f"index {index} is not within 0..{n - 1}")
+    # Bits of each half. Together they hold fewer than 4n numbers, so that few results are sent through again.
     half = np.uint64(max((max(n - 1, 1).bit_length() + 1) // 2, 1))
     keys = [np.uint64(mix(seed, number)) for number in range(_ROUNDS)]
     values = _feistel(places.astype(np.uint64), half, keys)
@@ -57,6 +58,8 @@ def dealt(places: Places, weights: Sequence[int]) -> tuple[Places, NDArray[np.in
     for number, weight in enumerate(weights):
         if weight == 0:
             continue
+        # Of the first p places that are left, floor(p * weight / total) are this source's: p is its own where that
+        # number grows. `rest` numbers the places that are left, so the next source sees a series without gaps.
         before = rest * weight // total
         own = (rest + 1) * weight // total > before
         source[slots[own]], index[slots[own]] = number, before[own]

@@ -35,19 +35,18 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         )
     rows: list[list[int]] = []
     leaves = 1 << max(len(lengths) - 1, 0).bit_length()
-    room = [capacity] * (
-        2 * leaves
-    )  # a tree: room[leaves + row] is the row's room, room[node] the larger of its two children's
+    # A tree: room[leaves + row] is the row's room, room[node] the larger of its two children's.
+    room = [capacity] * (2 * leaves)
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length, node = lengths[index], 1
-        while node < leaves:
+        while node < leaves:  # down to the first row with room: to the left where that side has any
             node = 2 * node if room[2 * node] >= length else 2 * node + 1
         row = node - leaves
         if row == len(rows):
             rows.append([])
         rows[row].append(index)
         room[node] -= length
-        while node > 1:
+        while node > 1:  # and up again, until a node's larger child stays what it was
             node //= 2
             larger = max(room[2 * node], room[2 * node + 1])
             if room[node] == larger:

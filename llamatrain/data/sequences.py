@@ -27,7 +27,7 @@ _PARTS = 1 << 20  # to which a source's share is rounded
 
 def whole_sequences(source: Source, seq_len: int) -> int:
     """Return the sequences of an epoch of a source."""
-    return (source.tokens - 1) // (seq_len - 1)
+    return (source.tokens - 1) // (seq_len - 1)  # neighbours share a token: each has seq_len - 1 of its own
 
 
 def source_shares(sources: Sequence[Source], mixture: Mapping[str, float] | None) -> list[float]:
@@ -113,6 +113,7 @@ class TokenBatches(Batches):
         sequence = np.empty_like(index)
         for number in np.unique(source).tolist():
             chosen = source == number
+            # By the source's name: another source in the mixture leaves the order within this one as it is.
             seed = mix(self.seed, *self.sources[number].name.encode())
             sequence[chosen] = shuffled(index[chosen], self.sequences[number], seed)
         return source, sequence
@@ -159,8 +160,9 @@ class TokenBatches(Batches):
         if self.isolate:  # a document begins at each BOS, which text never holds
             begins = (input_ids == self.manifest.bos_id) & (columns > 0) & real
             segment_ids = np.where(real, 1 + np.cumsum(begins, axis=1), 0)
-            position_ids = np.where(real, columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1), 0)
-            loss_mask &= ~begins
+            own_start = np.maximum.accumulate(np.where(begins, columns, 0), axis=1)  # column of each token's document
+            position_ids = np.where(real, columns - own_start, 0)
+            loss_mask &= ~begins  # the end of one document says nothing of the next
         batch = {
             "input_ids": input_ids,
             "position_ids": position_ids,

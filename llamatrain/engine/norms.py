@@ -41,6 +41,7 @@ class GradNorms:
             # DeepSpeed would add the next gradients to these: in bfloat16 no later norm would be finite again.
             self._ds.optimizer.averaged_gradients.clear()
         if self._detailed and math.isfinite(norm):
+            # `_square` saw the gradients after DeepSpeed's clipping: undone here, by the factor it clips with.
             clipped = max(1.0, (norm + 1e-6) / self._grad_clip) if self._grad_clip else 1.0
             squares = distributed.all_reduce_sum(torch.tensor(list(self._squares.values()), dtype=torch.float64))
             self.by_kind = dict(zip(self._squares, (squares.sqrt() * clipped).tolist(), strict=True))
@@ -70,6 +71,7 @@ class GradNorms:
         pieces: dict[int, list[tuple[str, int, int]]] = {}
         zero, kinds = self._ds.optimizer, self._kinds
         if self._zero.stage == 3:
+            # This rank's part of every parameter of a group lies in one flat tensor, in the group's order.
             for flat, group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
                 sizes = [parameter.partition_numel() for parameter in group]
                 starts = itertools.accumulate(sizes, initial=0)

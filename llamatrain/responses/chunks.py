@@ -61,6 +61,7 @@ class Chunks(Generic[R]):
 
         `rows_of` counts an item as `units` on `bar`, which shows all ranks' work: what one has done stands for the others'.
         """
+        # In rounds of one chunk per rank, made or not: so all ranks meet in the same collectives.
         for first in range(0, len(self), distributed.world_size()):
             number = first + distributed.rank()
             own = len(self.items(number)) if number in self._left else 0

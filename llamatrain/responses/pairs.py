@@ -91,7 +91,7 @@ def score_pairs(
     All ranks call this together and make the same number of forward passes (a partitioned model needs all of them in
     each), so a rank without pairs left repeats its last ones. Pairs of like length share a pass.
     """
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]))
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i]))  # alike in length: little padding
     groups = [order[i : i + micro_batch_size] for i in range(0, len(order), micro_batch_size)]
     passes = math.ceil(len(groups) / distributed.world_size())
     mine: dict[int, tuple[float, float]] = {}

@@ -75,14 +75,15 @@ def sample_rollouts(
 
 def pack_rollouts(rollouts: Sequence[Rollout], context: int, device: torch.device) -> Packed:
     """Lay rollouts into as few rows of at most `context` tokens as first-fit finds, each its own segment."""
-    samples = [
-        Sample([*r.prompt.tokens, *r.tokens], [False] * (len(r.prompt.tokens) + len(r.tokens))) for r in rollouts
-    ]
+    samples: list[Sample] = []
+    for rollout in rollouts:
+        tokens = [*rollout.prompt.tokens, *rollout.tokens]
+        samples.append(Sample(tokens, [False] * len(tokens)))  # no loss mask: `before` and `targets` say what is read
     lengths = [len(sample.tokens) for sample in samples]
     rows = pack(lengths, context)
-    width = max(sum(lengths[i] for i in row) for row in rows)
+    width = max(sum(lengths[i] for i in row) for row in rows)  # of the fullest row: the rest of the context is padding
     batch, locations = collate(samples, rows, width)
-    starts = (locations[:, 0] * width + locations[:, 1]).tolist()
+    starts = (locations[:, 0] * width + locations[:, 1]).tolist()  # flattened
     before, last = [], []
     for rollout, start in zip(rollouts, starts, strict=True):
         first = start + len(rollout.prompt.tokens)

@@ -63,11 +63,11 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
             )
             speed = sum(len(r.tokens) for r in rollouts) / (time.monotonic() - started)
             bar.update(0, **{"tokens/s": f"{speed:,.0f}"})
-            logits = {
-                kind: score(load(parents[kind], scalar=True), rollouts, context, cfg.score_batch_size)
-                for kind in ("helpfulness", "safety")
-                if kind in parents
-            }
+            logits = {}
+            for kind in ("helpfulness", "safety"):
+                if kind in parents:
+                    model = load(parents[kind], scalar=True)
+                    logits[kind] = score(model, rollouts, context, cfg.score_batch_size)
             scores = combine(rollouts, logits.get("helpfulness"), logits.get("safety"), cfg.gate)
             return [
                 response_row(rollout, number, own, tokenizer, cfg)

@@ -77,10 +77,11 @@ def _refuse_change(finished: Path, key: Mapping[str, Any]) -> None:
     """Refuse to make another corpus in place of a finished one, but where its work was kept and the last steps differ."""
     if not finished.is_file():
         return
-    before, now = _read(finished)["key"], json.loads(json.dumps(key))
-    if before != now and (before["work"] != now["work"] or not (finished.parent / "work").is_dir()):
-        settings = [flatten(made["work"]["settings"] | made["last"]) for made in (before, now)]
-        other = sorted(key for key in {*settings[0], *settings[1]} if settings[0].get(key) != settings[1].get(key))
+    before, now = _read(finished)["key"], json.loads(json.dumps(key))  # as JSON has it: a tuple is a list there
+    only_last_differ = before["work"] == now["work"] and (finished.parent / "work").is_dir()
+    if before != now and not only_last_differ:
+        old, new = (flatten(made["work"]["settings"] | made["last"]) for made in (before, now))
+        other = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         what = f"another {other[0]}" if other else "other inputs"
         raise UserError(
             f"{finished.parent} is finished and was made with {what}: undo the change, or start from scratch with "
@@ -125,6 +126,7 @@ def _make(
                 (run.folder / part / shards.MANIFEST).unlink(missing_ok=True)
         corpus = Corpus(cfg, mixture, tokenizer, work)
         corpus.make()
+        # A file that is still being written would stand in the corpus in part, under a key that says it is whole.
         if sources.stamps(mixture) != key["work"]["inputs"]:
             raise UserError("an input changed while it was read; the same command starts over")
         manifests = corpus.publish(run.folder)

@@ -97,9 +97,10 @@ def count(counts: Counts, numbers: Numbers, texts: Sequence[str], which: Sampled
         words = set(_WORD.findall(texts[place].lower()))
         counts.documents += 1
         held = {name for name, listed in _PRONOUNS.items() if not listed.isdisjoint(words)}
-        held |= {"gendered"} if held & set(GENDERED) else set()
-        held |= {"third"} if held & set(THIRD) else set()
-        held |= {"person"} if held & set(PERSON) else set()
+        # Each from the ones before it: `third` is one of the persons.
+        for name, members in (("gendered", GENDERED), ("third", THIRD), ("person", PERSON)):
+            if held & set(members):
+                held.add(name)
         counts.pronouns.update(held)
         terms = words & _TERMS
         if terms:
@@ -121,9 +122,10 @@ def describe(counted: Sequence[dict[str, Any]], languages: Counter[str] | None, 
         pronouns[name] = totals["pronouns"][name] / max(totals["pronouns"]["gendered"], 1)
     axes = {}
     for axis, listed in _IDENTITY.items():
-        held = totals["axes"][axis]
-        ranked = sorted((term for term in listed if totals["terms"][term]), key=lambda t: (-totals["terms"][t], t))
-        axes[axis] = {"share": held / max(documents, 1), "top": {t: totals["terms"][t] / held for t in ranked[:5]}}
+        held, terms = totals["axes"][axis], totals["terms"]
+        ranked = sorted((term for term in listed if terms[term]), key=lambda term: (-terms[term], term))
+        # A term's share is of the documents that hold any of its axis (table 9b).
+        axes[axis] = {"share": held / max(documents, 1), "top": {term: terms[term] / held for term in ranked[:5]}}
     found: dict[str, Any] = {"documents": documents, "english_only": english, "pronouns": pronouns, "identity": axes}
     if languages is not None:
         total = max(languages.total(), 1)

@@ -62,10 +62,14 @@ def report(cfg: ContaminationConfig) -> None:
         atomic.write_text(run.folder / "contamination.md", page)
         write_rows(run.folder / "samples.jsonl", samples)
         for name, own in found.items():
-            shortest = own["lengths"][min(cfg.lengths)]
-            metrics = {"": shortest["mean"], "_dirty": shortest["subsets"]["dirty"]["n"]}
-            metrics |= {"_affected": own["affected"]} if "affected" in own else {}
-            run.log(0, {f"contamination/{name}{end}": value for end, value in metrics.items()})
+            shortest = own["lengths"][min(cfg.lengths)]  # the strictest: what any longer span covers, it covers
+            metrics = {
+                f"contamination/{name}": shortest["mean"],
+                f"contamination/{name}_dirty": shortest["subsets"]["dirty"]["n"],
+            }
+            if "affected" in own:  # known where the set came with scores
+                metrics[f"contamination/{name}_affected"] = own["affected"]
+            run.log(0, metrics)
         run.print(page)
 
 

@@ -49,6 +49,8 @@ def remove(work: Work, pieces: Sequence[Piece], status: NDArray[np.uint8], setti
     """Find duplicates among the documents whose status is KEPT; return everyone's status."""
     number = np.dtype(np.int32 if len(status) < 1 << 31 else np.int64)
     state = State(status, np.full(len(status), -1, dtype=number), np.zeros(len(status), dtype=np.float32))
+    # Held-out documents have the first numbers: `held_out` is where training documents begin, which alone are removed;
+    # from `first` on documents are compared.
     held_out = sum(piece.documents for piece in pieces if piece.held_out)
     first = 0 if settings.held_out else held_out
     ranges = -(-max(1, len(status)) // RANGE)
@@ -74,7 +76,8 @@ def remove(work: Work, pieces: Sequence[Piece], status: NDArray[np.uint8], setti
                     _apply(state, np.load(folder / "found.npz"), NEAR)
                 _reconsider(work, pieces, state, band, settings)
         drop_equal("again/exact", EXACT if settings.exact else NEAR, Unseen())
-        orphans = _orphans(state)  # their keeper's text is its keeper's, so that one is as like them
+        # Whose keeper was an exact duplicate: that one's keeper has the same text, so it is as like them.
+        orphans = _orphans(state)
         state.keeper[orphans] = state.keeper[state.keeper[orphans]]
     return state
 
@@ -105,8 +108,9 @@ def _reconsider(work: Work, pieces: Sequence[Piece], state: State, band: int, se
     """Compare the documents whose keeper has been removed with that one's keeper."""
     orphans = _orphans(state)
     former = state.keeper[orphans]
-    heirs = state.keeper[former]
-    same = state.status[orphans] == EXACT  # their text is their keeper's, so the heir is as like it
+    heirs = state.keeper[former]  # kept for their former keeper, and so perhaps for them
+    # Exact duplicates have their keeper's text: the heir is as like them as like it, without a comparison.
+    same = state.status[orphans] == EXACT
     state.similarity[orphans[same]] = state.similarity[former[same]]
     state.keeper[orphans[same]] = heirs[same]
     state.status[orphans[same]] = NEAR
@@ -129,6 +133,7 @@ def _reconsider(work: Work, pieces: Sequence[Piece], state: State, band: int, se
 
 
 def _bounds(number: int, count: int) -> tuple[np.uint64, np.uint64]:
+    """Return the first and the last key of range `number` of `count`: hashes are spread evenly over 64 bits."""
     return np.uint64((number << 64) // count), np.uint64(((number + 1 << 64) // count) - 1)
 
 
@@ -139,7 +144,7 @@ def _runs(keys: Keys, documents: Numbers) -> tuple[Numbers, Numbers]:
     like_last = np.zeros(len(keys), dtype=bool)
     like_last[1:] = keys[1:] == keys[:-1]
     shared = like_last.copy()
-    shared[:-1] |= like_last[1:]
+    shared[:-1] |= like_last[1:]  # also the first of each run, which is like the next one only
     return documents[shared], np.cumsum(~like_last[shared]) - 1
 
 
@@ -176,6 +181,7 @@ def find_exact(
     documents, (one, other) = _gather(pieces, slices, alive, first)
     order = np.lexsort((documents, other, one))  # both hashes together are the key
     documents, one, other = documents[order], one[order], other[order]
+    # In this order the first of equal documents leads; each other one's leader is the last lead at or before it.
     leads = np.ones(len(documents), dtype=bool)
     leads[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
     leader = documents[np.maximum.accumulate(np.where(leads, np.arange(len(documents)), 0))]
@@ -226,7 +232,7 @@ def _groups(runs: Numbers, lengths: Numbers) -> Iterator[tuple[int, int]]:
     while begin < len(runs):
         reached = int(ends[begin - 1]) if begin else 0
         end = max(int(np.searchsorted(ends, reached + TEXT_BYTES, side="right")), begin + 1)
-        if end < len(runs) and runs[end] == runs[end - 1]:
+        if end < len(runs) and runs[end] == runs[end - 1]:  # a run would be cut: it goes into the next group whole
             first = int(np.searchsorted(runs, runs[end]))
             end = first if first > begin else end
         yield begin, end
@@ -244,7 +250,7 @@ def _leaders(documents: Numbers, runs: Numbers, held_out: int, texts: _Texts, se
         own = runs[left]
         leads = np.concatenate([[True], own[1:] != own[:-1]])
         leader = left[np.maximum.accumulate(np.where(leads, np.arange(len(left)), 0))]
-        pairs = ~leads & (documents[left] >= held_out)
+        pairs = ~leads & (documents[left] >= held_out)  # a leader is done with; a held-out document is never removed
         left, leader = left[pairs], leader[pairs]
         similarity = shingles.jaccard(hashes, offsets, places[left], places[leader])
         alike = similarity >= settings.similarity

@@ -50,29 +50,30 @@ def examine(folder: Path, piece: Piece, asked: Examination) -> None:
     exact = np.zeros((3, size), dtype=np.uint64)
     duplicates = asked.duplicates
     bands = np.zeros((duplicates.bands, size), dtype=np.uint64) if duplicates.near else None
-    told = _Languages(size) if asked.languages.identify else None
+    languages = _Languages(size) if asked.languages.identify else None
     sites = _Sites(piece) if asked.personal and piece.has("hosts") else None
     for numbers, texts in piece.batches():
         normalised = [shingles.normalised(text) for text in texts]
         words[numbers] = [len(found) for found in normalised]
+        # 128 bits: among thousands of millions of documents 64 would collide by chance.
         digests = b"".join(hashlib.blake2b(" ".join(f).encode(), digest_size=16).digest() for f in normalised)
         exact[:2, numbers] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2).T
         short = np.array([len(text) for text in texts]) < asked.min_characters
         status[numbers] = np.where(words[numbers] == 0, EMPTY, np.where(short, SHORT, KEPT))
         if sites is not None:
-            sites.count(numbers, texts, words)
-        if told is not None:
-            other = told.tell(numbers, texts, asked.languages)
-            status[numbers] = np.where(other & (status[numbers] == KEPT), LANGUAGE, status[numbers])
+            sites.count(numbers, texts, words)  # short documents, too: a site is judged by all it shows
+        if languages is not None:
+            unwanted = languages.detect(numbers, texts, asked.languages)
+            status[numbers] = np.where(unwanted & (status[numbers] == KEPT), LANGUAGE, status[numbers])
         if bands is not None:
             hashes, offsets = shingles.shingles(normalised, duplicates.shingle_words)
             bands[:, numbers] = shingles.band_keys(hashes, offsets, duplicates.bands, duplicates.rows).T
     np.save(folder / "status.npy", status)
     np.save(folder / "words.npy", words)
-    if told is not None:
-        np.save(folder / "languages.npy", told.numbers)
+    if languages is not None:
+        np.save(folder / "languages.npy", languages.numbers)
     _save_keys(folder, status == KEPT, exact, bands)
-    content = {"sites": sites.named() if sites else {}, "languages": told.names if told else []}
+    content = {"sites": sites.named() if sites else {}, "languages": languages.names if languages else []}
     (folder / "examined.json").write_text(json.dumps(content))
 
 
@@ -100,8 +101,8 @@ class _Languages:
     def __init__(self, size: int) -> None:
         self.numbers, self.names = np.zeros(size, dtype=np.uint8), [UNKNOWN]
 
-    def tell(self, numbers: Numbers, texts: Sequence[str], asked: Languages) -> NDArray[np.bool_]:
-        """Tell the languages of some documents; return which are not to be kept."""
+    def detect(self, numbers: Numbers, texts: Sequence[str], asked: Languages) -> NDArray[np.bool_]:
+        """Detect the languages of some documents; return which are not to be kept."""
         for number, text in zip(numbers.tolist(), texts, strict=True):
             name = identify(text, asked.min_probability)
             if name not in self.names:
@@ -141,6 +142,6 @@ def _identifier() -> Any:
 
 
 def identify(text: str, min_probability: float) -> str:
-    """Return the language of a text (ISO 639-1), or `unknown` where the identifier is less sure than asked."""
-    language, probability = _identifier().classify(text[:2000])
+    """Return the language of a text (ISO 639-1), or `unknown` where the identifier is less confident than asked."""
+    language, probability = _identifier().classify(text[:2000])  # enough to tell, and the time grows with the length
     return str(language) if probability >= min_probability else UNKNOWN

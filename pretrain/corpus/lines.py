@@ -29,7 +29,8 @@ def count_lines(folder: Path, piece: Piece) -> None:
     counts: Counter[int] = Counter()
     for _, texts in piece.batches():
         for text in texts:
-            counts.update({_hash(line) for line in text.split("\n") if line.strip()} if "\n" in text else ())
+            if "\n" in text:  # the only line of a document is its text, not boilerplate
+                counts.update({_hash(line) for line in text.split("\n") if line.strip()})
     found = np.array(sorted(counts.items()), dtype=np.uint64).reshape(-1, 2)
     np.save(folder / "lines.npy", found)
 
@@ -41,13 +42,16 @@ def repeated(counted: Sequence[Path], documents: Sequence[int], share: float, le
     candidates: set[int] = set()
     for folder, count in zip(counted, documents, strict=True):
         lines = np.load(folder / "lines.npy")
-        candidates.update(lines[lines[:, 1] >= max(1, needed * count / total), 0].tolist())
+        # Below its share in every piece a line cannot reach it in all of them together.
+        often = lines[:, 1] >= max(1, needed * count / total)
+        candidates.update(lines[often, 0].tolist())
     chosen = np.array(sorted(candidates), dtype=np.uint64)
     sums = np.zeros(len(chosen), dtype=np.uint64)
     for folder in counted if len(chosen) else ():
         lines = np.load(folder / "lines.npy")
         if not len(lines):
             continue
+        # Both are sorted: where a hash would stand in the piece, and its count there if it does.
         at = np.minimum(np.searchsorted(lines[:, 0], chosen), len(lines) - 1)
         sums += np.where(lines[at, 0] == chosen, lines[at, 1], np.uint64(0))
     return chosen[sums >= needed]

@@ -34,9 +34,10 @@ _OUTSIDE = -1  # no token: after a sample's end, at a document's end
 
 def gram_hashes(tokens: NDArray[np.generic]) -> Hashes:
     """Return the hash of the GRAM tokens that begin at each place; fewer than GRAM tokens have none."""
-    spread = (tokens.astype(np.uint64) + np.uint64(1)) * _FACTOR
+    spread = (tokens.astype(np.uint64) + np.uint64(1)) * _FACTOR  # + 1: else token 0 would leave no trace
     spread ^= spread >> np.uint64(29)
     count = max(0, len(tokens) - GRAM + 1)
+    # Horner's scheme over all places at once: a pass over the array for each of the GRAM tokens.
     result = spread[:count].copy()
     for place in range(1, GRAM):
         result *= _FACTOR
@@ -62,8 +63,10 @@ class Index:
         for start, sample in zip(starts.tolist(), samples, strict=False):
             tokens[start : start + len(sample)] = sample
         hashes = gram_hashes(tokens)
-        outside = np.concatenate([[0], np.cumsum(tokens == _OUTSIDE)])
-        places = np.flatnonzero(outside[GRAM : GRAM + len(hashes)] == outside[: len(hashes)])
+        # A 10-gram counts where it lies within one sample: as many ends stand before its last token as before its first.
+        ends_before = np.concatenate([[0], np.cumsum(tokens == _OUTSIDE)])
+        within = ends_before[GRAM : GRAM + len(hashes)] == ends_before[: len(hashes)]
+        places = np.flatnonzero(within)
         order = np.argsort(hashes[places], kind="stable")
         return cls(tokens, starts, hashes[places][order], places[order])
 
@@ -74,7 +77,8 @@ class Index:
     @cached_property
     def left(self) -> Numbers:
         """How many tokens of its sample there are from each place on: no span reaches further."""
-        return np.repeat(self.starts[1:] - 1, self.starts[1:] - self.starts[:-1]) - np.arange(len(self.tokens))
+        ends, sizes = self.starts[1:] - 1, self.starts[1:] - self.starts[:-1]
+        return np.repeat(ends, sizes) - np.arange(len(self.tokens))
 
     def filter(self) -> NDArray[np.bool_]:
         """Return a table that is true where the upper bits of a hash are those of one of the samples'."""
@@ -85,10 +89,11 @@ class Index:
     def contaminated(self, reach: Reach, length: int) -> NDArray[np.float64]:
         """Return the share of each sample's tokens in spans longer than `length`."""
         covers = np.where(reach > length, reach, 0)
-        change = np.zeros(len(self.tokens) + 1, dtype=np.int64)
         begins = np.flatnonzero(covers)
+        # Spans overlap: one more is open where one begins, one fewer where one ends, and a token in any of them counts.
+        change = np.zeros(len(self.tokens) + 1, dtype=np.int64)
         change[begins] += 1
-        np.subtract.at(change, begins + covers[begins], 1)
+        np.subtract.at(change, begins + covers[begins], 1)  # several may end at one place, which `-=` would count once
         inside = np.cumsum(change[:-1]) > 0
         sums = np.concatenate([[0], np.cumsum(inside)])
         sizes = self.starts[1:] - self.starts[:-1] - 1
@@ -115,7 +120,7 @@ def match_stretch(
     for start in range(begin, end, BLOCK):
         # Spans that begin in this block go on for as long as the longest sample.
         tokens = stream.read(start, BLOCK + longest).astype(np.int64)
-        tokens[tokens == bos] = _OUTSIDE - 1
+        tokens[tokens == bos] = _OUTSIDE - 1  # another value than a sample's end: the two must never agree
         match(index, table, tokens, min(BLOCK, end - start), reach, budget)
     places = np.flatnonzero(reach)  # few of them: there is one such file for each stretch
     np.savez(folder / "reach.npz", places=places, reach=reach[places])
@@ -124,18 +129,20 @@ def match_stretch(
 def match(index: Index, table: NDArray[np.bool_], tokens: Numbers, starts: int, reach: Reach, budget: int) -> None:
     """Raise `reach` by the spans that begin at the first `starts` of some tokens of the corpus."""
     hashes = gram_hashes(tokens[: starts + GRAM - 1])
+    # The table, a few MB, answers for almost every place of the corpus; the search is for what passes it.
     hits = np.flatnonzero(table[hashes >> (np.uint64(64) - _FILTER_BITS)])
     low = np.searchsorted(index.hashes, hashes[hits], side="left")
     counts = np.searchsorted(index.hashes, hashes[hits], side="right") - low
     hits, low, counts = hits[counts > 0], low[counts > 0], counts[counts > 0]
+    # Every hit is paired with all `counts` places of its 10-gram in the samples, a part of the pairs at a time.
     ends = np.cumsum(counts)
     for first, last in _parts(ends):
         some = slice(first, last)
         corpus = np.repeat(hits[some], counts[some])
-        inside = np.arange(len(corpus)) - np.repeat(
-            ends[some] - counts[some] - (ends[first] - counts[first]), counts[some]
-        )
-        sample = index.places[np.repeat(low[some], counts[some]) + inside]
+        pairs_before = ends[some] - counts[some] - (ends[first] - counts[first])  # of each hit, in this part
+        nth = np.arange(len(corpus)) - np.repeat(pairs_before, counts[some])  # 0, 1, ... among its hit's pairs
+        sample = index.places[np.repeat(low[some], counts[some]) + nth]
+        # What already reaches to its sample's end cannot reach further.
         open_ended = reach[sample] < index.left[sample]
         _follow(index, tokens, corpus[open_ended], sample[open_ended], reach, budget)
 
@@ -152,7 +159,7 @@ def _parts(ends: Numbers) -> list[tuple[int, int]]:
 def _follow(index: Index, tokens: Numbers, corpus: Numbers, sample: Numbers, reach: Reach, budget: int) -> None:
     """Follow pairs of places, in the corpus and in the samples, as long as the tokens agree within the budget."""
     padded = np.concatenate([tokens, [_OUTSIDE - 1]])
-    agree = np.ones(len(corpus), dtype=bool)
+    agree = np.ones(len(corpus), dtype=bool)  # equal hashes may be those of other tokens
     for place in range(GRAM):
         agree &= padded[np.minimum(corpus + place, len(tokens))] == index.tokens[sample + place]
     corpus, sample = corpus[agree], sample[agree]
@@ -165,7 +172,7 @@ def _follow(index: Index, tokens: Numbers, corpus: Numbers, sample: Numbers, rea
         theirs = index.tokens[np.minimum(sample[active] + place, len(index.tokens) - 1)]
         same = ours == theirs
         place += 1
-        found[active[same]] = place
+        found[active[same]] = place  # a span ends with a token that agrees: misses after it do not count
         misses[active[~same]] += 1
         active = active[(misses[active] <= budget) & (ours >= 0) & (theirs >= 0)]
     np.maximum.at(reach, sample, found)

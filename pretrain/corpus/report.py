@@ -95,6 +95,7 @@ def _sources(corpus: Corpus, manifests: dict[str, Manifest]) -> list[dict[str, A
         part, name = "eval" if held_out else "train", corpus.mixture[number].name
         written = [s for s in (manifests[part].sources if part in manifests else []) if s.name == name]
         became = {name: counts[f"became_{name}"] for name in STATUS}
+        # The report is also a proof: no document is lost on the way, none is written twice.
         assert sum(became.values()) == counts["read"], (name, counts)
         assert became["kept"] == sum(source.documents for source in written), (name, counts)
         found.append(
@@ -147,7 +148,7 @@ def _speed(corpus: Corpus, seconds: float) -> dict[str, Any]:
     steps: dict[str, dict[str, float]] = {}
     for step in STEPS:
         spent = work.seconds(step)
-        if step == "near":
+        if step == "near":  # made of a step for each band, and the comparisons between them
             spent = sum(work.seconds(f"{kind}/{path.name}") for kind in ("near", "again") for path in work.steps(kind))
         if spent:
             size = kept if step in ("tokenize", "toxicity", "shards") else read

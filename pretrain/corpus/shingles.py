@@ -53,10 +53,12 @@ def shingles(documents: Sequence[Sequence[str]], size: int) -> tuple[Hashes, Num
     flat = np.fromiter(map(_hashes.__getitem__, chain.from_iterable(documents)), np.uint64, int(lengths.sum()))
     if (lengths == padded).all():
         hashes = flat
-    else:
-        hashes[np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(len(flat))] = flat
+    else:  # behind the words of a short document its place is filled up with 0
+        shift = starts - (np.cumsum(lengths) - lengths)
+        hashes[np.repeat(shift, lengths) + np.arange(len(flat))] = flat
     counts = padded - size + 1
     offsets = np.concatenate([[0], np.cumsum(counts)])
+    # Where each shingle's first word is: in its document, none begins among the last size - 1 words.
     at = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
     result = hashes[at]
     for word in range(1, size):
@@ -73,7 +75,7 @@ def band_keys(hashes: Hashes, offsets: Numbers, bands: int, rows: int) -> Hashes
     size = (len(offsets) - 1) * bands * rows
     flat = np.fromiter(chain.from_iterable(matrix.to_rows()), np.uint32, size)  # half the time of np.array
     values = flat.astype(np.uint64).reshape(-1, bands, rows)
-    keys = values[:, :, 0] + np.arange(bands, dtype=np.uint64) * _FACTOR
+    keys = values[:, :, 0] + np.arange(bands, dtype=np.uint64) * _FACTOR  # equal values of two bands: different keys
     for row in range(1, rows):
         keys = keys * _FACTOR + values[:, :, row]
     return scramble(keys)
@@ -96,8 +98,10 @@ def jaccard(hashes: Hashes, offsets: Numbers, left: Numbers, right: Numbers) -> 
 def _jaccard(hashes: Hashes, offsets: Numbers, left: Numbers, right: Numbers) -> NDArray[np.float64]:
     sets = [_sets(hashes, offsets, side) for side in (left, right)]
     sizes = sum(np.bincount(keys >> _LOW, minlength=len(left)) for keys in sets)
+    # A key holds pair and shingle, and each side has it once: what is there twice, both sides share.
     keys = np.sort(np.concatenate(sets))
-    shared = np.bincount(keys[1:][keys[1:] == keys[:-1]] >> _LOW, minlength=len(left))
+    twice = keys[1:][keys[1:] == keys[:-1]]
+    shared = np.bincount(twice >> _LOW, minlength=len(left))
     similarity: NDArray[np.float64] = shared / (sizes - shared)
     return similarity
 

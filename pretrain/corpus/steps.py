@@ -32,7 +32,7 @@ LAST = ("toxicity", "shards", "out")  # steps that depend on settings that the o
 
 
 class Corpus:
-    """A corpus in the making: what each step leaves for the next."""
+    """A corpus being built: what each step leaves for the next."""
 
     pieces: list[Piece]
     units: list[Unit]
@@ -72,7 +72,7 @@ class Corpus:
         tasks, places = [], []
         for number in range(len(self.mixture)):
             own = [i for i, piece in enumerate(self.pieces) if piece.source == number]
-            train = [i for i in own if not self.pieces[i].held_out]
+            train = [i for i in own if not self.pieces[i].held_out]  # held-out text must not decide what is trained on
             hashes = lines.repeated(
                 [counted[i] for i in train],
                 [self.pieces[i].documents for i in train],
@@ -99,9 +99,10 @@ class Corpus:
         for piece, own in zip(self.pieces, status, strict=True):
             if dropped and piece.has("hosts"):
                 names = piece.facts["hosts"]
-                out = np.array([(piece.source, name) in dropped for name in names] + [False])
-                own[out[piece.array("hosts")] & (own == KEPT)] = SITE
-        return np.concatenate([np.zeros(0, np.uint8), *status])
+                # The last entry is for documents without a host, whose number is -1.
+                is_dropped = np.array([(piece.source, name) in dropped for name in names] + [False])
+                own[is_dropped[piece.array("hosts")] & (own == KEPT)] = SITE
+        return np.concatenate([np.zeros(0, np.uint8), *status])  # of no piece, too: `concatenate` needs one array
 
     def _tokenize(self) -> None:
         np.save(self._kept, self.state.status)
@@ -143,7 +144,7 @@ class Corpus:
 
     def publish(self, folder: Path) -> dict[str, shards.Manifest]:
         """Write the shards and manifests of both parts and put them in their place; return the manifests."""
-        plans: list[tuple[str, int, list[list[Span]]]] = []
+        plans: list[tuple[str, int, list[list[Span]]]] = []  # part, number of the source, the spans of its shards
         for part, held_out in PARTS.items():
             for number in range(len(self.mixture)):
                 own = self._own(number, held_out)
@@ -155,14 +156,16 @@ class Corpus:
             paths = ", ".join(path for source in self.mixture for path in source.paths)
             raise UserError(f"{paths}: none of the {read:,} training documents is left; need at least one")
         out = self.work.folder / "out"
+        # A part is either still in work/ or already in its place; neither means that it was damaged there since.
         if any(not (out / part).is_dir() and not whole(folder / part) for part, _, _ in plans):
-            discard(self.work.folder / "shards")  # finished, but damaged since they were put in their place
+            discard(self.work.folder / "shards")
             discard(out)
         tasks = [
             (out / part / self.mixture[number].name, index, spans, self.dtype)
             for part, number, plan in plans
             for index, spans in enumerate(plan)
         ]
+        # One list of tasks for all sources and parts, so that every process has work; dealt back in the same order.
         entries = iter([read_json(f / "entry.json") for f in self.work.run("shards", write_shard, tasks)])
         listed: dict[str, dict[int, list[dict[str, Any]]]] = {part: {} for part in PARTS}
         for part, number, plan in plans:
@@ -173,6 +176,7 @@ class Corpus:
         """Write a part's manifest and put it where it belongs, unless that was done before a kill."""
         if made.is_dir():
             listed = [self._source(made, PARTS[part], number, some) for number, some in entries.items()]
+            # Held-out documents are gone through once, whatever the mixture says of training.
             often = [self.mixture[n] if part == "train" else Mixed("", [], epochs=1.0) for n in entries]
             for source, share in zip(listed, shares(often, [s.tokens for s in listed]), strict=True):
                 source.share = share

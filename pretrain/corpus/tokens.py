@@ -56,10 +56,12 @@ class WordEncoder(dict[str, bytes]):
 
     def encode(self, texts: Sequence[str]) -> tuple[bytes, list[int]]:
         """Return the ids of texts, BOS and EOS around each, one after the other, and how many each has."""
-        by_word = self.by_word
-        found = [
-            b"".join(map(self.__getitem__, _keys(t))) if by_word and SPACE not in t else self._whole(t) for t in texts
-        ]
+        found: list[bytes] = []
+        for text in texts:
+            if self.by_word and SPACE not in text:  # SentencePiece's own mark of a space in a text is no space
+                found.append(b"".join(map(self.__getitem__, _keys(text))))
+            else:
+                found.append(self._whole(text))
         size = self.dtype.itemsize
         joined = b"".join(part for ids in found for part in (self.bos, ids, self.eos))
         return joined, [len(ids) // size + 2 for ids in found]
@@ -116,7 +118,7 @@ def plan_shards(tokenized: Sequence[Path], shard_tokens: int) -> Iterator[list[S
         first, count = 0, len(ends) - 1
         while first < count:
             last = int(np.searchsorted(ends, ends[first] + shard_tokens - held, side="right")) - 1
-            last = max(last, first + (not held))
+            last = max(last, first + (not held))  # a document longer than a shard has one of its own
             if last > first:
                 shard.append((folder, first, last, int(ends[first]), int(ends[last])))
                 held += int(ends[last] - ends[first])

@@ -58,8 +58,11 @@ def describe(shares: Numbers, scores: Numbers | None) -> dict[str, Any]:
         found["undefined"] = "all scores are equal"
     elif empty:
         found["undefined"] = f"no samples: {', '.join(empty)}"
-    values = {name: subset["z"] for name, subset in found["subsets"].items()}
-    found["shows"] = all(values[name] is not None and sign * values[name] > BEYOND for name, sign in SUBSETS.items())
+    shows = True
+    for name, sign in SUBSETS.items():
+        z = found["subsets"][name]["z"]
+        shows &= z is not None and sign * z > BEYOND  # each beyond 2, and to the side where contamination helps
+    found["shows"] = shows
     return found
 
 

@@ -117,6 +117,7 @@ class Work:
         running: set[Future[None]] = set()
         try:
             while True:
+                # A few ahead of the workers, so that none is idle; all at once would hold every task's arguments.
                 while len(running) < 3 * self.workers and (following := next(waiting, None)):
                     running.add(pool.submit(_publish, function, *following))
                 if not running:
@@ -209,7 +210,7 @@ def _attend(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def watch() -> None:
+    def watch() -> None:  # a parent that was killed outright tells nobody: its children get another one
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
