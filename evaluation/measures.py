@@ -80,6 +80,7 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True) 
             found.is_adversarial[judgement["prompt_id"]] = kind
         if isinstance(refused := meta.get("refused"), bool):
             found.add("refused", judgement["prompt_id"], float(refused))
+    # Paired by place: judgements of other responses would mark the wrong ones, and nobody would see it.
     if responses and judgements and answered != judged:
         raise UserError(
             f"{judgements} has {len(judged)} judgements, not those of the {len(answered)} responses of {responses} in "
@@ -108,7 +109,7 @@ def summarise(model: Measured, prompts: Collection[str] | None = None, kind: str
         if values := by_prompt(model.at(metric, prompts)):
             interval = mean_interval(list(values.values()))
             means[metric] = interval.as_dict() if metric in COMPARED else interval.mean
-    for metric, (score, mark) in AGREEMENT.get(kind, {}).items():
+    for metric, (score, mark) in AGREEMENT.get(kind, {}).items():  # each reward model on the prompts that it governs
         agreement = spearman_interval(model.at(score, prompts), model.at(mark, prompts))
         if agreement is not None:
             means[metric] = agreement.as_dict()

@@ -116,6 +116,7 @@ def questions(checkpoint: str) -> list[str]:
     for row in rows:
         prompts.setdefault(str(row.get("prompt_id")), []).append(row)
     right = sorted((rank for rows in prompts.values() if (rank := _rank(rows))), key=lambda rank: rank[:2])
+    # Backwards, so that the best of each task is written last and stays.
     harmless = {task: text for _, _, task, text, adversarial in reversed(right) if not adversarial}
     ranked = [text for _, _, task, text, _ in right if harmless.get(task) == text]
     adversarial = [text for worst, _, _, text, adversarial in right if adversarial and worst == _best(right)]

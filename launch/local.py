@@ -22,7 +22,7 @@ def run_stages(runner: Runner, stages: Sequence[Planned], total: int, to_run: Co
     for number, one in enumerate(stages, 1):
         if runner.processes.stopped:
             return runner.not_started(one)
-        ahead = [later for later in stages[number - 1 :] if later.name in to_run]
+        ahead = [later for later in stages[number - 1 :] if later.name in to_run]  # this one included
         code = runner.run(one, f"{number}/{total}{time_left(ahead, stages, runner.place.folder)}")
         if code:
             return code

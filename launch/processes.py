@@ -118,6 +118,7 @@ def _environments(ranks: int) -> list[dict[str, str]]:
     environ = environment()
     if ranks == 1:
         return [environ]
+    # The system picks a free port. It is let go before rank 0 takes it, a gap in which nobody else is likely to.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -127,5 +128,6 @@ def _environments(ranks: int) -> list[dict[str, str]]:
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
     }
+    # Ranks with all cores each would slow one another down many times over.
     environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     return [environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]

@@ -35,7 +35,7 @@ class Ranks:
         while waiting and not stopped():
             for rank in sorted(waiting):
                 word = _read(folder / f"ask_{rank}")
-                if word is None and rank in answered:
+                if word is None and rank in answered:  # it has read the answer, or it would still be asking
                     waiting.remove(rank)
                 elif word is not None and word != answered.get(rank):
                     folder.mkdir(parents=True, exist_ok=True)

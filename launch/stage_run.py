@@ -154,6 +154,7 @@ def parameters(folder: Path) -> int:
     for path in folder.glob("*.safetensors"):
         try:
             with path.open("rb") as file:
+                # safetensors: eight bytes with the header's length, then the header, JSON with every tensor's shape.
                 header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
             count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError, OverflowError):

@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # also a signal's: nothing half-written stays beside
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)

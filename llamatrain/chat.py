@@ -46,7 +46,7 @@ def check_messages(messages: Any, where: str, ends: Literal["user", "assistant"]
             raise UserError(f"{where}[{index}].content: found {show(content)}, need a text")
         if not _is_unicode(content):
             raise UserError(f"{where}[{index}].content: found an unpaired surrogate, need valid Unicode")
-    first = messages[0].get("role") == "system"
+    first = messages[0].get("role") == "system"  # where the turns begin, 0 or 1
     for index, message in enumerate(messages[first:], start=int(first)):
         role, needed = message.get("role"), "user" if (index - first) % 2 == 0 else "assistant"
         if role != needed:
@@ -59,6 +59,7 @@ def check_messages(messages: Any, where: str, ends: Literal["user", "assistant"]
         raise UserError(f"{where}: found a system message only, need a user message after it")
     if ends is not None and last != ends:
         raise UserError(f"{where}: ends with {last!r}, need to end with {ends!r}")
+    # All but a last answer, which the model wrote or learns to write: it cannot pose as the user's or our words.
     for index, message in enumerate(messages[:-1] if last == "assistant" else messages):
         tag = next((tag for tag in TAGS if tag in message["content"]), None)
         if tag is not None:
@@ -129,6 +130,7 @@ def _encode(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int
         if message["role"] == "system":
             prefix = B_SYS + content + E_SYS
         elif message["role"] == "user":
+            # BOS before every turn, EOS after every answer: so in the released code, not once a dialogue.
             tokens += tokenizer.encode(f"{B_INST} {(prefix + content).strip()} {E_INST}", bos=True)
             prefix = ""
         else:

@@ -86,6 +86,7 @@ def _joined() -> bool:
 def _read_launcher() -> None:
     """Check the launcher's variables; give srun's the names that torch knows (the batch script exports MASTER_ADDR)."""
     env = os.environ
+    # MASTER_ADDR as well: inside an interactive job srun's variables stand in every shell, where nothing is distributed.
     if "RANK" not in env and {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "MASTER_ADDR"} <= env.keys():
         env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
         env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")
@@ -150,7 +151,7 @@ def all_reduce_sum(value: T) -> T:
         total = value.detach().clone().to(device())
         _dist().all_reduce(total)
         return total.to(value.device)  # type: ignore[return-value]
-    tensor = torch.tensor(value, dtype=torch.float64, device=device())
+    tensor = torch.tensor(value, dtype=torch.float64, device=device())  # counts of tokens stay exact
     _dist().all_reduce(tensor)
     return tensor.item()  # type: ignore[return-value]
 

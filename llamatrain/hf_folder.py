@@ -53,7 +53,7 @@ def matched(
     weights: Iterable[tuple[str, torch.Tensor]], shapes: Shapes, where: str, fresh: Collection[str] = ()
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the weights a model of these shapes needs; UserError on a missing (but for `fresh`), unknown or misshapen one."""
-    left = set(shapes)
+    left = set(shapes)  # what has not come yet
     for name, tensor in weights:
         if name in shapes:
             if shapes[name] != tensor.shape:

@@ -78,7 +78,7 @@ def harmless(schema: type) -> frozenset[str]:
     """Return the dotted keys that cannot change what a program of this schema makes, beyond rounding."""
     found, types = set(), get_type_hints(schema)
     for field in fields(schema):
-        if "changes" in field.metadata:
+        if "changes" in field.metadata:  # every word there is one of what does not reach the result
             found.add(field.name)
         elif is_dataclass(types[field.name]):
             found |= {f"{field.name}.{key}" for key in harmless(types[field.name])}
@@ -117,7 +117,7 @@ def changed(schema: type, old: Mapping[str, Any], new: Mapping[str, Any]) -> Ite
     types = get_type_hints(schema)
     for field in fields(schema):
         name = field.name
-        if "changes" in field.metadata or name not in old:
+        if "changes" in field.metadata or name not in old:  # an earlier version did without it
             continue
         if is_dataclass(types[name]) and isinstance(old[name], Mapping):
             for key, before, now in changed(types[name], old[name], new[name]):

@@ -84,6 +84,7 @@ class Lock:
     def _take(self) -> None:
         proof = self._flock()
         holder = Holder.read(self.path)
+        # On this machine flock has proved that whoever is named is gone; of another machine's holder it knows nothing.
         if holder is None or (proof and holder.kernel == self._me.kernel):
             self._write()
             return

@@ -27,7 +27,7 @@ def next_token_select(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     chosen = torch.zeros_like(mask)
     same_segment = segments[:, 1:] == segments[:, :-1]
     chosen[:, :-1] = mask[:, 1:] & same_segment & (segments[:, 1:] > 0)  # segment 0 is padding
-    select = chosen.flatten().nonzero().squeeze(1)
+    select = chosen.flatten().nonzero().squeeze(1)  # (N,); no target is a row's first, so + 1 stays in its row
     return select, ids.flatten()[select + 1]
 
 
@@ -59,7 +59,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if learning else None
         for start in range(0, len(hidden), rows):
             part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = linear(part, weight).float()
+            logits = linear(part, weight).float()  # (rows, V)
             if grad_weight is None or grad_hidden is None:
                 loss -= F.log_softmax(logits, dim=-1).gather(1, wanted).sum()
                 continue

@@ -64,6 +64,7 @@ def write(folder: Path, known: Mapping[str, Entry] | None = None) -> None:
         name, size = str(path.relative_to(folder)), path.stat().st_size
         if name not in entries:
             entries[name] = {"size": size, "sha256": sha256(path)}
+    # Also the other ranks' files: folders of the same name on several machines' own disks would pass until a resume.
     for name, entry in entries.items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != entry["size"]:
             raise OSError(f"rank 0 does not see {name} as another rank wrote it: need one run folder for all ranks")
@@ -76,7 +77,7 @@ def read(folder: Path) -> dict[str, Entry]:
         entries = read_json(folder / NAME, Content, "the checkpoint was altered")["files"]
     except FileNotFoundError:
         raise UserError(f"{folder} has no {NAME}: it is not a finished checkpoint") from None
-    for path in folder.iterdir():
+    for path in folder.iterdir():  # a file of weights laid in beside would be loaded, and nothing would vouch for it
         if _is_result(path.name) and path.name not in entries:
             raise UserError(f"checkpoint {folder} is damaged: {path.name} is not in its {NAME}")
     return entries
@@ -95,7 +96,7 @@ def verify(folder: Path, names: Iterable[str] | None = None) -> None:
             if name.startswith("trainer/") and not (folder / "trainer").exists():
                 continue  # the trainer state may be dropped from a kept checkpoint
             raise UserError(f"checkpoint {folder} is damaged: {name} is missing")
-        size = path.stat().st_size
+        size = path.stat().st_size  # first: a cut file is told apart without reading it
         if size != entry["size"]:
             raise UserError(
                 f"checkpoint {folder} is damaged: {name} has {size} bytes, its manifest says {entry['size']}"

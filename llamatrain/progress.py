@@ -64,7 +64,7 @@ class Progress:
     def update(self, n: int = 1, **shown: Any) -> None:
         """Count n more units; the named values are shown beside the bar."""
         before, self.done = self.done, self.done + n * self.weight
-        if not self.show:
+        if not self.show:  # counted all the same
             return
         self.shown.update(shown)
         if self._bar is not None:

@@ -30,6 +30,7 @@ def refuse_resume(
     other = sorted(name for name in data if lineage["data"].get(name) != data[name])
     if other:
         raise UserError(f"the data behind '{other[0]}' changed since {newest} was saved: {MEND}")
+    # By content: a parent that was moved is the same, one that was trained again under the same path is not.
     before = {key: parent["sha256"] for key, parent in lineage["parents"].items()}
     now = {key: parent_hash(path) for key, path in parents.items()}
     other = sorted(key for key in before | now if before.get(key) != now.get(key))
@@ -56,12 +57,12 @@ def refuse_replacement(
     """Refuse to replace a finished result that was made with other settings (but those in `free`) or from other files."""
     if is_dataclass(schema):
         before = _settings_before(folder)
-        now = yaml.safe_load(yaml.safe_dump(settings))
+        now = yaml.safe_load(yaml.safe_dump(settings))  # as the file has them: a tuple is a list there
         for key, was, value in changed(schema, before, now):
             if key.partition(".")[0] not in free:
                 raise UserError(f"{key}={_cut(value)}: {folder} is finished and was made with {_cut(was)}: {MEND}")
     formerly = old.get("made_from") or {}
-    for name, content in made_from.items():
+    for name, content in made_from.items():  # what the earlier run did not note says nothing
         if formerly.get(name, content) != content:
             raise UserError(f"what '{name}' names changed since {folder} was finished: {MEND}")
 

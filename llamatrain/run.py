@@ -84,6 +84,7 @@ class Run:
         self._metrics: Metrics | None = None
         self.incidents: list[dict[str, Any]] = []
         try:
+            # Rank 0 opens the folder; where that fails all raise the same error, none waits for it.
             distributed.fail_together(self._opened_or_why_not(type(settings), free) if self.is_main else "")
             self.incidents = distributed.broadcast_object(self.incidents)
             kernels.choose(config.kernels, distributed.broadcast_object(kernels.used()))
@@ -285,8 +286,9 @@ class Run:
             "version": __version__,
         }
         if self._metrics is not None:
-            self._metrics.flush()
+            self._metrics.flush()  # before the checkpoint: after a kill metrics.jsonl reaches at least as far as it
         distributed.fail_together(self._gone())
+        # Not always `step`: PPO's iterations have several updates, and its policy waits while the critic warms up.
         updates = {name: engine.steps_done for name, engine in engines.items()}
         checkpoint.save(target, engines, tokenizer, lineage, {**(state or {}), "updates": updates})
         self.step = step
@@ -343,6 +345,7 @@ class Run:
             return
         if self.is_main:
             for path in manifest.published(self.checkpoints):
+                # Saved after an incident was recorded, a checkpoint is from the other side of the rollback: it stays.
                 unknown = self.incidents[checkpoint.lineage(path).get("incidents", 0) :]
                 if any(manifest.step_of(path) >= incident["first_step"] for incident in unknown):
                     manifest.delete(path)

@@ -71,6 +71,7 @@ class RunFolder:
             raise UserError(
                 f"{final} is where the run puts the link to its last checkpoint: move the existing file away"
             )
+        # Everything that can refuse comes before the first file is written.
         saved, old = manifest.published(self.checkpoints), self.status()
         if old.get("state") == "done" and not saved:
             refuse_replacement(self.path, old, schema, settings, made_from, free)
@@ -79,6 +80,7 @@ class RunFolder:
         self._before = float(old.get("seconds", 0.0)) if saved else 0.0
         self._made_from, self._environment = dict(made_from), environment()
         self.wandb_id = old.get("wandb_id", self.wandb_id)
+        # A resumed run keeps the libraries it began with: another one rounds otherwise.
         kernels.choose(self.config.kernels, old.get("kernels", {}) if saved else {})
         atomic.write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         self.write_status("running", 0)

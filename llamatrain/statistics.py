@@ -112,6 +112,7 @@ def spearman_interval(scores: Mapping[str, Sequence[float]], marks: Mapping[str,
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Return each value's rank; equal values share the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    # The last rank of each group of equals, less half of what stands between its first and last.
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 

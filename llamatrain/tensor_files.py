@@ -22,11 +22,11 @@ DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 class TensorFile:
-    """A file in the writing. A failed write is kept until `close`: the other ranks need this one in every gather."""
+    """A file being written. A failed write is kept until `close`: the other ranks need this one in every gather."""
 
     def __init__(self, path: Path, shapes: Shapes, dtype: torch.dtype) -> None:
         self.path, self.dtype = path, dtype
-        self._left = list(shapes)[::-1]
+        self._left = list(shapes)[::-1]  # from the end: `pop` takes the next one
         self._hash, self._size = hashlib.sha256(), 0
         self._failure: OSError | None = None
         header = json.dumps(_header(shapes, dtype), separators=(",", ":")).encode()
@@ -45,7 +45,7 @@ class TensorFile:
         self._put(tensor.view(-1).view(torch.uint8).numpy().data)
 
     def _put(self, data: bytes | memoryview) -> None:
-        if self._failure is not None:
+        if self._failure is not None:  # kept, not raised: this rank must go on gathering with the others
             return
         try:
             self._file.write(data)

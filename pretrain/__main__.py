@@ -118,7 +118,7 @@ def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -
     found: dict[str, float] = {}
     total, targets = 0.0, 0
     for source in batches.sources:
-        count = batches.targets(source)
+        count = batches.targets(source)  # of all its sequences, whatever the limit: its weight in the total
         if count < 1:  # nothing to predict
             continue
         loss = evaluate_loss(engine, batches.source_batches(source.name, limit), language_model_loss)["eval/loss"]

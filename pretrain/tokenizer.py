@@ -52,7 +52,7 @@ def train_model(texts: Iterable[str], vocab_size: int, trainer: TrainerConfig, n
     def lines() -> Iterator[str]:
         try:
             for text in texts:
-                for line in text.splitlines():
+                for line in text.splitlines():  # SentencePiece's unit is a line: no piece may cross one
                     yield from _cut(line, trainer.max_sentence_length)
         except BaseException as error:  # SentencePiece makes a RuntimeError of it, which is none of our business
             failed.append(error)
@@ -81,7 +81,7 @@ def _read(sources: Iterable[str], progress: Progress, bad: BadRows) -> Iterator[
 
 def _cut(line: str, limit: int) -> Iterator[str]:
     """Split a line at spaces into parts of `limit` bytes at most: SentencePiece silently drops longer ones."""
-    if len(line) * 4 <= limit or len(line.encode()) <= limit:
+    if len(line) * 4 <= limit or len(line.encode()) <= limit:  # a character has four bytes at most
         yield line
         return
     part: list[str] = []

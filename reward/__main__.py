@@ -52,7 +52,7 @@ def train(cfg: RewardConfig) -> None:
     data = load(cfg, tokenizer, max_length)
     labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
-    steps = total_steps(cfg, len(data.pairs))
+    steps = total_steps(cfg, len(data.pairs))  # of one epoch in the paper (3.2.2): training longer can overfit
     batches = PairBatches(
         data.pairs,
         margin=cfg.margin,
@@ -176,7 +176,7 @@ def pair_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the summed loss of a micro-batch's pairs, and what is logged beside it (summed alike)."""
     scores = scores_at_ends(model, batch)  # (m, 2)
-    chosen, rejected = scores.unbind(-1)
+    chosen, rejected = scores.unbind(-1)  # (m,) each
     loss = ranking = ranking_loss(chosen, rejected, batch["margin"]).sum()
     sums = {
         "accuracy": (chosen > rejected).float().sum(),
@@ -204,7 +204,7 @@ def held_out_metrics(engine: Engine, data: Preferences, max_length: int, micro_b
     results = scored(pairs, scores)
     if not data.held_out:
         return score_means(results)
-    gaps = torch.tensor(scores).diff(dim=-1).neg()
+    gaps = torch.tensor(scores).diff(dim=-1).neg()  # (pairs, 1): chosen - rejected
     loss = torch.nn.functional.softplus(-gaps).mean()
     return {"eval/loss": float(loss), **summary(results)}
 

@@ -72,6 +72,7 @@ def load_pairs(
         if fault is not None:
             dropped[fault] += 1
             continue
+        # A side far too long is told by its characters, before either is encoded.
         sides = [_messages(row, "chosen"), _messages(row, "rejected")]
         count = max(too_many(messages, tokenizer, max_length) or 0 for messages in sides)
         pair = None if count else _pair(row, tokenizer, path, number + bad.counts.total() - before)

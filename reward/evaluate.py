@@ -76,6 +76,7 @@ def pooled(paths: list[str]) -> list[Scored]:
         if not file.is_file():
             raise missing(file, "reward.evaluate")
         for number, result in enumerate(read_lines(file, Scored, "`llamatrain reward.evaluate` makes it"), 1):
+            # Folds that overlap would count some pairs twice, and the interval would look too narrow.
             if (result.source, result.row) in results:
                 raise UserError(f"{file}:{number}: row {result.row} of {result.source} is scored twice in the pool")
             results[result.source, result.row] = result

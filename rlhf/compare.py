@@ -174,6 +174,7 @@ def draw_variants(cfg: CompareConfig, prompt_id: str, pair: int) -> tuple[Varian
     else:
         different = chance.sample(temperatures, 2) if len(temperatures) > 1 else temperatures * 2
         first, second = (Variant("checkpoint_a", temperature) for temperature in different)
+    # In random order: else annotators, or the reader of the file, could learn which model comes first.
     return (second, first) if chance.random() < 0.5 else (first, second)
 
 

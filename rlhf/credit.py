@@ -44,7 +44,7 @@ def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Ten
     The sum over a response is equation 4 with the one-sample estimate (k1) of the KL divergence.
     """
     rewards = -kl_coef * (logprobs - reference) * mask
-    last = mask.sum(1) - 1
+    last = mask.sum(1) - 1  # (N,)
     rewards[torch.arange(len(rewards)), last] += scores.to(rewards.dtype)  # at EOS itself, not at padding behind it
     return rewards
 
@@ -53,8 +53,8 @@ def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
     """Return the advantages (N, R) of Schulman et al. 2016; after a response's last token there is no value."""
     values = values * mask
     advantages = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[:, 0])
-    next_values = torch.zeros_like(following)
+    following = torch.zeros_like(rewards[:, 0])  # (N,): the advantage one token on
+    next_values = torch.zeros_like(following)  # 0 behind the last token: a response ends there
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_values - values[:, t]
         # The mask keeps the sum at 0 through the padding, until a row's last token is reached from behind.
@@ -74,6 +74,7 @@ def whiten_scores(scores: Tensor, adversarial: Tensor, apart: bool) -> Tensor:
     if not apart:
         return whiten(scores)
     kinds = [kind for kind in (adversarial, ~adversarial) if kind.any()]
+    # Each is 0 where the other kind is, so that the sum puts them together.
     return torch.stack([whiten(scores, kind) for kind in kinds]).sum(0)
 
 

@@ -52,6 +52,7 @@ def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[
         if name == SCORE:
             head = scale * weight.double().cpu() + shift * direction
     critic.state.load_parameters([(SCORE, head.float())])
+    # What the new head would read, without another forward pass: it is linear in both features.
     values = (scale * old + shift * offset).float().split([len(j.values) for j in own])
     return gather([replace(j, values=new) for j, new in zip(own, values, strict=True)])
 

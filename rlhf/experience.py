@@ -118,7 +118,7 @@ def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
         pad_sequence([getattr(j, name) for j in judged], batch_first=True)
         for name in ("logprobs", "reference", "values")
     )
-    mask = pad_sequence([torch.ones(len(j.logprobs), dtype=torch.bool) for j in judged], batch_first=True)
+    mask = pad_sequence([torch.ones(len(j.logprobs), dtype=torch.bool) for j in judged], batch_first=True)  # (N, R)
     combined, gated = rewarded(cfg, judged)
     adversarial = torch.tensor([j.rollout.prompt.is_adversarial for j in judged])
     whitened = whiten_scores(combined, adversarial, apart=cfg.whiten == KIND)
@@ -135,9 +135,9 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
     judged, mask = batch.judged, batch.mask
     lengths = mask.sum(1).float()
     # Estimated from the sampled tokens alone: the sum over a response is the one-sample estimate k1 of its KL.
-    kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])
+    kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])  # (N,)
     sampler = torch.tensor([p for j in judged for p in j.rollout.sampler_logprobs])
-    ratios = torch.cat([j.reference - j.logprobs for j in judged]).double()
+    ratios = torch.cat([j.reference - j.logprobs for j in judged]).double()  # (n,): log of reference over policy
     return {
         "ppo/score_combined": float(batch.combined.mean()),
         "ppo/helpfulness": mean([j.helpfulness for j in judged]),

@@ -36,10 +36,10 @@ def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context:
     norms: list[tuple[float, float]] = []
     total = 0
     for numbers in mini_batches(cfg, iteration):
-        tokens = int(batch.mask[numbers].sum())
+        tokens = int(batch.mask[numbers].sum())  # every rank holds the whole batch, so all know the global number
         for name, value in accumulate(cfg, models, batch, numbers, tokens, context, hold).items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value
-        norms.append((0.0 if hold else models.policy.step(), models.critic.step()))
+        norms.append((0.0 if hold else models.policy.step(), models.critic.step()))  # one update of each
         total += tokens
     means = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / total
     metrics = {f"ppo/{name}": float(mean) for name, mean in zip(sums, means, strict=True)}

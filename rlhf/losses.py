@@ -34,10 +34,11 @@ def log_ratio(logprobs: Tensor, old: Tensor) -> Tensor:
 def policy_loss(log_ratios: Tensor, advantages: Tensor, clip: float) -> Tensor:
     """Return -min(ratio * advantage, clipped ratio * advantage) of each token (n,)."""
     ratio = log_ratios.exp()
+    # The minimum: clipping takes away what would reward going further, never what would punish having gone too far.
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Return half the larger square of value - return and of the value held within +-clip of the old one - return."""
-    held = old + (values - old).clamp(-clip, clip)
+    held = old + (values - old).clamp(-clip, clip)  # the larger loss of the two: clipping never hides an error
     return 0.5 * torch.maximum((values - returns).square(), (held - returns).square())

@@ -68,17 +68,21 @@ def train(cfg: PPOConfig) -> None:
         with run.progress(cfg.iterations, "ppo", "iterations", done=start, every=cfg.run.log_every) as bar:
             for iteration in range(start, cfg.iterations):
                 clock = Clock()
+                # 1. act
                 with clock("act"):
                     rollouts = act(cfg, models.policy, rollout_prompts(cfg, prompts, iteration), tokenizer)
+                # 2. judge
                 with clock("judge"):
                     judged = gather(judge(cfg, models, rollouts, context))
                     if iteration == 0:
                         require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
+                # 3. credit
                 with clock("credit"):
                     batch = credit(cfg, judged)
                     # Until the policy's first update: the critic's head is fit to the returns, then credit given again.
                     if models.policy.steps_done == 0:
                         batch = credit(cfg, rescale(cfg, models.critic, batch, context))
+                # 4. learn
                 hold = holds(cfg, models.policy.steps_done, iteration, batch)
                 with clock("learn"):
                     learned = learn(cfg, models, batch, iteration, context, hold)
@@ -174,6 +178,7 @@ def load_models(cfg: PPOConfig, parents: dict[str, Path]) -> Models:
     """Load the five models."""
     policy, helpful, safe = parents["checkpoint"], parents["helpfulness"], parents["safety"]
     updates = cfg.iterations * cfg.updates_per_iteration
+    # The policy's schedule counts its own updates, which are those that it does not wait for its critic.
     held = min(cfg.critic_warmup, cfg.iterations) * cfg.updates_per_iteration
     return Models(
         policy=language_engine(policy, cfg.optim, cfg.zero, max(1, updates - held), cfg.activation_checkpointing),

@@ -26,6 +26,7 @@ class SamplesLog:
         self.model: str = settings["checkpoint"]  # whose policy learns
         self.temperature: float = settings["sampling"]["temperature"]
         self.seed: int = settings["run"]["seed"]
+        # As metrics.jsonl is cut: a resumed run writes these steps again.
         if self.is_main and self.path.exists():
             rows = read_lines(self.path, RolloutRow, "move it away: it is only for people to read", grows=True)
             write_rows(self.path, [row for row in rows if row["step"] <= step])

@@ -38,6 +38,7 @@ def train(cfg: SFTConfig) -> None:
     tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     bad = BadRows(cfg.bad_rows)
     max_length = context(start, cfg.max_length)
+    # Before the data are tokenized, which takes a while.
     check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, world_size())
     cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, max_length, world_size())
     batches, held_out = load(cfg, tokenizer, max_length, bad)

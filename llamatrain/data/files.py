@@ -127,7 +127,7 @@ def _next_start(file: IO[bytes], position: int, size: int, paragraphs: bool) -> 
     """Return the first byte from `position` on at which a row begins."""
     if position >= size:
         return size
-    file.seek(position - 1)
+    file.seek(position - 1)  # one back: where a line begins at `position` itself, this reads the break before it
     file.readline()
     if not paragraphs:
         return file.tell()
@@ -188,7 +188,7 @@ def _unpacking(path: Path, place: Place | None = None) -> Iterator[None]:
 
 
 def _read_lines(file: IO[bytes], place: Place, end: int | None) -> Iterator[tuple[Place, Row | UserError]]:
-    left = None if end is None else end - place.begin
+    left = None if end is None else end - place.begin  # bytes; a row belongs to the part in which it begins
     for line in file:
         if left is not None:
             if left <= 0:

@@ -139,7 +139,7 @@ def write_shard_blocks(folder: Path, number: int, blocks: Iterable[Block]) -> di
         for tokens, lengths in blocks:
             ends = end + np.cumsum(lengths, dtype=np.int64)
             files["tokens"].write(tokens)
-            files["documents"].write(ends - lengths)
+            files["documents"].write(ends - lengths)  # where each begins; the end of the last follows below
             documents += len(lengths)
             end += len(tokens)
         files["documents"].write(np.array([end], dtype=np.int64))
@@ -217,6 +217,7 @@ class TokenStream:
     def read(self, start: int, length: int) -> NDArray[Any]:
         """Return tokens `start` to `start + length`, fewer at the end."""
         stop = min(start + length, len(self))
+        # "right": of shards that begin at the same token, as empty ones do, the last, which holds it.
         shard = int(np.searchsorted(self.starts, start, side="right")) - 1
         parts = []
         while start < stop:
@@ -225,7 +226,7 @@ class TokenStream:
                 parts.append(self._shard(shard)[start - begin : min(stop, end) - begin])
                 start = min(stop, end)
             shard += 1
-        if len(parts) == 1:
+        if len(parts) == 1:  # nearly always: a view of the mapped file, nothing is copied
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
 

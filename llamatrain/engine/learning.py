@@ -88,11 +88,11 @@ class Engine:
 
         A gradient that is not finite changes no weight. `detailed` fills `grad_norms`.
         """
-        for group in self._adamw.param_groups:
+        for group in self._adamw.param_groups:  # a function of the step, not a scheduler with a state of its own
             group["lr"] = self.lr
         self._norms.expect(detailed)
         self._ds.step()
-        self.state.steps_done += 1
+        self.state.steps_done += 1  # a step that changed no weight counts, too: the data have moved on
         return self._norms.read()
 
     @contextlib.contextmanager

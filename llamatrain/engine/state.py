@@ -54,7 +54,7 @@ class NamedState:
         All ranks take part.
         """
         keys = self.optimizer_keys()
-        if keys and keys[0] in MOMENTS:
+        if keys and keys[0] in MOMENTS:  # DeepSpeed links them once, at a first step that a resumed engine did not make
             self._link_moments()
         for name, parameter in self.module.named_parameters():
             for key in keys:

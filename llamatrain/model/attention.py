@@ -52,8 +52,8 @@ def places(
 def rotary_table(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
     """Return cos and signed sin, (1 or B, T, 1, D), of the angles at these positions (HF layout: halves, not pairs)."""
     # Angles in float32: in bfloat16 neighbouring positions would fall together.
-    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
-    angles = position_ids[:, :, None, None].float() * (1.0 / theta**exponents)
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim  # (D / 2,)
+    angles = position_ids[:, :, None, None].float() * (1.0 / theta**exponents)  # (1 or B, T, 1, D / 2)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
@@ -163,7 +163,7 @@ class _CausalBlocks(torch.autograd.Function):
     ) -> Tensor:
         kv_heads = keys.shape[2]
         rotary = _by_heads(rotary[0], 1), _by_heads(rotary[1], 1)
-        q, k, v = (_by_heads(x, kv_heads) for x in (queries, keys, values))
+        q, k, v = (_by_heads(x, kv_heads) for x in (queries, keys, values))  # (B, K, T, G or 1, D)
         # 1 / sqrt(D) goes into the rotation of the queries: scaling the scores would be a pass over memory of its own.
         q, k, v = _rotated(q, _scaled(*rotary)), _rotated(k, rotary), v.contiguous()
         mixed, *kept = _mix(q, k, v, hidden)
@@ -196,10 +196,10 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
     mixed = q.new_empty(batch, length, kv_heads * group, width)
     target = _by_heads(mixed, kv_heads)  # a view: what is written here lies in `mixed` in its own order
     kept, start = [], 0
-    q, k, v = _stacked(q), _stacked(k), _stacked(v)
+    q, k, v = _stacked(q), _stacked(k), _stacked(v)  # (B K, T G, D), (B K, T, D) twice
     for mask in hidden:
         end = start + mask.shape[-2]
-        scores = torch.bmm(q[:, start * group : end * group], k[:, :end].transpose(1, 2))
+        scores = torch.bmm(q[:, start * group : end * group], k[:, :end].transpose(1, 2))  # (B K, R G, L)
         by_query = scores.view(batch, kv_heads, end - start, group, end)
         # A causal mask covers the block's own keys alone, one of segments all keys up to its end.
         by_query[..., end - mask.shape[-1] :].add_(mask.unsqueeze(-2))
@@ -221,7 +221,7 @@ def _mix_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tens
     for probabilities in reversed(kept):
         start = end - probabilities.shape[1] // group
         rows = slice(start * group, end * group)
-        grad_scores = torch.bmm(grad[:, rows], v[:, :end].transpose(1, 2))
+        grad_scores = torch.bmm(grad[:, rows], v[:, :end].transpose(1, 2))  # (B K, R G, L)
         torch.ops.aten._softmax_backward_data.out(grad_scores, probabilities, -1, torch.float32, grad_input=grad_scores)
         grad_q[:, rows] = torch.bmm(grad_scores, k[:, :end])
         if end == k.shape[1]:

@@ -184,7 +184,7 @@ class FeedForward(nn.Module):
         lay_side_by_side(self.gate_proj.weight, self.up_proj.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = products(x, self.gate_proj.weight, self.up_proj.weight)
+        gate, up = products(x, self.gate_proj.weight, self.up_proj.weight)  # (..., K) each, K the hidden dimension
         return linear(swiglu(gate, up), self.down_proj.weight)
 
 
@@ -242,7 +242,7 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Return the normed hidden states, (B, T, C), or (N, C) at the flattened positions `select`."""
         length = input_ids.shape[1]
-        x = self.embed_tokens(input_ids)
+        x = self.embed_tokens(input_ids)  # (B, T, C)
         if cache is not None:
             position_ids, segment_ids = cache.position_ids, None
         elif position_ids is None:
@@ -256,7 +256,7 @@ class Decoder(nn.Module):
             chosen = select if few and layer is self.layers[-1] else None
             x = self.through(config, layer, x, at, cache, chosen)
         if select is not None and not few:
-            x = x.flatten(0, 1).index_select(0, select)
+            x = x.flatten(0, 1).index_select(0, select)  # (N, C)
         out: Tensor = self.norm(x)
         return out
 
@@ -295,7 +295,7 @@ class Transformer(nn.Module):
             out = linear(x, self.model.embed_tokens.weight)
         else:
             out = linear_cross_entropy(x, self.model.embed_tokens.weight, targets)
-        return out.float()
+        return out.float()  # logits of bfloat16 are too coarse for log-probabilities
 
     def new_cache(self, slots: int, max_len: int) -> KVCache:
         """Return an empty cache for `slots` sequences of up to `max_len` tokens."""

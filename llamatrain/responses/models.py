@@ -47,7 +47,7 @@ def shared_tokenizer(parents: dict[str, Path], given: str | None = None) -> Toke
 def shared_context(parents: dict[str, Path]) -> int:
     """Return the first checkpoint's context, which the others must not be shorter than."""
     contexts = {key: load_config(path)[0].max_seq_len for key, path in parents.items()}
-    first, context = next(iter(contexts.items()))
+    first, context = next(iter(contexts.items()))  # of the model that samples, which fills it
     for key, other in contexts.items():
         if other < context:
             raise UserError(

@@ -53,7 +53,7 @@ def collate_pairs(pairs: Sequence[Pair], max_length: int) -> Batch:
     lengths = [len(sample.tokens) for sample in samples]
     rows = pack(lengths, max_length)
     batch, starts = collate(samples, rows, max(sum(lengths[i] for i in row) for row in rows))
-    ends = starts + torch.tensor([[0, length - 1] for length in lengths])
+    ends = starts + torch.tensor([[0, length - 1] for length in lengths])  # (2m, 2): row and column
     labels = [[_label(pair.chosen_safe), _label(pair.rejected_safe)] for pair in pairs]
     return {
         **batch,
@@ -74,8 +74,8 @@ def _label(safe: bool | None) -> float:
 def scores_at_ends(model: Callable[..., Tensor], batch: Batch) -> Tensor:
     """Return the scores (m, 2) of chosen and rejected, read at their last tokens."""
     scores = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], segment_ids=batch["segment_ids"])
-    ends = batch["ends"]
-    return scores[ends[..., 0], ends[..., 1]]
+    ends = batch["ends"]  # (m, 2, 2)
+    return scores[ends[..., 0], ends[..., 1]]  # (B, T) to (m, 2)
 
 
 @torch.no_grad()

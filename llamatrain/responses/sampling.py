@@ -48,7 +48,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
     load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype))  # a finished run loads none
 
     with run.progress(chunks.missing() * cfg.samples_per_prompt, "sampling", "responses") as bar:
-
+        # A chunk from its prompts: sampled, scored by whichever reward models are given, and laid out as rows.
         def rows_of(items: range) -> list[SampledRow]:
             started = time.monotonic()
             wanted = [(prompts[i], number) for i in items for number in range(cfg.samples_per_prompt)]

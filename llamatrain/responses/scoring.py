@@ -41,6 +41,7 @@ class Scores:
 
 def sigmoid(logit: float) -> float:
     """Return the score as the paper quotes it, in (0, 1)."""
+    # Two forms of the same, so that `exp` is only taken of numbers below 0 and cannot overflow.
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
@@ -58,7 +59,7 @@ def raw_scores(scores: Scores) -> RawScores:
 
 def gate_closes(safety: Tensor, gate: GateConfig) -> Tensor:
     """Tell where (N,) the safety score takes the place of the helpfulness score whatever the prompt."""
-    return safety.double() < logit(gate.safety_threshold)
+    return safety.double() < logit(gate.safety_threshold)  # (N,); in float64, as the threshold is
 
 
 def combined_logits(helpfulness: Tensor, safety: Tensor, is_adversarial: Tensor, gate: GateConfig) -> Tensor:
@@ -80,7 +81,7 @@ def hold_unfinished(
         members.setdefault(group, []).append(index)
     for indices in members.values():
         ended = sorted(combined[i].item() for i in indices if finished[i])
-        ceiling = gate.unfinished_logit
+        ceiling = gate.unfinished_logit  # alone where no response of the group has ended
         if ended:
             ceiling = min(ceiling, ended[int(quantile * (len(ended) - 1))] - BELOW)
         for index in indices:

@@ -95,7 +95,7 @@ def find_spans(cfg: ContaminationConfig, run: Run, manifest: shards.Manifest, in
             for start in range(0, source.tokens, STRETCH)
         ]
         reach: Reach = np.zeros(len(index.tokens), dtype=np.int32)
-        for folder in work.run("match", match_stretch, tasks):
+        for folder in work.run("match", match_stretch, tasks):  # the longest span of any stretch counts
             with np.load(folder / "reach.npz") as found:
                 places = found["places"]
                 reach[places] = np.maximum(reach[places], found["reach"])

@@ -108,7 +108,7 @@ def find(text: str) -> Iterator[tuple[str, str]]:
         return
     for kind, pattern, holds in _RULES:
         taken = [match for match in pattern.finditer(text) if holds(match)]
-        for match in reversed(taken):
+        for match in reversed(taken):  # from the end, so that the places of the others stay as they are
             yield kind, match[0]
             text = f"{text[: match.start()]} # {text[match.end() :]}"
     if _PHONE.search(text):

@@ -72,10 +72,10 @@ class Piece:
         ends = self.ends()
         with (self.folder / "text").open("rb") as file:
             begin = 0
-            while begin < self.documents:
+            while begin < self.documents:  # a block of whole documents at a time, one at least
                 end = int(np.searchsorted(ends, ends[begin] + BATCH_BYTES, side="right")) - 1
                 end = min(max(end, begin + 1), self.documents)
-                block = file.read(int(ends[end] - ends[begin]))
+                block = file.read(int(ends[end] - ends[begin]))  # also what is not chosen: one read beats many seeks
                 numbers = np.arange(begin, end)
                 if chosen is not None:
                     numbers = numbers[chosen[begin:end]]

@@ -119,7 +119,10 @@ def _expanded(path: str) -> list[str]:
 
 def shares(mixture: Sequence[Mixed], tokens: Sequence[int]) -> list[float]:
     """Return each source's part of the training sequences from its weight, or from its tokens times its epochs."""
-    often = [s.weight if s.weight is not None else (s.epochs or 0) * t for s, t in zip(mixture, tokens, strict=True)]
+    often: list[float] = []
+    for source, count in zip(mixture, tokens, strict=True):
+        # All sources have the one or all have the other (`read_mixture`), so that the sum is of like things.
+        often.append(source.weight if source.weight is not None else (source.epochs or 0) * count)
     total = sum(often)
     return [value / total if total else 0.0 for value in often]
 
@@ -127,6 +130,8 @@ def shares(mixture: Sequence[Mixed], tokens: Sequence[int]) -> list[float]:
 def units(mixture: Sequence[Mixed], part_bytes: int) -> list[Unit]:
     """Return all parts in the order of the documents: held-out ones first, then by source, file and place."""
     found = []
+    # Held-out documents have the lowest numbers: of equal documents the first is kept, so a duplicate in the training
+    # text goes, never the held-out one.
     for held_out in (True, False):
         for number, source in enumerate(mixture):
             for path in source.eval if held_out else source.paths:
