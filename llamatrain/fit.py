@@ -59,12 +59,7 @@ def fit(
     if run.is_main:
         hf_tokenizer.announce(tokenizer, run.print)
     step = _resume(run, engines, guard, save)
-    if measure_start and evaluate is not None and step == 0:
-        first = evaluate()
-        run.log(0, first)
-        run.print(f"held-out loss before the first step: {first['eval/loss']:.4f}")
-    if step >= total_steps:
-        run.print(f"{run.program}: nothing left to train, the run is already at step {step} of {total_steps}")
+    _begin(run, step, total_steps, evaluate if measure_start else None)
     done = min(step, total_steps)
     with run.progress(total_steps, run.program, "steps", done=done, every=run.config.log_every) as bar:
         while step < total_steps:
@@ -72,13 +67,11 @@ def fit(
                 save(step)
                 run.stop(step)
             metrics = _step_at(step, engine, batches, loss_fn, run)
-            spike = guard.check(metrics) if guard is not None else None
-            if guard is not None and spike is not None:
+            if guard is not None and (spike := guard.check(metrics)) is not None:
                 step = guard.undo(spike, metrics, step, run, engines)
                 bar.back(step)
                 continue
-            # From here on `step` counts the steps that are done: metrics and checkpoints bear that number.
-            step += 1
+            step += 1  # from here on the number of steps that are done, which metrics and checkpoints bear
             _refuse_broken(metrics, step, run)
             if guard is not None:
                 metrics["train/skipped_samples"] = len(guard.batches.skip)
@@ -100,6 +93,16 @@ def _resume(run: Run, engines: dict[str, Engine], guard: Guard | None, save: Cal
         if guard.config.enabled and not state:
             save(0)  # so that there is always something to roll back to
     return step
+
+
+def _begin(run: Run, step: int, total_steps: int, evaluate: Callable[[], dict[str, float]] | None) -> None:
+    """Measure where nothing was trained yet, if there is what measures; say where nothing is left to train."""
+    if evaluate is not None and step == 0:
+        first = evaluate()
+        run.log(0, first)
+        run.print(f"held-out loss before the first step: {first['eval/loss']:.4f}")
+    if step >= total_steps:
+        run.print(f"{run.program}: nothing left to train, the run is already at step {step} of {total_steps}")
 
 
 def _save_or_stop(run: Run, step: int, total_steps: int, save: Callable[[int], None]) -> None:

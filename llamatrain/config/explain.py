@@ -72,14 +72,7 @@ def in_words(error: Exception, program: str, overrides: Sequence[str], schema: t
     key = getattr(cause, "full_key", None) or getattr(error, "full_key", None)
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '([^']+)')", text)
     if unknown:
-        name = str(key or unknown[1])
-        known = _known_keys(program, schema)
-        new = now_called(program, name)
-        if new in known:
-            return f"unknown key '{name}' for llamatrain {program}: it is now called '{new}'"
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or _same_leaf(name, known)
-        hint = f"; the nearest is '{near[0]}'" if near else ""
-        return f"unknown key '{name}' for llamatrain {program}{hint} (see `llamatrain {program} --help`)"
+        return _unknown_key(str(key or unknown[1]), program, schema)
     choice = re.search(
         r"Could not find '([^']+)/([^'/]+)'\s*Available options in '[^']+':\s*(.*?)\s*Config search", str(error), re.S
     )
@@ -115,6 +108,17 @@ def in_words(error: Exception, program: str, overrides: Sequence[str], schema: t
         )
         return f"{key}{value}: {first}"
     return f"llamatrain {program}: {first}"
+
+
+def _unknown_key(name: str, program: str, schema: type | None) -> str:
+    """Return the line on a key that a program does not have: what it is called now, or the nearest there is."""
+    known = _known_keys(program, schema)
+    new = now_called(program, name)
+    if new in known:
+        return f"unknown key '{name}' for llamatrain {program}: it is now called '{new}'"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or _same_leaf(name, known)
+    hint = f"; the nearest is '{near[0]}'" if near else ""
+    return f"unknown key '{name}' for llamatrain {program}{hint} (see `llamatrain {program} --help`)"
 
 
 def _culprit(program: str, overrides: Sequence[str]) -> str | None:

@@ -38,6 +38,16 @@ def _in_turn(sources: Sequence[str], bad: BadRows) -> Iterator[tuple[str, Prompt
     return (pair for pair in chain.from_iterable(rows) if pair is not None)
 
 
+def _check(sources: Sequence[str], max_prompts: int | None, too_long: str) -> None:
+    """Refuse settings that `load_prompts` cannot read by."""
+    if too_long not in TOO_LONG:
+        raise UserError(f"too_long={too_long}: need one of {', '.join(TOO_LONG)}")
+    if max_prompts is not None and max_prompts < 1:
+        raise UserError(f"max_prompts={max_prompts}: need 1 or more, or null for all prompts")
+    if not sources:
+        raise UserError("prompts=[]: need at least one source of prompts")
+
+
 def load_prompts(
     sources: Sequence[str],
     tokenizer: Tokenizer,
@@ -54,17 +64,12 @@ def load_prompts(
     that is less. A response with less room could not end, and not ending is punished. `too_long` says what to do with
     other prompts: `skip` or `stop`. Bad rows, and ids that stand twice, go to `bad`.
     """
-    if too_long not in TOO_LONG:
-        raise UserError(f"too_long={too_long}: need one of {', '.join(TOO_LONG)}")
-    if max_prompts is not None and max_prompts < 1:
-        raise UserError(f"max_prompts={max_prompts}: need 1 or more, or null for all prompts")
+    _check(sources, max_prompts, too_long)
     room = max(1, min(max_new_tokens, context // 8))
     bad = bad or BadRows()
     prompts: list[Prompt] = []
     seen: set[str] = set()
     skipped = 0
-    if not sources:
-        raise UserError("prompts=[]: need at least one source of prompts")
     for where, row in _in_turn(sources, bad):
         if max_prompts is not None and len(prompts) == max_prompts:
             break
