@@ -27,6 +27,7 @@ from .tables import tables
 
 def evaluate(cfg: EvaluateConfig) -> None:
     """Compare models."""
+    # Checkpoints are opened for their perplexity alone: without a corpus they need not be there any more.
     sources = {name: source.checkpoint for name, source in cfg.models.items() if cfg.corpus and source.checkpoint}
     parents = {name: checkpoint.resolve(path) for name, path in sources.items()}
     with Run(cfg.run, "evaluate", cfg, parents=parents, inputs=fingerprints(cfg)) as run:

@@ -30,7 +30,7 @@ def perplexity(
     dtype: torch.dtype,
     tokenizer: str | None = None,
 ) -> dict[str, float]:
-    """Return loss (nats a token), perplexity and bits per byte of a checkpoint; all ranks take part."""
+    """Return loss (nats per token), perplexity and bits per byte of a checkpoint; all ranks take part."""
     model = hf_folder.load_model(folder, distributed.device(), dtype)
     if not isinstance(model, Transformer):
         raise UserError(f"checkpoint {folder} is a reward model; need a language model for perplexity")

@@ -1,6 +1,6 @@
 """Which held-out prompts are shown to people: three that every model answered, and what a chat can be asked.
 
-Chosen by rules, which are told with them, from the responses and judgements in a pipeline's folder.
+Chosen by rules, which are shown with them, from the responses and judgements in a pipeline's folder.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Graph:
     """Stages in an order in which they can run."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)  # what is not done for want of data, a line each
+    left_out: list[str] = field(default_factory=list)  # what is not done for lack of data, a line each
     awaited: dict[str, str] = field(default_factory=dict)  # file that people make -> what is to be in it
     _prefix: str = ""
 
@@ -139,7 +139,8 @@ def split_overrides(arguments: Sequence[str], own: Sequence[str]) -> tuple[list[
     for argument in arguments:
         name, dot, key = argument.lstrip("+~").partition("=")[0].partition(".")
         to_all = name == "run" and key not in ("name", "dir", "seed", "")
-        (staged if dot and (to_all or name not in own) else mine).append(argument)
+        is_staged = dot and (to_all or name not in own)  # without a dot there is no NAME.key
+        (staged if is_staged else mine).append(argument)
     return mine, staged
 
 

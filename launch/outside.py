@@ -18,7 +18,7 @@ from llamatrain.tokenizer import Tokenizer
 def look(what: str, value: str, made_by: str = "", lenient: bool = False) -> None:
     """Hold a value against what its key reads (`keys.reads`); UserError where the program could only fail on it.
 
-    `lenient`: bad rows are passed over, so a first one says nothing.
+    `lenient`: bad rows are skipped, so a bad first one is no reason to refuse.
     """
     if what in KINDS:
         rows.look(value, KINDS[what], first=not lenient)

@@ -163,7 +163,7 @@ class Pipeline:
         atomic.write_json(self.place.folder / "pipeline.json", content)
 
     def _summary(self, runner: Runner, planned: Sequence[Planned]) -> None:
-        """Print a line a stage with its result and time, and where the report is."""
+        """Print a line per stage with its result and time, and where the report is."""
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         table.add_column("stage")
         table.add_column("result")

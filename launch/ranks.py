@@ -1,7 +1,8 @@
 """The ranks of a launcher (torchrun, srun) before their program starts: rank 0 decides, the others wait for its answer.
 
-They meet in files of the pipeline's folder, which all of them see, since no port is theirs yet. A rank asks with a word
-of its own, rank 0 answers with that word, and the rank takes its question away: what an earlier launch left is told apart.
+They meet in files of the pipeline's folder, which all of them see, since no port is theirs yet. A rank asks with a
+token of its own, rank 0 answers with that token, and the rank deletes its question: so what an earlier launch left is
+ignored.
 """
 
 from __future__ import annotations

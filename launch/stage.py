@@ -75,7 +75,7 @@ def read_plan(folder: Path) -> tuple[Place, list[Planned], Content]:
 
 @dataclass
 class Runner:
-    """Runs stages on this machine, and says so, a line each."""
+    """Runs stages on this machine, and prints a line for each."""
 
     place: Place
     ranks: int

@@ -1,4 +1,4 @@
-"""What a pipeline's folder tells: its stages, models, responses and results, read from the files that programs left."""
+"""What a pipeline's folder says: its stages, models, responses and results, read from the files that programs left."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Story:
         self.chain = list(_stages(folder, self.description))
         self.stages = [
             stage for stage in self.chain if stage.status or stage.record
-        ]  # of which there is something to tell
+        ]  # those that left something to report
 
     @property
     def older(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
-_LARGEST = 32 << 20  # bytes; glibc maps larger blocks whatever it is told
+_LARGEST = 32 << 20  # bytes; glibc maps larger blocks whatever the setting
 
 
 def keep_freed_memory() -> None:

@@ -69,6 +69,7 @@ def latest(checkpoints: Path) -> Path | None:
     try:
         _verify_together(found[-1])
     except UserError as error:
+        # Not resumed from without being asked: what the newest one held would be trained again, unnoticed.
         for older in reversed(found[:-1]):
             try:
                 _verify_together(older)
@@ -206,7 +207,7 @@ def _write_model(folder: Path, engine: Engine) -> dict[Path, Entry]:
 
 
 def _shards(shapes: Shapes, itemsize: int) -> list[dict[str, torch.Size]]:
-    """Deal the weights, in order, to files of SHARD_BYTES at most; a larger weight has its own."""
+    """Assign the weights, in order, to files of SHARD_BYTES at most; a larger weight has its own."""
     shards: list[dict[str, torch.Size]] = [{}]
     size = 0
     for name, shape in shapes.items():
@@ -220,7 +221,7 @@ def _shards(shapes: Shapes, itemsize: int) -> list[dict[str, torch.Size]]:
 
 
 def _write_optimizer(folder: Path, engine: Engine) -> dict[Path, Entry]:
-    """Write this rank's share of the optimizer state: parameters are dealt out to the ranks in turn."""
+    """Write this rank's share of the optimizer state: parameters are assigned to the ranks round-robin."""
     rank, world = distributed.rank(), distributed.world_size()
     keys, share = engine.state.optimizer_keys(), distributed.shard(engine.state.shapes().items())
     path = folder / f"optimizer-{rank + 1:05d}-of-{world:05d}.safetensors"
@@ -237,7 +238,7 @@ def _write_description(
     hf = config.to_hf(scalar_head=scalar)
     hf["dtype"] = hf["torch_dtype"] = str(engine.dtype).removeprefix("torch.")
     hf |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    if scalar:
+    if scalar:  # transformers finds each row's last token by it
         hf["pad_token_id"] = tokenizer.unk_id  # what tokenizer_config.json pads with
     _write_json(folder / "config.json", hf)
     if not scalar:

@@ -106,7 +106,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Program:
-    """A module that a user can start, and what is told of it."""
+    """A module that a user can start, and what is said about it."""
 
     module: str  # from its folder on
     group: str  # of the help's list

@@ -16,7 +16,7 @@ NEXT = {
     "prompts=my_prompts.jsonl",
     "ppo": "chat checkpoint={made}",
 }
-# What is told of a run: its metrics and their names. Where held-out data were measured, nothing else is.
+# What is reported of a run: its metrics and their names. Where held-out data were measured, nothing else is.
 HELD_OUT = {"eval/accuracy": "accuracy", "eval/loss": "loss"}
 TRAINED = {"ppo/score_combined": "mean score of the last batch (logit)", "ppo/kl": "KL", "train/loss": "training loss"}
 

@@ -1,8 +1,8 @@
 """The arithmetic of a training step: floating-point operations of the model itself, and the share of the peak they are.
 
-Two conventions. `6N`: 6 operations a token for each of all N parameters, embeddings included (2 forward, 4 backward), as
-in the paper's GPU hours (2.2.1). `6N + attention`: another 12 * layers * positions * dim a token for queries on keys and
-weights on values, of the full square, as if nothing were masked. Recomputed activations are counted by neither.
+Two conventions. `6N`: 6 operations per token for each of all N parameters, embeddings included (2 forward, 4 backward),
+as in the paper's GPU hours (2.2.1). `6N + attention`: another 12 * layers * positions * dim per token for queries on
+keys and weights on values, of the full square, as if nothing were masked. Recomputed activations are counted by neither.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Utilisation:
 
     per_token: float  # operations, 6N
     per_token_attention: float  # 6N + attention
-    peak: float  # operations a second of all devices together
+    peak: float  # operations per second of all devices together
 
     @classmethod
     def of(

@@ -182,6 +182,7 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     Released code: sort descending and drop a token where those before it already hold more than top_p.
     """
     ordered = _descending(probabilities)
+    # How many stay in each row: those before which no more than top_p lies.
     kept = (ordered.cumsum(-1) - ordered <= top_p).sum(-1, keepdim=True).clamp_(min=1)  # the first always stays
     least = ordered.gather(-1, kept - 1)
     above, equal = probabilities > least, probabilities == least
@@ -240,7 +241,7 @@ def _prefill(model: Transformer, cache: KVCache, start: int, prompts: list[list[
 
 def _step(model: Transformer, cache: KVCache, responses: list[Generated]) -> Tensor:
     """Feed each slot its last token and return the logits (B, V) that follow."""
-    ids = torch.tensor([[response.tokens[-1]] for response in responses], device=cache.keys.device)
+    ids = torch.tensor([[response.tokens[-1]] for response in responses], device=cache.keys.device)  # (B, 1)
     logits: Tensor = model(ids, cache=cache.rows(0, 1, [_cached(response) for response in responses]))
     return logits[:, 0]
 

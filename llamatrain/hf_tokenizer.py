@@ -2,7 +2,7 @@
 
 transformers, vLLM and lm-eval read those, never SentencePiece's model. tokenizer.json says with `tokenizers`' parts what
 SentencePiece does under Llama 2's settings. Whether it does so for a given model is tried on thousands of texts before
-it is written; where one text has other ids it is left out, and transformers is told to run SentencePiece itself.
+it is written; where one text has other ids it is left out, and tokenizer_config.json names SentencePiece.
 """
 
 from __future__ import annotations

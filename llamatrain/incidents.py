@@ -29,21 +29,21 @@ def read_incidents(folder: Path) -> list[dict[str, Any]]:
 
 def add_incident(folder: Path, incident: dict[str, Any]) -> None:
     """Add a line, on the disk before this returns. Called by all ranks together."""
-    _write(folder / INCIDENTS, json.dumps(incident) + "\n", anew=False)
+    _write(folder / INCIDENTS, json.dumps(incident) + "\n", replace=False)
 
 
 def rewrite_incidents(folder: Path, incidents: list[dict[str, Any]]) -> None:
-    """Write all lines anew: a kill leaves the old ones or the new ones. Called by all ranks together."""
-    _write(folder / INCIDENTS, "".join(json.dumps(incident) + "\n" for incident in incidents), anew=True)
+    """Rewrite all lines: a kill leaves the old ones or the new ones. Called by all ranks together."""
+    _write(folder / INCIDENTS, "".join(json.dumps(incident) + "\n" for incident in incidents), replace=True)
 
 
-def _write(path: Path, text: str, anew: bool) -> None:
+def _write(path: Path, text: str, replace: bool) -> None:
     failure = ""
     if distributed.is_main():
         try:
-            if anew:
+            if replace:
                 atomic.write_text(path, text)
-            else:
+            else:  # on the disk at once: the rollback that follows relies on it, also after a kill
                 with path.open("a") as file:
                     file.write(text)
                     file.flush()

@@ -12,7 +12,7 @@ from .data.rows import file_fingerprint
 from .errors import MissingFileError
 from .keys import files_read
 
-# What a folder of a kind is told by: the file that names or is its content.
+# What identifies a folder of a kind: the file that names or is its content.
 CONTENT = {
     "corpus": ("manifest.json", "train/manifest.json", "eval/manifest.json"),
     "tokenizer": ("tokenizer.model",),
@@ -27,7 +27,7 @@ def fingerprints(settings: Any) -> dict[str, str]:
     for key, metadata, value in files_read(settings):
         if metadata["reads"] != "checkpoint":
             for source in _sources(value, metadata["reads"]):
-                with suppress(MissingFileError):  # the program says it when it reads it
+                with suppress(MissingFileError):  # the program reports it when it reads it
                     found[key].update(file_fingerprint(source).encode())
     return {key: digest.hexdigest() for key, digest in found.items()}
 

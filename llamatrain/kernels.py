@@ -1,4 +1,4 @@
-"""Which library multiplies float32 matrices on a CPU, MKL or oneDNN: measured once a machine, kept in the user's cache.
+"""Which library multiplies float32 matrices on a CPU, MKL or oneDNN: measured once per machine, kept in the user's cache.
 
 torch carries both, and which is faster depends on processor, shape and layout. Both compute in float32 and differ by
 rounding alone. Rank 0's choice is every rank's, it stands in the run's status.json and is kept when the run resumes.

@@ -52,7 +52,7 @@ class Holder:
 
     @staticmethod
     def read(path: Path) -> Holder | None:
-        """Return who is named in the file; None where nobody is. A network disk gives what is new to who opens anew."""
+        """Return who is named in the file; None where nobody is. A network disk shows what is new to a fresh `open`."""
         try:
             return Holder(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):

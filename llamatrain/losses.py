@@ -102,7 +102,7 @@ def language_model_loss(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[st
 
 
 def text_measures(loss: float, targets: int, text_bytes: int) -> dict[str, float]:
-    """Return loss (nats a token), perplexity, and bits per byte of text, which do not depend on the tokenizer."""
+    """Return loss (nats per token), perplexity, and bits per byte of text, which do not depend on the tokenizer."""
     bits = loss / math.log(2) * targets / text_bytes
     # exp(700) is still finite: an absurd loss gives an absurd perplexity, no error.
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": bits}

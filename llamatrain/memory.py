@@ -1,7 +1,7 @@
 """How many rows a rank takes at once where nobody says: as many as its memory holds, by arithmetic.
 
 One rule for every program. Of a device's memory (on CPUs: the machine's, divided among its ranks) what the models need is
-taken away; the rest holds the activations of a micro-batch. It depends on no measurement, so a run that is started again
+taken away; the rest holds the activations of a micro-batch. It depends on no measurement, so a restarted run
 on the same machine takes the same, bit by bit. Micro-batches change a result by rounding alone.
 """
 
@@ -14,7 +14,7 @@ from . import distributed
 from .model.config import ModelConfig
 from .settings import ZeroConfig
 
-# Bytes a parameter: weights, gradients, AdamW's moments and, in bfloat16, float32 masters.
+# Bytes per parameter: weights, gradients, AdamW's moments and, in bfloat16, float32 masters.
 BYTES = {"float32": (4, 4, 8), "bfloat16": (2, 4, 12)}
 USED = 0.8  # of the memory: the rest is the process's own, and what an allocator cannot hand out
 MOST_TOKENS = {"cpu": 8192, "cuda": 65_536}  # of a micro-batch: a longer one is no faster

@@ -42,7 +42,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 def kind_of(name: str) -> str:
     """Return the kind of tensor a parameter is: embedding, attention, feed_forward, norm or head."""
-    parts = name.split(".")
+    parts = name.split(".")  # whole parts: input_layernorm inside a layer is no attention
     for part, kind in KINDS.items():
         if part in parts:
             return kind

@@ -49,7 +49,7 @@ def size(number: float) -> str:
 
 def _free(folder: Path, key: str) -> Path:
     target, number = folder.with_name(f"{folder.name}{MARK}{key}"), 1
-    while target.exists():
+    while target.exists():  # the same result may be made, and replaced, more than once
         number += 1
         target = folder.with_name(f"{folder.name}{MARK}{key}-{number}")
     return target

@@ -58,9 +58,9 @@ class Run:
         `settings` is the program's whole configuration; `parents` the checkpoints it starts from; `data` the
         fingerprints of its data sets, which must not change between start and resume (None: it is never resumed);
         `fixed` the keys that, with run.seed, say which samples a step takes and by which loss, and must not change either. A
-        finished run that has no checkpoint, whose result would be written anew, lets no setting change but those in
+        finished run that has no checkpoint, whose result would be replaced, lets no setting change but those in
         `free`, nor what it was made from: `data`, the parents, and `inputs`, hashes of what a program without `data` reads.
-        `dashboard`: whether wandb hears of it, which takes a second or two at the start.
+        `dashboard`: whether it is also logged to wandb, which takes a second or two at the start.
         """
         if config.verbose:
             os.environ["LLAMATRAIN_VERBOSE"] = "1"
@@ -93,7 +93,7 @@ class Run:
             raise
 
     def _opened_or_why_not(self, schema: type, free: Sequence[str]) -> str:
-        """Open the folder on rank 0; return what the others are to be told where that fails."""
+        """Open the folder on rank 0; return what the other ranks are to raise where that fails."""
         made_from = {**self._inputs, **{key: parent_hash(path) for key, path in self.parents.items()}}
         try:
             self._home.open(self.settings, schema, made_from, free, self._refuse_resume)
@@ -106,7 +106,7 @@ class Run:
         return ""
 
     def _refuse_resume(self, newest: Path) -> None:
-        """Refuse to go on from a checkpoint that was made otherwise."""
+        """Refuse to resume from a checkpoint that other data, parents or settings made."""
         from . import checkpoint
 
         try:
@@ -219,7 +219,7 @@ class Run:
         return self.config.save_every > 0 and step % self.config.save_every == 0
 
     def stop_requested(self) -> bool:
-        """Tell, on all ranks alike, whether any of them was told to stop."""
+        """Tell, on all ranks alike, whether a signal asked any of them to stop."""
         return distributed.any_rank(self._stop_request.signal is not None)
 
     def stop(self, step: int) -> NoReturn:
@@ -301,7 +301,7 @@ class Run:
         distributed.barrier()
         return target
 
-    # --- going back ---
+    # --- rolling back ---
 
     def before(self, step: int) -> int:
         """Return the step of the newest checkpoint that was saved after `step` steps at most; UserError without one."""
@@ -325,7 +325,7 @@ class Run:
         self.incidents.append(incident)
 
     def amend(self) -> None:
-        """Write incidents.jsonl anew after a change in `incidents`."""
+        """Rewrite incidents.jsonl after a change in `incidents`."""
         rewrite_incidents(self.folder, self.incidents)
 
     def go_back(self, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:

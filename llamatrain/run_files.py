@@ -43,7 +43,7 @@ class Incident(TypedDict):
 
 
 class Passed(TypedDict):
-    """A sample that is passed over."""
+    """A sample that is skipped."""
 
     sample: int
     source: str

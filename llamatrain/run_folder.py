@@ -64,7 +64,7 @@ class RunFolder:
         if owner != self.program:
             raise UserError(f"run.name={self.config.name}: {self.path} is a run of {owner}; choose another run.name")
         if self.config.resume == "never" and any((self.path / name).exists() for name in OWN):
-            self._begin_anew()
+            self._start_over()
         self._refuse_older()
         final = self.path / "final"
         if final.exists() and not final.is_symlink():
@@ -98,7 +98,7 @@ class RunFolder:
                 f"run.resume=never; nothing was touched"
             )
 
-    def _begin_anew(self) -> None:
+    def _start_over(self) -> None:
         """Move what the folder held beside it."""
         stays = (lock.NAME, "stage.json")
         other_runs = {path.parent.name for path in self.path.glob(f"*/{STATUS}")}

@@ -165,7 +165,7 @@ class SamplingConfig:
 class Sampling(SamplingConfig):
     """How tokens are drawn, and by which noise.
 
-    Each `program` has noise of its own: PPO must not begin with the very samples that rejection sampling chose among.
+    Each `program` has noise of its own: PPO must not begin with the same samples that rejection sampling chose among.
     """
 
     seed: int

@@ -172,7 +172,7 @@ class Guard:
         first = step + 1 - spike.steps
         goal = run.before(first)  # before anything is written: without a checkpoint to go back to this refuses
         incident = _by_main(lambda: self._incident(spike, metrics, step, first, goal, run))
-        run.record(incident)  # from here on a killed run does the rest when it resumes
+        run.record(incident)  # from here on a killed run rolls back when it resumes
         self._stop_after_too_many(run)
         restored, state = run.go_back(engines)
         self.resume(run, state)

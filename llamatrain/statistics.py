@@ -93,7 +93,7 @@ def spearman_interval(scores: Mapping[str, Sequence[float]], marks: Mapping[str,
     """Return Spearman's rank correlation over all samples that have both; None where either never varies.
 
     The interval is Fisher's (with Bonett and Wright's variance) on the number of prompts, as if the further samples of a
-    prompt told nothing new: rather too wide than too narrow.
+    prompt added no information: rather too wide than too narrow.
     """
     shared = [prompt for prompt in scores if prompt in marks]
     pairs = [pair for prompt in shared for pair in zip(scores[prompt], marks[prompt], strict=False)]

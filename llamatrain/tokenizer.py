@@ -64,7 +64,7 @@ class Tokenizer:
 
     def fewest(self, text: str) -> int:
         """Return a number of ids that `text` has at least, without encoding it: of a long one that takes a minute."""
-        return len(text) // self._longest_piece
+        return len(text) // self._longest_piece  # a byte piece holds less than a character: it only adds to them
 
     @cached_property
     def _longest_piece(self) -> int:

@@ -1,6 +1,6 @@
 """Pretrain a model on a corpus of tokens, from scratch (paper 2.2) or from a checkpoint on (continued pretraining).
 
-A checkpoint brings its shape and its tokenizer, which must have made the corpus; optimizer and schedule begin anew.
+A checkpoint brings its shape and its tokenizer, which must have made the corpus; optimizer and schedule start afresh.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def compile_ahead(engine: Engine, batches: TokenBatches, run: Run) -> None:
 
 
 def held_out_metrics(engine: Engine, batches: TokenBatches, limit: int | None) -> dict[str, float]:
-    """Return loss (nats a token), perplexity and bits per byte of the held-out documents, in all and by source.
+    """Return loss (nats per token), perplexity and bits per byte of the held-out documents, overall and by source.
 
     Of every source the first `limit` sequences are read, and stand for all of it; in the totals it counts by its targets.
     """

@@ -34,7 +34,7 @@ MANY = 4  # epochs of a source; up to four are about as good as new text (Muenni
 def parameters_by_kind(model: ModelConfig) -> dict[str, int]:
     """Return how many parameters the model has of each kind of tensor, without making it."""
     counts = dict.fromkeys(("embedding", "attention", "feed_forward", "norm", "head"), 0)
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without memory: 70B parameters are counted on a laptop
         for name, parameter in Transformer(model, None).named_parameters():
             counts[kind_of(name)] += parameter.numel()
     return counts
@@ -185,7 +185,7 @@ def _work(cfg: PretrainConfig, model: ModelConfig, number: int, ranks: int) -> s
     work = f"work: {plain:.3g} floating-point operations by 6N, {whole:.3g} by 6N + attention"
     if cfg.peak_tflops is None:
         return f"{work}; no time estimate, as peak_tflops=null"
-    hours = plain / (UTILISATION * cfg.peak_tflops * 1e12) / 3600
+    hours = plain / (UTILISATION * cfg.peak_tflops * 1e12) / 3600  # operations over operations per second
     return (
         f"{work}\ntime: {hours:,.0f} device hours at {UTILISATION:.0%} (6N) of {cfg.peak_tflops:g} TFLOP/s, "
         f"{hours / ranks:,.0f} hours = {hours / ranks / 24:,.1f} days on {_count(ranks, 'rank')}"

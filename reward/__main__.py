@@ -1,7 +1,7 @@
-"""Train a reward model on preference pairs: one scalar a response, by ranking (paper 3.2.2).
+"""Train a reward model on preference pairs: one scalar per response, by ranking (paper 3.2.2).
 
-Starts from a chat checkpoint, so that the reward model knows what the policy knows; the language head gives way to a
-scalar head. Helpfulness and safety are two models (`kind`).
+Starts from a chat checkpoint, so that the reward model knows what the policy knows; a scalar head replaces the language
+head. Helpfulness and safety are two models (`kind`).
 """
 
 from __future__ import annotations

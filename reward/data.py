@@ -1,4 +1,4 @@
-"""Preference pairs: read from files, what nothing can be learned from left out, and dealt out as batches."""
+"""Preference pairs: read from files, what nothing can be learned from left out, and made into batches."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def training_batch(pairs: Sequence[Pair], max_length: int, margin: str) -> Batch
 class PairBatches:
     """The training order: `batch_at(step)` is a function of the pairs, the seed and the step.
 
-    A global batch is the next `batch_pairs` of an order that is drawn anew each epoch. Within it the pairs are dealt
-    out by length, so that every micro-batch of every rank has about as many tokens.
+    A global batch is the next `batch_pairs` of an order that is shuffled in each epoch. Within it the pairs are
+    distributed by length, so that every micro-batch of every rank has about as many tokens.
     """
 
     def __init__(

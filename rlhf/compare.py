@@ -1,4 +1,4 @@
-"""Sample two responses a prompt, from different variants and at varied temperatures, to be rated (paper 3.2.1).
+"""Sample two responses per prompt, from different variants and at varied temperatures, to be rated (paper 3.2.1).
 
 With one checkpoint the two responses differ in temperature; with two, each gives one of them, and which comes first is
 drawn. Writes comparisons.jsonl.
@@ -42,7 +42,7 @@ class Variant:
 
 
 def compare(cfg: CompareConfig) -> None:
-    """Sample two responses a prompt."""
+    """Sample two responses per prompt."""
     paths = {"checkpoint_a": cfg.checkpoint_a, "checkpoint_b": cfg.checkpoint_b}
     parents = {key: checkpoint.resolve(path, "sft") for key, path in paths.items() if path is not None}
     cfg.generation_batch_size = generated_at_once(cfg.generation_batch_size, parents, cfg.dtype)
@@ -65,7 +65,7 @@ def compare(cfg: CompareConfig) -> None:
 
 
 def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks[ComparedRow]:
-    """Sample `pairs_per_prompt` pairs a prompt from the checkpoints, as chunks on disk."""
+    """Sample `pairs_per_prompt` pairs per prompt from the checkpoints, as chunks on disk."""
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     prompts = load_prompts(
         cfg.prompts,

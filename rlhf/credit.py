@@ -1,4 +1,4 @@
-"""Credit: from one score a response to one advantage a token (paper 3.2.3, equations 3 and 4).
+"""Credit: from one score per response to one advantage per token (paper 3.2.3, equations 3 and 4).
 
 Pure functions of a whole rollout batch. Shapes: N responses, R response tokens (padded on the right, False in `mask`).
 """

@@ -38,7 +38,7 @@ class Models:
 
 @dataclass
 class Judged:
-    """A rollout with its verdicts: scores are raw (logits), tensors have a number a response token, on the CPU."""
+    """A rollout with its verdicts: scores are raw (logits), tensors have a number per response token, on the CPU."""
 
     rollout: Rollout
     helpfulness: float
@@ -145,7 +145,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         **kind_metrics(batch),
         "ppo/kl": float(kl.mean()),
         "ppo/kl_per_token": float(kl.sum() / lengths.sum()),
-        "ppo/kl_k3": float((ratios.exp() - 1 - ratios).mean()),  # of a token, to the reference; never below 0
+        "ppo/kl_k3": float((ratios.exp() - 1 - ratios).mean()),  # per token, to the reference; never below 0
         "ppo/entropy": float(torch.cat([j.entropy for j in judged]).mean()),
         "ppo/explained_variance": explained_variance(batch.values[mask], batch.credit.following[mask]),
         "ppo/response_length": float(lengths.mean()),

@@ -31,7 +31,7 @@ def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:
 
 
 def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context: int, hold: bool) -> dict[str, float]:
-    """Update critic and (unless on `hold`) policy once a mini-batch; return the means over the iteration's tokens."""
+    """Update critic and (unless on `hold`) policy once per mini-batch; return the means over the iteration's tokens."""
     sums: dict[str, Tensor] = {}
     norms: list[tuple[float, float]] = []
     total = 0
@@ -58,7 +58,7 @@ def accumulate(
 ) -> dict[str, Tensor]:
     """Accumulate the gradients of a mini-batch that has so many response tokens on all ranks; return sums over tokens.
 
-    Each rank takes as many rollouts as the others, dealt out by length, and so as many backward passes.
+    Each rank takes as many rollouts as the others, distributed by length, and so as many backward passes.
     """
     # Longest first, in turn: the ranks' shares are about as long, so that none waits for another.
     own = distributed.shard(sorted(numbers, key=lambda i: -len(batch.judged[i].logprobs)))
@@ -89,7 +89,7 @@ def accumulate(
 
 
 def ratio_metrics(ratios: Tensor, clip: float) -> dict[str, Tensor]:
-    """Return how far the policy moved from the one that sampled, a number a token; `approx_kl` is the estimator k3."""
+    """Return how far the policy moved from the one that sampled, a number per token; `approx_kl` is the estimator k3."""
     return {
         "clip_fraction": ((ratios.exp() - 1).abs() > clip).float(),
         "approx_kl": ratios.exp() - 1 - ratios,

@@ -1,4 +1,4 @@
-"""PPO's losses, one number a response token (Schulman et al. 2017; paper 3.2.3 clips at 0.2).
+"""PPO's losses, one number per response token (Schulman et al. 2017; paper 3.2.3 clips at 0.2).
 
 Shapes: n response tokens of a micro-batch; N responses; V vocabulary.
 """

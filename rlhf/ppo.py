@@ -1,15 +1,15 @@
 """PPO from a chat checkpoint against two reward models (paper 3.2.3).
 
 Each iteration, over a batch of prompts:
-    1. act      sample a response a prompt from the policy
+    1. act      sample a response per prompt from the policy
     2. judge    log-probabilities of policy and reference, values of the critic, scores of the reward models
     3. credit   whitened scores and the KL penalty -> rewards -> advantages and returns, over the whole batch
-    4. learn    one update of policy and critic a mini-batch
+    4. learn    one update of policy and critic per mini-batch
 
 What the paper leaves open: the critic is a model of its own, started from the helpfulness reward model and rescaled
-to the returns of the first batch; gamma 1, lambda 0.95, value clip 0.2, no entropy bonus. The reference is the checkpoint that PPO starts from. Every rank judges
-its share of the responses; then all ranks hold all of them (tokens and four numbers a token), so that neither whitening
-nor the mini-batches know of ranks.
+to the returns of the first batch; gamma 1, lambda 0.95, value clip 0.2, no entropy bonus. The reference is the
+checkpoint that PPO starts from. Every rank judges its share of the responses; then all ranks hold all of them (tokens
+and four numbers per token), so that neither whitening nor the mini-batches know of ranks.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def check_ranks(cfg: PPOConfig, ranks: int) -> None:
 def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None:
     """Fill in how many responses a rank learns from and generates at once, where that is left to its memory.
 
-    It trains two models and reads three. Under ZeRO-3 the policy is whole while it generates.
+    It trains two models and reads three. Under ZeRO-3 the policy is gathered while it generates.
     """
     cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, trained=2, read=3)
     model = load_config(policy)[0]
@@ -215,7 +215,7 @@ def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokeni
 
 
 def check_finite(metrics: dict[str, float], step: int, checkpoints: Path) -> None:
-    """Stop a run whose figures are no numbers any more."""
+    """Stop a run whose metrics are no longer finite."""
     broken = sorted(key for key, value in metrics.items() if not math.isfinite(value))
     if broken:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Rejection sampling: the best of K responses a prompt by the combined score, then fine-tuning on them (paper 3.2.3).
+"""Rejection sampling: the best of K responses per prompt by the combined score, then fine-tuning on them (paper 3.2.3).
 
-    1. sample K responses a prompt from `checkpoint`, and score them
+    1. sample K responses per prompt from `checkpoint`, and score them
     2. keep the best usable one of each prompt: best.jsonl
     3. fine-tune `base` on the SFT set, these and the best of all `earlier` rounds, for a constant number of steps
 

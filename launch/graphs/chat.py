@@ -90,7 +90,7 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
     corpus, base = pretrained(g, cfg, data)
     models = {"base": base}
     rewards: dict[str, Stage] = {}
-    sampled: list[Stage] = []  # by rejection sampling, a stage a round
+    sampled: list[Stage] = []  # by rejection sampling, a stage per round
     if data.dialogues:
         text = {"eval": data.dialogues_eval, **replay(g, cfg, corpus, "sft")}
         sft = g.add("sft", checkpoint=base, train=data.dialogues, **text)
@@ -191,7 +191,7 @@ def pairs_of(rated: list[Rated], kind: str) -> list[str]:
 
 
 def reward_model(g: Graph, cfg: Chat, kind: str, start: Stage, rated: list[Rated]) -> Stage:
-    """Train reward models on all preferences so far, one a fold, each measured on the newest held-out ones.
+    """Train reward models on all preferences so far, one per fold, each measured on the newest held-out ones.
 
     Returns the first. `mix` are the other kind's pairs (paper 3.2.2).
     """

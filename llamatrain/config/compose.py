@@ -47,6 +47,7 @@ def _hydra(program: str, overrides: Sequence[str], schema: type | None) -> DictC
 def _opened(overrides: Sequence[str], schema: type | None) -> Iterator[str]:
     """Yield overrides; those below a mapping, whose names are the user's own, are added: `models.mine.checkpoint=x`."""
     kinds = get_type_hints(schema) if schema is not None else {}
+    # dict[...], or one of a union's members, as in dict[...] | None.
     mappings = {name for name, kind in kinds.items() if dict in (get_origin(kind), *map(get_origin, get_args(kind)))}
     for override in overrides:
         yield f"++{override}" if "." in override and override.partition(".")[0] in mappings else override
@@ -64,6 +65,7 @@ def typed(program: str, schema: type, values: Mapping[str, Any], overrides: Sequ
     with explained(program, overrides, schema):
         config = OmegaConf.create({f"{key}_" if iskeyword(key) else key: value for key, value in values.items()})
         _single_to_list(schema, config)
+        # Merged onto the schema: without it OmegaConf would drop a key that is in no dataclass silently.
         return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(schema), config))
 
 
@@ -120,7 +122,7 @@ def check(
                 OmegaConf.update(config, key, NOT_GIVEN)
         elif absent:
             raise UserError(missing([key.removesuffix("_") for key in absent], program))
-        for key, value in _leaves(OmegaConf.to_container(config, resolve=True)):
+        for key, value in _leaves(OmegaConf.to_container(config, resolve=True)):  # YAML reads .nan and .inf as numbers
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{key}={value}: need a finite number")
         return cast(C, OmegaConf.to_object(config))

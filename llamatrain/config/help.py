@@ -106,7 +106,7 @@ def _groups(program: str) -> list[tuple[str, str, str]]:
 
 
 def _leaves(values: Mapping[str, Any], told: Mapping[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value); a mapping is one value where a meaning is told of all of it."""
+    """Yield (dotted key, value); a mapping is one value where it has a meaning as a whole."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value and not (key in told and f"{key}.{next(iter(value))}" not in told):

@@ -73,7 +73,7 @@ def _beside(folder: Path, override: str) -> str:
 def load_preset(name: str) -> dict[str, Any]:
     """Read a preset by its name or path: program -> overrides.
 
-    UserError where it is anything else: a key that is no program's would be passed over without a word.
+    UserError where it is anything else: a key that is no program's would be ignored silently.
     """
     return _load(name, preset_path(name).absolute())
 
@@ -103,4 +103,5 @@ def with_presets(program: str, overrides: Sequence[str]) -> list[str]:
     """Return overrides with those of `preset=NAME`, wherever it stands, before all others."""
     names = [o.split("=", 1)[1] for o in overrides if o.startswith("preset=")]
     own = [o for o in overrides if not o.startswith("preset=")]
+    # Hydra lets the last override of a key win: so what was typed, and of several presets the last.
     return [*itertools.chain.from_iterable(preset_overrides(program, name) for name in names), *own]

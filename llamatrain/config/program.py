@@ -90,7 +90,7 @@ def _guarded(body: Callable[[], int], leaves: bool) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
+    except BrokenPipeError:  # standard output leads nowhere from here on, or the flush at exit would fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except Exception as error:
@@ -166,13 +166,14 @@ def _dispatch(
     overrides, flags = divided(arguments)
     if flags in (["--multirun"], ["-m"]):
         return _multirun(program, overrides)
+    # What stays is refused below: an option that is unknown, given twice, or beside a whole configuration.
     if plan is not None:  # `dry_run=true`, as a pipeline has it, means the same
         flags += [DRY_RUN for o in overrides if o.lower() == "dry_run=true"]
         overrides = [o for o in overrides if o.lower() not in ("dry_run=true", "dry_run=false")]
     whole = [flag for flag in flags if flag.startswith(f"{FROM_FILE}=") and not overrides]
     dry = [flag for flag in flags if plan is not None and flag.partition("=")[0] == DRY_RUN]
     if len(whole) < 2 and len(dry) < 2 and flags and len(flags) == len(whole) + len(dry):
-        if whole:
+        if whole:  # written by a pipeline from composed values: only the checks are left to do
             config = check(program, schema, read_settings(Path(whole[0].partition("=")[2])))
         else:
             config = compose(program, schema, overrides, fill=True)
@@ -211,7 +212,7 @@ def _multirun(program: str, overrides: list[str]) -> int:
         swept.append(override.is_sweep_override())
     if not any(swept):
         raise UserError("--multirun: need at least one key with several values, like optim.lr=1e-4,3e-4")
-    base = compose_dict(program, [c[0] for c in choices]).get("run", {}).get("name")
+    base = compose_dict(program, [c[0] for c in choices]).get("run", {}).get("name")  # of the first job, as of all
     if base in (None, "???"):
         raise UserError("--multirun: need run.name, as every job gets its own folder below it")
     jobs = list(itertools.product(*choices))
@@ -226,6 +227,7 @@ def _multirun(program: str, overrides: list[str]) -> int:
         assert main_module is not None, "programs are started with python -m"
         command = [sys.executable, "-m", main_module.name.removesuffix(".__main__"), *job, *name]
         code = _run(command)
+        # A job that fails leaves the others their turn; a signal is meant for all of them.
         if code == EXIT_STOPPED or code < 0:
             return code if code > 0 else EXIT_FAILURE
         failure = failure or code

@@ -3,7 +3,7 @@
 | adapter | reads | makes |
 |---|---|---|
 | `hh_rlhf` | Anthropic's transcripts `chosen` / `rejected` | preference (unrated), prompt, dialogue (the chosen) |
-| `hh_rlhf_helpfulness`, `hh_rlhf_safety` | the same, the kind said rather than told from the file's name | the same |
+| `hh_rlhf_helpfulness`, `hh_rlhf_safety` | the same, the kind given rather than taken from the file's name | the same |
 | `oasst` | OpenAssistant message trees | dialogue: the best-ranked path through each English tree |
 | `fairytale_stories` | FairytaleQA stories (`title`, `text`) | document |
 | `fairytale_questions` | FairytaleQA questions about a section | dialogue: section and question -> answer |
@@ -125,7 +125,7 @@ def _oasst_dialogue(row: Row, source: str) -> Iterator[Row]:
 
 
 def _told(convert: Convert) -> Convert:
-    """Return the adapter of documents that tell the dialogues of another as text."""
+    """Return the adapter of documents that write out the dialogues of another as text."""
 
     def document(row: Row, source: str) -> Iterator[Row]:
         for made in convert(row, source):

@@ -47,7 +47,7 @@ class Batches:
 
     @property
     def skip(self) -> list[int]:
-        """The global places that are passed over, in order. A longer list leaves the places before its new ones alone."""
+        """The global places that are skipped, in order. A longer list leaves the places before its new ones alone."""
         return [int(place) for place in self._skip]
 
     @skip.setter
@@ -58,7 +58,7 @@ class Batches:
         self._skip_after = self._skip - np.arange(len(self._skip))  # how many samples are taken before each skipped one
 
     def sample_ids(self, step: int) -> list[int]:
-        """Return the global places of a step's rows. Those named in `skip` are passed over: the next ones move up."""
+        """Return the global places of a step's rows. Those in `skip` are left out: the next ones move up."""
         return [int(place) for place in self._places(step)]
 
     def batch_at(self, step: int) -> list[Batch]:

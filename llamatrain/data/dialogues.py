@@ -30,9 +30,9 @@ TooLong = Literal["skip", "stop", "drop_turns"]
 class DialogueBatches(Batches):
     """Dialogues, tokenized once and packed into rows of `max_length` tokens, each a segment of its own (`isolate`).
 
-    The packing is fixed by the seed; the order of the packed rows is drawn anew each epoch. A row with the field `loss`
+    The packing is fixed by the seed; the packed rows are shuffled in each epoch. A row with the field `loss`
     overrides `loss`. `too_long` says what becomes of a dialogue longer than max_length: `skip` it, `stop`, or
-    `drop_turns`, which leaves out its oldest turns and skips it only if its last one alone is too long. `counts` tells:
+    `drop_turns`, which leaves out its oldest turns and skips it only if its last one alone is too long. `counts` has
     dialogues, kept, skipped, shortened, rows, tokens, target_tokens. `replay_fraction` of all rows are sequences of the
     corpus `replay` instead (a small model forgets without them).
     """
@@ -124,7 +124,7 @@ class DialogueBatches(Batches):
     def _pack(self) -> None:
         """Pack into rows; the seed decides between dialogues of equal length."""
         count = len(self._starts) - 1
-        order = permuted(np.arange(count), count, self.seed)
+        order = permuted(np.arange(count), count, self.seed)  # `pack` keeps the given order among equals
         lengths = np.diff(self._starts)[order]
         self._members = [order[row] for row in pack(lengths.tolist(), self.max_length)]
         self.counts["rows"] = len(self._members)

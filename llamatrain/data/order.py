@@ -47,8 +47,8 @@ def shuffled(places: Places, count: int, seed: int) -> Places:
     return rows
 
 
-def dealt(places: Places, weights: Sequence[int]) -> tuple[Places, NDArray[np.int64]]:
-    """Deal out an endless series of places to sources by weight; return each place's source and its index there.
+def interleaved(places: Places, weights: Sequence[int]) -> tuple[Places, NDArray[np.int64]]:
+    """Interleave sources by weight over an endless series of places; return each place's source and its index there.
 
     Every stretch of places holds each source in its proportion, to within a place or so per source, and each source's
     indices run 0, 1, 2, ... One source after the other takes its share of what the earlier ones left.

@@ -76,7 +76,7 @@ def collate(
                 raise ValueError(f"row {row} holds {end} tokens or more; it has room for {length}")
             input_ids[row, start:end] = torch.tensor(sample.tokens)
             loss_mask[row, start:end] = torch.tensor(sample.loss_mask)
-            loss_mask[row, start] = False
+            loss_mask[row, start] = False  # the token before it is another sample's
             position_ids[row, start:end] = torch.arange(len(sample.tokens)) + (0 if isolate else start)
             segment_ids[row, start:end] = segment if isolate else 1
             locations[index, 0], locations[index, 1] = row, start

@@ -9,8 +9,8 @@ A source is spelled
     hf:NAME             a data set of the hub, or a local folder, with our own fields
 
 and may end in `@fold0/5`, the first fifth of its rows by a hash of the prompt, or `@without0/5`, all others: cross
-validation. Rows of one conversation, told by its first user message, always fall into one fold. Before that may stand
-`@helpfulness` or `@safety`: of preferences, those of that kind.
+validation. Rows of one conversation, identified by its first user message, always fall into one fold. Before that may
+stand `@helpfulness` or `@safety`: of preferences, those of that kind.
 """
 
 from __future__ import annotations

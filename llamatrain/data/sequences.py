@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from llamatrain.data.batches import Batches
-from llamatrain.data.order import Places, dealt, mix, shuffled
+from llamatrain.data.order import Places, interleaved, mix, shuffled
 from llamatrain.data.packing import Batch, with_weight
 from llamatrain.data.shards import Source, TokenStream, read_manifest
 from llamatrain.errors import UserError
@@ -109,7 +109,7 @@ class TokenBatches(Batches):
 
     def located(self, places: Places) -> tuple[Places, Places]:
         """Return the source and, in it, the sequence at each place of the endless series."""
-        source, index = dealt(places, self._weights)
+        source, index = interleaved(places, self._weights)
         sequence = np.empty_like(index)
         for number in np.unique(source).tolist():
             chosen = source == number

@@ -2,7 +2,7 @@
 
     train/  eval/
       manifest.json            what was tokenized and how, and the sources with their shares; written last
-      <source>/shards.jsonl    one line a shard: its name, tokens, documents, and its files' sizes and sha256
+      <source>/shards.jsonl    one line per shard: its name, tokens, documents, and its files' sizes and sha256
       <source>/shards.bin      int64: the token at which each shard begins, and the end of the last
       <source>/00000000.tokens     BOS document EOS BOS document EOS ...   (uint16, or uint32 for large vocabularies)
       <source>/00000000.documents  int64: where in the shard each document begins, and its end

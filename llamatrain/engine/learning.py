@@ -61,7 +61,7 @@ class Engine:
 
     @property
     def module(self) -> Any:
-        """Return the bare model; under ZeRO-3 its parameters are divided over the ranks."""
+        """Return the bare model; under ZeRO-3 its parameters are sharded over the ranks."""
         return self._ds.module
 
     @property

@@ -1,4 +1,4 @@
-"""Models made for the engine: to learn, or to be read only while they are divided over the ranks."""
+"""Models made for the engine: to learn, or to be read only while they are sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamatrain.settings import ZeroConfig
 
 
 def build(make: Callable[[], nn.Module], zero: ZeroConfig) -> nn.Module:
-    """Make a model; where models are divided, each parameter is as soon as it is made."""
+    """Make a model; where models are sharded, each parameter is as soon as it is made."""
     context: Any = contextlib.nullcontext()
     if divides(zero):
         context = import_deepspeed().zero.Init(config_dict_or_path=reading_config(zero))
@@ -26,7 +26,7 @@ def build(make: Callable[[], nn.Module], zero: ZeroConfig) -> nn.Module:
 
 
 def frozen(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], zero: ZeroConfig) -> Any:
-    """Prepare a divided model (of `build`) that is only read: filled weight by weight, gathered by layer as it runs."""
+    """Prepare a sharded model (of `build`) that is only read: filled weight by weight, gathered by layer as it runs."""
     deepspeed = import_deepspeed()
     model.requires_grad_(False).eval()
     parameters = dict(model.named_parameters())

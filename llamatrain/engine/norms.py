@@ -1,4 +1,4 @@
-"""The gradient's norm before clipping, in all and by kind of tensor, at any ZeRO stage; clipping where DeepSpeed does none."""
+"""The gradient's norm before clipping, overall and by kind of tensor, at any ZeRO stage; clipping where DeepSpeed does none."""
 
 from __future__ import annotations
 

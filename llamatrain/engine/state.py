@@ -20,7 +20,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:
-    """Return every parameter's full shape, also where it is divided over the ranks."""
+    """Return every parameter's full shape, also where it is sharded over the ranks."""
     return {name: full_shape(parameter) for name, parameter in model.named_parameters()}
 
 

@@ -57,7 +57,7 @@ def quiet() -> Iterator[None]:
 
 
 def divides(zero: ZeroConfig) -> bool:
-    """Tell whether models are divided over the ranks: at stage 3, where there are several."""
+    """Tell whether models are sharded over the ranks: at stage 3, where there are several."""
     distributed.setup()
     return zero.stage == 3 and distributed.world_size() > 1
 
@@ -117,7 +117,7 @@ def _zero_section(zero: ZeroConfig) -> dict[str, Any]:
 
 
 def full_shape(parameter: torch.Tensor) -> torch.Size:
-    """Return a parameter's shape, also where it is divided over the ranks."""
+    """Return a parameter's full shape, also where it is sharded over the ranks."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return shape
 
@@ -131,7 +131,7 @@ def fragments() -> Any:
 
 @contextlib.contextmanager
 def gathered(parameter: torch.Tensor, write: bool = False) -> Iterator[None]:
-    """Make a ZeRO-3 parameter whole; what rank 0 writes into it is divided again. A no-op for other parameters."""
+    """Gather a ZeRO-3 parameter; what rank 0 writes into it is sharded again. A no-op for other parameters."""
     if not hasattr(parameter, "ds_id"):
         yield
         return
@@ -142,7 +142,7 @@ def gathered(parameter: torch.Tensor, write: bool = False) -> Iterator[None]:
 
 
 def set_weight(parameter: torch.Tensor, tensor: torch.Tensor) -> None:
-    """Copy a full weight into a parameter, whole or divided."""
+    """Copy a full weight into a parameter, sharded or not."""
     with torch.no_grad(), gathered(parameter, write=True):
         parameter.data.copy_(tensor)
 

@@ -70,7 +70,8 @@ class CacheRows:
             self.end = max(lengths) + new
             self.row = torch.arange(len(lengths), device=device)[:, None]
             self.position_ids = self.position_ids + torch.tensor(lengths, device=device)[:, None]
-            visible = torch.arange(self.end, device=device) <= self.position_ids[:, None, :, None]
+            # Causal, and no further than a slot is filled: what lies behind is padding or a former response's.
+            visible = torch.arange(self.end, device=device) <= self.position_ids[:, None, :, None]  # (B, 1, T, L)
             self.visible = additive(visible, cache.keys.dtype)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

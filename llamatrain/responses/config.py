@@ -10,7 +10,7 @@ from llamatrain.keys import SPEED, above, check_values, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig, SamplingConfig
 
 TOO_LONG = ("skip", "stop")
-SAFETY_THRESHOLD = 0.15  # of a sigmoid, below which the safety model has the word (paper 3.2.3)
+SAFETY_THRESHOLD = 0.15  # of a sigmoid, below which the safety score takes over (paper 3.2.3)
 
 
 def logit(probability: float) -> float:

@@ -71,7 +71,7 @@ def load_inference(folder: Path, device: torch.device, dtype: str, *, scalar: bo
 def frozen_model(folder: Path, zero: ZeroConfig, *, scalar: bool) -> Any:
     """Return a checkpoint's model that is only read (reference, reward models), in the training precision.
 
-    Every rank holds it whole. Under ZeRO-3 it is divided over the ranks from its first weight on, and every forward
+    Every rank holds all of it. Under ZeRO-3 it is sharded over the ranks from its first weight on, and every forward
     pass needs them all. UserError where it is of the other kind.
     """
     config, found = load_config(folder)

@@ -27,7 +27,7 @@ from llamatrain.tokenizer import Tokenizer
 
 
 def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> Chunks[SampledRow]:
-    """Sample and score `samples_per_prompt` responses a prompt, as chunks on disk."""
+    """Sample and score `samples_per_prompt` responses per prompt, as chunks on disk."""
     tokenizer = shared_tokenizer(parents, cfg.tokenizer)
     context = shared_context(parents)
     prompts = load_prompts(
@@ -126,7 +126,7 @@ def response_metrics(prefix: str, rows: list[SampledRow]) -> dict[str, float]:
 
 
 def in_words(prefix: str, metrics: dict[str, float]) -> str:
-    """Return `response_metrics` for the terminal: what there is, and where each reward model has the word, its mean score."""
+    """Return `response_metrics` for the terminal, each reward model's mean score on the prompts that it governs."""
 
     def value(name: str) -> float:
         return metrics[f"{prefix}/{name}"]

@@ -117,7 +117,7 @@ def combine(
 def check_zero(helpfulness: Sequence[float], safety: Sequence[float], gate: GateConfig) -> list[str]:
     """Return what is wrong with the zeros of the reward models, in words, by raw scores of the policy's own responses.
 
-    `helpfulness` are scores on harmless prompts, `safety` those on adversarial ones: where each model has the word. The
+    `helpfulness` are scores on harmless prompts, `safety` those on adversarial ones, which each model governs. The
     combined score compares both with each other and with fixed numbers, which a model whose scores are all far from 0
     turns upside down.
     """

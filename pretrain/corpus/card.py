@@ -1,6 +1,6 @@
 """The data card: what the text of a corpus is like (paper 4.1 and A.4.3): pronouns, identity terms, languages, toxicity.
 
-Counted are documents, not words, in a random sample of those that are kept; English ones where languages are told
+Counted are documents, not words, in a random sample of those that are kept; English ones where languages are detected
 (`languages.identify`), all of them otherwise. Nothing is filtered by what is found here: the paper found it useful to
 know, and harmful to remove.
 """
@@ -50,7 +50,7 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True)
 class Sampled:
-    """Which documents the card looks at, and where their languages stand (`languages` null: not told)."""
+    """Which documents the card looks at, and where their languages stand (`languages` None: not detected)."""
 
     share: float
     languages: Path | None = None

@@ -26,7 +26,7 @@ class Cleaning:
 
 @dataclass
 class Languages:
-    """Which languages are told and kept; configs/corpus.yaml explains the keys."""
+    """Which languages are detected and kept; configs/corpus.yaml explains the keys."""
 
     identify: bool
     keep: list[str]

@@ -107,7 +107,7 @@ class Corpus:
     def _tokenize(self) -> None:
         np.save(self._kept, self.state.status)
         if self.cfg.languages.identify:
-            np.save(self._english, np.concatenate([self._told(folder, "en") for folder in self.examined]))
+            np.save(self._english, np.concatenate([self._is_in(folder, "en") for folder in self.examined]))
         which = self._sampled(self.cfg.card.sample)
         tasks = [(piece, self._kept, str(self.tokenizer.path), which) for piece in self.pieces]
         self.tokenized = self.work.run("tokenize", tokenize, tasks)
@@ -130,15 +130,15 @@ class Corpus:
         return self.work.folder / "english.npy"
 
     def _sampled(self, share: float) -> Sampled:
-        """Return a sample of the documents, of the English ones where languages are told."""
+        """Return a sample of the documents, of the English ones where languages are detected."""
         return Sampled(share, self._english if self.cfg.languages.identify else None)
 
     @staticmethod
-    def _told(folder: Path, language: str) -> NDArray[np.bool_]:
+    def _is_in(folder: Path, language: str) -> NDArray[np.bool_]:
         names = read_json(folder / "examined.json")["languages"]
         number = names.index(language) if language in names else -1
-        told: NDArray[np.bool_] = np.load(folder / "languages.npy") == number
-        return told
+        found: NDArray[np.bool_] = np.load(folder / "languages.npy") == number
+        return found
 
     # --- the last step ---
 

@@ -7,7 +7,7 @@ of n scores drawn from the whole set:
     Z_n = (mean - mu_n) / sigma_n,   mu_n = mean of all scores,   sigma_n = their standard deviation / sqrt(n)
 
 Contamination shows where |Z_n| > 2 for all four, the clean score worse and the dirty ones better; a set is affected
-where it shows at some length L, and the largest such L is told.
+where it shows at some length L, and the largest such L is reported.
 
 The draws are with replacement: so the paper's Table 51 follows from its own sizes and means (HellaSwag, 70B: -5.73,
 9.56, -2.27, 7.42). Without it each Z_n would be sqrt((N - 1) / (N - n)) times as large, N being the size of the set, and

@@ -1,6 +1,6 @@
 """Finished work on disk, and the processes that do what is missing.
 
-    work/key.json                what the work belongs to: settings and inputs; other work is thrown away
+    work/key.json                what the work belongs to: settings and inputs; other work is deleted
     work/last.json               what only the last steps depend on; other work of these steps is thrown away
     work/<step>/<task>/          what a task made; the folder appears when it is whole
     work/<step>/seconds          how long the step took, over all attempts; work/seconds: how long all did
