@@ -43,7 +43,7 @@ def replaced(folder: Path) -> Iterator[Path]:
     for place, names, _ in os.walk(folder):
         path = Path(place)
         if MARK in path.name:
-            names.clear()
+            names.clear()  # nothing below it is listed on its own: it goes as a whole
             if NAME.fullmatch(path.name):
                 yield path
         else:

@@ -188,6 +188,7 @@ class Runner:
         """Say how a stage ended, by its status and its exit code, and return what that means."""
         folder = self.place.folder / one.name
         state = read_status(folder).get("state")
+        # The status first: it is written when the result is, and some launchers and libraries spoil exit codes.
         if state == "done":
             self.line("✓", "green", one, f"{duration(seconds)}  {self.result(one)}")
             if code:

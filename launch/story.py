@@ -108,6 +108,7 @@ class Story:
                 )
                 if model and reference:
                     names[reference[1]] = model[1]
+        # Where the evaluation names the stage that trained the model, its sampling goes by that name, too.
         for stage in self.answered:
             if names[stage.name] in names and names[stage.name] != stage.name:
                 names[stage.name] = names[names[stage.name]]

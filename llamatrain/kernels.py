@@ -96,6 +96,7 @@ def measure(config: ModelConfig) -> None:
         # A home that is not there, or cannot be read or written, costs the measurement again, no more.
         with suppress(OSError, DamagedFileError):
             known = read_json(path, Measured)["fastest"] if path else {}
+        # What an earlier run on this machine measured stands, so that two runs of one configuration round alike.
         found = {name: known.get(name) or fastest(*shape) for name, shape in wanted.items()}
         if path and not found.items() <= known.items():
             with suppress(OSError):
@@ -119,13 +120,13 @@ def fastest(n_out: int, n_in: int, gain: float = GAIN) -> str:
     import torch
 
     n_out, n_in = min(n_out, LARGEST), min(n_in, LARGEST)
-    tokens = max(MANY, min(LARGEST, OPERATIONS // (2 * n_out * n_in)))
+    tokens = max(MANY, min(LARGEST, OPERATIONS // (2 * n_out * n_in)))  # a multiplication and an addition each
     x, weight = torch.ones(tokens, n_in), torch.ones(n_out, n_in)
     onednn = functools.partial(torch.ops.mkldnn._linear_pointwise, x, weight, None, "none", [], "")
     libraries = {"mkl": functools.partial(torch.nn.functional.linear, x, weight), "onednn": onednn}
     seconds = dict.fromkeys(libraries, float("inf"))
     with torch.no_grad():
-        for _ in range(TRIES):
+        for _ in range(TRIES):  # in turn, and the best time of each: other work on the machine disturbs single tries
             for library, multiply in libraries.items():
                 started = time.perf_counter()
                 multiply()

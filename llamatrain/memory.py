@@ -44,6 +44,7 @@ def micro_batch(
     fit = _fit(held, tokens * token_bytes(model, zero.dtype), ranks)
     most = min(fit, MOST_TOKENS[distributed.device().type] // tokens)
     share = rows // ranks
+    # A divisor, so that every micro-batch of a step is full; 1 where not even that should fit.
     return max(size for size in range(1, share + 1) if share % size == 0 and size <= max(1, most))
 
 
@@ -57,7 +58,7 @@ def responses_at_once(
     if asked is not None:
         return asked
     size = BYTES[dtype][0]
-    cache = 2 * model.n_layers * model.n_kv_heads * model.head_dim * size * model.max_seq_len
+    cache = 2 * model.n_layers * model.n_kv_heads * model.head_dim * size * model.max_seq_len  # keys and values
     return max(1, min(MOST_RESPONSES, _fit(models * parameters(model) * size + beside, cache, ranks)))
 
 
@@ -69,6 +70,7 @@ def models_bytes(model: ModelConfig, zero: ZeroConfig, ranks: int, trained: int,
 
 def held_bytes(number: int, dtype: str, stage: int, ranks: int) -> list[float]:
     """Return what a rank holds of so many parameters in training at a ZeRO stage: weights, gradients, optimizer state."""
+    # Stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights, too.
     divided = (ranks if stage >= first else 1 for first in (3, 2, 1))
     return [number * size / parts for size, parts in zip(BYTES[dtype], divided, strict=True)]
 

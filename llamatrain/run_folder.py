@@ -77,7 +77,9 @@ class RunFolder:
             refuse_replacement(self.path, old, schema, settings, made_from, free)
         if saved:
             refuse_resume(saved[-1])
-        self._before = float(old.get("seconds", 0.0)) if saved else 0.0
+        self._before = (
+            float(old.get("seconds", 0.0)) if saved else 0.0
+        )  # work without a checkpoint is lost, as is its time
         self._made_from, self._environment = dict(made_from), environment()
         self.wandb_id = old.get("wandb_id", self.wandb_id)
         # A resumed run keeps the libraries it began with: another one rounds otherwise.

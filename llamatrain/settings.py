@@ -98,6 +98,7 @@ class OptimConfig:
             return self.lr * (step + 1) / warmup
         if self.schedule == "constant":
             return self.lr
+        # Held at the floor where more steps are made than were planned.
         progress = min(1.0, (step - warmup + 1) / max(1, total_steps - warmup))
         floor = self.final_lr_fraction
         return self.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
@@ -105,7 +106,7 @@ class OptimConfig:
 
 @dataclass
 class ZeroConfig:
-    """What DeepSpeed divides over the ranks, and the precision; choices stand in configs/zero/."""
+    """What DeepSpeed shards over the ranks, and the precision; choices stand in configs/zero/."""
 
     stage: int = field(metadata=one_of((0, 1, 2, 3)) | SPEED)
     dtype: str = field(metadata=one_of(PRECISIONS))

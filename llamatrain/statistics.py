@@ -126,7 +126,9 @@ def win_rate(
     interval.
     """
     wins, decided, ties = [], [], 0
-    for prompt in model.keys() & baseline.keys():
+    for prompt in model:  # in the file's order: a set's differs between starts, and with it the sum's last bit
+        if prompt not in baseline:
+            continue
         gaps = [a - b for a, b in zip(model[prompt], baseline[prompt], strict=False)]
         won, lost = sum(gap > tie for gap in gaps), sum(gap < -tie for gap in gaps)
         ties += len(gaps) - won - lost

@@ -41,7 +41,7 @@ def watch(package: str) -> None:
     os.set_blocking(told, False)
     for number in _heeded(SIGNALS):
         signal.signal(number, _end)
-    signal.set_wakeup_fd(told)
+    signal.set_wakeup_fd(told)  # the interpreter's C handler writes the number, whatever the main thread is doing
     threading.Thread(target=lambda: _end(os.read(heard, 1)[0]), daemon=True).start()
 
 

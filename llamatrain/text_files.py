@@ -68,7 +68,7 @@ def read_lines(
             try:
                 made = as_kind(_parsed(_decoded(line)), kind)
             except UserError as error:
-                if grows and not line.endswith(b"\n"):
+                if grows and not line.endswith(b"\n"):  # only a last line can have none
                     return
                 damaged = _damaged(path, error, mend, f":{number}")
                 if bad is None:
@@ -126,6 +126,7 @@ def _made(value: Any, kind: Any, key: str) -> Any:
 
 def _check(value: Any, plain: type, key: str) -> None:
     accepted = (int, float) if plain is float else plain
+    # To Python True is an int; in a file it is no number.
     if not isinstance(value, accepted) or (isinstance(value, bool) and plain is not bool):
         raise UserError(f"{key or 'it'} is {show(value)}, need {WORDS[plain]}")
 

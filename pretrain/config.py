@@ -109,7 +109,7 @@ class PretrainConfig:
         check_values(self)
         if self.checkpoint is None:
             self._cut_batches()
-        elif Path(self.checkpoint).is_dir():  # else its absence is told by who reads it
+        elif Path(self.checkpoint).is_dir():  # else the program that reads it reports its absence
             self._take_shape(checkpoint_folder(self.checkpoint, "pretrain"))
             self._cut_batches()
         if (self.tokens is None) == (self.steps is None):

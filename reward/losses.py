@@ -50,5 +50,6 @@ def auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:
     loss".
     """
     labelled = ~safe.isnan()
+    # NaN times 0 is NaN: a missing label is replaced before the loss and masked after it.
     losses = F.binary_cross_entropy_with_logits(scores, torch.nan_to_num(safe), reduction="none")
     return (losses * labelled).sum(-1) / 2

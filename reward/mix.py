@@ -28,5 +28,6 @@ def draw(available: int, count: int, seed: int) -> list[int]:
     chosen: list[int] = []
     while len(chosen) < count:
         places = np.arange(min(available, count - len(chosen)))
+        # Each round has an order of its own, seeded by where it begins: so a smaller count is a prefix.
         chosen += permuted(places, available, mix(seed, len(chosen))).tolist()
     return chosen

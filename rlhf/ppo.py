@@ -202,7 +202,7 @@ def rollout_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> li
 
 def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokenizer: Tokenizer) -> list[Rollout]:
     """Sample this rank's share of the responses."""
-    own = distributed.shard(wanted)
+    own = distributed.shard(wanted)  # as many on every rank: a mini-batch is a multiple of the ranks
     with policy.generating() as model:
         return sample_rollouts(
             model,

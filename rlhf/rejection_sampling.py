@@ -288,6 +288,7 @@ def training_rows(
     """Return the dialogues to train on: the chosen samples, and the SFT set once or so many that they are its share."""
     if sft_fraction is None:
         return [*sft, *chosen]
+    # f of all rows are f / (1 - f) times the others.
     count = round(sft_fraction / (1 - sft_fraction) * len(chosen))
     return [*draw(sft, count, seed), *chosen]
 

@@ -132,7 +132,7 @@ def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
 def held_out_metrics(engine: Engine, batches: DialogueBatches) -> dict[str, float]:
     """Return the loss and perplexity of held-out answers."""
     metrics = evaluate_loss(engine, batches.eval_batches(), language_model_loss)
-    return {**metrics, "eval/perplexity": math.exp(min(metrics["eval/loss"], 700.0))}
+    return {**metrics, "eval/perplexity": math.exp(min(metrics["eval/loss"], 700.0))}  # beyond, exp would overflow
 
 
 if __name__ == "__main__":

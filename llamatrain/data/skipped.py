@@ -58,5 +58,5 @@ def warned(line: str, lost: int, total: int) -> str:
 
 def _reason(message: str) -> str:
     """Return an error without where it stands and what was found there, which differ from row to row."""
-    text = re.sub(r"^.*?(:|, row )\d+: |\[\d+\]", "", message)
+    text = re.sub(r"^.*?(:|, row )\d+: |\[\d+\]", "", message)  # file:line, and the number of a message in a row
     return re.sub(r"found .*?, (?=need )|\(.*?\)", "", text)

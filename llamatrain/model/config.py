@@ -111,8 +111,9 @@ class ModelConfig:
         """How many parameters the model has without a head."""
         assert self.vocab_size is not None
         narrow = self.n_kv_heads * self.head_dim  # what keys and values are wide
+        # Query and output projections, keys and values; gate, up and down; two norms.
         layer = 2 * self.dim * (self.dim + narrow) + 3 * self.dim * self.hidden_dim + 2 * self.dim
-        return self.vocab_size * self.dim + self.n_layers * layer + self.dim
+        return self.vocab_size * self.dim + self.n_layers * layer + self.dim  # embeddings, layers, the final norm
 
     def with_vocabulary(self, size: int) -> ModelConfig:
         """Return this config for a tokenizer of `size` pieces; a larger vocab_size (padding) is kept."""
@@ -156,6 +157,7 @@ class ModelConfig:
         try:
             return cls._from_hf(as_kind(content, _LlamaFile))
         except UserError as error:
+            # A check of our own names our keys; the reader has config.json before him.
             text = re.sub(r"model\.(\w+)", lambda name: HF_NAMES.get(name[1], name[1]), str(error))
             raise UserError(f"{where}: {text}") from error
 
@@ -165,8 +167,8 @@ class ModelConfig:
         n_heads = content["num_attention_heads"]
         values: dict[str, Any] = {
             **content,
-            "num_key_value_heads": content.get("num_key_value_heads") or n_heads,
-            "rope_theta": rope.get("rope_theta") or content.get("rope_theta") or 10000.0,
+            "num_key_value_heads": content.get("num_key_value_heads") or n_heads,  # older files know no groups
+            "rope_theta": rope.get("rope_theta") or content.get("rope_theta") or 10000.0,  # 5 writes it below, 4 beside
         }
         for key, most in MOST.items():
             if not 0 < values[key] <= most:

@@ -31,5 +31,5 @@ class ScalarModel(nn.Module):
         self, input_ids: Tensor, position_ids: Tensor | None = None, segment_ids: Tensor | None = None
     ) -> Tensor:
         """Return float32 scores (B, T)."""
-        scores: Tensor = self.score(self.model(input_ids, position_ids, segment_ids)).squeeze(-1)
+        scores: Tensor = self.score(self.model(input_ids, position_ids, segment_ids)).squeeze(-1)  # (B, T, 1) to (B, T)
         return scores.float()

@@ -35,7 +35,7 @@ def read_unit(folder: Path, unit: Unit, cleaning: Cleaning, skip_bad: bool, piec
     writer = PieceWriter(folder / "000000")
     number = 0
 
-    def bad(error: UserError) -> None:
+    def bad(error: UserError) -> None:  # counted only: a corpus may have millions
         counts["bad_rows"] += 1
 
     try:
@@ -46,6 +46,7 @@ def read_unit(folder: Path, unit: Unit, cleaning: Cleaning, skip_bad: bool, piec
             url = row.get("url")
             writer.add(clean(text, cleaning, counts), row_number, host(url) if url else None)
             if writer.bytes >= piece_bytes:
+                # The unit's raw rows are counted in its last piece: row numbers run through all of them.
                 writer.close(counts, place=place, rows=0)
                 number, counts = number + 1, Counter()
                 writer = PieceWriter(folder / f"{number:06d}")

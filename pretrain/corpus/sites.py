@@ -39,6 +39,7 @@ def judge(pieces: Sequence[Piece], examined: Sequence[Path], settings: Personal)
     dropped = []
     for (source, host), (documents, words, *counts) in sorted(totals.items()):
         density = 1000 * sum(counts) / max(words, 1)
+        # A single page says little of a site: some have their own address on it and nothing else.
         if documents >= settings.min_documents and density >= settings.per_1000_words:
             found = dict(zip(KINDS, counts, strict=True))
             dropped.append(Site(source, host, documents, words, found, density))

@@ -49,7 +49,7 @@ class WordEncoder(dict[str, bytes]):
         """Encode a word that was not met before. SentencePiece puts a space before a text; a line break needs none."""
         ids = self.tokenizer.encode(key) if key else [self.space]
         value = np.array(ids[1:] if key.startswith("\n") else ids, dtype=self.dtype).tobytes()
-        if len(self) >= KNOWN_WORDS:
+        if len(self) >= KNOWN_WORDS:  # all of it: the frequent words are back within a few documents
             self.clear()
         self[key] = value
         return value
