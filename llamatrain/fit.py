@@ -56,9 +56,7 @@ def fit(
     def save(step: int) -> None:
         run.save(step, engines, tokenizer, guard.state() if guard is not None else None)
 
-    if run.is_main:
-        hf_tokenizer.announce(tokenizer, run.print)
-    step = _resume(run, engines, guard, save)
+    step = _resume(run, engines, tokenizer, guard, save)
     _begin(run, step, total_steps, evaluate if measure_start else None)
     done = min(step, total_steps)
     with run.progress(total_steps, run.program, "steps", done=done, every=run.config.log_every) as bar:
@@ -85,8 +83,12 @@ def fit(
     run.finish(max(step, total_steps))
 
 
-def _resume(run: Run, engines: dict[str, Engine], guard: Guard | None, save: Callable[[int], None]) -> int:
+def _resume(
+    run: Run, engines: dict[str, Engine], tokenizer: Tokenizer, guard: Guard | None, save: Callable[[int], None]
+) -> int:
     """Restore the newest checkpoint into the engines and the guard; return the steps that are done."""
+    if run.is_main:
+        hf_tokenizer.announce(tokenizer, run.print)
     step, state = run.resume(engines)
     if guard is not None:
         guard.resume(run, state)

@@ -48,6 +48,22 @@ def _check(sources: Sequence[str], max_prompts: int | None, too_long: str) -> No
         raise UserError("prompts=[]: need at least one source of prompts")
 
 
+def _encoded(
+    row: PromptRow, where: str, tokenizer: Tokenizer, context: int, room: int, too_long: str
+) -> list[int] | None:
+    """Return a prompt's ids; where they leave too little room, None for `skip` and a UserError for `stop`."""
+    count = too_many(row["messages"], tokenizer, context - room)  # a text far too long is never encoded
+    tokens = [] if count else encode_prompt(row["messages"], tokenizer)
+    if not count and len(tokens) + room <= context:
+        return tokens
+    if too_long == "stop":
+        raise UserError(
+            f"{where}: prompt {row['id']!r} has {count or len(tokens)} tokens and the context is {context}: need room "
+            f"for {room} tokens of the response; too_long=skip skips such prompts"
+        )
+    return None
+
+
 def load_prompts(
     sources: Sequence[str],
     tokenizer: Tokenizer,
@@ -81,14 +97,8 @@ def load_prompts(
                 )
             )
             continue
-        count = too_many(row["messages"], tokenizer, context - room)  # a text far too long is never encoded
-        tokens = [] if count else encode_prompt(row["messages"], tokenizer)
-        if count or len(tokens) + room > context:
-            if too_long == "stop":
-                raise UserError(
-                    f"{where}: prompt {row['id']!r} has {count or len(tokens)} tokens and the context is {context}: need room "
-                    f"for {room} tokens of the response; too_long=skip skips such prompts"
-                )
+        tokens = _encoded(row, where, tokenizer, context, room, too_long)
+        if tokens is None:
             skipped += 1
             continue
         seen.add(row["id"])

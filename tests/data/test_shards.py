@@ -112,5 +112,7 @@ def test_opening_takes_no_longer_for_many_shards(tmp_path: Path, tokenizer: Toke
 
 def test_a_manifest_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"files": {}}))
-    with pytest.raises(UserError, match=r"manifest\.json is damaged: dtype is missing; rebuild it with `llamatrain corpus`"):
+    with pytest.raises(
+        UserError, match=r"manifest\.json is damaged: dtype is missing; rebuild it with `llamatrain corpus`"
+    ):
         shards.read_manifest(tmp_path)
