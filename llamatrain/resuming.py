@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -19,14 +20,20 @@ MEND = "undo the change, or start from scratch with run.resume=never or another 
 
 
 def refuse_resume(
-    newest: Path,
-    lineage: Mapping[str, Any],
     settings: Mapping[str, Any],
     data: Mapping[str, str],
     parents: Mapping[str, Path],
     fixed: Sequence[str],
+    newest: Path,
 ) -> None:
-    """Refuse to go on from a checkpoint of this `lineage` with other data, parents, or values of the `fixed` keys."""
+    """Refuse to go on from the checkpoint `newest` with other data, parents, or values of the `fixed` keys."""
+    from . import checkpoint  # needs torch, which a program without a model does not load
+
+    try:
+        lineage = checkpoint.lineage(newest)
+    except (OSError, UserError):  # who resumes looks at all of it, and says what is left
+        return
+    settings = json.loads(json.dumps(settings, default=str))
     other = sorted(name for name in data if lineage["data"].get(name) != data[name])
     if other:
         raise UserError(f"the data behind '{other[0]}' changed since {newest} was saved: {MEND}")

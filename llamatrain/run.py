@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -96,7 +97,8 @@ class Run:
         """Open the folder on rank 0; return what the other ranks are to raise where that fails."""
         made_from = {**self._inputs, **{key: parent_hash(path) for key, path in self.parents.items()}}
         try:
-            self._home.open(self.settings, schema, made_from, free, self._refuse_resume)
+            may_resume = partial(refuse_resume, self.settings, self.data, self.parents, self.fixed)
+            self._home.open(self.settings, schema, made_from, free, may_resume)
             self._metrics = Metrics(self.folder / METRICS)
             self.incidents = read_incidents(self.folder)
         except UserError as error:
@@ -104,17 +106,6 @@ class Run:
         except OSError as error:
             return f"cannot write in {self.folder}: {error.strerror}"
         return ""
-
-    def _refuse_resume(self, newest: Path) -> None:
-        """Refuse to resume from a checkpoint that other data, parents or settings made."""
-        from . import checkpoint
-
-        try:
-            lineage = checkpoint.lineage(newest)
-        except (OSError, UserError):  # `resume` looks at all of it and says what is left
-            return
-        settings = json.loads(json.dumps(self.settings, default=str))
-        refuse_resume(newest, lineage, settings, self.data, self.parents, self.fixed)
 
     def _gone(self) -> str:
         """Return what to say where the folder is no longer this run's: removed, replaced, or taken over (rank 0)."""

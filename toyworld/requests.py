@@ -239,10 +239,7 @@ def passage_request(kind: str, rows: list[dict[str, str]], asked: int, which: in
     target = PASSAGE_TARGETS[kind][asked]
     text = f"{' '.join(statement.format(**r) for r in rows)} {ask.format(**row)}"
     # The wrong answer is the other row's, in the slots that are asked for: only reading tells the two apart.
-    swapped = dict(row)
-    for slot in row:
-        if "{" + slot + "}" in target:
-            swapped[slot] = other[slot]
+    swapped = row | {slot: other[slot] for slot in row if "{" + slot + "}" in target}
     value, wrong = target.format(**row), target.format(**swapped)
     return Request(
         task="passage",
@@ -339,8 +336,7 @@ class Requests:
     def _passage(self, text: str) -> Request | None:
         """Return the passage that the text is, its words read back from the patterns; None if it fits none of them."""
         for kind, asked, statement, question in self._patterns:
-            rows = [m.groupdict() for m in statement.finditer(text)]
-            match = question.search(text)
+            rows, match = [m.groupdict() for m in statement.finditer(text)], question.search(text)
             if len(rows) != 2 or not match:
                 continue
             for which, row in enumerate(rows):  # the question is on the row whose words it repeats
