@@ -21,6 +21,7 @@ from llamatrain.data.rows import Part, conversation_hash, count_rows, read_part
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 
+MOST_ARRAY = 10**9  # bytes of a JSON array whose first elements are looked at
 TRIED = 50  # rows by which a reading is found
 MOST = 200_000  # rows that are read of a file
 MOST_CHARACTERS = 10_000  # of a document, and documents, whose characters are counted
@@ -45,7 +46,6 @@ class Shape:
     answers: list[int] = field(default_factory=list)
     characters: Counter[str] = field(default_factory=Counter)  # of documents
     folds: dict[str, list[int]] = field(default_factory=dict)  # kind of preference, or "" -> rows by BUCKETS
-    adversarial: int = 0  # of prompts
     bad: BadRows = field(default_factory=lambda: BadRows("skip"))
 
     @property
@@ -93,7 +93,9 @@ def look(source: str) -> Shape:
 def _given(source: str) -> tuple[str | None, str]:
     """Split off an adapter that stands before a path or a name."""
     adapter, colon, name = source.partition(":")
-    return (adapter, name) if colon and adapter in adapters.ADAPTERS and not Path(source).exists() else (None, source)
+    if not colon or adapter not in adapters.ADAPTERS or Path(source).exists():
+        return None, source
+    return (None if adapter == "hf" else adapter), name  # `hf` says where rows lie, not what they are
 
 
 def _first(path: Path) -> tuple[list[Row], str]:
@@ -115,9 +117,11 @@ def _array(path: Path) -> list[Any] | None:
     with path.open("rb") as file:
         if not file.read(4096).lstrip().startswith(b"["):
             return None
+    if path.stat().st_size > MOST_ARRAY:
+        return []
     try:
         found = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, list) else None
 
@@ -287,4 +291,3 @@ def _count(shape: Shape, row: Row) -> None:
     beside = max((len(row.get(side, "").encode()) for side in ("chosen", "rejected")), default=0)
     shape.sizes.append(told + beside)
     shape.answers.append(len(answer.encode()))
-    shape.adversarial += bool(row.get("is_adversarial"))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from llamatrain.data.kinds import EXAMPLES, KINDS
@@ -141,6 +143,14 @@ def test_an_array_and_what_is_no_file_of_rows(tmp_path: Path) -> None:
     cut.write_bytes(gzip.compress("".join(json.dumps({"text": f"{n}"}) + "\n" for n in range(9999)).encode())[:9000])
     assert look(str(cut)).kind is None
     assert "gzip file" in look(str(cut)).why
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(dialogues(40))), path)
+    shape = look(str(path))
+    assert (shape.kind, shape.rows) == ("dialogue", 40)
+    assert shape.held_out(10)
 
 
 def test_texts_are_documents_whole_or_by_paragraphs(tmp_path: Path) -> None:
