@@ -248,7 +248,7 @@ def run_stage(cfg: StageConfig) -> None:
     one = stages[names.index(cfg.stage)]
     if found := older(one.program, one.values):
         raise UserError(
-            f"{folder / PLAN} was made by an earlier version (of '{one.name}' {found}): its pipeline's command plans anew"
+            f"{folder / PLAN} was made by an earlier version (of '{one.name}' {found}): its pipeline's command plans it again"
         )
     if not Path(content["working_folder"]).is_dir():
         raise UserError(f"{folder / PLAN}: its paths are relative to {content['working_folder']}, which does not exist")

@@ -61,7 +61,7 @@ def _pipeline(fit: Fit, data: str) -> list[Value]:
     values = [
         Value(f"data={data}", "which file plays which role"),
         Value(f"ranks={fit.ranks}", f"processes, of {fit.machine.name}"),
-        Value("rejection_base=sft", "a small model goes on from fine-tuning rather than from the base model"),
+        Value("rejection_base=sft", "a small model starts from SFT rather than from the base model"),
     ]
     if fit.parts["document"].rows:
         values += [

@@ -71,7 +71,11 @@ SHARED = [
     ("sft", ["checkpoint=HERE/misshapen"], ["weight has shape (400, 32)", "(500, 32)"]),
     ("pretrain", ["corpus=HERE/other"], ["HERE/other/train was made with another tokenizer"]),
     # more ranks than rows
-    ("pretrain", ["batch_tokens=32"], ["batch_tokens=32 must", "seq_len=32 x micro_batch_size=1 x 2 ranks = 64"]),
+    (
+        "pretrain",
+        ["batch_tokens=32"],
+        ["batch_tokens=32: need a multiple", "seq_len=32 x micro_batch_size=1 x 2 ranks = 64"],
+    ),
     ("sft", ["batch_sequences=3"], ["batch_sequences=3: need a multiple of 2 ranks = 2"]),
     ("reward", ["batch_pairs=2"], ["batch_pairs=2: need a multiple of micro_batch_size=2 x 2 ranks"]),
     (
