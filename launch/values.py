@@ -101,10 +101,11 @@ def _sft(fit: Fit) -> list[Value]:
 
 
 def _reward(fit: Fit) -> list[Value]:
-    counts = ", ".join(f"{fit.parts[kind].rows:,} of {kind}" for kind in KINDS)
-    steps = max(fit.parts[kind].rows for kind in KINDS) // fit.batch_pairs
+    rows = {kind: fit.parts[kind].rows for kind in KINDS if fit.parts[kind].rows}
+    counts = ", ".join(f"{count:,} of {kind}" for kind, count in rows.items()) or "those that people will rate"
+    steps = max(rows.values(), default=PAIRS_TO_RATE) // fit.batch_pairs
     return [
-        Value(f"batch_pairs={fit.batch_pairs}", f"pairs an update, of {counts}"),
+        Value(f"batch_pairs={fit.batch_pairs}", f"pairs per update, of {counts}"),
         Value(f"optim.lr={fit.rate / 10:.2g}", "a tenth of pretraining's"),
         *_rhythm(steps),
     ]
@@ -116,7 +117,7 @@ def _rejection_sampling(fit: Fit) -> list[Value]:
         Value(f"samples_per_prompt={SAMPLED}", "of which the best is kept"),
         Value("sft_fraction=0.5", "as many dialogues as best responses"),
         Value(f"steps={STEPS}", "of fine-tuning on them"),
-        Value(f"batch_sequences={fit.batch_best}", "packed rows an update"),
+        Value(f"batch_sequences={fit.batch_best}", "packed rows per update"),
         Value(f"optim.lr={fit.rate / 6:.2g}", "half of fine-tuning's"),
         *_rhythm(STEPS),
     ]
@@ -125,14 +126,14 @@ def _rejection_sampling(fit: Fit) -> list[Value]:
 def _ppo(fit: Fit) -> list[Value]:
     return [
         Value(f"iterations={fit.iterations}", "of sampling and learning"),
-        Value(f"rollout_prompts={fit.rollouts}", "responses an iteration"),
-        Value(f"mini_batch_prompts={fit.rollouts // 2}", "responses an update"),
+        Value(f"rollout_prompts={fit.rollouts}", "responses per iteration"),
+        Value(f"mini_batch_prompts={fit.rollouts // 2}", "responses per update"),
         Value(f"sampling.max_new_tokens={fit.answer}", "as in rejection sampling"),
         Value(f"optim.lr={fit.rate / 40:.2g}", "a fortieth of pretraining's"),
         Value(f"critic_optim.lr={fit.rate / 7:.2g}", "the critic has to keep up"),
         Value("kl_coef=0.05", "weight of the KL penalty; small models drift sooner than the paper's"),
         Value("critic_warmup=2", "iterations in which only the critic learns"),
-        Value(f"run.save_every={max(1, fit.iterations // 3)}", "what an interruption loses at most"),
+        Value(f"run.save_every={max(1, fit.iterations // 3)}", "the most an interruption can lose"),
         Value(f"run.log_every={max(1, fit.iterations // 8)}", "lines in a log"),
         Value(f"samples_every={max(1, fit.iterations // 4)}", "for the report"),
     ]
@@ -148,7 +149,7 @@ def _sampling(fit: Fit, prompts: int, why: str) -> list[Value]:
 def _rhythm(steps: int) -> list[Value]:
     """Return how often a run saves, measures and speaks."""
     return [
-        Value(f"run.save_every={max(1, steps // 3)}", "steps: what an interruption loses at most"),
+        Value(f"run.save_every={max(1, steps // 3)}", "steps: the most an interruption can lose"),
         Value(f"run.eval_every={max(1, steps // 4)}", "steps between held-out losses"),
         Value(f"run.log_every={max(1, steps // 10)}", "steps between lines in a log"),
     ]
