@@ -30,8 +30,9 @@ from launch.graph import Graph, Stage, resolve
 from launch.graphs.chat import chat
 from launch.pipeline import PipelineConfig
 from launch.plan import Composed, compose
-from llamatrain.config.compose import FROM_FILE, keys_given, write_settings
 from llamatrain.config.compose import compose as composed
+from llamatrain.config.compose import keys_given, write_settings
+from llamatrain.config.options import FROM_FILE
 
 
 def stages() -> dict[str, Stage]:

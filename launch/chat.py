@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llamatrain.config.program import EXIT_USER, main
+from llamatrain.config.program import main
 from llamatrain.errors import MissingFileError, UserError
+from llamatrain.exits import EXIT_USER
 from llamatrain.keys import check_values, one_of
 from llamatrain.settings import PRECISIONS, SamplingConfig
 from llamatrain.stopping import handling

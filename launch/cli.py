@@ -1,18 +1,19 @@
 """`llamatrain <program> [overrides]`: lists the programs and becomes the one that was asked for.
 
 Imports nothing heavy, so that help comes at once. The program replaces this process: its exit code is ours, and a signal
-reaches it once.
+reaches it once. One that is as light as this runs in it.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
 
 from llamatrain.streams import open_closed
 
-from .programs import NAME, PROGRAMS, ROOT, command, environment, find, missing_packages, nearest
+from .programs import NAME, PREFIX, PROGRAMS, ROOT, command, environment, find, missing_packages, nearest
 
 EXAMPLES = {
     "pipeline preset=demo": "the full pipeline on a laptop",
@@ -74,6 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     if lacking:
         print(f"{NAME}: {how_to_install(lacking)}", file=sys.stderr)
         raise SystemExit(2)
+    if PROGRAMS[program].light:
+        importlib.import_module(PREFIX + PROGRAMS[program].module).main(rest)
+        return
     start = command(PROGRAMS[program].module)
     sys.stdout.flush()
     os.execve(start[0], [*start, *rest], environment())

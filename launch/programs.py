@@ -52,6 +52,9 @@ OWN = {
     "new": Program("launch.new", TOGETHER, "your own data -> a preset fitted to them and this machine"),
     "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline"),
     "report": Program("launch.report", TOGETHER, "one self-contained HTML page from a pipeline's run folders"),
+    "runs": Program(
+        "launch.listing", TOGETHER, "all run folders: state, step, result, age, size, next command", light=True
+    ),
     "clean": Program("launch.clean", TOGETHER, "replaced results: listed, and deleted on request"),
     "chat": Program("launch.chat", TOGETHER, "talk to a checkpoint in the terminal"),
 }

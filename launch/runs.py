@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict, TypeGuard
@@ -105,13 +105,18 @@ def decimals(value: float, digits: int, sign: str = "") -> str:
 
 def headline(folder: Path, shown: Headline) -> str:
     """Return a run's result in two figures."""
-    last = {name: points[-1][1] for name, points in read_series(folder).items()}
+    whose, figures = headline_figures({name: points[-1][1] for name, points in read_series(folder).items()}, shown)
+    return whose + ", ".join(f"{words} {number}" for words, number in figures[:2])
+
+
+def headline_figures(last: Mapping[str, float], shown: Headline) -> tuple[str, list[tuple[str, str]]]:
+    """Return whose result it is, and (words, number) of each figure, from the newest value of each metric."""
     metrics, whose = shown.metrics, shown.whose
     if shown.best_of:
         numbers = sorted(int(name.removeprefix(shown.best_of)) for name in last if name.startswith(shown.best_of))
         if numbers:
-            first, most = (last[f"{shown.best_of}{numbers[place]}"] for place in (0, -1))
-            return f"score (0 to 1) of the best of {numbers[0]}: {first:.2f}, of {numbers[-1]}: {most:.2f}"
+            first, most = (f"{last[f'{shown.best_of}{numbers[place]}']:.2f}" for place in (0, -1))
+            return "score (0 to 1), ", [(f"best of {numbers[0]}:", first), (f"best of {numbers[-1]}:", most)]
     if shown.of_last:
         models = [name.partition("/")[0] for name in last if "/" in name]
         by = next(
@@ -120,7 +125,5 @@ def headline(folder: Path, shown: Headline) -> str:
         metrics = {f"{models[-1]}/{metric}": words for metric, words in shown.of_last.get(by, {}).items()}
         whose = f"{models[-1]}, {by}: " if by else ""
     written = {name: decimals(value, 0) if shown.counts else figure(value) for name, value in last.items()}
-    found = [f"{words.replace('_', ' ')} {written[name]}" for name, words in metrics.items() if name in last]
-    if not found:
-        found = [f"{name.split('/')[-1].replace('_', ' ')} {told}" for name, told in written.items()]
-    return whose + ", ".join(found[:2])
+    found = [(words.replace("_", " "), written[name]) for name, words in metrics.items() if name in last]
+    return whose, found or [(name.split("/")[-1].replace("_", " "), told) for name, told in written.items()]

@@ -20,11 +20,12 @@ from rich.markup import escape
 
 from llamatrain import atomic
 from llamatrain.config import program
-from llamatrain.config.compose import FROM_FILE, write_settings
+from llamatrain.config.compose import write_settings
 from llamatrain.config.help import DRY_RUN
-from llamatrain.config.program import EXIT_FAILURE, EXIT_USER
+from llamatrain.config.options import FROM_FILE
 from llamatrain.config.renamed import older
 from llamatrain.errors import UserError, missing
+from llamatrain.exits import EXIT_FAILURE, EXIT_USER
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
 from llamatrain.replaced import bytes_of, move_beside, size

@@ -98,7 +98,8 @@ def _resume(
 
 
 def _begin(run: Run, step: int, total_steps: int, evaluate: Callable[[], dict[str, float]] | None) -> None:
-    """Measure where nothing was trained yet, if there is what measures; say where nothing is left to train."""
+    """Note the length; measure where nothing was trained yet, if there is what measures; say where nothing is left."""
+    run.expect(total_steps)
     if evaluate is not None and step == 0:
         first = evaluate()
         run.log(0, first)

@@ -168,6 +168,12 @@ class Run:
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 self._home.write_status("failed", self.step, reason)
 
+    def expect(self, total_steps: int) -> None:
+        """Note how many steps the run will have, for who reads status.json."""
+        self._home.total = total_steps
+        if self.is_main:
+            self._home.write_status("running", self.step)
+
     # --- console and metrics ---
 
     def print(self, text: str) -> None:

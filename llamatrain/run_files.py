@@ -13,6 +13,7 @@ class Status(TypedDict, total=False):
     state: str  # running, done, stopped, failed; of a stage of a pipeline also waiting
     program: str
     step: int
+    total: int  # steps of the whole run, where it has any
     reason: str
     started: float
     updated: float

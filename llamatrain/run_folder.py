@@ -36,6 +36,7 @@ class RunFolder:
         self.path = Path(config.dir) / config.name
         self.checkpoints = self.path / "checkpoints"
         self.wandb_id = uuid.uuid4().hex[:8]
+        self.total: int | None = None  # steps, where the program has any
         self._opened, self._before = time.time(), 0.0  # seconds that earlier attempts took
         self._made_from: dict[str, str | None] = {}
         self._environment: dict[str, Any] = {}
@@ -84,7 +85,9 @@ class RunFolder:
         self.wandb_id = old.get("wandb_id", self.wandb_id)
         # A resumed run keeps the libraries it began with: another one rounds otherwise.
         kernels.choose(self.config.kernels, old.get("kernels", {}) if saved else {})
-        atomic.write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        # Who starts from this file goes on with the run: that it was begun anew is no setting of it.
+        kept = {**settings, "run": {**settings["run"], "resume": "auto"}} if "run" in settings else settings
+        atomic.write_text(self.path / "config.yaml", yaml.safe_dump(kept, sort_keys=False))
         self.write_status("running", 0)
 
     def _refuse_older(self) -> None:
@@ -133,6 +136,7 @@ class RunFolder:
             "state": state,
             "program": self.program,
             "step": step,
+            **({} if self.total is None else {"total": self.total}),
             "reason": reason,
             "started": self._opened,
             "updated": time.time(),

@@ -62,6 +62,7 @@ def train(cfg: PPOConfig) -> None:
         models = load_models(cfg, parents)
         engines = {"policy": models.policy, "critic": models.critic}
         start, _ = run.resume(engines)
+        run.expect(cfg.iterations)
         if run.is_main:
             hf_tokenizer.announce(tokenizer, run.print)
         samples = SamplesLog(run, start, cfg.samples_every, cfg.samples_kept, tokenizer)

@@ -19,13 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from llamatrain import atomic, length
 from llamatrain.config import presets
 from llamatrain.config.explain import composed_by_hydra, explained, missing
+from llamatrain.config.options import FROM_FILE
 from llamatrain.config.presets import preset_overrides, with_presets, yaml_name
 from llamatrain.errors import UserError, show
 from llamatrain.yaml_files import read_yaml
 
 C = TypeVar("C")
 
-FROM_FILE = "--config"  # of a whole configuration, as a pipeline gives it to its stages
 NOT_GIVEN = "(not given)"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+FROM_FILE = "--config"  # of a whole configuration, as a pipeline gives it to its stages
+
 
 def asks(arguments: Sequence[str]) -> bool:
     """Tell whether a command line asks for text alone: help, or the composed configuration."""

@@ -10,10 +10,8 @@ import atexit
 import itertools
 import os
 import re
-import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,18 +21,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from llamatrain import distributed, streams
-from llamatrain.config.compose import FROM_FILE, check, compose, compose_dict, read_settings, typed
+from llamatrain import streams
+from llamatrain.config.compose import check, compose, compose_dict, read_settings, typed
 from llamatrain.config.explain import explained
 from llamatrain.config.help import DRY_RUN, help_text
-from llamatrain.config.options import asks, divided
-from llamatrain.errors import UserError, mistake
-from llamatrain.stopping import EXIT_STOPPED, Stopped, handling
+from llamatrain.config.options import FROM_FILE, asks, divided
+from llamatrain.errors import UserError
+from llamatrain.exits import EXIT_FAILURE, guarded
+from llamatrain.stopping import EXIT_STOPPED, handling
 
 C = TypeVar("C")
-
-EXIT_FAILURE, EXIT_USER = 1, 2
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of a collective, in gloo's words
 
 Plan = Callable[[C, int | None], str]  # of a configuration and a number of ranks (None: not said)
 
@@ -54,7 +50,7 @@ def main(
     arguments = list(sys.argv[1:] if argv is None else argv)
     streams.replace_unknown_characters()
     alone = argv is None  # the process ends with the program
-    code = _guarded(lambda: _dispatch(program, schema, task, arguments, plan), leaves=alone)
+    code = guarded(lambda: _dispatch(program, schema, task, arguments, plan), leaves=alone)
     if alone:
         atexit.register(_end, code)
     sys.exit(code)
@@ -76,48 +72,6 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def _guarded(body: Callable[[], int], leaves: bool) -> int:
-    try:
-        code = body()
-        if leaves:
-            distributed.leave()  # after success alone: where a rank failed the others would wait for it
-        sys.stdout.flush()  # here, where a reader who has seen enough is no failure
-        return code
-    except Stopped as stop:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"stopped: {stop}", file=sys.stderr)
-        return EXIT_STOPPED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # standard output leads nowhere from here on, or the flush at exit would fail once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
-    except Exception as error:
-        said = mistake(error)
-        if said is not None:
-            if os.environ.get("LLAMATRAIN_VERBOSE") == "1":
-                traceback.print_exc()
-            if _first_here():
-                print(f"error: {said}", file=sys.stderr)
-            return EXIT_USER
-        if any(sign in str(error) for sign in LOST_PEER):  # what happened is told there
-            print(f"rank {os.environ.get('RANK', '0')}: exiting because another rank has exited", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return EXIT_FAILURE
-
-
-def _first_here() -> bool:
-    """Tell whether this rank speaks for its machine: one message each, as a file may be missing on one of them alone."""
-    env = os.environ
-    own = env.get("LOCAL_RANK", env.get("RANK", env.get("SLURM_LOCALID", "0")))
-    world = env.get("WORLD_SIZE", env.get("SLURM_STEP_NUM_TASKS", "1"))
-    if own.isdigit() and world.isdigit() and int(own) < int(world):
-        return own == "0"
-    return True  # the mistake may be the number itself
-
-
 def tell(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool) -> None:
     """Print what a command line asks for (`options.asks`) and end the process; `about` says what the program does."""
     streams.replace_unknown_characters()
@@ -126,7 +80,7 @@ def tell(program: str, schema: type, arguments: Sequence[str], about: str, plans
         print(_text(program, schema, arguments, about, plans))
         return 0
 
-    sys.exit(_guarded(body, leaves=False))
+    sys.exit(guarded(body, leaves=False))
 
 
 def _text(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool) -> str:

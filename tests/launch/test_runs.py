@@ -18,7 +18,7 @@ from launch.runs import headline
         (
             "rejection_sampling",
             [{"train/loss": 0.3, "rs/best_of_1": 0.55, "rs/best_of_2": 0.7, "rs/best_of_10": 0.824}],
-            "score (0 to 1) of the best of 1: 0.55, of 10: 0.82",
+            "score (0 to 1), best of 1: 0.55, best of 10: 0.82",
         ),
         ("rejection_sampling", [{"train/loss": 0.25}], "loss 0.250"),
         ("toyworld", [{"toyworld/documents": 44580}, {"toyworld/dialogues": 4500}], "documents 44,580, dialogues 4,500"),

@@ -140,3 +140,19 @@ def test_a_folder_that_is_removed_or_replaced_is_no_longer_held(again: bool, tmp
     if again:
         assert other.held()  # letting go of the old folder's left it alone
         other.release()
+
+
+def test_who_only_looks_does_not_disturb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not lock.at_work(tmp_path)
+    monkeypatch.setattr(lock, "STALE", 60.0)
+    with Lock(tmp_path):
+        assert lock.at_work(tmp_path)
+    assert not lock.at_work(tmp_path)
+    note(tmp_path, ELSEWHERE)
+    assert lock.at_work(tmp_path)
+    os.utime(tmp_path / ".lock", (1, 1))
+    assert not lock.at_work(tmp_path)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    note(tmp_path, replace(Holder.here(), pid=gone.pid))
+    assert not lock.at_work(tmp_path)
