@@ -1,6 +1,10 @@
 """Chat with a checkpoint in the terminal: answers stream in, the history is kept, the oldest turns make room.
 
-With piped input every line is a separate prompt (or a command) and every answer a paragraph.
+    llamatrain chat runs/demo/ppo/final
+    llamatrain chat runs/demo/sft/final runs/demo/ppo/final    the same questions to both, answers side by side
+
+Both draw with the same noise, so that they differ by their models alone. With piped input every line is a separate prompt
+(or a command) and every answer a paragraph; of two, each begins with its checkpoint's name.
 """
 
 from __future__ import annotations
@@ -10,11 +14,10 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from llamatrain.config.program import main
+from llamatrain.config import program
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.exits import EXIT_USER
 from llamatrain.keys import check_values, one_of
@@ -23,15 +26,14 @@ from llamatrain.stopping import handling
 from llamatrain.streams import shown
 
 from . import answers
+from .beside import beside, column
+from .dialogue import Chat, ask_all
+from .programs import with_keys
 from .wrapping import wrapped
-
-if TYPE_CHECKING:
-    from llamatrain.model.transformer import Transformer
-    from llamatrain.tokenizer import Tokenizer
 
 HELP = "/quit ends   /reset starts over   /system TEXT sets the system message   Ctrl-C stops an answer"
 QUIT = ("/quit", "/exit")
-HALF = "\ufffd"  # what bytes decode to that are not yet a whole character
+CUT = "[cut: sampling.max_new_tokens or the context's end]"
 
 
 @dataclass
@@ -39,6 +41,7 @@ class ChatConfig:
     """configs/chat.yaml says what each key means."""
 
     checkpoint: str
+    against: str | None
     tokenizer: str | None
     system: str | None
     sampling: SamplingConfig
@@ -49,72 +52,28 @@ class ChatConfig:
         check_values(self)
 
 
-class Chat:
-    """A dialogue with a model, as long as its context holds."""
+@dataclass(frozen=True)
+class Colours:
+    """How to switch them on and off; nothing where they are not wanted."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, cfg: ChatConfig) -> None:
-        """Begin with an empty history."""
-        self.model, self.tokenizer, self.system = model, tokenizer, cfg.system
-        self.sampling = cfg.sampling.seeded(cfg.seed, "chat")
-        # What an answer should find free at least; where the context is small, a quarter of it.
-        self.room = min(cfg.sampling.max_new_tokens, model.config.max_seq_len // 4)
-        self.turns: list[dict[str, str]] = []
-        self.finished = True  # whether the last answer ended by itself
+    dim: str = ""
+    bold: str = ""
+    plain: str = ""
 
-    def forget(self) -> None:
-        """Begin a new dialogue."""
-        self.turns = []
-
-    def ask(self, text: str) -> int:
-        """Add the user's turn; return how many of the oldest exchanges had to be dropped to make room.
-
-        UserError where the text alone does not fit, or holds a tag of the chat format; the history is unchanged then.
-        """
-        turns = [*self.turns, {"role": "user", "content": text}]
-        dropped = 0
-        while len(self._encoded(turns)) + self.room > self.model.config.max_seq_len:
-            if len(turns) == 1:
-                if len(self._encoded(turns)) < self.model.config.max_seq_len:
-                    break  # less room than wished for, but some
-                context = self.model.config.max_seq_len
-                raise UserError(f"too long: with it the prompt has {len(self._encoded(turns))} tokens of {context}")
-            turns, dropped = turns[2:], dropped + 1
-        self.turns = turns
-        return dropped
-
-    def answer(self) -> Iterator[str]:
-        """Yield the answer piece by piece; what was yielded is in the history, even if the caller stops early."""
-        from llamatrain.generation import stream
-
-        prompt, tokens, shown = self._encoded(self.turns), list[int](), ""
-        self.turns.append({"role": "assistant", "content": ""})
-        self.finished = False
-        key = ("chat", len(self.turns))
-        for token in stream(self.model, prompt, key, self.sampling, self.tokenizer.eos_id):
-            self.finished = token == self.tokenizer.eos_id
-            tokens.append(token)
-            text = self.tokenizer.decode(tokens).lstrip()
-            piece = text[len(shown) :]
-            if piece and not (text.endswith(HALF) and not self.finished):
-                shown = text
-                self.turns[-1]["content"] = shown
-                yield piece
-
-    def _encoded(self, turns: list[dict[str, str]]) -> list[int]:
-        from llamatrain.chat import TAGS, encode_prompt
-
-        def untagged(turn: dict[str, str]) -> dict[str, str]:
-            content = turn["content"]
-            for tag in TAGS if turn["role"] == "assistant" else ():  # a model may babble them; then they are no turns
-                content = content.replace(tag, "")
-            return {**turn, "content": content}
-
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return encode_prompt([*system, *map(untagged, turns)], self.tokenizer)
+    @staticmethod
+    def here() -> Colours:
+        """Return those of standard output."""
+        wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        return Colours("\033[2m", "\033[1;36m", "\033[0m") if wanted else Colours()
 
 
-def load(cfg: ChatConfig) -> Chat:
-    """Load the checkpoint onto the GPU where there is one."""
+def load(cfg: ChatConfig) -> list[Chat]:
+    """Load the checkpoint, or both, onto the GPU where there is one."""
+    named = {"checkpoint": cfg.checkpoint, "against": cfg.against}
+    return [_load(cfg, key, path) for key, path in named.items() if path is not None]
+
+
+def _load(cfg: ChatConfig, key: str, path: str) -> Chat:
     import torch
 
     from llamatrain import checkpoint, hf_folder
@@ -122,27 +81,28 @@ def load(cfg: ChatConfig) -> Chat:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        folder = checkpoint.resolve(cfg.checkpoint)
+        folder = checkpoint.resolve(path)
     except MissingFileError:
         makers = "pretrain, sft, rejection_sampling and ppo make checkpoints"
-        raise UserError(f"checkpoint={cfg.checkpoint} does not exist; {makers}") from None
+        raise UserError(f"{key}={path} does not exist; {makers}") from None
     model = hf_folder.load_model(folder, device, getattr(torch, cfg.dtype))
     if not isinstance(model, Transformer):
-        raise UserError(f"checkpoint={cfg.checkpoint} is a reward model: it scores responses and cannot chat")
-    return Chat(model.eval(), hf_folder.load_tokenizer(folder, cfg.tokenizer), cfg)
+        raise UserError(f"{key}={path} is a reward model: it scores responses and cannot chat")
+    tokenizer = hf_folder.load_tokenizer(folder, cfg.tokenizer)
+    return Chat(path, model.eval(), tokenizer, cfg.sampling.seeded(cfg.seed, "chat"), cfg.system)
 
 
 def talk(cfg: ChatConfig) -> None:
-    """Talk to a checkpoint."""
-    chat = load(cfg)
+    """Talk to a checkpoint, or to two at once."""
+    chats = load(cfg)
     if sys.stdin.isatty():
         with handling(signal.default_int_handler, [signal.SIGINT]):  # it ends an answer, not the program
-            _converse(chat, cfg.checkpoint)
+            _converse(chats, Colours.here())
     else:
-        _answer_lines(chat)
+        _answer_lines(chats)
 
 
-def _answer_lines(chat: Chat) -> None:
+def _answer_lines(chats: Sequence[Chat]) -> None:
     """Answer every line of standard input by itself; what commands say goes to standard error.
 
     A line that cannot be asked is said there, too, and gets an empty paragraph; the exit code is then 2.
@@ -152,33 +112,35 @@ def _answer_lines(chat: Chat) -> None:
         if line in QUIT:
             break
         if line.startswith("/"):
-            print(_command(chat, line), file=sys.stderr)
+            print(_command(chats, line), file=sys.stderr)
         elif line:
-            chat.forget()
+            for chat in chats:
+                chat.forget()
             try:
-                chat.ask(line)
-                answer = "".join(map(shown, chat.answer())).strip()
+                ask_all(chats, line)
+                said = ["".join(map(shown, chat.answer())).strip() for chat in chats]
             except UserError as error:
                 print(f"error: line {number}: {error}", file=sys.stderr)
-                refused, answer = True, ""
-            print(answer, end="\n\n", flush=True)
+                refused, said = True, [""] * len(chats)
+            for chat, answer in zip(chats, said, strict=True):
+                print(f"{chat.name}: {answer}" if len(chats) > 1 else answer, end="\n\n", flush=True)
     if refused:
         raise SystemExit(EXIT_USER)
 
 
-def _converse(chat: Chat, name: str) -> None:
+def _converse(chats: Sequence[Chat], colours: Colours) -> None:
     """Read and answer until the user leaves."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (line editing and history for input())
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    dim, bold, plain = ("\033[2m", "\033[1;36m", "\033[0m") if colour else ("", "", "")
     # readline must not count colours as columns
-    prompt = f"\001{bold}\002>\001{plain}\002 " if colour else "> "
-    print(f"\n{bold}{name}{plain}\n{dim}{_lines(HELP)}{plain}\n")
-    questions = answers.questions(name)
+    prompt = f"\001{colours.bold}\002>\001{colours.plain}\002 " if colours.bold else "> "
+    names = "\n".join(f"{colours.bold}{chat.name}{colours.plain}" for chat in chats)
+    print(f"\n{names}\n{colours.dim}{_lines(HELP)}{colours.plain}\n")
+    who = "It" if len(chats) == 1 else chats[-1].name
+    questions = answers.questions(chats[-1].name)
     if questions:  # of a toy world: such a model knows nothing else, not even a greeting alone
-        known = "It knows its small world and nothing else. It answered these correctly in its evaluation:"
-        print(f"{dim}{_lines(known)}{plain}")
+        known = f"{who} knows its small world and nothing else. It answered these correctly in its evaluation:"
+        print(f"{colours.dim}{_lines(known)}{colours.plain}")
         print("".join(f"  {_lines(question)}\n" for question in questions))
     while True:
         try:
@@ -187,14 +149,14 @@ def _converse(chat: Chat, name: str) -> None:
             print()
             return
         except KeyboardInterrupt:
-            print(f"\n{dim}/quit ends{plain}")
+            print(f"\n{colours.dim}/quit ends{colours.plain}")
             continue
         if text in QUIT:
             return
         if text.startswith("/"):
-            print(f"{dim}{_command(chat, text)}{plain}\n")
+            print(f"{colours.dim}{_command(chats, text)}{colours.plain}\n")
         elif text:
-            _reply(chat, text, dim, plain)
+            _reply(chats, text, colours)
 
 
 def columns() -> int:
@@ -206,37 +168,77 @@ def _lines(text: str) -> str:
     return "".join(wrapped([text], columns() - 2))
 
 
-def _command(chat: Chat, text: str) -> str:
+def _command(chats: Sequence[Chat], text: str) -> str:
     """Obey a /command and return what to say about it."""
     name, _, rest = text.partition(" ")
+    if name not in ("/reset", "/system"):
+        return HELP if name == "/help" else f"there is no {name}   {HELP}"
+    system = rest.strip() or None
+    for chat in chats:
+        chat.forget()
+        if name == "/system":
+            chat.system = system
     if name == "/reset":
-        chat.forget()
         return "a new dialogue"
-    if name == "/system":
-        chat.forget()
-        chat.system = rest.strip() or None
-        return f"system message: {chat.system}; a new dialogue" if chat.system else "no system message; a new dialogue"
-    return HELP if name == "/help" else f"there is no {name}   {HELP}"
+    return f"system message: {system}; a new dialogue" if system else "no system message; a new dialogue"
 
 
-def _reply(chat: Chat, text: str, dim: str, plain: str) -> None:
-    """Stream one answer; Ctrl-C stops it."""
+def _reply(chats: Sequence[Chat], text: str, colours: Colours) -> None:
+    """Stream one answer of each; Ctrl-C stops them."""
     try:
-        dropped = chat.ask(text)
+        dropped = ask_all(chats, text)
     except UserError as error:
-        print(f"{dim}{error}{plain}\n")
+        print(f"{colours.dim}{error}{colours.plain}\n")
         return
     if dropped:
         turns = "the oldest turn" if dropped == 1 else f"the {dropped} oldest turns"
-        print(f"{dim}the context is full: {turns} forgotten{plain}")
+        print(f"{colours.dim}the context is full: {turns} forgotten{colours.plain}")
+    width = column(columns()) if len(chats) > 1 and sys.stdout.isatty() else 0
     try:
-        for piece in wrapped(map(shown, chat.answer()), columns()):
-            print(piece, end="", flush=True)
-        print("" if chat.finished else f"{dim} [cut: sampling.max_new_tokens or the context's end]{plain}")
+        if width:
+            _stream_beside(chats, width, colours)
+        else:
+            for chat in chats:
+                _stream(chat, len(chats) > 1, colours)
     except KeyboardInterrupt:
-        print(f"{dim} [stopped]{plain}")
+        print(f"{colours.dim} [stopped]{colours.plain}")
+        for chat in chats:
+            chat.answered()
     print()
 
 
+def _stream(chat: Chat, named: bool, colours: Colours) -> None:
+    if named:
+        print(f"{colours.bold}{chat.name}{colours.plain}")
+    for piece in wrapped(map(shown, chat.answer()), columns()):
+        print(piece, end="", flush=True)
+    print("" if chat.finished else f"{colours.dim} {CUT}{colours.plain}")
+
+
+def _stream_beside(chats: Sequence[Chat], width: int, colours: Colours) -> None:
+    left, right = chats
+    for row in beside([_end_of(left.name, width)], [_end_of(right.name, width)], width):
+        print(f"{colours.bold}{row}{colours.plain}")
+    for row in beside(_noted(left), _noted(right), width):
+        print(row, flush=True)
+
+
+def _noted(chat: Chat) -> Iterator[str]:
+    """Yield an answer for the terminal, with a note where it was cut."""
+    yield from map(shown, chat.answer())
+    if not chat.finished:
+        yield f" {CUT}"
+
+
+def _end_of(name: str, width: int) -> str:
+    """Return the end of a path that says most, in so many characters."""
+    return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Take checkpoints without their keys: `llamatrain chat runs/demo/sft runs/demo/ppo`."""
+    program.main("chat", ChatConfig, talk, with_keys("chat", argv))
+
+
 if __name__ == "__main__":
-    main("chat", ChatConfig, talk)
+    main()

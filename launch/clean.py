@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,8 +74,7 @@ def clean(cfg: CleanConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Take a folder without its key: `llamatrain clean runs/demo`."""
-    arguments = with_keys(sys.argv[1:] if argv is None else argv, ["folder"])
-    program.main("clean", CleanConfig, clean, arguments)
+    program.main("clean", CleanConfig, clean, with_keys("clean", argv))
 
 
 if __name__ == "__main__":

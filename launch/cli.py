@@ -19,7 +19,8 @@ EXAMPLES = {
     "pipeline preset=demo": "the full pipeline on a laptop",
     "sft preset=demo optim.lr=1e-3": "one program, one key changed",
     "sft --cfg job": "print the configuration and exit",
-    "chat checkpoint=runs/demo/ppo/final": "try the result",
+    "runs": "what lies in runs/, and what comes next",
+    "chat runs/demo/sft runs/demo/ppo": "try the result, beside what it was made from",
 }
 
 

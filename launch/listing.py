@@ -152,14 +152,13 @@ def _cut(text: str, width: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Take the folder without its key. Without anything else Hydra is not asked: it would take as long as all the rest."""
-    arguments = with_keys(sys.argv[1:] if argv is None else argv, ["folder"])
-    plain = [one for one in (sys.argv[1:] if argv is None else argv) if "=" not in one and not one.startswith("-")]
-    if len(plain) < 2 and len(plain) == len(arguments):
-        folder = plain[0] if plain else str(read_yaml(config_folder() / "runs.yaml")["folder"])
+    given = sys.argv[1:] if argv is None else argv
+    if len(given) < 2 and not any("=" in one or one.startswith("-") for one in given):
+        folder = given[0] if given else str(read_yaml(config_folder() / "runs.yaml")["folder"])
         sys.exit(guarded(lambda: list_runs(RunsConfig(folder)) or 0, leaves=False))
     from llamatrain.config import program
 
-    program.main("runs", RunsConfig, list_runs, arguments)
+    program.main("runs", RunsConfig, list_runs, with_keys("runs", given))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,8 +230,7 @@ def _scalar(text: str | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Take the name without its key, and paths as they are: `llamatrain new mine from=my data`."""
-    arguments = with_keys(sys.argv[1:] if argv is None else argv, ["name"])
-    program.main("new", NewConfig, new, [_as_text(argument) for argument in arguments])
+    program.main("new", NewConfig, new, [_as_text(argument) for argument in with_keys("new", argv)])
 
 
 def _as_text(argument: str) -> str:

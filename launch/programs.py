@@ -49,14 +49,30 @@ OWN = {
     "pipeline": Program(
         "launch.pipeline", TOGETHER, "from text to a chat model: all stages, in order; finished ones are skipped"
     ),
-    "new": Program("launch.new", TOGETHER, "your own data -> a preset fitted to them and this machine"),
-    "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline"),
+    "new": Program(
+        "launch.new", TOGETHER, "your own data -> a preset fitted to them and this machine", positional=("name",)
+    ),
+    "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline", positional=("pipeline", "stage")),
     "report": Program("launch.report", TOGETHER, "one self-contained HTML page from a pipeline's run folders"),
     "runs": Program(
-        "launch.listing", TOGETHER, "all run folders: state, step, result, age, size, next command", light=True
+        "launch.listing",
+        TOGETHER,
+        "all run folders: state, step, result, age, size, next command",
+        positional=("folder",),
+        light=True,
     ),
-    "clean": Program("launch.clean", TOGETHER, "replaced results: listed, and deleted on request"),
-    "chat": Program("launch.chat", TOGETHER, "talk to a checkpoint in the terminal"),
+    "clean": Program(
+        "launch.clean",
+        TOGETHER,
+        "replaced results: listed, and deleted on request",
+        positional=("folder",),
+    ),
+    "chat": Program(
+        "launch.chat",
+        TOGETHER,
+        "talk to a checkpoint in the terminal, or to two side by side",
+        positional=("checkpoint", "against"),
+    ),
 }
 
 
@@ -107,10 +123,13 @@ def typed(arguments: Sequence[str]) -> str:
     return shlex.join([*start, *([] if PREFIX else ["-m", "launch"]), *arguments])
 
 
-def with_keys(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Return arguments of which the plain ones, in their order, have got these keys: `runs/demo` is folder='runs/demo'."""
-    left, made = list(keys), list[str]()
-    for before, argument in itertools.pairwise(["", *arguments]):
+def with_keys(program: str, arguments: Sequence[str] | None = None) -> list[str]:
+    """Return a command line whose plain arguments, in their order, have got their keys: `runs/demo` is folder='runs/demo'.
+
+    `arguments` stand for this process's own.
+    """
+    left, made = list(PROGRAMS[program].positional), list[str]()
+    for before, argument in itertools.pairwise(["", *(sys.argv[1:] if arguments is None else arguments)]):
         plain = "=" not in argument and not argument.startswith("-") and before != "--cfg"
         made.append(f"{left.pop(0)}={quoted(argument)}" if plain and left else argument)
     return made

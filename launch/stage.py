@@ -285,8 +285,7 @@ def console() -> Console:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Take pipeline and stage without their keys: `llamatrain stage runs/demo ppo`."""
-    arguments = with_keys(sys.argv[1:] if argv is None else argv, ["pipeline", "stage"])
-    program.main("stage", StageConfig, run_stage, arguments)
+    program.main("stage", StageConfig, run_stage, with_keys("stage", argv))
 
 
 if __name__ == "__main__":

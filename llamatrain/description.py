@@ -113,6 +113,7 @@ class Program:
     summary: str
     parallel: bool = False  # shares its work among the ranks of torch.distributed
     plans: bool = False  # has a dry run
+    positional: tuple[str, ...] = ()  # keys that may be given by their values alone, in this order
     light: bool = False  # imports so little that the command line runs it itself
     schema: type | None = None  # of its settings; None: the module has them (launch's own)
     makes: tuple[str, ...] = ()  # files in its run folder that other stages read; "" is the folder itself

@@ -78,9 +78,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("program", "arguments"), COMMANDS)
 def test_a_command_composes(program: str, arguments: list[str]) -> None:
     assert program in PROGRAMS
-    arguments = with_keys(
-        arguments, {"clean": ["folder"], "new": ["name"], "stage": ["pipeline", "stage"]}.get(program, [])
-    )
+    arguments = with_keys(program, arguments)
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
     for argument in set(arguments) - set(overrides):
         assert argument in ("...", "--help", "--cfg", "job", "--multirun") or argument.startswith("--dry-run")
