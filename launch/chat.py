@@ -227,7 +227,7 @@ def _noted(chat: Chat) -> Iterator[str]:
     """Yield an answer for the terminal, with a note where it was cut."""
     yield from map(shown, chat.answer())
     if not chat.finished:
-        yield f" {CUT}"
+        yield f"\n{CUT}"
 
 
 def _end_of(name: str, width: int) -> str:

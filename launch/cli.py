@@ -1,7 +1,7 @@
 """`llamatrain <program> [overrides]`: lists the programs and becomes the one that was asked for.
 
 Imports nothing heavy, so that help comes at once. The program replaces this process: its exit code is ours, and a signal
-reaches it once. One that is as light as this runs in it.
+reaches it once. One that is as light as this runs in it, and for `ranks=N` it starts so many processes, as a pipeline does.
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from llamatrain.config.options import asks
+from llamatrain.errors import UserError
+from llamatrain.exits import EXIT_USER
 from llamatrain.streams import open_closed
 
 from .programs import NAME, PREFIX, PROGRAMS, ROOT, command, environment, find, missing_packages, nearest
+from .ranks import launched
 
 EXAMPLES = {
     "pipeline preset=demo": "the full pipeline on a laptop",
@@ -71,17 +76,50 @@ def main(argv: list[str] | None = None) -> None:
     if program is None:
         hint = nearest(name, list(PROGRAMS))
         print(f"{NAME}: there is no program '{name}'{hint}  ({NAME} --help lists them)", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(EXIT_USER)
     lacking = missing_packages()
     if lacking:
         print(f"{NAME}: {how_to_install(lacking)}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(EXIT_USER)
     if PROGRAMS[program].light:
         importlib.import_module(PREFIX + PROGRAMS[program].module).main(rest)
         return
-    start = command(PROGRAMS[program].module)
+    try:
+        ranks, rest = ranks_asked(program, rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USER) from None
+    start = [*command(PROGRAMS[program].module), *rest]
     sys.stdout.flush()
-    os.execve(start[0], [*start, *rest], environment())
+    if ranks > 1:
+        from .processes import Processes  # most have no use for it
+
+        with Processes() as processes:
+            raise SystemExit(processes.run(start, ranks))
+    os.execve(start[0], start, environment())
+
+
+def ranks_asked(program: str, arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """Return on how many processes of this machine a program is to run (`ranks=N`), and its other arguments.
+
+    A pipeline has that key itself, for its stages. UserError where the program or what else was typed does not allow it.
+    """
+    given = [argument for argument in arguments if argument.startswith("ranks=")]
+    rest = [argument for argument in arguments if argument not in given]
+    if not given or program == "pipeline":
+        return 1, list(arguments)
+    number = given[-1].removeprefix("ranks=")
+    if not (number.isascii() and number.isdigit() and int(number) > 0):
+        raise UserError(f"{given[-1]}: need a whole number, 1 or more")
+    if not PROGRAMS[program].parallel:
+        able = ", ".join(name for name, known in PROGRAMS.items() if known.parallel)
+        raise UserError(f"{given[-1]}: {program} does not share its work among ranks; those that do are {able}")
+    among = launched()
+    if among is not None:
+        raise UserError(f"{given[-1]}: a launcher started this as rank {among.rank} of {among.count}; leave ranks out")
+    if {"--multirun", "-m"} & set(rest):
+        raise UserError(f"{given[-1]}: --multirun starts one process for each value; leave ranks out")
+    return 1 if asks(rest) else int(number), rest
 
 
 def how_to_install(lacking: list[str]) -> str:

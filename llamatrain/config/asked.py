@@ -26,7 +26,7 @@ def answer(package: str) -> None:
             from llamatrain.config.program import tell
 
             assert program.schema is not None, module
-            tell(name, program.schema, sys.argv[1:], about(module), program.plans)
+            tell(name, program.schema, sys.argv[1:], about(module), program.plans, program.parallel)
 
 
 def about(module: str) -> str:

@@ -27,12 +27,13 @@ KEY_WIDTH = 34  # columns of `key=value`; a longer one has its meaning on the ne
 GROUP = re.compile(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", re.M)  # in `defaults`: group, where it stands, choice
 
 
-def help_text(program: str, about: str, plans: bool = False) -> str:
+def help_text(program: str, about: str, plans: bool = False, parallel: bool = False) -> str:
     """Return a program's help, as wide as the terminal; `about` is what it does."""
     width = shutil.get_terminal_size((100, 24)).columns
     used = _groups(program)
     options = ["--help", "--cfg job (print the composed configuration)"]
     options += [f"dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for this many ranks)"] if plans else []
+    options += ["ranks=N (this many processes on this machine)"] if parallel else []
     options += ["--multirun (a,b: one run for each value)"] if any(group == "run" for group, _, _ in used) else []
     lines = [*_paragraphs(about, width), "", f"Usage: llamatrain {program} [preset=NAME] [key=value ...]", ""]
     lines += _wrapped("Options: ", ",  ".join(options), width)

@@ -72,21 +72,21 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def tell(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool) -> None:
+def tell(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool, parallel: bool) -> None:
     """Print what a command line asks for (`options.asks`) and end the process; `about` says what the program does."""
     streams.replace_unknown_characters()
 
     def body() -> int:
-        print(_text(program, schema, arguments, about, plans))
+        print(_text(program, schema, arguments, about, plans, parallel))
         return 0
 
     sys.exit(guarded(body, leaves=False))
 
 
-def _text(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool) -> str:
+def _text(program: str, schema: type, arguments: Sequence[str], about: str, plans: bool, parallel: bool = False) -> str:
     """Return the help, or for `--cfg job` the composed configuration, checked as far as all values are there."""
     if any(a in ("--help", "-h") for a in arguments):
-        return help_text(program, about, plans)
+        return help_text(program, about, plans, parallel)
     rest = [a for a in arguments if a not in ("--cfg", "job")]
     overrides, flags = divided(rest)
     if flags:

@@ -13,6 +13,7 @@ import pytest
 
 import llamatrain
 from launch import cli, programs
+from llamatrain.errors import UserError
 
 
 def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -110,6 +111,40 @@ def test_the_program_replaces_the_process(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen[0] == [sys.executable, "-m", "sft", "optim.lr=1e-3"]
     assert seen[1] == [sys.executable, "-m", "reward.evaluate"]
     assert seen[2] == [sys.executable, "-m", "pretrain.corpus.verify", "corpus=c"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["corpus", "ranks=2"], "ranks=2: corpus does not share its work among ranks; those that do are pretrain, sft"),
+        (["sft", "ranks=two"], "ranks=two: need a whole number, 1 or more"),
+        (["sft", "ranks=0"], "ranks=0: need a whole number, 1 or more"),
+        (["sft", "ranks=2", "--multirun", "seed=1,2"], "ranks=2: --multirun starts one process for each value"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(
+    typed: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SystemExit) as end:
+        cli.main(typed)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and message in said and said.count("\n") == 1
+
+
+def test_under_a_launcher_ranks_are_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="a launcher started this as rank 1 of 4; leave ranks out"):
+        cli.ranks_asked("sft", ["ranks=2"])
+
+
+def test_ranks_are_taken_from_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert cli.ranks_asked("sft", ["a=1", "ranks=3", "b=2", "ranks=2"]) == (2, ["a=1", "b=2"])
+    assert cli.ranks_asked("sft", ["ranks=2", "--help"]) == (1, ["--help"])
+    assert cli.ranks_asked("sft", ["a=1"]) == (1, ["a=1"])
+    assert cli.ranks_asked("pipeline", ["ranks=2"]) == (1, ["ranks=2"])  # a key of its own
 
 
 def test_installed_programs_are_nested_and_not_shadowed(monkeypatch: pytest.MonkeyPatch) -> None:
