@@ -67,6 +67,13 @@ OWN = {
         "replaced results: listed, and deleted on request",
         positional=("folder",),
     ),
+    "completion": Program(
+        "launch.completion",
+        TOGETHER,
+        "a script that lets bash, zsh or fish complete programs, keys and choices",
+        positional=("shell",),
+        light=True,
+    ),
     "chat": Program(
         "launch.chat",
         TOGETHER,

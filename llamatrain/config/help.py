@@ -1,36 +1,28 @@
-"""A program's help: what it does, its presets and config groups, and every key with what it means.
-
-A key's meaning and unit is the comment beside its value in configs/; its type and whether it can change a result stand
-with its field (`llamatrain.keys`).
-"""
+"""A program's help: what it does, its presets and config groups, and every key with what it means (`meanings`)."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from llamatrain.config import presets
 from llamatrain.config.compose import compose_dict
+from llamatrain.config.meanings import choices_of, groups, meanings
 from llamatrain.config.presets import load_preset, yaml_name
-from llamatrain.text_files import read_text
 
 DRY_RUN = "--dry-run"
 NEEDED = "???"
 KEY_WIDTH = 34  # columns of `key=value`; a longer one has its meaning on the next line
-GROUP = re.compile(r"^\s+- (?:/)?([\w/]+)(?:@(\S+?))?: *(\S+)", re.M)  # in `defaults`: group, where it stands, choice
 
 
 def help_text(program: str, about: str, plans: bool = False, parallel: bool = False) -> str:
     """Return a program's help, as wide as the terminal; `about` is what it does."""
     width = shutil.get_terminal_size((100, 24)).columns
-    used = _groups(program)
+    used = groups(program)
     options = ["--help", "--cfg job (print the composed configuration)"]
     options += [f"dry_run=true or {DRY_RUN}[=RANKS] (print the plan, for this many ranks)"] if plans else []
     options += ["ranks=N (this many processes on this machine)"] if parallel else []
@@ -43,8 +35,7 @@ def help_text(program: str, about: str, plans: bool = False, parallel: bool = Fa
     if used:
         lines += ["", "Config groups (group=choice; the default is marked):"]
         for group, at, default in used:
-            choices = sorted(path.stem for path in (presets.config_folder() / group).glob("*.yaml"))
-            shown = ", ".join(f"{choice}*" if choice == default else choice for choice in choices)
+            shown = ", ".join(f"{choice}*" if choice == default else choice for choice in choices_of(group))
             lines += _wrapped(f"  {f'{group}@{at}' if at else group:<12} ", shown, width)
     told = meanings(program)
     values = dict(_leaves(compose_dict(program), told))
@@ -67,43 +58,6 @@ def _presets_of(program: str) -> list[str]:
     """Return the presets that say something of a program, by name."""
     known, name = sorted(presets.known_presets()), yaml_name(program)
     return [preset for preset in known if program == "pipeline" or name in load_preset(preset)]
-
-
-@lru_cache
-def meanings(program: str) -> dict[str, str]:
-    """Return dotted key -> what it means and its unit, for all keys of a program: the comments in its YAML files.
-
-    Of a group the program's own file has the first word, then the choice that it has by default, then the others.
-    """
-    folder = presets.config_folder()
-    found = comments(folder / f"{yaml_name(program)}.yaml")
-    for group, at, default in _groups(program):
-        files = [folder / group / f"{default}.yaml", *sorted((folder / group).glob("*.yaml"))]
-        for path in files if files[0].is_file() else []:
-            for key, text in comments(path).items():
-                found.setdefault(f"{at or group}.{key}", text)
-    return found
-
-
-def comments(path: Path) -> dict[str, str]:
-    """Return dotted key -> the comment beside it in a YAML file."""
-    found: dict[str, str] = {}
-    above: list[tuple[int, str]] = []  # indentation and key of what the line stands in
-    for line in read_text(path).splitlines():
-        match = re.match(r"( *)(\w+):(?: [^#]*)?(?:#\s*(.*))?$", line)
-        if match is None:
-            continue
-        indentation = len(match[1])
-        above = [*(outer for outer in above if outer[0] < indentation), (indentation, match[2])]
-        if match[3]:
-            found[".".join(key for _, key in above)] = match[3]
-    return found
-
-
-def _groups(program: str) -> list[tuple[str, str, str]]:
-    """Return (group, where it stands if not under its name, the choice by default) of a program's config groups."""
-    source = read_text(presets.config_folder() / f"{yaml_name(program)}.yaml")
-    return GROUP.findall(source.split("_self_")[0]) if "_self_" in source else []
 
 
 def _leaves(values: Mapping[str, Any], told: Mapping[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from launch.programs import PROGRAMS
 from llamatrain.config.compose import compose, compose_dict
-from llamatrain.config.help import meanings
+from llamatrain.config.meanings import meanings
 from llamatrain.config.renamed import ANY, KEYS, now_called, older
 from llamatrain.errors import UserError
 from rlhf.config import PPOConfig

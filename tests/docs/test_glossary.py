@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.programs import FOLDERS, PROGRAMS
-from llamatrain.config.help import meanings
+from llamatrain.config.meanings import meanings
 from llamatrain.text_files import read_text
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ import pytest
 
 from launch.programs import OWN, PROGRAMS
 from llamatrain.config.compose import compose_dict
-from llamatrain.config.help import help_text, meanings
+from llamatrain.config.help import help_text
+from llamatrain.config.meanings import meanings
 
 NESTED = ("pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld", "launch", "configs")
 HEAVY = {"torch", "deepspeed", "wandb", "datasets", "transformers", "numpy", "pyarrow"}
