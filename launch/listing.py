@@ -155,7 +155,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if argv is None else argv
     if len(given) < 2 and not any("=" in one or one.startswith("-") for one in given):
         folder = given[0] if given else str(read_yaml(config_folder() / "runs.yaml")["folder"])
-        sys.exit(guarded(lambda: list_runs(RunsConfig(folder)) or 0, leaves=False))
+
+        def body() -> int:
+            list_runs(RunsConfig(folder))
+            return 0
+
+        sys.exit(guarded(body, leaves=False))
     from llamatrain.config import program
 
     program.main("runs", RunsConfig, list_runs, with_keys("runs", given))

@@ -165,28 +165,29 @@ def test_many_steps_take_few_columns(number: int, told: str) -> None:
     assert listing.count(number) == told
 
 
-def listed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "launch", "runs", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
+def listed(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        listing.main(arguments)
+    return int(end.value.code or 0)
 
 
-def test_as_typed(tmp_path: Path) -> None:
+def test_as_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "old", updated=1.0)
     os.utime(tmp_path / "old/metrics.jsonl", (1, 1))
     make(tmp_path / "new", updated=time.time())
     move_beside(make(tmp_path / "other"), "0123456789ab")
-    done = listed(str(tmp_path))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["run", "old", "new"]  # the newest last
-    assert f"1 replaced, 5 kB: {NAME} clean {tmp_path}" in done.stdout
-    assert listed(f"folder={tmp_path}").stdout == done.stdout
-    assert "Usage: llamatrain runs" in listed("--help").stdout
+    assert listed(str(tmp_path)) == 0
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines()[:3]] == ["run", "old", "new"]  # the newest last
+    assert f"1 replaced, 5 kB: {NAME} clean {tmp_path}" in told
+    assert listed(f"folder={tmp_path}") == 0 and capsys.readouterr().out == told
+    assert listed("--help") == 0 and "Usage: llamatrain runs" in capsys.readouterr().out
     (tmp_path / "none").mkdir()
-    assert f"no run lies below {tmp_path}/none" in listed(str(tmp_path / "none")).stdout
-    for wrong, message in (([str(tmp_path / "x")], "there is no such folder"), (["foldr=x"], "unknown key 'foldr'")):
-        done = listed(*wrong)
-        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert listed(str(tmp_path / "none")) == 0 and f"no run lies below {tmp_path}/none" in capsys.readouterr().out
+    for wrong, message in ((str(tmp_path / "x"), "there is no such folder"), ("foldr=x", "unknown key 'foldr'")):
+        assert listed(wrong) == 2
+        told = capsys.readouterr().err
+        assert message in told and told.count("\n") == 1
 
 
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
