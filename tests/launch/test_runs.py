@@ -30,7 +30,7 @@ from launch.runs import headline
         ),
         ("evaluate", [{"ppo/score_safety": 0.8, "ppo/score_helpfulness": 0.4}],
          "ppo, reward models: helpful (logit) 0.400, safe (logit) 0.800"),
-        ("compare", [{"compare/pairs": 119, "compare/equal": 1}], "pairs 119, left out as equal 1"),
+        ("compare", [{"compare/pairs": 119, "compare/equal": 1}], "pairs 119, dropped as equal 1"),
         ("sample", [{"sample/responses": 8, "sample/helpfulness_harmless": 0.01}], "responses 8"),
         ("evaluate", [{"base/perplexity": 12.5}], "base, held-out text: perplexity 12.500"),
         ("sft", [], ""),
