@@ -37,6 +37,10 @@ RATES = {"tiny": 3e-3, "small": 2e-3, "stories": 1e-3, "stories42m": 6e-4, "stor
 LARGEST_ON_CPU = "stories"
 EPOCHS = 4
 MOST_EPOCHS, FEWEST_TOKENS = 20, 500_000  # a very small text is read more often, for so many tokens
+LEAST_TOKENS, LEAST_UPDATES = (
+    300_000,
+    100,
+)  # of pretraining and fine-tuning: with less no answer ends, whatever the minutes
 SHARES = {"pretrain": 0.4, "sft": 0.15, "rejection_sampling": 0.1, "ppo": 0.15}  # of the minutes, at most
 SAMPLED, STEPS = 6, 60  # responses a prompt and updates of rejection sampling
 PAIRS_TO_RATE = 200  # of people, a round
@@ -117,7 +121,8 @@ class Fit:
         for shape in reversed(shapes):
             values = {**read_yaml(config_folder() / "model" / f"{shape}.yaml"), "max_seq_len": self.context}
             model = ModelConfig(**values).with_vocabulary(self.vocabulary)
-            tokens = min(most, SHARES["pretrain"] * self.seconds / self._seconds_a_token(model))
+            affordable = SHARES["pretrain"] * self.seconds / self._seconds_a_token(model)
+            tokens = min(most, max(affordable, LEAST_TOKENS))
             if tokens >= _parameters(model):
                 break
         return shape, model, tokens
@@ -158,9 +163,8 @@ class Fit:
         self.batch_tokens = max(self.ranks * self.context, min(most, power(max(1024, self.tokens / 700))))
         self.steps = max(1, int(self.tokens / self.batch_tokens))
         rows = self.packed(self.parts["dialogue"])
-        self.sft_epochs = min(
-            2.0, max(0.1, round(SHARES["sft"] * self.seconds / max(1e-9, rows * self.context * self.learned), 1))
-        )
+        affordable = SHARES["sft"] * self.seconds / max(1e-9, rows * self.context * self.learned)
+        self.sft_epochs = round(min(2.0, max(affordable, LEAST_UPDATES * self.ranks / max(1, rows))), 2)
         self.batch_sequences = self.batch(self.sft_epochs * rows / 100, 64 if gpu else 8)
         pairs = min((self.parts[kind].rows for kind in KINDS if self.parts[kind].rows), default=PAIRS_TO_RATE)
         self.batch_pairs = self.batch(pairs / 32, 64 if gpu else 16)

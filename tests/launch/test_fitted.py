@@ -53,6 +53,13 @@ def test_the_model_grows_with_minutes_text_and_machine() -> None:
     assert shape(3000, CPU, 5)[1] < shape(3000, CPU, 10)[1]
 
 
+def test_however_few_the_minutes_answers_learn_to_end() -> None:
+    fit = Fit(assigned(some(100, 5000)), CPU, 0.1)
+    assert (fit.shape, fit.tokens) == ("tiny", 300_000)
+    assert fit.sft_steps >= 90
+    assert sum(fit.estimated().values()) > 60
+
+
 def test_pieces_follow_the_text_and_its_characters() -> None:
     def pieces(size: float, text: str = "abc", gpu: bool = False) -> int:
         return vocabulary(size, Part(files=[a_file("document", 1, 1, text=text)]), gpu)

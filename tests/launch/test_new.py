@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -161,3 +162,26 @@ def test_a_path_with_spaces_and_a_list_of_several(here: Path, capsys: Capture) -
         str(here),
         ["@data/my data/it's.jsonl@without0/20", "@data/data/texts.jsonl@without0/20"],
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_readmes_three_commands(here: Path, repository: Path) -> None:
+    """From texts, dialogues and pairs of both kinds to a conversation; no path is typed twice."""
+    words = ["fox", "wolf", "bear", "river", "forest", "bread", "king", "giant", "tree", "house"]
+    told = [f"The {words[n % 10]} lives near the {words[n // 10 % 10]}." for n in range(400)]
+    write(here / "my_data/texts.jsonl", [{"text": " ".join(told[n : n + 40])} for n in range(0, 400, 4)])
+    write(here / "my_data/chats.jsonl", dialogues(200, "Where is it, "))
+    write(here / "my_data/rated.jsonl", pairs(120))
+    environ = {**os.environ, "PYTHONPATH": str(repository)}
+    for arguments, said in (
+        (["new", "mine", "from=my_data", "minutes=0.1"], "pipeline preset=mine"),
+        (["pipeline", "preset=mine"], "chat checkpoint=runs/mine/ppo/final"),
+        (["chat", "checkpoint=runs/mine/ppo/final"], ""),
+    ):
+        command = [sys.executable, "-m", "launch", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environ, input="Where is it?\n", timeout=1500
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert said in done.stdout
