@@ -113,22 +113,17 @@ class Run:
             return ""
         return f"{self.folder} was removed, replaced or taken over by another process: stopping this run"
 
-    # --- context ---
-
     def __enter__(self) -> Run:
         """Watch for signals that ask to save and stop, and open the dashboard."""
         self._signals.enter_context(handling(self._stop_request.hear))
         try:
-            self._open_dashboard()
+            if self._charts:
+                wandb, name = self.config.wandb, self.config.name
+                self._dashboard = Dashboard(wandb, self.folder, self._home.wandb_id, name, self.program, self.settings)
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
         return self
-
-    def _open_dashboard(self) -> None:
-        if self._charts:
-            config, run_id = self.config, self._home.wandb_id
-            self._dashboard = Dashboard(config.wandb, self.folder, run_id, config.name, self.program, self.settings)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -205,8 +200,6 @@ class Run:
         elif self._dashboard is not None:
             self._dashboard.summarise(numbers)
 
-    # --- cadence and signals ---
-
     def eval_due(self, step: int, total: int) -> bool:
         """Tell whether held-out data are evaluated after `step` (always after the last)."""
         return step == total or (self.config.eval_every > 0 and step % self.config.eval_every == 0)
@@ -222,7 +215,7 @@ class Run:
     def stop(self, step: int) -> NoReturn:
         """Leave, all ranks together, after the step's checkpoint was saved."""
         self.step = step
-        name = next((name for name in distributed.gather_objects(self._stop_request.signal) if name), "stop")
+        name = next(filter(None, distributed.gather_objects(self._stop_request.signal)), "stop")
         raise Stopped(f"{name} at step {step}; saved in {self.folder}. The same command resumes it")
 
     # --- checkpoints ---
@@ -231,21 +224,22 @@ class Run:
         """Restore the newest checkpoint of this run into the engines; return its step and state, or (0, {})."""
         from . import checkpoint
 
-        if self.is_main:
-            for left in self.checkpoints.glob("step_*.tmp"):  # by a kill while it was written or deleted
-                shutil.rmtree(left, ignore_errors=True)
+        for left in (
+            self.checkpoints.glob("step_*.tmp") if self.is_main else ()
+        ):  # by a kill while it was written or deleted
+            shutil.rmtree(left, ignore_errors=True)
         self._drop_stale()
         newest = checkpoint.latest(self.checkpoints)
         if newest is None:
             if self._metrics is not None:
                 self._metrics.cut(0)
             return 0, {}
-        step, state = self._restore(newest, engines)
-        self.print(f"resumed from {newest} at step {step}")
+        found = self._restore(newest, engines)
+        self.print(f"resumed from {newest} at step {self.step}")
         settings = json.loads(json.dumps(self.settings, default=str))
         for difference in differences(checkpoint.lineage(newest)["config"], settings):
             self.print(f"changed since the checkpoint: {difference}")
-        return step, state
+        return found
 
     def _restore(self, folder: Path, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
         from . import checkpoint

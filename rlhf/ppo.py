@@ -69,23 +69,19 @@ def train(cfg: PPOConfig) -> None:
         with run.progress(cfg.iterations, "ppo", "iterations", done=start, every=cfg.run.log_every) as bar:
             for iteration in range(start, cfg.iterations):
                 clock = Clock()
-                # 1. act
-                with clock("act"):
+                with clock("act"):  # 1.
                     rollouts = act(cfg, models.policy, rollout_prompts(cfg, prompts, iteration), tokenizer)
-                # 2. judge
-                with clock("judge"):
+                with clock("judge"):  # 2.
                     judged = gather(judge(cfg, models, rollouts, context))
                     if iteration == 0:
                         require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
-                # 3. credit
-                with clock("credit"):
+                with clock("credit"):  # 3.
                     batch = credit(cfg, judged)
                     # Until the policy's first update: the critic's head is fit to the returns, then credit given again.
                     if models.policy.steps_done == 0:
                         batch = credit(cfg, rescale(cfg, models.critic, batch, context))
-                # 4. learn
                 hold = holds(cfg, models.policy.steps_done, iteration, batch)
-                with clock("learn"):
+                with clock("learn"):  # 4.
                     learned = learn(cfg, models, batch, iteration, context, hold)
                 step = iteration + 1
                 metrics = {**batch_metrics(batch), **learned, "ppo/held": hold, **clock.seconds}
