@@ -1,7 +1,5 @@
 """A small simulated world: documents, dialogues, prompts, annotators and a gold judge, for demonstrations and tests."""
 
-from __future__ import annotations
-
 from llamatrain import stopping
 from llamatrain.config import asked
 

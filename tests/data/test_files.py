@@ -147,5 +147,5 @@ def test_a_hub_data_set_has_configurations_fields_and_a_stamp(tmp_path: Path) ->
     assert stamp(whole) == before != stamp(replace(whole, version=Version("a")))
     os.utime(tmp_path / "b.jsonl", (0, 0))
     assert stamp(whole) != before
-    with pytest.raises(UserError, match="revision=v1: a local folder has none"):
+    with pytest.raises(UserError, match="revision=v1: a local folder has no revisions, need null"):
         stamp(replace(whole, version=Version(revision="v1")))

@@ -110,12 +110,12 @@ def test_long_lines_are_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (50_000, "vocab_size=50000: the documents hold too little text"),
+        (50_000, "vocab_size=50000: the documents have too little text"),
         (270, "vocab_size=270: bytes and single characters"),
     ],
 )
 def test_sizes_that_do_not_suit_the_text_are_refused(size: int, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{message}.*needs"):
+    with pytest.raises(UserError, match=f"{message}.*need"):
         train(settings(tmp_path, f"vocab_size={size}"))
 
 
