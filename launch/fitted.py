@@ -30,6 +30,8 @@ from .roles import Part, Roles
 TEXT = {512: 5e4, 1024: 1e6, 2048: 1e7, 4096: 1e8, 8192: 1e9, 32000: float("inf")}  # vocabulary -> bytes up to which
 BYTES = {512: 2.1, 1024: 2.8, 2048: 3.2, 4096: 3.6, 8192: 3.9, 32000: 4.1}  # vocabulary -> bytes a token, of English
 MOST_ON_CPU = 4096  # pieces
+CONTROL = 259  # pieces that are bytes or control a text
+MERGES = 0.4  # pieces that a letter of the text's words can give; 0.5 of them in 200 kB of English, more in less
 SPOKEN = 0.8  # of those bytes a token of dialogues has: the pieces are those of the texts
 COVERED = 0.99995  # of the characters, which need pieces of their own
 CONTEXTS = (128, 256, 512, 1024, 2048)
@@ -90,7 +92,7 @@ class Fit:
 
     def tokens_in(self, size: float) -> float:
         """Return about how many tokens so many bytes of text are."""
-        return size / BYTES[self.vocabulary]
+        return size / next(each for pieces, each in BYTES.items() if self.vocabulary <= pieces)
 
     def spoken(self, size: float) -> float:
         """Return about how many tokens a dialogue of so many bytes is, with the marks of its turns."""
@@ -239,7 +241,10 @@ class Fit:
 
 
 def vocabulary(size: float, part: Part, gpu: bool) -> int:
-    """Return the pieces for so many bytes of text: more for more text, and enough for bytes and twice its characters."""
+    """Return the pieces for so many bytes of text: more for more text, enough for its bytes and twice its characters.
+
+    But no more than its words can be merged into: a text that repeats itself has few.
+    """
     characters: Counter[str] = Counter()
     for file in part.files:
         characters.update(file.shape.characters)
@@ -250,7 +255,9 @@ def vocabulary(size: float, part: Part, gpu: bool) -> int:
         needed, left = needed + 1, left - count
     wanted = next(pieces for pieces, most in TEXT.items() if size <= most)
     wanted = wanted if gpu else min(wanted, MOST_ON_CPU)
-    return next((pieces for pieces in TEXT if pieces >= max(wanted, 259 + 2 * needed)), max(TEXT))
+    wanted = next((pieces for pieces in TEXT if pieces >= max(wanted, CONTROL + 2 * needed)), max(TEXT))
+    merges = MERGES * sum(map(len, set[str]().union(*(file.shape.words for file in part.files))))
+    return min(wanted, int(CONTROL + len(characters) + merges) // 8 * 8)
 
 
 def power(most: float) -> int:

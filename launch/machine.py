@@ -8,9 +8,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-# Floating-point operations a second that training reached (6 a parameter and token): a core of the machines in
-# benchmarks/ with models of some million parameters.
-CORE = 30e9
+# Floating-point operations a second, of parameters and attention (`llamatrain.flops`), that pretraining reached on a core
+# of the machines in benchmarks/: demo and fairytales on two cores, their held-out losses included.
+CORE = 40e9
 # Of GPUs in bfloat16, TFLOP/s by their makers; small models reach a small share of it. No GPU has been measured.
 PEAKS = {"V100": 125, "T4": 65, "A10": 125, "L4": 121, "A100": 312, "H100": 989, "H200": 989, "B200": 2250}
 UNKNOWN_PEAK = 100

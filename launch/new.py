@@ -102,14 +102,8 @@ def _free(name: str) -> tuple[Path, Path]:
 
 def _table(files: Sequence[File]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for heading, side in (
-        ("file", "left"),
-        ("rows", "right"),
-        ("what it is", "left"),
-        ("role", "left"),
-        ("why", "left"),
-    ):
-        table.add_column(heading, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for heading in ("file", "rows", "what it is", "role", "why"):
+        table.add_column(heading, justify="right" if heading == "rows" else "left", overflow="fold")
     for file in sorted(files, key=lambda file: not file.roles):
         shape = file.shape
         rows = f"{shape.rows:,}{'+' if shape.more else ''}" if shape.rows else "–"
@@ -173,15 +167,13 @@ def _preset_text(cfg: NewConfig, fit: Fit, made: Preset, seconds: Mapping[str, f
     amount = f"{size_of(fit.text)} of text in {counted(parts['document'], 'document')}, {counted(parts['dialogue'], 'dialogue')}, "
     amount += f"{counted(parts['prompt'], 'prompt')}, pairs: {', '.join(f'{parts[kind]:,} {kind}' for kind in KINDS)}"
     lines = [
-        f"# Made by `{NAME} new {cfg.name} from={','.join(cfg.from_)}`, and yours to change: {NAME} pipeline preset={cfg.name}",
+        f"# Made by `{NAME} new {cfg.name} from={','.join(cfg.from_)!r}`, and yours to change: {NAME} pipeline preset={cfg.name}",
         f"# Fitted to {amount};",
         f"# and to {fit.machine.name}: {_minutes(seconds)}.",
     ]
     for name, values in made.items():
         lines += ["", f"{name}:"]
-        for value in values:
-            entry = f"  - {value.override}"
-            lines.append(f"{entry:<40}# {value.why}" if value.why else entry)
+        lines += [f"{f'  - {value.override}':<39} # {value.why}" for value in values]
     return "\n".join(lines) + "\n"
 
 

@@ -158,6 +158,7 @@ def _text_files(texts: Sequence[tuple[str, str]]) -> list[File]:
             good.append(path)
         whole.rows, whole.sizes = whole.rows + one.rows, whole.sizes + one.sizes
         whole.characters.update(one.characters)
+        whole.words |= one.words
         for error in one.bad.first.values():
             whole.bad(UserError(error))
     whole.bad.good = whole.rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 
 MOST_ARRAY = 10**9  # bytes of a JSON array whose first elements are looked at
+WORD = re.compile(r"[^\W\d_]+")
 TRIED = 50  # rows by which a reading is found
 MOST = 200_000  # rows that are read of a file
 MOST_CHARACTERS = 10_000  # of a document, and documents, whose characters are counted
@@ -44,7 +46,8 @@ class Shape:
     more: bool = False  # there are more of them, uncounted
     sizes: list[int] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
-    characters: Counter[str] = field(default_factory=Counter)  # of documents
+    characters: Counter[str] = field(default_factory=Counter)
+    words: set[str] = field(default_factory=set)
     folds: dict[str, list[int]] = field(default_factory=dict)  # kind of preference, or "" -> rows by BUCKETS
     bad: BadRows = field(default_factory=lambda: BadRows("skip"))
 
@@ -280,14 +283,13 @@ def _count(shape: Shape, row: Row) -> None:
     shape.bad.good += 1
     buckets = shape.folds.setdefault(kind, [0] * BUCKETS)
     buckets[conversation_hash(row) % BUCKETS] += 1
-    if "text" in row:
-        if len(shape.sizes) < MOST_CHARACTERS:
-            shape.characters.update(row["text"][:MOST_CHARACTERS])
-        shape.sizes.append(len(row["text"].encode()))
-        return
     messages = row.get("messages", ())
-    told = sum(len(message["content"].encode()) for message in messages)
-    answer = row.get("chosen") or next((m["content"] for m in reversed(messages) if m["role"] == "assistant"), "")
-    beside = max((len(row.get(side, "").encode()) for side in ("chosen", "rejected")), default=0)
-    shape.sizes.append(told + beside)
-    shape.answers.append(len(answer.encode()))
+    told = row["text"] if shape.kind == "document" else "\n".join(message["content"] for message in messages)
+    if len(shape.sizes) < MOST_CHARACTERS:
+        shape.characters.update(told[:MOST_CHARACTERS])
+        shape.words.update(WORD.findall(told[:MOST_CHARACTERS]))
+    beside = max(len(row.get(side, "").encode()) for side in ("chosen", "rejected"))
+    shape.sizes.append(len(told.encode()) + beside)
+    if messages:
+        answers = (message["content"] for message in reversed(messages) if message["role"] == "assistant")
+        shape.answers.append(len((row.get("chosen") or next(answers, "")).encode()))

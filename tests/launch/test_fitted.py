@@ -23,7 +23,8 @@ def a_file(kind: str, rows: int, size: int, answer: int = 100, text: str = "abc 
     folds = {name: [*spread[:-1], rows // len(kinds) - sum(spread[:-1])] for name in kinds}
     sizes, answers = [size] * min(rows, 1000), [answer] * min(rows, 1000)
     shape = Shape(f"/data/{kind}.jsonl", None, kind, rows=rows, sizes=sizes, answers=answers, folds=folds)
-    shape.characters = Counter(text) if kind == "document" else Counter()
+    if kind == "document":
+        shape.characters, shape.words = Counter(text), {f"{'word' * 9}{n}" for n in range(10**4)}
     return File(f"{kind}.jsonl", shape)
 
 
@@ -68,6 +69,9 @@ def test_pieces_follow_the_text_and_its_characters() -> None:
     assert [pieces(size, gpu=True) for size in (5e8, 1e12)] == [8192, 32000]
     many = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
     assert pieces(1e4, many) == 8192
+    few = a_file("document", 1, 1)
+    few.shape.words = {"the", "fox", "lives"}  # each piece is a byte, a character or a part of a word
+    assert vocabulary(1e6, Part(files=[few]), False) == 264
 
 
 def test_context_and_answers_hold_nine_of_ten() -> None:

@@ -143,6 +143,13 @@ def test_nothing_heavy_is_imported(repository: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=repository)
 
 
+def test_dialogues_alone_are_the_text_of_the_pieces_too(here: Path) -> None:
+    write(here / "chats.jsonl", dialogues(900, "Where do the foxes and the wolves of this forest live, "))
+    assert made("mine", "from=chats.jsonl") == 0
+    [size] = re.findall(r"vocab_size=(\d+)", Path("presets/mine.yaml").read_text())
+    assert 259 + 20 < int(size) <= 512
+
+
 def test_few_pairs_are_cross_validated_where_there_is_time(here: Path) -> None:
     write(here / "data/rated.jsonl", pairs(300))
     values: list[Any] = []
