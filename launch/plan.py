@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,9 +200,20 @@ def plan(stages: Sequence[Planned], place: Place, rerun: Collection[str] = ()) -
     """Decide about stages in their order, as far as it can be known before any of them runs."""
     decisions: list[Decision] = []
     pending: set[str] = set()
+    waiting: dict[str, str] = {}  # stage -> people's file that it needs, itself or through one that it reads
     for one in stages:
-        decisions.append(decide(one, place, rerun, pending))
-        if decisions[-1].action != "done":
+        decision = decide(one, place, rerun, pending)
+        through = next((parent for parent in one.parents if parent in waiting), None)
+        if decision.action == "wait":
+            file = next(iter(one.missing(place)))
+            if file in waiting.values():  # what is to be in it has been said
+                decision = replace(decision, why=f"waits for {file}")
+            waiting[one.name] = file
+        elif decision.action == "new" and through is not None:
+            waiting[one.name] = waiting[through]
+            decision = replace(decision, action="wait", why=f"waits for {waiting[through]}, through {through}")
+        decisions.append(decision)
+        if decision.action != "done":
             pending.add(one.name)
     return decisions
 

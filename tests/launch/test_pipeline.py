@@ -542,6 +542,13 @@ def test_a_stage_waits_for_a_file_that_people_make(
     start: Start, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(pipeline, "chat", waits)
+    assert start("--dry-run") == 0
+    lines = [line.split(None, 2)[1:] for line in capsys.readouterr().out.splitlines() if line.startswith(("▶", "◇"))]
+    assert lines == [
+        ["first", "new"],
+        ["second", "waits for people/v1.txt: what they think of runs/trio/first/out.txt"],
+        ["third", "waits for people/v1.txt, through second"],
+    ]
     for _ in range(2):
         assert start() == EXIT_WAITING == 3
         output = capsys.readouterr().out
