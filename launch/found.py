@@ -166,26 +166,28 @@ def pipeline(folder: Folder) -> Found:
 
 
 def newest(folder: Path, shown: Headline) -> tuple[int | None, Mapping[str, float]]:
-    """Return the newest step and the newest value of each metric, from the end of metrics.jsonl.
+    """Return the newest step and the values of its metrics, from the end of metrics.jsonl.
 
-    Going back line by line, reading ends with the metric that says most; of others a newer value may be all there is.
+    Of older lines only the newest that holds what says most is read: parsing them all takes long.
     """
+    telling = f'"{shown.best_of or next(iter(shown.metrics), "")}'
     step: int | None = None
     last: dict[str, float] = {}
     for line in reversed(_end_of(folder / METRICS).splitlines()):
+        if step is not None and telling not in line:
+            continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):  # cut, or damaged: it is left out
             continue
-        if not isinstance(row, dict):
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             continue
-        if step is None and isinstance(row.get("step"), int):
+        if step is None:
             step = row["step"]
-        last = {
-            **{name: value for name, value in row.items() if name not in ("step", "time") and is_number(value)},
-            **last,
-        }
-        if next(iter(shown.metrics), None) in last:
+        for name, value in row.items():
+            if name not in ("step", "time") and is_number(value):
+                last.setdefault(name, value)
+        if telling in line:
             break
     return step, last
 
