@@ -73,8 +73,8 @@ QUIET = {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "
 def shown() -> Iterator[tuple[str, str]]:
     """Yield (page, command) of the pages' fenced blocks, but for those that need other machines or data."""
     for page in PAGES:
-        for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.M | re.S):
-            for line in block.splitlines():
+        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.M | re.S):
+            for line in block.splitlines() if not language else ():
                 command = re.sub(r"\s+# .*", "", line).strip()
                 if START.fullmatch(command) and not any(word in command for word in ELSEWHERE):
                     yield page.name, command
