@@ -10,8 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from llamatrain.data.rows import write_rows
+from tests.checkpoints import read_jsonl as read_json_lines
 
 from .test_readme import PAGES, ROOT, START
 
@@ -46,7 +50,7 @@ TINY: dict[str, list[str]] = {
 FILES = {  # a file of the world -> its names on the pages
     "documents": ("my_texts", "wiki"),
     "documents_eval": ("my_held_out",),
-    "dialogues": ("my_dialogues", "dialogues", "a", "b", "d"),
+    "dialogues": ("my_dialogues", "dialogues", "a", "b", "d"),  # "a" and "c" are documents, too, on another page
     "dialogues_eval": ("my_dialogues_eval", "c"),
 }
 MIXTURE = "ours: {paths: [my_texts.jsonl], eval: [my_held_out.jsonl], epochs: 1, licence: our own}\n"
@@ -66,6 +70,9 @@ ELSEWHERE = {  # what is left out -> why
     "deepspeed": "its launcher needs GPUs",
     "fairytales": "reads files that the project does not carry",
     "hh_rlhf:": "reads the hub",
+    "mine from=": "with the two that follow it a test of its own (tests/launch/test_new.py)",
+    "preset=mine": "the same",
+    "runs/mine/ppo": "the same",
 }
 QUIET = {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -113,6 +120,11 @@ def start(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def said(row: dict[str, Any]) -> str:
+    """Return what is said in a dialogue, as a text."""
+    return " ".join(message["content"] for message in row.get("messages", ()))
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files and runs that the pages name."""
@@ -123,7 +135,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if number == 0:
             for kind, names in FILES.items():
                 for name in names:
-                    shutil.copy(folder / "runs" / "world" / f"{kind}.jsonl", folder / f"{name}.jsonl")
+                    rows = read_json_lines(folder / "runs" / "world" / f"{kind}.jsonl")
+                    write_rows(folder / f"{name}.jsonl", ({"text": said(row), **row} for row in rows))
     shutil.copytree(folder / "runs" / "base" / "final", folder / "path" / "to" / "Llama-2-7b-hf")
     shutil.copytree(folder / "runs" / "corpus", folder / "runs" / "law")
     (folder / "mixture.yaml").write_text(MIXTURE)
