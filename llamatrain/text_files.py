@@ -91,9 +91,20 @@ def _decoded(line: bytes) -> str:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:  # a ValueError also of a number with thousands of digits
         raise UserError(f"not JSON ({error})") from error
+    return as_unicode(value, text)
+
+
+def as_unicode(value: Any, text: str) -> Any:
+    """Return what was read from a text; UserError where an escape made half a surrogate pair, which no file takes."""
+    if "\\u" in text or "\\U" in text:
+        try:
+            json.dumps(value, ensure_ascii=False, skipkeys=True, default=str).encode()
+        except UnicodeEncodeError:
+            raise UserError("not Unicode (it holds half a surrogate pair)") from None
+    return value
 
 
 # --- values as types ---------------------------------------------------------------------------------------------

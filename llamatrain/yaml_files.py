@@ -8,18 +8,19 @@ from typing import Any
 import yaml
 
 from .errors import UserError
-from .text_files import read_text
+from .text_files import as_unicode, read_text
 
 
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds; UserError with the line where it is no YAML or names a key twice."""
+    text = read_text(path)
     try:
-        return yaml.load(read_text(path), Loader=_StrictLoader)
+        return as_unicode(yaml.load(text, Loader=_StrictLoader), text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: not YAML: {' '.join(str(error.problem).split())}") from error
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # a ValueError of a date that cannot be
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 

@@ -80,6 +80,8 @@ def pooled(paths: list[str]) -> list[Scored]:
             if (result.source, result.row) in results:
                 raise UserError(f"{file}:{number}: row {result.row} of {result.source} is scored twice in the pool")
             results[result.source, result.row] = result
+    if not results:
+        raise UserError(f"pool={','.join(paths)}: there is no scored pair in it; need one at least")
     return list(results.values())
 
 

@@ -58,6 +58,7 @@ def test_types_are_made(tmp_path: Path) -> None:
         (b'{"name": "\xff"}', Whole, "not UTF-8 (invalid start byte at byte 10)"),
         (b"[" * 100_000, Whole, "not JSON ("),
         (b'{"name": ' + b"9" * 5000 + b"}", Whole, "not JSON ("),
+        (b'{"name": "\\uD800"}', Whole, "not Unicode (it holds half a surrogate pair)"),
         (b"null", Whole, "it is None, need an object"),
         (b"[1]", Whole, "it is [1], need an object"),
         (b'{"name": 3}', Whole, "name is 3, need a text"),

@@ -21,6 +21,7 @@ from llamatrain.yaml_files import read_yaml
         (b"[" * 500, ": not YAML: "),
         (b"a: !!python/name:os.system\n", ":1: not YAML: "),
         (b"a: 2026-99-99\n", ": not YAML: "),
+        (b'a: ["\\ud800"]\n', ": not Unicode (it holds half a surrogate pair)"),
     ],
 )
 def test_mistakes_are_named_in_one_line(content: bytes, says: str, tmp_path: Path) -> None:

@@ -95,6 +95,9 @@ def test_evaluates_files_and_folds_pool_to_the_whole(
 
 
 def test_mistakes_are_named(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(UserError, match=r"pool=.*empty\.jsonl: there is no scored pair in it; need one at least"):
+        run(tmp_path, "pool", f"pool={tmp_path / 'empty.jsonl'}")
     with pytest.raises(UserError, match="either checkpoint and preferences, or pool"):
         run(tmp_path, "x")
     with pytest.raises(UserError, match=r"preferences=\[\]: need at least one"):
