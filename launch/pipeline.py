@@ -255,14 +255,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Divide the command line among the pipeline and its stages, and run."""
     given = list(sys.argv[1:] if argv is None else argv)
     sweep = {"--multirun", "-m"} & set(given)
-    wrong: UserError | None = None
+    wrong: Exception | None = None
     presets = [argument.partition("=")[2] for argument in given if argument.startswith("preset=")]
     own, staged = list[str](), list[str]()
     try:
         theirs = [override for name in presets for override in preset_overrides("pipeline", name)]
         typed_here = [one for one in given if one not in sweep and not one.startswith("preset=")]
         own, staged = divided([*theirs, *typed_here])
-    except UserError as error:
+    except (UserError, OSError) as error:  # said where a program's mistakes are
         wrong = error
 
     def pipeline(cfg: PipelineConfig) -> None:

@@ -135,8 +135,10 @@ def with_keys(program: str, arguments: Sequence[str] | None = None) -> list[str]
 
     `arguments` stand for this process's own.
     """
-    left, made = list(PROGRAMS[program].positional), list[str]()
-    for before, argument in itertools.pairwise(["", *(sys.argv[1:] if arguments is None else arguments)]):
+    own = sys.argv[1:] if arguments is None else arguments
+    given = {argument.partition("=")[0] for argument in own if "=" in argument}
+    left, made = [key for key in PROGRAMS[program].positional if key not in given], list[str]()
+    for before, argument in itertools.pairwise(["", *own]):
         plain = "=" not in argument and not argument.startswith("-") and before != "--cfg"
         made.append(f"{left.pop(0)}={quoted(argument)}" if plain and left else argument)
     return made

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from rich.console import Console
 from rich.markup import escape
@@ -44,18 +44,27 @@ EXIT_WAITING = 3  # for a file that people make
 PLAN = "plan.json"
 
 
+class Where(TypedDict):
+    """What plan.json says of the pipeline's place; its folder may have been moved since."""
+
+    name: str
+    presets: list[str]
+    data_root: str | None
+    seed: int | None
+
+
 class Content(TypedDict):
     """What plan.json holds."""
 
-    place: dict[str, Any]
+    place: Where
     working_folder: str  # what relative paths are relative to
     ranks: int
-    stages: list[dict[str, Any]]
+    stages: list[Planned]
 
 
 def write_plan(place: Place, stages: Sequence[Planned], ranks: int) -> None:
     """Write plan.json: everything that one stage needs to be run alone."""
-    content: Content = {
+    content = {
         "place": {**asdict(place), "folder": str(place.folder)},
         "working_folder": str(Path.cwd()),
         "ranks": ranks,
@@ -65,13 +74,14 @@ def write_plan(place: Place, stages: Sequence[Planned], ranks: int) -> None:
 
 
 def read_plan(folder: Path) -> tuple[Place, list[Planned], Content]:
-    """Return what `write_plan` wrote; a pipeline's folder may have been moved since."""
+    """Return what `write_plan` wrote."""
     try:
         content: Content = read_json(folder / PLAN, Content, "the same pipeline command writes it again")
     except (FileNotFoundError, NotADirectoryError):
         raise missing(folder / PLAN, "pipeline") from None
-    place = Place(**{**content["place"], "folder": folder, "presets": tuple(content["place"]["presets"])})
-    return place, [Planned(**stage) for stage in content["stages"]], content
+    where = content["place"]
+    place = Place(where["name"], folder, tuple(where["presets"]), where["data_root"], where["seed"])
+    return place, content["stages"], content
 
 
 @dataclass

@@ -26,7 +26,22 @@ def read_yaml(path: Path) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain YAML in which no key may stand twice."""
+    """Plain YAML in which no key may stand twice, and which contains no circle."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._above: list[yaml.Node | None] = []  # what the node that is being read stands in
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._above.append(parent)
+        try:
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()  # type: ignore[no-untyped-call]
+                if any(node is self.anchors.get(event.anchor) for node in self._above if node is not None):
+                    raise yaml.composer.ComposerError(None, None, f"*{event.anchor} contains itself", event.start_mark)
+            return super().compose_node(parent, index)
+        finally:
+            self._above.pop()
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

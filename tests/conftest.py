@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llamatrain.model.config import ModelConfig
     from llamatrain.tokenizer import Tokenizer
 
+HANG = 7200  # seconds
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 TEXT = """\
@@ -35,6 +36,13 @@ Please tell me a short story about a kind bear. Once upon a time a kind bear sha
 I am sorry, I cannot help with that, because somebody could be hurt. Please talk to someone you trust.
 A whale is bigger than a mouse. A mouse is smaller than a whale. Is a whale bigger than a mouse? Yes, it is.
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bound slow tests against a hang alone: beside other work they take many times as long."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(HANG))
 
 
 @pytest.fixture(autouse=True)

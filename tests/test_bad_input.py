@@ -17,7 +17,7 @@ from tests.distributed.driver import Hit, Job, Result, run
 from tests.distributed.worker import MODEL
 from tests.distributed.worlds import make_programs
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 DIALOGUE = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "source": "x"}
 PROMPT = {"id": "p", "messages": [{"role": "user", "content": "fox " * 300}], "source": "x", "is_adversarial": False}

@@ -7,6 +7,7 @@ after the other. A job may be hit: when a rank calls a function for the n-th tim
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import multiprocessing
@@ -28,8 +29,9 @@ from launch.processes import _environments
 from launch.programs import PROGRAMS
 from llamatrain.config.compose import compose_dict
 
-PATIENCE = 20.0  # seconds for the other ranks after the first has ended; then they are killed, which tests see as -9
-LIMIT = 120.0  # seconds for a job
+# Seconds of a machine that does nothing else; `_busy` says how many they are on this one.
+PATIENCE = 20.0  # for the other ranks after the first has ended; then they are killed, which tests see as -9
+LIMIT = 120.0  # for a job
 AT_ONCE = 2  # chains
 IMPORTED = [
     *(f"llamatrain.{name}" for name in ("engine.learning", "fit", "run", "start", "checkpoint")),
@@ -52,7 +54,8 @@ class Hit:
 class Job:
     """A program's command line on so many ranks; no file can grow beyond `file_limit` bytes.
 
-    Without a `folder` the arguments are all there is; with `quiet` the output is what stands on standard error.
+    Without a `folder` the arguments are all there is; with `quiet` the output is what stands on standard error. A `plain`
+    one may read what its user may, also where that is root; `here` is the folder in which it works.
     """
 
     program: str
@@ -62,6 +65,8 @@ class Job:
     hits: list[Hit] = field(default_factory=list)
     file_limit: int | None = None
     quiet: bool = False
+    plain: bool = False
+    here: str = ""
 
 
 @dataclass
@@ -74,9 +79,7 @@ class Result:
     seconds: float
 
 
-def run(
-    chains: Sequence[Sequence[Job]], repository: Path, timeout: float = 840, imported: Sequence[str] = ()
-) -> list[list[Result]]:
+def run(chains: Sequence[Sequence[Job]], repository: Path, imported: Sequence[str] = ()) -> list[list[Result]]:
     """Run chains of jobs in one fork server, with more modules `imported`; return the result of every job."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.distributed.driver", *imported],
@@ -84,7 +87,6 @@ def run(
         cwd=repository,
         capture_output=True,
         text=True,
-        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return [[Result(**result) for result in chain] for chain in json.loads(done.stdout)]
@@ -118,12 +120,12 @@ def _run_job(job: Job) -> Result:
     log = os.memfd_create("log", 0)
     running = {_fork(job, rank, environ, log): rank for rank, environ in enumerate(_environments(job.ranks))}
     codes = [0] * job.ranks
-    deadline = started + LIMIT
+    deadline = started + LIMIT * _busy()
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             code = codes[running.pop(pid)] = os.waitstatus_to_exitcode(status)
-            deadline = 0.0 if code == -signal.SIGKILL else min(deadline, time.monotonic() + PATIENCE)
+            deadline = 0.0 if code == -signal.SIGKILL else min(deadline, time.monotonic() + PATIENCE * _busy())
         if time.monotonic() > deadline:
             for other in running:
                 os.kill(other, signal.SIGKILL)
@@ -137,6 +139,11 @@ def _run_job(job: Job) -> Result:
             status=json.loads(said.read_text()) if said.is_file() else {},
             seconds=time.monotonic() - started,
         )
+
+
+def _busy() -> float:
+    """Return how many processes want each core, at least 1: so much longer everything takes."""
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
 def _fork(job: Job, rank: int, environ: dict[str, str], log: int) -> int:
@@ -170,11 +177,23 @@ def _enter(job: Job, rank: int) -> None:
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (job.file_limit, job.file_limit))
+    if job.here:
+        Path(job.here).mkdir(parents=True, exist_ok=True)
+        os.chdir(job.here)
+    if job.plain:
+        _give_up_privileges()
     module, folder = PROGRAMS[job.program].module, Path(job.folder)
     place = [f"run.dir={folder.parent}", f"run.name={folder.name}"] if job.folder else []
     sys.argv = [module, *place, *job.arguments]
     warnings.filterwarnings("ignore", module="runpy")  # of a program that is imported already
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _give_up_privileges() -> None:
+    """Drop all of Linux's capabilities: without them root, too, is refused a file that it may not read."""
+    version, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(version, none):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _lay(hit: Hit) -> None:

@@ -77,6 +77,6 @@ def test_a_late_thread_of_gloos(end: str, code: int, tmp_path: Path, repository:
         )
         for environ in _environments(2)
     ]
-    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    said = [rank.communicate()[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [code, code], said
     assert all(("terminate called without an active exception" in text) == (code != 0) for text in said)

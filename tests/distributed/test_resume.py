@@ -16,7 +16,7 @@ def test_resume_on_other_stages_and_ranks(tmp_path: Path, repository: Path) -> N
     """Twelve of the benchmark's 144 pairs: every stage on every number of ranks is left once and entered once."""
     record = tmp_path / "record.jsonl"
     command = [sys.executable, "benchmarks/resume_matrix.py", "--pairs", "covering", "--record", str(record)]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     line = json.loads(record.read_text())
     states = {f"stage{stage}x{ranks}" for stage in range(4) for ranks in (1, 2, 4)}

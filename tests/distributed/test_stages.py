@@ -12,7 +12,7 @@ from tests.checkpoints import read_jsonl
 from .driver import Job, Result, run
 from .worlds import PROGRAMS, STEPS, make_programs
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 TWO_RANKS = [
     *((program, stage) for program in ("pretrain", "sft") for stage in (1, 2, 3)),

@@ -1,31 +1,26 @@
-"""What each program is given that is malformed: a world in which all of them run, and the cases, one file wrong in each."""
+"""What each program is given that is malformed: one file or one word wrong in each case."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from launch.completion import ASKED
 from launch.programs import PROGRAMS
+from launch.stage import PLAN
 from llamatrain import manifest
-from llamatrain.data.kinds import DialogueRow, DocumentRow, PreferenceRow, PromptRow
-from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.run_files import Incident
-from llamatrain.tokenizer import Tokenizer
 from tests.distributed.worker import MODEL
-from tests.distributed.worlds import QUIET, make_programs
-from tests.launch import synthetic
-from toyworld.dialogues import prompts
-from toyworld.requests import Requests
-from toyworld.world import World
+from tests.distributed.worlds import QUIET
 
-from .mutations import FORMS, NO_JSON, WRONG, YAML, Broken, lines, objects, packed
+from .mutations import FORMS, NO_JSON, WRONG, YAML, Broken, lines, objects, packed, values
+from .world import Worlds, readers
 
-BARE = ("pipeline", "stage", "report", "clean", "chat", "corpus.verify")  # they have no run folder of their own
 INCIDENT = Incident(
     incident=1, step=4, first_step=4, back_to=3, threshold=1.0, norm_before=1.0, samples=[{"sample": 3, "source": "x"}]
 )
@@ -33,94 +28,16 @@ INCIDENT = Incident(
 
 @dataclass(frozen=True)
 class Case:
-    """A program with one thing wrong; `run` is a run folder that is there already."""
+    """A program with one thing wrong; `run` is a run folder that is there already, of one that makes one (`whole`: its
+    arguments name it).
+    """
 
     group: str
     program: str
     name: str
     arguments: tuple[str, ...]
     run: Path | None = None
-
-
-class Worlds:
-    """A folder in which every program runs on files that are fine, and damaged copies of them."""
-
-    def __init__(self, here: Path, tokenizer: Tokenizer) -> None:
-        self.here, self.tokenizer = here, tokenizer
-        self.made = 0
-        made = make_programs(here, tokenizer)
-        world = here / "world"
-        self.policy, self.helpfulness, self.corpus = world / "policy", world / "helpfulness", here / "corpus"
-        self.rows = self._write_rows(world)
-        files = {kind: f"{world / kind}.jsonl" for kind in self.rows}
-        rest = [*QUIET[:2], "sampling.max_new_tokens=8"]
-        judged = [f"helpfulness={self.helpfulness}", f"safety={world / 'safety'}"]
-        models = f"models={{a: {{responses: {files['response']}, judgements: {files['judgement']}}}}}"
-        self.fine: dict[str, list[str]] = {
-            **made,
-            "pipeline": ["preset=demo", f"run.dir={here / 'runs'}", "dry_run=true"],
-            "stage": [f"pipeline={here / 'demo'}", "stage=ppo"],
-            "report": [f"run.dir={here}", "run.name=demo"],
-            "clean": [f"folder={here / 'demo'}"],
-            "chat": [f"checkpoint={self.policy}"],
-            "toyworld": [*QUIET[:2], "documents_mb=0.01", "documents_eval_mb=0.01", "prompts=20", "prompts_eval=10",
-                         "dialogues=20", "dialogues_eval=10"],
-            "tokenizer": [*QUIET[:2], f"documents=[{here / 'train.jsonl'}]", "vocab_size=400"],
-            "corpus": [*QUIET[:2], f"documents=[{here / 'train.jsonl'}]", f"tokenizer={tokenizer.path}", "num_workers=1",
-                       "duplicates.near=false"],
-            "corpus.verify": [f"corpus={self.corpus}"],
-            "corpus.contamination": [*QUIET[:2], f"corpus={self.corpus}", f"tokenizer={tokenizer.path}",
-                                     "num_workers=1", f"sets={{a: {{path: {files['document']}}}}}"],
-            "compare": [*rest, f"checkpoint_a={self.policy}", f"prompts=[{files['prompt']}]", "max_prompts=4"],
-            "rate": [*QUIET[:2], f"world={world}", f"comparisons=[{files['comparison']}]"],
-            "sample": [*rest, f"checkpoint={self.policy}", *judged, f"prompts=[{files['prompt']}]", "max_prompts=4"],
-            "judge": [*QUIET[:2], f"world={world}", f"responses={files['response']}"],
-            "reward.evaluate": [*QUIET[:2], f"checkpoint={self.helpfulness}", f"preferences=[{files['preference']}]"],
-            "evaluate": [*QUIET[:2], models],
-        }  # fmt: skip
-
-    def _write_rows(self, world: Path) -> dict[str, dict[str, Any]]:
-        """Write a file of each kind of rows, and of a toy world; return a row of each."""
-        known = World(1)
-        known.save(world)
-        prompt = next(prompts(Requests(known), 1, 0.0, 0.0, False))
-        messages = prompt["messages"]
-        response = {"prompt_id": "p", "messages": messages, "response": "No.", "model": "m", "temperature": 1.0,
-                    "seed": 0, "finished": True, "helpfulness": 0.5, "safety_score": 0.5, "combined": 0.5}  # fmt: skip
-        comparison = {"id": "c", "messages": messages, "response_a": "Yes.", "response_b": "No.", "model_a": "m",
-                      "model_b": "m", "temperature_a": 1.0, "temperature_b": 1.0, "is_adversarial": False}  # fmt: skip
-        rows = {
-            "document": next(read_rows(self.here / "train.jsonl", DocumentRow)),
-            "dialogue": next(read_rows(world / "sft.jsonl", DialogueRow)),
-            "prompt": next(read_rows(world / "prompts.jsonl", PromptRow)),
-            "response": response,
-            "comparison": comparison,
-            "preference": {**next(read_rows(self.here / "pairs.jsonl", PreferenceRow)), "rating": "better",
-                           "chosen_safe": True, "rejected_safe": True},
-            "judgement": {"prompt_id": "p", "helpfulness": 0.5, "safety": 0.5, "reasons": []},
-        }  # fmt: skip
-        for kind, row in rows.items():
-            write_rows(world / f"{kind}.jsonl", [row])
-        return rows
-
-    def file(self, content: bytes, suffix: str) -> Path:
-        """Write a file under a new name."""
-        self.made += 1
-        path = self.here / "wrong" / f"{self.made}{suffix}"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    def copy(self, folder: Path, name: str, content: bytes | None, without: Iterable[str] = ()) -> Path:
-        """Return a copy of a folder in which the file `name` has this content (None: is gone)."""
-        self.made += 1
-        target = self.here / "wrong" / str(self.made)
-        shutil.copytree(folder, target, symlinks=True, copy_function=os.link)
-        for path in (name, *without):
-            (target / path).unlink(missing_ok=True)
-        if content is not None:
-            (target / name).write_bytes(content)
-        return target
+    whole: bool = False
 
 
 def changed(overrides: Iterable[str], **values: object) -> tuple[str, ...]:
@@ -136,14 +53,18 @@ def cases(worlds: Worlds, runs: Mapping[str, Path]) -> Iterator[Case]:
     yield from rows(worlds)
     yield from checkpoints(worlds)
     yield from corpora(worlds)
+    yield from settings(worlds, runs["sft"])
     yield from run_folders(worlds, runs)
-    yield from reports(worlds)
+    yield from pipelines(worlds)
+    yield from unreadable(worlds, runs)
 
 
 def command_lines(worlds: Worlds) -> Iterator[Case]:
     for program in PROGRAMS:
         for form in FORMS:
             yield Case("command line", program, form[:60], (*worlds.fine[program], form))
+    for form in FORMS:
+        yield Case("asked by a shell", "completion", form[:60], (ASKED, "llamatrain", "sft", form))
 
 
 def presets(worlds: Worlds) -> Iterator[Case]:
@@ -151,40 +72,31 @@ def presets(worlds: Worlds) -> Iterator[Case]:
         path = worlds.file(content, ".yaml")
         for program in ("sft", "toyworld"):
             yield Case("preset", program, name, (f"preset={path}", *worlds.fine[program]))
-        fine = changed(worlds.fine["pipeline"], preset=path, **{"run.name": "x"})
-        yield Case("preset", "pipeline", name, fine)
-        mixture = worlds.fine["corpus"][:2] + worlds.fine["corpus"][3:]
-        yield Case("mixture", "corpus", name, (*mixture, "documents=[]", f"mixture={path}"))
+        fine = worlds.fine["pipeline"]
+        yield Case("preset", "pipeline", name, changed(fine, preset=path, **{"run.name": "x"}))
+        yield Case("data", "pipeline", name, (*fine, f"data={path}"))
+        yield Case("settings", "sft", name, (f"--config={path}",), whole=True)
+        mixture = (*worlds.fine["corpus"], "documents=[]")
+        yield Case("mixture", "corpus", name, (*mixture, f"mixture={path}"))
     source = {"paths": [str(worlds.here / "train.jsonl")], "weight": 1.0, "licence": "none", "text": "text"}
     for name, content in objects(source):
         path = worlds.file(b'{"a": ' + content + b"}", ".yaml")
-        yield Case("mixture", "corpus", name, (*mixture, "documents=[]", f"mixture={path}"))
+        yield Case("mixture", "corpus", name, (*mixture, f"mixture={path}"))
 
 
 def rows(worlds: Worlds) -> Iterator[Case]:
-    """Yield a file of rows that is wrong, for each program that reads such rows."""
-    world = worlds.here / "world"
-    readers: dict[str, list[tuple[str, str]]] = {
-        "document": [("tokenizer", "documents=[{}]"), ("corpus", "documents=[{}]"),
-                     ("corpus.contamination", "sets={{a: {{path: {}}}}}")],
-        "dialogue": [("sft", "train=[{}]"), ("sft", "eval=[{}]"), ("rejection_sampling", "sft_train=[{}]")],
-        "prompt": [("compare", "prompts=[{}]"), ("sample", "prompts=[{}]"), ("rejection_sampling", "prompts=[{}]"),
-                   ("ppo", "prompts=[{}]")],
-        "comparison": [("rate", "comparisons=[{}]")],
-        "preference": [("reward", "train=[{}]"), ("reward.evaluate", "preferences=[{}]")],
-        "response": [("judge", "responses={}"), ("evaluate", "models={{a: {{responses: {}}}}}")],
-        "judgement": [("evaluate", f"models={{{{a: {{{{responses: {world / 'response.jsonl'}, judgements: {{}}}}}}}}}}")],
-    }  # fmt: skip
-    for kind, programs in readers.items():
-        fine = worlds.rows[kind]
+    """Yield a file of rows that is wrong, for each key that reads such rows."""
+    for kind, fine in worlds.rows.items():
         wrong = [(name, worlds.file(content, ".jsonl")) for name, content in lines(fine)]
         wrong += [(name, worlds.file(content, suffix)) for name, suffix, content in packed(fine)]
-        wrong += [("a folder", world), ("nowhere", world / "nowhere.jsonl"), ("a long name", world / ("x" * 300))]
+        nowhere, long_name = worlds.world / "nowhere.jsonl", worlds.world / ("x" * 300)
+        wrong += [("a folder", worlds.world), ("nowhere", nowhere), ("a long name", long_name)]
         if "messages" in fine:
             wrong += [(name, worlds.file(content, ".jsonl")) for name, content in conversations(fine)]
-        for number, (program, override) in enumerate(programs):
-            for name, path in wrong[number % 3 :: 3] if number else wrong:  # the same reader is behind them all
-                yield Case(f"{kind} rows", program, name, (*worlds.fine[program], override.format(path)))
+        others = [("new", "from"), *([("corpus.contamination", "sets.a.path")] if kind == "document" else [])]
+        for number, (program, key) in enumerate([*readers(kind), *others]):
+            for name, path in wrong[number % 4 :: 4] if number else wrong:  # the same reader is behind them all
+                yield Case(f"{kind} rows", program, name, (*worlds.fine[program], f"{key}={path}"))
 
 
 def conversations(fine: Mapping[str, Any]) -> Broken:
@@ -246,11 +158,10 @@ def checkpoints(worlds: Worlds) -> Iterator[Case]:
     lineage = {"program": "sft", "step": 1, "config": {}, "parents": {}, "data": {}}
     for name, content in objects(lineage):
         folder = worlds.copy(worlds.policy, "llamatrain.json", content)
-        models = f"models={{a: {{checkpoint: {folder}, responses: {worlds.here / 'world' / 'response.jsonl'}}}}}"
-        yield Case("llamatrain.json", "evaluate", name, (*worlds.fine["evaluate"][:2], models))
-    for program, key in (("sft", "checkpoint"), ("ppo", "safety"), ("chat", "checkpoint"), ("sample", "helpfulness")):
+        yield Case("llamatrain.json", "evaluate", name, (*worlds.fine["evaluate"], f"models.a.checkpoint={folder}"))
+    for program, key in [*readers("checkpoint"), ("chat", "checkpoint")]:
         for value in ("nowhere", "meta-llama/Llama-2-7b-hf", worlds.here, worlds.policy / "config.json", "x" * 300):
-            own = changed(worlds.fine[program], **{key: value})
+            own = (*worlds.fine[program], f"{key}={value}")
             yield Case("checkpoint", program, str(value)[-40:], own)
 
 
@@ -262,11 +173,7 @@ def _names(folder: Path) -> list[str]:
 def _inside(key: str, entries: Mapping[str, Any]) -> Broken:
     """Yield an object whose `key` holds entries, the first of which is wrong."""
     first, *_ = entries
-    for name, content in objects(entries[first]):
-        try:
-            value = json.loads(content)
-        except (ValueError, RecursionError):
-            continue
+    for name, value in values(entries[first]):
         yield f"{first}: {name}", json.dumps({key: {**entries, first: value}}).encode()
     yield "a name outside", json.dumps({key: {**entries, "../../x": entries[first]}}).encode()
 
@@ -283,20 +190,33 @@ def corpora(worlds: Worlds) -> Iterator[Case]:
         for program in ("pretrain", "corpus.verify"):
             folder = worlds.copy(worlds.corpus, "train/manifest.json", content)
             yield Case("corpus manifest", program, name, changed(worlds.fine[program], corpus=folder))
-    for file, programs in {
-        "shards.jsonl": ("corpus.verify",),
-        "shards.bin": ("pretrain", "corpus.verify", "corpus.contamination"),
-        "00000000.tokens": ("pretrain", "corpus.verify", "corpus.contamination"),
-        "00000000.documents": ("corpus.verify", "corpus.contamination"),
-    }.items():
-        for name, content in NO_JSON.items():
+    documents = "train/documents"
+    shard = json.loads((worlds.corpus / documents / "shards.jsonl").read_text().splitlines()[0])
+    for file, programs, contents in (
+        ("shards.jsonl", ("corpus.verify",), lines(shard)),
+        ("shards.bin", ("pretrain", "corpus.verify", "corpus.contamination"), iter(NO_JSON.items())),
+        ("00000000.tokens", ("pretrain", "corpus.verify", "corpus.contamination"), iter(NO_JSON.items())),
+        ("00000000.documents", ("corpus.verify", "corpus.contamination"), iter(NO_JSON.items())),
+    ):
+        for name, content in contents:
             for program in programs:
-                folder = worlds.copy(worlds.corpus, f"train/documents/{file}", content)
+                folder = worlds.copy(worlds.corpus, f"{documents}/{file}", content)
                 yield Case(file, program, name, changed(worlds.fine[program], corpus=folder))
     for name, content in objects({"seed": 1}, wrong=len(WRONG)):
         folder = worlds.copy(worlds.here / "world", "world.json", content)
         for program in ("judge", "rate"):
             yield Case("world.json", program, name, changed(worlds.fine[program], world=folder))
+
+
+def settings(worlds: Worlds, run: Path) -> Iterator[Case]:
+    """Yield whole configurations that are wrong, as a pipeline gives them to its stages."""
+    fine = yaml.safe_load((run / "config.yaml").read_text())
+    for number, (name, value) in enumerate(values(fine, wrong=1)):
+        own = {"dir": str(worlds.here / "runs"), "name": f"settings{number}"}
+        if isinstance(value, dict) and value.get("run") == fine["run"]:
+            value = {**value, "run": {**fine["run"], **own, "given": []}}  # with a length given, it trains as long
+        path = worlds.file(_dump(value), ".yaml")
+        yield Case("settings", "sft", name, (f"--config={path}",), whole=True)
 
 
 def run_folders(worlds: Worlds, runs: Mapping[str, Path]) -> Iterator[Case]:
@@ -314,6 +234,7 @@ def run_folders(worlds: Worlds, runs: Mapping[str, Path]) -> Iterator[Case]:
         ("ppo", "samples.jsonl", lines(dict(list(sample.items())[:4]))),
         ("sample", chunk, lines(dict(list(response.items())[:4]), wrong=2)),
         ("corpus", "finished.json", objects(finished)),
+        ("corpus", "config.yaml", iter(YAML.items())),
     ):
         for name, content in broken:
             folder = worlds.copy(runs[program], file, content)
@@ -334,8 +255,9 @@ def _unlink(folder: Path) -> None:
             path.write_bytes(content)
 
 
-def reports(worlds: Worlds) -> Iterator[Case]:
-    demo = synthetic.make(worlds.here / "demo")
+def pipelines(worlds: Worlds) -> Iterator[Case]:
+    """Yield a pipeline's folders with a file that is wrong, for those who read them."""
+    demo = worlds.demo
     for file, wrong in (
         ("pipeline.json", 5),
         ("ppo/status.json", 2),
@@ -344,18 +266,58 @@ def reports(worlds: Worlds) -> Iterator[Case]:
         ("accuracy_safety/accuracy.json", 5),
     ):
         for name, content in objects(json.loads((demo / file).read_text()), wrong):
-            yield _report(worlds, demo, file, name, content)
+            yield from shown(worlds.copy(demo, file, content), file, name)
     for file in ("ppo/metrics.jsonl", "sample_ppo/responses.jsonl", "judge_ppo/judgements.jsonl"):
         for name, content in lines(json.loads((demo / file).read_text().splitlines()[0]), 2):
-            yield _report(worlds, demo, file, name, content)
+            yield from shown(worlds.copy(demo, file, content), file, name)
     for name, content in objects(json.loads((demo / "ppo/stage.json").read_text()), wrong=0):
         marked = worlds.copy(demo / "ppo", "stage.json", content)
         beside = worlds.here / "wrong" / f"clean{worlds.made}"
         beside.mkdir()
         marked.rename(beside / "ppo.replaced-0123456789ab")
         yield Case("stage.json", "clean", name, (f"folder={beside}",))
+    plan = json.loads((worlds.planned / PLAN).read_text())
+    first, *others = plan["stages"]
+    stages = [(f"stage: {name}", _dump({**plan, "stages": [value, *others]})) for name, value in values(first, 1)]
+    for name, content in [*objects(plan), *stages]:
+        folder = worlds.copy(worlds.planned, PLAN, content)
+        yield Case(PLAN, "stage", name, (f"pipeline={folder}", f"stage={worlds.last}"))
 
 
-def _report(worlds: Worlds, demo: Path, file: str, name: str, content: bytes) -> Case:
-    folder = worlds.copy(demo, file, content)
-    return Case(Path(file).name, "report", name, (f"run.dir={folder.parent}", f"run.name={folder.name}"))
+def shown(folder: Path, file: str, name: str, group: str = "") -> Iterator[Case]:
+    """Yield a pipeline's folder with a file that is wrong for those who show it."""
+    yield Case(group or Path(file).name, "report", name, (f"run.dir={folder.parent}", f"run.name={folder.name}"))
+    if file in ("pipeline.json", "ppo/status.json", "ppo/stage.json", "ppo/metrics.jsonl"):
+        yield Case(group or Path(file).name, "runs", name, (f"folder={folder}",))
+
+
+def unreadable(worlds: Worlds, runs: Mapping[str, Path]) -> Iterator[Case]:
+    """Yield files that are fine and may not be read, for every key that names one, in runs that go on and in pipelines."""
+    inside = {
+        "checkpoint": ("config.json", "model.safetensors", "tokenizer.model", manifest.NAME),
+        "corpus": ("train/manifest.json", "train/documents/shards.bin", "train/documents/00000000.tokens"),
+        "world": ("world.json",),
+    }
+    for what, path in worlds.read.items():
+        for file in inside.get(what, ("",)):
+            locked = worlds.locked(path, file)
+            for program, key in [*readers(what), ("new", "from")]:
+                yield Case("unreadable", program, f"{key} {file}", (*worlds.fine[program], f"{key}={locked}"))
+    preset = worlds.locked(worlds.file(b"sft: [epochs=1]\n", ".yaml"))
+    yield Case("unreadable", "sft", "preset", (f"preset={preset}", *worlds.fine["sft"]))
+    yield Case("unreadable", "pipeline", "preset", changed(worlds.fine["pipeline"], preset=preset))
+    for program, files in {
+        "sft": ("status.json", "metrics.jsonl", "config.yaml", ".lock"),
+        "ppo": ("samples.jsonl",),
+        "corpus": ("finished.json",),
+    }.items():
+        for file in files:
+            yield Case("unreadable", program, file, tuple(worlds.fine[program]), worlds.locked(runs[program], file))
+    for file in ("pipeline.json", "ppo/status.json", "ppo/stage.json", "ppo/metrics.jsonl"):
+        yield from shown(worlds.locked(worlds.demo, file), file, file, "unreadable")
+    folder = worlds.locked(worlds.planned, PLAN)
+    yield Case("unreadable", "stage", PLAN, (f"pipeline={folder}", f"stage={worlds.last}"))
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value).encode()

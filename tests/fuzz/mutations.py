@@ -41,6 +41,15 @@ def objects(fine: Mapping[str, Any], wrong: int = 3) -> Broken:
             yield f"{key} {value!r:.20}", _dump({**fine, key: value})
 
 
+def values(fine: Mapping[str, Any], wrong: int = 3) -> Iterator[tuple[str, Any]]:
+    """Yield those of `objects` that are JSON, as values."""
+    for name, content in objects(fine, wrong):
+        try:
+            yield name, json.loads(content)
+        except (ValueError, RecursionError):
+            continue
+
+
 def lines(fine: Mapping[str, Any], wrong: int = 3) -> Broken:
     """Yield files of rows whose second is wrong, and files that are no such files."""
     first = _dump(fine) + b"\n"

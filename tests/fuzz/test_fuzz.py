@@ -13,14 +13,14 @@ from launch.programs import PROGRAMS
 from llamatrain.tokenizer import Tokenizer
 from tests.distributed.driver import Job, Result, run
 
-from .cases import BARE, Case, Worlds, cases
+from .cases import Case, cases
+from .world import Worlds, has_run
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 LEAST = 20  # cases of each program and of each kind of file
 # Programs whose modules hold a good part of what the others import.
 IMPORTED = [program.module for program in PROGRAMS.values() if program.module not in ("sft", "pretrain", "reward")]
-LIMIT = 2400.0  # seconds for all
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +31,16 @@ def results(
     worlds = Worlds(here, tokenizer)
     finished = {name: here / "finished" / name for name in ("sft", "ppo", "sample", "corpus", "reward.evaluate")}
     jobs = [[Job(name, str(folder), worlds.fine[name], quiet=True)] for name, folder in finished.items()]
-    for [result] in run(jobs, repository, LIMIT, IMPORTED):
+    for [result] in run(jobs, repository, IMPORTED):
         assert result.codes == [0], result.output
     made = list(cases(worlds, finished))
-    jobs = [[job(case, here / "runs" / str(number))] for number, case in enumerate(made)]
-    return list(zip(made, (result for [result] in run(jobs, repository, LIMIT, IMPORTED)), strict=True))
+    jobs = [[job(case, here, str(number))] for number, case in enumerate(made)]
+    return list(zip(made, (result for [result] in run(jobs, repository, IMPORTED)), strict=True))
 
 
-def job(case: Case, folder: Path) -> Job:
-    return Job(case.program, "" if case.program in BARE else str(case.run or folder), list(case.arguments), quiet=True)
+def job(case: Case, here: Path, number: str) -> Job:
+    own = str(case.run or here / "runs" / number) if has_run(case.program) and not case.whole else ""
+    return Job(case.program, own, list(case.arguments), quiet=True, plain=True, here=str(here / "at work" / number))
 
 
 def fault(case: Case, result: Result) -> str:

@@ -38,3 +38,4 @@ def test_what_the_report_shows_of_a_program_is_there_to_show(name: str) -> None:
 def test_plain_arguments_get_their_keys() -> None:
     assert with_keys("stage", ["runs/a", "x=1", "it's"]) == ["pipeline='runs/a'", "x=1", r"stage='it\'s'"]
     assert with_keys("new", ["--cfg", "job", "a", "b"]) == ["--cfg", "job", "name='a'", "b"]
+    assert with_keys("new", ["name=a", "b"]) == ["name=a", "b"]

@@ -21,6 +21,7 @@ from llamatrain.yaml_files import read_yaml
         (b"[" * 500, ": not YAML: "),
         (b"a: !!python/name:os.system\n", ":1: not YAML: "),
         (b"a: 2026-99-99\n", ": not YAML: "),
+        (b"a: &x\n  b: [*x]\n", ":2: not YAML: *x contains itself"),
         (b'a: ["\\ud800"]\n', ": not Unicode (it holds half a surrogate pair)"),
     ],
 )
@@ -30,5 +31,5 @@ def test_mistakes_are_named_in_one_line(content: bytes, says: str, tmp_path: Pat
     with pytest.raises(UserError) as error:
         read_yaml(path)
     assert str(error.value).startswith(f"{path}{says}") and "\n" not in str(error.value)
-    path.write_bytes(b"a: [x=1]\n")
-    assert read_yaml(path) == {"a": ["x=1"]}
+    path.write_bytes(b"a: &x [x=1]\nb: *x\n")
+    assert read_yaml(path) == {"a": ["x=1"], "b": ["x=1"]}

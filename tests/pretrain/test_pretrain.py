@@ -68,7 +68,6 @@ def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)  # against a hang alone: it takes half a minute, and many times that beside other work
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library does not count")
 def test_a_long_run_does_not_grow(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
     """Below Python, too. PyTorch records the last 2,000 collectives; of ten the record is full soon."""
