@@ -96,7 +96,8 @@ def test_ratings_to_come_are_waited_for(here: Path, capsys: Capture) -> None:
     )
     assert planned("dry_run=true", "data.ratings=rated") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "v1_reward_safety waits for rated/v1_preferences.jsonl: preferences between the responses in" in said
+    assert "v1_reward_helpfulness waits for rated/v1_preferences.jsonl: preferences between the responses in" in said
+    assert "ppo waits for rated/v1_preferences.jsonl, through v1_rejection_sampling" in said
 
 
 @pytest.mark.parametrize("again", ["presets/mine.yaml", "presets/data/mine.yaml"])
