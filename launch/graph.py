@@ -20,6 +20,7 @@ from .programs import find, nearest
 
 DATA = "data"  # `@data/...` is no stage: it is the user's data folder
 STAGE = r"[A-Za-z]\w*"
+TO_COME = re.compile(r"<data\.\w+>")  # stands for the files of a role that names none yet, where nothing is run
 REFERENCE = re.compile(rf"(?<![^\[,{{:='\" ])@({STAGE})((?:/[^\s,\[\]{{}}'\"@]*)?)")
 
 

@@ -1,4 +1,7 @@
-"""Runs a pipeline's stages on this machine, one after the other, until one fails, waits for people or is stopped."""
+"""Runs a pipeline's stages on this machine, one after the other, until one fails or is stopped.
+
+A stage that waits for people holds up those that read what it makes, and no others.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,22 @@ from .stage import Runner
 def run_stages(runner: Runner, stages: Sequence[Planned], total: int, to_run: Collection[str]) -> int:
     """Run stages in their order and return the exit code.
 
-    `total` is how many the pipeline has, `to_run` which of them are not known to be done.
+    `total` is how many the pipeline has, `to_run` which of them are known to have something to do now.
     """
+    held: list[Planned] = []  # that wait for people's file, or for a stage that does
     for number, one in enumerate(stages, 1):
         if runner.processes.stopped:
             return runner.not_started(one)
+        if any(other.name in one.parents for other in held):
+            held.append(one)
+            continue
         ahead = [later for later in stages[number - 1 :] if later.name in to_run]  # this one included
         code = runner.run(one, f"{number}/{total}{time_left(ahead, stages, runner.place.folder)}")
-        if code:
+        if one.name in runner.waiting:
+            held.append(one)
+        elif code:
             return code
-    return 0
+    return runner.waited(len(held)) if held else 0
 
 
 def time_left(ahead: Sequence[Planned], stages: Sequence[Planned], folder: Path) -> str:

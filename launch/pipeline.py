@@ -20,6 +20,7 @@ from rich.table import Table
 from llamatrain import atomic
 from llamatrain.config import program
 from llamatrain.config.help import DRY_RUN
+from llamatrain.config.meanings import meanings
 from llamatrain.config.presets import preset_overrides
 from llamatrain.errors import UserError, mistake, show
 from llamatrain.lock import Lock
@@ -29,7 +30,7 @@ from llamatrain.yaml_files import read_yaml
 
 from .answers import side_by_side, three
 from .graph import Graph, Stage, distributed, split_overrides
-from .graphs.chat import Chat, Data, chat
+from .graphs.chat import Chat, Data, chat, with_files_to_come
 from .local import run_stages
 from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly, refuse_older
 from .processes import Processes
@@ -84,7 +85,9 @@ class Pipeline:
         name = cfg.run.name or Path(presets[-1]).stem
         self.place = Place(name, Path(cfg.run.dir) / name, tuple(presets), cfg.data.root, cfg.seed)
         self.graph = Graph()
-        chat(self.graph, cfg, cfg.data)
+        data, to_come = with_files_to_come(cfg, cfg.data) if cfg.dry_run or cfg.graph else (cfg.data, [])
+        self.to_come = [f"data.{role}: {meanings('pipeline').get(f'data.{role}', '')}" for role in to_come]
+        chat(self.graph, cfg, data)
         self.stages = distributed(list(self.graph.stages.values()), staged)
         names = [stage.name for stage in self.stages]
         asked = [*cfg.rerun, cfg.until] if cfg.until else cfg.rerun
@@ -97,8 +100,7 @@ class Pipeline:
     def run(self) -> int:
         """Run what needs to be run; return the exit code."""
         if self.cfg.graph:
-            left_out = (f"# left out: {line}\n" for line in self.graph.left_out)
-            sys.stdout.write("".join([*left_out, *map(drawn, self.stages)]))
+            sys.stdout.write("".join([*(f"# {line}\n" for line in self._not_yet()), *map(drawn, self.stages)]))
             return 0
         self._refuse_older_names()
         refuse_older(self.stages, self.place, self.cfg.rerun)
@@ -106,8 +108,8 @@ class Pipeline:
         planned = plan_stages(self.stages, self.graph.awaited, self.place)
         decisions = plan(planned[: self.last], self.place, self.cfg.rerun)
         refuse_costly(decisions, self.place, self.cfg.rerun, self.cfg.confirm_minutes)
-        for line in self.graph.left_out:
-            self.console.print(f"[yellow]–[/yellow] left out: {escape(line)}", soft_wrap=True)
+        for line in self._not_yet():
+            self.console.print(f"[yellow]–[/yellow] {escape(line)}", soft_wrap=True)
         with Processes() as processes:
             again = typed(["pipeline", *sys.argv[1:]])
             runner = Runner(
@@ -124,8 +126,15 @@ class Pipeline:
                 for decision in decisions:
                     tell(runner, decision)
                 return 0
-            to_run = [decision.stage.name for decision in decisions if decision.action != "done"]
+            to_run = [decision.stage.name for decision in decisions if decision.action not in ("done", "wait")]
             return self._run_stages(runner, planned, to_run)
+
+    def _not_yet(self) -> list[str]:
+        """Say in lines which roles have no file yet, and what is not done for lack of them."""
+        return [
+            *(f"no file yet: {line}" for line in self.to_come),
+            *(f"left out: {line}" for line in self.graph.left_out),
+        ]
 
     def _run_stages(self, runner: Runner, planned: Sequence[Planned], to_run: Sequence[str]) -> int:
         try:

@@ -19,7 +19,7 @@ from llamatrain.config.renamed import older
 from llamatrain.errors import UserError
 from llamatrain.keys import files_read, flatten
 
-from .graph import DATA, REFERENCE, Stage, references, resolve
+from .graph import DATA, REFERENCE, TO_COME, Stage, references, resolve
 from .outside import look
 from .programs import PROGRAMS, nearest, schema_of
 from .record import VALUE, Record, configs_hash, digest, make_record, read_record
@@ -182,8 +182,8 @@ def _look_outside(one: Planned, settings: Any, place: Place) -> None:
     lenient, missing = getattr(settings, "bad_rows", "stop") == "skip", one.missing(place)
     for key, metadata, value in files_read(settings):
         reference, parts = REFERENCE.search(value), VALUE.fullmatch(value)
-        # What a stage makes is not there yet, nor what people are waited for.
-        if (reference and reference[1] != DATA) or (parts and parts["path"] in missing):
+        # What a stage makes is not there yet, nor what people are waited for, or what no role names.
+        if (reference and reference[1] != DATA) or (parts and parts["path"] in missing) or TO_COME.match(value):
             continue
         if reference and place.data_root is None:
             raise UserError(f"reads {reference[0]}: need data.root=<the folder of your data>")

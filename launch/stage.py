@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
@@ -27,7 +27,7 @@ from llamatrain.config.renamed import older
 from llamatrain.errors import UserError, missing
 from llamatrain.exits import EXIT_FAILURE, EXIT_USER
 from llamatrain.lock import Lock
-from llamatrain.progress import duration
+from llamatrain.progress import counted, duration
 from llamatrain.replaced import bytes_of, move_beside, size
 from llamatrain.run_files import STATUS
 from llamatrain.stopping import EXIT_STOPPED
@@ -97,6 +97,7 @@ class Runner:
     again: str  # the command that goes on
     processes: Processes
     among: Ranks | None = None  # the ranks of a launcher, of which this is the first
+    waiting: dict[str, list[str]] = field(default_factory=dict)  # stage -> files of people that it waits for
 
     def run(self, one: Planned, number: str = "") -> int:
         """Decide about a stage whose parents are done, and run it where needed; return its exit code."""
@@ -157,8 +158,19 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
             status = {"state": "waiting", "program": decision.stage.program, "reason": decision.why}
             atomic.write_json(folder / STATUS, {**status, "updated": time.time()})
-        self.line("◇", "yellow", decision.stage, f"{escape(decision.why)}. Once it exists, resume with:")
+        self.waiting[decision.stage.name] = list(decision.stage.missing(self.place))
+        self.line("◇", "yellow", decision.stage, escape(decision.why))
+
+    def waited(self, count: int) -> int:
+        """Say for which files of people so many stages wait, and how to resume; return the exit code."""
+        files = list(dict.fromkeys(file for files in self.waiting.values() for file in files))
+        what = f"{counted(count, 'stage')} wait{'s' if count == 1 else ''} for {' and '.join(files)}"
+        self.console.print(
+            f"[yellow]◇[/yellow] {escape(what)}. Once {'it exists' if len(files) == 1 else 'they exist'}, resume with:",
+            soft_wrap=True,
+        )
         self._same_command()
+        return EXIT_WAITING
 
     def _make_room(self, decision: Decision, anew: bool) -> str:
         """Move what the stage's folder holds beside it, where it is not gone on with; return words for it."""
@@ -276,6 +288,7 @@ def run_stage(cfg: StageConfig) -> None:
         try:
             refuse_older([one], place, cfg.rerun)
             code = runner.run(one)
+            code = runner.waited(1) if runner.waiting else code
         except UserError:
             if among:
                 among.tell(place_of_meeting, EXIT_USER)

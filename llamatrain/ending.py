@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-# What follows a program; `{made}` is what it made.
+# What follows a program; `{made}` is what it made, any other name a setting of the program's.
 NEXT = {
     "tokenizer": "corpus run.name=corpus documents=my_texts.jsonl tokenizer={made}",
-    "corpus": "pretrain run.name=base corpus={made} tokenizer=runs/tokenizer model=small tokens=3e6",
+    "corpus": "pretrain run.name=base corpus={made} tokenizer={tokenizer} model=small tokens=3e6",
     "pretrain": "sft run.name=chat checkpoint={made} train=my_dialogues.jsonl",
     "sft": "chat checkpoint={made}",
     "reward": "reward.evaluate run.name=accuracy checkpoint={made} preferences=my_held_out_preferences.jsonl",
@@ -21,15 +22,14 @@ HELD_OUT = {"eval/accuracy": "accuracy", "eval/loss": "loss"}
 TRAINED = {"ppo/score_combined": "mean score of the last batch (logit)", "ppo/kl": "KL", "train/loss": "training loss"}
 
 
-def ending(program: str, folder: Path, last: Mapping[str, float]) -> str:
+def ending(program: str, folder: Path, last: Mapping[str, float], settings: Mapping[str, Any]) -> str:
     """Return the last line of a program's run, from the newest value of each metric; empty where nothing follows."""
     if program not in NEXT:
         return ""
     made = folder / "final" if (folder / "final").exists() else folder
     measured = _measured(last)
-    return " · ".join(
-        [*([measured] if measured else []), str(made), f"next: llamatrain {NEXT[program].format(made=made)}"]
-    )
+    following = NEXT[program].format_map({**settings, "made": made})
+    return " · ".join([*([measured] if measured else []), str(made), f"next: llamatrain {following}"])
 
 
 def _measured(last: Mapping[str, float]) -> str:

@@ -156,7 +156,7 @@ class Run:
             if error is None:
                 self._home.write_status("done", self.step)
                 if not (self.folder / "stage.json").exists():  # of a stage its pipeline tells the result
-                    self.print(ending(self.program, self.folder, self._last))
+                    self.print(ending(self.program, self.folder, self._last, self.settings))
             elif isinstance(error, Stopped):
                 self._home.write_status("stopped", self.step, str(error))
             else:

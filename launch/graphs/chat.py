@@ -6,7 +6,7 @@ What there is no data for is left out, and noted with what it would need.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llamatrain.data.kinds import EXAMPLES
@@ -80,6 +80,22 @@ class Rated:
 
     train: Pairs
     held_out: Pairs
+
+
+def with_files_to_come(cfg: Chat, data: Data) -> tuple[Data, list[str]]:
+    """Return data in which no role has a file with a stand-in in each (`graph.TO_COME`), and the roles that have got one.
+
+    So the whole chain can be looked at before there are data. Data with any file stay as they are.
+    """
+    roles = [field.name for field in fields(Data) if field.name not in ("root", "world")]
+    if data.world or any(getattr(data, role) for role in roles):
+        return data, []
+    roles = [role for role in roles if role != "checkpoint" or cfg.continue_pretraining]
+    made: dict[str, Any] = {}
+    for role in roles:
+        file, kind = f"<data.{role}>", type(getattr(data, role))
+        made[role] = Pairs([file], [file]) if kind is Pairs else [file] if kind is list else file
+    return replace(data, **made), roles
 
 
 def chat(g: Graph, cfg: Chat, data: Data) -> None:

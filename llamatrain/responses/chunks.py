@@ -105,10 +105,6 @@ class Chunks(Generic[R]):
 
 def chunk_key(parents: dict[str, Path], prompts: Sequence[str], **settings: Any) -> dict[str, Any]:
     """Return all that sampled rows depend on: the models, the prompts' sources, and the program's own settings."""
-    models = {name: _identity(path) for name, path in parents.items()}
-    return {"models": models, "prompts": prompts_fingerprint(prompts), **settings}
-
-
-def _identity(folder: Path) -> str:
-    """Return what tells a checkpoint from another: its fingerprint or, for a folder made elsewhere, its path."""
-    return manifest.fingerprint(folder) if (folder / manifest.NAME).is_file() else str(folder)
+    # A folder made elsewhere has no manifest, and is read as a whole for its fingerprint: by rank 0 alone.
+    own = {name: manifest.fingerprint(path) for name, path in parents.items()} if distributed.is_main() else {}
+    return {"models": distributed.broadcast_object(own), "prompts": prompts_fingerprint(prompts), **settings}

@@ -531,11 +531,12 @@ def test_a_data_file_of_ones_own_gives_the_roles(
 
 
 def waits(g: Graph, cfg: Chat, data: Data) -> None:
-    """A graph whose second stage waits for a file of people."""
+    """A graph whose second stage waits for a file of people, and the third through it; the fourth does not."""
     first = g.add("fake", "first", text="one")
     path = g.wait_for("people/v1.txt", f"what they think of {first / 'out.txt'}")
     second = g.add("fake", "second", input=path, text=str(first / "out.txt"))
     g.add("fake", "third", input=second / "out.txt")
+    g.add("fake", "fourth", input=first / "out.txt")
 
 
 def test_a_stage_waits_for_a_file_that_people_make(
@@ -548,15 +549,17 @@ def test_a_stage_waits_for_a_file_that_people_make(
         ["first", "new"],
         ["second", "waits for people/v1.txt: what they think of runs/trio/first/out.txt"],
         ["third", "waits for people/v1.txt, through second"],
+        ["fourth", "new"],
     ]
     for _ in range(2):
         assert start() == EXIT_WAITING == 3
         output = capsys.readouterr().out
         assert "waits for people/v1.txt: what they think of runs/trio/first/out.txt" in output
-        assert programs.typed(["pipeline", "preset=trio", "run.dir=runs"]) in output
+        again = programs.typed(["pipeline", "preset=trio", "run.dir=runs"])
+        assert output.endswith(f"2 stages wait for people/v1.txt. Once it exists, resume with:\n  {again}\n")
         status = json.loads(Path("runs/trio/second/status.json").read_text())
         assert status["state"] == "waiting" and "people/v1.txt" in status["reason"]
-    assert (started("first"), started("second")) == (1, 0)
+    assert [started(stage) for stage in ("first", "second", "third", "fourth")] == [1, 0, 0, 1]
     Path("people").mkdir()
     Path("people/v1.txt").write_text("good")
     assert start() == 0

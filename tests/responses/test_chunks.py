@@ -12,7 +12,7 @@ from llamatrain import distributed
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.progress import Progress
-from llamatrain.responses.chunks import Chunks
+from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.run import Run
 from llamatrain.stopping import Stopped
 from rlhf.config import SampleConfig
@@ -151,3 +151,14 @@ def test_a_signal_stops_between_two_chunks(run: Run, monkeypatch: pytest.MonkeyP
     with pytest.raises(Stopped):
         chunks.make(rows_of)
     assert chunks.missing() == 7
+
+
+def test_a_model_made_elsewhere_is_told_by_its_files_and_not_by_its_path(tmp_path: Path) -> None:
+    def key(name: str, weights: str) -> dict[str, Any]:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text(weights)
+        return chunk_key({"checkpoint": folder}, [])
+
+    assert key("here", "one") == key("there", "one") != key("elsewhere", "two")

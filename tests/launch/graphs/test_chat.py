@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launch import pipeline
 from launch.graph import DATA, REFERENCE, Graph, references
 from launch.graphs.chat import Chat, chat
 from launch.pipeline import PipelineConfig
-from launch.plan import Composed, compose
-from launch.programs import PROGRAMS, schema_of
-from llamatrain.config.compose import check
+from launch.programs import PROGRAMS
 from llamatrain.config.compose import compose as composed
 from llamatrain.errors import UserError
 from llamatrain.keys import flatten
@@ -138,13 +138,35 @@ def test_what_is_given_stands_in_for_the_worlds() -> None:
     assert settings(built, "sft")["eval"] == ["@world/dialogues_eval.jsonl"]
 
 
-@pytest.mark.parametrize("preset", ["demo", "llama2_7b", "llama2_13b", "llama2_34b", "llama2_70b"])
-def test_the_whole_chain_composes_at_any_size_with_ones_own_data(preset: str) -> None:
-    known = Composed()
-    for stage in graph(f"preset={preset}", "data=mine", **OWN, **PAIRS).stages.values():
-        values = compose(stage, [preset], None, known)
-        values["run"]["name"] = stage.name
-        check(stage.program, schema_of(stage.program), values)
+def started(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        pipeline.main(arguments)
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("size", ["7b", "13b", "34b", "70b"])
+def test_the_whole_chain_is_planned_at_any_size_before_there_are_data(
+    size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    preset = f"preset=llama2_{size}"
+    assert started(preset, "data=mine", "dry_run=true") == 0
+    said = capsys.readouterr().out.splitlines()
+    nameless = [line.partition("no file yet: data.")[2].partition(":")[0] for line in said if "no file yet" in line]
+    assert nameless == [*ROLES, "preferences", "preferences_eval", "ratings"]
+    stages = {line.split()[1]: line.split()[2] for line in said if line[0] in "▶◇"}
+    assert [name for name, word in stages.items() if word == "new"] == [
+        "tokenizer", "corpus", "pretrain", "sft", "v1_compare"
+    ]  # fmt: skip
+    assert {"v1_reward_safety", "v1_accuracy_safety", "ppo", "sample_ppo", "evaluate"} <= set(stages)
+    assert started(preset, "graph=true", "continue_pretraining=true") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("# no file yet: data.checkpoint: a base model to start from")
+    assert {"corpus:", "ppo:"} <= set(said) and "tokenizer:" not in said
+    assert started(preset, "data=mine") == 2
+    assert "need data.documents (texts to pretrain on), or data.checkpoint" in capsys.readouterr().err
+    assert started(preset, "data.dialogues=d.jsonl", "dry_run=true") == 2  # with any file named, the others count
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("preset", ["demo", "fairytales"])
