@@ -30,7 +30,7 @@ from llamatrain.yaml_files import read_yaml
 
 from .answers import side_by_side, three
 from .graph import Graph, Stage, distributed, split_overrides
-from .graphs.chat import Chat, Data, chat, with_files_to_come
+from .graphs.chat import Chat, Data, chat, refuse_other_start, with_files_to_come
 from .local import run_stages
 from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly, refuse_older
 from .processes import Processes
@@ -89,6 +89,7 @@ class Pipeline:
         self.to_come = [f"data.{role}: {meanings('pipeline').get(f'data.{role}', '')}" for role in to_come]
         chat(self.graph, cfg, data)
         self.stages = distributed(list(self.graph.stages.values()), staged)
+        refuse_other_start(self.stages, presets)
         names = [stage.name for stage in self.stages]
         asked = [*cfg.rerun, cfg.until] if cfg.until else cfg.rerun
         for name in asked:

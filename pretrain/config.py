@@ -15,6 +15,7 @@ from llamatrain.settings import OptimConfig, RunConfig, SpikeConfig, ZeroConfig
 
 from .corpus.config import ContaminationConfig, CorpusConfig, VerifyConfig
 
+LARGE = 1e9  # parameters of a checkpoint from which on its layers are recomputed unless the user says otherwise
 SHAPE = (*HF_NAMES, "tie_embeddings")  # of a model: what its weights were trained with
 
 
@@ -138,7 +139,10 @@ class PretrainConfig:
                 raise UserError(
                     f"model.{name}={asked}: checkpoint={self.checkpoint} has {found}, and its shape stays; need no model=..."
                 )
-        self.model = replace(shape, activation_checkpointing=self.model.activation_checkpointing)
+        recomputed = self.model.activation_checkpointing
+        if not {"model", "model.activation_checkpointing"} & set(self.run.given):  # the default model is not this one
+            recomputed = "full" if shape.decoder_parameters >= LARGE else "none"
+        self.model = replace(shape, activation_checkpointing=recomputed)
 
     def _cut_batches(self) -> None:
         """Take the model's context where no length is given, and check that a batch is whole sequences."""

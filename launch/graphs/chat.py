@@ -5,10 +5,11 @@ What there is no data for is left out, and noted with what it would need.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from llamatrain.config.presets import preset_overrides
 from llamatrain.data.kinds import EXAMPLES
 from llamatrain.errors import UserError
 
@@ -166,6 +167,19 @@ def pretrained(g: Graph, cfg: Chat, data: Data) -> tuple[Stage | None, str]:
     if cfg.continue_pretraining:
         return corpus, g.add("pretrain", checkpoint=data.checkpoint, corpus=corpus).final
     return corpus, data.checkpoint
+
+
+def refuse_other_start(stages: Sequence[Stage], presets: Sequence[str]) -> None:
+    """Refuse `pretrain.checkpoint=`, typed or from a preset, where the chain makes a tokenizer for random weights."""
+    for stage in stages:
+        if stage.program == "pretrain" and "checkpoint" not in stage.settings:
+            theirs = [override for name in presets for override in preset_overrides("pretrain", name)]
+            typed = [o.lstrip("+") for o in (*theirs, *stage.overrides)]
+            for start in (o for o in typed if o.startswith("checkpoint=") and o != "checkpoint=null"):
+                raise UserError(
+                    f"{stage.name}.{start}: the tokenizer and the corpus have to be the model's, too; need "
+                    f"data.{start} continue_pretraining=true"
+                )
 
 
 def replay(g: Graph, cfg: Chat, corpus: Stage | None, program: str) -> dict[str, Any]:

@@ -90,8 +90,10 @@ def shown() -> Iterator[tuple[str, str]]:
 def chain(given: list[str]) -> list[str]:
     """Return what makes the stages of a pipeline small; without people's preferences it ends with SFT."""
     own_data = any(word.startswith("data.dialogues=") for word in given)
-    programs = ("tokenizer", "corpus", "pretrain", "sft") if own_data else tuple(TINY)
-    return ["ranks=1", *(f"{program}.{setting}" for program in programs for setting in TINY[program])]
+    further = "continue_pretraining=true" in given  # then there is no tokenizer, and the shape is the checkpoint's
+    programs = ("tokenizer", "corpus", "pretrain", "sft")[further:] if own_data else tuple(TINY)
+    small = [f"{program}.{setting}" for program in programs for setting in TINY[program]]
+    return ["ranks=1", *(one for one in small if not (further and one.startswith("pretrain.model")))]
 
 
 def tiny(command: str) -> list[str]:

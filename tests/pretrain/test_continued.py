@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,8 @@ def test_the_shape_is_the_checkpoints(tmp_path: Path, corpus: Path, released: Pa
     )
     assert (given.model.n_layers, given.model.activation_checkpointing) == (2, "full")
     assert given.seq_len == model_config.max_seq_len
-    assert configure(tmp_path, corpus, released, "preset=demo").model.dim == 32  # nobody gave the preset's
+    shape = configure(tmp_path, corpus, released, "preset=llama2_7b").model  # nobody gave the preset's
+    assert (shape.dim, shape.activation_checkpointing) == (32, "none")
     for asked, message in (
         ("model=tiny", r"model\.dim=128: checkpoint=.* has 32, and its shape stays; need no model="),
         ("model.n_layers=3", r"model\.n_layers=3: checkpoint=.* has 2"),
@@ -115,6 +117,17 @@ def test_the_shape_is_the_checkpoints(tmp_path: Path, corpus: Path, released: Pa
     ):
         with pytest.raises(UserError, match=message):
             configure(tmp_path, corpus, released, asked)
+
+
+def test_layers_of_a_large_checkpoint_are_recomputed(tmp_path: Path, corpus: Path, model_config: ModelConfig) -> None:
+    large = replace(model_config, dim=4096, n_layers=32, hidden_dim=11008)
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "config.json").write_text(json.dumps(large.to_hf(scalar_head=False)))
+    recomputed = [
+        configure(tmp_path, corpus, tmp_path / "large", *more).model.activation_checkpointing
+        for more in ([], ["preset=demo"], ["model.activation_checkpointing=selective"])
+    ]
+    assert recomputed == ["full", "full", "selective"]
 
 
 def test_what_it_cannot_start_from_is_named(

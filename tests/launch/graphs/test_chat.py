@@ -116,6 +116,20 @@ def test_a_released_model_is_pretrained_further_where_asked() -> None:
         graph("continue_pretraining=true", checkpoint="llama", dialogues="d.jsonl")
 
 
+def test_another_way_to_start_from_a_model_is_refused_with_the_one_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("pretrain: [checkpoint=llama]")
+    for preset, more in (("llama2_7b", ["pretrain.checkpoint=llama"]), ("own.yaml", [])):
+        assert started(f"preset={preset}", "data.documents=a.jsonl", *more) == 2
+        need = "need data.checkpoint=llama continue_pretraining=true"
+        assert "pretrain.checkpoint=llama: the tokenizer and the corpus have to be" in (
+            error := capsys.readouterr().err
+        )
+        assert need in error
+
+
 def test_peoples_ratings_come_round_by_round_with_a_tenth_of_the_prompts_held_out() -> None:
     built = graph("rounds=2", "rejection_base=sft", **OWN, ratings="rated")
     assert list(built.awaited) == ["rated/v1_preferences.jsonl", "rated/v2_preferences.jsonl"]
