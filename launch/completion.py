@@ -9,20 +9,28 @@ The script asks `llamatrain completion --line "<what is typed so far>"`, which r
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from dataclasses import fields as fields_of
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
 
 from llamatrain.config.meanings import choices_of, groups, meanings
-from llamatrain.config.presets import config_folder, known_presets, yaml_name
+from llamatrain.config.presets import YAML, config_folder, known_presets, preset_overrides, yaml_name
 from llamatrain.exits import guarded
 from llamatrain.keys import check_values, one_of
 from llamatrain.yaml_files import read_yaml
 
+from .graph import Graph
+from .graphs.chat import Chat, Data, Pairs, chat, with_files_to_come
 from .programs import PROGRAMS, find, with_keys
+from .runs import read_json
 
+S = TypeVar("S")
 ASKED = "--line"
 # A candidate that is whole ends in a space; one that goes on, a key or a group of keys, in `=` or `.`.
 SCRIPTS = {
@@ -76,15 +84,17 @@ def candidates(line: str) -> list[str]:
     if not typed:
         offered: Iterable[str] = (f"{name} " for name in PROGRAMS)
     elif (program := find(typed[0])) is not None:
-        offered = _after(program, word)
+        offered = _after(program, typed[1:], word)
     else:
         offered = ()
     return [one for one in dict.fromkeys(offered) if one.startswith(word)]
 
 
-def _after(program: str, word: str) -> Iterator[str]:
-    """Yield what may stand after a program's name."""
+def _after(program: str, typed: Sequence[str], word: str) -> Iterator[str]:
+    """Yield what may stand after a program's name and the words that were `typed` behind it."""
     about = PROGRAMS[program]
+    if program == "stage" and len(typed) == 1:
+        yield from (f"{name} " for name in read_json(Path(typed[0]) / "pipeline.json").get("stages", {}))
     if word.startswith("-"):
         yield from ("--help ", "--cfg job ")
         yield from ("--dry-run ", "--dry-run=") if about.plans or program == "pipeline" else ()
@@ -95,12 +105,60 @@ def _after(program: str, word: str) -> Iterator[str]:
         yield from _settings(program, word)
         yield "preset="
         yield from ("ranks=",) if about.parallel else ()
-    if program == "pipeline":  # NAME.key=value of a stage's program
-        for name, one in PROGRAMS.items():
-            if one.schema is not None and word.startswith(f"{name}."):
-                yield from (f"{name}.{key}" for key in _settings(name, word.removeprefix(f"{name}.")))
-            elif one.schema is not None and "=" not in word:
-                yield f"{name}."
+    if program == "pipeline":
+        yield from _of_stages(stages_of(typed), word)
+
+
+def _of_stages(stages: Mapping[str, str], word: str) -> Iterator[str]:
+    """Yield NAME.key=value of the programs and of a pipeline's stages (name -> program), and where a stage is named."""
+    started = re.match(r"until=|rerun=(?:\[(?:\w+,)*)?", word)
+    if started:
+        end = "" if "[" in started[0] else " "  # of a list the next may follow, or its bracket
+        yield from (f"{started[0]}{name}{end}" for name in stages)
+    known = {name: name for name, one in PROGRAMS.items() if one.schema is not None} | dict(stages)
+    for name, program in known.items():
+        if word.startswith(f"{name}."):
+            yield from (f"{name}.{key}" for key in _settings(program, word.removeprefix(f"{name}.")))
+        elif "=" not in word:
+            yield f"{name}."
+
+
+def stages_of(typed: Sequence[str]) -> dict[str, str]:
+    """Return stage -> program of the pipeline whose command was typed so far; nothing where it is none yet.
+
+    Its keys are read as YAML, which is what Hydra would make of them but for rare quotes, in a tenth of its time.
+    """
+    presets = [one.removeprefix("preset=") for one in typed if one.startswith("preset=")]
+    try:
+        given = [*(override for name in presets for override in preset_overrides("pipeline", name)), *typed]
+        pairs = [(key, value) for key, equals, value in (one.partition("=") for one in given) if equals]
+        source = next((value for key, value in reversed(pairs) if key == "data"), "mine")
+        folder = config_folder()
+        file = Path(source) if source.endswith(YAML) else folder / "data" / f"{source}.yaml"
+        data = {**read_yaml(folder / "data" / "mine.yaml"), **read_yaml(file)}
+        values = {**read_yaml(folder / "pipeline.yaml"), "data": data}
+        for key, value in pairs:
+            *path, leaf = key.split(".")
+            node = values
+            for name in path:
+                node = node.get(name, {})
+            if leaf in node and key != "data":
+                node[leaf] = yaml.safe_load(value)
+        graph, cfg = Graph(), _filled(Chat, values)
+        chat(graph, cfg, with_files_to_come(cfg, _filled(Data, values["data"]))[0])
+    except Exception:  # half typed, or wrong: the pipeline itself says what is
+        return {}
+    return {stage.name: stage.program for stage in graph.stages.values()}
+
+
+def _filled(schema: type[S], values: Mapping[str, Any]) -> S:
+    """Return plain values as a dataclass, a single one as a list where it has a list."""
+    types, made = get_type_hints(schema), dict[str, Any]()
+    for one in fields_of(schema):  # type: ignore[arg-type]
+        value, kind = values[one.name], types[one.name]
+        single = kind == list[str] and not isinstance(value, list)
+        made[one.name] = _filled(Pairs, value) if kind is Pairs else [value] if single else value
+    return schema(**made)
 
 
 def _settings(program: str, word: str) -> Iterator[str]:

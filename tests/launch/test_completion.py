@@ -36,6 +36,20 @@ from launch.programs import PROGRAMS, ROOT
         ("llamatrain pipeline reward.evaluate.pre", ["reward.evaluate.preferences="]),
         ("llamatrain pipeline sft.zero=stage2", ["sft.zero=stage2 "]),
         ("llamatrain pipeline data.doc", ["data.documents=", "data.documents_eval="]),
+        (
+            "llamatrain pipeline preset=demo v1_re",
+            ["v1_reward_helpfulness.", "v1_reward_safety.", "v1_rejection_sampling."],
+        ),
+        ("llamatrain pipeline preset=demo v2_compare", []),
+        ("llamatrain pipeline preset=demo rounds=2 v2_compare", ["v2_compare."]),
+        ("llamatrain pipeline preset=demo ppo=false pp", ["ppo=", "ppo."]),
+        ("llamatrain pipeline preset=demo v1_reward_safety.zero=stage3", ["v1_reward_safety.zero=stage3 "]),
+        ("llamatrain pipeline preset=demo until=sample_s", ["until=sample_sft "]),
+        ("llamatrain pipeline preset=demo rerun=[sft,pp", ["rerun=[sft,ppo"]),
+        ("llamatrain pipeline preset=llama2_7b rerun=v1_c", ["rerun=v1_compare "]),
+        ("llamatrain pipeline preset=llama2_7b data.documents=[a,b] rerun=v1_c", []),
+        ("llamatrain pipeline preset=demo data.preferences=x rounds=[ rerun=v1", []),  # wrong
+        ("llamatrain stage ", ["pipeline=", "stage=", "rerun=", "confirm_minutes=", "preset="]),
         ("llamatrain sft train=", []),  # files
         ("llamatrain chat runs/", []),
         ("llamatrain nosuch x", []),
@@ -44,6 +58,13 @@ from launch.programs import PROGRAMS, ROOT
 )
 def test_candidates(line: str, found: list[str]) -> None:
     assert sorted(candidates(line)) == sorted(found)
+
+
+def test_a_stage_is_one_of_the_planned_pipelines(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.json").write_text('{"stages": {"sft": {}, "v1_reward_safety": {}}}')
+    assert candidates(f"llamatrain stage {tmp_path} ")[:2] == ["sft ", "v1_reward_safety "]
+    assert candidates(f"llamatrain stage {tmp_path} v1") == ["v1_reward_safety "]
+    assert candidates(f"llamatrain stage {tmp_path}/none v1") == []
 
 
 def test_every_program_completes() -> None:
@@ -64,7 +85,12 @@ def on_path(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_in_a_real_bash(on_path: dict[str, str], tmp_path: Path) -> None:
-    asked = ["llamatrain sft zero=stage2", "llamatrain pipeline sft.opt", "llamatrain sft train=docs/"]
+    asked = [
+        "llamatrain sft zero=stage2",
+        "llamatrain pipeline sft.opt",
+        "llamatrain pipeline preset=demo rerun=[sft,v1_c",
+        "llamatrain sft train=docs/",
+    ]
     ask = """
         set -eu
         source <(llamatrain completion bash)
@@ -83,6 +109,7 @@ def test_in_a_real_bash(on_path: dict[str, str], tmp_path: Path) -> None:
         "complete -o default -o nospace -F _llamatrain llamatrain",
         "1:stage2 ",  # what stands before the equals sign is typed already
         "2:sft.optim= sft.optim.",
+        "1:[sft,v1_compare",
         "0:",  # bash's own names of files
     ]
 
