@@ -29,7 +29,7 @@ from . import answers
 from .beside import beside, column
 from .dialogue import Chat, ask_all
 from .programs import with_keys
-from .wrapping import wrapped
+from .wrapping import collapsed, wrapped
 
 HELP = "/quit ends   /reset starts over   /system TEXT sets the system message   Ctrl-C stops an answer"
 QUIT = ("/quit", "/exit")
@@ -118,7 +118,7 @@ def _answer_lines(chats: Sequence[Chat]) -> None:
                 chat.forget()
             try:
                 ask_all(chats, line)
-                said = ["".join(map(shown, chat.answer())).strip() for chat in chats]
+                said = ["".join(said_by(chat)).strip() for chat in chats]
             except UserError as error:
                 print(f"error: line {number}: {error}", file=sys.stderr)
                 refused, said = True, [""] * len(chats)
@@ -207,10 +207,15 @@ def _reply(chats: Sequence[Chat], text: str, colours: Colours) -> None:
     print()
 
 
+def said_by(chat: Chat) -> Iterator[str]:
+    """Yield an answer as it may go to a terminal; a base model fills whole screens with blank lines."""
+    return collapsed(map(shown, chat.answer()))
+
+
 def _stream(chat: Chat, named: bool, colours: Colours) -> None:
     if named:
         print(f"{colours.bold}{chat.name}{colours.plain}")
-    for piece in wrapped(map(shown, chat.answer()), columns()):
+    for piece in wrapped(said_by(chat), columns()):
         print(piece, end="", flush=True)
     print("" if chat.finished else f"{colours.dim} {CUT}{colours.plain}")
 
@@ -225,7 +230,7 @@ def _stream_beside(chats: Sequence[Chat], width: int, colours: Colours) -> None:
 
 def _noted(chat: Chat) -> Iterator[str]:
     """Yield an answer for the terminal, with a note where it was cut."""
-    yield from map(shown, chat.answer())
+    yield from said_by(chat)
     if not chat.finished:
         yield f"\n{CUT}"
 

@@ -53,7 +53,12 @@ OWN = {
         "launch.new", TOGETHER, "your own data -> a preset fitted to them and this machine", positional=("name",)
     ),
     "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline", positional=("pipeline", "stage")),
-    "report": Program("launch.report", TOGETHER, "one self-contained HTML page from a pipeline's run folders"),
+    "report": Program(
+        "launch.report",
+        TOGETHER,
+        "one self-contained HTML page from a pipeline's run folders",
+        positional=("folder",),
+    ),
     "runs": Program(
         "launch.listing",
         TOGETHER,

@@ -1,8 +1,27 @@
-"""Text that arrives piece by piece, broken between words where a terminal would break it within one."""
+"""Text that arrives piece by piece: broken between words where a terminal would break it within one, without wide gaps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+
+
+def collapsed(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the text of `pieces` with one blank line where several follow each other, and none at its end.
+
+    Line ends are held back until something follows: a model may write nothing else.
+    """
+    gap = ""
+    for piece in pieces:
+        text = ""
+        for character in piece:
+            if character == "\n" or (gap and character.isspace()):
+                gap += character
+            else:
+                indent = gap.rpartition("\n")[2]
+                text += (gap if gap.count("\n") < 3 else f"\n\n{indent}") + character
+                gap = ""
+        if text:
+            yield text
 
 
 def wrapped(pieces: Iterable[str], width: int) -> Iterator[str]:

@@ -18,13 +18,17 @@ give).
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from llamatrain.chat import TAGS, check_messages
 from llamatrain.data.files import Place, Row
@@ -33,6 +37,7 @@ from llamatrain.errors import UserError
 
 Convert = Callable[[Row, str], Iterator[Row]]  # somebody else's row -> ours, which are checked afterwards
 
+HUB_SECONDS = 5.0  # in which the hub answers, or counts as out of reach
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 _ROLES = {"Human": "user", "Assistant": "assistant", "prompter": "user", "assistant": "assistant"}
@@ -270,11 +275,14 @@ def _open_stream(name: str, version: Version) -> Any:
 def _builder(name: str, version: Version) -> Any:
     """Return what `datasets` makes a data set with; it knows its files and, from the hub, its commit (`hash`)."""
     import datasets  # here, because it takes a second and most runs read files
+    import huggingface_hub
 
     path, folder, _ = _spelled(name)
     revision = version.revision
     if revision is not None and Path(path).exists():
         raise UserError(f"{name}: revision={revision}: a local folder has no revisions, need null")
+    if not (Path(path).exists() or huggingface_hub.constants.HF_HUB_OFFLINE) and hub_away():
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True  # only the cache is left
     with _refusing(name):
         made = datasets.load_dataset_builder(path, version.config, data_dir=folder, revision=revision)
     # Without the hub `datasets` takes what it downloaded last, of whatever revision.
@@ -283,6 +291,21 @@ def _builder(name: str, version: Version) -> Any:
             f"{name}: revision={revision}: the hub cannot be reached and the cache holds {made.hash}, need the hub or that revision"
         )
     return made
+
+
+@cache
+def hub_away() -> str:
+    """Return why the hub cannot be reached, "" where it can: asked once, since `datasets` retries for over a minute."""
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urlopen(Request(hub, method="HEAD"), timeout=HUB_SECONDS).close()
+    except HTTPError:
+        return ""  # it answers
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        away = isinstance(reason, (socket.gaierror, ConnectionError, TimeoutError))
+        return f"{hub} cannot be reached: {reason}" if away else ""
+    return ""
 
 
 @contextmanager
@@ -294,6 +317,8 @@ def _refusing(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
+        if hub_away.cache_info().currsize and hub_away():
+            raise UserError(f"{name}: no such file, nor in the cache of `datasets`, and {hub_away()}") from error
         raise UserError(f"{name}: no such file, and `datasets` cannot load it either: {error}{cause}") from error
 
 

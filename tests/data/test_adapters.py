@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llamatrain.data.adapters import hub_away
 from llamatrain.data.kinds import KINDS, DialogueRow, DocumentRow, PreferenceRow, PromptRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
@@ -136,3 +139,27 @@ def test_own_fields_through_datasets(tmp_path: Path) -> None:
 def test_real_files(source: str, kind: str, count: int, shared_data: Path) -> None:
     rows = list(read_rows(source.format(shared_data), KINDS[kind]))
     assert len(rows) == count
+
+
+@pytest.mark.parametrize("answer", [None, 200, 404])
+def test_the_hub_is_away_where_nothing_answers(answer: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(answer or 0)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        hub = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("HF_ENDPOINT", hub)
+        monkeypatch.setenv("no_proxy", "*")
+        hub_away.cache_clear()
+        if answer is None:
+            server.server_close()
+            assert hub_away().startswith(f"{hub} cannot be reached: ")
+        else:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+            assert hub_away() == ""
+    hub_away.cache_clear()

@@ -286,7 +286,7 @@ def pipelines(worlds: Worlds) -> Iterator[Case]:
 
 def shown(folder: Path, file: str, name: str, group: str = "") -> Iterator[Case]:
     """Yield a pipeline's folder with a file that is wrong for those who show it."""
-    yield Case(group or Path(file).name, "report", name, (f"run.dir={folder.parent}", f"run.name={folder.name}"))
+    yield Case(group or Path(file).name, "report", name, (f"folder={folder}",))
     if file in ("pipeline.json", "ppo/status.json", "ppo/stage.json", "ppo/metrics.jsonl"):
         yield Case(group or Path(file).name, "runs", name, (f"folder={folder}",))
 

@@ -100,7 +100,7 @@ class Worlds:
             "runs": [f"folder={here / 'finished'}"],
             "completion": ["shell=bash"],
             "stage": [f"pipeline={self.planned}", f"stage={self.last}"],
-            "report": [f"run.dir={here}", "run.name=demo"],
+            "report": [f"folder={self.demo}"],
             "clean": [f"folder={self.demo}"],
             "chat": [f"checkpoint={self.policy}"],
             "toyworld": ["documents_mb=0.01", "documents_eval_mb=0.01", "prompts=20", "prompts_eval=10", "dialogues=20",

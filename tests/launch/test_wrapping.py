@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from launch.wrapping import wrapped
+from launch.wrapping import collapsed, wrapped
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,21 @@ from launch.wrapping import wrapped
 )
 def test_lines(text: str, lines: list[str]) -> None:
     assert "".join(wrapped([text], 5)).split("\n") == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a\nb", "a\nb"),
+        ("a\n\nb", "a\n\nb"),
+        ("a\n\n\n\n  b", "a\n\n  b"),
+        ("a\n \n \n\tb c ", "a\n\n\tb c "),
+        ("a\n\n\n", "a"),
+        ("\n\n\n", ""),
+    ],
+)
+def test_of_several_blank_lines_one_is_left_and_none_at_the_end(text: str, left: str) -> None:
+    assert "".join(collapsed([text])) == "".join(collapsed(text)) == left
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -7,14 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from launch.pipeline import PipelineRun
-from launch.report.config import ReportRun
 from llamatrain.errors import UserError
 from llamatrain.settings import check_run_name
 
 NAMED: list[Callable[[str], object]] = [
     check_run_name,
     lambda name: PipelineRun(name=name, dir="runs"),
-    lambda name: ReportRun(name=name, dir="runs"),
 ]
 
 

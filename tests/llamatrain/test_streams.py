@@ -17,7 +17,7 @@ def test_a_terminal_that_lacks_a_character_ends_no_program(monkeypatch: pytest.M
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     with pytest.raises(SystemExit) as ended:
-        main("report", ReportConfig, lambda cfg: print("✓ done"), ["run.name=x"])
+        main("report", ReportConfig, lambda cfg: print("✓ done"), ["folder=x"])
     assert (ended.value.code, written.getvalue()) == (0, b"? done\n")
 
 

@@ -15,7 +15,7 @@ import pytest
 from launch.programs import PROGRAMS
 from launch.report import page as report
 from launch.report.__main__ import make as make_report
-from launch.report.config import ReportConfig, ReportRun
+from launch.report.config import ReportConfig
 from launch.runs import decimals
 from launch.story import Story
 from llamatrain.description import Chart, Program, Table
@@ -163,7 +163,7 @@ def test_a_folder_of_an_earlier_version_is_refused(demo: Path) -> None:
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "config": {**record["config"], "mini_batch": 8}}))
     with pytest.raises(UserError, match=r"by an earlier version \(its mini_batch is now called mini_batch_prompts\)"):
-        make_report(ReportConfig(ReportRun(demo.name, str(demo.parent)), 5))
+        make_report(ReportConfig(str(demo), 5))
 
 
 def test_run_folders_without_a_pipeline(demo: Path) -> None:
