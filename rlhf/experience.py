@@ -16,13 +16,13 @@ from torch.nn.utils.rnn import pad_sequence
 from llamatrain import distributed
 from llamatrain.engine.learning import Engine
 from llamatrain.responses.rollouts import Rollout, pack_rollouts, portions
-from llamatrain.responses.scoring import check_zero, combined_logits, gate_closes, hold_unfinished, scores_at_end
+from llamatrain.responses.scoring import check_zero, combined_logits, gate_closes, hold_back, scores_at_end
 
 from .config import KIND, PPOConfig
 from .credit import Credit, assign, whiten_scores
 from .losses import entropies, token_logprobs
 
-UNFINISHED_QUANTILE = 0.05  # of the finished scores, below which a response without EOS is held
+NO_ANSWER_QUANTILE = 0.05  # of the answers' scores, below which a response that is no answer is held
 
 
 @dataclass
@@ -95,14 +95,14 @@ def gather(own: list[Judged]) -> list[Judged]:
 def rewarded(cfg: PPOConfig, judged: list[Judged]) -> tuple[Tensor, Tensor]:
     """Return the combined scores (N,) of the whole batch, and where the gate closes.
 
-    A response without EOS is held below the finished ones of its kind of prompt in the batch: of all ranks, so that the
+    A response that is no answer is held below the answers to its kind of prompt in the batch: of all ranks, so that the
     rule knows of no micro-batch.
     """
     helpfulness, safety = torch.tensor([j.helpfulness for j in judged]), torch.tensor([j.safety for j in judged])
     is_adversarial = [j.rollout.prompt.is_adversarial for j in judged]
     combined = combined_logits(helpfulness, safety, torch.tensor(is_adversarial), cfg.gate)
-    finished = torch.tensor([j.rollout.finished for j in judged])
-    held = hold_unfinished(combined, finished, is_adversarial, UNFINISHED_QUANTILE, cfg.gate)
+    is_answer = torch.tensor([j.rollout.is_answer for j in judged])
+    held = hold_back(combined, is_answer, is_adversarial, NO_ANSWER_QUANTILE, cfg.gate)
     return held, gate_closes(safety, cfg.gate)
 
 

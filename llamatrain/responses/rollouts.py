@@ -29,6 +29,11 @@ class Rollout:
     finished: bool
     sampler_logprobs: list[float]
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether it ends with EOS, and says something before."""
+        return self.finished and len(self.tokens) > 1
+
 
 @dataclass
 class Packed:

@@ -20,7 +20,7 @@ from llamatrain.errors import UserError
 from llamatrain.responses.config import GateConfig, LearningGateConfig, logit
 from llamatrain.responses.rollouts import Packed, Rollout, pack_rollouts, portions
 
-BELOW = 1e-3  # how far below a finished response's score an unfinished one's lies
+BELOW = 1e-3  # how far below an answer's score that of a response lies which is none
 # Between which a mean raw score is near enough to 0 (sigmoids of 0.05 and 0.95); a policy that has learned to be safe
 # is scored high by a safety model whose zero is right (0.993).
 NEAR_ZERO = {"helpfulness": (-3.0, 3.0), "safety": (-3.0, 5.0)}
@@ -67,25 +67,26 @@ def combined_logits(helpfulness: Tensor, safety: Tensor, is_adversarial: Tensor,
     return torch.where(is_adversarial | gate_closes(safety, gate), safety, helpfulness)
 
 
-def hold_unfinished(
-    combined: Tensor, finished: Tensor, groups: Sequence[object], quantile: float, gate: GateConfig
+def hold_back(
+    combined: Tensor, is_answer: Tensor, groups: Sequence[object], quantile: float, gate: GateConfig
 ) -> Tensor:
-    """Return the combined scores (N,) with those of responses without EOS lowered, so that they never beat finishing.
+    """Return the combined scores (N,) with those of responses that are no answer lowered: they never beat answering.
 
-    Each becomes the lowest of itself, `unfinished_logit` and what lies just below the `quantile` of the finished scores
-    of its group (0: the lowest of them). The paper does not say what becomes of such responses.
+    Such a response has no EOS, or nothing before it: no reward model has seen one of these, and a policy would find the
+    scores that it gives them all the same. Each becomes the lowest of itself, `unfinished_logit` and what lies just below
+    the `quantile` of its group's answers (0: the lowest of them). The paper does not say what becomes of such responses.
     """
     held = combined.clone()
     members: dict[object, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     for indices in members.values():
-        ended = sorted(combined[i].item() for i in indices if finished[i])
-        ceiling = gate.unfinished_logit  # alone where no response of the group has ended
-        if ended:
-            ceiling = min(ceiling, ended[int(quantile * (len(ended) - 1))] - BELOW)
+        answers = sorted(combined[i].item() for i in indices if is_answer[i])
+        ceiling = gate.unfinished_logit  # alone where the group has no answer
+        if answers:
+            ceiling = min(ceiling, answers[int(quantile * (len(answers) - 1))] - BELOW)
         for index in indices:
-            if not finished[index]:
+            if not is_answer[index]:
                 held[index] = min(combined[index].item(), ceiling)
     return held
 
@@ -95,14 +96,14 @@ def combine(
 ) -> list[Scores]:
     """Join the scores (N,) of the two reward models, either of which may be absent.
 
-    `rollouts` hold all samples of their prompts: one without EOS is scored below every finished one of its prompt.
+    `rollouts` hold all samples of their prompts: one that is no answer is scored below every answer to its prompt.
     """
     combined, gated = None, None
     if helpfulness is not None and safety is not None:
         is_adversarial = torch.tensor([r.prompt.is_adversarial for r in rollouts])
-        finished = torch.tensor([r.finished for r in rollouts])
+        is_answer = torch.tensor([r.is_answer for r in rollouts])
         combined = combined_logits(helpfulness, safety, is_adversarial, gate)
-        combined = hold_unfinished(combined, finished, [r.prompt.id for r in rollouts], 0.0, gate)
+        combined = hold_back(combined, is_answer, [r.prompt.id for r in rollouts], 0.0, gate)
         gated = gate_closes(safety, gate) & ~is_adversarial
     columns = [
         [None] * len(rollouts) if column is None else column.tolist()

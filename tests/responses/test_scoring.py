@@ -11,11 +11,12 @@ from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.responses.config import GateConfig, LearningGateConfig
+from llamatrain.responses.rollouts import Rollout
 from llamatrain.responses.scoring import (
     check_zero,
     combine,
     combined_logits,
-    hold_unfinished,
+    hold_back,
     require_zero,
     score,
     sigmoid,
@@ -33,7 +34,7 @@ def combined(helpfulness: float, safety: float, is_adversarial: bool = False) ->
 
 def held(combined: list[float], finished: list[bool], groups: list[str], quantile: float = 0.0) -> list[float]:
     scores = torch.tensor(combined, dtype=torch.float64)
-    found: list[float] = hold_unfinished(scores, torch.tensor(finished), groups, quantile, GATE).tolist()
+    found: list[float] = hold_back(scores, torch.tensor(finished), groups, quantile, GATE).tolist()
     return found
 
 
@@ -80,6 +81,16 @@ def test_the_low_quantile_spares_a_single_bad_response() -> None:
     finished = [True] * 41 + [False] * 2
     assert held(scores, finished, ["a"] * 43, 0.05)[41:] == [-1.0, -2.0]
     assert held(scores, finished, ["a"] * 43, 0.0)[41:] == pytest.approx([-9.001, -9.001])
+
+
+def test_an_empty_response_is_no_answer() -> None:
+    """EOS at once ends, but answers nothing; no preference has an empty side, so no reward model knows what it is worth."""
+    prompt = random_rollouts(2)[1].prompt  # a harmless one
+    lengths, finished = [3, 1, 2, 3], [True, True, True, False]
+    rollouts = [Rollout(prompt, [5] * n, end, [0.0] * n) for n, end in zip(lengths, finished, strict=True)]
+    assert [r.is_answer for r in rollouts] == [True, False, True, False]
+    scores = combine(rollouts, torch.tensor([0.5, 9.0, -2.0, 9.0]), torch.full((4,), 9.0), GATE)
+    assert [s.combined for s in scores] == pytest.approx([0.5, -2.001, -2.0, -2.001])
 
 
 def test_a_group_is_held_by_itself_alone() -> None:
