@@ -1,7 +1,7 @@
 """Sampling responses, many at a time (released code; paper 3.2.3 samples for RLHF).
 
 A finished response leaves the batch and a waiting prompt takes its slot. The noise of each token is a function of
-(seed, program, prompt id, sample number, position), so a response does not depend on batch size, refill, ranks or
+(seed, program and round, prompt id, sample number, position), so a response does not depend on batch size, refill, ranks or
 restarts (up to the rounding of logits), and no program replays the noise of another.
 
 Shapes: B active rows, V vocabulary.

@@ -102,7 +102,7 @@ def _cut(value: Any) -> str:
 
 def _setting(config: Any, key: str) -> Any:
     for name in key.split("."):
-        config = config.get(name, {})
+        config = (config or {}).get(name)  # an earlier version did without the key
     return config
 
 

@@ -30,7 +30,7 @@ from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
-from .config import CompareConfig
+from .config import CompareConfig, noise_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
         run.print,
         BadRows(cfg.bad_rows),
     )
-    sampling = {**vars(cfg.sampling), "seed": cfg.run.seed}
+    sampling = {**vars(cfg.sampling), "seed": cfg.run.seed, "program": noise_of("compare", cfg.round)}
     rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, ComparedRow)
@@ -130,7 +130,7 @@ class PairSampler:
             self.load(key),
             prompts,
             numbers,
-            self.cfg.sampling.at(temperatures[0]).seeded(self.cfg.run.seed, "compare"),
+            self.cfg.sampling.at(temperatures[0]).seeded(self.cfg.run.seed, noise_of("compare", self.cfg.round)),
             self.tokenizer.eos_id,
             self.cfg.generation_batch_size,
             self.on_done,
@@ -149,7 +149,7 @@ def comparison(
     """Return one row of comparisons.jsonl."""
     (a, b), (first, second) = variants, rollouts
     return {
-        "id": f"{prompt.id}#{number}",
+        "id": f"{prompt.id}#{noise_of(str(number), cfg.round)}",  # annotators draw by it, in each round anew
         "prompt_id": prompt.id,
         "messages": prompt.messages,
         "response_a": decode_response(first.tokens, tokenizer),
@@ -166,7 +166,7 @@ def comparison(
 
 def draw_variants(cfg: CompareConfig, prompt_id: str, pair: int) -> tuple[Variant, Variant]:
     """Return where responses a and b of a pair come from: a function of the seed, the prompt and the pair's number."""
-    chance = random.Random(noise_key(cfg.run.seed, f"variants of {prompt_id}", pair))
+    chance = random.Random(noise_key(cfg.run.seed, noise_of(f"variants of {prompt_id}", cfg.round), pair))
     temperatures = cfg.sampling.temperatures
     if cfg.checkpoint_b is not None:
         first = Variant("checkpoint_a", chance.choice(temperatures))

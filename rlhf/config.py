@@ -14,6 +14,14 @@ from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, SamplingConf
 KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
 
 
+def noise_of(program: str, number: int | None) -> str:
+    """Return the name of the sampling noise of a program in a round of a pipeline (None: in the first).
+
+    A later round has the same prompts and, in part, the same models: with the same noise it would get former responses.
+    """
+    return program if number is None or number == 1 else f"{program}@{number}"
+
+
 @dataclass
 class SampleConfig(ResponsesConfig):
     """What is sampled and how; configs/sample.yaml says what each key means."""
@@ -50,6 +58,7 @@ class CompareConfig:
     prompts: list[str] = field(metadata=reads("prompt"))
     max_prompts: int | None = field(metadata=least(1))
     pairs_per_prompt: int = field(metadata=least(1))
+    round: int | None = field(metadata=least(1))
     sampling: VariedSamplingConfig
     too_long: str = field(metadata=one_of(TOO_LONG))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
@@ -74,6 +83,7 @@ class RejectionSamplingConfig(ResponsesConfig):
     base: str = field(metadata=reads("checkpoint", "pretrain"))
     sft_train: list[str] = field(metadata=reads("dialogue"))
     sft_fraction: float | None
+    round: int | None = field(metadata=least(1))
     earlier: list[str] = field(metadata=reads("dialogue"))
     steps: int = field(metadata=least(1))
     batch_sequences: int = field(metadata=least(1))

@@ -43,7 +43,14 @@ from llamatrain.responses.scoring import check_zero, require_zero, sigmoid
 from llamatrain.run import Run
 from llamatrain.start import language_engine, rows_at_once
 
-from .config import RejectionSamplingConfig
+from .config import RejectionSamplingConfig, noise_of
+
+SAMPLED = (  # what the samples follow from, beside the models and the prompts
+    *(f"sampling.{key}" for key in ("temperature", "top_p", "max_new_tokens")),
+    *(f"gate.{key}" for key in ("safety_threshold", "unfinished_logit")),
+    *("samples_per_prompt", "max_prompts", "too_long", "round", "dtype"),
+)
+FIXED = ("batch_sequences", "max_length", "sft_fraction", "replay_fraction", *SAMPLED)
 
 
 def train(cfg: RejectionSamplingConfig) -> None:
@@ -62,11 +69,10 @@ def train(cfg: RejectionSamplingConfig) -> None:
     cfg.generation_batch_size = generated_at_once(cfg.generation_batch_size, parents, cfg.dtype)
     bad = BadRows(cfg.bad_rows)
     sft, earlier = read_dialogues(cfg.sft_train, bad), read_dialogues(cfg.earlier, bad)
-    fixed = ("batch_sequences", "max_length", "sft_fraction", "replay_fraction")
-    with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg), fixed) as run:
+    with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg), FIXED) as run:
         bad.say(run.print)
         # 1. sample and score
-        chunks = make_responses(run, cfg, parents)
+        chunks = make_responses(run, cfg, parents, noise_of("rejection_sampling", cfg.round))
 
         # 2. keep the best
         metrics = keep_best(run, cfg, chunks)

@@ -21,7 +21,7 @@ def sample(cfg: SampleConfig) -> None:
     with Run(cfg.run, "sample", cfg, parents, data, dashboard=False) as run:
         run.resume({})
         started = time.monotonic()
-        chunks = make_responses(run, cfg, parents)
+        chunks = make_responses(run, cfg, parents, "sample")
         if run.is_main:
             write_responses(run.folder, chunks)
             metrics = response_metrics("sample", list(chunks.rows()))

@@ -125,7 +125,7 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
                 start = models[cfg.rejection_base]
                 # The best of all earlier rounds: the paper's V3, tuned on its last round alone, forgot how to rhyme.
                 earlier = {"earlier": [stage / "best.jsonl" for stage in sampled] or None}
-                tuned = {"prompts": data.prompts, **finals(rewards)}
+                tuned = {"prompts": data.prompts, "round": later(n), **finals(rewards)}
                 own = {"sft_train": data.dialogues, **replay(g, cfg, corpus, "rejection_sampling"), **earlier}
                 sampled.append(g.add("rejection_sampling", checkpoint=policy, base=start, **tuned, **own))
                 models[f"rs_v{n}"] = policy = sampled[-1].final
@@ -201,7 +201,8 @@ def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapp
         g.leave_out(f"comparisons of round {n}", "data.prompts")
         return []
     newest, before = list(models.values())[-1], list(models.values())[-2]
-    pairs = g.add("compare", checkpoint_a=newest, checkpoint_b=before if n > 1 else None, prompts=data.prompts)
+    variants = {"checkpoint_a": newest, "checkpoint_b": before if n > 1 else None}
+    pairs = g.add("compare", prompts=data.prompts, round=later(n), **variants)
     if data.ratings:
         path = g.wait_for(
             f"{data.ratings}/v{n}_preferences.jsonl",
@@ -213,6 +214,11 @@ def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapp
     rate = g.add("rate", world=world, comparisons=[pairs / "comparisons.jsonl"])
     train, held_out = ({kind: [rate / f"preferences_{kind}{end}.jsonl"] for kind in KINDS} for end in ("", "_eval"))
     return [Rated(Pairs(**train), Pairs(**held_out))]
+
+
+def later(n: int) -> int | None:
+    """Return the number of a round after the first, whose samples are drawn by noise of their own."""
+    return n if n > 1 else None
 
 
 def pairs_of(rated: list[Rated], kind: str) -> list[str]:

@@ -26,8 +26,8 @@ from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 
-def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> Chunks[SampledRow]:
-    """Sample and score `samples_per_prompt` responses per prompt, as chunks on disk."""
+def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noise: str) -> Chunks[SampledRow]:
+    """Sample and score `samples_per_prompt` responses per prompt, as chunks on disk; `noise` names what they are drawn by."""
     tokenizer = shared_tokenizer(parents, cfg.tokenizer)
     context = shared_context(parents)
     prompts = load_prompts(
@@ -40,7 +40,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path]) -> 
         run.print,
         BadRows(cfg.bad_rows),
     )
-    sampling = cfg.sampling.seeded(cfg.run.seed, run.program)
+    sampling = cfg.sampling.seeded(cfg.run.seed, noise)
     rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
     per_prompt = cfg.samples_per_prompt

@@ -62,6 +62,28 @@ def test_variants_are_a_function_of_seed_prompt_and_pair(world: dict[str, str], 
     assert single == (Variant("checkpoint_a", 0.7), Variant("checkpoint_a", 0.7))
 
 
+def test_a_later_round_draws_anew_from_the_same_model(world: dict[str, str], tmp_path: Path) -> None:
+    """Planted: the model of the first round again, to the same prompts with the same seed."""
+
+    def made(number: str) -> list[ComparisonRow]:
+        compare(composed(world, tmp_path, f"run.name=c{number}", f"round={number}"))
+        return list(read_rows(tmp_path / f"c{number}" / "comparisons.jsonl", ComparisonRow))
+
+    def told(rows: list[ComparisonRow]) -> set[tuple[str, str]]:
+        return {
+            (row["id"].partition("#")[0], response)
+            for row in rows
+            for response in (row["response_a"], row["response_b"])
+        }
+
+    first, second = made("1"), made("2")
+    assert first == made("null")
+    assert not told(first) & told(second)
+    # Annotators draw their mistakes by it.
+    assert not {row["id"] for row in first} & {row["id"] for row in second}
+    assert [row["prompt_id"] for row in first] == [row["prompt_id"] for row in second]  # of which some are held out
+
+
 def test_pairs_of_equal_responses_are_left_out() -> None:
     assert differs({"response_a": "yes", "response_b": "no"})
     assert not differs({"response_a": "yes", "response_b": "yes"})

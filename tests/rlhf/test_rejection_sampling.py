@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -115,11 +116,29 @@ def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
     tuned = dict(hf_folder.load_weights((folder / "final").resolve()))
     assert any(not torch.equal(start[name], tuned[name]) for name in start)
 
+    # Its samples are what it was trained on: no setting of theirs may change behind it.
+    for override in ("sampling.temperature=0.5", "samples_per_prompt=4", "max_prompts=6", "round=2", "dtype=bfloat16"):
+        with pytest.raises(UserError, match=rf"{override}: .*round1.* was trained with .*its samples"):
+            train(composed(world, tmp_path, "round1", "steps=6", override))
+    assert list(read_rows(folder / "best.jsonl", DialogueRow)) == best
+
     # The second round samples the first's result and still trains on the first's best.
     second = {**world, "checkpoint": str(folder / "final")}
     train(composed(second, tmp_path, "round2", f"earlier=[{folder}/best.jsonl]"))
     assert (tmp_path / "round2" / "responses.jsonl").read_bytes() != (folder / "responses.jsonl").read_bytes()
     assert (tmp_path / "round2" / "final").exists()
+
+
+def test_each_round_has_noise_of_its_own(world: dict[str, str], tmp_path: Path) -> None:
+    """Else a policy tuned on the best samples would be asked for the same ones again."""
+    names = []
+    for more in ([], ["round=1"], ["round=2"], ["round=3"]):
+        patch = mock.patch("rlhf.rejection_sampling.make_responses", side_effect=KeyboardInterrupt)
+        with patch as sampled, pytest.raises(KeyboardInterrupt):
+            train(composed(world, tmp_path, "r", *more))
+        names.append(sampled.call_args.args[3])
+    assert names[0] == names[1] == "rejection_sampling"
+    assert len(set(names)) == 3
 
 
 def test_only_the_sampled_answer_of_a_multi_turn_prompt_is_trained(

@@ -54,6 +54,7 @@ def test_a_later_round_remembers_the_best_samples_and_all_preferences_so_far() -
     third = settings(built, "v3_rejection_sampling")
     assert third["earlier"] == ["@v1_rejection_sampling/best.jsonl", "@v2_rejection_sampling/best.jsonl"]
     assert (third["checkpoint"], third["base"]) == ("@v2_rejection_sampling/final", "@sft/final")
+    assert (settings(built, "v3_compare")["round"], third["round"]) == (3, 3)  # else their noise would be the first's
     reward = settings(built, "v3_reward_safety")
     assert reward["train"] == [f"@v{n}_rate/preferences_safety.jsonl" for n in (1, 2, 3)]
     assert reward["eval"] == ["@v3_rate/preferences_safety_eval.jsonl"]
