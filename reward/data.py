@@ -16,7 +16,7 @@ from llamatrain.data.batches import check_split
 from llamatrain.data.kinds import PreferenceRow
 from llamatrain.data.order import shuffled
 from llamatrain.data.packing import Batch
-from llamatrain.data.rows import placed_rows
+from llamatrain.data.rows import placed_rows, row_number
 from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.model.config import load_config
@@ -64,8 +64,7 @@ def load_pairs(
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
     bad = bad or BadRows()
-    before = bad.counts.total()
-    for number, (where, row) in enumerate(placed_rows(path, PreferenceRow, bad)):
+    for where, row in placed_rows(path, PreferenceRow, bad):
         if kind is not None and row["kind"] != kind:
             raise UserError(f"{where} is a {row['kind']} preference, but kind={kind}; mix takes both")
         fault = _fault(row)
@@ -75,7 +74,7 @@ def load_pairs(
         # A side far too long is told by its characters, before either is encoded.
         sides = [_messages(row, "chosen"), _messages(row, "rejected")]
         count = max(too_many(messages, tokenizer, max_length) or 0 for messages in sides)
-        pair = None if count else _pair(row, tokenizer, path, number + bad.counts.total() - before)
+        pair = None if count else _pair(row, tokenizer, path, row_number(where) - 1)
         if pair is not None and pair.longest <= max_length:
             pairs.append(pair)
         elif too_long == "skip":

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from llamatrain import atomic, checkpoint, distributed, hf_folder
 from llamatrain.config.program import main
-from llamatrain.data.rows import write_rows
+from llamatrain.data.rows import whole_source, write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.engine.zero import DTYPES
 from llamatrain.errors import UserError, missing
@@ -77,9 +77,10 @@ def pooled(paths: list[str]) -> list[Scored]:
             raise missing(file, "reward.evaluate")
         for number, result in enumerate(read_lines(file, Scored, "`llamatrain reward.evaluate` makes it"), 1):
             # Folds that overlap would count some pairs twice, and the interval would look too narrow.
-            if (result.source, result.row) in results:
-                raise UserError(f"{file}:{number}: row {result.row} of {result.source} is scored twice in the pool")
-            results[result.source, result.row] = result
+            pair = whole_source(result.source), result.row
+            if pair in results:
+                raise UserError(f"{file}:{number}: row {result.row} of {pair[0]} is scored twice in the pool")
+            results[pair] = result
     if not results:
         raise UserError(f"pool={','.join(paths)}: there is no scored pair in it; need one at least")
     return list(results.values())

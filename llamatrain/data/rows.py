@@ -127,6 +127,16 @@ def place(part: Part) -> str:
     return f"{path}{', row ' if path.suffix == '.parquet' else ':'}"
 
 
+def row_number(where: str) -> int:
+    """Return the number, from 1, of the raw row that stands where `placed_rows` says."""
+    return int(re.split(r"\D", where)[-1])
+
+
+def whole_source(source: str) -> str:
+    """Return a source without the share of its rows that is meant."""
+    return _split_share(source)[0]
+
+
 def count_part(part: Part) -> int:
     """Return how many raw rows (of plain text, lines) a part holds, where another part of its file follows; else 0."""
     path = local_file(part.source)

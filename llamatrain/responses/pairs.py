@@ -31,7 +31,7 @@ class Pair:
     chosen_safe: bool | None
     rejected_safe: bool | None
     is_adversarial: bool  # the prompt
-    source: str  # the file it comes from
+    source: str  # the file it comes from, with the share of it that is meant
     row: int  # its place in that file, from 0
 
     def __len__(self) -> int:

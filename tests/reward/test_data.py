@@ -115,6 +115,12 @@ def test_rows_keep_their_places_where_bad_ones_are_skipped(tmp_path: Path, token
         load_pairs(str(path), tokenizer, 128, "skip", "safety", BadRows("skip"))
 
 
+def test_rows_of_a_share_keep_their_places_in_the_file(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write_preferences(tmp_path / "p.jsonl", 12, long=0)
+    parts = [load_pairs(f"{path}@fold{k}/3", tokenizer, 128, "skip")[0] for k in range(3)]
+    assert sorted(pair.row for part in parts for pair in part) == list(range(12))
+
+
 def test_pairs_that_teach_nothing_are_dropped_and_counted(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """Planted: equal answers (but for spaces), an empty one, and an unsafe answer chosen over a safe one."""
     labels = {"chosen_safe": False, "rejected_safe": True}

@@ -92,6 +92,8 @@ def test_evaluates_files_and_folds_pool_to_the_whole(
     assert json.loads((pool / "accuracy.json").read_text())["overall"] == found["overall"]
     first, second = (sorted(row["chosen_score"] for row in read_jsonl(f / "scores.jsonl")) for f in (whole, pool))
     assert first == pytest.approx(second, abs=1e-5)
+    with pytest.raises(UserError, match=rf"fold1.*: row \d+ of {pairs} is scored twice in the pool"):
+        run(tmp_path, "overlap", f"pool=[{whole},{folds[1]}]")
 
 
 def test_mistakes_are_named(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
