@@ -30,7 +30,10 @@ def perplexity(
     dtype: torch.dtype,
     tokenizer: str | None = None,
 ) -> dict[str, float]:
-    """Return loss (nats per token), perplexity and bits per byte of a checkpoint; all ranks take part."""
+    """Return loss (nats per token), perplexity and bits per byte of a checkpoint; all ranks take part.
+
+    Of every source the first `limit` sequences are read, and stand for all of it.
+    """
     model = hf_folder.load_model(folder, distributed.device(), dtype)
     if not isinstance(model, Transformer):
         raise UserError(f"checkpoint {folder} is a reward model; need a language model for perplexity")
@@ -46,8 +49,13 @@ def perplexity(
         tokenizer=hf_folder.load_tokenizer(folder, tokenizer),
         held_out=True,
     )
-    loss = mean_loss(model.eval(), batches.eval_batches(limit))
-    return text_measures(loss, sum(map(batches.targets, batches.sources)), batches.manifest.text_bytes)
+    model.eval()
+    total, targets = 0.0, 0
+    for source in batches.sources:
+        count = batches.targets(source)  # of all its sequences, whatever the limit: its weight in the total
+        total += mean_loss(model, batches.source_batches(source.name, limit)) * count
+        targets += count
+    return text_measures(total / targets, targets, batches.manifest.text_bytes)
 
 
 @torch.no_grad()

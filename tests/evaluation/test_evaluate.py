@@ -12,7 +12,7 @@ import torch
 from evaluation.__main__ import evaluate, is_base
 from evaluation.config import EvaluateConfig
 from evaluation.measures import logit
-from evaluation.perplexity import mean_loss
+from evaluation.perplexity import mean_loss, perplexity
 from llamatrain.config.compose import compose
 from llamatrain.data.rows import write_rows
 from llamatrain.data.sequences import TokenBatches
@@ -59,6 +59,21 @@ def test_mean_loss_is_that_of_every_token(corpus: Path, model_config: ModelConfi
     assert text_measures(loss, targets, manifest.text_bytes)["bits_per_byte"] == pytest.approx(
         total / math.log(2) / len(TEXT.replace("\n", "")), rel=1e-5
     )
+
+
+def test_a_limit_measures_every_source(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
+    model = save_checkpoint(tmp_path / "base", Transformer(model_config, seed=0), tokenizer)
+    for name, text in (("tales", TEXT), ("numbers", "\n".join(f"{i} and {i + 1}" for i in range(200)))):
+        write_rows(tmp_path / f"{name}.jsonl", [{"text": line, "source": name} for line in text.splitlines()])
+
+    def measured(*names: str) -> dict[str, float]:
+        sources = {name: str(tmp_path / f"{name}.jsonl") for name in names}
+        folder = tmp_path / "-".join(names)
+        write_corpus(folder, sources, tokenizer)
+        return perplexity(model, folder, 2, isolate=False, limit=1, dtype=torch.float32)
+
+    # Whichever comes first: a limit on all sequences together would read that one alone.
+    assert measured("tales", "numbers") == pytest.approx(measured("numbers", "tales"), rel=1e-6)
 
 
 def test_evaluates_everything_there_is(
