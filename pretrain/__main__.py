@@ -35,7 +35,7 @@ def train(cfg: PretrainConfig) -> None:
     cfg.micro_batch_size = rows_at_once(cfg, model, world_size())
     batches, held_out = load(cfg, tokenizer)
     check_epochs(cfg, batches.manifest)
-    data, fixed = {"train": batches.fingerprint}, ("batch_tokens", "seq_len")
+    data, fixed = {"train": batches.fingerprint}, ("batch_tokens", "seq_len", "isolate_documents")
     with Run(cfg.run, "pretrain", cfg, {"checkpoint": start} if start else {}, data, fixed) as run:
         run.print(plan(cfg, model, world_size(), start, epochs(cfg, batches.manifest)))
         if held_out is None:

@@ -43,7 +43,7 @@ def train(cfg: SFTConfig) -> None:
     cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, max_length, world_size())
     batches, held_out = load(cfg, tokenizer, max_length, bad)
     steps = total_steps(cfg, batches)
-    data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "max_length")
+    data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "max_length", "isolate_documents")
     with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed) as run:
         bad.say(run.print)
         run.print(plan(cfg, batches, steps))

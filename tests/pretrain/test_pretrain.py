@@ -65,6 +65,8 @@ def test_learns_and_writes_a_checkpoint(tmp_path: Path, corpus: Path, tokenizer:
     folder = checkpoint.resolve(tmp_path / "base" / "final")
     assert hf_folder.load_config(folder)[0].vocab_size == tokenizer.vocab_size
     assert hf_folder.load_tokenizer(folder).fingerprint == tokenizer.fingerprint
+    with pytest.raises(UserError, match=r"isolate_documents=True: .* was trained with False.*its loss halfway"):
+        train(configure(tmp_path, corpus, tokenizer, "isolate_documents=true"))
 
 
 @pytest.mark.slow

@@ -75,6 +75,8 @@ def test_learns_answers_by_heart(tmp_path: Path, base: Path, tokenizer: Tokenize
     answer = generate(model, [prompt], [("p", 0)], Sampling(0.0, 1.0, 30, 0), tokenizer.eos_id, 1)[0]
     assert answer.tokens == tokens[len(prompt) :]
     assert answer.finished
+    with pytest.raises(UserError, match=r"isolate_documents=False: .* was trained with True.*its loss halfway"):
+        train(configure(tmp_path, base, "epochs=90", "isolate_documents=false"))
 
 
 def test_loss_is_that_of_the_answers_alone(
