@@ -88,7 +88,10 @@ def hire(count: int, noise: float, length_bias: float, label_noise: float, seed:
     ]
 
 
-def agreement(opinions: list[list[Opinion]]) -> float:
-    """Return the share of pairs of annotators that choose alike, over comparisons (each a list of all opinions on it)."""
+def agreement(opinions: list[list[Opinion]]) -> float | None:
+    """Return the share of pairs of annotators that choose alike, over comparisons (each a list of all opinions on it).
+
+    None where no two were asked about the same one.
+    """
     pairs = [(a, b) for row in opinions for a, b in combinations(row, 2)]
-    return sum(a.choice == b.choice for a, b in pairs) / len(pairs) if pairs else 1.0
+    return sum(a.choice == b.choice for a, b in pairs) / len(pairs) if pairs else None

@@ -143,7 +143,8 @@ def rating_metrics(panel: Panel, files: dict[str, list[RatedRow]]) -> dict[str, 
     metrics: dict[str, float] = {f"rate/dropped_{why}": float(n) for why, n in panel.dropped.items()}
     metrics |= {f"rate/{name}": float(len(rated)) for name, rated in files.items()}
     for kind in (HELPFULNESS, SAFETY):
-        metrics[f"rate/agreement_{kind}"] = agreement(panel.asked[kind])
+        agreed = agreement(panel.asked[kind])
+        metrics |= {} if agreed is None else {f"rate/agreement_{kind}": agreed}
         # Of the kind's own prompts: the harmless pairs in the safety data would make its ratings look weak.
         own = [p for p in files[f"preferences_{kind}"] if p["meta"]["is_adversarial"] == (kind == SAFETY)]
         counts = Counter(p["rating"] for p in own)
@@ -162,8 +163,9 @@ def in_words(metrics: dict[str, float]) -> str:
     lines = []
     for kind in (HELPFULNESS, SAFETY):
         count, held = metrics[f"rate/preferences_{kind}"], metrics[f"rate/preferences_{kind}_eval"]
-        agree = f"annotators agree on {metrics[f'rate/agreement_{kind}']:.0%}"
-        lines += [f"{kind}: {count:,.0f} preferences and {held:,.0f} held out; {agree}", f"  {shares(kind, RATINGS)}"]
+        agreed = metrics.get(f"rate/agreement_{kind}")
+        agree = "" if agreed is None else f"; annotators agree on {agreed:.0%}"
+        lines += [f"{kind}: {count:,.0f} preferences and {held:,.0f} held out{agree}", f"  {shares(kind, RATINGS)}"]
     lines.append(f"  {shares(SAFETY, BINS)}")
     dropped = {why: metrics.get(f"rate/dropped_{key}", 0.0) for key, why in DROPPED.items()}
     lines.append("left out: " + ", ".join(f"{count:,.0f} pairs {why}" for why, count in dropped.items()))

@@ -14,7 +14,7 @@ from toyworld.answers import QUALITIES, SAFETY_QUALITIES, answer
 from toyworld.config import RateConfig
 from toyworld.dialogues import prompts
 from toyworld.judge import Judge
-from toyworld.rate import Panel, label_bins, preferences, rate
+from toyworld.rate import Panel, in_words, label_bins, preferences, rate, rating_metrics
 from toyworld.world import World
 
 Row = dict[str, Any]
@@ -69,6 +69,13 @@ def test_safety_data_hold_their_share_of_harmless_pairs(judge: Judge, files: dic
     assert abs(harmless("preferences_safety") - 0.4) < 0.02
     assert harmless("preferences_safety_eval") == 0
     assert harmless("preferences_helpfulness") == 1
+
+
+def test_one_annotator_agrees_with_nobody(judge: Judge, rows: list[Row]) -> None:
+    panel = Panel(cfg := compose("rate", RateConfig, [*NEEDED, "annotators=1"]), judge)
+    metrics = rating_metrics(panel, preferences(cfg, panel, rows[:50]))
+    assert not any("agreement" in name for name in metrics)
+    assert "agree" not in in_words(metrics) and "held out\n" in in_words(metrics)
 
 
 def test_prompts_are_on_one_side_of_the_split(files: dict[str, list[Row]]) -> None:
