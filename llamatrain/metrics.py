@@ -65,7 +65,7 @@ class Metrics:
         self._file.close()
         with atomic.replacing(self.path) as kept:
             for row in self._rows():
-                if row["step"] <= step and step > 0:  # at 0 nothing stays: not even step 0, which is measured again
+                if row["step"] <= step:
                     kept.write(f"{json.dumps(row)}\n".encode())
         self._file = self.path.open("a")
 

@@ -230,16 +230,16 @@ class Run:
             shutil.rmtree(left, ignore_errors=True)
         self._drop_stale()
         newest = checkpoint.latest(self.checkpoints)
+        step, state = (0, {}) if newest is None else self._restore(newest, engines)
+        if self._metrics is not None and step == 0:
+            self._metrics.cut(-1)  # not even step 0 stays, which is measured again
         if newest is None:
-            if self._metrics is not None:
-                self._metrics.cut(0)
-            return 0, {}
-        found = self._restore(newest, engines)
+            return step, state
         self.print(f"resumed from {newest} at step {self.step}")
         settings = json.loads(json.dumps(self.settings, default=str))
         for difference in differences(checkpoint.lineage(newest)["config"], settings):
             self.print(f"changed since the checkpoint: {difference}")
-        return found
+        return step, state
 
     def _restore(self, folder: Path, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
         from . import checkpoint

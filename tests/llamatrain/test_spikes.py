@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import types
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,7 @@ class World:
         broken: tuple[int, ...] = (),
         skip: tuple[int, ...] = (),
         spikes: SpikeConfig = SHORT,
+        evaluate: Callable[[], dict[str, float]] | None = None,
         **changes: Any,
     ) -> list[dict[str, Any]]:
         """Train (or go on); return metrics.jsonl without times."""
@@ -169,7 +171,8 @@ class World:
         with Run(config, "test", {"run": asdict(config)}, data={"train": batches.fingerprint}) as run:
             engine = Engine(Transformer(self.model, seed=0), OPTIM, ZERO, STEPS)
             guard = Guard(spikes, batches, self.tokenizer)
-            fit(engine, batches, loss_fn, run, STEPS, self.tokenizer, guard=guard)
+            first = None if evaluate is None else (lambda: evaluate() if run.step == 0 else {})
+            fit(engine, batches, loss_fn, run, STEPS, self.tokenizer, first, guard, measure_start=evaluate is not None)
         timed = ("time", "train/tokens_per_second", "train/step_seconds", "train/read_seconds")
         return [
             {k: v for k, v in row.items() if k not in timed} for row in read_jsonl(self.run(name) / "metrics.jsonl")
@@ -227,6 +230,15 @@ def test_poison_is_found_undone_and_named(world: World) -> None:
     assert (skipped[4], skipped[5], skipped[30], skipped[-1]) == (0, ROWS, 2 * ROWS, 3 * ROWS)
     state = json.loads((world.run("poisoned") / "final" / "trainer" / "state.json").read_text())
     assert state["skip"] == sorted(skip)
+
+
+def test_what_was_measured_before_the_first_step_stays(world: World) -> None:
+    """Back at step 0 it is not measured again, as it is where a run resumes from there."""
+    measured = [{"eval/loss": 6.0}]
+    rows = world.train("start", broken=(steps(3, 3)[0],), evaluate=measured.pop)
+    assert (world.incidents("start")[0]["back_to"], measured) == (0, [])
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    assert rows[0] == {"step": 0, "eval/loss": 6.0}
 
 
 def test_a_burst_is_one_incident(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
