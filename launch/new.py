@@ -147,6 +147,13 @@ def _tell_plan(say: Console, fit: Fit, seconds: Mapping[str, float]) -> None:
         f"{fit.context} tokens, on {fit.machine.name}: {_minutes(seconds)}.",
         highlight=False,
     )
+    if fit.folds > 1:
+        crossed = sum(stage.program in ("reward", "reward.evaluate") for stage in fit.graph.stages.values())
+        say.print(
+            f"Of {len(fit.graph.stages)} stages {crossed} train and measure reward models: of few pairs {fit.folds} of each kind, "
+            f"so that every pair is measured by a model that did not see it. folds=1 in the preset trains one, unmeasured.",
+            highlight=False,
+        )
     for line in fit.graph.further():
         say.print(f"[yellow]–[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
 

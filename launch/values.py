@@ -69,7 +69,7 @@ def _pipeline(fit: Fit, data: str) -> list[Value]:
             Value("replay.rejection_sampling=0.1", "the same"),
         ]
     if fit.folds > 1:
-        why = "few pairs: each reward model is trained so often, and measured on the pairs that it did not see"
+        why = "few pairs: so many reward models of each kind, each measured on the part that it did not see; 1: one, unmeasured"
         values.append(Value(f"folds={fit.folds}", why))
     return values
 

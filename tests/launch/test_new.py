@@ -151,13 +151,15 @@ def test_dialogues_alone_are_the_text_of_the_pieces_too(here: Path) -> None:
     assert 259 + 20 < int(size) <= 512
 
 
-def test_few_pairs_are_cross_validated_where_there_is_time(here: Path) -> None:
+def test_few_pairs_are_cross_validated_where_there_is_time_and_it_is_said(here: Path, capsys: Capture) -> None:
     write(here / "data/rated.jsonl", pairs(300))
     values: list[Any] = []
     for name, minutes in (("quick", 5), ("thorough", 30)):
         assert made(name, "from=data", f"minutes={minutes}") == 0
         values.append(yaml.safe_load(Path(f"presets/{name}.yaml").read_text())["pipeline"])
     assert ["folds=5" in value for value in values] == [False, True]
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("Of 33 stages 22 train and measure reward models: of few pairs 5 of each kind") == 1
 
 
 def test_a_path_with_spaces_and_a_list_of_several(here: Path, capsys: Capture) -> None:
