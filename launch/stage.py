@@ -158,8 +158,13 @@ class Runner:
             folder.mkdir(parents=True, exist_ok=True)
             status = {"state": "waiting", "program": decision.stage.program, "reason": decision.why}
             atomic.write_json(folder / STATUS, {**status, "updated": time.time()})
-        self.waiting[decision.stage.name] = list(decision.stage.missing(self.place))
-        self.line("◇", "yellow", decision.stage, escape(decision.why))
+        files, told = (
+            list(decision.stage.missing(self.place)),
+            {file for known in self.waiting.values() for file in known},
+        )
+        why = f"waits for {' and '.join(files)}" if told.issuperset(files) else decision.why  # what is to be in it once
+        self.waiting[decision.stage.name] = files
+        self.line("◇", "yellow", decision.stage, escape(why))
 
     def waited(self, count: int) -> int:
         """Say for which files of people so many stages wait, and how to resume; return the exit code."""
