@@ -131,7 +131,7 @@ class PairSampler:
             prompts,
             numbers,
             self.cfg.sampling.at(temperatures[0]).seeded(self.cfg.run.seed, noise_of("compare", self.cfg.round)),
-            self.tokenizer.eos_id,
+            self.tokenizer,
             self.cfg.generation_batch_size,
             self.on_done,
             temperatures,

@@ -206,7 +206,7 @@ def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokeni
             [prompt for prompt, _ in own],
             [number for _, number in own],
             cfg.sampling.seeded(cfg.run.seed, "ppo"),
-            tokenizer.eos_id,
+            tokenizer,
             cfg.generation_batch_size,
         )
 

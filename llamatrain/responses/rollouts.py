@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from llamatrain.chat import decode_response
 from llamatrain.data.packing import Sample, collate, pack
 from llamatrain.generation import generate
 from llamatrain.responses.prompts import Prompt
 from llamatrain.settings import Sampling
+from llamatrain.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
@@ -28,11 +30,7 @@ class Rollout:
     tokens: list[int]
     finished: bool
     sampler_logprobs: list[float]
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether it ends with EOS, and says something before."""
-        return self.finished and len(self.tokens) > 1
+    is_answer: bool  # whether it ends with EOS and says something before: a space alone, which ends answers, is nothing
 
 
 @dataclass
@@ -59,7 +57,7 @@ def sample_rollouts(
     prompts: Sequence[Prompt],
     numbers: Sequence[int],
     sampling: Sampling,
-    eos_id: int,
+    tokenizer: Tokenizer,
     generation_batch_size: int | None,
     on_done: Callable[[int], None] | None = None,
     temperatures: Sequence[float] | None = None,
@@ -71,11 +69,13 @@ def sample_rollouts(
     assert generation_batch_size is not None, "a program fills in what is left to the memory"
     keys = [(prompt.id, number) for prompt, number in zip(prompts, numbers, strict=True)]
     tokens = [prompt.tokens for prompt in prompts]
-    generated = generate(model, tokens, keys, sampling, eos_id, generation_batch_size, on_done, temperatures)
-    return [
-        Rollout(prompt, response.tokens, response.finished, response.logprobs)
-        for prompt, response in zip(prompts, generated, strict=True)
-    ]
+    size, eos_id = generation_batch_size, tokenizer.eos_id
+    generated = generate(model, tokens, keys, sampling, eos_id, size, on_done, temperatures)
+    rollouts = []
+    for prompt, made in zip(prompts, generated, strict=True):
+        is_answer = made.finished and bool(decode_response(made.tokens, tokenizer))
+        rollouts.append(Rollout(prompt, made.tokens, made.finished, made.logprobs, is_answer))
+    return rollouts
 
 
 def pack_rollouts(rollouts: Sequence[Rollout], context: int, device: torch.device) -> Packed:

@@ -57,7 +57,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noi
                 [prompt for prompt, _ in wanted],
                 [number for _, number in wanted],
                 sampling,
-                tokenizer.eos_id,
+                tokenizer,
                 cfg.generation_batch_size,
                 lambda _: bar.update(1),
             )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import torch
 
+from llamatrain.generation import Generated
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.responses.rollouts import pack_rollouts, portions, sample_rollouts
 from llamatrain.settings import Sampling
+from llamatrain.tokenizer import Tokenizer
 from rlhf.losses import token_logprobs
 from tests.rlhf.worlds import random_rollouts
 
@@ -40,10 +44,21 @@ def test_logprobs_are_log_softmax_at_the_previous_position_of_the_unpacked_rollo
         torch.testing.assert_close(own, torch.stack(expected), atol=1e-5, rtol=0)
 
 
-def test_the_samplers_logprobs_are_those_of_the_forward_pass(model_config: ModelConfig) -> None:
+def test_an_answer_ends_and_says_something(tokenizer: Tokenizer) -> None:
+    """EOS alone says nothing; nor does a space before it, with which every answer of the chat format ends."""
+    said = ["The fox.", " The fox. ", "", " ", "\n", "The fox."]
+    made = [Generated([5], tokenizer.encode(text, eos=i < 5), finished=i < 5) for i, text in enumerate(said)]
+    assert len(made[3].tokens) > 1
+    with mock.patch("llamatrain.responses.rollouts.generate", return_value=made):
+        prompts = [r.prompt for r in random_rollouts(6)]
+        rollouts = sample_rollouts(None, prompts, [0] * 6, Sampling(1.0, 1.0, 9, 0), tokenizer, 6)
+    assert [r.is_answer for r in rollouts] == [True, True, False, False, False, False]
+
+
+def test_the_samplers_logprobs_are_those_of_the_forward_pass(model_config: ModelConfig, tokenizer: Tokenizer) -> None:
     model = Transformer(model_config, seed=0)
     prompts = [r.prompt for r in random_rollouts(5)]
-    rollouts = sample_rollouts(model, prompts, [0] * 5, Sampling(0.7, 1.0, 10, 0), 2, generation_batch_size=3)
+    rollouts = sample_rollouts(model, prompts, [0] * 5, Sampling(0.7, 1.0, 10, 0), tokenizer, 3)
     packed = pack_rollouts(rollouts, model_config.max_seq_len, CPU)
     logprobs = token_logprobs(model(**packed.inputs, select=packed.before), packed.targets, 0.7)
     sampler = torch.tensor([p for r in rollouts for p in r.sampler_logprobs])

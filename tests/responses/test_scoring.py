@@ -86,9 +86,8 @@ def test_the_low_quantile_spares_a_single_bad_response() -> None:
 def test_an_empty_response_is_no_answer() -> None:
     """EOS at once ends, but answers nothing; no preference has an empty side, so no reward model knows what it is worth."""
     prompt = random_rollouts(2)[1].prompt  # a harmless one
-    lengths, finished = [3, 1, 2, 3], [True, True, True, False]
-    rollouts = [Rollout(prompt, [5] * n, end, [0.0] * n) for n, end in zip(lengths, finished, strict=True)]
-    assert [r.is_answer for r in rollouts] == [True, False, True, False]
+    kinds = [(True, True), (True, False), (True, True), (False, False)]  # does it end, is it an answer
+    rollouts = [Rollout(prompt, [5, 5], finished, [0.0, 0.0], is_answer) for finished, is_answer in kinds]
     scores = combine(rollouts, torch.tensor([0.5, 9.0, -2.0, 9.0]), torch.full((4,), 9.0), GATE)
     assert [s.combined for s in scores] == pytest.approx([0.5, -2.001, -2.0, -2.001])
 

@@ -199,7 +199,7 @@ def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> No
     cfg = composed(world, tmp_path, "ppo")
     scores = [(3.0, -5.0), (0.0, 2.0), (1.0, 2.0), (9.0, -2.0)]  # prompts 0 and 3 are adversarial
     judged = [
-        Judged(dataclasses.replace(rollout, tokens=[5, 2], finished=True), *pair, *[torch.zeros(2)] * 4)
+        Judged(dataclasses.replace(rollout, tokens=[5, 2], finished=True, is_answer=True), *pair, *[torch.zeros(2)] * 4)
         for rollout, pair in zip(random_rollouts(4), scores, strict=True)
     ]
     judged[1] = dataclasses.replace(judged[1], safety=-3.0)

@@ -83,5 +83,5 @@ def random_rollouts(count: int, vocabulary: int = 400, seed: int = 0) -> list[Ro
         tokens = [chance.randrange(3, vocabulary) for _ in range(chance.randint(2, 12))]
         response = [chance.randrange(3, vocabulary) for _ in range(chance.randint(1, 20))] + [2] * (i % 2)
         prompt = Prompt(f"p{i}", [{"role": "user", "content": f"{i}"}], i % 3 == 0, "test", tokens)
-        rollouts.append(Rollout(prompt, response, i % 2 == 1, [-1.0] * len(response)))
+        rollouts.append(Rollout(prompt, response, i % 2 == 1, [-1.0] * len(response), is_answer=i % 2 == 1))
     return rollouts
