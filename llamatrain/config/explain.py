@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llamatrain.config import presets
+from llamatrain.config.meanings import meanings
 from llamatrain.config.presets import yaml_name
 from llamatrain.config.renamed import now_called
 from llamatrain.errors import UserError, show
-from llamatrain.text_files import read_text
 
 NEEDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 HOME = "the shell does not expand this ~: need the full path, or $HOME"
@@ -49,19 +49,9 @@ def explained(program: str, overrides: Sequence[str], schema: type | None = None
 
 
 def missing(keys: list[str], program: str) -> str:
-    """Return which keys need a value, and what they are."""
-    needs = "; ".join(f"{key}: {_comment(program, key) or 'need a value'}" for key in keys)
-    return f"llamatrain {program}: need a value for {', '.join(keys)} ({needs})"
-
-
-def _comment(program: str, key: str) -> str:
-    """Return the comment beside a key in its YAML."""
-    leaf = key.split(".")[-1]
-    for line in read_text(presets.config_folder() / f"{yaml_name(program)}.yaml").splitlines():
-        found = re.match(rf"\s*{re.escape(leaf)}:[^#]*#\s*(.*)", line)
-        if found:
-            return found[1]
-    return ""
+    """Return which keys need a value, each with what it means."""
+    told = meanings(program)
+    return f"llamatrain {program}: need a value for {'; '.join(f'{key} ({told[key]})' if key in told else key for key in keys)}"
 
 
 def in_words(error: Exception, program: str, overrides: Sequence[str], schema: type | None = None) -> str:

@@ -136,5 +136,5 @@ def test_a_key_that_is_near_to_none_gets_no_hint() -> None:
 
 @pytest.mark.usefixtures("example")
 def test_a_missing_value_is_explained() -> None:
-    with pytest.raises(UserError, match=r"need a value for steps \(steps: updates to take\)"):
+    with pytest.raises(UserError, match=r"need a value for steps \(updates to take\)"):
         compose()
