@@ -15,8 +15,8 @@ class ModelSource:
     """What there is of one model; any part may be absent."""
 
     checkpoint: str | None = field(default=None, metadata=reads("checkpoint"))
-    responses: str | None = field(default=None, metadata=reads("response"))
-    judgements: str | None = field(default=None, metadata=reads("judgement"))
+    responses: str | None = field(default=None, metadata=reads("response", "sample"))
+    judgements: str | None = field(default=None, metadata=reads("judgement", "judge"))
 
 
 @dataclass

@@ -28,7 +28,7 @@ from llamatrain.streams import shown
 from . import answers
 from .beside import beside, column
 from .dialogue import Chat, ask_all
-from .programs import with_keys
+from .programs import PROGRAMS, with_keys
 from .wrapping import collapsed, wrapped
 
 HELP = "/quit ends   /reset starts over   /system TEXT sets the system message   Ctrl-C stops an answer"
@@ -83,8 +83,8 @@ def _load(cfg: ChatConfig, key: str, path: str) -> Chat:
     try:
         folder = checkpoint.resolve(path)
     except MissingFileError:
-        makers = "pretrain, sft, rejection_sampling and ppo make checkpoints"
-        raise UserError(f"{key}={path} does not exist; {makers}") from None
+        *others, last = (name for name, program in PROGRAMS.items() if program.model)
+        raise UserError(f"{key}={path} does not exist; {', '.join(others)} and {last} make checkpoints") from None
     model = hf_folder.load_model(folder, device, getattr(torch, cfg.dtype))
     if not isinstance(model, Transformer):
         raise UserError(f"{key}={path} is a reward model: it scores responses and cannot chat")

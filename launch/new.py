@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -26,9 +26,11 @@ from llamatrain.config.presets import OWN, config_folder
 from llamatrain.data.kinds import EXAMPLES
 from llamatrain.data.shapes import Shape
 from llamatrain.errors import UserError
+from llamatrain.fitting import size_of
+from llamatrain.keys import above, check_values
 from llamatrain.progress import counted
 
-from .fitted import FEW_PAIRS, LONG, Fit, size_of
+from .fitted import FEW_PAIRS, LONG, Fit
 from .graphs.chat import KINDS
 from .machine import this_machine
 from .programs import NAME, quoted, typed, with_keys
@@ -50,16 +52,15 @@ class NewConfig:
 
     name: str
     from_: list[str]
-    minutes: float
+    minutes: float = field(metadata=above(0))
 
     def __post_init__(self) -> None:
         """Check values."""
+        check_values(self)
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name):
             raise UserError(f"name={self.name}: need a name of letters, digits, - and _, such as mine")
         if not self.from_:
             raise UserError("from=[]: need folders, files or data sets of the hub")
-        if not self.minutes > 0:
-            raise UserError(f"minutes={self.minutes:g}: need more than 0")
 
 
 def new(cfg: NewConfig) -> None:
@@ -143,7 +144,7 @@ def _tell_problems(say: Console, files: Sequence[File], others: Mapping[str, int
 def _tell_plan(say: Console, fit: Fit, seconds: Mapping[str, float]) -> None:
     """Say what would be trained, for how long, and what is left out."""
     say.print(
-        f"A model of {fit.parameters / 1e6:.1f}M parameters ({fit.shape}), {fit.vocabulary:,} pieces, a context of "
+        f"A model of {fit.sizes.parameters / 1e6:.1f}M parameters ({fit.shape}), {fit.vocabulary:,} pieces, a context of "
         f"{fit.context} tokens, on {fit.machine.name}: {_minutes(seconds)}.",
         highlight=False,
     )

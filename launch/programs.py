@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llamatrain.description import Program
+from llamatrain.fitting import Fit
 
 # "" in a checkout (this package is `launch`), "llamatrain." where it is installed (`llamatrain.launch`).
 PREFIX = (__package__ or "launch").removesuffix("launch")
@@ -42,7 +43,7 @@ NEEDED = {
 }
 
 
-FOLDERS = ("pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld")  # each lists its programs in config.py
+FOLDERS = ("pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld")  # each describes its programs in config.py
 TOGETHER = "The whole pipeline"
 GROUPS = (TOGETHER, "Data", "Training", "Preferences", "Measuring")
 OWN = {
@@ -97,6 +98,16 @@ def described() -> dict[str, Program]:
 
 
 PROGRAMS = described()
+
+
+def fits() -> dict[str, Fit]:
+    """Return program -> how `new` fits it to data and machine, from the plan.py of the folders that have one."""
+    found: dict[str, Fit] = {}
+    for folder in FOLDERS:
+        module = f"{PREFIX}{folder}.plan"
+        if importlib.util.find_spec(module) is not None:
+            found |= importlib.import_module(module).FITS
+    return found
 
 
 def schema_of(program: str) -> type:

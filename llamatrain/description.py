@@ -85,7 +85,7 @@ class Measures:
 
     file: str
     known: Mapping[str, Measure]  # in the order of the report
-    by: Mapping[str, str]  # who gives marks -> what is to be known of them, the one that counts first
+    by: Mapping[str, str]  # whose numbers -> what is to be known of them, those that count first
     of_kind: Mapping[str, tuple[str, ...]]  # kind of prompts -> which numbers matter there
 
 
@@ -117,13 +117,14 @@ class Program:
     light: bool = False  # imports so little that the command line runs it itself
     schema: type | None = None  # of its settings; None: the module has them (launch's own)
     makes: tuple[str, ...] = ()  # files in its run folder that other stages read; "" is the folder itself
+    then: str = ""  # the command that goes on from it: `{made}` is what it made, other names are its settings
     headline: Headline = Headline()
     size: str = ""  # how much it made or used, in a few words
     model: str = ""  # what its model is, for the report; empty where it makes none that writes text
     trained_on: str = ""  # and on how much
     chats: bool = False  # that model knows the chat format
     answers: str = ""  # its file of responses to held-out prompts, by the model of its `checkpoint`
-    marks: str = ""  # its file of gold judgements, of the rows of its `responses`
+    judgements: str = ""  # its file of gold judgements, of the rows of its `responses`
     measures: Measures | None = None
     charts: tuple[Chart | Shares | BestOf | Against, ...] = ()
     learns_from: tuple[Table, ...] = ()

@@ -1,4 +1,4 @@
-"""What a program's settings name on disk, as hashes of its content: whether a result would be made from the same again."""
+"""What a program's settings name on disk: whether it is there, and its hashes, which say if a result would be the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .data.rows import file_fingerprint
+from .data.kinds import KINDS
+from .data.rows import file_fingerprint, local_file
 from .errors import MissingFileError
 from .keys import files_read
 
@@ -19,6 +20,18 @@ CONTENT = {
     "world": ("world.json",),
     "file": ("scores.jsonl",),  # of an earlier run of reward.evaluate
 }
+
+
+def check_there(settings: Any) -> None:
+    """Look for every file of rows before anything runs; MissingFileError names the key and the program that makes such files."""
+    for key, metadata, value in files_read(settings):
+        if metadata["reads"] in KINDS:
+            try:
+                local_file(value)
+            except MissingFileError as error:
+                made_by = metadata["made_by"]
+                hint = f" (`llamatrain {made_by}` makes such files)" if made_by else ""
+                raise MissingFileError(f"{key}: {error}{hint}") from None
 
 
 def fingerprints(settings: Any) -> dict[str, str]:

@@ -20,7 +20,10 @@ KEEPS = {"changes": "what is kept and shown only"}
 
 
 def reads(what: str, made_by: str = "") -> dict[str, str]:
-    """Return the metadata of a key that names a file: rows of a kind, or a checkpoint, corpus, tokenizer, world, file."""
+    """Return the metadata of a key that names a file: rows of a kind, or a checkpoint, corpus, tokenizer, world, file.
+
+    `made_by` is the program that a missing one's error names.
+    """
     return {"reads": what, "made_by": made_by}
 
 

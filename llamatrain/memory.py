@@ -12,10 +12,8 @@ from pathlib import Path
 
 from . import distributed
 from .model.config import ModelConfig
-from .settings import ZeroConfig
+from .settings import BYTES, ZeroConfig, held_bytes
 
-# Bytes per parameter: weights, gradients, AdamW's moments and, in bfloat16, float32 masters.
-BYTES = {"float32": (4, 4, 8), "bfloat16": (2, 4, 12)}
 USED = 0.8  # of the memory: the rest is the process's own, and what an allocator cannot hand out
 MOST_TOKENS = {"cpu": 8192, "cuda": 65_536}  # of a micro-batch: a longer one is no faster
 MOST_RESPONSES = 128  # generated at once, for the same reason
@@ -59,20 +57,13 @@ def responses_at_once(
         return asked
     size = BYTES[dtype][0]
     cache = 2 * model.n_layers * model.n_kv_heads * model.head_dim * size * model.max_seq_len  # keys and values
-    return max(1, min(MOST_RESPONSES, _fit(models * parameters(model) * size + beside, cache, ranks)))
+    return max(1, min(MOST_RESPONSES, _fit(models * model.parameters * size + beside, cache, ranks)))
 
 
 def models_bytes(model: ModelConfig, zero: ZeroConfig, ranks: int, trained: int, read: int) -> float:
     """Return what a rank holds of models in training and of models that are only read, in bytes."""
-    weights, *others = held_bytes(parameters(model), zero.dtype, zero.stage, ranks)
+    weights, *others = held_bytes(model.parameters, zero.dtype, zero.stage, ranks)
     return trained * (weights + sum(others)) + read * weights
-
-
-def held_bytes(number: int, dtype: str, stage: int, ranks: int) -> list[float]:
-    """Return what a rank holds of so many parameters in training at a ZeRO stage: weights, gradients, optimizer state."""
-    # Stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights, too.
-    divided = (ranks if stage >= first else 1 for first in (3, 2, 1))
-    return [number * size / parts for size, parts in zip(BYTES[dtype], divided, strict=True)]
 
 
 def token_bytes(model: ModelConfig, dtype: str) -> float:
@@ -81,12 +72,6 @@ def token_bytes(model: ModelConfig, dtype: str) -> float:
     layer = 10 * model.dim + 4 * model.hidden_dim
     kept = {"none": layer, "selective": 10 * model.dim, "full": model.dim}[model.activation_checkpointing]
     return BYTES[dtype][0] * (model.n_layers * kept + WORKING * layer)
-
-
-def parameters(model: ModelConfig) -> int:
-    """Return how many parameters a language model has, without making it."""
-    assert model.vocab_size is not None
-    return model.decoder_parameters + (0 if model.tie_embeddings else model.vocab_size * model.dim)
 
 
 def machine_memory() -> int:

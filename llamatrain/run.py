@@ -53,6 +53,7 @@ class Run:
         free: Sequence[str] = (),
         dashboard: bool = True,
         inputs: Mapping[str, str] | None = None,
+        then: str = "",
     ) -> None:
         """Open the run folder.
 
@@ -61,12 +62,12 @@ class Run:
         `fixed` the keys that, with run.seed, say which samples a step takes and by which loss, and must not change either. A
         finished run that has no checkpoint, whose result would be replaced, lets no setting change but those in
         `free`, nor what it was made from: `data`, the parents, and `inputs`, hashes of what a program without `data` reads.
-        `dashboard`: whether it is also logged to wandb, which takes a second or two at the start.
+        `dashboard`: whether it is also logged to wandb, which takes a second or two. `then`: the command that goes on.
         """
         if config.verbose:
             os.environ["LLAMATRAIN_VERBOSE"] = "1"
         distributed.join_others()
-        self.config, self.program = config, program
+        self.config, self.program, self._then = config, program, then
         self.settings = to_dict(settings)
         self.parents, self.data = dict(parents or {}), dict(data or {})
         self.fixed = ("run.seed", *fixed)
@@ -156,7 +157,7 @@ class Run:
             if error is None:
                 self._home.write_status("done", self.step)
                 if not (self.folder / "stage.json").exists():  # of a stage its pipeline tells the result
-                    self.print(ending(self.program, self.folder, self._last, self.settings))
+                    self.print(ending(self._then, self.folder, self._last, self.settings))
             elif isinstance(error, Stopped):
                 self._home.write_status("stopped", self.step, str(error))
             else:
@@ -224,9 +225,8 @@ class Run:
         """Restore the newest checkpoint of this run into the engines; return its step and state, or (0, {})."""
         from . import checkpoint
 
-        for left in (
-            self.checkpoints.glob("step_*.tmp") if self.is_main else ()
-        ):  # by a kill while it was written or deleted
+        # Left by a kill while it was written or deleted.
+        for left in self.checkpoints.glob("step_*.tmp") if self.is_main else ():
             shutil.rmtree(left, ignore_errors=True)
         self._drop_stale()
         newest = checkpoint.latest(self.checkpoints)

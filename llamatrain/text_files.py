@@ -35,12 +35,12 @@ class DamagedFileError(UserError):
     """A file does not hold what the program that wrote it puts there."""
 
 
-def read_text(path: Path, mend: str = "") -> str:
-    """Return a UTF-8 file's text; DamagedFileError, ending in `mend`, where it is none. OSError where it cannot be read."""
+def read_text(path: Path) -> str:
+    """Return a UTF-8 file's text; DamagedFileError where it is none. OSError where it cannot be read."""
     try:
         return _decoded(path.read_bytes())
     except UserError as error:
-        raise _damaged(path, error, mend) from error
+        raise _damaged(path, error) from error
 
 
 def read_json(path: Path, kind: type[T], mend: str = "") -> T:
@@ -78,7 +78,7 @@ def read_lines(
             yield made
 
 
-def _damaged(path: Path, fault: UserError, mend: str, line: str = "") -> DamagedFileError:
+def _damaged(path: Path, fault: UserError, mend: str = "", line: str = "") -> DamagedFileError:
     return DamagedFileError(f"{path}{line} is damaged: {fault}{mend and '; '}{mend}")
 
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from llamatrain import checkpoint
 from llamatrain.config.program import main
+from llamatrain.data.batches import check_split
 from llamatrain.data.sequences import TokenBatches
+from llamatrain.data.shards import MANIFEST, read_manifest
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine.learning import Engine
 from llamatrain.engine.models import build
-from llamatrain.errors import missing
+from llamatrain.errors import UserError, missing
 from llamatrain.fit import evaluate_loss, fit, on_device
 from llamatrain.flops import Utilisation
+from llamatrain.hf_folder import load_tokenizer
 from llamatrain.losses import language_model_loss, text_measures
+from llamatrain.memory import micro_batch
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.run import Run
@@ -24,8 +29,8 @@ from llamatrain.spikes import Guard
 from llamatrain.start import language_engine
 from llamatrain.tokenizer import Tokenizer
 
-from .config import PretrainConfig
-from .plan import check_epochs, dry_run, epochs, parameters, plan, rows_at_once, starting_point
+from .config import PROGRAMS, PretrainConfig
+from .plan import check_epochs, costs, epochs, plan
 
 
 def train(cfg: PretrainConfig) -> None:
@@ -36,8 +41,10 @@ def train(cfg: PretrainConfig) -> None:
     batches, held_out = load(cfg, tokenizer)
     check_epochs(cfg, batches.manifest)
     data, fixed = {"train": batches.fingerprint}, ("batch_tokens", "seq_len", "isolate_documents")
-    with Run(cfg.run, "pretrain", cfg, {"checkpoint": start} if start else {}, data, fixed) as run:
-        run.print(plan(cfg, model, world_size(), start, epochs(cfg, batches.manifest)))
+    parents, then = {"checkpoint": start} if start else {}, PROGRAMS["pretrain"].then
+    with Run(cfg.run, "pretrain", cfg, parents, data, fixed, then=then) as run:
+        run.print(start_told(start))
+        run.print(plan(cfg, model, world_size(), batches.micro_batch_size, epochs(cfg, batches.manifest)))
         if held_out is None:
             run.print(f"{cfg.corpus} has no held-out documents: nothing is evaluated")
         engine = make_engine(cfg, model, start)
@@ -57,9 +64,66 @@ def train(cfg: PretrainConfig) -> None:
             tokenizer,
             evaluate if held_out else None,
             Guard(cfg.spikes, batches, tokenizer),
-            Utilisation.of(parameters(model), model, batches.seq_len, cfg.peak_tflops, world_size()),
+            Utilisation.of(model.parameters, model, batches.seq_len, cfg.peak_tflops, world_size()),
             measure_start=start is not None,
         )
+
+
+def starting_point(cfg: PretrainConfig) -> tuple[Path | None, Tokenizer]:
+    """Return the checkpoint that is trained further, if any, and the tokenizer: that of the checkpoint, or the given one."""
+    if cfg.checkpoint is not None:
+        folder = checkpoint.resolve(cfg.checkpoint)
+        return folder, load_tokenizer(folder, cfg.tokenizer)
+    if cfg.tokenizer is None:
+        raise UserError("tokenizer=null: need a tokenizer.model or the folder that holds it, or checkpoint=FOLDER")
+    return None, Tokenizer(cfg.tokenizer)
+
+
+def start_told(folder: Path | None) -> str:
+    """Say where training begins."""
+    if folder is None:
+        return "start: random weights"
+    made = ""
+    if (folder / "llamatrain.json").is_file():
+        lineage = checkpoint.lineage(folder)
+        made = f" ({lineage['program']}, step {lineage['step']:,})"
+    return f"start: the weights of {folder}{made}, with a fresh optimizer and a schedule of its own"
+
+
+def rows_at_once(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> int:
+    """Return the micro-batch size; UserError for a global batch that the ranks cannot share."""
+    assert cfg.seq_len is not None
+    check_split(
+        "batch_tokens", cfg.batch_tokens, {"seq_len": cfg.seq_len, "micro_batch_size": cfg.micro_batch_size}, ranks
+    )
+    rows = cfg.batch_tokens // cfg.seq_len
+    return micro_batch(cfg.micro_batch_size, rows, cfg.seq_len, model, cfg.zero, ranks)
+
+
+def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
+    """Return the whole plan for so many ranks (None: those of the launcher); nothing is written."""
+    ranks = ranks or world_size()
+    folder, pieces = _start(cfg)
+    model = cfg.model.with_vocabulary(pieces)
+    manifest = Path(cfg.corpus) / "train" / MANIFEST
+    length = "; the corpus does not exist yet"
+    if manifest.is_file():
+        found = read_manifest(manifest.parent)
+        check_epochs(cfg, found)
+        length = epochs(cfg, found)
+    size = rows_at_once(cfg, model, ranks)
+    return "\n".join([start_told(folder), plan(cfg, model, ranks, size, length), costs(cfg, model, ranks)])
+
+
+def _start(cfg: PretrainConfig) -> tuple[Path | None, int]:
+    """Return the checkpoint that is trained further, if any, and how many pieces its tokenizer has."""
+    if cfg.checkpoint is None and (cfg.tokenizer is None or not Path(cfg.tokenizer).exists()):
+        if cfg.model.vocab_size is None:
+            there = "null" if cfg.tokenizer is None else f"{cfg.tokenizer}, which does not exist"
+            raise UserError(f"model.vocab_size=null and tokenizer={there}: need one of them to count parameters")
+        return None, cfg.model.vocab_size
+    folder, tokenizer = starting_point(cfg)
+    return folder, tokenizer.vocab_size
 
 
 def make_engine(cfg: PretrainConfig, model: ModelConfig, start: Path | None) -> Engine:

@@ -1,68 +1,23 @@
 """What a pretraining run will be, in words and numbers, before it is started: `llamatrain pretrain ... --dry-run=64`.
 
-Reads the tokenizer and the corpus where they are there and needs neither. The model is built without memory.
+Plain arithmetic on the settings and a corpus's manifest. FITS says what `llamatrain new` makes of them. Imports no torch.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-
-from llamatrain import checkpoint
-from llamatrain.data.batches import check_split
-from llamatrain.data.sequences import source_shares, whole_sequences
-from llamatrain.data.shards import MANIFEST, Manifest, read_manifest
-from llamatrain.distributed import world_size
-from llamatrain.errors import UserError
+from llamatrain.data.mixture import source_shares, whole_sequences
+from llamatrain.data.shards import Manifest
+from llamatrain.fitting import Fitted, Sizes, Value, power, rhythm, size_of
 from llamatrain.flops import flops_per_token
-from llamatrain.hf_folder import load_tokenizer
 from llamatrain.length import check_length
-from llamatrain.memory import BYTES, held_bytes, micro_batch
 from llamatrain.model.config import ModelConfig
-from llamatrain.model.transformer import Transformer
-from llamatrain.optim import kind_of
-from llamatrain.settings import ZeroConfig
-from llamatrain.tokenizer import Tokenizer
+from llamatrain.settings import BYTES, ZeroConfig, held_bytes
 
 from .config import PretrainConfig
 
 UTILISATION = 0.4  # of the peak; the paper's GPU hours make it 0.35 to 0.43 (2.2.1, table 2)
+LIGHT = 2.0  # seconds of a start without torch
 MANY = 4  # epochs of a source; up to four are about as good as new text (Muennighoff et al. 2023, 2305.16264)
-
-
-def parameters_by_kind(model: ModelConfig) -> dict[str, int]:
-    """Return how many parameters the model has of each kind of tensor, without making it."""
-    counts = dict.fromkeys(("embedding", "attention", "feed_forward", "norm", "head"), 0)
-    with torch.device("meta"):  # shapes without memory: 70B parameters are counted on a laptop
-        for name, parameter in Transformer(model, None).named_parameters():
-            counts[kind_of(name)] += parameter.numel()
-    return counts
-
-
-def parameters(model: ModelConfig) -> int:
-    """Return how many parameters the model has, without making it."""
-    return sum(parameters_by_kind(model).values())
-
-
-def rows_at_once(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> int:
-    """Return the micro-batch size; UserError for a global batch that the ranks cannot share."""
-    assert cfg.seq_len is not None
-    check_split(
-        "batch_tokens", cfg.batch_tokens, {"seq_len": cfg.seq_len, "micro_batch_size": cfg.micro_batch_size}, ranks
-    )
-    rows = cfg.batch_tokens // cfg.seq_len
-    return micro_batch(cfg.micro_batch_size, rows, cfg.seq_len, model, cfg.zero, ranks)
-
-
-def starting_point(cfg: PretrainConfig) -> tuple[Path | None, Tokenizer]:
-    """Return the checkpoint that is trained further, if any, and the tokenizer: that of the checkpoint, or the given one."""
-    if cfg.checkpoint is not None:
-        folder = checkpoint.resolve(cfg.checkpoint)
-        return folder, load_tokenizer(folder, cfg.tokenizer)
-    if cfg.tokenizer is None:
-        raise UserError("tokenizer=null: need a tokenizer.model or the folder that holds it, or checkpoint=FOLDER")
-    return None, Tokenizer(cfg.tokenizer)
 
 
 def check_epochs(cfg: PretrainConfig, manifest: Manifest) -> None:
@@ -92,29 +47,16 @@ def epochs(cfg: PretrainConfig, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def start(folder: Path | None) -> str:
-    """Say where training begins."""
-    if folder is None:
-        return "start: random weights"
-    made = ""
-    if (folder / "llamatrain.json").is_file():
-        lineage = checkpoint.lineage(folder)
-        made = f" ({lineage['program']}, step {lineage['step']:,})"
-    return f"start: the weights of {folder}{made}, with a fresh optimizer and a schedule of its own"
-
-
-def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, folder: Path | None, length: str = "") -> str:
-    """Say in words what will be trained, from which checkpoint `folder` if any; `length` goes on after the tokens."""
+def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, size: int, length: str = "") -> str:
+    """Say in words what will be trained, `size` rows at once; `length` goes on after the tokens."""
     assert cfg.seq_len is not None
     rows, steps, warmup = cfg.batch_tokens // cfg.seq_len, cfg.total_steps, cfg.optim.warmup(cfg.total_steps)
-    size = rows_at_once(cfg, model, ranks)
-    counts = parameters_by_kind(model)
+    counts = model.parameters_by_kind
     kinds = ", ".join(f"{kind.replace('_', '-')} {count:,}" for kind, count in counts.items())
     fall = f"cosine to {cfg.optim.final_lr_fraction:.0%} of it" if cfg.optim.schedule == "cosine" else "constant"
     return "\n".join(
         [
-            start(folder),
-            f"model: {sum(counts.values()):,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
+            f"model: {model.parameters:,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
             f"length: {steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,}{length}",
             f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {_count(ranks, 'rank')} x "
             f"{_count(rows // (size * ranks), 'accumulated micro-batch', 'es')} x {_count(size, 'row')}",
@@ -123,31 +65,10 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, folder: Path | Non
     )
 
 
-def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
-    """Return the whole plan for so many ranks (None: those of the launcher); nothing is written."""
-    ranks = ranks or world_size()
-    folder, pieces = _start(cfg)
-    model = cfg.model.with_vocabulary(pieces)
-    manifest = Path(cfg.corpus) / "train" / MANIFEST
-    length = "; the corpus does not exist yet"
-    if manifest.is_file():
-        found = read_manifest(manifest.parent)
-        check_epochs(cfg, found)
-        length = epochs(cfg, found)
-    number = parameters(model)
-    parts = [plan(cfg, model, ranks, folder, length), _memory(cfg.zero, number, ranks), _checkpoints(cfg, number)]
-    return "\n".join([*parts, _work(cfg, model, number, ranks)])
-
-
-def _start(cfg: PretrainConfig) -> tuple[Path | None, int]:
-    """Return the checkpoint that is trained further, if any, and how many pieces its tokenizer has."""
-    if cfg.checkpoint is None and (cfg.tokenizer is None or not Path(cfg.tokenizer).exists()):
-        if cfg.model.vocab_size is None:
-            there = "null" if cfg.tokenizer is None else f"{cfg.tokenizer}, which does not exist"
-            raise UserError(f"model.vocab_size=null and tokenizer={there}: need one of them to count parameters")
-        return None, cfg.model.vocab_size
-    folder, tokenizer = starting_point(cfg)
-    return folder, tokenizer.vocab_size
+def costs(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> str:
+    """Say what the run takes: memory on every rank, room for checkpoints, operations and hours."""
+    number = model.parameters
+    return "\n".join([_memory(cfg.zero, number, ranks), _checkpoints(cfg, number), _work(cfg, model, number, ranks)])
 
 
 def _memory(zero: ZeroConfig, number: int, ranks: int) -> str:
@@ -198,3 +119,43 @@ def _count(number: int, unit: str, plural: str = "s") -> str:
 
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:,.3g}" if size < 1e11 else f"{size / 1e9:,.0f}"
+
+
+# --- fitted to data and machine ----------------------------------------------------------------------------------
+
+
+def _fit_tokenizer(size: Sizes) -> Fitted:
+    values = [
+        Value(f"vocab_size={size.vocabulary}", f"pieces, for {size_of(size.text)} of text"),
+        Value(f"num_threads={size.cores}", "the cores; speed alone"),
+    ]
+    return Fitted(values, _reading(size), start=LIGHT)
+
+
+def _fit_corpus(size: Sizes) -> Fitted:
+    return Fitted([], _reading(size), start=LIGHT)
+
+
+def _reading(size: Sizes) -> float:
+    return size.text / 1e6 / size.cores
+
+
+def _fit_pretrain(size: Sizes) -> Fitted:
+    longest = max(size.ranks * size.context, power(size.corpus / 2))
+    most = min(longest, 2**19 if size.gpus else 2**14)
+    batch = max(size.ranks * size.context, min(most, power(max(1024, size.tokens / 700))))
+    steps = max(1, int(size.tokens / batch))
+    times = size.tokens / max(1, size.corpus)
+    values = [
+        Value(f"model={size.shape}", f"{size.parameters / 1e6:.1f}M parameters"),
+        Value(f"model.max_seq_len={size.context}", "tokens of the context, of every later model too"),
+        Value(f"tokens={steps * batch}", f"{times:.2g} times the text, which has about {size.corpus:,.0f}"),
+        Value(f"batch_tokens={batch}", f"{steps:,} steps"),
+        Value(f"optim.lr={size.rate:g}", "peak, for a model of this size"),
+        Value(f"optim.warmup_steps={max(1, min(100, steps // 10))}", "a tenth of the steps, 100 at most"),
+        *rhythm(steps),
+    ]
+    return Fitted(values, 1.2 * size.tokens * size.learned)
+
+
+FITS = {"tokenizer": _fit_tokenizer, "corpus": _fit_corpus, "pretrain": _fit_pretrain}

@@ -23,14 +23,15 @@ from llamatrain.progress import Progress
 from llamatrain.run import Run
 from llamatrain.tokenizer import MODEL_FILE, Tokenizer
 
-from .config import TokenizerConfig, TrainerConfig
+from .config import PROGRAMS, TokenizerConfig, TrainerConfig
 
 
 def train(cfg: TokenizerConfig) -> None:
     """Train the tokenizer and print how it splits the documents."""
     if not cfg.documents:
         raise UserError("documents=[]: need at least one file of documents")
-    with Run(cfg.run, program="tokenizer", settings=cfg, dashboard=False, inputs=fingerprints(cfg)) as run:
+    then = PROGRAMS["tokenizer"].then
+    with Run(cfg.run, "tokenizer", cfg, dashboard=False, inputs=fingerprints(cfg), then=then) as run:
         total, bad = sum(count_rows(source) for source in cfg.documents), BadRows(cfg.bad_rows)
         with run.progress(total, "reading documents", "documents") as progress:
             texts = _read(cfg.documents, progress, bad)

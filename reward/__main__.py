@@ -30,7 +30,7 @@ from llamatrain.run import Run
 from llamatrain.start import rows_at_once, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
-from .config import RewardConfig
+from .config import PROGRAMS, RewardConfig
 from .data import DROPPED, PairBatches, left_out_in_words, load_pairs, mix_pairs, most_tokens
 from .losses import auxiliary_loss, centring_loss, ranking_loss
 from .scoring import score_means, scored, summary
@@ -64,7 +64,8 @@ def train(cfg: RewardConfig) -> None:
         world_size=world_size(),
     )
     fingerprints, fixed = {"train": batches.fingerprint}, ("batch_pairs", *LOSS)
-    with Run(cfg.run, "reward", cfg, {"checkpoint": start}, fingerprints, fixed) as run:
+    then = PROGRAMS["reward"].then
+    with Run(cfg.run, "reward", cfg, {"checkpoint": start}, fingerprints, fixed, then=then) as run:
         run.print(plan(cfg, data, labelled, steps))
         if cfg.auxiliary_weight and not labelled:
             run.print(

@@ -32,9 +32,9 @@ class RewardConfig:
     kind: str = field(metadata=one_of(KINDS))
     checkpoint: str = field(metadata=reads("checkpoint", "sft"))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
-    train: list[str] = field(metadata=reads("preference"))
-    eval: list[str] = field(metadata=reads("preference") | MEASURES)
-    mix: list[str] = field(metadata=reads("preference"))
+    train: list[str] = field(metadata=reads("preference", "rate"))
+    eval: list[str] = field(metadata=reads("preference", "rate") | MEASURES)
+    mix: list[str] = field(metadata=reads("preference", "rate"))
     mix_share: float | None = field(metadata=SHARE)
     margin: str | None = field(metadata=one_of(MARGINS))
     auxiliary_weight: float | None = field(metadata=least(0))
@@ -68,7 +68,7 @@ class RewardEvaluateConfig:
     run: RunConfig
     checkpoint: str | None = field(metadata=reads("checkpoint", "reward"))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
-    preferences: list[str] = field(metadata=reads("preference"))
+    preferences: list[str] = field(metadata=reads("preference", "rate"))
     pool: list[str] = field(metadata=reads("file", "reward.evaluate"))
     micro_batch_size: int = field(metadata=least(1) | SPEED)
     max_length: int | None
@@ -107,6 +107,7 @@ PROGRAMS = {
         plans=True,
         schema=RewardConfig,
         makes=("final",),
+        then="reward.evaluate run.name=accuracy checkpoint={made} preferences=my_held_out_preferences.jsonl",
         headline=Headline({"eval/accuracy": "held-out accuracy", **LOSSES}),
         size="{reward/own_pairs} pairs",
         charts=(LOSS,),

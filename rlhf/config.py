@@ -82,7 +82,7 @@ class RejectionSamplingConfig(ResponsesConfig):
     zero: ZeroConfig
     base: str = field(metadata=reads("checkpoint", "pretrain"))
     sft_train: list[str] = field(metadata=reads("dialogue"))
-    sft_fraction: float | None
+    sft_fraction: float | None = field(metadata=least(0, 0.99))  # null: the whole SFT set once
     round: int | None = field(metadata=least(1))
     earlier: list[str] = field(metadata=reads("dialogue"))
     steps: int = field(metadata=least(1))
@@ -99,10 +99,6 @@ class RejectionSamplingConfig(ResponsesConfig):
         for kind in ("helpfulness", "safety"):
             if getattr(self, kind) is None:
                 raise UserError(f"{kind}=null: need both reward models for the combined score")
-        if self.sft_fraction is not None and not 0 <= self.sft_fraction <= 0.99:
-            raise UserError(
-                f"sft_fraction={self.sft_fraction}: need a share in [0, 0.99], or null for the whole SFT set once"
-            )
         if self.sft_fraction and not self.sft_train:
             raise UserError(f"sft_fraction={self.sft_fraction}: need dialogues in sft_train")
 
@@ -207,6 +203,8 @@ PROGRAMS = {
         plans=True,
         schema=RejectionSamplingConfig,
         makes=("final", "responses.jsonl", "best.jsonl"),
+        then="ppo run.name=ppo checkpoint={made} helpfulness=runs/helpfulness/final safety=runs/safety/final "
+        "prompts=my_prompts.jsonl",
         headline=Headline(LOSSES, best_of="rs/best_of_"),
         model="Rejection sampling (RS): samples several answers to each prompt and is fine-tuned on the ones that two reward "
         "models, trained on preferences, score best.",
@@ -224,6 +222,7 @@ PROGRAMS = {
         plans=True,
         schema=PPOConfig,
         makes=("final", "samples.jsonl"),
+        then="chat checkpoint={made}",
         headline=Headline(
             {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens per response"}
         ),

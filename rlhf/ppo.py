@@ -39,7 +39,7 @@ from llamatrain.run import Run
 from llamatrain.start import language_engine, rows_at_once, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
-from .config import PPOConfig
+from .config import PROGRAMS, PPOConfig
 from .critic import rescale
 from .experience import Batch, Models, batch_metrics, credit, explained_variance, gather, judge, zero_problems
 from .learning import learn
@@ -57,7 +57,7 @@ def train(cfg: PPOConfig) -> None:
     choose_sizes(cfg, parents["checkpoint"], context, distributed.world_size())
     prompts, text = plan(cfg, tokenizer, context)
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("rollout_prompts", "max_prompts", "too_long")
-    with Run(cfg.run, "ppo", cfg, parents, data, fixed) as run:
+    with Run(cfg.run, "ppo", cfg, parents, data, fixed, then=PROGRAMS["ppo"].then) as run:
         run.print(text)
         models = load_models(cfg, parents)
         engines = {"policy": models.policy, "critic": models.critic}

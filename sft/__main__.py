@@ -29,7 +29,7 @@ from llamatrain.run import Run
 from llamatrain.start import language_engine, rows_at_once
 from llamatrain.tokenizer import Tokenizer
 
-from .config import SFTConfig
+from .config import PROGRAMS, SFTConfig
 
 
 def train(cfg: SFTConfig) -> None:
@@ -44,7 +44,7 @@ def train(cfg: SFTConfig) -> None:
     batches, held_out = load(cfg, tokenizer, max_length, bad)
     steps = total_steps(cfg, batches)
     data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "max_length", "isolate_documents")
-    with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed) as run:
+    with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed, then=PROGRAMS["sft"].then) as run:
         bad.say(run.print)
         run.print(plan(cfg, batches, steps))
         engine = language_engine(start, cfg.optim, cfg.zero, steps, cfg.activation_checkpointing)

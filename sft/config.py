@@ -50,6 +50,7 @@ PROGRAMS = {
         plans=True,
         schema=SFTConfig,
         makes=("final",),
+        then="chat checkpoint={made}",
         headline=Headline(LOSSES),
         model="Supervised fine-tuning (SFT): imitates the answers of written dialogues.",
         size="{sft/dialogues} dialogues",

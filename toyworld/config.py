@@ -50,7 +50,7 @@ class RateConfig:
 
     run: RunConfig
     world: str = field(metadata=reads("world"))
-    comparisons: list[str] = field(metadata=reads("comparison"))
+    comparisons: list[str] = field(metadata=reads("comparison", "compare"))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
     seed: int
     annotators: int = field(metadata=least(1))
@@ -75,7 +75,7 @@ class JudgeConfig:
 
     run: RunConfig
     world: str = field(metadata=reads("world"))
-    responses: str = field(metadata=reads("response"))
+    responses: str = field(metadata=reads("response", "sample"))
 
 
 SETS = ("documents", "dialogues", "prompts")
@@ -110,6 +110,6 @@ PROGRAMS = {
             whose="gold judge: ",
         ),
         size="{rows of judgements} judgements",
-        marks="judgements.jsonl",
+        judgements="judgements.jsonl",
     ),
 }

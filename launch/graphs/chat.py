@@ -6,17 +6,19 @@ What there is no data for is left out, and noted with what it would need.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from llamatrain.config.presets import preset_overrides
 from llamatrain.data.kinds import EXAMPLES
 from llamatrain.errors import UserError
+from llamatrain.keys import check_values, least, one_of
 
 from ..graph import Graph, Stage
 
 KINDS = ("helpfulness", "safety")
 BASES = ("base", "sft")
+REPLAYED = ("sft", "rejection_sampling")  # fine-tunings into which pretraining text can be mixed
 HELD_OUT = "0/10"  # of people's ratings: a tenth of the prompts, by their hash
 
 
@@ -59,20 +61,16 @@ class Chat:
     """What the method leaves open; configs/pipeline.yaml says what each key means."""
 
     continue_pretraining: bool
-    rounds: int
-    folds: int
+    rounds: int = field(metadata=least(1))
+    folds: int = field(metadata=least(1))
     mix_share: dict[str, float | None]
-    rejection_base: str
+    rejection_base: str = field(metadata=one_of(BASES))
     replay: dict[str, float]
     ppo: bool
 
     def __post_init__(self) -> None:
         """Check values."""
-        for key in ("rounds", "folds"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: need 1 or more")
-        if self.rejection_base not in BASES:
-            raise UserError(f"rejection_base={self.rejection_base}: need one of {', '.join(BASES)}")
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -301,7 +299,7 @@ def measure(
 
 
 def judge_what_was_learned_from(g: Graph, world: Stage, sampled: list[Stage], ppo: bool) -> None:
-    """Mark, for the report alone, what rejection sampling chose from and what PPO sampled."""
+    """Judge, for the report alone, what rejection sampling chose from and what PPO sampled."""
     for n, stage in enumerate(sampled, 1):
         with g.round(n):
             g.add("judge", "judge_rs_candidates", world=world, responses=stage / "responses.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,9 +42,9 @@ class Interval:
 # --- points ------------------------------------------------------------------------------------------------------
 
 
-def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """Return at most `most` points, each the mean of neighbours."""
-    size = math.ceil(len(points) / most) or 1
+def thinned(points: Points) -> list[tuple[float, float]]:
+    """Return at most MOST_POINTS points, each the mean of neighbours."""
+    size = math.ceil(len(points) / MOST_POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
@@ -99,10 +100,11 @@ def line_chart(
         for line in lines
         if line.points
     ]
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points] + [
-        edge for line in lines for span in line.spans for edge in span
-    ]
+    xs, ys = list[float](), list[float]()
+    for line in lines:
+        xs += [x for x, _ in line.points]
+        ys += [y for _, y in line.points]
+        ys += itertools.chain.from_iterable(line.spans)  # an interval must fit in, too
     low, high = min(ys), max(ys)
     logarithmic = logarithmic and low > 0 and high / low > 2
     margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0

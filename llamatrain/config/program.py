@@ -132,7 +132,7 @@ def _dispatch(
         else:
             config = compose(program, schema, overrides, fill=True)
         if plan is None or not dry:
-            task(config)
+            _start(task, config)
             return 0
         text = plan(config, _ranks(dry[0]))
         if os.environ.get("RANK", "0") == "0":
@@ -142,8 +142,15 @@ def _dispatch(
         raise _unknown(flags[0], plan is not None)
     _refuse_stray(program, overrides)
     config = compose(program, schema, overrides)
-    task(config)
+    _start(task, config)
     return 0
+
+
+def _start(task: Callable[[C], None], config: C) -> None:
+    from llamatrain.inputs import check_there  # here, because help has no use for what reads data
+
+    check_there(config)
+    task(config)
 
 
 def _ranks(flag: str) -> int | None:

@@ -6,7 +6,7 @@ Shapes: B rows of a micro-batch, T = max_length tokens.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -53,9 +53,8 @@ class DialogueBatches(Batches):
         loss: Literal["all", "last"] = "all",
         replay: str | Path | None = None,
         replay_fraction: float = 0.0,
-        skip: Sequence[int] = (),
     ) -> None:
-        super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip)
+        super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip=())
         if too_long not in ("skip", "stop", "drop_turns"):
             raise UserError(f"too_long={too_long!r}: need skip, stop or drop_turns")
         if not 0 <= replay_fraction < 1 or (replay_fraction > 0) != (replay is not None):

@@ -34,15 +34,6 @@ from llamatrain.errors import MissingFileError, UserError
 
 R = TypeVar("R")  # a kind of rows
 
-MADE_BY = {  # how a file's name begins -> the program that makes it
-    **dict.fromkeys(("documents", "dialogues", "prompts"), "toyworld"),
-    "comparisons": "compare",
-    "preferences": "rate",
-    "responses": "sample",
-    "judgements": "judge",
-    "best": "rejection_sampling",
-}
-
 
 def read_rows(source: str | Path, kind: type[R], bad: BadRows | None = None) -> Iterator[R]:
     """Yield the checked rows of a source (see the module's docstring) as a kind (`kinds`); it must have one at least.
@@ -319,9 +310,7 @@ def _is_file(path: str) -> bool:
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
-        maker = MADE_BY.get(re.split(r"[_.]", path.name)[0])
-        hint = f" (`llamatrain {maker}` makes such files)" if maker else ""
-        raise MissingFileError(f"{path} does not exist; need a .jsonl or .jsonl.gz file, or `adapter:path`{hint}")
+        raise MissingFileError(f"{path} does not exist; need a .jsonl or .jsonl.gz file, or `adapter:path`")
     if path.is_dir():
         raise UserError(f"{path} is a folder; need a .jsonl or .jsonl.gz file in it")
     return path

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from llamatrain.data.batches import Batches
+from llamatrain.data.mixture import source_shares, whole_sequences
 from llamatrain.data.order import Places, interleaved, mix, shuffled
 from llamatrain.data.packing import Batch, with_weight
 from llamatrain.data.shards import Source, TokenStream, read_manifest
@@ -23,27 +24,6 @@ from llamatrain.tokenizer import Tokenizer
 SHOWN = 80  # characters of a sample's text where it is described
 
 _PARTS = 1 << 20  # to which a source's share is rounded
-
-
-def whole_sequences(source: Source, seq_len: int) -> int:
-    """Return the sequences of an epoch of a source."""
-    return (source.tokens - 1) // (seq_len - 1)  # neighbours share a token: each has seq_len - 1 of its own
-
-
-def source_shares(sources: Sequence[Source], mixture: Mapping[str, float] | None) -> list[float]:
-    """Return each source's share of the sequences: the corpus's own, or by the weights of a mixture."""
-    if not mixture:
-        return [source.share for source in sources]
-    names = [source.name for source in sources]
-    for name, weight in mixture.items():
-        if name not in names:
-            raise UserError(f"mixture.{name}: the corpus has no such source; need one of {', '.join(names)}")
-        if weight < 0:
-            raise UserError(f"mixture.{name}={weight}: need a weight of 0 or more")
-    total = sum(mixture.values())
-    if total <= 0:
-        raise UserError(f"mixture={dict(mixture)}: need a source with a weight above 0")
-    return [mixture.get(name, 0.0) / total for name in names]
 
 
 class TokenBatches(Batches):

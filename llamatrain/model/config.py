@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from llamatrain.errors import UserError, show
-from llamatrain.keys import SPEED
+from llamatrain.keys import SPEED, above, check_values, least, one_of
 from llamatrain.text_files import as_kind, read_json
 
 HF_NAMES = {  # ours -> what config.json calls it
@@ -73,47 +73,53 @@ class _Rope(TypedDict, total=False):
 class ModelConfig:
     """The shape of a model; `vocab_size` None stands for the tokenizer's."""
 
-    vocab_size: int | None
-    dim: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    hidden_dim: int
-    max_seq_len: int
-    rope_theta: float
-    norm_eps: float
+    vocab_size: int | None = field(metadata=above(0))
+    dim: int = field(metadata=above(0))
+    n_layers: int = field(metadata=above(0))
+    n_heads: int = field(metadata=above(0))
+    n_kv_heads: int = field(metadata=above(0))
+    hidden_dim: int = field(metadata=above(0))
+    max_seq_len: int = field(metadata=above(0))
+    rope_theta: float = field(metadata=above(0))
+    norm_eps: float = field(metadata=above(0))
     tie_embeddings: bool
-    init_std: float
-    activation_checkpointing: str = field(metadata=SPEED)
+    init_std: float = field(metadata=least(0))
+    activation_checkpointing: str = field(metadata=one_of(CHECKPOINTING) | SPEED)
 
     def __post_init__(self) -> None:
-        for key in ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim", "max_seq_len", "rope_theta", "norm_eps"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"model.{key}={getattr(self, key)}: need a number above 0")
-        if self.vocab_size is not None and self.vocab_size <= 0:
-            raise UserError(f"model.vocab_size={self.vocab_size}: need a number above 0, or null for the tokenizer's")
-        if self.init_std < 0:
-            raise UserError(f"model.init_std={self.init_std}: need 0 or more")
+        check_values(self, "model.")
         if self.dim % self.n_heads or self.head_dim % 2:
             raise UserError(f"model.dim={self.dim}: need an even multiple of model.n_heads={self.n_heads}")
         if self.n_heads % self.n_kv_heads:
             raise UserError(f"model.n_heads={self.n_heads}: need a multiple of model.n_kv_heads={self.n_kv_heads}")
-        if self.activation_checkpointing not in CHECKPOINTING:
-            found, choices = self.activation_checkpointing, ", ".join(CHECKPOINTING)
-            raise UserError(f"model.activation_checkpointing={found}: need one of {choices}")
 
     @property
     def head_dim(self) -> int:
         return self.dim // self.n_heads
 
     @property
+    def parameters_by_kind(self) -> dict[str, int]:
+        """How many parameters a language model of this shape has of each kind of tensor (as `optim.kind_of` names them)."""
+        assert self.vocab_size is not None
+        embedding = self.vocab_size * self.dim
+        narrow = self.n_kv_heads * self.head_dim  # what keys and values are wide
+        return {
+            "embedding": embedding,
+            "attention": self.n_layers * 2 * self.dim * (self.dim + narrow),  # query and output; key and value
+            "feed_forward": self.n_layers * 3 * self.dim * self.hidden_dim,  # gate, up and down
+            "norm": (2 * self.n_layers + 1) * self.dim,  # two of each layer, and the last
+            "head": 0 if self.tie_embeddings else embedding,
+        }
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters a language model of this shape has."""
+        return sum(self.parameters_by_kind.values())
+
+    @property
     def decoder_parameters(self) -> int:
         """How many parameters the model has without a head."""
-        assert self.vocab_size is not None
-        narrow = self.n_kv_heads * self.head_dim  # what keys and values are wide
-        # Query and output projections, keys and values; gate, up and down; two norms.
-        layer = 2 * self.dim * (self.dim + narrow) + 3 * self.dim * self.hidden_dim + 2 * self.dim
-        return self.vocab_size * self.dim + self.n_layers * layer + self.dim  # embeddings, layers, the final norm
+        return self.parameters - self.parameters_by_kind["head"]
 
     def with_vocabulary(self, size: int) -> ModelConfig:
         """Return this config for a tokenizer of `size` pieces; a larger vocab_size (padding) is kept."""

@@ -24,6 +24,7 @@ from llamatrain.run import Run
 from llamatrain.text_files import read_json
 from llamatrain.tokenizer import Tokenizer
 
+from ..config import PROGRAMS
 from . import report, sources
 from .config import CorpusConfig
 from .steps import LAST, PARTS, Corpus, whole
@@ -55,7 +56,8 @@ def build(cfg: CorpusConfig) -> None:
     key = _key(cfg, mixture, tokenizer)
     if cfg.run.resume != "never":
         _refuse_change(Path(cfg.run.dir) / cfg.run.name / FINISHED, key)
-    with Run(cfg.run, program="corpus", settings=cfg, free=("shard_tokens", "mixture"), dashboard=False) as run:
+    then = PROGRAMS["corpus"].then
+    with Run(cfg.run, "corpus", cfg, free=("shard_tokens", "mixture"), dashboard=False, then=then) as run:
         finished, home = run.folder / FINISHED, run.folder / "work"
         if _is_finished(finished, key):
             run.print(f"nothing to do: {run.folder} was made from these inputs with these settings")

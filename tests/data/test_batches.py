@@ -154,7 +154,8 @@ def test_a_batch_goes_on_into_the_next_epoch(corpus: Path) -> None:
 
 
 def test_skipped_samples_are_passed_over(make: Make) -> None:
-    plain, skipping = make(batch_size=2, micro_batch_size=2), make(batch_size=2, micro_batch_size=2, skip=[5, 2, 3])
+    plain, skipping = make(batch_size=2, micro_batch_size=2), make(batch_size=2, micro_batch_size=2)
+    skipping.skip = [5, 2, 3]
     assert [skipping.sample_ids(step) for step in range(4)] == [[0, 1], [4, 6], [7, 8], [9, 10]]
     assert rows(skipping.batch_at(2)) == [rows(plain.batch_at(3))[1], rows(plain.batch_at(4))[0]]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from launch.fitted import Fit, power, vocabulary
+from launch.fitted import Fit, vocabulary
 from launch.graphs.chat import KINDS
 from launch.machine import CORE, Machine
 from launch.roles import File, Part, assigned
 from llamatrain.data.shapes import BUCKETS, Shape
+from llamatrain.fitting import power
 
 CPU = Machine(2, 0, 2 * CORE, "2 CPU cores")
 LARGE = Machine(64, 0, 64 * CORE, "64 CPU cores")
@@ -41,7 +42,7 @@ def some(documents: int = 100, dialogues: int = 1000, pairs: int = 1000, size: i
 def test_the_model_grows_with_minutes_text_and_machine() -> None:
     def shape(documents: int, machine: Machine, minutes: float) -> tuple[str, float]:
         fit = Fit(assigned(some(documents)), machine, minutes)
-        assert 6 * fit.parameters * fit.tokens <= 0.41 * 60 * minutes * machine.speed
+        assert 6 * fit.model.parameters * fit.tokens <= 0.41 * 60 * minutes * machine.speed
         assert fit.tokens <= max(4 * fit.corpus, 500_000)
         return fit.shape, fit.tokens
 
@@ -57,7 +58,7 @@ def test_the_model_grows_with_minutes_text_and_machine() -> None:
 def test_however_few_the_minutes_answers_learn_to_end() -> None:
     fit = Fit(assigned(some(100, 5000)), CPU, 0.1)
     assert (fit.shape, fit.tokens) == ("tiny", 300_000)
-    assert fit.sft_steps >= 90
+    assert fit.sizes.epochs * fit.sizes.dialogues / fit.sizes.batch_sequences >= 90
     assert sum(fit.estimated().values()) > 60
 
 

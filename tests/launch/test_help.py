@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from launch.programs import PROGRAMS
+from launch.programs import FOLDERS, PROGRAMS
 from llamatrain.config.compose import compose_dict
 from llamatrain.config.help import help_text
 from llamatrain.config.meanings import meanings
 
 NESTED = ("pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld", "launch", "configs")
 HEAVY = {"torch", "deepspeed", "wandb", "datasets", "transformers", "numpy", "pyarrow"}
+LIGHT = {"numpy", "pyarrow"}  # for plans, which look at data
 # Starts each program as `python -m` does, in a child of a process that has imported what they all need.
 ASK = """
 import io, json, os, runpy, sys
@@ -79,6 +80,18 @@ def test_no_program_imports_anything_heavy_to_tell_of_itself(
         else:
             assert "Usage: llamatrain " in text, module
             assert max(map(len, text.splitlines())) <= 80, module
+
+
+@pytest.mark.parametrize("layout", ["checkout", "wheel"])
+def test_descriptions_and_plans_need_no_torch(layout: str, repository: Path, request: pytest.FixtureRequest) -> None:
+    checkout = layout == "checkout"
+    folder, prefix = (repository, "") if checkout else (request.getfixturevalue("installed"), "llamatrain.")
+    plans = [f"{prefix}{stage}.plan" for stage in FOLDERS if (repository / stage / "plan.py").is_file()]
+    assert f"{prefix}pretrain.plan" in plans
+    wanted = [f"{prefix}launch.programs", f"{prefix}launch.plan", *plans]
+    code = f"import sys; import {', '.join(wanted)}; print(sorted({HEAVY - LIGHT!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -120,7 +120,7 @@ def test_nothing_is_overwritten(again: str, here: Path, capsys: Capture) -> None
         (["mine.yaml", "from=data"], r"name=mine\.yaml: need a name"),
         (["mine", "from=[]"], r"from=\[\]: need folders, files or data sets"),
         (["mine", "from=absent"], "from=absent: there is no such file or folder"),
-        (["mine", "from=data", "minutes=0"], "minutes=0: need more than 0"),
+        (["mine", "from=data", "minutes=0"], "minutes=0.0: need a number above 0"),
         (["mine", "from=data", "minutes=soon"], "minutes=soon"),
         (["mine", "from=data", "model=tiny"], "model"),
         (

@@ -8,13 +8,13 @@ import pytest
 
 from launch.programs import PROGRAMS
 from llamatrain.config.compose import compose_dict
-from llamatrain.ending import NEXT, ending
+from llamatrain.ending import ending
 from llamatrain.keys import flatten
 
 
-@pytest.mark.parametrize("program", NEXT)
+@pytest.mark.parametrize("program", [name for name, program in PROGRAMS.items() if program.then])
 def test_the_next_command_has_only_keys_that_its_program_knows(program: str) -> None:
-    name, *overrides = NEXT[program].format(made="runs/made", tokenizer="t").split()
+    name, *overrides = PROGRAMS[program].then.format(made="runs/made", tokenizer="t").split()
     assert name in PROGRAMS
     known = {key.split(".")[0] for key in flatten(compose_dict(name, []))} | {"model"}
     assert {override.partition("=")[0].split(".")[0] for override in overrides} <= known
@@ -31,13 +31,14 @@ def test_the_next_command_has_only_keys_that_its_program_knows(program: str) -> 
 )  # fmt: skip
 def test_the_last_line(program: str, last: dict[str, float], line: str, tmp_path: Path) -> None:
     (tmp_path / "final").mkdir()
-    assert ending(program, tmp_path, last, {}).startswith(line.format(made=tmp_path))
+    assert ending(PROGRAMS[program].then, tmp_path, last, {}).startswith(line.format(made=tmp_path))
 
 
 def test_a_result_that_is_no_checkpoint_is_the_folder(tmp_path: Path) -> None:
-    assert ending("tokenizer", tmp_path, {}, {}).startswith(f"{tmp_path} · next: llamatrain corpus ")
-    assert ending("judge", tmp_path, {}, {}) == ""
+    assert ending(PROGRAMS["tokenizer"].then, tmp_path, {}, {}).startswith(f"{tmp_path} · next: llamatrain corpus ")
+    assert ending(PROGRAMS["judge"].then, tmp_path, {}, {}) == ""
 
 
 def test_pretraining_follows_a_corpus_with_the_tokenizer_that_it_was_built_with(tmp_path: Path) -> None:
-    assert " tokenizer=path/to/llama model=small " in ending("corpus", tmp_path, {}, {"tokenizer": "path/to/llama"})
+    then = PROGRAMS["corpus"].then
+    assert " tokenizer=path/to/llama model=small " in ending(then, tmp_path, {}, {"tokenizer": "path/to/llama"})

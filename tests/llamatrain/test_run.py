@@ -105,7 +105,7 @@ def test_a_run_ends_with_what_comes_next_and_says_what_it_was_made_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run() -> str:
-        with Run(run_config(tmp_path, progress=True), "sft", {}) as run:
+        with Run(run_config(tmp_path, progress=True), "sft", {}, then="chat checkpoint={made}") as run:
             run.log(1, {"train/loss": 3.0, "eval/loss": 2.0})
         return capsys.readouterr().err
 

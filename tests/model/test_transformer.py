@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from llamatrain.errors import UserError
 from llamatrain.model import attention
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
+from llamatrain.optim import kind_of
 from tests.model import stories260k
 
 
@@ -77,6 +79,17 @@ def test_small_presets_have_the_sizes_they_say(repository: Path) -> None:
     assert 0.9e6 < count(repository, "tiny", 1024) < 1.2e6
     assert 3.2e6 < count(repository, "small", 2048) < 3.6e6
     assert 8e6 < count(repository, "stories", 4096) < 8.6e6
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_are_counted_without_making_the_model(model_config: ModelConfig, tied: bool) -> None:
+    config = dataclasses.replace(model_config, n_kv_heads=2, tie_embeddings=tied)
+    counted: Counter[str] = Counter()
+    for name, parameter in Transformer(config, 0).named_parameters():
+        counted[kind_of(name)] += parameter.numel()
+    assert {kind: number for kind, number in config.parameters_by_kind.items() if number} == counted
+    assert config.parameters == counted.total()
+    assert config.decoder_parameters == counted.total() - counted["head"]
 
 
 def count(repository: Path, preset: str, vocab_size: int = 32000) -> int:

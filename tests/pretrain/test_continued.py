@@ -20,9 +20,8 @@ from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
-from pretrain.__main__ import train
+from pretrain.__main__ import dry_run, train
 from pretrain.config import PretrainConfig, TokenizerConfig
-from pretrain.plan import dry_run
 from pretrain.tokenizer import train_model
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 from tests.conftest import TEXT

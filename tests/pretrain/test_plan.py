@@ -10,9 +10,8 @@ import pytest
 from llamatrain.config import program
 from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
-from pretrain.__main__ import train
+from pretrain.__main__ import dry_run, train
 from pretrain.config import PretrainConfig
-from pretrain.plan import dry_run, parameters_by_kind
 
 # preset, parameters (recipe: released shapes), ranks, GB a rank in bfloat16 at the preset's stage
 SIZES = [
@@ -69,7 +68,7 @@ def test_four_million_read_as_a_round_number_is_half_a_million_steps() -> None:
 
 def test_kinds_add_up() -> None:
     cfg = compose("pretrain", PretrainConfig, ["run.name=x", "corpus=c", "tokenizer=t"])
-    counts = parameters_by_kind(cfg.model)
+    counts = cfg.model.parameters_by_kind
     assert counts["embedding"] == counts["head"] == 32000 * 4096
     assert counts["norm"] == 65 * 4096 and sum(counts.values()) == 6_738_415_616
 

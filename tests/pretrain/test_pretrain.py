@@ -23,9 +23,8 @@ from llamatrain.data.rows import write_rows
 from llamatrain.data.shards import read_manifest
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.tokenizer import Tokenizer
-from pretrain.__main__ import held_out_metrics, train
+from pretrain.__main__ import dry_run, held_out_metrics, train
 from pretrain.config import PretrainConfig
-from pretrain.plan import dry_run, parameters
 from tests.checkpoints import quiet, read_jsonl
 from tests.conftest import TEXT
 from tests.corpora import write_corpus
@@ -101,7 +100,7 @@ def test_the_defaults_are_the_papers() -> None:
     cfg = compose("pretrain", PretrainConfig, ["run.name=x", "corpus=c", "tokenizer=t"])
     assert (cfg.batch_tokens, cfg.total_steps, cfg.seq_len) == (1024 * 4096, 476_837, 4096)
     assert (cfg.optim.lr, cfg.optim.warmup(cfg.total_steps), cfg.isolate_documents) == (3e-4, 2000, False)
-    assert parameters(cfg.model) == 6_738_415_616
+    assert cfg.model.parameters == 6_738_415_616
 
 
 def test_plan_says_what_will_happen(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
@@ -208,7 +207,7 @@ def test_compiled_it_learns_the_same(
 def test_utilisation_where_the_peak_is_known(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
     train(configure(tmp_path, corpus, tokenizer, "steps=2", "peak_tflops=0.001"))
     last = read_jsonl(tmp_path / "base" / "metrics.jsonl")[-1]
-    operations = 6 * parameters(configure(tmp_path, corpus, tokenizer).model.with_vocabulary(400))
+    operations = 6 * configure(tmp_path, corpus, tokenizer).model.with_vocabulary(400).parameters
     assert last["train/mfu"] == pytest.approx(operations * last["train/tokens_per_second"] / 1e9)
     assert last["train/mfu_attention"] > last["train/mfu"]
 

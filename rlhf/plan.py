@@ -1,0 +1,82 @@
+"""What sampling and RLHF will be, as `llamatrain new` fits them to data and machine. Imports no torch."""
+
+from __future__ import annotations
+
+from llamatrain.fitting import PAIRS_TO_RATE, Fitted, Sizes, Value, rhythm, sampling
+
+BEST_OF, STEPS = 6, 60  # responses to a prompt and updates of rejection sampling
+BEST_SHARE, PPO_SHARE = 0.1, 0.15  # of all stages' seconds, at most
+
+
+def _fit_compare(size: Sizes) -> Fitted:
+    values = sampling(size, PAIRS_TO_RATE, "comparisons for people to rate, where data.ratings asks for them")
+    return Fitted(values, 2 * PAIRS_TO_RATE * size.written)
+
+
+def _fit_sample(size: Sizes) -> Fitted:
+    prompts = min(100, size.prompts_held_out)
+    values = [
+        Value("samples_per_prompt=2", "answers to each"),
+        *sampling(size, 100, "held-out prompts that every model answers"),
+        Value("sampling.temperature=0.8", "likelier answers than those that were learned from"),
+        Value("sampling.top_p=0.95", "without the least likely pieces"),
+    ]
+    return Fitted(values, 2 * prompts * (size.written + _scored(size)))
+
+
+def _fit_rejection_sampling(size: Sizes) -> Fitted:
+    each = BEST_OF * (size.written + _learned_in_ppo(size) / 4)
+    affordable = min(BEST_SHARE * size.seconds / each, 2000 if size.gpus else 400)
+    prompts = int(min(size.prompts or PAIRS_TO_RATE, max(16, affordable)))
+    best = 2 * prompts * size.pair_tokens / size.context  # packed rows of the best and as many dialogues
+    batch = min(size.batch_sequences, size.batch(best / 8, 64 if size.gpus else 8))
+    values = [
+        *sampling(size, prompts, f"prompts, each with {BEST_OF} responses"),
+        Value(f"samples_per_prompt={BEST_OF}", "of which the best is kept"),
+        Value("sft_fraction=0.5", "as many dialogues as best responses"),
+        Value(f"steps={STEPS}", "of fine-tuning on them"),
+        Value(f"batch_sequences={batch}", "packed rows per update"),
+        Value(f"optim.lr={size.rate / 6:.2g}", "half of fine-tuning's"),
+        *rhythm(STEPS),
+    ]
+    sampled = prompts * BEST_OF * (size.written + _scored(size))
+    return Fitted(values, sampled + STEPS * batch * size.context * size.learned)
+
+
+def _fit_ppo(size: Sizes) -> Fitted:
+    rollouts = size.batch(size.prompts / 2, 256 if size.gpus else 64, of=2)
+    each = size.written + _learned_in_ppo(size)
+    affordable = PPO_SHARE * size.seconds / (rollouts * each)
+    iterations = int(min(200 if size.gpus else 40, max(4, affordable)))
+    values = [
+        Value(f"iterations={iterations}", "of sampling and learning"),
+        Value(f"rollout_prompts={rollouts}", "responses per iteration"),
+        Value(f"mini_batch_prompts={rollouts // 2}", "responses per update"),
+        Value(f"sampling.max_new_tokens={size.answer}", "as in rejection sampling"),
+        Value(f"optim.lr={size.rate / 40:.2g}", "a fortieth of pretraining's"),
+        Value(f"critic_optim.lr={size.rate / 7:.2g}", "the critic has to keep up"),
+        Value("kl_coef=0.05", "weight of the KL penalty; small models drift sooner than the paper's"),
+        Value("critic_warmup=2", "iterations in which only the critic learns"),
+        Value(f"run.save_every={max(1, iterations // 3)}", "the most an interruption can lose"),
+        Value(f"run.log_every={max(1, iterations // 8)}", "lines in a log"),
+        Value(f"samples_every={max(1, iterations // 4)}", "for the report"),
+    ]
+    return Fitted(values, iterations * rollouts * each)
+
+
+def _scored(size: Sizes) -> float:
+    """Return the seconds of a response's two scores: a forward pass of each reward model is a third of training."""
+    return size.pair_tokens * size.learned * 2 / 3
+
+
+def _learned_in_ppo(size: Sizes) -> float:
+    """Return the seconds of a response read by five models and learned from by two, in sixths of training times 22."""
+    return size.pair_tokens * 22 / 6 * size.learned
+
+
+FITS = {
+    "compare": _fit_compare,
+    "rejection_sampling": _fit_rejection_sampling,
+    "ppo": _fit_ppo,
+    "sample": _fit_sample,
+}
