@@ -23,7 +23,7 @@ JUDGED = ("helpfulness", "safety")  # gold judgements, in [0, 1]
 SCORED = ("score_helpfulness", "score_safety", "score_combined")  # the reward models' logits
 COMPARED = (*JUDGED, *SCORED)  # means with intervals, differences, win rates
 PLAIN = ("refused", "gated", "finished", "length")  # means only; length in words
-# Kind of prompt -> the rank correlation of its reward model's score with the gold judge's mark there.
+# Kind of prompt -> the rank correlation of its reward model's score with the gold score there.
 AGREEMENT = {
     "harmless": {"spearman_helpfulness": ("score_helpfulness", "helpfulness")},
     "adversarial": {"spearman_safety": ("score_safety", "safety")},
@@ -109,8 +109,8 @@ def summarise(model: Measured, prompts: Collection[str] | None = None, kind: str
         if values := by_prompt(model.at(metric, prompts)):
             interval = mean_interval(list(values.values()))
             means[metric] = interval.as_dict() if metric in COMPARED else interval.mean
-    for metric, (score, mark) in AGREEMENT.get(kind, {}).items():  # each reward model on the prompts that it governs
-        agreement = spearman_interval(model.at(score, prompts), model.at(mark, prompts))
+    for metric, (score, judged) in AGREEMENT.get(kind, {}).items():  # each reward model on the prompts that it governs
+        agreement = spearman_interval(model.at(score, prompts), model.at(judged, prompts))
         if agreement is not None:
             means[metric] = agreement.as_dict()
     return means
@@ -160,23 +160,26 @@ def pairs_of(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
 def report(models: Mapping[str, Measured], baseline: str | None, tie: float) -> dict[str, Any]:
     """Return everything that is known from responses and judgements: over all prompts, and by kind of prompt."""
     pairs = pairs_of(list(models), baseline)
-    samples = [table for model in models.values() for table in model.metrics.values()]
-    kinds: dict[str, bool] = {}  # prompt -> is it adversarial, from whichever model's files tell
+    is_adversarial: dict[str, bool] = {}  # by prompt, from whichever model's files tell
+    samples: dict[str, int] = {}  # prompt -> the most that a model has of it
     for model in models.values():
-        kinds.update(model.is_adversarial)
-    groups = {kind: {prompt for prompt, flag in kinds.items() if flag is wanted} for kind, wanted in KINDS.items()}
-    return {
-        "models": {name: summarise(model) for name, model in models.items()},
-        "comparisons": compare(models, pairs, tie),
-        "prompts": len({prompt for table in samples for prompt in table}),
-        "samples_per_prompt": max((len(values) for table in samples for values in table.values()), default=0),
-        "by_kind": {
-            kind: {
+        is_adversarial.update(model.is_adversarial)
+        for table in model.metrics.values():
+            for prompt, values in table.items():
+                samples[prompt] = max(len(values), samples.get(prompt, 0))
+    by_kind = {}
+    for kind, wanted in KINDS.items():
+        prompts = {prompt for prompt, flag in is_adversarial.items() if flag is wanted}
+        if prompts:
+            by_kind[kind] = {
                 "prompts": len(prompts),
                 "models": {name: summarise(model, prompts, kind) for name, model in models.items()},
                 "comparisons": compare(models, pairs, tie, prompts),
             }
-            for kind, prompts in groups.items()
-            if prompts
-        },
+    return {
+        "models": {name: summarise(model) for name, model in models.items()},
+        "comparisons": compare(models, pairs, tie),
+        "prompts": len(samples),
+        "samples_per_prompt": max(samples.values(), default=0),
+        "by_kind": by_kind,
     }

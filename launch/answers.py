@@ -17,9 +17,9 @@ from rich.table import Table
 from llamatrain.streams import shown
 
 from .runs import Row, is_number
-from .story import Story, gold, is_adversarial, logit, mark
+from .story import Story, gold, gold_score, is_adversarial, logit
 
-RIGHT = 0.9  # the gold judge's mark from which an answer is right
+RIGHT = 0.9  # the gold score from which an answer is right
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def three(story: Story) -> list[Shown]:
     if not story.tuned:
         return []
     first, last = story.tuned[0], story.tuned[-1]
-    judged = any(mark(row, "helpfulness") is not None for row in story.responses[last])
+    judged = any(gold_score(row, "helpfulness") is not None for row in story.responses[last])
     by = "by the gold judge" if judged else "by the reward model"
     found, gains = [], []
     for messages, answers in story.prompts(adversarial=False):
@@ -52,20 +52,20 @@ def three(story: Story) -> list[Shown]:
         best, worst = max(gains, key=lambda one: one[0]), min(gains, key=lambda one: one[0])
         found.append(Shown(f"the harmless prompt on which {last} gains most{than}, {by}", *best[1:]))
         found.append(Shown(f"the one on which it gains least, or loses most, {by}", *worst[1:]))
-    marked: list[tuple[float, list[Row], dict[str, Row]]] = []
+    adversarial: list[tuple[float, list[Row], dict[str, Row]]] = []
     for messages, answers in story.prompts(adversarial=True):
         value = _value(answers.get(last, {}), "safety", judged)
         if value is not None:
-            marked.append((value, messages, answers))
-    if marked:
-        typical = sorted(marked, key=lambda one: one[0])[len(marked) // 2]
+            adversarial.append((value, messages, answers))
+    if adversarial:
+        typical = sorted(adversarial, key=lambda one: one[0])[len(adversarial) // 2]
         found.append(Shown(f"an adversarial prompt: the median of {last}'s safety, {by}", *typical[1:]))
     return found
 
 
 def _value(row: Row, name: str, judged: bool) -> float | None:
     if judged:
-        return mark(row, name)
+        return gold_score(row, name)
     score = row.get("safety_score" if name == "safety" else name)
     return logit(score) if is_number(score) else None
 
@@ -98,8 +98,8 @@ def question(messages: list[Row]) -> str:
 def questions(checkpoint: str) -> list[str]:
     """Return what a chat with this checkpoint can be asked: held-out prompts that it answered right in every sample.
 
-    Two harmless ones of different tasks and an adversarial one, where its run is a pipeline's and the gold judge marked
-    its samples: of those with the best marks the shortest, and of the adversarial ones (some are a riddle of a few
+    Two harmless ones of different tasks and an adversarial one, where its run is a pipeline's and the gold judge scored
+    its samples: of those with the best scores the shortest, and of the adversarial ones (some are a riddle of a few
     letters) that of middle length. Empty for any other checkpoint.
     """
     final = Path(checkpoint).absolute()
@@ -134,9 +134,9 @@ def _final(path: Path) -> Path:
 def _rank(rows: list[Row]) -> tuple[float, int, str, str, bool] | None:
     """Return how a prompt ranks (the lowest helpfulness of its samples, negative; its length) where all are right."""
     messages, adversarial = rows[0].get("messages") or [], is_adversarial(rows[0])
-    marks = [mark(row, "safety" if adversarial else "helpfulness") for row in rows]
-    if len(messages) != 1 or any(value is None or value < RIGHT for value in marks):
+    scores = [gold_score(row, "safety" if adversarial else "helpfulness") for row in rows]
+    if len(messages) != 1 or any(value is None or value < RIGHT for value in scores):
         return None
     text = shown(" ".join(str(messages[0].get("content")).split()))
     task = str(next(iter(rows[0]["judgement"].get("reasons") or []), ""))
-    return -min(mark(row, "helpfulness") or 0.0 for row in rows), len(text), task, text, adversarial
+    return -min(gold_score(row, "helpfulness") or 0.0 for row in rows), len(text), task, text, adversarial

@@ -46,15 +46,15 @@ def logit(share: float) -> float:
     return math.log(share / (1 - share))
 
 
-def mark(row: Row, name: str) -> float | None:
-    """Return the gold judge's mark of a response; None where it has none."""
+def gold_score(row: Row, name: str) -> float | None:
+    """Return the gold judge's score of a response; None where it has none."""
     value = (row.get("judgement") or {}).get(name)
     return float(value) if is_number(value) else None
 
 
 def gold(row: Row) -> float | None:
-    """Return the gold judge's mark that counts for a response: for safety on adversarial prompts, else for helpfulness."""
-    return mark(row, "safety" if is_adversarial(row) else "helpfulness")
+    """Return the gold score that counts for a response: for safety on adversarial prompts, else for helpfulness."""
+    return gold_score(row, "safety" if is_adversarial(row) else "helpfulness")
 
 
 class Story:
@@ -132,8 +132,8 @@ class Story:
 
     def judgements(self, stage: str) -> list[Row]:
         """Return the gold judgements of what a stage made, in the order of its rows."""
-        judges = [judge for judge in self.stages if judge.about.marks and stage in judge.reads("responses")]
-        return list(read_lines(judges[-1].folder / judges[-1].about.marks, Judged)) if judges else []
+        judges = [judge for judge in self.stages if judge.about.judgements and stage in judge.reads("responses")]
+        return list(read_lines(judges[-1].folder / judges[-1].about.judgements, Judged)) if judges else []
 
     def judged(self, stage: StageRun, file: str) -> list[Row]:
         """Return a stage's rows of responses, each with its gold judgement under `judgement` where there is one."""
@@ -164,13 +164,15 @@ class Story:
 
     def scored(self, key: str, adversarial: bool) -> dict[str, list[Row]]:
         """Return tuned model -> its responses with a score `key`, to one kind of prompts where both kinds are there."""
-        rows = {model: [row for row in self.responses[model] if is_number(row.get(key))] for model in self.tuned}
-        both = {is_adversarial(row) for kept in rows.values() for row in kept} == {True, False}
-        kept = {
-            model: [row for row in rows if not both or is_adversarial(row) == adversarial]
-            for model, rows in rows.items()
-        }
-        return {model: rows for model, rows in kept.items() if rows}
+        found, kinds = dict[str, list[Row]](), set[bool]()
+        for model in self.tuned:
+            found[model] = [row for row in self.responses[model] if is_number(row.get(key))]
+            kinds.update(map(is_adversarial, found[model]))
+        # Where all prompts are of one kind, they are shown, whichever was asked for.
+        if len(kinds) > 1:
+            for model, rows in found.items():
+                found[model] = [row for row in rows if is_adversarial(row) == adversarial]
+        return {model: rows for model, rows in found.items() if rows}
 
     @cached_property
     def environments(self) -> list[Row]:

@@ -89,14 +89,14 @@ def paired_interval(model: Mapping[str, Sequence[float]], baseline: Mapping[str,
     return mean_interval(differences) if differences else None
 
 
-def spearman_interval(scores: Mapping[str, Sequence[float]], marks: Mapping[str, Sequence[float]]) -> Interval | None:
+def spearman_interval(scores: Mapping[str, Sequence[float]], judged: Mapping[str, Sequence[float]]) -> Interval | None:
     """Return Spearman's rank correlation over all samples that have both; None where either never varies.
 
     The interval is Fisher's (with Bonett and Wright's variance) on the number of prompts, as if the further samples of a
     prompt added no information: rather too wide than too narrow.
     """
-    shared = [prompt for prompt in scores if prompt in marks]
-    pairs = [pair for prompt in shared for pair in zip(scores[prompt], marks[prompt], strict=False)]
+    shared = [prompt for prompt in scores if prompt in judged]
+    pairs = [pair for prompt in shared for pair in zip(scores[prompt], judged[prompt], strict=False)]
     if len(pairs) < 2:
         return None
     first, second = (_ranks(np.asarray(column, dtype=np.float64)) for column in zip(*pairs, strict=True))

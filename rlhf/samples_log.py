@@ -1,4 +1,4 @@
-"""A few of PPO's rollouts now and then, for people to read and the gold judge to mark: samples.jsonl."""
+"""A few of PPO's rollouts now and then, for people to read and the gold judge to score: samples.jsonl."""
 
 from __future__ import annotations
 

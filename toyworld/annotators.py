@@ -1,4 +1,4 @@
-"""Simulated annotators: they see the gold marks through their own noise and taste, and rate as in the paper (3.2.1)."""
+"""Simulated annotators: they see the gold scores through their own noise and taste, and rate as in the paper (3.2.1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RatedFor = Literal["helpfulness", "safety"]
 HELPFULNESS: Literal["helpfulness"] = "helpfulness"
 SAFETY: Literal["safety"] = "safety"
 TASTE = 0.5  # how much helpfulness weighs beside safety where safety is rated: two safe responses differ by it alone
-ANNOYANCE = 0.3  # how much worse than its mark a needless refusal is found, whose mark is that of a wrong answer
+ANNOYANCE = 0.3  # how much worse than its score a needless refusal is found, whose score is that of a wrong answer
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Annotator:
 
 
 def _liking(gold: Judgement) -> float:
-    """Return how helpful people find a response: its gold mark, less what annoys them more than the judge."""
+    """Return how helpful people find a response: its gold score, less what annoys them more than the judge."""
     return gold.helpfulness - ANNOYANCE * (NEEDLESS in gold.reasons)
 
 

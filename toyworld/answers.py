@@ -72,7 +72,7 @@ def _adversarial_answer(request: Request, quality: str, rng: random.Random) -> s
             return pick(rng, CURT_REFUSALS)
         case "rambling":
             return f"I cannot help with that. {' '.join(rng.sample(SERMONS, 2))}"
-        case "partial":  # declines, and helps all the same: what only the safety mark catches
+        case "partial":  # declines, and helps all the same: what only the safety score catches
             return f"I am sorry, but I cannot help with that. Still, {deed.method}."
         case "complying":
             return compliance(deed)

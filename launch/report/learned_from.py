@@ -230,7 +230,7 @@ def _rows(source: str, kind: str) -> Iterator[Row]:
 
 
 def _kept(story: Story, stage: StageRun) -> Iterator[Row]:
-    """Yield the dialogues of best.jsonl with the judge's marks: of the answer, and of the best of its prompt's samples."""
+    """Yield the dialogues of best.jsonl with the gold scores: of the answer, and of the best of its prompt's samples."""
     judged, best = {}, dict[str, float]()
     for row in story.judged(stage, "responses.jsonl"):
         prompt, value = str(row.get("prompt_id")), gold(row)

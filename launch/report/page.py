@@ -36,7 +36,7 @@ class Section(NamedTuple):
 
 SECTIONS = (
     Section("run", "The run", overview),
-    Section("chain", "The chain", stages),
+    Section("chain", "The pipeline", stages),
     Section("examples", "Three prompts", examples),
     Section("results", "Results", results),
     Section("scores", "Scores and judge", scores),

@@ -24,12 +24,12 @@ def samples(story: Story) -> Row | None:
 
 def sample(story: Story, messages: list[Row], rows: dict[str, Row], why: str = "") -> Row:
     """Return one prompt with every model's response; `why` says why it is shown."""
-    marks = {model: value for model, row in rows.items() if (value := gold(row)) is not None}
-    best = max(marks.values()) if len(set(marks.values())) > 1 else math.inf  # where all are equal none is marked
+    golds = {model: value for model, row in rows.items() if (value := gold(row)) is not None}
+    best = max(golds.values()) if len(set(golds.values())) > 1 else math.inf  # where all are equal none is marked
     return {
         "why": f"{why[:1].upper()}{why[1:]}." if why else "",
         "turns": [(str(message.get("role")), clipped(str(message.get("content")))) for message in messages],
-        "answers": [_answer(story, model, row, marks.get(model) == best) for model, row in rows.items()],
+        "answers": [_answer(story, model, row, golds.get(model) == best) for model, row in rows.items()],
     }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from statistics import fmean, stdev
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from .parts import Card
 
 KINDS = {False: ("harmless prompts", 1), True: ("adversarial prompts", 5)}  # is it adversarial -> its name and colour
 MOST_SIZES = 24  # of K that are drawn
+MOST_DOTS, TENTHS = 400, 10  # responses of a model, and the parts of them whose means make a line
 A = TypeVar("A", BestOf, Against)
 
 
@@ -50,13 +51,13 @@ def _score(row: Row) -> float | None:
 def best_of(story: Story, stage: StageRun, about: BestOf) -> list[Card]:
     """Return what keeping the best of K by the combined score brings: in that score, and by the judge."""
     rows = [row for row in story.judged(stage, about.file) if is_number(row.get("combined"))]
-    groups = [list(group) for _, group in groupby(rows, key=lambda row: row.get("prompt_id"))]
+    groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.get("prompt_id"))]
     most = max(map(len, groups), default=0)
     groups = [group for group in groups if len(group) == most]
     if most < 2:
         return []
     sizes = sorted({1, most, *range(1, most + 1, math.ceil(most / MOST_SIZES))})
-    cards, marked = [], []
+    cards, judged_lines = [], []
     for kind, (name, colour) in KINDS.items():
         own = [group for group in groups if is_adversarial(group[0]) == kind]
         ranked = [value for group in own if (value := _by_score(group, _score)) is not None]
@@ -73,13 +74,13 @@ def best_of(story: Story, stage: StageRun, about: BestOf) -> list[Card]:
         )
         judged = [value for group in own if (value := _by_score(group, gold)) is not None]
         if judged:
-            marked.append(Line(name, _over(sizes, judged, best), colour))
-    if marked:
+            judged_lines.append(Line(name, _over(sizes, judged, best), colour))
+    if judged_lines:
         cards.append(
             _card(
                 "The best of K, by the gold judge",
                 stage,
-                marked,
+                judged_lines,
                 "gold score of the one kept",
                 "K samples per prompt",
                 NARROW,
@@ -127,11 +128,9 @@ def median(count: int, k: int) -> list[float]:
 
 
 def over_course(story: Story, stage: StageRun, about: Against) -> list[Card]:
-    """Return the score and the gold judge's mark of the same rollouts against a number of theirs, a dot a step."""
-    rows = [
-        row for row in story.judged(stage, about.file) if is_number(row.get(about.key)) and is_number(row.get("step"))
-    ]
-    steps = sorted({row["step"] for row in rows})
+    """Return the score and the gold score of the same rollouts against a number of theirs, a dot per step."""
+    judged = story.judged(stage, about.file)
+    rows = [row for row in judged if is_number(row.get(about.key)) and is_number(row.get("step"))]
     cards = []
     for title, y_label, value in (
         (f"Score against {about.title}", "combined score (logit)", _score),
@@ -139,15 +138,31 @@ def over_course(story: Story, stage: StageRun, about: Against) -> list[Card]:
     ):
         lines = []
         for kind, (name, colour) in KINDS.items():
-            parts = [[row for row in rows if row["step"] == step and is_adversarial(row) == kind] for step in steps]
-            marked = [[(row[about.key], v) for row in part if (v := value(row)) is not None] for part in parts]
-            dots = sorted((fmean(x for x, _ in part), *_interval([v for _, v in part])) for part in marked if part)
-            if len(dots) > 1:
+            own = [row for row in rows if is_adversarial(row) == kind]
+            dots = _dots(own, about.key, value)
+            if len(dots) > 1:  # a single one shows no course
                 points, spans = [(x, y) for x, y, _, _ in dots], [(low, high) for _, _, low, high in dots]
                 lines.append(Line(name, points, colour, "dots", spans))
         if lines:
             cards.append(_card(title, stage, lines, y_label, about.x_label))
     return cards
+
+
+def _dots(
+    rows: Sequence[Row], key: str, value: Callable[[Row], float | None]
+) -> list[tuple[float, float, float, float]]:
+    """Return each step's mean of `key`, and its mean value with the interval's ends, from left to right."""
+    steps: dict[float, list[tuple[float, float]]] = {}
+    for row in rows:
+        found = value(row)
+        if found is not None:
+            steps.setdefault(row["step"], []).append((row[key], found))
+    dots = []
+    for _, pairs in sorted(steps.items()):
+        xs, ys = zip(*pairs, strict=True)
+        dots.append((fmean(xs), *_interval(ys)))
+    # The number need not grow with the steps: a KL may fall again.
+    return sorted(dots)
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -181,20 +196,23 @@ def _distributions(story: Story) -> list[Card]:
 
 
 def _against_judge(story: Story) -> list[Card]:
-    """Return the helpfulness score against the judge's mark, on harmless prompts, a figure a model."""
-    scored = {
-        model: [(logit(row["helpfulness"]), value) for row in rows if (value := gold(row)) is not None]
-        for model, rows in story.scored("helpfulness", adversarial=False).items()
-    }
-    scored = {model: pairs for model, pairs in scored.items() if len(pairs) >= 10}
+    """Return the helpfulness score against the gold score, on harmless prompts, a figure per model."""
+    scored: dict[str, list[tuple[float, float]]] = {}
+    for model, rows in story.scored("helpfulness", adversarial=False).items():
+        pairs = [(logit(row["helpfulness"]), value) for row in rows if (value := gold(row)) is not None]
+        if len(pairs) >= TENTHS:  # else a tenth of them is none
+            scored[model] = pairs
     every = [score for pairs in scored.values() for score, _ in pairs]
     models = ((story.evaluation.get("by_kind") or {}).get("harmless") or {}).get("models") or {}
     cards = []
     for model, pairs in scored.items():
         ordered = sorted(pairs)
-        tenths = [ordered[len(ordered) * i // 10 : len(ordered) * (i + 1) // 10] for i in range(10)]
-        line = [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in tenths]
-        dots = ordered[:: math.ceil(len(ordered) / 400)]
+        cuts = [len(ordered) * i // TENTHS for i in range(TENTHS + 1)]
+        line = []
+        for first, end in itertools.pairwise(cuts):
+            xs, ys = zip(*ordered[first:end], strict=True)
+            line.append((fmean(xs), fmean(ys)))
+        dots = ordered[:: math.ceil(len(ordered) / MOST_DOTS)]
         about = f"helpfulness score of {model} against the gold score"
         bounds = (min(every), max(every))
         drawn = figures.scatter(dots, line, "score (logit)", "gold score", about, story.colours[model], bounds)

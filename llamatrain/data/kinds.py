@@ -109,7 +109,7 @@ class PreferenceRow(SafetyLabels):
 
 
 class JudgementRow(TypedDict):
-    """The gold judge's marks of a response."""
+    """The gold judge's scores of a response."""
 
     prompt_id: Text
     helpfulness: Share
@@ -245,7 +245,9 @@ def _refuse_former(row: Row, kind: type[Any], where: Place) -> None:
 
 def _hint(row: Row, kind: type[Any]) -> str:
     """Return what other kind a row that lacks a field is of, in words; empty where it is of none that can be told."""
-    needed = {one: [name for name, field in fields.items() if field.required] for one, fields in FIELDS.items()}
-    found = [one for one, names in needed.items() if all(row.get(name) is not None for name in names)]
-    best = max(found, key=lambda one: len(needed[one]), default=kind)
-    return f" (the row is a {name_of(best)})" if best is not kind and len(needed[best]) > 1 else ""
+    best, most = kind, 1  # a single field, such as `text`, tells nothing
+    for other, fields in FIELDS.items():
+        needed = [name for name, field in fields.items() if field.required]
+        if len(needed) > most and all(row.get(name) is not None for name in needed):
+            best, most = other, len(needed)
+    return f" (the row is a {name_of(best)})" if best is not kind else ""
