@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llamatrain.data.order import GOLDEN, scramble
+
 Numbers = NDArray[np.int64]
 
 # Table 9a's lists.
@@ -84,8 +86,7 @@ class Counts:
 
 def sampled(numbers: Numbers, share: float) -> NDArray[np.bool_]:
     """Tell which documents are in a random sample of this share: a function of their number alone."""
-    mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = scramble((numbers + 1).astype(np.uint64) * np.uint64(GOLDEN))  # 0 would stay 0
     return (mixed >> np.uint64(40)) < np.uint64(round(share * (1 << 24)))
 
 
