@@ -169,10 +169,11 @@ def distributed(stages: Sequence[Stage], arguments: Sequence[str]) -> list[Stage
             raise UserError(f"{argument}: {_unknown(name, names, set(programs))}")
         for one in chosen:
             found[one][rank].append(override)
-    return [
-        Stage(s.name, s.program, s.settings, tuple(override for rank in found[s.name] for override in rank))
-        for s in stages
-    ]
+    made = []
+    for stage in stages:
+        general, of_program, own = found[stage.name]
+        made.append(Stage(stage.name, stage.program, stage.settings, (*general, *of_program, *own)))
+    return made
 
 
 def _unknown(name: str, names: set[str], programs: set[str]) -> str:

@@ -120,12 +120,12 @@ def score_means(results: Sequence[Scored]) -> dict[str, float]:
 
     eval/score_harmless, eval/score_adversarial, eval/score_chosen, eval/score_rejected; none for a kind without pairs.
     """
-    groups = {
-        "harmless": [s for r in results if not r.is_adversarial for s in (r.chosen_score, r.rejected_score)],
-        "adversarial": [s for r in results if r.is_adversarial for s in (r.chosen_score, r.rejected_score)],
-        "chosen": [r.chosen_score for r in results],
-        "rejected": [r.rejected_score for r in results],
-    }
+    groups: dict[str, list[float]] = {"harmless": [], "adversarial": [], "chosen": [], "rejected": []}
+    for result in results:
+        kind = "adversarial" if result.is_adversarial else "harmless"
+        groups[kind] += [result.chosen_score, result.rejected_score]
+        groups["chosen"].append(result.chosen_score)
+        groups["rejected"].append(result.rejected_score)
     return {f"eval/score_{name}": fmean(scores) for name, scores in groups.items() if scores}
 
 

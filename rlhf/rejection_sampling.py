@@ -43,7 +43,7 @@ from llamatrain.responses.scoring import check_zero, require_zero, sigmoid
 from llamatrain.run import Run
 from llamatrain.start import language_engine, rows_at_once
 
-from .config import RejectionSamplingConfig, noise_of
+from .config import PROGRAMS, RejectionSamplingConfig, noise_of
 
 SAMPLED = (  # what the samples follow from, beside the models and the prompts
     *(f"sampling.{key}" for key in ("temperature", "top_p", "max_new_tokens")),
@@ -69,7 +69,8 @@ def train(cfg: RejectionSamplingConfig) -> None:
     cfg.generation_batch_size = generated_at_once(cfg.generation_batch_size, parents, cfg.dtype)
     bad = BadRows(cfg.bad_rows)
     sft, earlier = read_dialogues(cfg.sft_train, bad), read_dialogues(cfg.earlier, bad)
-    with Run(cfg.run, "rejection_sampling", cfg, {**parents, "base": base}, fingerprints(cfg), FIXED) as run:
+    made_from, then = {**parents, "base": base}, PROGRAMS["rejection_sampling"].then
+    with Run(cfg.run, "rejection_sampling", cfg, made_from, fingerprints(cfg), FIXED, then=then) as run:
         bad.say(run.print)
         # 1. sample and score
         chunks = make_responses(run, cfg, parents, noise_of("rejection_sampling", cfg.round))
@@ -246,8 +247,6 @@ def sampling_metrics(chunks: Chunks[SampledRow], gate: GateConfig) -> dict[str, 
     """
     groups = list(by_prompt(chunks))
     flat = [row for rows in groups for row in rows]
-    k = len(groups[0])
-    sizes = [*(2**i for i in range(k.bit_length()) if 2**i < k), k]
     scores = [[sigmoid(row["raw"]["combined"]) for row in rows] for rows in groups]
     metrics = {
         **response_metrics("rs", flat),
@@ -267,8 +266,11 @@ def sampling_metrics(chunks: Chunks[SampledRow], gate: GateConfig) -> dict[str, 
         metrics[f"rs/gated_{name}"] = fmean(own["safety"] < closed for own in raw)
         # Below 1: whitened together with the other kind, this one would be learned with less strength (PPO's `whiten`).
         metrics[f"rs/whitened_spread_{name}"] = pstdev(own["combined"] for own in raw) / spread if spread else 0.0
-    for size in sizes:
+    k, size = len(groups[0]), 1
+    while size < k:
         metrics[f"rs/best_of_{size}"] = fmean(expected_best(own, size) for own in scores)
+        size *= 2
+    metrics[f"rs/best_of_{k}"] = metrics["rs/score_best"]
     return metrics
 
 

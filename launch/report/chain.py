@@ -36,7 +36,8 @@ def folded(boxes: Sequence[Box]) -> list[Box]:
     names = {box.name: _group_name(group) for group in groups.values() for box in group}
     found = []
     for group in groups.values():
-        parents = list(dict.fromkeys(names[one] for box in group for one in box.parents if one in known))
+        own = [one for box in group for one in box.parents if one in known]
+        parents = list(dict.fromkeys(names[one] for one in own))  # the folds of a parent are one box, too
         size = group[0].size if len(group) == 1 else f"{len(group)} runs"
         state = next((box.state for box in group if box.state != "done"), "done")
         title = "\n".join(box.title for box in group)

@@ -6,6 +6,7 @@ from a box), so that no line runs through a box.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ def _swap(columns: list[list[Item]], before: Neighbours, after: Neighbours) -> N
             changed = False
             for k in range(len(items) - 1):
                 here, there = items[k : k + 2]
-                kept = swapped = 0
+                kept = swapped = 0  # crossings of the two items' lines as they stand, and the other way round
                 for near, at in place:
                     pairs = [(at[one], at[other]) for one in near.get(here, []) for other in near.get(there, [])]
                     kept += sum(one > other for one, other in pairs)
@@ -145,14 +146,19 @@ def _mean(places: Sequence[float]) -> float:
 def crossings(columns: Sequence[Sequence[Item]], lines: Sequence[tuple[Item, Item]]) -> int:
     """Return how many pairs of lines cross."""
     place = {item: (number, k) for number, items in enumerate(columns) for k, item in enumerate(items)}
-    ends = [(*place[source], place[target][1]) for source, target in lines]
-    return sum(a[0] == b[0] and (a[1] - b[1]) * (a[2] - b[2]) < 0 for i, a in enumerate(ends) for b in ends[i + 1 :])
+    ends = [(*place[source], place[target][1]) for source, target in lines]  # column, height there, height in the next
+    found = 0
+    for (column, left, right), (other, other_left, other_right) in itertools.combinations(ends, 2):
+        # They cross where one begins above the other and ends below it.
+        found += column == other and (left - other_left) * (right - other_right) < 0
+    return found
 
 
 def _bands(columns: Sequence[Sequence[Item]], lines: Sequence[tuple[Item, Item]], widest: int) -> list[range]:
     """Divide columns into bands where the fewest lines pass from one to the next, and not into more than is needed."""
     left = {item: number for number, items in enumerate(columns) for item in items}
     passing = [sum(left[source] == number - 1 for source, _ in lines) for number in range(len(columns) + 1)]
+    # The cheapest division of the first so many columns, from those of fewer: its cost and where its last band starts.
     cost, start = [0.0], [0]
     for end in range(1, len(columns) + 1):
         options = [(cost[first] + 2 + passing[first], first) for first in range(max(0, end - widest), end)]
@@ -160,7 +166,7 @@ def _bands(columns: Sequence[Sequence[Item]], lines: Sequence[tuple[Item, Item]]
         cost.append(least)
         start.append(first)
     found, end = list[range](), len(columns)
-    while end:
+    while end:  # back from the last band
         found.append(range(start[end], end))
         end = start[end]
     return found[::-1]
@@ -176,7 +182,7 @@ def places(
     place: dict[Item, float] = {}
     for items in columns:
         place |= dict(zip(items, _apart([0.0] * len(items), [size[item] for item in items]), strict=True))
-    for sweep in range(SWEEPS + 1):
+    for sweep in range(SWEEPS + 1):  # to the right and back: what an item wants follows from where its neighbours are
         near = (before, after) if sweep % 2 == 0 else (after, before)
         for items in columns if sweep % 2 == 0 else reversed(columns):
             wanted = [_wanted(item, place, near) for item in items]

@@ -98,10 +98,13 @@ def keys_given(program: str, overrides: Sequence[str]) -> list[str]:
     """
     names = [o.split("=", 1)[1] for o in overrides if o.startswith("preset=")]
     own = [o for name in names if presets.is_own(name) for o in preset_overrides(program, name)]
-    pairs = (override.lstrip("+").partition("=") for override in [*own, *overrides])
-    return sorted(
-        {key for key, _, value in pairs if (key in length.KEYS and value != "null") or key.split(".")[0] == "model"}
-    )
+    given = set()
+    for override in [*own, *overrides]:
+        key, _, value = override.lstrip("+").partition("=")
+        of_model = key.split(".")[0] == "model"
+        if of_model or (key in length.KEYS and value != "null"):  # null leaves a length to another key
+            given.add(key)
+    return sorted(given)
 
 
 def note_given(values: dict[str, Any], keys: list[str]) -> None:

@@ -116,7 +116,7 @@ def response_metrics(prefix: str, rows: list[SampledRow]) -> dict[str, float]:
     groups = {"": rows, "_harmless": harmless, "_adversarial": adversarial}
     for name, group in groups.items():
         raw = [row["raw"] for row in group]
-        scores = {
+        scores = {  # absent without their reward models
             "helpfulness": [own["helpfulness"] for own in raw if "helpfulness" in own],
             "safety_score": [own["safety"] for own in raw if "safety" in own],
             "combined": [own["combined"] for own in raw if "combined" in own],
