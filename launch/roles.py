@@ -229,7 +229,7 @@ def _divided(files: Sequence[File], role: str, root: Path | None, fold: int, kin
     `kind` of preferences; where they are cross-validated every pair is learned from by some model.
     """
     named = [file for file in files if file.is_held_out]
-    named = named if len(named) < len(files) else []
+    named = named if len(named) < len(files) else []  # something must be left to learn from
     part = Part(files=[file for file in files if file not in named])
     crossed = bool(kind) and fold > 1 and not named
     if kind and fold == 1:
@@ -243,7 +243,7 @@ def _divided(files: Sequence[File], role: str, root: Path | None, fold: int, kin
             share, why = 0.0, "held out, as its name says"
         elif named or crossed:
             part.train += sources
-        elif file.texts:
+        elif file.texts:  # a folder of whole texts: by the hash of their names, so that a new one moves no other
             sources.sort(key=lambda source: hashlib.sha256(Path(source).name.encode()).digest())
             count = max(1, len(sources) // fold)
             part.held_out += sorted(sources[:count])

@@ -118,12 +118,13 @@ def headline_figures(last: Mapping[str, float], shown: Headline) -> tuple[str, l
             first, most = (f"{last[f'{shown.best_of}{numbers[place]}']:.2f}" for place in (0, -1))
             return "score (0 to 1), ", [(f"best of {numbers[0]}:", first), (f"best of {numbers[-1]}:", most)]
     if shown.of_last:
+        metrics, whose = {}, ""
         models = [name.partition("/")[0] for name in last if "/" in name]
-        by = next(
-            (by for by, names in shown.of_last.items() if models and f"{models[-1]}/{next(iter(names))}" in last), ""
-        )
-        metrics = {f"{models[-1]}/{metric}": words for metric, words in shown.of_last.get(by, {}).items()}
-        whose = f"{models[-1]}, {by}: " if by else ""
+        for by, names in shown.of_last.items() if models else ():
+            own = {f"{models[-1]}/{metric}": words for metric, words in names.items()}
+            if next(iter(own)) in last:  # the best of what there is: without a judge, the reward models' scores
+                metrics, whose = own, f"{models[-1]}, {by}: "
+                break
     written = {name: decimals(value, 0) if shown.counts else figure(value) for name, value in last.items()}
     found = [(words.replace("_", " "), written[name]) for name, words in metrics.items() if name in last]
     return whose, found or [(name.split("/")[-1].replace("_", " "), told) for name, told in written.items()]

@@ -33,6 +33,7 @@ def wrapped(pieces: Iterable[str], width: int) -> Iterator[str]:
 
     def placed() -> str:
         nonlocal column, gap, word
+        # A word that begins a line stays there, however long: another break would only leave an empty one.
         anew = bool(word) and column > 0 and column + len(gap) + len(word) > width
         text = f"\n{word}" if anew else f"{gap}{word}"
         column = len(word) if anew else column + len(text)

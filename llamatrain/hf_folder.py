@@ -96,6 +96,7 @@ def load_tokenizer(path: str | Path, given: str | None = None) -> Tokenizer:
     if (folder / "final").exists():
         folder = folder / "final"
     tokenizer = Tokenizer(folder if given is None else given)
+    # Of as many pieces, a wrong tokenizer would only show in what the model writes.
     if given is not None and (folder / MODEL_FILE).is_file() and Tokenizer(folder).fingerprint != tokenizer.fingerprint:
         raise UserError(f"tokenizer={given} is not the tokenizer in {folder}: need the same one, or null for that")
     known = load_config(folder)[0].vocab_size

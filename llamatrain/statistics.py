@@ -103,7 +103,7 @@ def spearman_interval(scores: Mapping[str, Sequence[float]], judged: Mapping[str
     if not first.std() or not second.std():
         return None
     rho = float(np.corrcoef(first, second)[0, 1])
-    if len(shared) < 4 or abs(rho) >= 1:
+    if len(shared) < 4 or abs(rho) >= 1:  # the variance needs four, and atanh of 1 is infinite
         return Interval(rho, None, None, len(shared))
     half = Z95 * math.sqrt((1 + rho * rho / 2) / (len(shared) - 3))
     return Interval(rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half), len(shared))

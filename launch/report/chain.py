@@ -56,12 +56,14 @@ def chain(boxes: Sequence[Box], columns: int, width: float, letter: float) -> Dr
     found = layout({box.name: box.parents for box in boxes}, columns)
     wide = (width - 2 * LANE - (columns - 1) * GAP) / columns
     texts = {box.name: _text(box, wide - 16, letter) for box in boxes}
+    # All boxes are as tall as the one with most to say, so that their middles line up.
     tall = 16 + max(NAME * len(name) + SIZE * len(size) for name, size in texts.values())
     left, middle, bottoms = _placed(found, wide, tall)
     drawing = Drawing(width, bottoms[-1] + 2, "the stages of the pipeline and their inputs")
     for source, target in found.lines:
         start = (left[source] + wide, middle[source])
         end = (left[target], middle[target])
+        # Into another band the line runs along the lane below the first one.
         below = next((bottom for bottom in bottoms[:-1] if middle[source] < bottom < middle[target]), None)
         _connect(drawing, start, end, isinstance(target, Bend), wide, below)
     for box in boxes:

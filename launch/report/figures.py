@@ -164,9 +164,11 @@ def intervals(
     edges += [zero] if zero is not None else []
     edges += list(bounds or ())
     low, high = min(edges), max(edges)
+    # Where the bounds hold all there is, such as shares in [0, 1], the axis ends with them.
     margin = 0.0 if bounds == (low, high) else (high - low) * 0.06 or 0.1
     step = 30
     drawing = Drawing(WIDE, step * len(rows) + 32, about)
+    # Names stand left and notes right of the axis, so wide as their letters are.
     left = 14 + 8.2 * max(len(row.name) for row in rows)
     right = drawing.width - 14 - 7.6 * max(len(row.note) for row in rows)
     across = Axis(low - margin, high + margin, left, right)
@@ -196,10 +198,10 @@ def ridges(rows: Sequence[tuple[str, Sequence[float], int]], x_label: str, about
     _across(drawing, across, drawing.height - 20, x_label, over=6)
     for i, ((name, values, colour), shape) in enumerate(zip(rows, shapes, strict=True)):
         base = (i + 1) * step + 2.0
-        spots = [
-            (left + (b + 0.5) / bins * (right - left), base - tall * (height / highest) ** 0.7)
-            for b, height in enumerate(shape)
-        ]
+        spots = []
+        for b, height in enumerate(shape):
+            x = left + (b + 0.5) / bins * (right - left)
+            spots.append((x, base - tall * (height / highest) ** 0.7))  # the power lets thin tails be seen
         outline = [(left, base), (left, spots[0][1]), *spots, (right, spots[-1][1]), (right, base)]
         average = sum(values) / len(values)
         mean = f"{average:.2f}".replace("-", "−")

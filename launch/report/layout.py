@@ -94,7 +94,7 @@ def _untangled(columns: list[list[Item]], lines: Sequence[tuple[Item, Item]]) ->
             near = before if forth else after
             beside = _shares(columns[number - 1 if forth else number + 1])
             means = {item: _mean([beside[one] for one in near.get(item, [])]) for item in columns[number]}
-            columns[number].sort(key=means.__getitem__)
+            columns[number].sort(key=means.__getitem__)  # the barycentre heuristic
         _swap(columns, before, after)
         found = crossings(columns, lines)
         if found < least:

@@ -116,13 +116,13 @@ def _oasst_dialogue(row: Row, source: str) -> Iterator[Row]:
     path: list[Row] = []
     while node.get("lang") == "en" and not node.get("deleted"):
         path.append({"role": _ROLES[node["role"]], "content": node["text"].strip()})
-        replies = [
-            reply for reply in node.get("replies") or () if reply.get("lang") == "en" and not reply.get("deleted")
-        ]
+        known = node.get("replies") or ()
+        replies = [reply for reply in known if reply.get("lang") == "en" and not reply.get("deleted")]
         if not replies:
             break
+        # The first of equals, and a reply that nobody ranked after all that somebody did.
         node = min(replies, key=lambda reply: (reply.get("rank") is None, reply.get("rank") or 0))
-    if len(path) % 2 == 1:
+    if len(path) % 2 == 1:  # the tree ends with a question
         path.pop()
     usable = all(m["content"] and not any(tag in m["content"] for tag in TAGS) for m in path)
     if path and usable:

@@ -216,6 +216,7 @@ def _read_text(
         place.number = 1
         yield place, _document(file.read(), place)
         return
+    # Parts of a file begin and end between paragraphs (`split`): none is cut.
     left = None if end is None else end - place.begin
     lines: list[bytes] = []
     for number, line in enumerate(file, start=1):
@@ -224,7 +225,7 @@ def _read_text(
                 break
             left -= len(line)
         if line.strip():
-            place.number = place.number if lines else number
+            place.number = place.number if lines else number  # a paragraph is named by its first line
             lines.append(line)
         elif lines:
             yield place, _document(b"".join(lines), place)

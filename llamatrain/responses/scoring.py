@@ -104,11 +104,10 @@ def combine(
         is_answer = torch.tensor([r.is_answer for r in rollouts])
         combined = combined_logits(helpfulness, safety, is_adversarial, gate)
         combined = hold_back(combined, is_answer, [r.prompt.id for r in rollouts], 0.0, gate)
-        gated = gate_closes(safety, gate) & ~is_adversarial
-    columns = [
-        [None] * len(rollouts) if column is None else column.tolist()
-        for column in (helpfulness, safety, combined, gated)
-    ]
+        gated = gate_closes(safety, gate) & ~is_adversarial  # on adversarial prompts the safety score counts anyway
+    columns: list[list[Any]] = []
+    for column in (helpfulness, safety, combined, gated):
+        columns.append([None] * len(rollouts) if column is None else column.tolist())
     return [Scores(*row) for row in zip(*columns, strict=True)]
 
 

@@ -135,7 +135,7 @@ def read_scores(path: str, ids: Sequence[str | int | None]) -> NDArray[np.float6
         if not isinstance(score, int | float) or not math.isfinite(score):
             raise UserError(f"{place}: field 'score': found {show(score)}, need a number")
         if "sample" not in row and (own := _id(row)) is not None:
-            if len(numbers[own]) != 1:
+            if len(numbers[own]) != 1:  # the score of a repeated id could be either's
                 raise UserError(
                     f"{place}: field 'id': {len(numbers[own])} samples have {show(own)}, need an id that only one has"
                 )
