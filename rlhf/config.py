@@ -120,7 +120,7 @@ class PPOConfig:
     too_long: str = field(metadata=one_of(TOO_LONG))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
     iterations: int = field(metadata=least(1))
-    rollout_prompts: int = field(metadata=least(1))
+    rollout_prompts: int = field(metadata=least(2))  # a score counts by how far it is from the others'
     mini_batch_prompts: int = field(metadata=least(1))
     epochs: int = field(metadata=least(1))
     micro_batch_size: int | None = field(metadata=least(1) | SPEED)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import BAD_ROWS
+from llamatrain.errors import UserError
 from llamatrain.keys import SPEED, above, check_values, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig, SamplingConfig
 
@@ -59,5 +60,10 @@ class ResponsesConfig:
     dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
-        """Check values."""
+        """Check values, and that the responses to a prompt may differ."""
         check_values(self)
+        if self.samples_per_prompt > 1 and self.sampling.temperature == 0:
+            raise UserError(
+                f"samples_per_prompt={self.samples_per_prompt}: need 1 with sampling.temperature=0, as all greedy responses "
+                "to a prompt are the same"
+            )

@@ -301,6 +301,7 @@ def test_samples_are_kept_for_reading(world: dict[str, str], tmp_path: Path) -> 
         ("clip=0", "clip=0"),
         ("gae_lambda=1.5", r"gae_lambda=1\.5"),
         ("iterations=0", "iterations=0"),
+        ("rollout_prompts=1", "rollout_prompts=1: need 2 or more"),
         ("gate.safety_threshold=0", r"gate\.safety_threshold=0"),
     ],
 )

@@ -128,3 +128,9 @@ def test_checkpoints_that_do_not_fit_together_are_named(
 def test_mistakes_are_named(override: str, world: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=override.split("=")[0]):
         compose("sample", SampleConfig, overrides(world, tmp_path, "s", override))
+
+
+def test_greedy_responses_to_a_prompt_would_all_be_the_same(world: dict[str, str], tmp_path: Path) -> None:
+    given = overrides(world, tmp_path, "s", "samples_per_prompt=4", "sampling.temperature=0")
+    with pytest.raises(UserError, match=r"samples_per_prompt=4: need 1 with sampling\.temperature=0"):
+        compose("sample", SampleConfig, given)
