@@ -74,8 +74,7 @@ class Run:
         self._inputs = {**self.data, **(inputs or {})}
         self._home = RunFolder(config, program, self.print)
         self.folder, self.checkpoints = self._home.path, self._home.checkpoints
-        self.is_main = distributed.is_main()
-        self.step = 0
+        self.is_main, self.step = distributed.is_main(), 0
         # A program whose data are known can be resumed: it stops at a step's end. Others stop at once.
         self._stop_request = StopRequest(patient=data is not None, speaks=self.is_main)
         self._signals = ExitStack()
