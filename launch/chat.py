@@ -1,10 +1,11 @@
 """Chat with a checkpoint in the terminal: answers stream in, the history is kept, the oldest turns make room.
 
     llamatrain chat runs/demo/ppo/final
-    llamatrain chat runs/demo/sft/final runs/demo/ppo/final    the same questions to both, answers side by side
+    llamatrain chat runs/demo/sft/final runs/demo/ppo/final
 
-Both draw with the same noise, so that they differ by their models alone. With piped input every line is a separate prompt
-(or a command) and every answer a paragraph; of two, each begins with its checkpoint's name.
+The second form puts the same questions to both, with the answers side by side. Both draw with the same noise, so that
+they differ by their models alone. With piped input every line is a separate prompt (or a command) and every answer a
+paragraph; of two, each begins with its checkpoint's name.
 """
 
 from __future__ import annotations

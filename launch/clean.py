@@ -1,9 +1,9 @@
 """Lists replaced results, and deletes them on request.
 
-    llamatrain clean                                        lists those below runs/
-    llamatrain clean runs/demo                              ... below one folder
-    llamatrain clean runs/demo remove=true                  deletes what it lists
-    llamatrain clean runs/demo/ppo.replaced-1a2b remove=true   deletes one of them
+    llamatrain clean                                          those below runs/
+    llamatrain clean runs/demo                                ... below a folder
+    llamatrain clean runs/demo remove=true                    deletes them
+    llamatrain clean runs/demo/ppo.replaced-1a2b remove=true  deletes one
 
 A stage that reruns keeps its former folder beside it, and so does a run with run.resume=never.
 """

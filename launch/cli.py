@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,15 +27,21 @@ EXAMPLES = {
     "sft preset=demo optim.lr=1e-3": "one program, one key changed",
     "sft --cfg job": "print the configuration and exit",
     "runs": "what lies in runs/, and what comes next",
-    "chat runs/demo/sft runs/demo/ppo": "try the result, beside what it was made from",
+    "chat runs/demo/sft runs/demo/ppo": "two models, side by side",
 }
 
 
 def usage(colour: bool) -> str:
-    """Return the help text: every program with a line, by group, and examples."""
+    """Return the help text, as wide as the terminal: every program, by group, and examples."""
+    columns = shutil.get_terminal_size((100, 24)).columns
 
     def paint(code: str, text: str) -> str:
         return f"\033[{code}m{text}\033[0m" if colour else text
+
+    def beside(start: str, text: str, painted: str) -> list[str]:
+        """Return the lines of a text beside its start, which is shown as `painted`."""
+        rows = textwrap.wrap(text, max(24, columns - len(start)), break_on_hyphens=False)
+        return [f"{painted}{rows[0]}", *(" " * len(start) + row for row in rows[1:])]
 
     lines = [
         "",
@@ -47,10 +55,13 @@ def usage(colour: bool) -> str:
         if program.group != group:
             group = program.group
             lines += ["", f"  {paint('1', group)}"]
-        lines.append(f"    {paint('36', name.ljust(width))}{program.summary}")
+        start = name.ljust(width)
+        lines += beside(f"    {start}", program.summary, f"    {paint('36', start)}")
     lines += ["", f"  {paint('1', 'Examples')}"]
     width = max(map(len, EXAMPLES)) + 2
-    lines += [f"    {NAME} {example.ljust(width)}{paint('2', what)}" for example, what in EXAMPLES.items()]
+    for example, what in EXAMPLES.items():
+        start = f"    {NAME} {example.ljust(width)}"
+        lines += beside(start, what, start)
     lines += ["", f"  {paint('2', f'{NAME} <program> --help lists the keys of a program.')}", ""]
     return "\n".join(lines)
 

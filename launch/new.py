@@ -1,11 +1,11 @@
 """Looks at data of your own, says which file can play which role, and writes a preset fitted to them and this machine.
 
-    llamatrain new mine from=my_data                     a folder, at any depth
-    llamatrain new mine from=[texts.jsonl,owner/name]    files, and data sets of the hub
-    llamatrain new mine from=my_data minutes=5           a smaller model, trained for less long
+    llamatrain new mine from=my_data                   a folder, at any depth
+    llamatrain new mine from=[texts.jsonl,owner/name]  files, hub data sets
+    llamatrain new mine from=my_data minutes=5         a smaller model, sooner
 
-Then `llamatrain pipeline preset=mine` is all. The minutes, like every value, are fitted by the rules in
-`launch/fitted.py`: estimates, to be changed in presets/mine.yaml. No file is ever overwritten.
+Then `llamatrain pipeline preset=mine` is all. The minutes, like every value, are estimates by the rules in
+`launch/fitted.py` and in each folder's plan.py, to be changed in presets/mine.yaml. No file is ever overwritten.
 """
 
 from __future__ import annotations
