@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch import pipeline
+from launch import new, pipeline
 from launch.graph import DATA, REFERENCE, Graph, references
-from launch.graphs.chat import Chat, chat
+from launch.graphs.chat import HELD_OUT, Chat, chat
 from launch.pipeline import PipelineConfig
 from launch.programs import PROGRAMS
+from launch.roles import FOLDS
 from llamatrain.config.compose import compose as composed
 from llamatrain.errors import UserError
 from llamatrain.keys import flatten
@@ -131,14 +133,19 @@ def test_another_way_to_start_from_a_model_is_refused_with_the_one_there_is(
         assert need in error
 
 
-def test_peoples_ratings_come_round_by_round_with_a_tenth_of_the_prompts_held_out() -> None:
+def test_peoples_ratings_come_round_by_round_with_some_of_the_prompts_held_out() -> None:
     built = graph("rounds=2", "rejection_base=sft", **OWN, ratings="rated")
     assert list(built.awaited) == ["rated/v1_preferences.jsonl", "rated/v2_preferences.jsonl"]
     assert "@v2_compare/comparisons.jsonl" in built.awaited["rated/v2_preferences.jsonl"]
     reward = settings(built, "v2_reward_safety")
-    assert reward["train"] == [f"rated/v{n}_preferences.jsonl@safety@without0/10" for n in (1, 2)]
-    assert reward["eval"] == ["rated/v2_preferences.jsonl@safety@fold0/10"]
+    assert reward["train"] == [f"rated/v{n}_preferences.jsonl@safety@without0/11" for n in (1, 2)]
+    assert reward["eval"] == ["rated/v2_preferences.jsonl@safety@fold0/11"]
     assert "v1_rate" not in built.stages
+
+
+def test_some_ratings_are_held_out_of_prompts_from_which_another_share_is() -> None:
+    held_out = int(HELD_OUT.split("/")[1])
+    assert all(math.gcd(held_out, fold) == 1 for fold in (*FOLDS.values(), new.FOLDS))
 
 
 def test_preferences_that_do_not_change_train_reward_models_once() -> None:
