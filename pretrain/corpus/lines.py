@@ -38,6 +38,8 @@ def count_lines(folder: Path, piece: Piece) -> None:
 def repeated(counted: Sequence[Path], documents: Sequence[int], share: float, least: int) -> Hashes:
     """Return the hashes of the lines that stand in `share` of one source's documents and in `least` of them."""
     total = sum(documents)
+    if not total:
+        return np.empty(0, dtype=np.uint64)
     needed = max(share * total, least)
     candidates: set[int] = set()
     for folder, count in zip(counted, documents, strict=True):

@@ -397,6 +397,19 @@ def test_lines_that_many_documents_repeat_are_dropped(tmp_path: Path, tokenizer:
     assert kept(tmp_path / "c", tokenizer) == {"documents": texts}
 
 
+def test_a_source_of_bad_rows_alone_repeats_no_lines(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    texts = [f"{story(i)}\nOur shop is open." for i in range(10)]
+    bad, good = tmp_path / "bad.jsonl", write(tmp_path / "good.jsonl", texts)
+    bad.write_text('{"nope": 1}\n')
+    sources = {
+        name: {"paths": [str(path)], "epochs": 1, "licence": "CC0"} for name, path in (("bad", bad), ("good", good))
+    }
+    (tmp_path / "mixture.yaml").write_text(json.dumps(sources))
+    common = [f"mixture={tmp_path / 'mixture.yaml'}", f"tokenizer={tokenizer.path}", "bad_rows=skip"]
+    build(composed(tmp_path, *common, "cleaning.repeated_lines=0.5", "cleaning.repeated_lines_documents=5"))
+    assert kept(tmp_path / "c", tokenizer) == {"good": [text.partition("\n")[0] for text in texts]}
+
+
 def test_nothing_left_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
     source = write(tmp_path / "d.jsonl", ["a", "b"])
     with pytest.raises(UserError, match="none of the 2 training documents is left"):
