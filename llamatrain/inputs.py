@@ -19,6 +19,8 @@ CONTENT = {
     "tokenizer": ("tokenizer.model",),
     "world": ("world.json",),
     "file": ("scores.jsonl",),  # of an earlier run of reward.evaluate
+    "response": ("responses.jsonl",),
+    "judgement": ("judgements.jsonl",),
 }
 
 

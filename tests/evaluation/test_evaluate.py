@@ -18,6 +18,7 @@ from llamatrain.data.rows import write_rows
 from llamatrain.data.sequences import TokenBatches
 from llamatrain.data.shards import read_manifest
 from llamatrain.errors import MissingFileError, UserError
+from llamatrain.inputs import fingerprints
 from llamatrain.losses import text_measures
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
@@ -103,6 +104,17 @@ def test_evaluates_everything_there_is(
     ):
         evaluate(configure(tmp_path, models, f"corpus={corpus}"))
     assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text()) == found
+
+
+def test_a_run_folder_stands_for_its_file(tmp_path: Path) -> None:
+    written(tmp_path / "responses.jsonl", [response("h0", 0.1, 0.5)])
+    written(tmp_path / "judgements.jsonl", [judgement("h0", 0.5, 1.0)])
+
+    def read(responses: Path, judgements: Path) -> dict[str, str]:
+        return fingerprints(configure(tmp_path, f"models={{a: {{responses: {responses}, judgements: {judgements}}}}}"))
+
+    files = read(tmp_path / "responses.jsonl", tmp_path / "judgements.jsonl")
+    assert len(files) == 2 and read(tmp_path, tmp_path) == files
 
 
 def test_a_pretrained_model_is_not_compared_by_scores(
