@@ -32,9 +32,9 @@ TINY: dict[str, list[str]] = {
     "reward": ["batch_pairs=2", "epochs=1"],
     "compare": ["max_prompts=8", "sampling.max_new_tokens=8"],
     "rejection_sampling": [
-        "max_prompts=4",
-        "samples_per_prompt=2",
-        "sampling.max_new_tokens=8",
+        "max_prompts=8",
+        "samples_per_prompt=4",
+        "sampling.max_new_tokens=24",  # some must end, of a model that has hardly learned to
         "steps=2",
         "batch_sequences=2",
     ],
