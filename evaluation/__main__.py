@@ -69,6 +69,7 @@ def on_corpus(cfg: EvaluateConfig, name: str, folder: Path, run: Run) -> dict[st
         cfg.corpus_sequences,
         dtype,
         tokenizer=cfg.tokenizer,
+        on_batch=run.leave_if_asked,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from llamatrain import distributed, hf_folder
+from llamatrain import distributed, heartbeat, hf_folder
 from llamatrain.data.sequences import TokenBatches
 from llamatrain.errors import UserError
 from llamatrain.fit import on_device
@@ -29,10 +29,12 @@ def perplexity(
     limit: int | None,
     dtype: torch.dtype,
     tokenizer: str | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Return loss (nats per token), perplexity and bits per byte of a checkpoint; all ranks take part.
 
-    Of every source the first `limit` sequences are read, and stand for all of it.
+    Of every source the first `limit` sequences are read, and stand for all of it. All ranks call `on_batch` together
+    before each batch.
     """
     model = hf_folder.load_model(folder, distributed.device(), dtype)
     if not isinstance(model, Transformer):
@@ -53,16 +55,18 @@ def perplexity(
     total, targets = 0.0, 0
     for source in batches.sources:
         count = batches.targets(source)  # of all its sequences, whatever the limit: its weight in the total
-        total += mean_loss(model, batches.source_batches(source.name, limit)) * count
+        total += mean_loss(model, batches.source_batches(source.name, limit), on_batch) * count
         targets += count
     return text_measures(total / targets, targets, batches.manifest.text_bytes)
 
 
 @torch.no_grad()
-def mean_loss(model: torch.nn.Module, batches: Iterable[Batch]) -> float:
+def mean_loss(model: torch.nn.Module, batches: Iterable[Batch], on_batch: Callable[[], None] = lambda: None) -> float:
     """Return the mean loss of all target tokens, over all ranks."""
     total = weight = 0.0
     for batch in batches:
+        heartbeat.beat("forward")
+        on_batch()
         loss, _ = language_model_loss(model, on_device(batch, distributed.device()))
         total += float(loss.double())
         weight += float(batch["weight"])

@@ -17,6 +17,7 @@ from typing import Any
 from llamatrain import atomic, manifest
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.keys import decisive, flatten
+from llamatrain.run_files import HANGS
 from llamatrain.text_files import read_json
 
 from .graph import DATA, REFERENCE
@@ -36,6 +37,7 @@ BOOKKEEPING = {
     "wandb",
     "checkpoints",
     "log.txt",
+    HANGS,
     "work",
     "report",
 }

@@ -12,7 +12,6 @@ A checkpoint is written under a temporary name and renamed, so a published one i
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -24,11 +23,12 @@ import torch
 from safetensors import safe_open
 
 from . import atomic, distributed, hf_tokenizer, manifest
-from .errors import UserError
+from .errors import DiskError, UserError, no_space
 from .hf_folder import INDEX, WEIGHTS, load_weights, matched
 from .manifest import Entry, published
 from .model.config import ModelConfig
 from .model.scalar_head import ScalarModel
+from .replaced import size
 from .tensor_files import Shapes, write_tensors
 from .text_files import read_json
 from .tokenizer import Tokenizer
@@ -122,8 +122,9 @@ def save(
 ) -> None:
     """Write a checkpoint; the first engine's model is the published one. Called by all ranks together.
 
-    Raises UserError when there is no space left; older checkpoints are untouched then.
+    Raises DiskError when it cannot be written; older checkpoints are untouched then.
     """
+    need = _bytes(engines)
     temporary = target.with_name(target.name + ".tmp")
     failure = ""  # of this rank; before each next part the ranks agree that none has one
     try:
@@ -131,8 +132,8 @@ def save(
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / "trainer").mkdir(parents=True)
     except OSError as error:
-        failure = _disk_message(temporary, error)
-    _agree(failure, temporary)
+        failure = _why(error)
+    _agree(failure, temporary, need)
     primary = next(iter(engines))
     models = {name: temporary if name == primary else temporary / "trainer" / name for name in engines}
     written: dict[Path, Entry] = {}
@@ -142,21 +143,21 @@ def save(
             try:
                 written |= write(folder, engine)
             except OSError as error:
-                failure = failure or _disk_message(temporary, error)
+                failure = failure or _why(error)
     if distributed.is_main() and not failure:
         try:
             _write_description(temporary, engines[primary], tokenizer, lineage, state)
         except OSError as error:
-            failure = _disk_message(temporary, error)
-    _agree(failure, temporary)
+            failure = _why(error)
+    _agree(failure, temporary, need)
     known = {str(path.relative_to(temporary)): entry for path, entry in written.items()}
     entries = {name: entry for part in distributed.gather_objects(known) for name, entry in part.items()}
     if distributed.is_main():
         try:
             _publish(temporary, target, entries)
         except OSError as error:
-            failure = _disk_message(temporary, error)
-    _agree(failure, temporary)
+            failure = _why(error)
+    _agree(failure, temporary, need)
 
 
 def _publish(temporary: Path, target: Path, entries: Mapping[str, Entry]) -> None:
@@ -171,19 +172,29 @@ def _publish(temporary: Path, target: Path, entries: Mapping[str, Entry]) -> Non
     shutil.rmtree(former, ignore_errors=True)
 
 
-def _agree(failure: str, temporary: Path) -> None:
+def _bytes(engines: Mapping[str, Engine]) -> int:
+    """Return about how many bytes a checkpoint of the engines takes: weights in their precision, the rest in float32."""
+    per_weight = {name: e.dtype.itemsize + 4 * len(e.state.optimizer_keys()) for name, e in engines.items()}
+    return sum(s.numel() * per_weight[name] for name, e in engines.items() for s in e.state.shapes().values())
+
+
+def _agree(failure: str, temporary: Path, need: int) -> None:
+    """Raise a failure of one rank on all of them, once what was written is deleted."""
     try:
         distributed.fail_together(failure)
-    except UserError:
+    except UserError as error:
         if distributed.is_main():
             shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        distributed.barrier()
+        free = size(shutil.disk_usage(temporary.parent.parent).free)
+        raise DiskError(
+            f"checkpoint {temporary.with_suffix('')} could not be saved: {error}, need {size(need)}, {free} free; "
+            "older checkpoints are untouched"
+        ) from None
 
 
-def _disk_message(path: Path, error: BaseException) -> str:
-    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    why = "no space left on the disk" if full else str(error)
-    return f"checkpoint {path.with_suffix('')} could not be saved: {why}; older checkpoints are untouched"
+def _why(error: OSError) -> str:
+    return "no space left on the disk" if no_space(error) or "No space left" in str(error) else str(error)
 
 
 def _write_model(folder: Path, engine: Engine) -> dict[Path, Entry]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import heartbeat
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=60)  # of a collective: rank 0 may tokenize or write for long while the others wait
+TIMEOUT = timedelta(minutes=60)  # of a step's collective, in which no rank waits for another's work for long
+PATIENCE = timedelta(
+    days=30
+)  # for the others before they agree on something: one may sample, tokenize or write for long
 RENDEZVOUS = timedelta(minutes=10)  # for all ranks to come, some of them from a busy disk
+
+
+_patient: Any = None  # the process group of what ranks agree on between steps: over gloo, also beside NCCL
 
 
 def setup() -> None:
@@ -51,7 +58,9 @@ def setup() -> None:
         )
     os.environ.setdefault("LOCAL_RANK", "0")
     _dist().init_process_group(backend, store=_meet(), rank=rank(), world_size=world_size(), timeout=TIMEOUT)
-    _dist().barrier()  # rank 0 keeps the address book: an early mistake of its must not leave the others without it
+    global _patient
+    _patient = _dist().new_group(backend="gloo", timeout=PATIENCE)
+    barrier()  # rank 0 keeps the address book: an early mistake of its must not leave the others without it
 
 
 def _meet() -> Any:
@@ -136,9 +145,10 @@ def device() -> torch.device:
 
 
 def barrier() -> None:
-    """Wait for all ranks."""
+    """Wait for all ranks, however long one of them works."""
     if world_size() > 1:
-        _dist().barrier()
+        with heartbeat.collective("barrier"):
+            _dist().barrier(group=_patient)
 
 
 def all_reduce_sum(value: T) -> T:
@@ -149,16 +159,25 @@ def all_reduce_sum(value: T) -> T:
 
     if isinstance(value, torch.Tensor):
         total = value.detach().clone().to(device())
-        _dist().all_reduce(total)
-        return total.to(value.device)  # type: ignore[return-value]
+        with heartbeat.collective("all_reduce"):
+            _dist().all_reduce(total)
+            return total.to(value.device)  # type: ignore[return-value]
     tensor = torch.tensor(value, dtype=torch.float64, device=device())  # counts of tokens stay exact
-    _dist().all_reduce(tensor)
-    return tensor.item()  # type: ignore[return-value]
+    with heartbeat.collective("all_reduce"):
+        _dist().all_reduce(tensor)
+        return tensor.item()  # type: ignore[return-value]
 
 
 def any_rank(flag: bool) -> bool:
     """Tell whether the flag is set on at least one rank."""
-    return all_reduce_sum(float(flag)) > 0
+    if world_size() == 1:
+        return flag
+    import torch
+
+    found = torch.tensor(float(flag))
+    with heartbeat.collective("all_reduce"):
+        _dist().all_reduce(found, group=_patient)
+    return found.item() > 0
 
 
 def broadcast_object(value: T) -> T:
@@ -166,7 +185,8 @@ def broadcast_object(value: T) -> T:
     if world_size() == 1:
         return value
     box = [value]
-    _dist().broadcast_object_list(box, src=0, device=device())
+    with heartbeat.collective("broadcast"):
+        _dist().broadcast_object_list(box, src=0, group=_patient)
     return box[0]
 
 
@@ -175,7 +195,8 @@ def gather_objects(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     box: list[Any] = [None] * world_size()
-    _dist().all_gather_object(box, value)
+    with heartbeat.collective("all_gather"):
+        _dist().all_gather_object(box, value, group=_patient)
     return box
 
 

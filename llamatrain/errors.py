@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -10,6 +11,14 @@ MOST = 2000  # characters of a message
 
 class UserError(ValueError):
     """A mistake the user can mend: the message names the key or the file and line, the value, and what is needed."""
+
+
+class DiskError(UserError):
+    """A disk does not take what a run writes, mostly as it is full: no fault of the command, exit code 1."""
+
+
+class BadNodeError(Exception):
+    """Hosts that a run cannot work on, named: exit code 76."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -30,6 +39,11 @@ def show(value: object) -> str:
     """Return a value for a message, cut where it is long."""
     text = repr(value[:60] if isinstance(value, str | bytes) else value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def no_space(error: BaseException) -> bool:
+    """Tell whether a disk is full, or the user's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def mistake(error: BaseException) -> str | None:

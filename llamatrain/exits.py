@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Callable
 
 from . import distributed
-from .errors import mistake
+from .errors import BadNodeError, DiskError, mistake, no_space
 from .stopping import EXIT_STOPPED, Stopped
 
-EXIT_FAILURE, EXIT_USER = 1, 2
+EXIT_FAILURE, EXIT_USER, EXIT_BAD_NODE = 1, 2, 76
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of a collective, in gloo's words
 
 
@@ -37,6 +37,10 @@ def guarded(body: Callable[[], int], leaves: bool) -> int:
     except BrokenPipeError:  # standard output leads nowhere from here on, or the flush at exit would fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
+    except BadNodeError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_NODE
     except Exception as error:
         said = mistake(error)
         if said is not None:
@@ -44,7 +48,7 @@ def guarded(body: Callable[[], int], leaves: bool) -> int:
                 traceback.print_exc()
             if _first_here():
                 print(f"error: {said}", file=sys.stderr)
-            return EXIT_USER
+            return EXIT_FAILURE if isinstance(error, DiskError) or no_space(error) else EXIT_USER
         if any(sign in str(error) for sign in LOST_PEER):  # what happened is told there
             print(f"rank {os.environ.get('RANK', '0')}: exiting because another rank has exited", file=sys.stderr)
         else:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from . import distributed, hf_tokenizer
+from . import distributed, heartbeat, hf_tokenizer
 from .engine.learning import Engine
 from .errors import UserError
 from .flops import Utilisation
@@ -59,7 +59,8 @@ def fit(
     step = _resume(run, engines, tokenizer, guard, save)
     _begin(run, step, total_steps, evaluate if measure_start else None)
     done = min(step, total_steps)
-    with run.progress(total_steps, run.program, "steps", done=done, every=run.config.log_every) as bar:
+    bar = run.progress(total_steps, run.program, "steps", done=done, every=run.config.log_every)
+    with bar, heartbeat.phase("train"):
         while step < total_steps:
             if guard is not None and not guard.look_ahead(step, total_steps, run, loss_at):
                 save(step)
@@ -120,6 +121,8 @@ def _save_or_stop(run: Run, step: int, total_steps: int, save: Callable[[int], N
 def _step_at(step: int, engine: Engine, batches: Batches, loss_fn: LossFn, run: Run) -> dict[str, float]:
     """Read a step's batches and train on them; norms by kind of tensor are taken where a line of the log is due."""
     detailed = (step + 1) % run.config.log_every == 0
+    heartbeat.at_step(step)
+    heartbeat.beat("read")
     started = time.perf_counter()
     micro_batches, failure = _tried(functools.partial(batches.batch_at, step))
     reading = time.perf_counter() - started
@@ -218,7 +221,7 @@ def evaluate_loss(engine: Engine, batches: Iterable[Batch], loss_fn: LossFn) -> 
     weight = 0.0
     # What was compiled is for the training step; without gradients it would be compiled once more.
     eager = torch.compiler.set_stance("force_eager") if engine.compiled else contextlib.nullcontext()
-    with eager:
+    with eager, heartbeat.phase("evaluate"):
         for batch in _together(batches):
             loss, extra = loss_fn(engine, on_device(batch, engine.device))
             weight += float(batch["weight"])

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from llamatrain import heartbeat
 from llamatrain.data.order import GOLDEN, scramble
 from llamatrain.errors import UserError
 from llamatrain.model.kv_cache import KVCache
@@ -49,11 +50,13 @@ def generate(
     batch_size: int,
     on_done: Callable[[int], None] | None = None,
     temperatures: Sequence[float] | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> list[Generated]:
     """Return a response to every prompt, in order; `keys` are (prompt id, sample number).
 
     `temperatures`, where given, are the responses' own, in place of the one in `sampling`. `on_done` hears the index of
-    each response as it ends. UserError: an empty prompt, or one longer than the context.
+    each response as it ends; `on_step` is called before each forward pass, and ends the sampling by what it raises.
+    UserError: an empty prompt, or one longer than the context.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: need 1 or more")
@@ -69,6 +72,9 @@ def generate(
             slots = _Slots(cache, responses, limits, noise, sampling, temperatures, eos_id, on_done)
             waiting.reverse()  # taken from its end, so in the prompts' order
             while waiting or slots.active:
+                heartbeat.beat("generate")
+                if on_step is not None:
+                    on_step()
                 free = min(size - len(slots.active), len(waiting))
                 if free >= min(refill, len(waiting)) and free > 0:
                     newcomers = [waiting.pop() for _ in range(free)]

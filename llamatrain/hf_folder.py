@@ -10,7 +10,7 @@ from typing import TypedDict
 import torch
 from safetensors import SafetensorError, safe_open
 
-from . import distributed
+from . import distributed, heartbeat
 from .errors import UserError
 from .model.config import load_config
 from .model.scalar_head import ScalarModel
@@ -44,6 +44,7 @@ def load_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    heartbeat.beat("read")
                     yield key, file.get_tensor(key)
         except (SafetensorError, OSError) as error:
             raise UserError(f"checkpoint {folder} is damaged: {name} cannot be read ({error})") from error

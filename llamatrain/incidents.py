@@ -1,4 +1,5 @@
-"""incidents.jsonl: the loss spikes of a run that it went back from (`llamatrain.spikes`), in the order they were found.
+"""incidents.jsonl: the loss spikes of a run that it went back from (`llamatrain.spikes`), in the order they were found;
+and which checkpoints they leave to go back to.
 
 Rank 0 reads and writes; every rank holds them all.
 """
@@ -7,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import atomic, distributed
+from . import atomic, distributed, manifest
+from .errors import UserError
 from .run_files import INCIDENTS, Incident
 from .text_files import read_lines
 
@@ -35,6 +38,37 @@ def add_incident(folder: Path, incident: dict[str, Any]) -> None:
 def rewrite_incidents(folder: Path, incidents: list[dict[str, Any]]) -> None:
     """Rewrite all lines: a kill leaves the old ones or the new ones. Called by all ranks together."""
     _write(folder / INCIDENTS, "".join(json.dumps(incident) + "\n" for incident in incidents), replace=True)
+
+
+def checkpoint_before(checkpoints: Path, step: int) -> int:
+    """Return the step of the newest checkpoint that was saved after `step` steps at most; UserError without one.
+
+    Called by all ranks together.
+    """
+    # Rank 0's list counts: on a shared disk the others may see an older one.
+    steps = distributed.broadcast_object([manifest.step_of(path) for path in manifest.published(checkpoints)])
+    good = max((saved for saved in steps if saved <= step), default=None)
+    if good is None:
+        raise UserError(
+            f"a spike starts at step {step + 1}, and no checkpoint in {checkpoints} is older: "
+            "raise run.keep or run.save_every to keep older ones"
+        )
+    return good
+
+
+def drop_stale(checkpoints: Path, incidents: Sequence[dict[str, Any]]) -> None:
+    """Delete the checkpoints that hold a step of an incident and were saved before it was known. Called by all ranks."""
+    from . import checkpoint
+
+    if not incidents:
+        return
+    if distributed.is_main():
+        for path in manifest.published(checkpoints):
+            # Saved after an incident was recorded, a checkpoint is from the other side of the rollback: it stays.
+            unknown = incidents[checkpoint.lineage(path).get("incidents", 0) :]
+            if any(manifest.step_of(path) >= incident["first_step"] for incident in unknown):
+                manifest.delete(path)
+    distributed.barrier()
 
 
 def _write(path: Path, text: str, replace: bool) -> None:

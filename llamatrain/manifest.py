@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
+from . import heartbeat
 from .errors import UserError, missing
 from .text_files import read_json
 
@@ -50,6 +51,7 @@ def checkpoint_folder(path: str | Path, made_by: str) -> Path:
 
 def sha256(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
+    heartbeat.beat("read")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -7,36 +7,35 @@ Rank 0 writes; every method may be called on all ranks alike.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__, atomic, distributed, kernels, manifest
+from . import __version__, atomic, distributed, heartbeat, kernels, manifest, preflight
 from .ending import ending
-from .errors import UserError
-from .incidents import add_incident, read_incidents, rewrite_incidents
+from .errors import DiskError, UserError, no_space
+from .incidents import add_incident, drop_stale, read_incidents, rewrite_incidents
 from .keys import to_dict
 from .metrics import Dashboard, Metrics
 from .progress import Progress
+from .replaced import size
 from .resuming import differences, parent_hash, refuse_resume
 from .run_files import METRICS
 from .run_folder import RunFolder
 from .settings import RunConfig
-from .stopping import Stopped, StopRequest, handling
+from .stopping import Interrupted, Stopped, StopRequest, handling
+from .watch import Watch, clear
 
 if TYPE_CHECKING:
     from .engine.learning import Engine
     from .tokenizer import Tokenizer
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Run:
@@ -75,8 +74,10 @@ class Run:
         self._home = RunFolder(config, program, self.print)
         self.folder, self.checkpoints = self._home.path, self._home.checkpoints
         self.is_main, self.step = distributed.is_main(), 0
-        # A program whose data are known can be resumed: it stops at a step's end. Others stop at once.
-        self._stop_request = StopRequest(patient=data is not None, speaks=self.is_main)
+        self.saved = 0  # the step of the weights on disk: at 0 those that the run starts from
+        # A program whose data are known can be resumed: it stops at a step's end. Others stop at once, alone.
+        patient = data is not None or distributed.world_size() > 1
+        self._stop_request = StopRequest(patient, speaks=self.is_main)
         self._signals = ExitStack()
         self._bar: Progress | None = None
         self._dashboard: Dashboard | None = None
@@ -99,6 +100,7 @@ class Run:
         try:
             may_resume = partial(refuse_resume, self.settings, self.data, self.parents, self.fixed)
             self._home.open(self.settings, schema, made_from, free, may_resume)
+            clear(self.folder)
             self._metrics = Metrics(self.folder / METRICS)
             self.incidents = read_incidents(self.folder)
         except UserError as error:
@@ -114,9 +116,12 @@ class Run:
         return f"{self.folder} was removed, replaced or taken over by another process: stopping this run"
 
     def __enter__(self) -> Run:
-        """Watch for signals that ask to save and stop, and open the dashboard."""
+        """Watch for signals that ask to save and stop, and over the ranks; open the dashboard."""
         self._signals.enter_context(handling(self._stop_request.hear))
         try:
+            self._signals.enter_context(closing(Watch(self.folder, self.config.hang_minutes, self._home.fail)))
+            if self.config.preflight and distributed.world_size() > 1:
+                preflight.check(self.folder, self.print)
             if self._charts:
                 wandb, name = self.config.wandb, self.config.name
                 self._dashboard = Dashboard(wandb, self.folder, self._home.wandb_id, name, self.program, self.settings)
@@ -141,8 +146,11 @@ class Run:
             distributed.barrier()
         self._signals.close()
         self._home.close()
-        if any(isinstance(e, OSError) and e.errno in DISK_FULL for e in (error, late)):
-            raise UserError(f"no space left on the disk of {self.folder}; its checkpoints are untouched") from None
+        if any(e is not None and no_space(e) for e in (error, late)):
+            free = size(shutil.disk_usage(self.folder).free)
+            raise DiskError(
+                f"no space left on the disk of {self.folder} ({free} free); its checkpoints are untouched"
+            ) from None
         if error is None and late is not None:
             raise late
 
@@ -189,6 +197,7 @@ class Run:
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Write a step's metrics (rank 0); step 0, of programs without steps, goes into the dashboard's summary."""
         self.step = step
+        heartbeat.at_step(step)
         if self._metrics is None:
             return
         numbers = {key: float(value) for key, value in values.items()}
@@ -212,6 +221,16 @@ class Run:
         """Tell, on all ranks alike, whether a signal asked any of them to stop."""
         return distributed.any_rank(self._stop_request.signal is not None)
 
+    def leave_if_asked(self) -> None:
+        """Stop, all ranks together, where a signal asked to and there is nothing to save."""
+        if self.stop_requested():
+            self.stop(self.step)
+
+    def interrupt(self) -> None:
+        """Raise Interrupted on this rank where it heard a signal that asks to stop."""
+        if self._stop_request.signal is not None:
+            raise Interrupted
+
     def stop(self, step: int) -> NoReturn:
         """Leave, all ranks together, after the step's checkpoint was saved."""
         self.step = step
@@ -227,8 +246,10 @@ class Run:
         # Left by a kill while it was written or deleted.
         for left in self.checkpoints.glob("step_*.tmp") if self.is_main else ():
             shutil.rmtree(left, ignore_errors=True)
-        self._drop_stale()
+        drop_stale(self.checkpoints, self.incidents)
         newest = checkpoint.latest(self.checkpoints)
+        if self._metrics is not None:
+            self._home.repeated += len(self._metrics.after(manifest.step_of(newest) if newest is not None else 0))
         step, state = (0, {}) if newest is None else self._restore(newest, engines)
         if self._metrics is not None and step == 0:
             self._metrics.cut(-1)  # not even step 0 stays, which is measured again
@@ -247,7 +268,7 @@ class Run:
         step = int(checkpoint.lineage(folder)["step"])
         for name, engine in engines.items():
             engine.state.set_step(int(state.get("updates", {}).get(name, step)))
-        self.step = step
+        self.step = self.saved = step
         if self._metrics is not None:
             self._metrics.cut(step)
             self._home.write_status("running", self.step)
@@ -281,7 +302,7 @@ class Run:
         # Not always `step`: PPO's iterations have several updates, and its policy waits while the critic warms up.
         updates = {name: engine.steps_done for name, engine in engines.items()}
         checkpoint.save(target, engines, tokenizer, lineage, {**(state or {}), "updates": updates})
-        self.step = step
+        self.step = self.saved = step
         if self.is_main:
             self._home.write_status("running", self.step)
             found = manifest.published(self.checkpoints)
@@ -292,18 +313,6 @@ class Run:
         return target
 
     # --- rolling back ---
-
-    def before(self, step: int) -> int:
-        """Return the step of the newest checkpoint that was saved after `step` steps at most; UserError without one."""
-        # Rank 0's list counts: on a shared disk the others may see an older one.
-        steps = distributed.broadcast_object([manifest.step_of(p) for p in manifest.published(self.checkpoints)])
-        good = max((saved for saved in steps if saved <= step), default=None)
-        if good is None:
-            raise UserError(
-                f"a spike starts at step {step + 1}, and no checkpoint in {self.checkpoints} is older: "
-                "raise run.keep or run.save_every to keep older ones"
-            )
-        return good
 
     def record(self, incident: dict[str, Any]) -> None:
         """Add a line to incidents.jsonl. From then on it holds, also for a killed run.
@@ -322,24 +331,10 @@ class Run:
         """Restore the newest checkpoint that the recorded incidents leave; return its step and state."""
         from . import checkpoint
 
-        self._drop_stale()
+        drop_stale(self.checkpoints, self.incidents)
         newest = checkpoint.latest(self.checkpoints)
-        assert newest is not None, "`before` found one"
+        assert newest is not None, "`checkpoint_before` found one"
         return self._restore(newest, engines)
-
-    def _drop_stale(self) -> None:
-        """Delete the checkpoints that hold a step of an incident and were saved before it was known."""
-        from . import checkpoint
-
-        if not self.incidents:
-            return
-        if self.is_main:
-            for path in manifest.published(self.checkpoints):
-                # Saved after an incident was recorded, a checkpoint is from the other side of the rollback: it stays.
-                unknown = self.incidents[checkpoint.lineage(path).get("incidents", 0) :]
-                if any(manifest.step_of(path) >= incident["first_step"] for incident in unknown):
-                    manifest.delete(path)
-        distributed.barrier()
 
     def finish(self, step: int) -> None:
         """Point `final` at the last checkpoint."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 STATUS, METRICS, INCIDENTS = "status.json", "metrics.jsonl", "incidents.jsonl"
+BEATS, HANGS = ".beats", "hangs"  # where the ranks stand, and what was found where they hung (`llamatrain.watch`)
 
 
 class Status(TypedDict, total=False):
@@ -18,6 +19,8 @@ class Status(TypedDict, total=False):
     started: float
     updated: float
     seconds: float  # over all attempts
+    restarts: int  # how often it was started again before it was done
+    repeated: int  # steps that it took again after these, over all attempts
     ranks: int
     wandb_id: str
     made_from: dict[str, Any]  # the fingerprints of what it reads

@@ -20,12 +20,12 @@ from .errors import UserError
 from .lock import Lock
 from .replaced import bytes_of, move_content_beside, size
 from .resuming import refuse_replacement
-from .run_files import INCIDENTS, METRICS, STATUS, Status
+from .run_files import HANGS, INCIDENTS, METRICS, STATUS, Status
 from .settings import RunConfig
 from .text_files import DamagedFileError, read_json
 from .yaml_files import read_yaml
 
-OWN = ("checkpoints", "chunks", "final", METRICS, INCIDENTS, STATUS, "wandb")
+OWN = ("checkpoints", "chunks", "final", HANGS, METRICS, INCIDENTS, STATUS, "wandb")
 
 
 class RunFolder:
@@ -37,6 +37,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.wandb_id = uuid.uuid4().hex[:8]
         self.total: int | None = None  # steps, where the program has any
+        self.restarts, self.repeated = 0, 0  # starts after the first, and steps that were taken again after them
         self._opened, self._before = time.time(), 0.0  # seconds that earlier attempts took
         self._made_from: dict[str, str | None] = {}
         self._environment: dict[str, Any] = {}
@@ -81,6 +82,8 @@ class RunFolder:
         self._before = (
             float(old.get("seconds", 0.0)) if saved else 0.0
         )  # work without a checkpoint is lost, as is its time
+        if "state" in old and old["state"] not in ("done", "waiting"):
+            self.restarts, self.repeated = old.get("restarts", 0) + 1, old.get("repeated", 0)
         self._made_from, self._environment = dict(made_from), environment()
         self.wandb_id = old.get("wandb_id", self.wandb_id)
         # A resumed run keeps the libraries it began with: another one rounds otherwise.
@@ -130,6 +133,12 @@ class RunFolder:
             self._say(f"warning: {error}; it is rewritten")
             return {}
 
+    def fail(self, reason: str) -> None:
+        """Note on any rank why the run ends, where rank 0 may not be able to."""
+        atomic.write_json(
+            self.path / STATUS, {**self.status(), "state": "failed", "reason": reason, "updated": time.time()}
+        )
+
     def write_status(self, state: str, step: int, reason: str = "") -> None:
         """Write status.json."""
         content = {
@@ -141,6 +150,8 @@ class RunFolder:
             "started": self._opened,
             "updated": time.time(),
             "seconds": round(self._before + time.time() - self._opened, 2),
+            "restarts": self.restarts,
+            "repeated": self.repeated,
             "ranks": distributed.world_size(),
             "wandb_id": self.wandb_id,
             "made_from": self._made_from,

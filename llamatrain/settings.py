@@ -56,6 +56,8 @@ class RunConfig:
     progress: bool = field(metadata=KEEPS)
     verbose: bool = field(metadata=KEEPS)
     kernels: str = field(metadata=one_of(KERNELS) | SPEED)
+    hang_minutes: float = field(metadata=least(0) | KEEPS)
+    preflight: bool = field(metadata=KEEPS)
     wandb: WandbConfig = field(metadata=KEEPS)
     given: list[str] = field(default_factory=list, metadata=KEEPS)  # keys of a length or the model that the user gave
 

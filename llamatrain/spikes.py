@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import distributed
 from .errors import UserError
+from .incidents import checkpoint_before
 from .run import Run
 from .settings import SpikeConfig
 from .tokenizer import Tokenizer
@@ -170,7 +171,9 @@ class Guard:
     ) -> int:
         """Record the incident at `step` (from 0), roll back, skip its samples; return the step to continue from."""
         first = step + 1 - spike.steps
-        goal = run.before(first)  # before anything is written: without a checkpoint to go back to this refuses
+        goal = checkpoint_before(
+            run.checkpoints, first
+        )  # before anything is written: without a checkpoint to go back to this refuses
         incident = _by_main(lambda: self._incident(spike, metrics, step, first, goal, run))
         run.record(incident)  # from here on a killed run rolls back when it resumes
         self._stop_after_too_many(run)

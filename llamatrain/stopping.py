@@ -28,6 +28,10 @@ class Stopped(Exception):
     """A signal stopped the run after it was saved: exit code 75."""
 
 
+class Interrupted(Exception):
+    """A signal came while something was made that is kept whole or not at all; the ranks agree next where to stop."""
+
+
 def watch(package: str) -> None:
     """Let a signal end this process with exit code 75, if it was started as a program of `package` (`python -m`).
 
@@ -99,4 +103,4 @@ class StopRequest:
         if not self.patient:
             raise Stopped(f"{self.signal}; the same command starts it again")
         if first and self.speaks:
-            print(f"\n{self.signal}: saving at the end of this step", file=sys.stderr, flush=True)
+            print(f"\n{self.signal}: stopping as soon as what is done is saved", file=sys.stderr, flush=True)

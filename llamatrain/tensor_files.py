@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from . import heartbeat
 from .manifest import Entry
 
 Shapes = Mapping[str, torch.Size]
@@ -85,6 +86,7 @@ def write_tensors(
     open_ = [TensorFile(path, shapes, dtype) for path, shapes in files.items()]
     where = {name: file for file in open_ for name in files[file.path]}
     for name, tensor in tensors:
+        heartbeat.beat("write")
         if name in where:
             where[name].write(name, tensor)
         del tensor  # before the next one is made

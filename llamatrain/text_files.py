@@ -17,6 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NotRequired, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
+from . import heartbeat
 from .errors import UserError, show
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ def read_lines(
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            heartbeat.beat("read")
             try:
                 made = as_kind(_parsed(_decoded(line)), kind)
             except UserError as error:

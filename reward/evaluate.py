@@ -23,6 +23,7 @@ from llamatrain.engine.zero import DTYPES
 from llamatrain.errors import UserError, missing
 from llamatrain.inputs import fingerprints
 from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.progress import Progress
 from llamatrain.responses.pairs import score_pairs
 from llamatrain.run import Run
 from llamatrain.text_files import read_lines
@@ -64,7 +65,12 @@ def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
         if dropped:
             run.print(left_out_in_words(path, len(pairs), dropped))
         with run.progress(len(pairs), f"scoring {path}", "pairs") as bar:
-            results += scored(pairs, score_pairs(model.eval(), pairs, max_length, cfg.micro_batch_size, bar.update))
+
+            def on_done(count: int, bar: Progress = bar) -> None:
+                bar.update(count)
+                run.leave_if_asked()  # all ranks make as many passes
+
+            results += scored(pairs, score_pairs(model.eval(), pairs, max_length, cfg.micro_batch_size, on_done))
     return results
 
 

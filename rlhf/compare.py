@@ -83,8 +83,11 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, ComparedRow)
     load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype, scalar=False))
     with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
-        sampler = PairSampler(cfg, prompts, tokenizer, lambda key: load(parents[key]), lambda _: bar.update(1))
-        chunks.make(sampler.rows, bar, units=2)
+        sampler = PairSampler(
+            cfg, prompts, tokenizer, lambda key: load(parents[key]), lambda _: bar.update(1), run.interrupt
+        )
+        if not chunks.make(sampler.rows, bar, units=2):
+            run.stop(0)
     return chunks
 
 
@@ -97,6 +100,7 @@ class PairSampler:
     tokenizer: Tokenizer
     load: Callable[[str], Any]
     on_done: Callable[[int], None]
+    on_step: Callable[[], None]
 
     def rows(self, items: range) -> list[ComparedRow]:
         """Return the rows of a chunk's pairs: item i is pair i % pairs_per_prompt of prompt i // pairs_per_prompt."""
@@ -135,6 +139,7 @@ class PairSampler:
             self.cfg.generation_batch_size,
             self.on_done,
             temperatures,
+            self.on_step,
         )
 
 

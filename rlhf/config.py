@@ -125,6 +125,7 @@ class PPOConfig:
     epochs: int = field(metadata=least(1))
     micro_batch_size: int | None = field(metadata=least(1) | SPEED)
     generation_batch_size: int | None = field(metadata=least(1) | SPEED)
+    chunk_responses: int = field(metadata=least(1) | SPEED)
     sampling: SamplingConfig
     kl_coef: float = field(metadata=least(0))
     clip: float = field(metadata=above(0))

@@ -6,6 +6,7 @@ Shapes: N rollouts of the whole batch, R response tokens (padded on the right), 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +64,16 @@ class Batch:
 
 
 @torch.no_grad()
-def judge(cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int) -> list[Judged]:
-    """Judge this rank's rollouts: every rank has as many, so all make the same number of forward passes."""
+def judge(
+    cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int, leave: Callable[[], None] = lambda: None
+) -> list[Judged]:
+    """Judge this rank's rollouts: every rank has as many, so all make the same number of forward passes.
+
+    Before each micro-batch all ranks call `leave` together.
+    """
     judged: list[Judged] = []
     for portion in portions(rollouts, cfg.micro_batch_size):
+        leave()
         packed = pack_rollouts(portion, context, distributed.device())
         logits = models.policy(**packed.inputs, select=packed.before)
         # Measured again although the sampler knows them: its cache rounds otherwise, and the first ratio must be 1.

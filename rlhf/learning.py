@@ -5,7 +5,7 @@ Shapes: (N, R) as in experience; n response tokens of a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -30,12 +30,25 @@ def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:
             yield order[start : start + cfg.mini_batch_prompts].tolist()
 
 
-def learn(cfg: PPOConfig, models: Models, batch: Batch, iteration: int, context: int, hold: bool) -> dict[str, float]:
-    """Update critic and (unless on `hold`) policy once per mini-batch; return the means over the iteration's tokens."""
+def learn(
+    cfg: PPOConfig,
+    models: Models,
+    batch: Batch,
+    iteration: int,
+    context: int,
+    hold: bool,
+    pause: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Update critic and (unless on `hold`) policy once per mini-batch; return the means over the iteration's tokens.
+
+    Before each mini-batch all ranks call `pause` together, which may end the run.
+    """
     sums: dict[str, Tensor] = {}
     norms: list[tuple[float, float]] = []
     total = 0
     for numbers in mini_batches(cfg, iteration):
+        if pause is not None:
+            pause()
         tokens = int(batch.mask[numbers].sum())  # every rank holds the whole batch, so all know the global number
         for name, value in accumulate(cfg, models, batch, numbers, tokens, context, hold).items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value

@@ -10,19 +10,23 @@ What the paper leaves open: the critic is a model of its own, started from the h
 to the returns of the first batch; gamma 1, lambda 0.95, value clip 0.2, no entropy bonus. The reference is the
 checkpoint that PPO starts from. Every rank judges its share of the responses; then all ranks hold all of them (tokens
 and four numbers per token), so that neither whitening nor the mini-batches know of ranks.
+
+A signal ends the run at the next token, at the next micro-batch that is judged, at the next mini-batch where the
+iteration's start is on disk, or else after the iteration. What is sampled and judged is kept (kept.py).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from llamatrain import distributed, hf_tokenizer
+from llamatrain import distributed, heartbeat, hf_tokenizer
 from llamatrain.config.program import main
 from llamatrain.data.order import shuffled
 from llamatrain.data.skipped import BadRows
@@ -33,7 +37,6 @@ from llamatrain.memory import models_bytes, responses_at_once
 from llamatrain.model.config import load_config
 from llamatrain.responses.models import frozen_model, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
-from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.responses.scoring import require_zero
 from llamatrain.run import Run
 from llamatrain.start import language_engine, rows_at_once, scalar_engine
@@ -41,7 +44,8 @@ from llamatrain.tokenizer import Tokenizer
 
 from .config import PROGRAMS, PPOConfig
 from .critic import rescale
-from .experience import Batch, Models, batch_metrics, credit, explained_variance, gather, judge, zero_problems
+from .experience import Batch, Models, batch_metrics, credit, explained_variance, zero_problems
+from .kept import Kept, act, forget_others, judge_all, kept_key
 from .learning import learn
 from .samples_log import SamplesLog
 
@@ -66,13 +70,18 @@ def train(cfg: PPOConfig) -> None:
         if run.is_main:
             hf_tokenizer.announce(tokenizer, run.print)
         samples = SamplesLog(run, start, cfg.samples_every, cfg.samples_kept, tokenizer)
+        key = kept_key(cfg, parents, run)
+        forget_others(run, start)
         with run.progress(cfg.iterations, "ppo", "iterations", done=start, every=cfg.run.log_every) as bar:
             for iteration in range(start, cfg.iterations):
-                clock = Clock()
+                heartbeat.at_step(iteration)
+                clock, kept = Clock(), Kept(run, key, iteration, cfg.rollout_prompts, cfg.chunk_responses)
+                leave = partial(leave_if_asked, run, engines, tokenizer, iteration)
                 with clock("act"):  # 1.
-                    rollouts = act(cfg, models.policy, rollout_prompts(cfg, prompts, iteration), tokenizer)
+                    wanted = rollout_prompts(cfg, prompts, iteration)
+                    rollouts = act(cfg, models.policy, wanted, tokenizer, kept, leave)
                 with clock("judge"):  # 2.
-                    judged = gather(judge(cfg, models, rollouts, context))
+                    judged = judge_all(cfg, models, rollouts, context, kept, leave)
                     if iteration == 0:
                         require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
                 with clock("credit"):  # 3.
@@ -82,12 +91,15 @@ def train(cfg: PPOConfig) -> None:
                         batch = credit(cfg, rescale(cfg, models.critic, batch, context))
                 hold = holds(cfg, models.policy.steps_done, iteration, batch)
                 with clock("learn"):  # 4.
-                    learned = learn(cfg, models, batch, iteration, context, hold)
+                    # What is half learned is learned again, from weights that are on disk.
+                    pause = leave if run.saved == iteration else None
+                    learned = learn(cfg, models, batch, iteration, context, hold, pause)
                 step = iteration + 1
                 metrics = {**batch_metrics(batch), **learned, "ppo/held": hold, **clock.seconds}
                 check_finite(metrics, step, run.checkpoints)
                 run.log(step, metrics)
                 samples.write(step, batch)
+                kept.forget()
                 bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
                 stop = run.stop_requested()
                 if stop or run.due(step) or step == cfg.iterations:
@@ -95,6 +107,14 @@ def train(cfg: PPOConfig) -> None:
                 if stop and step < cfg.iterations:
                     run.stop(step)
         run.finish(max(start, cfg.iterations))
+
+
+def leave_if_asked(run: Run, engines: Mapping[str, Engine], tokenizer: Tokenizer, iteration: int) -> None:
+    """End the run where a signal asks to, in an iteration that has changed no weight yet; all ranks together."""
+    if run.stop_requested():
+        if run.saved < iteration:
+            run.save(iteration, engines, tokenizer)
+        run.stop(iteration)
 
 
 def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
@@ -197,20 +217,6 @@ def rollout_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> li
     return [(prompts[place], epoch) for place, epoch in zip(chosen, epochs, strict=True)]
 
 
-def act(cfg: PPOConfig, policy: Engine, wanted: list[tuple[Prompt, int]], tokenizer: Tokenizer) -> list[Rollout]:
-    """Sample this rank's share of the responses."""
-    own = distributed.shard(wanted)  # as many on every rank: a mini-batch is a multiple of the ranks
-    with policy.generating() as model:
-        return sample_rollouts(
-            model,
-            [prompt for prompt, _ in own],
-            [number for _, number in own],
-            cfg.sampling.seeded(cfg.run.seed, "ppo"),
-            tokenizer,
-            cfg.generation_batch_size,
-        )
-
-
 def check_finite(metrics: dict[str, float], step: int, checkpoints: Path) -> None:
     """Stop a run whose metrics are no longer finite."""
     broken = sorted(key for key, value in metrics.items() if not math.isfinite(value))
@@ -231,7 +237,8 @@ class Clock:
     def __call__(self, phase: str) -> Iterator[None]:
         """Time what runs inside."""
         started = time.perf_counter()
-        yield
+        with heartbeat.phase(phase):
+            yield
         self.seconds[f"ppo/seconds_{phase}"] = time.perf_counter() - started
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from llamatrain import atomic
+from llamatrain import atomic, heartbeat
 from llamatrain.data import adapters, files
 from llamatrain.data.adapters import NEWEST, Version
 from llamatrain.data.files import Place, Row
@@ -51,6 +51,7 @@ def placed_rows(source: str | Path, kind: type[R], bad: BadRows | None = None) -
     bad = bad or BadRows()
     where = None
     for number, row in read_part(part, kind, bad):
+        heartbeat.beat("read")
         where = where or place(part)
         bad.good += 1
         yield f"{where}{number}", row
@@ -171,6 +172,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, object]]) -> int:
         # No name and no time in the gzip header: equal rows make equal files.
         zipped = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else None
         for row in rows:
+            heartbeat.beat("write")
             (zipped or raw).write((json.dumps(row, ensure_ascii=False) + "\n").encode())
             count += 1
         if zipped is not None:

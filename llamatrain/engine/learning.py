@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llamatrain import distributed
+from llamatrain import distributed, heartbeat
 from llamatrain.allocator import keep_freed_memory
 from llamatrain.engine.norms import GradNorms
 from llamatrain.engine.state import NamedState
@@ -57,6 +57,7 @@ class Engine:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model forward."""
+        heartbeat.beat("forward")
         return self._ds(*args, **kwargs)
 
     @property
@@ -81,6 +82,7 @@ class Engine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate gradients of a loss that is already divided by the global batch's weight."""
+        heartbeat.beat("backward")
         self._ds.backward(loss * distributed.world_size(), scale_wrt_gas=False)
 
     def step(self, detailed: bool = False) -> float:
@@ -88,6 +90,7 @@ class Engine:
 
         A gradient that is not finite changes no weight. `detailed` fills `grad_norms`.
         """
+        heartbeat.beat("update")
         for group in self._adamw.param_groups:  # a function of the step, not a scheduler with a state of its own
             group["lr"] = self.lr
         self._norms.expect(detailed)

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -19,6 +20,7 @@ from llamatrain.errors import UserError
 from llamatrain.progress import Progress
 from llamatrain.responses.prompts import prompts_fingerprint
 from llamatrain.run import Run
+from llamatrain.stopping import Interrupted
 from llamatrain.text_files import read_lines
 
 R = TypeVar("R", bound=Mapping[str, object])  # a kind of rows, a TypedDict
@@ -32,17 +34,29 @@ class Chunks(Generic[R]):
     """
 
     def __init__(
-        self, run: Run, key: Mapping[str, Any], count: int, size: int, kind: type[R], item_rows: int = 1
+        self,
+        run: Run,
+        key: Mapping[str, Any],
+        count: int,
+        size: int,
+        kind: type[R],
+        item_rows: int = 1,
+        together: bool = False,
+        place: str = "chunks",
     ) -> None:
+        """Look which chunks are there below `place` in the run folder. Those made `together` need all ranks at once."""
         # With few items every rank still gets a share.
         self.size = max(1, min(size, math.ceil(count / distributed.world_size())))
         self.count, self.run, self.kind, self.item_rows = count, run, kind, item_rows
         text = json.dumps({**key, "count": count, "size": self.size}, sort_keys=True, default=str)
-        self.folder = run.folder / "chunks" / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = run.folder / place / hashlib.sha256(text.encode()).hexdigest()[:16]
         if distributed.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
         distributed.barrier()
-        self._left = [number for number in distributed.shard(range(len(self))) if not self._made(number)]
+        own = distributed.shard(range(len(self)))
+        self._left = [number for number in own if not self._made(number)]
+        if together and distributed.any_rank(bool(self._left)):
+            self._left = own
 
     def __len__(self) -> int:
         """Return the number of chunks."""
@@ -56,10 +70,12 @@ class Chunks(Generic[R]):
         """Return a chunk's file."""
         return self.folder / f"{number:06d}.jsonl"
 
-    def make(self, rows_of: Callable[[range], list[R]], bar: Progress | None = None, units: int = 1) -> None:
-        """Make the chunks that are missing, each rank every world_size-th; a signal stops the run between two of them.
+    def make(self, rows_of: Callable[[range], list[R]], bar: Progress | None = None, units: int = 1) -> bool:
+        """Make the chunks that are missing, each rank every world_size-th; return whether all are there, on all ranks.
 
-        `rows_of` counts an item as `units` on `bar`, which shows all ranks' work: what one has done stands for the others'.
+        They are not where a signal asked to stop: the ranks meet between two chunks, and `rows_of` may give up the one
+        that it is at by raising Interrupted. It counts an item as `units` on `bar`, which shows all ranks' work: what
+        one has done stands for the others'.
         """
         # In rounds of one chunk per rank, made or not: so all ranks meet in the same collectives.
         for first in range(0, len(self), distributed.world_size()):
@@ -69,13 +85,15 @@ class Chunks(Generic[R]):
             if bar is not None:
                 bar.weight = together / own if own else 1.0
             if own:
-                write_rows(self.path(number), rows_of(self.items(number)))
-                self._left.remove(number)
+                with suppress(Interrupted):
+                    write_rows(self.path(number), rows_of(self.items(number)))
+                    self._left.remove(number)
             elif bar is not None:
                 bar.update(round(together) * units)
             if self.run.stop_requested():
-                self.run.stop(0)
+                return False
         distributed.barrier()
+        return True
 
     def missing(self) -> int:
         """Return how many items all ranks have still to make."""
@@ -84,7 +102,16 @@ class Chunks(Generic[R]):
     def rows(self) -> Iterator[R]:
         """Yield all rows in order; call it after `make`."""
         for number in range(len(self)):
-            yield from cast(Iterator[R], read_lines(self.path(number), dict))  # `_made` has checked them
+            yield from self._read(number)
+
+    def gathered(self) -> list[R]:
+        """Return all rows in order, on every rank: each reads those that it made. Call it after `make`."""
+        own = {number: list(self._read(number)) for number in distributed.shard(range(len(self)))}
+        parts = {number: rows for part in distributed.gather_objects(own) for number, rows in part.items()}
+        return [row for number in range(len(self)) for row in parts[number]]
+
+    def _read(self, number: int) -> Iterator[R]:
+        return cast(Iterator[R], read_lines(self.path(number), dict))  # `_made` has checked them
 
     def _made(self, number: int) -> bool:
         """Tell whether a chunk is there with all of its rows; one that is not whole is said, and made again."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamatrain import distributed
+from llamatrain import distributed, heartbeat
 from llamatrain.data.packing import Batch, Sample, collate, pack
 
 Tokens = np.ndarray[Any, np.dtype[np.int32]]
@@ -96,6 +96,7 @@ def score_pairs(
     passes = math.ceil(len(groups) / distributed.world_size())
     mine: dict[int, tuple[float, float]] = {}
     for number in range(passes):
+        heartbeat.beat("score")
         group = groups[min(number * distributed.world_size() + distributed.rank(), len(groups) - 1)]
         batch = collate_pairs([pairs[i] for i in group], max_length)
         scores = scores_at_ends(model, {key: value.to(distributed.device()) for key, value in batch.items()})

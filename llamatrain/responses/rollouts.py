@@ -61,16 +61,18 @@ def sample_rollouts(
     generation_batch_size: int | None,
     on_done: Callable[[int], None] | None = None,
     temperatures: Sequence[float] | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> list[Rollout]:
     """Sample one response to each prompt, in order; `numbers` are the sample numbers that the noise follows from.
 
-    `temperatures`, where given, are the responses' own, in place of the one in `sampling`.
+    `temperatures`, where given, are the responses' own, in place of the one in `sampling`; `on_done` and `on_step` as
+    in `generate`.
     """
     assert generation_batch_size is not None, "a program fills in what is left to the memory"
     keys = [(prompt.id, number) for prompt, number in zip(prompts, numbers, strict=True)]
     tokens = [prompt.tokens for prompt in prompts]
     size, eos_id = generation_batch_size, tokenizer.eos_id
-    generated = generate(model, tokens, keys, sampling, eos_id, size, on_done, temperatures)
+    generated = generate(model, tokens, keys, sampling, eos_id, size, on_done, temperatures, on_step)
     rollouts = []
     for prompt, made in zip(prompts, generated, strict=True):
         is_answer = made.finished and bool(decode_response(made.tokens, tokenizer))

@@ -60,6 +60,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noi
                 tokenizer,
                 cfg.generation_batch_size,
                 lambda _: bar.update(1),
+                on_step=run.interrupt,
             )
             speed = sum(len(r.tokens) for r in rollouts) / (time.monotonic() - started)
             bar.update(0, **{"tokens/s": f"{speed:,.0f}"})
@@ -67,14 +68,15 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noi
             for kind in ("helpfulness", "safety"):
                 if kind in parents:
                     model = load(parents[kind], scalar=True)
-                    logits[kind] = score(model, rollouts, context, cfg.score_batch_size)
+                    logits[kind] = score(model, rollouts, context, cfg.score_batch_size, run.interrupt)
             scores = combine(rollouts, logits.get("helpfulness"), logits.get("safety"), cfg.gate)
             return [
                 response_row(rollout, number, own, tokenizer, cfg)
                 for rollout, (_, number), own in zip(rollouts, wanted, scores, strict=True)
             ]
 
-        chunks.make(rows_of, bar, cfg.samples_per_prompt)
+        if not chunks.make(rows_of, bar, cfg.samples_per_prompt):
+            run.stop(0)
     return chunks
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from llamatrain import distributed
+from llamatrain import distributed, heartbeat
 from llamatrain.data.kinds import PublicScores, RawScores
 from llamatrain.errors import UserError
 from llamatrain.responses.config import GateConfig, LearningGateConfig, logit
@@ -147,10 +147,13 @@ def scores_at_end(model: Callable[..., Tensor], packed: Packed) -> Tensor:
 
 
 @torch.no_grad()
-def score(model: Any, rollouts: Sequence[Rollout], context: int, batch_size: int) -> Tensor:
-    """Return raw scores (N,) on the CPU, `batch_size` responses a forward pass."""
-    parts = [
-        scores_at_end(model, pack_rollouts(portion, context, distributed.device())).cpu()
-        for portion in portions(rollouts, batch_size)
-    ]
+def score(
+    model: Any, rollouts: Sequence[Rollout], context: int, batch_size: int, on_step: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Return raw scores (N,) on the CPU, `batch_size` responses a forward pass, before each of which is `on_step`."""
+    parts = []
+    for portion in portions(rollouts, batch_size):
+        heartbeat.beat("score")
+        on_step()
+        parts.append(scores_at_end(model, pack_rollouts(portion, context, distributed.device())).cpu())
     return torch.cat(parts)

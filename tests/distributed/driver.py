@@ -28,6 +28,7 @@ from typing import Any
 from launch.processes import _environments
 from launch.programs import PROGRAMS
 from llamatrain.config.compose import compose_dict
+from llamatrain.watch import EXIT_HUNG
 
 # Seconds of a machine that does nothing else; `_busy` says how many they are on this one.
 PATIENCE = 20.0  # for the other ranks after the first has ended; then they are killed, which tests see as -9
@@ -125,7 +126,9 @@ def _run_job(job: Job) -> Result:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             code = codes[running.pop(pid)] = os.waitstatus_to_exitcode(status)
-            deadline = 0.0 if code == -signal.SIGKILL else min(deadline, time.monotonic() + PATIENCE * _busy())
+            deadline = (
+                0.0 if code in (-signal.SIGKILL, EXIT_HUNG) else min(deadline, time.monotonic() + PATIENCE * _busy())
+            )
         if time.monotonic() > deadline:
             for other in running:
                 os.kill(other, signal.SIGKILL)

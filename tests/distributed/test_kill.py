@@ -55,7 +55,9 @@ def kills(program: str) -> list[Hit]:
 
 
 def stops(program: str) -> list[tuple[Hit, int]]:
-    """Signals that ask to stop, and the step at whose end that happens; the last one comes in the last step."""
+    """Signals that ask to stop, and the step that is on disk then; the last one comes in the last step."""
+    if program == "ppo":
+        return stops_of_ppo()
     sampling = [(Hit("llamatrain.generation._step", 3, LAST, "SIGTERM"), 0)] if program == "rejection_sampling" else []
     return [
         *sampling,
@@ -63,6 +65,23 @@ def stops(program: str) -> list[tuple[Hit, int]]:
         (in_step(program, 2, LAST, "SIGUSR1"), 3),
         (in_step(program, 1, LAST, "SIGINT"), 4),
         (in_step(program, 2, 0, "SIGTERM"), STEPS),
+    ]
+
+
+def stops_of_ppo() -> list[tuple[Hit, int]]:
+    """Signals in every phase of an iteration, whose start is on disk (iterations 0, 2 and 4) or is not."""
+    return [
+        (
+            Hit("llamatrain.generation._step", 30, LAST, "SIGTERM"),
+            0,
+        ),  # act: chunks of an iteration are there, others not
+        (Hit("rlhf.experience.pack_rollouts", 2, 0, "SIGUSR1"), 0),  # judge: between two micro-batches
+        (in_step("ppo", 1, LAST, "SIGINT"), 0),  # learn: the first mini-batch is dropped
+        (Hit("llamatrain.generation._step", 30, 0, "SIGTERM"), 1),  # act of iteration 1, for 0 had its rollouts
+        (in_step("ppo", 3, 0, "SIGTERM"), 4),  # learn of iteration 3, which ends
+        (Hit("rlhf.kept.judge", 2, LAST, "SIGTERM"), 5),  # judge of iteration 5
+        (in_step("ppo", 1, LAST, "SIGUSR1"), 5),  # learn of iteration 5
+        (Hit("llamatrain.run.Run.finish", 1, 0, "SIGTERM"), STEPS),
     ]
 
 

@@ -350,7 +350,7 @@ def check_spikes(folder: Path, tokenizer: Tokenizer) -> None:
 
     def train(name: str, zero: ZeroConfig, skip: list[int]) -> dict[str, torch.Tensor]:
         wandb = WandbConfig("disabled", "test", None, None, [])
-        config = RunConfig(name, str(folder), 0, "never", 0, 0, 0, 1, False, False, "mkl", wandb)
+        config = RunConfig(name, str(folder), 0, "never", 0, 0, 0, 1, False, False, "mkl", 0, False, wandb)
         spikes = SpikeConfig(
             True, window=8, min_steps=8, loss_sigmas=6.0, norm_sigmas=20.0, look_ahead=2, max_incidents=1
         )
@@ -383,7 +383,7 @@ class Damaged(Numbered):
 def check_reading(folder: Path, tokenizer: Tokenizer) -> None:
     """What one rank cannot read ends all of them alike, at once: in training and where held-out text is measured."""
     wandb = WandbConfig("disabled", "test", None, None, [])
-    config = RunConfig("reading", str(folder), 0, "never", 0, 0, 0, 1, False, False, "mkl", wandb)
+    config = RunConfig("reading", str(folder), 0, "never", 0, 0, 0, 1, False, False, "mkl", 0, False, wandb)
     with Run(config, "test", {}, data={}) as run:
         engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(2), STEPS)
         with pytest.raises(UserError, match="row 13 is missing"):

@@ -70,7 +70,14 @@ def make_programs(folder: Path, tokenizer: Tokenizer) -> dict[str, list[str]]:
         ],
         "ppo": [
             *(*judged, f"iterations={STEPS}", "rollout_prompts=8", "mini_batch_prompts=4", "micro_batch_size=2"),
-            *("sampling.max_new_tokens=20", "epochs=1", "samples_every=1", RATE, "critic_optim.lr=1e-2"),
+            *(
+                "sampling.max_new_tokens=20",
+                "epochs=1",
+                "samples_every=1",
+                "chunk_responses=2",
+                RATE,
+                "critic_optim.lr=1e-2",
+            ),
         ],
     }
     return {program: [*QUIET, *overrides] for program, overrides in special.items()}

@@ -22,6 +22,7 @@ from llamatrain import checkpoint, distributed, hf_folder, manifest
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
+from llamatrain.incidents import checkpoint_before
 from llamatrain.keys import SPEED
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.metrics import Metrics
@@ -86,6 +87,8 @@ def run_config(folder: Path, **changes: Any) -> RunConfig:
         "log_every": 1,
         "progress": False,
         "verbose": False,
+        "hang_minutes": 0,
+        "preflight": False,
         "wandb": wandb,
     }
     return RunConfig(**{**values, **changes})
@@ -405,7 +408,7 @@ def test_rank_0_says_which_checkpoint_is_gone_back_to(tmp_path: Path, monkeypatc
     run = Run(run_config(tmp_path), "test", {}, data={})
     (run.checkpoints / "step_00000009").mkdir(parents=True)  # not yet seen by rank 0
     monkeypatch.setattr(distributed, "broadcast_object", lambda mine: [0, 6] if mine == [9] else mine)
-    assert run.before(9) == 6
+    assert checkpoint_before(run.checkpoints, 9) == 6
 
 
 def test_other_settings_are_told_at_resume(
@@ -553,7 +556,10 @@ def test_no_space_leaves_the_older_checkpoint_good(
         return real(*args)
 
     monkeypatch.setattr(checkpoint, "write_tensors", full)
-    with pytest.raises(UserError, match=r"step_00000006 could not be saved: no space left.*older checkpoints"):
+    with pytest.raises(
+        UserError,
+        match=r"step_00000006 could not be saved: no space left on the disk, need .*B, .*B free; older checkpoints",
+    ):
         train(tmp_path, model_config, tokenizer)
     folder = tmp_path / "job" / "checkpoints"
     assert [p.name for p in folder.iterdir()] == ["step_00000003"]
@@ -574,7 +580,9 @@ def test_a_program_without_steps_stops_at_once(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_in_plain_words(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"no space left on the disk of .*job; its checkpoints are untouched"),
+        pytest.raises(
+            UserError, match=r"no space left on the disk of .*job \(.*B free\); its checkpoints are untouched"
+        ),
         Run(run_config(tmp_path), "test", {}),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")  # as of a line in metrics.jsonl

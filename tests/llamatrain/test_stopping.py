@@ -33,7 +33,7 @@ from llamatrain.settings import RunConfig, WandbConfig
 
 def work(_):
     wandb = WandbConfig("disabled", "", None, None, [])
-    with Run(RunConfig("job", "runs", 0, "auto", 0, 0, 0, 1, True, False, "mkl", wandb), "test", {}, data={}) as run:
+    with Run(RunConfig("job", "runs", 0, "auto", 0, 0, 0, 1, True, False, "mkl", 0, False, wandb), "test", {}, data={}) as run:
         print("here", flush=True)
         while not run.stop_requested():
             run.print("at work")
@@ -99,7 +99,7 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path, repository: Path) -> None
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert "SIGTERM: saving at the end of this step" in said and "SIGHUP" not in said
+    assert "SIGTERM: stopping as soon as what is done is saved" in said and "SIGHUP" not in said
 
 
 def test_a_closed_terminal_does_not_keep_a_run_from_saving(tmp_path: Path, repository: Path) -> None:

@@ -14,7 +14,6 @@ from llamatrain.data.rows import write_rows
 from llamatrain.progress import Progress
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.run import Run
-from llamatrain.stopping import Stopped
 from rlhf.config import SampleConfig
 
 
@@ -148,8 +147,7 @@ def test_never_resuming_makes_all_again(run: Run) -> None:
 def test_a_signal_stops_between_two_chunks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = chunks_of(run, {}, count=10, size=3)
     monkeypatch.setattr(run, "stop_requested", lambda: True)
-    with pytest.raises(Stopped):
-        chunks.make(rows_of)
+    assert not chunks.make(rows_of)
     assert chunks.missing() == 7
 
 
@@ -162,3 +160,27 @@ def test_a_model_made_elsewhere_is_told_by_its_files_and_not_by_its_path(tmp_pat
         return chunk_key({"checkpoint": folder}, [])
 
     assert key("here", "one") == key("there", "one") != key("elsewhere", "two")
+
+
+def test_a_signal_drops_the_chunk_that_is_being_made(run: Run) -> None:
+    def interrupted(items: range) -> list[Numbered]:
+        if items.start == 3:
+            run._stop_request.signal = "SIGTERM"
+        run.interrupt()
+        return rows_of(items)
+
+    chunks = chunks_of(run, {}, count=10, size=3)
+    assert not chunks.make(interrupted)
+    assert chunks.missing() == 7
+    assert [path.name for path in chunks.folder.iterdir()] == ["000000.jsonl"]
+
+
+def test_chunks_made_together_are_made_by_all_ranks_or_none(run: Run) -> None:
+    def together() -> Chunks[Numbered]:
+        return Chunks(run, {}, 4, 2, Numbered, together=True)
+
+    together().make(rows_of)
+    assert together().missing() == 0
+    together().path(1).unlink()
+    assert together().missing() == 4
+    assert together().make(rows_of) and together().gathered() == rows_of(range(4))

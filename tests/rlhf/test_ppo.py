@@ -25,7 +25,8 @@ from llamatrain.tokenizer import Tokenizer
 from rlhf.config import PPOConfig
 from rlhf.critic import rescale
 from rlhf.experience import Judged, credit, explained_variance, judge, kind_metrics, rewarded
-from rlhf.ppo import act, check_ranks, dry_run, load_models, rollout_prompts, train
+from rlhf.kept import respond
+from rlhf.ppo import check_ranks, dry_run, load_models, rollout_prompts, train
 
 from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint, write_prompts
 
@@ -154,7 +155,8 @@ def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Pat
     models = load_models(cfg, parents)
     tokenizer = hf_folder.load_tokenizer(parents["checkpoint"])
     prompts = load_prompts(cfg.prompts, tokenizer, 128, 8, None, "stop", print)
-    rollouts = act(cfg, models.policy, rollout_prompts(cfg, prompts, 0), tokenizer)
+    with models.policy.generating() as model:
+        rollouts = respond(cfg, model, rollout_prompts(cfg, prompts, 0), tokenizer)
     batch = credit(cfg, judge(cfg, models, rollouts, 128))
     before = explained_variance(batch.values[batch.mask], batch.credit.following[batch.mask])
     fitted = credit(cfg, rescale(cfg, models.critic, batch, 128))
@@ -220,8 +222,8 @@ def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> No
 
 def test_noise_is_not_that_of_rejection_sampling(world: dict[str, str], tmp_path: Path) -> None:
     """The first response to a prompt must not be the one that rejection sampling chose among."""
-    with mock.patch("rlhf.ppo.sample_rollouts") as sampled:
-        act(composed(world, tmp_path, "ppo"), mock.MagicMock(), [], mock.MagicMock())
+    with mock.patch("rlhf.kept.sample_rollouts") as sampled:
+        respond(composed(world, tmp_path, "ppo"), mock.MagicMock(), [], mock.MagicMock())
     assert sampled.call_args.args[3].program == "ppo"
     keys = {noise_key(0, "p1", 0, program) for program in ("ppo", "rejection_sampling", "sample", "compare", "chat")}
     assert len(keys) == 5

@@ -1,0 +1,164 @@
+"""The watch of a rank: it shows where the rank stands, and ends a run that hangs long before a collective times out.
+
+    runs/<name>/.beats/rank_00001.json   step, phase, what the rank is doing and since when, every few seconds
+    runs/<name>/hangs/rank_00001.txt     who hangs and where all ranks stand, with the stacks of this one's threads
+
+A thread of its own writes the first file and counts how often; the beats in it are the training thread's (heartbeat.py).
+So a rank whose count stands still is asleep or gone, and one whose beats stand still does not get on. A rank that has not
+moved for a while looks at the others' files, on a shared disk those of other machines too; for how long they stand still
+goes by its own clock. Waiting for a rank that moves is no hang, however long it takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import distributed, heartbeat
+from .heartbeat import Place
+from .run_files import BEATS, HANGS
+from .text_files import read_json
+
+EXIT_HUNG = 128 + signal.SIGABRT  # to launchers a crash, after which a job is started again
+MOST_SECONDS = 15.0  # between two looks
+
+
+@dataclass
+class Sign(Place):
+    """A rank's file."""
+
+    rank: int = 0
+    host: str = ""
+    pid: int = 0
+    count: int = 0  # how often it was written
+    hang: str = ""  # what this rank found, as it ends
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (pid {self.pid} on host {self.host}), last seen at {super().__str__()}"
+
+
+@dataclass
+class Seen:
+    """What a rank has seen of another, and when by its own clock the count and the beats were last new."""
+
+    sign: Sign
+    counted: float
+    moved: float
+
+
+def clear(folder: Path) -> None:
+    """Remove the signs that an earlier start left: on rank 0, before any rank shows its own."""
+    shutil.rmtree(folder / BEATS, ignore_errors=True)
+    (folder / BEATS).mkdir()
+
+
+def read_signs(folder: Path) -> list[Sign]:
+    """Return where the ranks of a run stand, or stood as it was killed; a file that cannot be read now is left out."""
+    found = []
+    for path in sorted((folder / BEATS).glob("rank_*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(read_json(path, Sign))
+    return found
+
+
+class Watch:
+    """Watches over the ranks of a run until it is closed; no move for `minutes` is a hang, 0 watches nothing.
+
+    `failed` is told the reason, on a rank that found the hang, before the process ends.
+    """
+
+    def __init__(self, folder: Path, minutes: float, failed: Callable[[str], None]) -> None:
+        self.folder, self.limit, self._failed = folder, 60 * minutes, failed
+        self.interval = min(MOST_SECONDS, self.limit / 16)
+        self._sign = Sign(rank=distributed.rank(), host=socket.gethostname(), pid=os.getpid())
+        self.path = folder / BEATS / f"rank_{self._sign.rank:05d}.json"
+        self._seen: dict[int, Seen] = {}
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        heartbeat.beat("start")
+        if minutes and distributed.world_size() > 1:
+            self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the watch, and take this rank's sign away."""
+        if self._thread is not None:
+            self._closed.set()
+            self._thread.join()
+            self._thread = None
+            self.path.unlink(missing_ok=True)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self.interval):
+            self._show()
+            if heartbeat.quiet() < self.limit / 4:
+                self._seen.clear()
+                continue
+            self._look()
+            told = next((seen.sign.hang for seen in self._seen.values() if seen.sign.hang), "")
+            why, hung = self._hung() if heartbeat.quiet() >= self.limit else ("", [])
+            if told or hung:
+                own = "" if self._sign in hung else f"; rank {self._sign.rank} at {heartbeat.here}"
+                self._end(told or f"{'; '.join(map(str, hung))}: {why}{own}", found=not told)
+
+    def _show(self) -> None:
+        self._sign = Sign(**{**asdict(self._sign), **asdict(heartbeat.here), "count": self._sign.count + 1})
+        with contextlib.suppress(OSError):  # of a disk out of reach: the others see nothing new
+            temporary = self.path.with_name(f".{self.path.name}.tmp")
+            temporary.write_text(json.dumps(asdict(self._sign)), encoding="utf-8")
+            os.replace(temporary, self.path)
+
+    def _look(self) -> None:
+        now, signs = time.monotonic(), read_signs(self.folder)
+        # Who has taken its sign away is done.
+        self._seen = {sign.rank: self._seen.get(sign.rank, Seen(sign, now, now)) for sign in signs}
+        self._seen.pop(self._sign.rank, None)
+        for sign in signs:
+            if (seen := self._seen.get(sign.rank)) is not None:
+                seen.counted = now if sign.count != seen.sign.count else seen.counted
+                seen.moved = now if sign.beats != seen.sign.beats else seen.moved
+                seen.sign = sign
+
+    def _hung(self) -> tuple[str, list[Sign]]:
+        """Return what is wrong with which ranks; none where one that this rank waits for moves, or may have moved."""
+        now, others = time.monotonic(), self._seen.values()
+        if asleep := [seen.sign for seen in others if now - seen.counted >= self.limit / 2]:
+            return "no sign of life since then", asleep
+        if not self._sign.waits:
+            return "no progress since then", [self._sign]
+        if stuck := [seen.sign for seen in others if not seen.sign.waits and now - seen.moved >= self.limit]:
+            return "no progress since then", stuck
+        if all(seen.sign.waits and now - seen.moved >= self.limit / 2 for seen in others):
+            return "all ranks wait for one another", [self._sign, *(seen.sign for seen in others)]
+        return "", []
+
+    def _end(self, hang: str, found: bool) -> None:
+        """Write down what hangs and this rank's stacks, let the other ranks do the same, and end the process."""
+        self._sign.hang = hang
+        self._show()
+        path = self.folder / HANGS / f"rank_{self._sign.rank:05d}.txt"
+        signs = sorted([self._sign, *(seen.sign for seen in self._seen.values())], key=lambda sign: sign.rank)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"=== {time.strftime('%F %T')}\nhang: {hang}\n\n")
+                file.write("".join(f"{sign}\n" for sign in signs) + "\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+        print(f"error: hang: {hang}; stacks in {path}", file=sys.stderr, flush=True)
+        if found:
+            with contextlib.suppress(OSError):
+                self._failed(f"hang: {hang}; stacks in {path.parent}")
+        time.sleep(3 * self.interval)
+        os._exit(EXIT_HUNG)

@@ -1,0 +1,102 @@
+"""The watch over ranks: who is said to hang, by what their files show for how long."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from llamatrain import heartbeat, watch
+from llamatrain.run_files import BEATS, HANGS
+from llamatrain.watch import EXIT_HUNG, Sign, Watch
+
+WAITS, WORKS = "collective barrier", "forward"
+
+
+class World:
+    """Rank 0 of three and the files of the others, in minutes that a test tells."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.now, self.told = 0.0, list[str]()
+        patch.setattr("time.monotonic", lambda: 60 * self.now)
+        patch.setattr(heartbeat, "here", heartbeat.Place())
+        watch.clear(folder)
+        self.folder, self.watch = folder, Watch(folder, 4, self.told.append)
+        self.signs = [Sign(rank=rank, host=f"host{rank}") for rank in range(3)]
+
+    def minute(self, own: str, *others: tuple[str, bool, bool]) -> tuple[str, list[int]]:
+        """A minute goes by: rank 0 is at `own`; each other rank's (doing, does its file count, does it move)."""
+        self.now += 1
+        heartbeat.here.doing = own
+        for rank, (doing, counts, moves) in enumerate(others, 1):
+            old = self.signs[rank]
+            self.signs[rank] = new = replace(old, doing=doing, count=old.count + counts, beats=old.beats + moves)
+            (self.folder / BEATS / f"rank_{rank:05d}.json").write_text(json.dumps(asdict(new)))
+        self.watch._show()
+        self.watch._look()
+        why, signs = self.watch._hung()
+        return why, [sign.rank for sign in signs]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+def last(world: World, minutes: int, own: str, *others: tuple[str, bool, bool]) -> tuple[str, list[int]]:
+    return [world.minute(own, *others) for _ in range(minutes)][-1]
+
+
+def test_a_rank_without_a_sign_of_life_is_named_also_where_others_work(world: World) -> None:
+    asleep, works = (WORKS, False, False), (WORKS, True, True)
+    assert last(world, 2, WAITS, asleep, works) == ("", [])
+    assert last(world, 1, WAITS, asleep, works) == ("no sign of life since then", [1])
+    assert last(world, 1, WORKS, asleep, works) == ("no sign of life since then", [1])
+
+
+def test_a_rank_that_moves_is_waited_for(world: World) -> None:
+    assert last(world, 60, WAITS, (WORKS, True, True), (WAITS, True, False)) == ("", [])
+
+
+def test_a_rank_that_does_not_move_is_named_by_itself_first(world: World) -> None:
+    stuck, waits = (WORKS, True, False), (WAITS, True, False)
+    assert last(world, 4, WAITS, stuck, waits) == ("", [])
+    assert last(world, 1, WAITS, stuck, waits) == ("no progress since then", [1])
+    assert world.minute(WORKS, stuck, waits) == ("no progress since then", [0])
+
+
+def test_ranks_that_wait_for_one_another_are_all_named(world: World) -> None:
+    waits = (WAITS, True, False)
+    assert last(world, 2, WAITS, waits, waits) == ("", [])
+    assert last(world, 1, WAITS, waits, waits) == ("all ranks wait for one another", [0, 1, 2])
+
+
+def test_a_rank_that_is_done_is_nobody_to_wait_for(world: World) -> None:
+    last(world, 2, WAITS, (WORKS, True, True), (WORKS, True, True))
+    (world.folder / BEATS / "rank_00002.json").unlink()
+    assert last(world, 3, WAITS, (WORKS, True, True)) == ("", [])
+
+
+def test_what_is_written_down_before_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("os._exit", ended.append)
+    heartbeat.at_step(7)
+    with heartbeat.phase("train"), heartbeat.collective("all_reduce"):
+        last(world, 3, heartbeat.here.doing, (WORKS, False, False), (WAITS, True, False))
+        _, signs = world.watch._hung()
+        world.watch._end(f"{signs[0]}: no sign of life since then", found=True)
+    found = (world.folder / HANGS / "rank_00000.txt").read_text()
+    assert "hang: rank 1 (pid 0 on host host1), last seen at step 0, start, in forward since " in found
+    assert "last seen at step 7, train, in collective all_reduce since " in found and "test_watch.py" in found
+    assert world.told[0].startswith("hang: rank 1 (pid 0 on host host1)") and ended == [EXIT_HUNG]
+    assert watch.read_signs(world.folder)[0].hang  # so that the others end, too
+
+
+def test_one_rank_is_not_watched(tmp_path: Path) -> None:
+    watch.clear(tmp_path)
+    alone = Watch(tmp_path, 1e-6, print)
+    assert alone._thread is None
+    alone.close()
