@@ -30,7 +30,7 @@ from .resuming import differences, parent_hash, refuse_resume
 from .run_files import METRICS
 from .run_folder import RunFolder
 from .settings import RunConfig
-from .stopping import Interrupted, Stopped, StopRequest, handling
+from .stopping import Interrupted, Stopped, StopRequest, handling, heard_by_a_thread
 from .watch import Watch, clear
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ class Run:
         """Watch for signals that ask to save and stop, and over the ranks; open the dashboard."""
         self._signals.enter_context(handling(self._stop_request.hear))
         try:
+            if not self._stop_request.patient:
+                end = partial(self._home.write_status, "stopped", self.step)
+                self._signals.enter_context(heard_by_a_thread(self._stop_request, end))
             self._signals.enter_context(closing(Watch(self.folder, self.config.hang_minutes, self._home.fail)))
             if self.config.preflight and distributed.world_size() > 1:
                 preflight.check(self.folder, self.print)
@@ -250,6 +253,8 @@ class Run:
         newest = checkpoint.latest(self.checkpoints)
         if self._metrics is not None:
             self._home.repeated += len(self._metrics.after(manifest.step_of(newest) if newest is not None else 0))
+        if self._dashboard is not None:
+            self._dashboard.summarise({"run/restarts": self._home.restarts, "run/repeated": self._home.repeated})
         step, state = (0, {}) if newest is None else self._restore(newest, engines)
         if self._metrics is not None and step == 0:
             self._metrics.cut(-1)  # not even step 0 stays, which is measured again

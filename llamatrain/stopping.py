@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -18,6 +19,8 @@ from .streams import leave_closed_terminal, open_closed
 # What a terminal, Slurm or a person sends.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 EXIT_STOPPED = 75
+
+UNHEARD = 2.0  # seconds
 
 _once = threading.Lock()
 
@@ -82,6 +85,36 @@ def handling(handler: Handler, numbers: Sequence[signal.Signals] = SIGNALS) -> I
         signal.set_wakeup_fd(watching)
         for number, former in before.items():
             signal.signal(number, former)
+
+
+@contextmanager
+def heard_by_a_thread(request: StopRequest, end: Callable[[str], object]) -> Iterator[None]:
+    """End the process, after `end` was told the signal, where the main thread does not hear one within UNHEARD seconds.
+
+    It may be inside a library that works for an hour, where Python calls no handler.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+
+    def listen() -> None:
+        number = os.read(heard, 1)[0]
+        if number and request.signal is None:
+            time.sleep(UNHEARD)
+        if number and request.signal is None:
+            end(signal.Signals(number).name)
+            _end(number)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    before = signal.set_wakeup_fd(told)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.write(told, b"\0")
+        thread.join()
+        os.close(heard)
+        os.close(told)
 
 
 def _heeded(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:

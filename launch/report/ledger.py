@@ -18,6 +18,7 @@ def cost(story: Story) -> Row | None:
     if not total:
         return None
     gpus, hours = hours_of(story)
+    restarted = any(stage.status.get("restarts") for stage in story.stages)
     rows: list[list[Cell | str]] = []
     for stage in story.stages:
         units = (stage.record.gpus if gpus else stage.record.cores) if stage.record else 0
@@ -32,6 +33,7 @@ def cost(story: Story) -> Row | None:
                 duration(stage.seconds),
                 f"{stage.seconds / total:.0%}",
                 f"{units * stage.seconds / 3600:.3f}" if units else "–",
+                *([_restarts(stage)] if restarted else []),
             ]
         )
     whole: list[Cell | str] = [
@@ -42,6 +44,7 @@ def cost(story: Story) -> Row | None:
         Cell(duration(total), strong=True),
         "",
         Cell(f"{hours:.3f}" if hours else "", strong=True),
+        *([""] if restarted else []),
     ]
     unit, title = ("GPU", "GPU-hours") if gpus else ("core", "Core-hours")
     head = [
@@ -52,6 +55,7 @@ def cost(story: Story) -> Row | None:
         "Time",
         "Share",
         title,
+        *(["Restarts (steps repeated)"] if restarted else []),
     ]
     longest = sorted(story.stages, key=lambda stage: -stage.seconds)
     amounts = [(stage.name, stage.seconds, duration(stage.seconds)) for stage in longest]
@@ -60,6 +64,12 @@ def cost(story: Story) -> Row | None:
         "unit": unit,
         "table": Table(head, [*rows, whole], numbers=2),
     }
+
+
+def _restarts(stage: StageRun) -> str:
+    """Return how often a stage was started again before it was done, and how many steps it took again."""
+    restarts, repeated = stage.status.get("restarts", 0), stage.status.get("repeated", 0)
+    return f"{restarts:,} ({repeated:,})" if restarts else "–"
 
 
 def lineage(story: Story) -> Row | None:

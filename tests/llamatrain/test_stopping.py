@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -23,6 +24,18 @@ print("here", flush=True)
 lock = ctypes.create_string_buffer(64)  # a C lock that is never given back: Python calls no handler meanwhile
 for _ in range(2):
     ctypes.CDLL(None).pthread_mutex_lock(lock)
+"""
+AT_WORK = """
+import ctypes
+from llamatrain.run import Run
+from llamatrain.settings import RunConfig, WandbConfig
+
+wandb = WandbConfig("disabled", "", None, None, [])
+with Run(RunConfig("job", "runs", 0, "auto", 0, 0, 0, 1, True, False, "mkl", 0, False, wandb), "test", {}):
+    print("here", flush=True)
+    lock = ctypes.create_string_buffer(64)  # a library's work of which no handler hears
+    for _ in range(2):
+        ctypes.CDLL(None).pthread_mutex_lock(lock)
 """
 PATIENT = """
 import time
@@ -83,6 +96,18 @@ def test_before_a_run_begins(number: signal.Signals, tmp_path: Path, repository:
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (75, f"stopped: {number.name}; the same command starts it again\n")
+
+
+def test_inside_a_library_where_there_is_nothing_to_save(tmp_path: Path, repository: Path) -> None:
+    with subprocess.Popen(
+        started(tmp_path, repository, AT_WORK), cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (75, "stopped: SIGTERM; the same command starts it again\n")
+    status = json.loads((tmp_path / "runs" / "job" / "status.json").read_text())
+    assert (status["state"], status["reason"]) == ("stopped", "SIGTERM")
 
 
 def test_what_is_ignored_stays_ignored(tmp_path: Path, repository: Path) -> None:
