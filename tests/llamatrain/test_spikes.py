@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamatrain import checkpoint
+from llamatrain import checkpoint, incidents
 from llamatrain import fit as fit_module
 from llamatrain import manifest as manifest_module
 from llamatrain.data.rows import write_rows
@@ -330,7 +330,10 @@ def _slow(check: Any, at: list[int], found: int) -> Any:
     return slow
 
 
-@pytest.mark.parametrize("where", ["before", "record", "_drop_stale", "_restore", "amend", "half a line"])
+PLACES = ["spikes.checkpoint_before", "run.Run.record", "run.drop_stale", "run.Run._restore", "run.Run.amend"]
+
+
+@pytest.mark.parametrize("where", [*PLACES, "half a line"])
 def test_a_run_killed_in_an_incident_goes_on_exactly(world: World, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     poison = {"garbage": GARBAGE, "broken": BROKEN}
     rows = world.train("whole", **poison)  # type: ignore[arg-type]
@@ -353,7 +356,8 @@ def test_a_run_killed_in_an_incident_goes_on_exactly(world: World, monkeypatch: 
 
             patch.setattr(Run, "record", half)
         else:
-            patch.setattr(Run, where, _second(getattr(Run, where), kill) if where == "_drop_stale" else kill)
+            second = where == "run.drop_stale"
+            patch.setattr(f"llamatrain.{where}", _second(incidents.drop_stale, kill) if second else kill)
         with pytest.raises(Killed):
             world.train("cut", **poison)  # type: ignore[arg-type]
     with monkeypatch.context() as patch:
