@@ -14,6 +14,7 @@ from typing import Any
 
 import sentencepiece
 
+from llamatrain import heartbeat
 from llamatrain.errors import UserError, missing
 
 MODEL_FILE = "tokenizer.model"
@@ -59,6 +60,7 @@ class Tokenizer:
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
         """Return the ids of `text`, with BOS before and EOS after them where asked for."""
+        heartbeat.beat("tokenize")
         ids: list[int] = self._processor.encode(text)
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
 

@@ -58,9 +58,10 @@ class Seen:
 
 
 def clear(folder: Path) -> None:
-    """Remove the signs that an earlier start left: on rank 0, before any rank shows its own."""
+    """Remove the signs that an earlier start left, and make room for new ones: on rank 0, before any rank shows its own."""
     shutil.rmtree(folder / BEATS, ignore_errors=True)
-    (folder / BEATS).mkdir()
+    if distributed.world_size() > 1:
+        (folder / BEATS).mkdir()
 
 
 def read_signs(folder: Path) -> list[Sign]:

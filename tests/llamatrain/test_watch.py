@@ -22,7 +22,7 @@ class World:
         self.now, self.told = 0.0, list[str]()
         patch.setattr("time.monotonic", lambda: 60 * self.now)
         patch.setattr(heartbeat, "here", heartbeat.Place())
-        watch.clear(folder)
+        (folder / BEATS).mkdir()
         self.folder, self.watch = folder, Watch(folder, 4, self.told.append)
         self.signs = [Sign(rank=rank, host=f"host{rank}") for rank in range(3)]
 
