@@ -15,7 +15,7 @@ import pytest
 from launch import new
 from launch.cli import ranks_asked
 from launch.graph import Graph, distributed
-from launch.graphs.chat import chat
+from launch.graphs.chat import chat, with_files_to_come
 from launch.pipeline import PipelineConfig, divided
 from launch.plan import Composed
 from launch.plan import compose as compose_stage
@@ -104,7 +104,8 @@ def _composes_all_stages(overrides: list[str]) -> None:
     typed = [re.sub(r"^data=my\S+\.yaml", "data=toyworld", one) for one in overrides if not one.startswith("preset=")]
     own, staged = divided([*theirs, *typed])
     cfg, graph = compose("pipeline", PipelineConfig, own), Graph()
-    chat(graph, cfg, cfg.data)
+    data = with_files_to_come(cfg, cfg.data)[0] if "dry_run=true" in overrides else cfg.data
+    chat(graph, cfg, data)
     for stage in distributed(list(graph.stages.values()), staged):
         compose_stage(stage, presets, None, KNOWN)
 
