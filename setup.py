@@ -44,7 +44,10 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={f"llamatrain.{name}": name for name in (*NESTED, "configs")},
-    package_data={"llamatrain.configs": ["**/*.yaml"], "llamatrain.launch": ["report/templates/*"]},
+    package_data={
+        "llamatrain.configs": ["**/*.yaml"],
+        "llamatrain.launch": ["report/templates/*", "slurm/templates/*"],
+    },
     include_package_data=False,
     install_requires=[
         "torch>=2.13,<3",

@@ -101,15 +101,10 @@ class Pipeline:
     def run(self) -> int:
         """Run what needs to be run; return the exit code."""
         if self.cfg.graph:
-            sys.stdout.write("".join([*(f"# {line}\n" for line in self._not_yet()), *map(drawn, self.stages)]))
+            sys.stdout.write("".join([*(f"# {line}\n" for line in self.not_yet()), *map(drawn, self.stages)]))
             return 0
-        self._refuse_older_names()
-        refuse_older(self.stages, self.place, self.cfg.rerun)
-        # All stages are planned and checked, also those after `until`: the report names them, and they may follow later.
-        planned = plan_stages(self.stages, self.graph.awaited, self.place)
-        decisions = plan(planned[: self.last], self.place, self.cfg.rerun)
-        refuse_costly(decisions, self.place, self.cfg.rerun, self.cfg.confirm_minutes)
-        for line in self._not_yet():
+        planned, decisions = self.planned()
+        for line in self.not_yet():
             self.console.print(f"[yellow]–[/yellow] {escape(line)}", soft_wrap=True)
         with Processes() as processes:
             again = typed(["pipeline", *sys.argv[1:]])
@@ -130,26 +125,38 @@ class Pipeline:
             to_run = [decision.stage.name for decision in decisions if decision.action not in ("done", "wait")]
             return self._run_stages(runner, planned, to_run)
 
-    def _not_yet(self) -> list[str]:
+    def not_yet(self) -> list[str]:
         """Say in lines which roles have no file yet, and what is not done for lack of them."""
         return [
             *(f"no file yet: {line}" for line in self.to_come),
             *(f"left out: {line}" for line in self.graph.left_out),
         ]
 
+    def planned(self) -> tuple[list[Planned], list[Decision]]:
+        """Compose and check every stage, also those after `until`, and decide about those up to it. Touches nothing."""
+        self._refuse_older_names()
+        refuse_older(self.stages, self.place, self.cfg.rerun)
+        # Those after `until` too: the report names them, and they may follow later.
+        planned = plan_stages(self.stages, self.graph.awaited, self.place)
+        decisions = plan(planned[: self.last], self.place, self.cfg.rerun)
+        refuse_costly(decisions, self.place, self.cfg.rerun, self.cfg.confirm_minutes)
+        return planned, decisions
+
     def _run_stages(self, runner: Runner, planned: Sequence[Planned], to_run: Sequence[str]) -> int:
-        try:
-            self.place.folder.mkdir(parents=True, exist_ok=True)
-            lock = Lock(self.place.folder)
-        except OSError as error:
-            raise UserError(f"run.dir and run.name: cannot write to {self.place.folder} ({error.strerror})") from None
-        with lock:
-            self._describe(planned)
-            write_plan(self.place, planned, self.cfg.ranks)
+        with self.held():
+            self.describe(planned, ["pipeline", *sys.argv[1:]])
             code = run_stages(runner, planned[: self.last], len(planned), to_run)
             if code == 0:
                 self._summary(runner, planned[: self.last])
             return code
+
+    def held(self) -> Lock:
+        """Make the pipeline's folder, and hold it."""
+        try:
+            self.place.folder.mkdir(parents=True, exist_ok=True)
+            return Lock(self.place.folder)
+        except OSError as error:
+            raise UserError(f"run.dir and run.name: cannot write to {self.place.folder} ({error.strerror})") from None
 
     def _refuse_older_names(self) -> None:
         """Refuse a folder whose stages bear the names of an earlier version: all would run again beside them."""
@@ -160,11 +167,12 @@ class Pipeline:
                 f"begin with v1_): choose another run.name; nothing was touched"
             )
 
-    def _describe(self, planned: Sequence[Planned]) -> None:
-        """Write pipeline.json: the stages in their order, for the report."""
+    def describe(self, planned: Sequence[Planned], command: Sequence[str]) -> None:
+        """Write what others read: plan.json, for one stage alone, and pipeline.json, for the report and those who ask."""
+        write_plan(self.place, planned, self.cfg.ranks)
         content = {
             "name": self.place.name,
-            "command": [NAME, "pipeline", *sys.argv[1:]],
+            "command": [NAME, *command],
             "preset": self.preset,
             "graph": "chat",
             "stages": {one.name: {"program": one.program, "parents": one.parents} for one in planned},

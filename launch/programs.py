@@ -54,6 +54,17 @@ OWN = {
         "launch.new", TOGETHER, "your own data -> a preset fitted to them and this machine", positional=("name",)
     ),
     "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline", positional=("pipeline", "stage")),
+    "slurm": Program(
+        "launch.slurm",
+        TOGETHER,
+        "a program, or every stage of a pipeline, as jobs of Slurm that go on by themselves",
+        positional=("program",),
+    ),
+    "slurm.attempt": Program(
+        "launch.slurm.attempt",
+        TOGETHER,
+        "a job's start noted, and refused after restarts without progress (jobs call it)",
+    ),
     "report": Program(
         "launch.report",
         TOGETHER,

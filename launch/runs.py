@@ -44,7 +44,8 @@ def warn(text: str) -> None:
     print(f"warning: {text}; it is left out", file=sys.stderr)
 
 
-def _skip(error: Exception) -> None:
+def skip(error: Exception) -> None:
+    """Say what is left out, and why."""
     warn(mistake(error) or str(error))
 
 
@@ -55,7 +56,7 @@ def read_json(path: Path, kind: Any = Row) -> Row:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (UserError, OSError) as error:
-        _skip(error)
+        skip(error)
     return {}
 
 
@@ -67,11 +68,11 @@ def read_status(folder: Path) -> Row:
 def read_lines(path: Path, kind: Any = Row) -> Iterator[Row]:
     """Yield the objects of a JSONL file; a last line that is still being written is left out."""
     try:
-        yield from text_files.read_lines(path, kind, bad=_skip, grows=True)
+        yield from text_files.read_lines(path, kind, bad=skip, grows=True)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (UserError, OSError) as error:
-        _skip(error)
+        skip(error)
 
 
 def read_series(folder: Path) -> dict[str, list[tuple[float, float]]]:

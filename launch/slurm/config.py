@@ -1,0 +1,183 @@
+"""What a cluster's jobs need, and what a stage needs of it; configs/cluster/ says what each key means. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from llamatrain.errors import UserError
+from llamatrain.keys import check_values, least, one_of
+
+CONTAINERS = ("none", "apptainer", "pyxis")
+TIME = re.compile(r"(\d+-)?\d+:\d\d(:\d\d)?")
+MEMORY = re.compile(r"\d+[KMGT]?")
+WORD = re.compile(
+    r"[\w.,:=@%*&|\[\]()+/-]+"
+)  # of an option of sbatch: no blank or quote, which its lines would need escaped
+NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass
+class Container:
+    """Where the ranks run."""
+
+    kind: str = field(metadata=one_of(CONTAINERS))
+    image: str | None
+    mounts: list[str]
+
+    def __post_init__(self) -> None:
+        check_values(self, "cluster.container.")
+        if self.kind != "none" and self.image is None:
+            raise UserError(f"cluster.container.kind={self.kind}: need cluster.container.image")
+        if self.kind == "none" and self.image is not None:
+            raise UserError(f"cluster.container.image={self.image}: need cluster.container.kind=apptainer or pyxis")
+
+
+@dataclass
+class Cluster:
+    """What is so for all jobs on a cluster."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    exclude: str | None
+    time: str
+    nodes: int = field(metadata=least(1))
+    gpus_per_node: int = field(metadata=least(0))
+    gpu_type: str | None
+    ranks_per_node: int | None = field(metadata=least(1))
+    cpus_per_rank: int = field(metadata=least(1))
+    memory: str | None
+    exclusive: bool
+    cpu_partition: str | None
+    cpu_cpus: int = field(metadata=least(1))
+    cpu_memory: str | None
+    warning_seconds: int = field(metadata=least(0, 65535))
+    restarts: int = field(metadata=least(0))
+    shared: str | None
+    scratch: str | None
+    modules: list[str]
+    setup: list[str]
+    environment: dict[str, str]
+    nccl: dict[str, str]
+    container: Container
+    sbatch: list[str]
+    srun: list[str]
+
+    def __post_init__(self) -> None:
+        """Check what would break a line of the script, or be refused by Slurm in words that name no key."""
+        check_values(self, "cluster.")
+        _check_texts(self, "cluster.", ("gpu_type", "account", "qos", "constraint", "exclude", "cpu_partition"))
+        _check_memory("cluster.cpu_memory", self.cpu_memory)
+        for key in ("environment", "nccl"):
+            for name in getattr(self, key):
+                if not NAME.fullmatch(name):
+                    raise UserError(f"cluster.{key}.{name}: need the name of an environment variable")
+        for key in ("modules", "setup", "sbatch", "srun"):
+            for line in getattr(self, key):
+                if "\n" in line or not line.strip():
+                    raise UserError(f"cluster.{key}: found {line!r}, need a line each")
+        for key in ("sbatch", "srun"):
+            for line in getattr(self, key):
+                if not line.startswith("-"):
+                    raise UserError(f"cluster.{key}: found {line!r}, need options such as --reservation=NAME")
+
+
+@dataclass
+class Resources:
+    """What a stage, or every stage of a program, needs instead of what the cluster's jobs have."""
+
+    nodes: int | None = field(default=None, metadata=least(1))
+    gpus_per_node: int | None = field(default=None, metadata=least(0))
+    ranks_per_node: int | None = field(default=None, metadata=least(1))
+    cpus_per_rank: int | None = field(default=None, metadata=least(1))
+    memory: str | None = None
+    time: str | None = None
+    partition: str | None = None
+
+    def __post_init__(self) -> None:
+        check_values(self, "resources.NAME.")
+        _check_texts(self, "resources.NAME.", ())
+
+
+@dataclass
+class SlurmConfig:
+    """configs/slurm.yaml says what each key means."""
+
+    program: str
+    cluster: Cluster
+    resources: dict[str, Resources]
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one job asks of Slurm."""
+
+    nodes: int
+    ranks_per_node: int
+    gpus_per_node: int
+    cpus_per_rank: int
+    memory: str | None
+    time: str
+    partition: str | None
+
+    @property
+    def ranks(self) -> int:
+        """How many processes share the work."""
+        return self.nodes * self.ranks_per_node
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        devices = (
+            f"{self.gpus_per_node} GPUs" if self.gpus_per_node else f"{self.ranks_per_node * self.cpus_per_rank} CPUs"
+        )
+        nodes = f"{self.nodes} node{'s' * (self.nodes > 1)} x {devices}"
+        return f"{nodes}, {self.ranks} rank{'s' * (self.ranks > 1)}, {self.time}"
+
+
+def need(cluster: Cluster, parallel: bool, model: bool, asked: Mapping[str, object]) -> Need:
+    """Return what a program's job needs: `parallel` shares its work among ranks, `model` runs one; `asked` is of its own."""
+    gpus = cluster.gpus_per_node if parallel else min(1, cluster.gpus_per_node)
+    gpus = gpus if model else 0
+    on_cpus = (cluster.gpus_per_node > 0 and not gpus) or not model
+    given = {key: value for key, value in asked.items() if value is not None}
+    gpus = int(str(given.get("gpus_per_node", gpus)))
+    ranks = (cluster.ranks_per_node or max(1, gpus)) if parallel else 1
+    whole = {
+        "nodes": cluster.nodes if parallel else 1,
+        "ranks_per_node": max(1, gpus) if "gpus_per_node" in given and parallel else ranks,
+        "gpus_per_node": gpus,
+        "cpus_per_rank": cluster.cpu_cpus if on_cpus else cluster.cpus_per_rank,
+        "memory": cluster.cpu_memory if on_cpus else cluster.memory,
+        "time": cluster.time,
+        "partition": (cluster.cpu_partition or cluster.partition) if on_cpus else cluster.partition,
+    }
+    return Need(**{**whole, **given})  # type: ignore[arg-type]
+
+
+def asked_of(resources: Mapping[str, Resources], program: str, stage: str | None = None) -> dict[str, object]:
+    """Return what is said of a stage and of its program: of the stage it counts more."""
+    found: dict[str, object] = {}
+    for name in (program.replace(".", "_"), stage):
+        if name is not None and name in resources:
+            own = resources[name]
+            found |= {one.name: value for one in fields(own) if (value := getattr(own, one.name)) is not None}
+    return found
+
+
+def _check_texts(settings: Cluster | Resources, prefix: str, more: tuple[str, ...]) -> None:
+    for key in ("partition", *more):
+        value = getattr(settings, key)
+        if value is not None and not WORD.fullmatch(value):
+            raise UserError(f"{prefix}{key}={value!r}: need a name as sbatch takes it, without blanks")
+    if settings.time is not None and not TIME.fullmatch(settings.time):
+        raise UserError(f'{prefix}time={settings.time}: need "hours:minutes:seconds" or "days-hours:minutes:seconds"')
+    _check_memory(f"{prefix}memory", settings.memory)
+
+
+def _check_memory(key: str, value: str | None) -> None:
+    if value is not None and not MEMORY.fullmatch(value):
+        raise UserError(f"{key}={value}: need a size such as 900G, or 0 for all of a node's")

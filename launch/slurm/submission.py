@@ -1,0 +1,300 @@
+"""Submits jobs: one program, or a pipeline's plan with one job per stage, each after those whose files it reads.
+
+Beside the scripts, jobs.json says which job was submitted for what; a run whose jobs still wait or run is not submitted twice.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from rich.console import Console
+from rich.markup import escape
+
+from llamatrain import atomic
+from llamatrain.config.compose import compose
+from llamatrain.config.presets import preset_overrides
+from llamatrain.errors import UserError
+from llamatrain.keys import files_read
+from llamatrain.lock import Lock
+from llamatrain.text_files import DamagedFileError, read_json
+
+from ..outside import look
+from ..pipeline import Pipeline, PipelineConfig, divided
+from ..plan import Decision, Planned
+from ..programs import NAME, PROGRAMS, find, nearest, schema_of
+from ..stage import console, read_plan
+from . import queue
+from .config import Need, Resources, SlurmConfig, asked_of, need
+from .queue import ClusterError, Queued
+from .script import Job, render
+
+JOBS, JOBS_FILE = "jobs", "jobs.json"
+
+
+class Submitted(TypedDict):
+    """What jobs.json says of a stage or program."""
+
+    job: str
+    after: list[str]
+    time: float
+
+
+def read_jobs(folder: Path) -> dict[str, Submitted]:
+    """Return what was submitted last for each stage, or for a run's program."""
+    try:
+        return read_json(folder / JOBS / JOBS_FILE, dict[str, Submitted])
+    except (OSError, DamagedFileError):  # what it says is asked of the queue, too
+        return {}
+
+
+def submit(cfg: SlurmConfig, what: str, theirs: Sequence[str], written_by: str) -> None:
+    """Submit a program or a pipeline, or print its scripts; ClusterError where the cluster refuses."""
+    typed = [one for one in theirs if one.partition("=")[0] == "ranks"]
+    if typed:
+        raise UserError(
+            f"{typed[0]}: in Slurm the ranks follow from cluster.nodes and cluster.gpus_per_node, or cluster.ranks_per_node"
+        )
+    _check_partitions(cfg)
+    if what == "pipeline":
+        _pipeline(cfg, theirs, written_by)
+    else:
+        _program(cfg, what, theirs, written_by)
+
+
+def _check_partitions(cfg: SlurmConfig) -> None:
+    asked = {"cluster.partition": cfg.cluster.partition, "cluster.cpu_partition": cfg.cluster.cpu_partition}
+    asked |= {f"resources.{name}.partition": one.partition for name, one in cfg.resources.items()}
+    for key, name in asked.items():
+        if name is not None and not cfg.dry_run:
+            queue.check_partition(key, name)
+
+
+# --- one program -------------------------------------------------------------------------------------------------
+
+
+def _program(cfg: SlurmConfig, name: str, theirs: Sequence[str], written_by: str) -> None:
+    program = find(name)
+    if program is None or PROGRAMS[program].schema is None:
+        able = [known for known, one in PROGRAMS.items() if one.schema is not None]
+        raise UserError(
+            f"program={name}: need pipeline or one of {', '.join(able)}{nearest(name, ['pipeline', *able])}"
+        )
+    settings: Any = compose(program, schema_of(program), theirs)
+    if settings.run.resume == "never":
+        raise UserError("run.resume=never: a job that is restarted would start from scratch; choose another run.name")
+    for key, metadata, value in files_read(settings):
+        try:
+            look(metadata["reads"], value, metadata["made_by"], getattr(settings, "bad_rows", "stop") == "skip")
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+    _check_names(cfg.resources, {program})
+    run = (Path(settings.run.dir) / settings.run.name).absolute()
+    job = _job(cfg, run / JOBS, run, f"{run.name}", program, program, [program, *theirs])
+    told = console()
+    if cfg.dry_run:
+        _show([job], cfg, written_by)
+        return
+    _check_home(cfg, run)
+    try:
+        (run / JOBS).mkdir(parents=True, exist_ok=True)
+        lock = Lock(run / JOBS)
+    except OSError as error:
+        raise UserError(f"run.dir and run.name: cannot write to {run} ({error.strerror})") from None
+    with lock:
+        queued = _queued(queue.jobs(), run, read_jobs(run).get(program))
+        if queued is not None:
+            _line(told, "=", program, f"job {queued.number} is queued already ({_state(queued)})")
+            return
+        _write([job], cfg, written_by)
+        number = queue.submit(job.script, [])
+        _note(run, {program: Submitted(job=number, after=[], time=time.time())})
+        _line(told, "▶", program, f"job {number}  {job.need}; logs in {job.folder}")
+
+
+# --- a pipeline --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What of a pipeline is submitted: its jobs, those that wait or run already, and what is held back."""
+
+    jobs: dict[str, Job]
+    queued: dict[str, Queued]
+    parents: Mapping[str, Sequence[str]]
+
+
+def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
+    presets = [argument.partition("=")[2] for argument in theirs if argument.startswith("preset=")]
+    if not presets:
+        raise UserError("which pipeline? Need preset=<name>, for example preset=demo")
+    from_presets = [override for name in presets for override in preset_overrides("pipeline", name)]
+    own, staged = divided([*from_presets, *(one for one in theirs if not one.startswith("preset="))])
+    settings = compose("pipeline", PipelineConfig, own)
+    if settings.graph:
+        raise UserError("graph=true: submits nothing; `llamatrain pipeline` prints the graph")
+    pipeline = Pipeline(settings, presets, staged)
+    planned, decisions = pipeline.planned()
+    _check_names(cfg.resources, {name for one in planned for name in (one.name, one.program)})
+    folder = pipeline.place.folder.absolute()
+    told = pipeline.console
+    for line in pipeline.graph.left_out:
+        told.print(f"[yellow]–[/yellow] left out: {escape(line)}", soft_wrap=True)
+    own_keys = [f"confirm_minutes={settings.confirm_minutes:g}"]
+    jobs = {
+        one.name: _job(
+            *(
+                cfg,
+                folder / JOBS / one.name,
+                folder / one.name,
+                f"{pipeline.place.name}/{one.name}",
+                one.program,
+                one.name,
+            ),
+            [
+                "stage",
+                str(folder),
+                one.name,
+                *([f"rerun=[{one.name}]"] if one.name in settings.rerun else []),
+                *own_keys,
+            ],
+        )
+        for one in planned[: pipeline.last]
+    }
+    if cfg.dry_run:
+        _show([jobs[name] for name in _to_submit(decisions, told, pipeline)], cfg, written_by)
+        return
+    _check_home(cfg, folder)
+    with pipeline.held():
+        noted = read_jobs(folder)
+        active = queue.jobs()
+        queued = {one.name: job for one in planned if (job := _queued(active, folder / one.name, noted.get(one.name)))}
+        _refuse_other_plan(folder, planned, queued)
+        pipeline.describe(planned, ["slurm", *sys.argv[1:]])
+        chosen = _to_submit(decisions, told, pipeline)
+        _write([jobs[name] for name in chosen if name not in queued], cfg, written_by)
+        parents = {one.name: one.parents for one in planned}
+        count = _submit_chain(
+            Chain({name: jobs[name] for name in chosen}, queued, parents), folder, told, pipeline.width
+        )
+    told.print(
+        f"{count} submitted; follow them with: {NAME} status {pipeline.place.folder}", markup=False, soft_wrap=True
+    )
+
+
+def _to_submit(decisions: Sequence[Decision], told: Console, pipeline: Pipeline) -> list[str]:
+    """Return which stages get a job, and say of the others why not: they are done, or wait for people."""
+    held: set[str] = set()
+    chosen = []
+    for decision in decisions:
+        one = decision.stage
+        if decision.action == "done":
+            _line(told, "✓", one.name.ljust(pipeline.width), "done")
+        elif decision.action == "wait" or held.intersection(one.parents):
+            held.add(one.name)
+            why = decision.why if decision.action == "wait" else f"waits with {held.intersection(one.parents).pop()}"
+            _line(told, "◇", one.name.ljust(pipeline.width), f"{why}; once it exists, the same command goes on")
+        else:
+            chosen.append(one.name)
+    return chosen
+
+
+def _submit_chain(chain: Chain, folder: Path, told: Console, width: int) -> int:
+    """Submit the jobs in their order and return how many; where the cluster refuses one, none of this call's stays."""
+    numbers = {name: job.number for name, job in chain.queued.items()}
+    made: dict[str, Submitted] = {}
+    for name, job in chain.jobs.items():
+        if name in chain.queued:
+            _line(told, "=", name.ljust(width), f"job {numbers[name]} is queued already ({_state(chain.queued[name])})")
+            continue
+        after = [parent for parent in chain.parents[name] if parent in numbers]
+        try:
+            numbers[name] = queue.submit(job.script, [numbers[parent] for parent in after])
+        except (ClusterError, UserError) as error:
+            if made:
+                queue.cancel([one["job"] for one in made.values()])
+            raise ClusterError(f"{name}: {error}; nothing of this call stays queued") from None
+        made[name] = Submitted(job=numbers[name], after=[numbers[parent] for parent in after], time=time.time())
+        behind = f", after {', '.join(after)}" if after else ""
+        _line(told, "▶", name.ljust(width), f"job {numbers[name]}  {job.need}{behind}")
+    _note(folder, made)
+    return len(made)
+
+
+def _refuse_other_plan(folder: Path, planned: Sequence[Planned], queued: Mapping[str, Queued]) -> None:
+    """Refuse to change the plan under jobs that wait or run: they would read the new one."""
+    if not queued:
+        return
+    with suppress(UserError):
+        _, before, _ = read_plan(folder)
+        if [asdict(one) for one in before] == [asdict(one) for one in planned]:
+            return
+    numbers = " ".join(job.number for job in queued.values())
+    raise UserError(
+        f"jobs of {folder} are queued with other settings: wait for them, choose another run.name, or `scancel {numbers}`"
+    )
+
+
+# --- both --------------------------------------------------------------------------------------------------------
+
+
+def _job(
+    cfg: SlurmConfig, folder: Path, run: Path, name: str, program: str, stage: str, arguments: Sequence[str]
+) -> Job:
+    about = PROGRAMS[program]
+    schema = schema_of(program)
+    model = bool({"zero", "dtype"} & set(schema.__dataclass_fields__))  # it has a precision: it runs a model
+    asked: Need = need(cfg.cluster, about.parallel, model, asked_of(cfg.resources, program, stage))
+    if asked.ranks > 1 and not about.parallel:
+        raise UserError(f"resources of {stage}: {program} does not share its work among ranks; need one")
+    return Job(name, folder, run, Path.cwd(), arguments, asked)
+
+
+def _check_names(resources: Mapping[str, Resources], names: set[str]) -> None:
+    known = {name.replace(".", "_") for name in names}
+    for name in resources:
+        if name not in known:
+            raise UserError(f"resources.{name}: there is no such stage or program here{nearest(name, sorted(known))}")
+
+
+def _check_home(cfg: SlurmConfig, folder: Path) -> None:
+    home = cfg.cluster.shared
+    if home is not None and not folder.resolve().is_relative_to(Path(home).resolve()):
+        raise UserError(f"run.dir: {folder} does not lie below cluster.shared={home}, which all nodes see")
+
+
+def _queued(active: Sequence[Queued], run: Path, noted: Submitted | None) -> Queued | None:
+    """Return the job that makes a run, where one waits or runs: by its comment, or by what was noted."""
+    number = noted["job"] if noted is not None else None
+    return next((job for job in active if job.run == str(run) or job.number == number), None)
+
+
+def _state(job: Queued) -> str:
+    return job.state.lower() + (f", {job.reason}" if job.state == "PENDING" and job.reason != "None" else "")
+
+
+def _write(jobs: Sequence[Job], cfg: SlurmConfig, written_by: str) -> None:
+    """Write the scripts of jobs, all rendered before the first is written."""
+    scripts = [(job, render(job, cfg.cluster, written_by)) for job in jobs]
+    for job, text in scripts:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(job.script, text)
+
+
+def _show(jobs: Sequence[Job], cfg: SlurmConfig, written_by: str) -> None:
+    for job in jobs:
+        print(f"##### {job.script}\n{render(job, cfg.cluster, written_by)}")
+
+
+def _note(folder: Path, made: Mapping[str, Submitted]) -> None:
+    atomic.write_json(folder / JOBS / JOBS_FILE, {**read_jobs(folder), **made})
+
+
+def _line(told: Console, mark: str, name: str, text: str) -> None:
+    colour = {"✓": "green", "◇": "yellow", "▶": "cyan", "=": "cyan"}[mark]
+    told.print(f"[{colour}]{mark}[/{colour}] [bold]{name}[/bold]  {escape(text)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,64 @@
+#!/bin/bash
+# {{ title }}
+# Written by: {{ written_by }}
+# To submit it again: sbatch {{ path }}
+{% for option in options %}
+#SBATCH {{ option }}
+{% endfor %}
+
+# --- Signals -------------------------------------------------------------------------------------------------------
+# Slurm sends USR1 before the time limit, and TERM and CONT at a preemption. The ranks save and exit with 75.
+step= asked=
+pass_on() { asked=yes; [[ -z $step ]] || kill -USR1 "$step"; }  # srun hands it to every rank
+trap pass_on USR1 TERM
+trap '' CONT
+
+# --- Environment ---------------------------------------------------------------------------------------------------
+{% for module in modules %}
+module load {{ module }}
+{% endfor %}
+{% for line in setup %}
+{{ line }}
+{% endfor %}
+{% for name, value in environment %}
+export {{ name }}={{ value }}
+{% endfor %}
+{% if scratch %}
+export TMPDIR="{{ scratch }}"
+{% endif %}
+export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)  # where rank 0 is
+export MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))                             # of no other job
+logs={{ logs }}
+restart=${SLURM_RESTART_COUNT:-0}
+echo "=== job $SLURM_JOB_ID, restart $restart, on $SLURM_JOB_NODELIST, $(date '+%F %T'); rank 0's log: $logs/rank_0000.log"
+
+# --- A restart that makes no progress ------------------------------------------------------------------------------
+# Notes this start, and gives up after {{ restarts }} restarts that made no progress, with the last errors of all ranks.
+srun --nodes=1 --ntasks=1 --open-mode=append{{ inside }} {{ attempt }} || exit 1
+
+# --- One task per rank, its log in a file of its own -----------------------------------------------------------------
+# When one ends the others get {{ wait }} s to do so too: then a code is that of a rank, not of being killed.
+head='echo "=== rank $SLURM_PROCID of $SLURM_STEP_NUM_TASKS on $(hostname), job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, $(date "+%F %T")"'
+{% if scratch %}
+head="mkdir -p \"\$TMPDIR\"; $head"
+{% endif %}
+srun --ntasks={{ ranks }} --cpus-per-task={{ cpus }} --wait={{ wait }} --kill-on-bad-exit=0 \
+    --output="$logs/rank_%4t.log" --open-mode=append{{ inside }}{{ srun }} \
+    bash -c "$head"'; exec "$@"' rank \
+    {{ command }} &
+step=$!
+[[ -z $asked ]] || pass_on
+while kill -0 "$step" 2>/dev/null; do wait "$step"; done  # a signal ends `wait`, not the step
+wait "$step"
+code=$?
+echo "$code" >"$logs/exit_code"
+echo "=== ended with $code, $(date '+%F %T')"
+
+# --- What follows ----------------------------------------------------------------------------------------------------
+# 0 done; 75 saved and stopped; above 128 a rank was killed: both go on in this job, unless it was cancelled.
+# 1 failed; 2 a mistake in its settings; 3 waits for people's file: these end it, and the jobs that need its result.
+state=$(scontrol show job "$SLURM_JOB_ID" | grep -o 'JobState=[A-Z]*')
+if ((code == 75 || code > 128)) && [[ $state == JobState=RUNNING ]]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
