@@ -2,6 +2,7 @@
 # make help        this text
 # make test        the tests, in some minutes
 # make test-slow   those too slow for that: kills, several ranks, malformed inputs by the thousand, the pages' commands
+# make test-slurm  jobs on a real Slurm of virtual nodes, which needs root and installs Slurm by apt; skipped where it cannot be
 # make check       format, lint, types, import rules
 # make clean       removes .venv, builds and caches; never runs/
 #
@@ -20,7 +21,7 @@ SOURCES := llamatrain launch pretrain sft reward rlhf evaluation toyworld
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt $(PIP_ARGS)
 SILENT := That takes one or two minutes plus the download, and says nothing until it is done ...
 
-.PHONY: help demo test test-slow check clean
+.PHONY: help demo test test-slow test-slurm check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -33,7 +34,10 @@ test: $(VENV)/installed-test
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(VENV)/installed-test
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not slurm" $(ARGS)
+
+test-slurm: $(VENV)/installed-test
+	@$(BIN)/python -m pytest -m slurm $(ARGS)
 
 check: $(VENV)/installed-test
 	@$(BIN)/ruff format --check .

@@ -173,7 +173,7 @@ def newest(folder: Path, shown: Headline) -> tuple[int | None, Mapping[str, floa
     telling = f'"{shown.best_of or next(iter(shown.metrics), "")}'
     step: int | None = None
     last: dict[str, float] = {}
-    for line in reversed(_end_of(folder / METRICS).splitlines()):
+    for line in reversed(end_of(folder / METRICS).splitlines()):
         if step is not None and telling not in line:
             continue
         try:
@@ -192,7 +192,8 @@ def newest(folder: Path, shown: Headline) -> tuple[int | None, Mapping[str, floa
     return step, last
 
 
-def _end_of(path: Path) -> str:
+def end_of(path: Path) -> str:
+    """Return the last lines of a file, from its last TAIL bytes; nothing where there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

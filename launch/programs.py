@@ -78,6 +78,12 @@ OWN = {
         positional=("folder",),
         light=True,
     ),
+    "status": Program(
+        "launch.status",
+        TOGETHER,
+        "a pipeline's stages: state, job, step, loss, speed, time left, restarts, cost",
+        positional=("folder",),
+    ),
     "clean": Program(
         "launch.clean",
         TOGETHER,

@@ -28,6 +28,7 @@ from .config import SlurmConfig
 from .queue import ClusterError
 from .submission import submit
 
+FREE = ("cluster.environment.", "cluster.nccl.")  # names below these are the user's own
 OWN = ("program", "cluster", "resources", "dry_run")  # keys of this program; all others are those of what it submits
 
 
@@ -49,7 +50,7 @@ def _spelt(argument: str) -> Iterator[str]:
     """Yield what an argument stands for: cluster=FILE.yaml for the values in a file of the user's own."""
     path = Path(argument.removeprefix("cluster="))
     if not argument.startswith("cluster=") or path.suffix not in YAML:
-        yield argument
+        yield f"++{argument}" if argument.startswith(FREE) else argument
         return
     try:
         values = read_yaml(path)
@@ -60,8 +61,8 @@ def _spelt(argument: str) -> Iterator[str]:
     yield f"cluster={values.pop('like', 'single_node')}"
     lists = {key: value for key, value in values.items() if isinstance(value, list)}
     for key, value in flatten({key: value for key, value in values.items() if key not in lists}).items():
-        added = "++" if key.partition(".")[0] in ("environment", "nccl") else ""
-        yield f"{added}cluster.{key}={'null' if value is None else quoted(value) if isinstance(value, str) else str(value).lower()}"
+        shown = "null" if value is None else quoted(value) if isinstance(value, str) else str(value).lower()
+        yield f"{'++' * f'cluster.{key}'.startswith(FREE)}cluster.{key}={shown}"
     for key, items in lists.items():
         yield f"cluster.{key}=[{','.join(quoted(str(item)) for item in items)}]"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from llamatrain.errors import UserError
 from llamatrain.keys import check_values, least, one_of
@@ -71,6 +71,10 @@ class Cluster:
         check_values(self, "cluster.")
         _check_texts(self, "cluster.", ("gpu_type", "account", "qos", "constraint", "exclude", "cpu_partition"))
         _check_memory("cluster.cpu_memory", self.cpu_memory)
+        if self.scratch is not None and set(self.scratch) & set('"`\\\n'):
+            raise UserError(
+                f"cluster.scratch={self.scratch!r}: need a folder without quotes, backquotes and backslashes"
+            )
         for key in ("environment", "nccl"):
             for name in getattr(self, key):
                 if not NAME.fullmatch(name):
@@ -138,33 +142,33 @@ class Need:
         return f"{nodes}, {self.ranks} rank{'s' * (self.ranks > 1)}, {self.time}"
 
 
-def need(cluster: Cluster, parallel: bool, model: bool, asked: Mapping[str, object]) -> Need:
+def need(cluster: Cluster, parallel: bool, model: bool, asked: Resources) -> Need:
     """Return what a program's job needs: `parallel` shares its work among ranks, `model` runs one; `asked` is of its own."""
-    gpus = cluster.gpus_per_node if parallel else min(1, cluster.gpus_per_node)
-    gpus = gpus if model else 0
-    on_cpus = (cluster.gpus_per_node > 0 and not gpus) or not model
-    given = {key: value for key, value in asked.items() if value is not None}
-    gpus = int(str(given.get("gpus_per_node", gpus)))
-    ranks = (cluster.ranks_per_node or max(1, gpus)) if parallel else 1
-    whole = {
-        "nodes": cluster.nodes if parallel else 1,
-        "ranks_per_node": max(1, gpus) if "gpus_per_node" in given and parallel else ranks,
-        "gpus_per_node": gpus,
-        "cpus_per_rank": cluster.cpu_cpus if on_cpus else cluster.cpus_per_rank,
-        "memory": cluster.cpu_memory if on_cpus else cluster.memory,
-        "time": cluster.time,
-        "partition": (cluster.cpu_partition or cluster.partition) if on_cpus else cluster.partition,
-    }
-    return Need(**{**whole, **given})  # type: ignore[arg-type]
+    gpus = asked.gpus_per_node
+    if gpus is None:
+        gpus = (cluster.gpus_per_node if parallel else min(1, cluster.gpus_per_node)) if model else 0
+    # On a cluster with GPUs, what uses none goes elsewhere.
+    aside = not model or (cluster.gpus_per_node > 0 and not gpus)
+    ranks = cluster.ranks_per_node if asked.gpus_per_node is None else None
+    return Need(
+        nodes=asked.nodes or (cluster.nodes if parallel else 1),
+        ranks_per_node=asked.ranks_per_node or ((ranks or max(1, gpus)) if parallel else 1),
+        gpus_per_node=gpus,
+        cpus_per_rank=asked.cpus_per_rank or (cluster.cpu_cpus if aside else cluster.cpus_per_rank),
+        memory=asked.memory or (cluster.cpu_memory if aside else cluster.memory),
+        time=asked.time or cluster.time,
+        partition=asked.partition or ((aside and cluster.cpu_partition) or cluster.partition),
+    )
 
 
-def asked_of(resources: Mapping[str, Resources], program: str, stage: str | None = None) -> dict[str, object]:
+def asked_of(resources: Mapping[str, Resources], program: str, stage: str) -> Resources:
     """Return what is said of a stage and of its program: of the stage it counts more."""
-    found: dict[str, object] = {}
+    found = Resources()
     for name in (program.replace(".", "_"), stage):
-        if name is not None and name in resources:
-            own = resources[name]
-            found |= {one.name: value for one in fields(own) if (value := getattr(own, one.name)) is not None}
+        own = resources.get(name, Resources())
+        found = replace(
+            found, **{one.name: value for one in fields(own) if (value := getattr(own, one.name)) is not None}
+        )
     return found
 
 

@@ -30,7 +30,7 @@ from ..plan import Decision, Planned
 from ..programs import NAME, PROGRAMS, find, nearest, schema_of
 from ..stage import console, read_plan
 from . import queue
-from .config import Need, Resources, SlurmConfig, asked_of, need
+from .config import Resources, SlurmConfig, asked_of, need
 from .queue import ClusterError, Queued
 from .script import Job, render
 
@@ -249,7 +249,7 @@ def _job(
     about = PROGRAMS[program]
     schema = schema_of(program)
     model = bool({"zero", "dtype"} & set(schema.__dataclass_fields__))  # it has a precision: it runs a model
-    asked: Need = need(cfg.cluster, about.parallel, model, asked_of(cfg.resources, program, stage))
+    asked = need(cfg.cluster, about.parallel, model, asked_of(cfg.resources, program, stage))
     if asked.ranks > 1 and not about.parallel:
         raise UserError(f"resources of {stage}: {program} does not share its work among ranks; need one")
     return Job(name, folder, run, Path.cwd(), arguments, asked)

@@ -1,0 +1,294 @@
+"""How a pipeline or a run stands, stage by stage, on this machine or in Slurm's queue.
+
+    llamatrain status                          the newest below runs/
+    llamatrain status runs/demo watch=true     one pipeline, shown again every few seconds
+
+Steps, loss, tokens per second and the time left are those of metrics.jsonl; cost is in GPU hours, or core hours without
+GPUs. All of it is read from the run folders, so it works anywhere they can be seen; where Slurm is there, its queue adds
+what waits. Of a stage that did not end well the last line says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamatrain.config import program
+from llamatrain.errors import UserError
+from llamatrain.progress import duration
+from llamatrain.run_files import INCIDENTS, METRICS
+
+from .found import PIPELINE, Folder, end_of, newest, run
+from .listing import COLOURS, count
+from .programs import NAME, PROGRAMS, with_keys
+from .record import known_record
+from .runs import figure, is_number, read_json, read_status
+from .slurm import queue
+from .slurm.attempts import read_attempts
+from .slurm.queue import Queued
+from .slurm.submission import JOBS, Submitted, read_jobs
+from .stage import PLAN
+
+HEAD = ("stage", "state", "job", "step", "loss", "tokens/s", "left", "restarts", "cost")
+RIGHT = HEAD[3:]
+EVERY = 5.0  # seconds between two looks
+ROWS = 20  # lines of metrics.jsonl that the speed is a mean of
+LOSSES = ("eval/loss", "train/loss")
+
+
+@dataclass
+class StatusConfig:
+    """configs/status.yaml says what each key means."""
+
+    folder: str
+    watch: bool
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a stage, or a run, stands."""
+
+    name: str
+    state: str  # as `found.Found` has it; queued, starting, not started, cancelled
+    job: str = ""
+    step: str = ""
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    left: float | None = None  # seconds
+    restarts: int = 0
+    gpu_hours: float = 0.0
+    core_hours: float = 0.0
+    note: str = ""
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """What stands in each column."""
+        return {
+            "stage": self.name,
+            "state": self.state,
+            "job": self.job,
+            "step": self.step,
+            "loss": "" if self.loss is None else figure(self.loss),
+            "tokens/s": "" if self.tokens_per_second is None else count(round(self.tokens_per_second)),
+            "left": "" if self.left is None else duration(self.left),
+            "restarts": str(self.restarts or ""),
+            "cost": cost(self.gpu_hours, self.core_hours),
+        }
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def standings(folder: Path, active: Sequence[Queued], now: float) -> list[Standing]:
+    """Return how each stage of a pipeline stands, in their order, or a run on its own."""
+    described = read_json(folder / PIPELINE).get("stages")
+    noted = read_jobs(folder)
+    if not isinstance(described, dict):
+        program_of = read_status(folder).get("program", folder.name)
+        return [_standing(str(program_of), folder, folder / JOBS, noted.get(str(program_of)), active, now)]
+    found: dict[str, Standing] = {}
+    for name, about in described.items():
+        one = _standing(name, folder / name, folder / JOBS / name, noted.get(name), active, now)
+        found[name] = _behind(one, about.get("parents", []), found, name in noted)
+    return list(found.values())
+
+
+def _behind(one: Standing, parents: Sequence[str], before: Mapping[str, Standing], submitted: bool) -> Standing:
+    """Say of a stage that did not start which one it stands behind."""
+    if one.state != "not started":
+        return one
+    broken = [name for name in parents if name in before and before[name].state in ("failed", "killed", "cancelled")]
+    if broken and submitted:
+        return Standing(one.name, "cancelled", job=one.job, note=f"{broken[0]} {before[broken[0]].state}")
+    waiting = [name for name in parents if name in before and before[name].state == "waiting"]
+    return Standing(one.name, one.state, note=f"behind {waiting[0]}") if waiting else one
+
+
+def _standing(
+    name: str, path: Path, jobs: Path, noted: Submitted | None, active: Sequence[Queued], now: float
+) -> Standing:
+    number = noted["job"] if noted is not None else ""
+    queued = next((job for job in active if job.number == number or job.run == str(path.absolute())), None)
+    attempts = read_attempts(jobs)
+    number = queued.number if queued is not None else number
+    pending = queued is not None and queued.state == "PENDING"
+    there = _folder(path)
+    if not there.is_run:
+        state = "queued" if pending else "starting" if queued is not None else "not started"
+        why = queued.reason.lower() if queued is not None and queued.reason not in ("None", "Dependency") else ""
+        return Standing(name, state, number, note=why, restarts=max(0, len(attempts) - 1))
+    one, status = run(there), read_status(path)
+    state = one.state
+    if queued is not None and state in ("stopped", "failed", "killed"):
+        state = "queued" if pending else "starting"
+    about = PROGRAMS.get(str(status.get("program")))
+    _, last = newest(path, about.headline) if about is not None else (None, {})
+    pace = _pace(path) if state == "running" else None
+    ahead = one.total - one.step if one.total and one.step is not None else None
+    gpu_hours, core_hours = _cost(path, state, now)
+    return Standing(
+        name,
+        state,
+        number,
+        ""
+        if one.step is None or not (one.step or one.total)
+        else count(one.step) + (f"/{count(one.total)}" if one.total else ""),
+        next((last[key] for key in LOSSES if key in last), None),
+        last.get("train/tokens_per_second") if state == "running" else None,
+        ahead / pace if pace and ahead is not None else None,
+        max(0, len(attempts) - 1),
+        gpu_hours,
+        core_hours,
+        one.note or _incident(path, [attempt["before"] for attempt in attempts[1:]]),
+    )
+
+
+def _pace(folder: Path) -> float | None:
+    """Return the steps per second of the newest lines of metrics.jsonl."""
+    points = []
+    for line in end_of(folder / METRICS).splitlines()[-ROWS:]:
+        try:
+            row = json.loads(line)
+            points.append((float(row["time"]), float(row["step"])))
+        except (ValueError, KeyError, TypeError):
+            continue
+    if len(points) < 2 or points[-1][0] <= points[0][0]:
+        return None
+    return (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0]) or None
+
+
+def _cost(folder: Path, state: str, now: float) -> tuple[float, float]:
+    """Return the GPU hours and, where there were no GPUs, the core hours that went into a run so far."""
+    record, status = known_record(folder), read_status(folder)
+    seconds = status.get("seconds", 0.0)
+    if state == "running" and is_number(status.get("updated")):
+        seconds += max(0.0, now - status["updated"])
+    if record is None:
+        environment = status.get("environment", {})
+        gpus, cores = environment.get("gpus"), environment.get("cores")
+        devices = (status.get("ranks", 1) if gpus else 0, cores if isinstance(cores, int) else 1)
+    else:
+        seconds, devices = max(seconds, record.seconds), (record.gpus, record.cores)
+    gpus, cores = devices
+    return (seconds * gpus / 3600, 0.0) if gpus else (0.0, seconds * cores / 3600)
+
+
+def _incident(folder: Path, ends: Sequence[int | None]) -> str:
+    """Return the last thing that went wrong and was got over: a loss spike, or what a restart followed."""
+    told = []
+    for line in end_of(folder / INCIDENTS).splitlines()[-1:]:
+        try:
+            row = json.loads(line)
+            told.append(f"loss spike at step {row['step']}, back to {row['back_to']}")
+        except (ValueError, KeyError, TypeError):
+            continue
+    if ends:
+        code = ends[-1]
+        how = {None: "its node or Slurm ended it", 75: "it was saved and stopped"}.get(code, f"exit code {code}")
+        told.append(f"last restart: {how}")
+    return "; ".join(told)
+
+
+# --- showing -----------------------------------------------------------------------------------------------------
+
+
+def table(found: Sequence[Standing], colour: bool) -> Iterator[str]:
+    """Yield the lines of a table: the columns that say something, notes below their stage."""
+    rows = [one.cells for one in found]
+    columns = [name for name in HEAD if any(row[name] for row in rows)]
+    wide = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
+
+    def line(row: Mapping[str, str], state: str = "") -> str:
+        cells = {
+            name: row[name].rjust(wide[name]) if name in RIGHT else row[name].ljust(wide[name]) for name in columns
+        }
+        if colour and state in COLOURS:
+            cells["state"] = f"\033[{COLOURS[state]}m{cells['state']}\033[0m"
+        return "  ".join(cells.values()).rstrip()
+
+    yield line({name: name for name in HEAD})
+    for one, row in zip(found, rows, strict=True):
+        yield line(row, one.state)
+        if one.note:
+            yield f"    {' '.join(one.note.split())}"
+
+
+def summary(found: Sequence[Standing]) -> str:
+    """Return one line on all of it: how many stages are in which state, and the cost so far."""
+    states = [one.state for one in found]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    total = cost(sum(one.gpu_hours for one in found), sum(one.core_hours for one in found))
+    return f"{counts}; {total} so far" if total else counts
+
+
+def cost(gpu_hours: float, core_hours: float) -> str:
+    """Write hours of GPUs and cores: 12.3 GPU h."""
+    parts = [f"{hours:,.2f} {unit} h" for hours, unit in ((gpu_hours, "GPU"), (core_hours, "core")) if hours >= 0.005]
+    return " + ".join(parts)
+
+
+def show(cfg: StatusConfig) -> None:
+    """Print the table; with `watch` again and again, until there is nothing to wait for."""
+    folder = _chosen(Path(cfg.folder))
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    while True:
+        found = standings(folder, _active(), time.time())
+        lines = [str(folder), *table(found, colour), summary(found)]
+        if cfg.watch and sys.stdout.isatty():
+            lines.insert(0, "\033[H\033[J")  # to the top, the rest cleared
+        print("\n".join(lines), flush=True)
+        if not cfg.watch or not {"running", "queued", "starting"}.intersection(one.state for one in found):
+            return
+        time.sleep(EVERY)
+
+
+def _active() -> list[Queued]:
+    """Return one's own jobs; none where there is no Slurm, or it does not answer."""
+    if shutil.which("squeue") is None:
+        return []
+    try:
+        return queue.jobs()
+    except queue.ClusterError as error:
+        print(f"warning: {error}; what is queued is not shown", file=sys.stderr)
+        return []
+
+
+def _chosen(folder: Path) -> Path:
+    """Return the pipeline or run that a folder is, or the newest below it; UserError where there is none."""
+    if not folder.is_dir():
+        raise UserError(f"folder={folder}: there is no such folder")
+    if _is_one(folder):
+        return folder
+    found = [path for path in folder.iterdir() if path.is_dir() and _is_one(path)]
+    if not found:
+        raise UserError(f"folder={folder}: no pipeline and no run lies there ({NAME} runs lists those at any depth)")
+    return max(found, key=_touched)
+
+
+def _is_one(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (PIPELINE, PLAN, JOBS)) or _folder(folder).is_run
+
+
+def _folder(path: Path) -> Folder:
+    """Return a folder with what lies right in it: a run shows there, and looking further takes long on a network's disk."""
+    return Folder(path, {one.name for one in path.iterdir()} if path.is_dir() else set())
+
+
+def _touched(folder: Path) -> float:
+    times = [path.stat().st_mtime for path in (folder, *folder.glob("*/status.json"), *folder.glob("*/metrics.jsonl"))]
+    return max(times)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Take the folder without its key: `llamatrain status runs/demo`."""
+    program.main("status", StatusConfig, show, with_keys("status", argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The batch script: what it asks Slurm for, and what it does on every way in which its ranks can end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.slurm.config import Cluster, Container, Need, Resources, SlurmConfig, need
+from launch.slurm.script import Job, render, seconds_of
+from llamatrain.config.compose import compose
+from llamatrain.config.meanings import choices_of
+from llamatrain.errors import UserError
+
+NEED = Need(2, 8, 8, 12, "900G", "24:00:00", "gpu")
+
+
+def cluster(choice: str = "single_node", *overrides: str) -> Cluster:
+    return compose("slurm", SlurmConfig, ["program=sft", f"cluster={choice}", *overrides]).cluster
+
+
+def job(folder: Path, asked: Need = NEED) -> Job:
+    return Job("demo/ppo", folder / "jobs/ppo", folder / "ppo", folder, ["stage", str(folder), "ppo"], asked)
+
+
+def directives(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_every_choice_of_cluster_gives_a_script_that_bash_reads(tmp_path: Path) -> None:
+    assert len(choices_of("cluster")) == 6
+    for choice in choices_of("cluster"):
+        text = render(job(tmp_path), cluster(choice), "llamatrain slurm ...")
+        done = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True)
+        assert done.returncode == 0 and not done.stderr, f"{choice}: {done.stderr}"
+        assert "{{" not in text and "{%" not in text
+
+
+def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
+    more = [
+        "cluster.account=llm",
+        "cluster.constraint=a|b",
+        "cluster.gpu_type=a100",
+        'cluster.sbatch=["--mail-type=FAIL"]',
+    ]
+    text = render(job(tmp_path / "a b"), cluster("a100_80g_roce", *more), "llamatrain slurm ...")
+    assert directives(text) == [
+        "--job-name=demo/ppo",
+        f'--comment="{tmp_path}/a b/ppo"',
+        "--partition=gpu",
+        "--account=llm",
+        "--constraint=a|b",
+        "--nodes=2 --ntasks-per-node=8 --cpus-per-task=12",
+        "--gpus-per-node=a100:8",
+        "--mem=900G",
+        "--exclusive",
+        "--time=24:00:00",
+        "--signal=B:USR1@300",
+        "--requeue --open-mode=append",
+        f'--chdir="{tmp_path}/a b"',
+        f'--output="{tmp_path}/a b/jobs/ppo/job.log"',
+        "--mail-type=FAIL",
+    ]
+    assert 'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)' in text
+    assert "srun --ntasks=16 --cpus-per-task=12 --wait=30" in text and "export NCCL_IB_GID_INDEX=3\n" in text
+
+
+def test_containers(tmp_path: Path) -> None:
+    inside = ["cluster.container.image=/images/llamatrain.sif", "cluster.container.mounts=[/data]"]
+    text = render(job(tmp_path), cluster("single_node", "cluster.container.kind=apptainer", *inside), "")
+    mounts = f"--bind {tmp_path} --bind {tmp_path}/jobs/ppo --bind /data"
+    assert (
+        f"apptainer exec --nv {mounts} --pwd {tmp_path} /images/llamatrain.sif llamatrain stage {tmp_path} ppo &"
+        in text
+    )
+    text = render(job(tmp_path), cluster("single_node", "cluster.container.kind=pyxis", *inside), "")
+    assert text.count("--container-image=/images/llamatrain.sif --container-mounts=") == 2  # the attempt, and the ranks
+    assert "PYTHONPATH" not in text
+
+
+@pytest.mark.parametrize(
+    ("parallel", "model", "asked", "expected"),
+    [
+        (True, True, {}, Need(2, 8, 8, 12, "900G", "24:00:00", "gpu")),
+        (False, True, {}, Need(1, 1, 1, 12, "900G", "24:00:00", "gpu")),
+        (False, False, {}, Need(1, 1, 0, 8, None, "24:00:00", "cpu")),
+        (True, True, {"nodes": 4, "time": "01:00:00"}, Need(4, 8, 8, 12, "900G", "01:00:00", "gpu")),
+        (True, True, {"gpus_per_node": 4}, Need(2, 4, 4, 12, "900G", "24:00:00", "gpu")),
+        (True, True, {"gpus_per_node": 0}, Need(2, 1, 0, 8, None, "24:00:00", "cpu")),
+        (True, True, {"ranks_per_node": 2}, Need(2, 2, 8, 12, "900G", "24:00:00", "gpu")),
+    ],
+)
+def test_what_a_program_needs(parallel: bool, model: bool, asked: dict[str, Any], expected: Need) -> None:
+    own = ["cluster.partition=gpu", "cluster.cpu_partition=cpu"]
+    assert need(cluster("a100_40g_infiniband", *own), parallel, model, Resources(**asked)) == expected
+
+
+def test_on_cpus_alone_all_is_of_one_kind() -> None:
+    assert need(cluster("cpu", "cluster.nodes=2"), True, True, Resources()) == Need(2, 1, 0, 4, None, "04:00:00", None)
+
+
+def test_time_limits_are_read_as_slurm_reads_them() -> None:
+    assert [seconds_of(time) for time in ("01:00:00", "2-03:00", "2-00:00:05", "10:00")] == [3600, 183600, 172805, 600]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("++cluster.environment.a-b=1", "need the name of an environment variable"),
+        ('cluster.setup=["a\nb"]', "need a line each"),
+        ("cluster.sbatch=[mail]", "need options such as --reservation=NAME"),
+        ("cluster.scratch='/a\"b'", "need a folder without quotes"),
+    ],
+)
+def test_what_would_break_the_script_is_refused(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cluster("single_node", override)
+
+
+# --- what it does ------------------------------------------------------------------------------------------------
+
+Script = Callable[..., tuple[int, list[str]]]
+
+SRUN = """\
+case "$*" in
+*slurm.attempt*) exit {attempt} ;;
+esac
+for word in "$@"; do
+    case "$word" in --output=*) log=${{word#--output=}} ;; esac
+    shift
+    [[ $word == append ]] || [[ $word == --open-mode=append ]] && break
+done
+trap 'echo told; exit 75' USR1
+SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 "$@" >>"${{log/\\%4t/0000}}" &
+for i in $(seq {tenths}); do sleep 0.1; done
+exit {code}
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Run the script with a fake srun that ends as it is told; return the exit code and what scontrol was asked to change."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (tmp_path / "jobs/ppo").mkdir(parents=True)
+
+    def run(
+        code: int, tenths: int = 0, attempt: int = 0, state: str = "RUNNING", send: int = 0
+    ) -> tuple[int, list[str]]:
+        asked = tmp_path / "asked"
+        asked.unlink(missing_ok=True)
+        control = f'case "$2" in hostnames) echo node1 ;; job) echo JobState={state} Reason=None ;; *) echo "$*" >>{asked} ;; esac'
+        for name, body in (("srun", SRUN.format(attempt=attempt, tenths=tenths, code=code)), ("scontrol", control)):
+            (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+            (folder / name).chmod(0o755)
+        log = tmp_path / "jobs/ppo/rank_0000.log"
+        log.unlink(missing_ok=True)
+        path = tmp_path / "job.sh"
+        path.write_text(render(job(tmp_path, Need(1, 2, 0, 1, None, "01:00:00", None)), cluster("cpu"), ""))
+        environ = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        process = subprocess.Popen(["bash", str(path)], env={**environ, "SLURM_JOB_NODELIST": "node1"}, cwd=tmp_path)
+        if send:
+            while not log.exists():
+                time.sleep(0.02)
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(send)
+        ended = process.wait(timeout=120)
+        return ended, asked.read_text().splitlines() if asked.exists() else []
+
+    return run
+
+
+def test_only_what_was_saved_or_killed_goes_on_in_the_same_job(script: Script, tmp_path: Path) -> None:
+    for code, goes_on in ((0, False), (1, False), (2, False), (3, False), (75, True), (137, True)):
+        assert script(code) == (code, ["requeue 7"] if goes_on else []), code
+        assert (tmp_path / "jobs/ppo/exit_code").read_text() == f"{code}\n"
+    assert script(75, state="CANCELLED") == (75, [])  # scancel: nobody wants it back
+
+
+def test_signals_reach_the_ranks_and_their_code_counts(script: Script) -> None:
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        assert script(0, tenths=300, send=number) == (75, ["requeue 7"])
+
+
+def test_a_job_that_gets_nowhere_starts_no_ranks(script: Script, tmp_path: Path) -> None:
+    assert script(0, attempt=1) == (1, [])
+    assert not (tmp_path / "jobs/ppo/rank_0000.log").exists()
+
+
+def test_a_ranks_log_begins_with_who_it_is(script: Script, tmp_path: Path) -> None:
+    script(0, tenths=20)
+    head = (tmp_path / "jobs/ppo/rank_0000.log").read_text().splitlines()[0]
+    assert head.startswith("=== rank 0 of 2 on ") and "job 7, restart 0" in head
+
+
+def test_the_container_is_checked() -> None:
+    with pytest.raises(UserError, match=r"need cluster\.container\.kind"):
+        Container("none", "image.sif", [])

@@ -1,0 +1,147 @@
+"""`llamatrain status`: every stage of a pipeline in a line, from its files alone, and with what Slurm's queue adds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import status
+from launch.slurm.queue import Queued
+from launch.status import Standing, standings, summary, table
+from llamatrain.lock import Lock
+
+from .test_listing import NOW, make
+
+Capture = pytest.CaptureFixture[str]
+NAMES = ("pretrain", "sft", "reward", "ppo")
+PARENTS = {"pretrain": [], "sft": ["pretrain"], "reward": ["sft"], "ppo": ["reward", "sft"]}
+
+
+def pipeline(folder: Path, **states: str) -> Path:
+    """Make a pipeline of four stages, of which some have begun."""
+    for name, state in states.items():
+        make(folder / name, state, name, total=30, seconds=3600, ranks=1, reason=f"of {name}")
+    stages = {name: {"program": name, "parents": PARENTS[name]} for name in NAMES}
+    (folder / "pipeline.json").write_text(json.dumps({"command": ["llamatrain", "pipeline"], "stages": stages}))
+    return folder
+
+
+def submitted(folder: Path, **jobs: str) -> None:
+    """Note jobs as `llamatrain slurm` does."""
+    (folder / "jobs").mkdir(exist_ok=True)
+    content = {name: {"job": number, "after": [], "time": NOW} for name, number in jobs.items()}
+    (folder / "jobs/jobs.json").write_text(json.dumps(content))
+
+
+def by_name(folder: Path, *active: Queued) -> dict[str, Standing]:
+    return {one.name: one for one in standings(folder, active, NOW)}
+
+
+def test_a_running_stage_tells_its_speed_and_what_is_left(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, pretrain="done", sft="running")
+    rows = [
+        {"step": n, "time": 100 + 2 * n, "train/loss": 3 - n / 10, "train/tokens_per_second": 512} for n in range(1, 11)
+    ]
+    (folder / "sft/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Lock(folder / "sft"):
+        one = by_name(folder)["sft"]
+    assert (one.state, one.step, one.loss, one.tokens_per_second) == ("running", "10/30", 2.0, 512)
+    assert one.left == pytest.approx(40)  # 20 steps of 2 s
+    assert by_name(folder)["sft"].left is None  # nobody is at work in it
+
+
+def test_the_queue_says_what_waits_and_a_failure_what_does_not_come(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, pretrain="done", sft="failed")
+    submitted(folder, sft="11", reward="12")
+    found = by_name(folder)
+    assert {name: one.state for name, one in found.items()} == {
+        "pretrain": "done", "sft": "failed", "reward": "cancelled", "ppo": "not started",
+    }  # fmt: skip
+    assert (found["sft"].note, found["reward"].note, found["reward"].job) == ("of sft", "sft failed", "12")
+    waiting = [Queued("11", "PENDING", "BeginTime", ""), Queued("13", "RUNNING", "None", str(folder / "reward"))]
+    found = by_name(folder, *waiting)
+    assert [(found[name].state, found[name].job) for name in ("sft", "reward")] == [
+        ("queued", "11"),
+        ("starting", "13"),
+    ]
+
+
+def test_what_waits_for_people_holds_what_stands_behind_it(tmp_path: Path) -> None:
+    found = by_name(pipeline(tmp_path, pretrain="done", sft="done", reward="waiting"))
+    assert (found["reward"].note, found["ppo"].state, found["ppo"].note) == (
+        "of reward",
+        "not started",
+        "behind reward",
+    )
+
+
+def test_restarts_and_their_reasons(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, pretrain="done")
+    (folder / "jobs/pretrain").mkdir(parents=True)
+    ends: tuple[int | None, ...] = (None, 75, 137)
+    lines = [
+        {"job": "3", "restart": n, "nodes": "n", "started": 0.0, "found": [], "before": end}
+        for n, end in enumerate(ends)
+    ]
+    (folder / "jobs/pretrain/attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    incident = {"incident": 1, "step": 20, "back_to": 10}
+    (folder / "pretrain/incidents.jsonl").write_text(json.dumps(incident) + "\n")
+    one = by_name(folder)["pretrain"]
+    assert one.restarts == 2
+    assert one.note == "loss spike at step 20, back to 10; last restart: exit code 137"
+
+
+def test_cost_is_in_gpu_hours_or_core_hours(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, pretrain="done", sft="done", reward="stopped")
+    common: dict[str, Any] = {"program": "x", "config": {}, "inputs": {}, "key": ""}
+    (folder / "pretrain/stage.json").write_text(
+        json.dumps({**common, "seconds": 7200, "ranks": 16, "gpus": 16, "cores": 64})
+    )
+    (folder / "sft/stage.json").write_text(json.dumps({**common, "seconds": 1800, "ranks": 2, "gpus": 0, "cores": 4}))
+    found = by_name(folder)
+    assert found["pretrain"].gpu_hours == 32
+    assert found["sft"].core_hours == 4  # its status knows of an hour, a killed one's record of less
+    assert summary(list(found.values())).startswith("2 done, 1 stopped, 1 not started; 32.00 GPU h + ")
+
+
+def test_the_table_has_the_columns_that_say_something(tmp_path: Path) -> None:
+    lines = list(table(list(by_name(pipeline(tmp_path, pretrain="done", sft="failed")).values()), colour=False))
+    assert re.fullmatch(r"stage +state +step +loss +cost", lines[0])
+    assert lines[3] == "    of sft" and lines[-1].split() == ["ppo", "not", "started"]
+    coloured = "\n".join(table(list(by_name(tmp_path).values()), colour=True))
+    assert re.sub(r"\033\[\d*m", "", coloured) == "\n".join(lines)
+
+
+def asked(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        status.main(arguments)
+    return int(end.value.code or 0)
+
+
+def test_the_newest_is_chosen_and_watching_ends_with_the_work(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # away from Slurm
+    pipeline(tmp_path / "old", pretrain="done")
+    make(tmp_path / "new", "done", "sft")
+    for path in (tmp_path / "old").rglob("*"):
+        os.utime(path, (1000, 1000))
+    os.utime(tmp_path / "old", (1000, 1000))
+    assert asked(str(tmp_path), "watch=true") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == str(tmp_path / "new") and said[2].startswith("sft") and said[-1].startswith("1 done")
+    assert asked(str(tmp_path / "old")) == 0
+    assert "3 not started" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("nowhere", "there is no such folder"), (".", "no pipeline and no run")]
+)
+def test_what_is_not_there_is_said(tmp_path: Path, capsys: Capture, folder: str, message: str) -> None:
+    assert asked(str(tmp_path / folder)) == 2
+    assert message in capsys.readouterr().err
