@@ -42,6 +42,14 @@ def this_machine() -> Machine:
     return Machine(cores, gpus, gpus * peak * 1e12 * SHARE_OF_PEAK, f"{gpus} GPU{'s' * (gpus > 1)} ({model})")
 
 
+def used(ranks: int, launched: bool) -> tuple[int, int]:
+    """Return the cores and the GPUs that so many ranks use: of this machine, or of all on which a launcher started them."""
+    each = os.environ.get("SLURM_CPUS_PER_TASK", "") if launched else ""
+    cores = ranks * int(each) if each.isdigit() else len(os.sched_getaffinity(0))
+    gpus = count_gpus()
+    return cores, ranks if launched and gpus else min(gpus, ranks)
+
+
 def count_gpus() -> int:
     """Return how many GPUs this machine lets us see."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

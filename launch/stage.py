@@ -33,7 +33,7 @@ from llamatrain.run_files import STATUS
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.text_files import read_json
 
-from .machine import count_gpus
+from .machine import used
 from .plan import Decision, Place, Planned, decide, refuse_costly, refuse_older
 from .processes import Processes, ended
 from .programs import PROGRAMS, command, nearest, typed, with_keys
@@ -196,7 +196,7 @@ class Runner:
         folder, module = self.place.folder / one.name, PROGRAMS[one.program].module
         alone = self.ranks if PROGRAMS[one.program].parallel else 1
         record.ranks = self.among.count if self.among else alone
-        record.cores, record.gpus = len(os.sched_getaffinity(0)), min(count_gpus(), record.ranks)
+        record.cores, record.gpus = used(record.ranks, self.among is not None)
         record.write(
             folder
         )  # before the start: a stage that is killed must be known to resume, not to be somebody else's

@@ -67,6 +67,8 @@ PREPARED = [  # what the pages' commands go on from
 ELSEWHERE = {  # what is left out -> why
     "...": "the reader fills it in",
     "srun": "needs Slurm",
+    "llamatrain slurm": "needs Slurm (tests/slurm)",
+    "runs/llama2_7b": "nobody has trained it here",
     "deepspeed": "its launcher needs GPUs",
     "fairytales": "reads files that the project does not carry",
     "hh_rlhf:": "reads the hub",

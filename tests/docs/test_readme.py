@@ -20,6 +20,8 @@ from launch.pipeline import PipelineConfig, divided
 from launch.plan import Composed
 from launch.plan import compose as compose_stage
 from launch.programs import PROGRAMS, with_keys
+from launch.slurm.__main__ import split
+from launch.slurm.config import SlurmConfig
 from llamatrain.config.compose import compose, compose_dict
 from llamatrain.config.presets import preset_overrides
 from tests.launch.test_roles import dialogues, pairs, texts, write
@@ -37,7 +39,7 @@ START = re.compile(
 def lines(page: Path) -> Iterator[str]:
     """Yield the lines of the fenced blocks without a trailing comment, and the inline code."""
     text = page.read_text()
-    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
+    for block in re.findall(r"^```\w*\n(?!#!)(.*?)^```", text, re.M | re.S):  # a whole script is no list of commands
         yield from (re.sub(r"\s+# .*", "", line).strip() for line in block.splitlines())
     for code in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
         yield re.sub(r"\s+\\?\| .*", "", code)  # a pipe, which tables spell with a backslash
@@ -87,6 +89,9 @@ def test_a_command_composes(program: str, arguments: list[str], monkeypatch: pyt
         assert argument in ("...", "--help", "--cfg", "job", "--multirun") or argument.startswith("--dry-run")
     if "--multirun" in arguments:  # of several values the first
         overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", override) for override in overrides]
+    if program == "slurm":
+        own, overrides = split([re.sub(r"^cluster=my\S+\.yaml", "cluster=cpu", one) for one in overrides])
+        program = compose("slurm", SlurmConfig, own).program
     if program == "pipeline":
         _composes_all_stages(overrides)
     else:
