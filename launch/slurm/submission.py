@@ -135,7 +135,7 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
         raise UserError("which pipeline? Need preset=<name>, for example preset=demo")
     from_presets = [override for name in presets for override in preset_overrides("pipeline", name)]
     own, staged = divided([*from_presets, *(one for one in theirs if not one.startswith("preset="))])
-    settings = compose("pipeline", PipelineConfig, own)
+    settings = compose("pipeline", PipelineConfig, [*own, f"dry_run={str(cfg.dry_run).lower()}"])
     if settings.graph:
         raise UserError("graph=true: submits nothing; `llamatrain pipeline` prints the graph")
     pipeline = Pipeline(settings, presets, staged)
@@ -143,8 +143,8 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
     _check_names(cfg.resources, {name for one in planned for name in (one.name, one.program)})
     folder = pipeline.place.folder.absolute()
     told = pipeline.console
-    for line in pipeline.graph.left_out:
-        told.print(f"[yellow]–[/yellow] left out: {escape(line)}", soft_wrap=True)
+    for line in pipeline.not_yet():
+        told.print(f"[yellow]–[/yellow] {escape(line)}", soft_wrap=True)
     own_keys = [f"confirm_minutes={settings.confirm_minutes:g}"]
     jobs = {
         one.name: _job(
