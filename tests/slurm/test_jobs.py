@@ -84,7 +84,7 @@ def test_preemption_and_a_killed_rank_leave_no_trace(lab: Lab, chain: Path, tmp_
     lab.until(lambda: _steps(run) > 20)
     # A job of a partition with a higher priority takes both nodes: ours is told to stop, saves, and waits for them.
     lab.ask("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    lab.until(lambda: len(_attempts(run)) > 1 and _steps(run) > 120)
+    lab.until(lambda: len(_attempts(run)) > 1 and _steps(run) > 220)
     os.kill(_rank(run, 1), signal.SIGKILL)
     lab.until_empty()
     attempts = _attempts(run)
