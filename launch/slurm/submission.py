@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -247,8 +247,9 @@ def _job(
     cfg: SlurmConfig, folder: Path, run: Path, name: str, program: str, stage: str, arguments: Sequence[str]
 ) -> Job:
     about = PROGRAMS[program]
-    schema = schema_of(program)
-    model = bool({"zero", "dtype"} & set(schema.__dataclass_fields__))  # it has a precision: it runs a model
+    model = bool(
+        {"zero", "dtype"} & {one.name for one in fields(schema_of(program))}
+    )  # it has a precision: it runs a model
     asked = need(cfg.cluster, about.parallel, model, asked_of(cfg.resources, program, stage))
     if asked.ranks > 1 and not about.parallel:
         raise UserError(f"resources of {stage}: {program} does not share its work among ranks; need one")
