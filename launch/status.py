@@ -40,6 +40,13 @@ RIGHT = HEAD[3:]
 EVERY = 5.0  # seconds between two looks
 ROWS = 20  # lines of metrics.jsonl that the speed is a mean of
 LOSSES = ("eval/loss", "train/loss")
+ENDS = {
+    None: "its node or Slurm ended it",
+    75: "it was saved and stopped",
+    76: "a bad node",
+    134: "a rank hung",
+    137: "a rank was killed",
+}
 
 
 @dataclass
@@ -190,8 +197,7 @@ def _incident(folder: Path, ends: Sequence[int | None]) -> str:
             continue
     if ends:
         code = ends[-1]
-        how = {None: "its node or Slurm ended it", 75: "it was saved and stopped"}.get(code, f"exit code {code}")
-        told.append(f"last restart: {how}")
+        told.append(f"last restart: {ENDS.get(code, f'exit code {code}')}")
     return "; ".join(told)
 
 

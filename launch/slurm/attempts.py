@@ -21,7 +21,7 @@ HEAD = "=== "  # begins the lines that the script writes into a log
 TAIL = 1 << 14  # bytes of a log in which its last words are looked for
 LINES = 3
 # A run's own bookkeeping, which every start writes: no progress.
-BOOKKEEPING = {STATUS, METRICS, INCIDENTS, "config.yaml", "stage.json", ".lock", "wandb", "jobs"}
+BOOKKEEPING = {STATUS, METRICS, INCIDENTS, "config.yaml", "stage.json", "bad_nodes.txt", "wandb", "jobs", "hangs"}
 
 
 class Attempt(TypedDict):
@@ -69,8 +69,9 @@ def made(run: Path) -> list[str]:
     """Return the names of what a run made so far: its checkpoints, and other files that are no bookkeeping."""
     found = [path.name for path in manifest.published(run / "checkpoints")]
     for place, folders, files in os.walk(run):
-        folders[:] = [one for one in folders if one not in {*BOOKKEEPING, "checkpoints"} and not one.endswith(".tmp")]
-        names = {one for one in files if not one.endswith(".tmp")} - BOOKKEEPING
+        passed_over = {*BOOKKEEPING, "checkpoints"}
+        folders[:] = [one for one in folders if one not in passed_over and not one.endswith(".tmp") and one[0] != "."]
+        names = {one for one in files if not one.endswith(".tmp") and not one.startswith(".")} - BOOKKEEPING
         found += [str((Path(place) / name).relative_to(run)) for name in names]
     return sorted(found)
 

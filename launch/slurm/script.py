@@ -60,6 +60,8 @@ def render(job: Job, cluster: Cluster, written_by: str) -> str:
         environment=environment,
         scratch=cluster.scratch,
         logs=shlex.quote(str(job.folder)),
+        run=shlex.quote(str(job.run)),
+        exclude=shlex.quote(f"{cluster.exclude},") if cluster.exclude else "",
         restarts=cluster.restarts,
         attempt=shlex.join([*apptainer, *start, *attempt]),
         command=shlex.join([*apptainer, *start, *job.arguments]),

@@ -93,7 +93,7 @@ def test_restarts_and_their_reasons(tmp_path: Path) -> None:
     (folder / "pretrain/incidents.jsonl").write_text(json.dumps(incident) + "\n")
     one = by_name(folder)["pretrain"]
     assert one.restarts == 2
-    assert one.note == "loss spike at step 20, back to 10; last restart: exit code 137"
+    assert one.note == "loss spike at step 20, back to 10; last restart: a rank was killed"
 
 
 def test_cost_is_in_gpu_hours_or_core_hours(tmp_path: Path) -> None:

@@ -55,10 +55,14 @@ echo "$code" >"$logs/exit_code"
 echo "=== ended with $code, $(date '+%F %T')"
 
 # --- What follows ----------------------------------------------------------------------------------------------------
-# 0 done; 75 saved and stopped; above 128 a rank was killed: both go on in this job, unless it was cancelled.
-# 1 failed; 2 a mistake in its settings; 3 waits for people's file: these end it, and the jobs that need its result.
+# 0 done; 75 saved and stopped; 76 a node is bad; above 128 a rank was killed or hung: these three queue again, unless the
+# job was cancelled. 1 failed; 2 a mistake in its settings; 3 waits for people: these end it, and the jobs that need its result.
 state=$(scontrol show job "$SLURM_JOB_ID" | grep -o 'JobState=[A-Z]*')
-if ((code == 75 || code > 128)) && [[ $state == JobState=RUNNING ]]; then
+if ((code == 75 || code == 76 || code > 128)) && [[ $state == JobState=RUNNING ]]; then
     scontrol requeue "$SLURM_JOB_ID"
+fi
+if ((code == 76)); then  # on other nodes
+    cat {{ run }}/bad_nodes.txt >>"$logs/bad_nodes.txt"
+    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList={{ exclude }}"$(sort -u "$logs/bad_nodes.txt" | paste -sd,)"
 fi
 exit "$code"

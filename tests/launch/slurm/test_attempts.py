@@ -73,7 +73,14 @@ def test_a_job_of_its_own_has_all_its_restarts(run: Path, monkeypatch: pytest.Mo
 
 def test_bookkeeping_is_no_progress(run: Path) -> None:
     before = made(run)
-    for name in ("metrics.jsonl", "status.json", "checkpoints/step_00000004.tmp/model", "wandb/run/log"):
+    for name in (
+        "metrics.jsonl",
+        "status.json",
+        ".beats/rank_00001.json",
+        "hangs/rank_00001.txt",
+        "checkpoints/step_00000004.tmp/model",
+        "wandb/run/log",
+    ):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).touch()
     assert made(run) == before == []

@@ -177,10 +177,17 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
 
 
 def test_only_what_was_saved_or_killed_goes_on_in_the_same_job(script: Script, tmp_path: Path) -> None:
-    for code, goes_on in ((0, False), (1, False), (2, False), (3, False), (75, True), (137, True)):
+    for code, goes_on in ((0, False), (1, False), (2, False), (3, False), (75, True), (134, True), (137, True)):
         assert script(code) == (code, ["requeue 7"] if goes_on else []), code
         assert (tmp_path / "jobs/ppo/exit_code").read_text() == f"{code}\n"
     assert script(75, state="CANCELLED") == (75, [])  # scancel: nobody wants it back
+
+
+def test_bad_nodes_are_left_out_from_then_on(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "ppo").mkdir()
+    for node, nodes in (("node7", "node7"), ("node3", "node3,node7")):
+        (tmp_path / "ppo/bad_nodes.txt").write_text(f"{node}\n")
+        assert script(76) == (76, ["requeue 7", f"update JobId=7 ExcNodeList={nodes}"])
 
 
 def test_signals_reach_the_ranks_and_their_code_counts(script: Script) -> None:
