@@ -10,6 +10,7 @@ command submits what is not done and not queued. The scripts and one log per ran
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if wrong is not None:
             raise wrong
         try:
-            submit(cfg, cfg.program, theirs, f"{NAME} slurm {' '.join(given)}")
+            submit(cfg, cfg.program, theirs, f"{NAME} {shlex.join(['slurm', *given])}")
         except ClusterError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(EXIT_FAILURE) from None

@@ -39,6 +39,9 @@ class Job:
 
 def render(job: Job, cluster: Cluster, written_by: str) -> str:
     """Return the script of a job; UserError where the cluster's settings do not fit it."""
+    written_by = " ".join(written_by.split("\n"))  # it is a comment's line
+    if "\n" in f"{job.name}{job.folder}{job.run}{job.working_folder}":
+        raise UserError(f"run.dir and run.name: found a line break in {str(job.run)!r}, need one line for a script")
     seconds, lead = seconds_of(job.need.time), cluster.warning_seconds
     if lead >= seconds:
         raise UserError(f"cluster.warning_seconds={lead}: need less than the {seconds} s of time={job.need.time}")

@@ -209,3 +209,9 @@ def test_a_ranks_log_begins_with_who_it_is(script: Script, tmp_path: Path) -> No
 def test_the_container_is_checked() -> None:
     with pytest.raises(UserError, match=r"need cluster\.container\.kind"):
         Container("none", "image.sif", [])
+
+
+def test_nothing_that_is_typed_becomes_a_line_of_its_own(tmp_path: Path) -> None:
+    assert "\necho" not in render(job(tmp_path), cluster(), "llamatrain slurm sft text='a\necho b'")
+    with pytest.raises(UserError, match="found a line break"):
+        render(job(tmp_path / "a\nb"), cluster(), "")
