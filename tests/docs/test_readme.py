@@ -89,7 +89,7 @@ def test_a_command_composes(program: str, arguments: list[str], monkeypatch: pyt
         assert argument in ("...", "--help", "--cfg", "job", "--multirun") or argument.startswith("--dry-run")
     if "--multirun" in arguments:  # of several values the first
         overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", override) for override in overrides]
-    if program == "slurm":
+    if program == "slurm" and overrides:
         own, overrides = split([re.sub(r"^cluster=my\S+\.yaml", "cluster=cpu", one) for one in overrides])
         program = compose("slurm", SlurmConfig, own).program
     if program == "pipeline":

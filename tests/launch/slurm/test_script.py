@@ -212,6 +212,6 @@ def test_the_container_is_checked() -> None:
 
 
 def test_nothing_that_is_typed_becomes_a_line_of_its_own(tmp_path: Path) -> None:
-    assert "\necho" not in render(job(tmp_path), cluster(), "llamatrain slurm sft text='a\necho b'")
+    assert "\necho b" not in render(job(tmp_path), cluster(), "llamatrain slurm sft text='a\necho b'")
     with pytest.raises(UserError, match="found a line break"):
         render(job(tmp_path / "a\nb"), cluster(), "")
