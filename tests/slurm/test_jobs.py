@@ -96,6 +96,25 @@ def test_preemption_and_a_killed_rank_leave_no_trace(lab: Lab, chain: Path, tmp_
     assert "restarts" in lab.llamatrain("status", str(run))
 
 
+def test_a_job_that_gets_nowhere_gives_up_and_says_why(lab: Lab, chain: Path, tmp_path: Path) -> None:
+    run = tmp_path / "nowhere"
+    given = [
+        f"run.dir={tmp_path}",
+        "run.name=nowhere",
+        f"corpus={chain / 'corpus'}",
+        f"tokenizer={chain / 'tokenizer'}",
+    ]
+    more = ["resources.pretrain.nodes=2", "cluster.restarts=0", "run.save_every=0"]
+    lab.llamatrain("slurm", "pretrain", PRESET, *given, *more)
+    lab.until(lambda: _steps(run) > 0)
+    os.kill(_rank(run, 1), signal.SIGKILL)
+    lab.until_empty()
+    status = read(run / "status.json")
+    assert status["state"] == "failed" and status["reason"].startswith("no progress in 0 restarts; rank 0: ")
+    assert "no progress in 0 restarts" in lab.llamatrain("status", str(run))
+    assert "gave up after 0 restarts without progress" in (run / "jobs/job.log").read_text()
+
+
 def _attempts(run: Path) -> list[Any]:
     return list(read_attempts(run / "jobs"))
 
