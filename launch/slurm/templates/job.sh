@@ -51,6 +51,7 @@ step=$!
 while kill -0 "$step" 2>/dev/null; do wait "$step"; done  # a signal ends `wait`, not the step
 wait "$step"
 code=$?
+step=
 echo "$code" >"$logs/exit_code"
 echo "=== ended with $code, $(date '+%F %T')"
 
@@ -61,8 +62,12 @@ state=$(scontrol show job "$SLURM_JOB_ID" | grep -o 'JobState=[A-Z]*')
 if ((code == 75 || code == 76 || code > 128)) && [[ $state == JobState=RUNNING ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
-if ((code == 76)); then  # on other nodes
+if ((code == 76)); then  # on other nodes; being queued again has ended all commands of this job, so a later one says so
     cat {{ run }}/bad_nodes.txt >>"$logs/bad_nodes.txt"
-    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList={{ exclude }}"$(sort -u "$logs/bad_nodes.txt" | paste -sd,)"
+    bad=$(sort -u "$logs/bad_nodes.txt" | paste -sd,)
+    for second in 1 2 3; do
+        sleep 1
+        scontrol update JobId="$SLURM_JOB_ID" ExcNodeList={{ exclude }}"$bad" && break
+    done
 fi
 exit "$code"
