@@ -57,13 +57,13 @@ OWN = {
     "slurm": Program(
         "launch.slurm",
         TOGETHER,
-        "a program, or every stage of a pipeline, as jobs of Slurm that go on by themselves",
+        "a program, or a pipeline's stages, as Slurm jobs that resume by themselves",
         positional=("program",),
     ),
     "slurm.attempt": Program(
         "launch.slurm.attempt",
         TOGETHER,
-        "a job's start noted, and refused after restarts without progress (jobs call it)",
+        "a job's start noted; a stop after restarts without progress",
     ),
     "report": Program(
         "launch.report",
