@@ -81,7 +81,7 @@ OWN = {
     "status": Program(
         "launch.status",
         TOGETHER,
-        "a pipeline's stages: state, job, step, loss, speed, time left, restarts, cost",
+        "a pipeline's stages: state, step, loss, speed, time left, restarts, cost",
         positional=("folder",),
     ),
     "clean": Program(
