@@ -200,11 +200,11 @@ def gather_objects(value: T) -> list[T]:
     return box
 
 
-def fail_together(failure: str) -> None:
+def fail_together(failure: str | UserError) -> None:
     """Raise UserError on all ranks if one of them has a failure to tell: alone it would leave the others waiting."""
-    told = [text for text in gather_objects(failure) if text]
-    if told:
-        raise UserError(told[0])
+    told = next(filter(None, gather_objects(failure)), None)
+    if told is not None:
+        raise told if isinstance(told, UserError) else UserError(told)
 
 
 def together(work: Callable[[], T]) -> T:

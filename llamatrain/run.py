@@ -94,7 +94,7 @@ class Run:
             self._home.close()
             raise
 
-    def _opened_or_why_not(self, schema: type, free: Sequence[str]) -> str:
+    def _opened_or_why_not(self, schema: type, free: Sequence[str]) -> UserError | str:
         """Open the folder on rank 0; return what the other ranks are to raise where that fails."""
         made_from = {**self._inputs, **{key: parent_hash(path) for key, path in self.parents.items()}}
         try:
@@ -104,9 +104,10 @@ class Run:
             self._metrics = Metrics(self.folder / METRICS)
             self.incidents = read_incidents(self.folder)
         except UserError as error:
-            return str(error)
+            return UserError(str(error))
         except OSError as error:
-            return f"cannot write in {self.folder}: {error.strerror}"
+            kind = DiskError if no_space(error) else UserError
+            return kind(f"cannot write in {self.folder}: {error.strerror}")
         return ""
 
     def _gone(self) -> str:
@@ -122,7 +123,7 @@ class Run:
             if not self._stop_request.patient:
                 end = partial(self._home.write_status, "stopped", self.step)
                 self._signals.enter_context(heard_by_a_thread(self._stop_request, end))
-            self._signals.enter_context(closing(Watch(self.folder, self.config.hang_minutes, self._home.fail)))
+            self._signals.enter_context(closing(Watch(self.folder, self.config.hang_minutes, self._hangs)))
             if self.config.preflight and distributed.world_size() > 1:
                 preflight.check(self.folder, self.print)
             if self._charts:
@@ -156,6 +157,11 @@ class Run:
             ) from None
         if error is None and late is not None:
             raise late
+
+    def _hangs(self, reason: str) -> None:
+        if self._metrics is not None:
+            self._metrics.flush()
+        self._home.fail(reason)
 
     def _close(self, error: BaseException | None) -> None:
         gone = self._gone()

@@ -22,9 +22,9 @@ HANG = "run.hang_minutes=0.3"
 
 
 def test_a_rank_put_to_sleep_is_named(tmp_path: Path, tokenizer: Tokenizer, repository: Path) -> None:
-    """SFT between two steps, PPO while it samples: the other rank ends both, and they resume exactly."""
+    """Rank 1 of SFT between two steps, rank 0 of PPO while it samples: the other one ends both, and they resume exactly."""
     programs = make_programs(tmp_path, tokenizer)
-    hits = {"sft": in_step("sft", 4, 1, "SIGSTOP"), "ppo": Hit("llamatrain.generation._step", 30, 1, "SIGSTOP")}
+    hits = {"sft": in_step("sft", 4, 1, "SIGSTOP"), "ppo": Hit("llamatrain.generation._step", 30, 0, "SIGSTOP")}
     chains = []
     for program, hit in hits.items():
         whole = Job(program, str(tmp_path / "whole" / program), programs[program], 2)
@@ -33,15 +33,17 @@ def test_a_rank_put_to_sleep_is_named(tmp_path: Path, tokenizer: Tokenizer, repo
     for (program, hit), (whole, hung, again) in zip(hits.items(), run(chains, repository), strict=True):
         folder = tmp_path / "hung" / program
         assert whole.codes == [0, 0], whole.output
-        assert hung.codes == [EXIT_HUNG, -9], hung.output
+        asleep, awake = hit.rank, 1 - hit.rank
+        assert (hung.codes[asleep], hung.codes[awake]) == (-9, EXIT_HUNG), hung.output
         phase = "train" if hit.function.endswith("Engine.step") else "act"
         assert hung.status["state"] == "failed"
         reason = hung.status["reason"]
-        assert reason.startswith("hang: rank 1 (pid ") and ": no sign of life since then; rank 0 at step " in reason
+        assert reason.startswith(f"hang: rank {asleep} (pid ")
+        assert f": no sign of life since then; rank {awake} at step " in reason
         assert f", {phase}, in " in reason
-        found = (folder / "hangs" / "rank_00000.txt").read_text()
+        found = (folder / "hangs" / f"rank_0000{awake}.txt").read_text()
         assert "\nrank 0 (pid " in found and "\nrank 1 (pid " in found
-        assert ("fit.py" if program == "sft" else "chunks.py") in found  # where rank 0 waits
+        assert ("fit.py" if program == "sft" else "chunks.py") in found  # where it waits
         assert again.codes == [0, 0], again.output
         assert (again.status["restarts"], again.status["repeated"]) == (1, 1 if program == "sft" else 0)
         same_end(folder, tmp_path / "whole" / program)
