@@ -123,7 +123,7 @@ class Run:
             if not self._stop_request.patient:
                 end = partial(self._home.write_status, "stopped", self.step)
                 self._signals.enter_context(heard_by_a_thread(self._stop_request, end))
-            self._signals.enter_context(closing(Watch(self.folder, self.config.hang_minutes, self._hangs)))
+            self._signals.enter_context(closing(Watch(self.folder, self.config.hang_minutes, self._home.fail)))
             if self.config.preflight and distributed.world_size() > 1:
                 preflight.check(self.folder, self.print)
             if self._charts:
@@ -157,11 +157,6 @@ class Run:
             ) from None
         if error is None and late is not None:
             raise late
-
-    def _hangs(self, reason: str) -> None:
-        if self._metrics is not None:
-            self._metrics.flush()
-        self._home.fail(reason)
 
     def _close(self, error: BaseException | None) -> None:
         gone = self._gone()
