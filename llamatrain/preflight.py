@@ -63,6 +63,11 @@ class Fault:
         return f"{self.host} (rank {self.rank}): {self.what} {self.figure}, need {self.need}"
 
 
+def asked(key: bool) -> bool:
+    """Tell whether it is to be done: `run.preflight`, or LLAMATRAIN_PREFLIGHT=true, as a cluster's environment sets it."""
+    return distributed.world_size() > 1 and (key or os.environ.get("LLAMATRAIN_PREFLIGHT") == "true")
+
+
 def check(folder: Path, say: Callable[[str], None]) -> None:
     """Look at the hosts of all ranks, which call this together; BadNodeError on all of them where one is bad."""
     started = time.monotonic()

@@ -124,7 +124,7 @@ class Run:
                 end = partial(self._home.write_status, "stopped", self.step)
                 self._signals.enter_context(heard_by_a_thread(self._stop_request, end))
             self._signals.enter_context(closing(Watch(self.folder, self.config.hang_minutes, self._home.fail)))
-            if self.config.preflight and distributed.world_size() > 1:
+            if preflight.asked(self.config.preflight):
                 preflight.check(self.folder, self.print)
             if self._charts:
                 wandb, name = self.config.wandb, self.config.name

@@ -74,7 +74,11 @@ def test_programs_that_measure_stop_at_a_signal_to_one_rank(
             *("llamatrain.responses.pairs.scores_at_ends", 2, "scores.jsonl"),
         ),
         "evaluate": (
-            [f"models={{a:{{checkpoint:{world / 'policy'}}}}}", f"corpus={tmp_path / 'corpus' / 'train'}", "micro_batch_size=1"],
+            [
+                f"models={{a:{{checkpoint:{world / 'policy'}}}}}",
+                f"corpus={tmp_path / 'corpus' / 'train'}",
+                "micro_batch_size=1",
+            ],
             *("llamatrain.fit.on_device", 1, "evaluation.json"),
         ),
     }
