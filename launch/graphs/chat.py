@@ -5,6 +5,9 @@ What there is no data for is left out, and noted with what it would need.
 
 from __future__ import annotations
 
+import itertools
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -19,9 +22,7 @@ from ..graph import Graph, Stage
 KINDS = ("helpfulness", "safety")
 BASES = ("base", "sft")
 REPLAYED = ("sft", "rejection_sampling")  # fine-tunings into which pretraining text can be mixed
-# Of people's ratings: an eleventh of the prompts, by their hash. The prompts may themselves be what a tenth or a fifth of a
-# file leaves, by the same hash: with a tenth here, too, nothing would be left to hold out.
-HELD_OUT = "0/11"
+HELD_OUT = 11  # of people's ratings one part in so many, by the hash of the prompt
 
 
 @dataclass
@@ -77,10 +78,14 @@ class Chat:
 
 @dataclass(frozen=True)
 class Rated:
-    """Preferences that came together, and the held-out ones among them."""
+    """Preferences that came together, and the held-out ones among them.
+
+    In cross-validation the model of fold k does not see part k of `parts`, by the hash of the prompt.
+    """
 
     train: Pairs
     held_out: Pairs
+    parts: int
 
 
 def with_files_to_come(cfg: Chat, data: Data) -> tuple[Data, list[str]]:
@@ -112,14 +117,18 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
         text = {"eval": data.dialogues_eval, **replay(g, cfg, corpus, "sft")}
         sft = g.add("sft", checkpoint=base, train=data.dialogues, **text)
         models["sft"] = policy = sft.final
-        rated = [Rated(data.preferences, data.preferences_eval)] if data.preferences else []
+        rated = [Rated(data.preferences, data.preferences_eval, cfg.folds)] if data.preferences else []
         for n in range(1, cfg.rounds + 1):
             with g.round(n):
                 # New preferences come from the newest model, so that the reward models know what it writes (paper 3.2.1).
                 new = collected(g, cfg, data, world, models, n)
                 rated += new
                 if new or n == 1:  # without new ratings the former round's reward models serve
-                    rewards = {kind: reward_model(g, cfg, kind, sft, rated) for kind in KINDS if pairs_of(rated, kind)}
+                    rewards = {
+                        kind: reward_model(g, cfg, kind, sft, rated)
+                        for kind in KINDS
+                        if any(batch.train.of(kind) for batch in rated)
+                    }
                 if not can_tune(g, data, rewards):
                     break
                 start = models[cfg.rejection_base]
@@ -208,12 +217,13 @@ def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapp
             f"{data.ratings}/v{n}_preferences.jsonl",
             f"preferences between the responses in {pairs / 'comparisons.jsonl'}, rows of {EXAMPLES['preference']}",
         )
-        part = "" if cfg.folds > 1 else f"@without{HELD_OUT}"  # folds hold out their own
-        train = {kind: [f"{path}@{kind}{part}"] for kind in KINDS}
-        return [Rated(Pairs(**train), Pairs(**{kind: [f"{path}@{kind}@fold{HELD_OUT}"] for kind in KINDS}))]
+        parts = parts_of(data.prompts, cfg.folds if cfg.folds > 1 else HELD_OUT)
+        rest = "" if cfg.folds > 1 else f"@without0/{parts}"  # folds hold out their own
+        train = {kind: [f"{path}@{kind}{rest}"] for kind in KINDS}
+        return [Rated(Pairs(**train), Pairs(**{kind: [f"{path}@{kind}@fold0/{parts}"] for kind in KINDS}), parts)]
     rate = g.add("rate", world=world, comparisons=[pairs / "comparisons.jsonl"])
     train, held_out = ({kind: [rate / f"preferences_{kind}{end}.jsonl"] for kind in KINDS} for end in ("", "_eval"))
-    return [Rated(Pairs(**train), Pairs(**held_out))]
+    return [Rated(Pairs(**train), Pairs(**held_out), cfg.folds)]
 
 
 def later(n: int) -> int | None:
@@ -221,9 +231,23 @@ def later(n: int) -> int | None:
     return n if n > 1 else None
 
 
-def pairs_of(rated: list[Rated], kind: str) -> list[str]:
-    """Return the sources of a kind's preferences so far, to train on."""
-    return [source for batch in rated for source in batch.train.of(kind)]
+def parts_of(prompts: Sequence[str], least: int) -> int:
+    """Return into how many parts, at least, ratings of prompts are divided by the prompts' hash: each part has some.
+
+    The prompts may themselves be some parts of a file by the same hash, as `new` leaves out a tenth or a fifth: of
+    ratings of `@without0/5`, `@fold0/5` holds none. So the number has no divisor in common with theirs.
+    """
+    theirs = [int(count) for source in prompts for count in re.findall(r"@(?:fold|without)\d+/(\d+)$", source)]
+    return next(parts for parts in itertools.count(least) if all(math.gcd(parts, one) == 1 for one in theirs))
+
+
+def pairs_of(rated: list[Rated], kind: str, without: int | None) -> list[str]:
+    """Return the sources of a kind's preferences so far, to train on: all, or without a fold."""
+    return [
+        source if without is None else f"{source}@without{without}/{batch.parts}"
+        for batch in rated
+        for source in batch.train.of(kind)
+    ]
 
 
 def reward_model(g: Graph, cfg: Chat, kind: str, start: Stage, rated: list[Rated]) -> Stage:
@@ -233,13 +257,14 @@ def reward_model(g: Graph, cfg: Chat, kind: str, start: Stage, rated: list[Rated
     """
     (other,) = (one for one in KINDS if one != kind)
     newest, made, measured = rated[-1], list[Stage](), list[Stage]()
-    # Cross-validation: fold k is held out from model k, so that together they measure every pair once.
+    # Cross-validation: fold k is held out from model k, so that together they measure every pair once,
+    # but for ratings in more parts than folds.
     for k in range(cfg.folds):
-        end, without = ("", "") if cfg.folds == 1 else (f"_{k}", f"@without{k}/{cfg.folds}")
-        train, rest = ([f"{source}{without}" for source in pairs_of(rated, one)] for one in (kind, other))
+        end, without = ("", None) if cfg.folds == 1 else (f"_{k}", k)
+        train, rest = (pairs_of(rated, one, without) for one in (kind, other))
         held_out = newest.held_out.of(kind)
         if cfg.folds > 1:
-            held_out = [f"{source}@fold{k}/{cfg.folds}" for source in newest.train.of(kind)]
+            held_out = [f"{source}@fold{k}/{newest.parts}" for source in newest.train.of(kind)]
         share = cfg.mix_share[kind]
         mix = {"mix": rest, "mix_share": share} if rest and share != 0 else {}
         made.append(

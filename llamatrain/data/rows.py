@@ -56,8 +56,7 @@ def placed_rows(source: str | Path, kind: type[R], bad: BadRows | None = None) -
         bad.good += 1
         yield f"{where}{number}", row
     if where is None:
-        first = next(iter(bad.first.values()), "")
-        raise UserError(f"{source}: holds no {name_of(kind)} rows, need at least one{first and f' ({first})'}")
+        raise _nothing(part.source, kind, next(iter(bad.first.values()), ""))
 
 
 def look(source: str | Path, kind: type[Any], first: bool = True) -> None:
@@ -248,6 +247,21 @@ def _split_share(source: str) -> tuple[str, _Share | None]:
     if part >= count:
         raise UserError(f"{source}: fold {part} of {count} does not exist, need 0 to {count - 1}")
     return match[1], _Share(match[2], match[3] == "without", part, count)
+
+
+def _nothing(source: str, kind: type[Any], first: str) -> UserError:
+    """Say that a source holds no rows of a kind; `first` is what was wrong with the first bad one."""
+    name, share = _split_share(source)
+    if share is not None and share.count > 1:
+        whole = Part(name if share.kind is None else f"{name}@{share.kind}")
+        rows = sum(1 for _ in read_part(whole, kind, lambda _: None))
+        if rows:
+            mend = ", or larger parts (in a pipeline folds=2)" if name_of(kind) == "preference" else ""
+            return UserError(
+                f"{source}: of {rows:,} {name_of(kind)} rows none has a prompt of this part; "
+                f"need rows of more prompts{mend}"
+            )
+    return UserError(f"{source}: holds no {name_of(kind)} rows, need at least one{first and f' ({first})'}")
 
 
 def _split_adapter(name: str) -> tuple[str | None, str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llamatrain.data.kinds import KINDS, DialogueRow
-from llamatrain.data.rows import count_rows, file_fingerprint, read_rows, write_rows
+from llamatrain.data.kinds import KINDS, DialogueRow, PreferenceRow
+from llamatrain.data.rows import Part, count_rows, file_fingerprint, read_part, read_rows, write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import MissingFileError, UserError
 
@@ -147,6 +147,18 @@ def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
     assert len(list(read_rows(path, DialogueRow, rare))) == 19
     rare.say(few.append)
     assert few[0] == "1 of 20 rows skipped, as they cannot be used:"
+
+
+def test_a_part_that_no_row_falls_into_says_what_would_mend_it(tmp_path: Path) -> None:
+    pair = {"messages": [{"role": "user", "content": "Why?"}], "chosen": "a", "rejected": "b", "kind": "safety"}
+    path = write(tmp_path / "rows.jsonl", pair, pair, {**pair, "kind": "helpfulness"}, [1])
+    (empty,) = (n for n in (0, 1) if not any(True for _ in read_part(Part(f"{path}@fold{n}/2"), PreferenceRow, print)))
+    with pytest.raises(
+        UserError, match=rf"safety@fold{empty}/2: of 2 preference rows none has a prompt of this part; need "
+    ):
+        list(read_rows(f"{path}@safety@fold{empty}/2", PreferenceRow, BadRows("skip")))
+    with pytest.raises(UserError, match=r"need rows of more prompts, or larger parts \(in a pipeline folds=2\)"):
+        list(read_rows(f"{path}@fold{empty}/2", PreferenceRow, BadRows("skip")))
 
 
 def test_a_file_of_bad_rows_alone_says_what_is_wrong(tmp_path: Path) -> None:

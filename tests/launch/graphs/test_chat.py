@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launch import new, pipeline
+from launch import pipeline
 from launch.graph import DATA, REFERENCE, Graph, references
-from launch.graphs.chat import HELD_OUT, Chat, chat
+from launch.graphs.chat import KINDS, Chat, chat
 from launch.pipeline import PipelineConfig
 from launch.programs import PROGRAMS
-from launch.roles import FOLDS
 from llamatrain.config.compose import compose as composed
+from llamatrain.data.kinds import PreferenceRow, PromptRow
+from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
 from llamatrain.keys import flatten
 
@@ -143,9 +144,33 @@ def test_peoples_ratings_come_round_by_round_with_some_of_the_prompts_held_out()
     assert "v1_rate" not in built.stages
 
 
-def test_some_ratings_are_held_out_of_prompts_from_which_another_share_is() -> None:
-    held_out = int(HELD_OUT.split("/")[1])
-    assert all(math.gcd(held_out, fold) == 1 for fold in (*FOLDS.values(), new.FOLDS))
+def test_some_ratings_are_held_out_of_prompts_from_which_another_share_is(tmp_path: Path) -> None:
+    """Every reward model has pairs to train on and to measure, however `new` divides prompts."""
+    prompts, ratings = tmp_path / "prompts.jsonl", tmp_path / "rated/v1_preferences.jsonl"
+    messages = [[{"role": "user", "content": f"{n}?"}] for n in range(200)]
+    write_rows(prompts, [{"id": str(n), "messages": one, "is_adversarial": False} for n, one in enumerate(messages)])
+    for divided, folds, parts in (
+        ("@without0/10", 1, 11), ("@without0/5", 5, 6), ("@without0/10", 5, 7), ("@without0/11", 1, 12), ("", 5, 5)
+    ):  # fmt: skip
+        asked = [row["messages"] for row in read_rows(f"{prompts}{divided}", PromptRow)]
+        pair = {"chosen": "a", "rejected": "b"}
+        write_rows(ratings, [{"messages": one, "kind": kind, **pair} for one in asked for kind in KINDS])
+        own = {**OWN, "prompts": f"{prompts}{divided}", "ratings": f"{ratings.parent}"}
+        built = graph(f"folds={folds}", **own)
+        reward = [stage.settings for stage in built.stages.values() if stage.program == "reward"]
+        assert len(reward) == 2 * folds and reward[0]["eval"] == [f"{ratings}@helpfulness@fold0/{parts}"]
+        for one in reward:
+            train, held_out = (
+                {json.dumps(r) for r in read_rows(one[key][0], PreferenceRow)} for key in ("train", "eval")
+            )
+            assert train and held_out and not train & held_out
+
+
+def test_folds_of_ratings_leave_those_of_earlier_preferences_as_they_are() -> None:
+    built = graph("folds=5", **OWN | {"prompts": "p.jsonl@without0/5"}, **PAIRS, ratings="rated")
+    reward = settings(built, "v1_reward_safety_3")
+    assert reward["train"] == ["p.jsonl@safety@without3/5", "rated/v1_preferences.jsonl@safety@without3/6"]
+    assert reward["eval"] == ["rated/v1_preferences.jsonl@safety@fold3/6"]
 
 
 def test_preferences_that_do_not_change_train_reward_models_once() -> None:
