@@ -92,8 +92,8 @@ class Standing:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def standings(folder: Path, active: Sequence[Queued], now: float) -> list[Standing]:
-    """Return how each stage of a pipeline stands, in their order, or a run on its own."""
+def standings(folder: Path, active: Sequence[Queued] | None, now: float) -> list[Standing]:
+    """Return how each stage of a pipeline stands, in their order, or a run on its own; `active` is None away from Slurm."""
     described = read_json(folder / PIPELINE).get("stages")
     noted = read_jobs(folder)
     if not isinstance(described, dict):
@@ -108,7 +108,7 @@ def standings(folder: Path, active: Sequence[Queued], now: float) -> list[Standi
 
 def _behind(one: Standing, parents: Sequence[str], before: Mapping[str, Standing], submitted: bool) -> Standing:
     """Say of a stage that did not start which one it stands behind."""
-    if one.state != "not started":
+    if one.state not in ("not started", "cancelled"):
         return one
     broken = [name for name in parents if name in before and before[name].state in ("failed", "killed", "cancelled")]
     if broken and submitted:
@@ -118,17 +118,22 @@ def _behind(one: Standing, parents: Sequence[str], before: Mapping[str, Standing
 
 
 def _standing(
-    name: str, path: Path, jobs: Path, noted: Submitted | None, active: Sequence[Queued], now: float
+    name: str, path: Path, jobs: Path, noted: Submitted | None, active: Sequence[Queued] | None, now: float
 ) -> Standing:
     number = noted["job"] if noted is not None else ""
-    queued = next((job for job in active if job.number == number or job.run == str(path.absolute())), None)
+    queued = next((job for job in active or () if job.number == number or job.run == str(path.absolute())), None)
     attempts = read_attempts(jobs)
     number = queued.number if queued is not None else number
     pending = queued is not None and queued.state == "PENDING"
     there = _folder(path)
     if not there.is_run:
-        state = "queued" if pending else "starting" if queued is not None else "not started"
         why = queued.reason.lower() if queued is not None and queued.reason not in ("None", "Dependency") else ""
+        if queued is not None:
+            state = "queued" if pending else "starting"
+        elif noted is not None and active is not None:
+            state, why = "cancelled", f"job {number} left the queue before it began"
+        else:
+            state = "not started"
         return Standing(name, state, number, note=why, restarts=max(0, len(attempts) - 1))
     one, status = run(there), read_status(path)
     state = one.state
@@ -254,15 +259,15 @@ def show(cfg: StatusConfig) -> None:
         time.sleep(EVERY)
 
 
-def _active() -> list[Queued]:
-    """Return one's own jobs; none where there is no Slurm, or it does not answer."""
+def _active() -> list[Queued] | None:
+    """Return one's own jobs; None where there is no Slurm, or it does not answer."""
     if shutil.which("squeue") is None:
-        return []
+        return None
     try:
         return queue.jobs()
     except queue.ClusterError as error:
         print(f"warning: {error}; what is queued is not shown", file=sys.stderr)
-        return []
+        return None
 
 
 def _chosen(folder: Path) -> Path:

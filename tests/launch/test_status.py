@@ -38,8 +38,9 @@ def submitted(folder: Path, **jobs: str) -> None:
     (folder / "jobs/jobs.json").write_text(json.dumps(content))
 
 
-def by_name(folder: Path, *active: Queued) -> dict[str, Standing]:
-    return {one.name: one for one in standings(folder, active, NOW)}
+def by_name(folder: Path, *active: Queued, slurm: bool = False) -> dict[str, Standing]:
+    """Return each stage's standing; away from Slurm where no job is active, unless `slurm` says so."""
+    return {one.name: one for one in standings(folder, active if active or slurm else None, NOW)}
 
 
 def test_a_running_stage_tells_its_speed_and_what_is_left(tmp_path: Path) -> None:
@@ -69,6 +70,15 @@ def test_the_queue_says_what_waits_and_a_failure_what_does_not_come(tmp_path: Pa
         ("queued", "11"),
         ("starting", "13"),
     ]
+
+
+def test_a_job_that_was_cancelled_by_hand_is_missed_where_slurm_is(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, pretrain="done")
+    submitted(folder, sft="14", reward="15")
+    assert by_name(folder)["sft"].state == "not started"
+    found = by_name(folder, slurm=True)
+    assert (found["sft"].state, found["sft"].note) == ("cancelled", "job 14 left the queue before it began")
+    assert (found["reward"].state, found["reward"].note) == ("cancelled", "sft cancelled")
 
 
 def test_what_waits_for_people_holds_what_stands_behind_it(tmp_path: Path) -> None:
