@@ -154,7 +154,7 @@ def _standing(
         next((last[key] for key in LOSSES if key in last), None),
         last.get("train/tokens_per_second") if state == "running" else None,
         ahead / pace if pace and ahead is not None else None,
-        max(0, len(attempts) - 1),
+        max(int(status.get("restarts", 0)), len(attempts) - 1),
         gpu_hours,
         core_hours,
         one.note or _incident(path, [attempt["before"] for attempt in attempts[1:]]),

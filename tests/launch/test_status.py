@@ -103,6 +103,8 @@ def test_restarts_and_their_reasons(tmp_path: Path) -> None:
     (folder / "pretrain/incidents.jsonl").write_text(json.dumps(incident) + "\n")
     one = by_name(folder)["pretrain"]
     assert one.restarts == 2
+    make(folder / "sft", "done", "sft", restarts=3)  # started again by hand
+    assert by_name(folder)["sft"].restarts == 3
     assert one.note == "loss spike at step 20, back to 10; last restart: a rank was killed"
 
 

@@ -77,18 +77,23 @@ def test_two_ranks_on_two_nodes_have_the_losses_of_one_process(lab: Lab, chain: 
     assert two == [(step, pytest.approx(loss, rel=1e-5)) for step, loss in one]
 
 
-def test_preemption_and_a_killed_rank_leave_no_trace(lab: Lab, chain: Path, tmp_path: Path) -> None:
+def test_preemption_a_killed_rank_and_a_hang_leave_no_trace(lab: Lab, chain: Path, tmp_path: Path) -> None:
     run = tmp_path / "night"
     given = [f"run.dir={tmp_path}", "run.name=night", f"corpus={chain / 'corpus'}", f"tokenizer={chain / 'tokenizer'}"]
-    lab.llamatrain("slurm", "pretrain", PRESET, *given, "resources.pretrain.nodes=2")
+    more = ["resources.pretrain.nodes=2", "run.hang_minutes=0.3", "cluster.srun=[--wait=5]"]
+    lab.llamatrain("slurm", "pretrain", PRESET, *given, *more)
     lab.until(lambda: _steps(run) > 20)
     # A job of a partition with a higher priority takes both nodes: ours is told to stop, saves, and waits for them.
     lab.ask("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    lab.until(lambda: len(_attempts(run)) > 1 and _steps(run) > 220)
+    lab.until(lambda: len(_attempts(run)) > 1 and _steps(run) > 120)
     os.kill(_rank(run, 1), signal.SIGKILL)
+    lab.until(lambda: len(_attempts(run)) > 2 and _steps(run) > 240)
+    os.kill(_rank(run, 1), signal.SIGSTOP)
+    lab.until(lambda: len(_attempts(run)) > 3)
+    assert "error: hang: rank 1 (" in (run / "jobs/rank_0000.log").read_text()
     lab.until_empty()
     attempts = _attempts(run)
-    assert [attempt["before"] for attempt in attempts] == [None, 75, 137]
+    assert [attempt["before"] for attempt in attempts] == [None, 75, 137, 137]  # the sleeper was killed in the end
     assert len({attempt["job"] for attempt in attempts}) == 1
     assert read(run / "status.json")["state"] == "done"
     assert losses(run) == losses(chain / "pretrain")  # neither gaps nor doubles
