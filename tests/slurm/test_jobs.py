@@ -80,7 +80,7 @@ def test_two_ranks_on_two_nodes_have_the_losses_of_one_process(lab: Lab, chain: 
 def test_preemption_a_killed_rank_and_a_hang_leave_no_trace(lab: Lab, chain: Path, tmp_path: Path) -> None:
     run = tmp_path / "night"
     given = [f"run.dir={tmp_path}", "run.name=night", f"corpus={chain / 'corpus'}", f"tokenizer={chain / 'tokenizer'}"]
-    more = ["resources.pretrain.nodes=2", "run.hang_minutes=0.3", 'cluster.srun=["--wait=5"]']
+    more = ["resources.pretrain.nodes=2", "run.hang_minutes=0.5", 'cluster.srun=["--wait=5"]']
     lab.llamatrain("slurm", "pretrain", PRESET, *given, *more)
     lab.until(lambda: _steps(run) > 20)
     # A job of a partition with a higher priority takes both nodes: ours is told to stop, saves, and waits for them.
