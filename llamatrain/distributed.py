@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=60)  # of a step's collective, in which no rank waits for another's work for long
-PATIENCE = timedelta(
-    days=30
-)  # for the others before they agree on something: one may sample, tokenize or write for long
+# For the others before they agree on something: one may sample, tokenize or write for long. What hangs is found before
+# that by the watch of a run (watch.py); until a run begins there is none.
+PATIENCE = timedelta(days=1)
 RENDEZVOUS = timedelta(minutes=10)  # for all ranks to come, some of them from a busy disk
 
 

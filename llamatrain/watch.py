@@ -6,7 +6,7 @@
 A thread of its own writes the first file and counts how often; the beats in it are the training thread's (heartbeat.py).
 So a rank whose count stands still is asleep or gone, and one whose beats stand still does not get on. A rank that has not
 moved for a while looks at the others' files, on a shared disk those of other machines too; for how long they stand still
-goes by its own clock. Waiting for a rank that moves is no hang, however long it takes.
+goes by its own clock. Waiting for a rank that moves is no hang.
 """
 
 from __future__ import annotations
