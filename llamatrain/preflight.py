@@ -22,6 +22,7 @@ from statistics import median
 
 from . import atomic, distributed, heartbeat
 from .errors import BadNodeError
+from .progress import counted
 from .replaced import size
 
 LIST = "bad_nodes.txt"
@@ -77,7 +78,8 @@ def check(folder: Path, say: Callable[[str], None]) -> None:
     if not found:
         hosts, links = {report.host for report in reports}, [link for report in reports for link in report.links]
         slowest = f", the slowest link {size(min(links))}/s" if links else ""
-        say(f"preflight: {len(reports)} ranks on {len(hosts)} hosts in {time.monotonic() - started:.1f} s{slowest}")
+        where = f"{counted(len(reports), 'rank')} on {counted(len(hosts), 'host')}"
+        say(f"preflight: {where} in {time.monotonic() - started:.1f} s{slowest}")
         return
     if distributed.is_main():
         atomic.write_text(folder / LIST, "".join(f"{host}\n" for host in dict.fromkeys(fault.host for fault in found)))

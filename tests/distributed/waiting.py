@@ -29,7 +29,7 @@ def check_preflight(folder: Path) -> None:
     """Both ranks share a host, whose figures are real ones; then it is held against a need that it cannot meet."""
     said: list[str] = []
     preflight.check(folder, said.append)
-    assert len(said) == 1 and said[0].startswith("preflight: 2 ranks on 1 hosts in ")
+    assert len(said) == 1 and said[0].startswith("preflight: 2 ranks on 1 host in ")
     assert not list(folder.iterdir())
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(preflight.LINK_SPEED, "cpu", 1e15)
