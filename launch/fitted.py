@@ -8,6 +8,7 @@ What follows from them for a program is said in its folder's plan.py (FITS). The
   less than a new one (Muennighoff et al. 2023, 2305.16264). The model is the largest that then sees a token for each
   of its parameters.
 - Rates and batches are those of models of that size in configs/preset/, or lie on the line between them.
+- A model to start from keeps its size, vocabulary and rotary table; its rates lie on the line from those to the paper's.
 - Seconds follow from the operations of every stage and the machine's speed (`launch.machine`): an estimate.
 """
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import fmean
+
+import numpy as np
 
 from llamatrain.config.presets import config_folder
 from llamatrain.fitting import START, Fitted, Sizes, power
@@ -39,6 +42,9 @@ COVERED = 0.99995  # of the characters, which need pieces of their own
 CONTEXTS = (128, 256, 512, 1024, 2048)
 RATES = {"tiny": 3e-3, "small": 2e-3, "stories": 1e-3, "stories42m": 6e-4, "stories110m": 6e-4}
 LARGEST_ON_CPU = "stories"
+# Parameters -> rate of a model that is there already. The shares that programs take of it make Llama 2 7B's 2e-5 of
+# fine-tuning (paper 3.1), 6e-6 of reward models and 1.5e-6 of PPO.
+RATES_BY_SIZE = {1e6: 3e-3, 3e6: 2e-3, 1.5e7: 1e-3, 1.1e8: 6e-4, 7e9: 6e-5}
 EPOCHS = 4
 MOST_EPOCHS, FEWEST_TOKENS = 20, 500_000  # a very small text is read more often, for so many tokens
 # Of pretraining and fine-tuning: with less no answer ends, whatever the minutes.
@@ -57,24 +63,26 @@ def method(roles: Roles) -> Chat:
         rejection_base="sft",
         replay=dict.fromkeys(REPLAYED, text),
         ppo=True,
-        continue_pretraining=False,
+        continue_pretraining=bool(roles.data.checkpoint and roles.data.documents),
     )
 
 
 class Fit:
     """What is fitted: the sizes that the values of all programs follow from."""
 
-    def __init__(self, roles: Roles, machine: Machine, minutes: float) -> None:
-        """Fit to so many minutes, about, on a machine."""
-        self.parts, self.machine, self.folds = roles.parts, machine, roles.folds
+    def __init__(self, roles: Roles, machine: Machine, minutes: float, start: ModelConfig | None = None) -> None:
+        """Fit to so many minutes, about, on a machine; `start` is the model in `data.checkpoint`."""
+        self.start = start
+        self.data, self.parts, self.machine, self.folds = roles.data, roles.parts, machine, roles.folds
         self.graph, self.method = Graph(), method(roles)
         chat(self.graph, self.method, roles.data)
         # Starting the stages takes its time, too; a quarter at least is left for what they do.
         self.seconds = max(15 * minutes, 60 * minutes - START * len(self.graph.stages))
         text = self.parts["document"]
         self.text = _bytes(text)
-        self.vocabulary = vocabulary(self.text, text, bool(machine.gpus))
-        self.context = self._context()
+        known = start.vocab_size if start is not None else None
+        self.vocabulary = known or vocabulary(self.text, text, bool(machine.gpus))
+        self.context = self._context() if start is None else min(self._context(), start.max_seq_len)
         self.corpus = self.tokens_in(self.text)
         self.shape, self.model, self.tokens = self._model()
         self.answer = self._answer()
@@ -84,7 +92,7 @@ class Fit:
 
     def tokens_in(self, size: float) -> float:
         """Return about how many tokens so many bytes of text are."""
-        return size / next(each for pieces, each in BYTES.items() if self.vocabulary <= pieces)
+        return size / next(each for pieces, each in BYTES.items() if self.vocabulary <= pieces or pieces == max(BYTES))
 
     def spoken(self, size: float) -> float:
         """Return about how many tokens a dialogue of so many bytes is, with the marks of its turns."""
@@ -109,8 +117,14 @@ class Fit:
     def _spoken(self) -> list[Part]:
         return [self.parts[name] for name in ("dialogue", *KINDS)]
 
-    def _model(self) -> tuple[str, ModelConfig, float]:
-        """Return the largest shape that sees a token for each parameter in its minutes, and the tokens it sees."""
+    def _model(self) -> tuple[str | None, ModelConfig, float]:
+        """Return the largest shape that sees a token for each parameter in its minutes, and the tokens it sees.
+
+        A model to start from has no shape's name, and sees what can be afforded.
+        """
+        if self.start is not None:
+            affordable = PRETRAINING * self.seconds / self._seconds_a_token(self.start)
+            return None, self.start, min(EPOCHS * self.corpus, affordable)
         shapes = list(RATES)
         if not self.machine.gpus:
             shapes = shapes[: shapes.index(LARGEST_ON_CPU) + 1]
@@ -166,7 +180,7 @@ class Fit:
             parameters=self.model.parameters,
             context=self.context,
             tokens=self.tokens,
-            rate=RATES[self.shape],
+            rate=RATES[self.shape] if self.shape is not None else rate_of(self.model.parameters),
             dialogues=rows,
             epochs=epochs,
             batch_sequences=max(self.ranks, min(64 if gpus else 8, power(epochs * rows / 100))),
@@ -195,6 +209,12 @@ class Fit:
             kind = str(stage.settings.get("kind", ""))
             found[stage.program] += fitted.start + fitted.seconds_of_kind.get(kind, fitted.seconds)
         return dict(found)
+
+
+def rate_of(parameters: int) -> float:
+    """Return the rate of a model of so many parameters, on the lines between the known ones."""
+    sizes, rates = np.log(list(RATES_BY_SIZE)), np.log(list(RATES_BY_SIZE.values()))
+    return float(np.exp(np.interp(np.log(parameters), sizes, rates)))
 
 
 def vocabulary(size: float, part: Part, gpu: bool) -> int:

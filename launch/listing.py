@@ -4,7 +4,8 @@
     llamatrain runs runs/demo   one pipeline, or one run
 
 Stages stand under their pipeline. States are running, done, stopped, failed, killed, waiting (for a file that people make)
-and damaged. The table is as wide as the terminal: where the next command has no room beside a run, it stands below it.
+and damaged. The table is as wide as the terminal: where the next command has no room beside a run, it stands below it. Without a terminal
+names and commands are whole, and long reasons cut.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def list_runs(cfg: RunsConfig) -> None:
 
 
 def table(found: Sequence[Found], folder: Path, width: int, colour: bool, now: float) -> list[str]:
-    """Return the lines of a table of at most `width` columns; 0: as wide as it gets."""
+    """Return the lines of a table of at most `width` columns; 0: names and commands are whole, results and reasons short."""
     rows = [row for one in found for row in _rows(one, folder, now)]
     columns, wide = _layout([dict(zip(HEAD, HEAD, strict=True)), *(row for _, row in rows)], width)
 
@@ -98,8 +99,8 @@ def _layout(rows: Sequence[Mapping[str, str]], width: int) -> tuple[list[str], d
     def total(of: Mapping[str, int]) -> int:
         return sum(of[column] for column in columns) + len(GAP) * (len(columns) - 1)
 
-    if not width:
-        return columns, wide
+    if not width:  # a file, or another program: it wants names and commands whole
+        return columns, {**wide, "result": min(wide["result"], ENOUGH)}
     if total({**wide, "result": min(wide["result"], ENOUGH)}) > width:
         columns.remove("next")
     spare = width - total({**wide, "run": 0, "result": 0})

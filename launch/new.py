@@ -3,6 +3,7 @@
     llamatrain new mine from=my_data                   a folder, at any depth
     llamatrain new mine from=[texts.jsonl,owner/name]  files, hub data sets
     llamatrain new mine from=my_data minutes=5         a smaller model, sooner
+    llamatrain new mine from=my_data checkpoint=llama  a model to start from: any Llama folder
 
 Then `llamatrain pipeline preset=mine` is all. The minutes, like every value, are estimates by the rules in
 `launch/fitted.py` and in each folder's plan.py, to be changed in presets/mine.yaml. No file is ever overwritten.
@@ -28,7 +29,10 @@ from llamatrain.data.shapes import Shape
 from llamatrain.errors import UserError
 from llamatrain.fitting import size_of
 from llamatrain.keys import above, check_values
+from llamatrain.manifest import checkpoint_folder
+from llamatrain.model.config import ModelConfig, load_config
 from llamatrain.progress import counted
+from llamatrain.tokenizer import MODEL_FILE
 
 from .fitted import FEW_PAIRS, LONG, Fit
 from .graphs.chat import KINDS
@@ -52,6 +56,7 @@ class NewConfig:
 
     name: str
     from_: list[str]
+    checkpoint: str | None
     minutes: float = field(metadata=above(0))
 
     def __post_init__(self) -> None:
@@ -67,18 +72,20 @@ def new(cfg: NewConfig) -> None:
     """Look at the data, and write the preset and its data file."""
     preset_file, data_file = _free(cfg.name)
     say = console()
+    start = None if cfg.checkpoint is None else _start(cfg.checkpoint)
+    checkpoint = None if cfg.checkpoint is None else str(Path(cfg.checkpoint).expanduser().absolute())
     files, others = found(cfg.from_)
-    roles = assigned(files)
+    roles = assigned(files, checkpoint=checkpoint)
     pairs = [roles.parts[kind].rows for kind in KINDS if roles.parts[kind].rows]
     if pairs and min(pairs) < FEW_PAIRS and cfg.minutes >= LONG and divisible(files, FOLDS):
-        roles = assigned(files, FOLDS)
+        roles = assigned(files, FOLDS, checkpoint)
     say.print(_table(files), "")
     _tell_problems(say, files, others)
-    if not roles.data.documents:
+    if not (roles.data.documents or (checkpoint and roles.data.dialogues)):
         raise UserError(
             f"from={', '.join(cfg.from_)}: no file here holds texts, dialogues or preferences that can be read; nothing was written"
         )
-    fit = Fit(roles, this_machine(), cfg.minutes)
+    fit = Fit(roles, this_machine(), cfg.minutes, start)
     minutes = fit.estimated()
     made = preset(fit, f"data/{cfg.name}.yaml", any(file.shape.bad.counts for file in files if file.roles))
     data_file.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +94,17 @@ def new(cfg: NewConfig) -> None:
     _tell_plan(say, fit, minutes)
     say.print(f"\n[green]✓[/green] {preset_file} and {data_file} are yours to change. Then:", highlight=False)
     say.print(f"  {typed(['pipeline', f'preset={cfg.name}'])}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _start(path: str) -> ModelConfig:
+    """Return the shape of the model to start from; UserError where it is none, or cannot be started from."""
+    folder = checkpoint_folder(Path(path).expanduser(), "pretrain")
+    model, scalar = load_config(folder)
+    if scalar:
+        raise UserError(f"checkpoint={path} is a reward model; need a language model")
+    if not (folder / MODEL_FILE).is_file():
+        raise UserError(f"checkpoint={path} has no {MODEL_FILE}: need a Llama folder with its SentencePiece tokenizer")
+    return model
 
 
 def _free(name: str) -> tuple[Path, Path]:
@@ -144,7 +162,7 @@ def _tell_problems(say: Console, files: Sequence[File], others: Mapping[str, int
 def _tell_plan(say: Console, fit: Fit, seconds: Mapping[str, float]) -> None:
     """Say what would be trained, for how long, and what is left out."""
     say.print(
-        f"A model of {fit.sizes.parameters / 1e6:.1f}M parameters ({fit.shape}), {fit.vocabulary:,} pieces, a context of "
+        f"A model of {fit.sizes.parameters / 1e6:.1f}M parameters ({fit.shape or fit.data.checkpoint}), {fit.vocabulary:,} pieces, a context of "
         f"{fit.context} tokens, on {fit.machine.name}: {_minutes(seconds)}.",
         highlight=False,
     )
@@ -174,8 +192,9 @@ def _preset_text(cfg: NewConfig, fit: Fit, made: Preset, seconds: Mapping[str, f
     parts = {name: fit.parts[name].rows for name in ("document", "dialogue", "prompt", *KINDS)}
     amount = f"{size_of(fit.text)} of text in {counted(parts['document'], 'document')}, {counted(parts['dialogue'], 'dialogue')}, "
     amount += f"{counted(parts['prompt'], 'prompt')}, pairs: {', '.join(f'{parts[kind]:,} {kind}' for kind in KINDS)}"
+    given = f"from={','.join(cfg.from_)!r}{f' checkpoint={cfg.checkpoint!r}' if cfg.checkpoint else ''}"
     lines = [
-        f"# Made by `{NAME} new {cfg.name} from={','.join(cfg.from_)!r}`, and yours to change: {NAME} pipeline preset={cfg.name}",
+        f"# Made by `{NAME} new {cfg.name} {given}`, and yours to change: {NAME} pipeline preset={cfg.name}",
         f"# Fitted to {amount};",
         f"# and to {fit.machine.name}: {_minutes(seconds)}.",
     ]
@@ -194,6 +213,8 @@ def _data_text(cfg: NewConfig, roles: Roles) -> str:
         "# The folder that @data stands for: change it where the files move.",
         f"root: {_scalar(data.root)}",
     ]
+    if data.checkpoint is not None:
+        lines += ["", "# The model to start from.", f"checkpoint: {_scalar(data.checkpoint)}"]
     for kind, what in (
         ("document", "Texts to pretrain on"),
         ("dialogue", "Dialogues to fine-tune on"),
@@ -235,7 +256,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _as_text(argument: str) -> str:
     key, equals, value = argument.partition("=")
-    return f"{key}={quoted(value)}" if key == "from" and equals and value[:1] not in ("[", "'", '"', "") else argument
+    return (
+        f"{key}={quoted(value)}"
+        if key in ("from", "checkpoint") and equals and value[:1] not in ("[", "'", '"', "")
+        else argument
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ parents changed reruns, with the reason printed. A report is written at the end 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,12 +203,22 @@ class Pipeline:
         self.console.print(
             f"\n[green]✓[/green] [bold]{escape(self.place.name)}[/bold]  {told}", highlight=False, soft_wrap=True
         )
-        talker = next((one.name for one in reversed(planned) if PROGRAMS[one.program].chats), None)
-        if talker is not None:
-            talk = typed(["chat", f"checkpoint={self.place.folder / talker / 'final'}"])
-            self.console.print(f"  talk to it: {talk}", markup=False, highlight=False, soft_wrap=True)
+        line = how_to_talk({one.name: one.program for one in planned}, self.place.folder)
+        if line:
+            self.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
         for line in self.graph.further():
             self.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def how_to_talk(stages: Mapping[str, str], folder: Path) -> str:
+    """Return how to talk to the last model of stages (name -> program) in a pipeline's folder; empty where none is."""
+    chats = [name for name, one in stages.items() if PROGRAMS[one].chats]
+    bases = [name for name, one in stages.items() if one == "pretrain"]
+    if not chats and not bases:
+        return ""
+    what = "talk to it" if chats else "try it (a base model: it continues text rather than answers)"
+    made = folder / (chats or bases)[-1] / "final"
+    return f"{what}: {typed(['chat', f'checkpoint={made}'])}"
 
 
 def drawn(stage: Stage) -> str:

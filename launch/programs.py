@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -154,8 +155,10 @@ def typed(arguments: Sequence[str]) -> str:
     """Return a command line of this installation as it can be typed here: by its name only where the PATH finds it."""
     name = Path(sys.executable).with_name("llamatrain") if PREFIX else Path(sys.executable)
     on_path = shutil.which(name.name)
-    if PREFIX and not name.exists():
-        start = [sys.executable, "-m", "llamatrain.launch"]
+    # Elsewhere than in this interpreter's packages (pip install --target), the command beside it is of another installation.
+    here = ROOT.parent in (Path(sysconfig.get_path(where)).resolve() for where in ("purelib", "platlib"))
+    if PREFIX and not (here and name.exists()):
+        start = [sys.executable, "-m", "llamatrain"]
     elif on_path is not None and Path(on_path).absolute() == name:
         start = [name.name]
     else:

@@ -174,8 +174,11 @@ def _counted(others: Counter[str]) -> str:
 # --- assigning ---------------------------------------------------------------------------------------------------
 
 
-def assigned(files: Sequence[File], folds: int = 1) -> Roles:
-    """Give every role its sources, and note with each file which roles it plays, and why; `folds` of the reward models."""
+def assigned(files: Sequence[File], folds: int = 1, checkpoint: str | None = None) -> Roles:
+    """Give every role its sources, and note with each file which roles it plays, and why; `folds` of the reward models.
+
+    A model to start from, `checkpoint`, has read texts enough: nothing stands in for them.
+    """
     for file in files:
         file.roles, file.why = [], []
     root, parts = _root(files), dict[str, Part]()
@@ -183,7 +186,8 @@ def assigned(files: Sequence[File], folds: int = 1) -> Roles:
         rated = [file for file in files if file.shape.kind == "preference" and kind in file.shape.folds]
         parts[kind] = _divided(rated, "preference", root, folds, kind)
     for role in ("dialogue", "prompt", "document"):
-        players = _players(files, role)
+        own_alone = role == "document" and checkpoint is not None
+        players = _players(files, (role,) if own_alone else (role, *STANDS_IN[role]), role)
         # Who stands in is divided as its own role is: what is held out there is learned from nowhere.
         own = players[0].shape.kind or role if players else role
         fold = folds if own == "preference" and folds > 1 else FOLDS[own]
@@ -192,7 +196,7 @@ def assigned(files: Sequence[File], folds: int = 1) -> Roles:
     data = Data(
         root=str(root) if root is not None else None,
         world=False,
-        checkpoint=None,
+        checkpoint=checkpoint,
         documents=text.train,
         documents_eval=text.held_out,
         dialogues=dialogues.train,
@@ -214,9 +218,9 @@ def divisible(files: Sequence[File], folds: int) -> bool:
     return bool(rated) and not named and whole
 
 
-def _players(files: Sequence[File], role: str) -> list[File]:
-    """Return the files that play a role: those of its kind, or else those that stand in."""
-    for kind in (role, *STANDS_IN[role]):
+def _players(files: Sequence[File], kinds: Sequence[str], role: str) -> list[File]:
+    """Return the files that play a role: those of the first of these kinds of which there are some."""
+    for kind in kinds:
         players = [file for file in files if file.shape.kind == kind and _adapter(file.shape, role) is not None]
         if players:
             return players

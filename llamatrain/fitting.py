@@ -42,7 +42,7 @@ class Sizes:
     text: float  # bytes of documents
     corpus: float  # tokens of them
     vocabulary: int
-    shape: str  # of the model: its choice in configs/model/
+    shape: str | None  # of the model: its choice in configs/model/; None: it starts from one that is there
     parameters: int
     context: int
     tokens: float  # of pretraining

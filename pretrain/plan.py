@@ -125,6 +125,8 @@ def _gigabytes(size: float) -> str:
 
 
 def _fit_tokenizer(size: Sizes) -> Fitted:
+    if size.shape is None:  # the model's own
+        return Fitted([], 0.0)
     values = [
         Value(f"vocab_size={size.vocabulary}", f"pieces, for {size_of(size.text)} of text"),
         Value(f"num_threads={size.cores}", "the cores; speed alone"),
@@ -141,17 +143,24 @@ def _reading(size: Sizes) -> float:
 
 
 def _fit_pretrain(size: Sizes) -> Fitted:
+    if not size.text:
+        return Fitted([], 0.0)
     longest = max(size.ranks * size.context, power(size.corpus / 2))
     most = min(longest, 2**19 if size.gpus else 2**14)
     batch = max(size.ranks * size.context, min(most, power(max(1024, size.tokens / 700))))
     steps = max(1, int(size.tokens / batch))
     times = size.tokens / max(1, size.corpus)
+    model = [Value(f"seq_len={size.context}", "tokens per sequence")]
+    if size.shape is not None:
+        model = [
+            Value(f"model={size.shape}", f"{size.parameters / 1e6:.1f}M parameters"),
+            Value(f"model.max_seq_len={size.context}", "tokens of the context, of every later model too"),
+        ]
     values = [
-        Value(f"model={size.shape}", f"{size.parameters / 1e6:.1f}M parameters"),
-        Value(f"model.max_seq_len={size.context}", "tokens of the context, of every later model too"),
+        *model,
         Value(f"tokens={steps * batch}", f"{times:.2g} times the text, which has about {size.corpus:,.0f}"),
         Value(f"batch_tokens={batch}", f"{steps:,} steps"),
-        Value(f"optim.lr={size.rate:g}", "peak, for a model of this size"),
+        Value(f"optim.lr={size.rate:.2g}", "peak, for a model of this size"),
         Value(f"optim.warmup_steps={max(1, min(100, steps // 10))}", "a tenth of the steps, 100 at most"),
         *rhythm(steps),
     ]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -75,16 +76,22 @@ def test_the_needed_packages_are_those_of_the_installation(repository: Path) -> 
     assert list(programs.NEEDED.values()) == listed
 
 
-@pytest.mark.parametrize("on_path", [True, False])
-def test_the_same_command_works_as_typed(on_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("packages", "on_path"), [("venv", True), ("venv", False), ("target", True)])
+def test_the_same_command_works_as_typed(
+    packages: str, on_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / ".venv" / "bin"
     folder.mkdir(parents=True)
     (folder / "llamatrain").touch(mode=0o755)
     monkeypatch.setattr(programs, "PREFIX", "llamatrain.")
+    monkeypatch.setattr(programs, "ROOT", tmp_path.resolve() / packages / "llamatrain")
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "venv"))
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setenv("PATH", str(folder) if on_path else "/nowhere")
     monkeypatch.chdir(tmp_path)
     start = "llamatrain" if on_path else ".venv/bin/llamatrain"
+    if packages == "target":  # the command on the PATH is another installation's
+        start = f"{folder}/python -m llamatrain"
     assert programs.typed(["pipeline", "preset=demo"]) == f"{start} pipeline preset=demo"
     assert programs.typed(["sft", "train=[a b]"]) == f"{start} sft 'train=[a b]'"
 

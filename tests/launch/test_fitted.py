@@ -40,7 +40,7 @@ def some(documents: int = 100, dialogues: int = 1000, pairs: int = 1000, size: i
 
 
 def test_the_model_grows_with_minutes_text_and_machine() -> None:
-    def shape(documents: int, machine: Machine, minutes: float) -> tuple[str, float]:
+    def shape(documents: int, machine: Machine, minutes: float) -> tuple[str | None, float]:
         fit = Fit(assigned(some(documents)), machine, minutes)
         assert 6 * fit.model.parameters * fit.tokens <= 0.41 * 60 * minutes * machine.speed
         assert fit.tokens <= max(4 * fit.corpus, 500_000)

@@ -158,6 +158,16 @@ def test_the_table_fits_the_terminal(tmp_path: Path) -> None:
     assert any(re.match(r"  sft +done +3 +1\.500 loss", line) for line in wide)
 
 
+def test_a_long_reason_widens_no_table_and_names_stay_whole_where_there_is_no_terminal(tmp_path: Path) -> None:
+    reason = f"{tmp_path}/rated/v1_preferences.jsonl: preferences between the responses " * 9
+    make(tmp_path / "people" / ("n" * 40), "waiting", reason=reason)
+    there = list(runs_in(scan(tmp_path)))
+    assert max(map(len, table(there, tmp_path, 80, False, NOW))) <= 80
+    head, row = table(there, tmp_path, 0, False, NOW)
+    assert len(head) < 140 and len(row) < 140
+    assert row.split()[:2] == [f"people/{'n' * 40}", "waiting"] and "…" in row
+
+
 @pytest.mark.parametrize(
     ("number", "told"), [(7, "7"), (9500, "9,500"), (12500, "12.5k"), (20000, "20k"), (476_837, "477k")]
 )

@@ -15,6 +15,10 @@ import pytest
 import yaml
 
 from launch import new, pipeline
+from llamatrain.config.presets import config_folder
+from llamatrain.model.config import ModelConfig
+from llamatrain.tokenizer import Tokenizer
+from llamatrain.yaml_files import read_yaml
 
 from .test_fitted import CPU
 from .test_roles import dialogues, pairs, texts, write
@@ -172,6 +176,43 @@ def test_a_path_with_spaces_and_a_list_of_several(here: Path, capsys: Capture) -
         str(here),
         ["@data/my data/it's.jsonl@without0/20", "@data/data/texts.jsonl@without0/20"],
     )
+
+
+def a_model(folder: Path, tokenizer: Tokenizer, scalar: bool = False) -> Path:
+    """Make what `new` reads of a Llama folder."""
+    folder.mkdir(exist_ok=True)
+    values = {**read_yaml(config_folder() / "model/tiny.yaml"), "vocab_size": tokenizer.vocab_size}
+    (folder / "config.json").write_text(json.dumps(ModelConfig(**values).to_hf(scalar)))
+    (folder / "tokenizer.model").write_bytes(tokenizer.path.read_bytes())
+    return folder
+
+
+def test_from_a_model_that_is_there(here: Path, tokenizer: Tokenizer, capsys: Capture) -> None:
+    write(here / "data/chats.jsonl", dialogues(300))
+    a_model(here / "my llama", tokenizer)
+    assert made("mine", "from=data", "checkpoint=my llama", "minutes=5") == 0
+    assert f"parameters ({here}/my llama), {tokenizer.vocab_size} pieces" in " ".join(capsys.readouterr().out.split())
+    assert yaml.safe_load(Path("presets/data/mine.yaml").read_text())["checkpoint"] == str(here / "my llama")
+    assert planned("dry_run=true") == 0
+    told = capsys.readouterr().out
+    assert [line.split()[1] for line in told.splitlines() if line[0] != "–"][:3] == ["corpus", "pretrain", "sft"]
+    assert made("chats", "from=data/chats.jsonl", "checkpoint=my llama") == 0
+    assert "continue_pretraining" not in Path("presets/chats.yaml").read_text()
+
+
+def test_what_cannot_be_started_from_is_refused(here: Path, tokenizer: Tokenizer, capsys: Capture) -> None:
+    a_model(here / "scores", tokenizer, scalar=True)
+    (a_model(here / "mute", tokenizer) / "tokenizer.model").unlink()
+    for path, message in (
+        ("absent", "absent does not exist"),
+        ("data", "data is not a checkpoint: it has no config.json"),
+        ("scores", "checkpoint=scores is a reward model; need a language model"),
+        ("mute", "checkpoint=mute has no tokenizer.model: need"),
+    ):
+        assert made("mine", "from=data", f"checkpoint={path}") == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert not Path("presets").exists()
 
 
 @pytest.mark.slow

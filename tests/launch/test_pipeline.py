@@ -588,3 +588,11 @@ def test_the_last_line_is_the_command_that_talks_to_the_last_model(
     assert start() == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last.startswith("  talk to it: ") and last.endswith(" chat checkpoint=runs/trio/third/final")
+
+
+def test_where_there_are_texts_alone_it_is_said_how_to_try_the_base_model() -> None:
+    stages = {"tokenizer": "tokenizer", "corpus": "corpus", "pretrain": "pretrain", "evaluate": "evaluate"}
+    line = pipeline.how_to_talk(stages, Path("runs/mine"))
+    assert line.startswith("try it (a base model: it continues text rather than answers): ")
+    assert line.endswith(" chat checkpoint=runs/mine/pretrain/final")
+    assert pipeline.how_to_talk({**stages, "sft": "sft"}, Path("runs/mine")).startswith("talk to it: ")

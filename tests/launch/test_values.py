@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launch.fitted import CONTEXTS, Fit
+from launch.fitted import CONTEXTS, Fit, rate_of
 from launch.graph import distributed
 from launch.graphs.chat import KINDS
 from launch.machine import Machine
@@ -15,7 +15,10 @@ from launch.programs import schema_of
 from launch.roles import File, assigned
 from launch.values import preset
 from llamatrain.config.compose import check
+from llamatrain.config.presets import config_folder
 from llamatrain.data.batches import check_split
+from llamatrain.model.config import ModelConfig
+from llamatrain.yaml_files import read_yaml
 
 from .test_fitted import CPU, GPUS, LARGE, some
 
@@ -73,3 +76,31 @@ def test_every_value_has_a_reason() -> None:
         for program, values in preset(Fit(assigned(some(), 5), machine, 30), "d.yaml", bad=True).items():
             assert all(value.why for value in values), program
             assert len({value.override.partition("=")[0] for value in values}) == len(values), program
+
+
+@pytest.mark.parametrize(("machine", "stage"), [(CPU, 0), (GPUS, 3)], ids=["CPU", "GPUs"])
+def test_a_model_to_start_from_keeps_its_shape_and_has_its_sizes_rates(machine: Machine, stage: int) -> None:
+    values = {**read_yaml(config_folder() / "model/llama2_7b.yaml"), "vocab_size": 32000}
+    fit = Fit(assigned(some(), checkpoint="llama"), machine, 600, ModelConfig(**values))
+    assert (fit.vocabulary, fit.sizes.parameters) == (32000, ModelConfig(**values).parameters)
+    assert {"corpus", "pretrain", "sft", "ppo"} <= fit.programs.keys() and "tokenizer" not in fit.graph.stages
+    told = {name: [one.override for one in values] for name, values in preset(fit, "data/mine.yaml", bad=False).items()}
+    assert "continue_pretraining=true" in told["pipeline"] and "tokenizer" not in told
+    assert not [one for one in told["pretrain"] if one.startswith("model")]
+    stages = composed(fit)
+    assert (
+        stages["pretrain"].seq_len == stages["sft"].max_length == stages["v1_reward_safety"].max_length == fit.context
+    )
+    rates = [stages[name].optim.lr for name in ("sft", "v1_reward_safety", "ppo")]
+    assert rates == pytest.approx([2e-5, 6e-6, 1.5e-6], rel=0.05)  # the paper's: 2e-5, 5e-6 to 1e-5, 1e-6
+    assert stages["sft"].zero.stage == stages["ppo"].zero.stage == stage
+    assert stages["sft"].activation_checkpointing == "full"
+
+
+def test_dialogues_alone_are_no_texts_for_a_model_that_is_there() -> None:
+    roles = assigned(some(documents=0), checkpoint="llama")
+    values = {**read_yaml(config_folder() / "model/tiny.yaml"), "vocab_size": 512}
+    fit = Fit(roles, CPU, 5, ModelConfig(**values))
+    assert not roles.data.documents and not fit.method.continue_pretraining
+    assert next(iter(fit.graph.stages)) == "sft" and "pretrain" not in preset(fit, "data/mine.yaml", bad=False)
+    assert rate_of(10**5) == pytest.approx(3e-3) and 6e-4 < rate_of(5 * 10**7) < 1e-3
