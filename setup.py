@@ -53,6 +53,7 @@ setup(
         "torch>=2.13,<3",
         "deepspeed>=0.19.8,<0.20",
         "datasets>=5,<6",
+        "huggingface_hub>=1,<3",
         "sentencepiece>=0.2,<0.3",
         "tokenizers>=0.22,<1",
         "wandb>=0.31,<1",
