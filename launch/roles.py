@@ -241,6 +241,9 @@ def _divided(files: Sequence[File], role: str, root: Path | None, fold: int, kin
     for file in files:
         share, sources = 1.0, [_spelled(file, role, root, kind, path) for path in file.texts or [""]]
         rows = sum(file.shape.folds[kind]) if kind else file.shape.rows
+        # Of a few texts a twentieth may hold none. A role that shares its rows with another keeps to one division.
+        parts = (fold, 10, 5) if role == "document" else (fold,)
+        one_in = next((count for count in parts if file.shape.held_out(count, kind)), 0)
         why = "" if file.shape.kind == role else f"no file of its own holds {PLURAL[role]}"
         if file in named:
             part.held_out += sources
@@ -253,15 +256,15 @@ def _divided(files: Sequence[File], role: str, root: Path | None, fold: int, kin
             part.held_out += sorted(sources[:count])
             part.train += sorted(sources[count:])
             share = 1 - count / len(sources)
-        elif file.shape.held_out(fold, kind):
-            part.held_out += [f"{source}@fold0/{fold}" for source in sources]
-            part.train += [f"{source}@without0/{fold}" for source in sources]
-            share = 1 - 1 / fold
+        elif one_in:
+            part.held_out += [f"{source}@fold0/{one_in}" for source in sources]
+            part.train += [f"{source}@without0/{one_in}" for source in sources]
+            share = 1 - 1 / one_in
         else:
             part.train += sources
         part.rows += round(share * rows)
         part.rows_held_out += round((1 - share) * rows)
-        divided = f"1 in {fold} held out" if 0 < share < 1 else ""
+        divided = f"1 in {one_in or fold} held out" if 0 < share < 1 else ""
         _note(file, f"{'held-out ' if file in named else ''}{PLURAL[role]}", why, divided)
     return part
 

@@ -13,7 +13,7 @@ from launch import roles
 from launch.graph import resolve
 from launch.roles import File, Roles, assigned, divisible, found
 from llamatrain.data.kinds import KINDS
-from llamatrain.data.rows import conversation_key, read_rows
+from llamatrain.data.rows import conversation_hash, conversation_key, read_rows
 from llamatrain.data.shapes import Shape
 from llamatrain.errors import UserError
 
@@ -87,6 +87,15 @@ def test_a_role_each_and_a_share_held_out(tmp_path: Path) -> None:
     rated = next(file for file in files if file.label == "rated.jsonl")
     assert rated.roles == ["preferences", "prompts"]
     assert rated.why == ["1 in 10 held out", "no file of its own holds prompts"]
+
+
+def test_of_few_texts_a_larger_share_is_held_out(tmp_path: Path) -> None:
+    rows = [row for row in texts(60) if conversation_hash(row) % 20]  # none in the first twentieth
+    files, _ = found([str(write(tmp_path / "texts.jsonl", rows))])
+    made = assigned(files)
+    assert made.data.documents_eval == ["@data/texts.jsonl@fold0/10"]
+    assert held_apart(made)["documents"][1] > 0
+    assert files[0].why == ["1 in 10 held out"]
 
 
 @pytest.mark.parametrize(
