@@ -171,7 +171,12 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
     for one in planned[: pipeline.last]:
         _check_shares(one.name, one.values, jobs[one.name])
     if cfg.dry_run:
-        _show([jobs[name] for name in _to_submit(decisions, told, pipeline)], cfg, written_by)
+        chosen = _to_submit(decisions, told, pipeline)
+        _show([jobs[name] for name in chosen], cfg, written_by)
+        for one in planned:
+            if one.name in chosen:  # the scripts are long: what stays on the screen is one line per job
+                after = [parent for parent in one.parents if parent in chosen]
+                _line(told, "▶", one.name.ljust(pipeline.width), f"{jobs[one.name].need}{_behind(after)}")
         return
     _check_home(cfg, folder)
     with pipeline.held():
@@ -224,8 +229,7 @@ def _submit_chain(chain: Chain, folder: Path, told: Console, width: int) -> int:
                 queue.cancel([one["job"] for one in made.values()])
             raise ClusterError(f"{name}: {error}; nothing of this call stays queued") from None
         made[name] = Submitted(job=numbers[name], after=[numbers[parent] for parent in after], time=time.time())
-        behind = f", after {', '.join(after)}" if after else ""
-        _line(told, "▶", name.ljust(width), f"job {numbers[name]}  {job.need}{behind}")
+        _line(told, "▶", name.ljust(width), f"job {numbers[name]}  {job.need}{_behind(after)}")
     _note(folder, made)
     return len(made)
 
@@ -285,6 +289,10 @@ def _queued(active: Sequence[Queued], run: Path, noted: Submitted | None) -> Que
     """Return the job that makes a run, where one waits or runs: by its comment, or by what was noted."""
     number = noted["job"] if noted is not None else None
     return next((job for job in active if job.run == str(run) or job.number == number), None)
+
+
+def _behind(after: Sequence[str]) -> str:
+    return f", after {', '.join(after)}" if after else ""
 
 
 def _state(job: Queued) -> str:

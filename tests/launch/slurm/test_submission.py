@@ -106,7 +106,9 @@ def test_a_cluster_file_of_ones_own(submit: Submit, cluster: Path, capsys: Captu
 def test_a_dry_run_shows_the_scripts_and_touches_nothing(submit: Submit, capsys: Capture) -> None:
     assert submit(*PIPELINE, "dry_run=true", "cluster.partition=nowhere") == 0  # without sbatch, too
     assert submit(*PIPELINE, "--dry-run") == 0
-    assert capsys.readouterr().out.count("#SBATCH --job-name=trio/") == 6
+    shown = capsys.readouterr().out
+    assert shown.count("#SBATCH --job-name=trio/") == 6
+    assert shown.rpartition("#")[2].count("▶") == 3  # a line per job comes last, where it is seen
     assert not Path("runs").exists()
 
 
