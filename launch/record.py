@@ -154,9 +154,7 @@ def _input(record: Record, key: str, value: str, folder: Path, data_root: str | 
     if reference and reference[1] != DATA:
         found = folder / f"{reference[1]}{reference[2]}"
         if not found.exists():
-            raise MissingFileError(
-                f"{found} does not exist, although stage '{reference[1]}' is done: does its program write it?"
-            )
+            raise MissingFileError(f"{found} does not exist: stage '{reference[1]}' is not done, or does not write it")
         record.inputs[path], record.paths[path] = fingerprint(found, record.hashed), str(found)
         return value
     found = Path(f"{data_root}{reference[2]}" if reference else path)

@@ -89,7 +89,7 @@ class Progress:
 
     def _values(self) -> str:
         shown = {k.replace("_per_second", "/s"): v for k, v in self.shown.items()}
-        return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
+        return "  ".join(f"{k} {v:#.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
 
     def _line(self) -> None:
         elapsed = time.monotonic() - self.started

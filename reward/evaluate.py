@@ -64,7 +64,7 @@ def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
         bad.say(run.print)
         if dropped:
             run.print(left_out_in_words(path, len(pairs), dropped))
-        with run.progress(len(pairs), f"scoring {path}", "pairs") as bar:
+        with run.progress(len(pairs), "scoring", "pairs") as bar:
 
             def on_done(count: int, bar: Progress = bar) -> None:
                 bar.update(count)

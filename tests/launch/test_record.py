@@ -96,7 +96,7 @@ def test_parents_and_files_count_by_content(tmp_path: Path) -> None:
     assert first.config == {"train.0": "@a/rows.jsonl@fold0/5", "train.1": "hh_rlhf:file@without0/5"}
     (parent / "rows.jsonl").write_text("changed")
     assert record(config, tmp_path, first).changes(first, SCHEMA) == ["@a/rows.jsonl changed"]
-    with pytest.raises(MissingFileError, match="though stage 'a' is done"):
+    with pytest.raises(MissingFileError, match="stage 'a' is not done, or does not write it"):
         record({"train": "@a/others.jsonl"}, tmp_path)
 
 
