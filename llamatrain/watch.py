@@ -89,6 +89,7 @@ class Watch:
         self._thread: threading.Thread | None = None
         heartbeat.beat("start")
         if minutes and distributed.world_size() > 1:
+            self._show()  # at once: a rank that falls asleep right away is to be named, too
             self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
             self._thread.start()
 
