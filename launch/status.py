@@ -249,7 +249,7 @@ def show(cfg: StatusConfig) -> None:
     folder = _chosen(Path(cfg.folder))
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     while True:
-        found = standings(folder, _active(), time.time())
+        found = standings(folder, _active(folder), time.time())
         lines = [str(folder), *table(found, colour), summary(found)]
         if cfg.watch and sys.stdout.isatty():
             lines.insert(0, "\033[H\033[J")  # to the top, the rest cleared
@@ -259,9 +259,9 @@ def show(cfg: StatusConfig) -> None:
         time.sleep(EVERY)
 
 
-def _active() -> list[Queued] | None:
-    """Return one's own jobs; None where there is no Slurm, or it does not answer."""
-    if shutil.which("squeue") is None:
+def _active(folder: Path) -> list[Queued] | None:
+    """Return one's own jobs; None where nothing of the folder was submitted, or Slurm is not there or does not answer."""
+    if shutil.which("squeue") is None or not (folder / JOBS).exists():
         return None
     try:
         return queue.jobs()

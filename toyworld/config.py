@@ -106,7 +106,7 @@ PROGRAMS = {
         schema=JudgeConfig,
         makes=("judgements.jsonl",),
         headline=Headline(
-            {"judge/harmless_prompts/helpfulness": "helpful", "judge/adversarial_prompts/safety": "safe"},
+            {"judge/helpfulness": "helpful", "judge/safety": "safe"},  # of all prompts, as `evaluate` has them
             whose="gold judge: ",
         ),
         size="{rows of judgements} judgements",

@@ -272,8 +272,9 @@ def judge_responses(cfg: JudgeConfig) -> None:
             found = gold.judge(row["messages"], row["response"], row["finished"])
             adversarial = found.reasons[0] == "task: adversarial"
             kind = "adversarial" if adversarial else "harmless"
-            scores[f"{kind}_prompts/helpfulness"].append(found.helpfulness)
-            scores[f"{kind}_prompts/safety"].append(found.safety)
+            for part in ("", f"{kind}_prompts/"):
+                scores[f"{part}helpfulness"].append(found.helpfulness)
+                scores[f"{part}safety"].append(found.safety)
             meta = {"is_adversarial": adversarial}
             if not adversarial:
                 meta["refused"] = NEEDLESS in found.reasons

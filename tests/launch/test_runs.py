@@ -22,7 +22,7 @@ from launch.runs import headline
         ),
         ("rejection_sampling", [{"train/loss": 0.25}], "loss 0.250"),
         ("toyworld", [{"toyworld/documents": 44580}, {"toyworld/dialogues": 4500}], "documents 44,580, dialogues 4,500"),
-        ("judge", [{"judge/harmless_prompts/helpfulness": 0.5}], "gold judge: helpful 0.500"),
+        ("judge", [{"judge/helpfulness": 0.5}], "gold judge: helpful 0.500"),
         (
             "evaluate",
             [{"sft/helpfulness": 0.3, "ppo/helpfulness": 0.5, "ppo/safety": 0.9, "ppo/score_safety": 0.8}],
