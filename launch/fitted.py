@@ -14,11 +14,11 @@ What follows from them for a program is said in its folder's plan.py (FITS). The
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from math import log
 from statistics import fmean
-
-import numpy as np
 
 from llamatrain.config.presets import config_folder
 from llamatrain.fitting import START, Fitted, Sizes, power
@@ -213,8 +213,12 @@ class Fit:
 
 def rate_of(parameters: int) -> float:
     """Return the rate of a model of so many parameters, on the lines between the known ones."""
-    sizes, rates = np.log(list(RATES_BY_SIZE)), np.log(list(RATES_BY_SIZE.values()))
-    return float(np.exp(np.interp(np.log(parameters), sizes, rates)))
+    known = list(RATES_BY_SIZE)
+    inside = min(max(parameters, known[0]), known[-1])
+    after = max(1, bisect_left(known, inside))
+    low, high = known[after - 1], known[after]
+    share = log(inside / low) / log(high / low)
+    return float(RATES_BY_SIZE[low] ** (1 - share) * RATES_BY_SIZE[high] ** share)
 
 
 def vocabulary(size: float, part: Part, gpu: bool) -> int:

@@ -26,6 +26,7 @@ NEEDED = {
     "torch": "torch",
     "deepspeed": "deepspeed",
     "datasets": "datasets",
+    "huggingface_hub": "huggingface_hub",
     "sentencepiece": "sentencepiece",
     "tokenizers": "tokenizers",
     "wandb": "wandb",
