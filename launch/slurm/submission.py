@@ -99,10 +99,11 @@ def _program(cfg: SlurmConfig, name: str, theirs: Sequence[str], written_by: str
     job = _job(cfg, run / JOBS, run, run.name, program, program, [program, *theirs])
     _check_shares(program, to_dict(settings), job)
     told = console()
+    _check_home(cfg, run)
     if cfg.dry_run:
         _show([job], cfg, written_by)
         return
-    _check_home(cfg, run)
+    queue.jobs()  # where it does not answer, nothing is written
     try:
         (run / JOBS).mkdir(parents=True, exist_ok=True)
         lock = Lock(run / JOBS)
@@ -170,6 +171,7 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
     }
     for one in planned[: pipeline.last]:
         _check_shares(one.name, one.values, jobs[one.name])
+    _check_home(cfg, folder)
     if cfg.dry_run:
         chosen = _to_submit(decisions, told, pipeline)
         _show([jobs[name] for name in chosen], cfg, written_by)
@@ -178,7 +180,7 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
                 after = [parent for parent in one.parents if parent in chosen]
                 _line(told, "▶", one.name.ljust(pipeline.width), f"{jobs[one.name].need}{_behind(after)}")
         return
-    _check_home(cfg, folder)
+    queue.jobs()  # where it does not answer, nothing is written
     with pipeline.held():
         noted = read_jobs(folder)
         active = queue.jobs()

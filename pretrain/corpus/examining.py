@@ -30,6 +30,16 @@ from .pieces import Numbers, Piece
 
 STATUS = ("kept", "empty", "short", "language", "site", "exact", "near")
 KEPT, EMPTY, SHORT, LANGUAGE, SITE, EXACT, NEAR = range(len(STATUS))
+WHY = {  # what became of a row, in words
+    "kept": "kept",
+    "bad_rows": "bad rows",
+    "empty": "empty",
+    "short": "too short",
+    "language": "other language",
+    "site": "site with personal data",
+    "exact": "exact duplicate",
+    "near": "near duplicate",
+}
 UNKNOWN = "unknown"
 
 

@@ -22,7 +22,7 @@ from llamatrain.data.shards import Manifest
 from llamatrain.progress import duration
 
 from . import card
-from .examining import EXACT, NEAR, STATUS
+from .examining import EXACT, NEAR, STATUS, WHY
 from .pieces import Piece, read_json
 from .shingles import found_with
 
@@ -31,16 +31,6 @@ if TYPE_CHECKING:
 
 CLEANED = ("unicode", "control_characters", "boilerplate", "repeated_lines")
 STEPS = ("read", "count_lines", "lines", "examine", "exact", "near", "tokenize", "toxicity", "shards")
-WHY = {
-    "kept": "kept",
-    "bad_rows": "bad rows",
-    "empty": "empty",
-    "short": "too short",
-    "language": "other language",
-    "site": "site with personal data",
-    "exact": "exact duplicate",
-    "near": "near duplicate",
-}
 
 
 def write(folder: Path, corpus: Corpus, manifests: dict[str, Manifest]) -> dict[str, Any]:

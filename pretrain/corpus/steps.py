@@ -19,7 +19,7 @@ from . import card, lines, toxicity
 from .card import Sampled
 from .config import CorpusConfig
 from .duplicates import State, remove
-from .examining import KEPT, SITE, Examination, examine
+from .examining import KEPT, SITE, STATUS, WHY, Examination, examine
 from .pieces import Piece, numbered, read_json
 from .reading import read_unit
 from .sites import Site, judge
@@ -152,9 +152,7 @@ class Corpus:
                 if plan:  # else the source is left out, and the report says so
                     plans.append((part, number, plan))
         if not any(part == "train" for part, _, _ in plans):
-            read = sum(piece.documents for piece in self.pieces if not piece.held_out)
-            paths = ", ".join(path for source in self.mixture for path in source.paths)
-            raise UserError(f"{paths}: none of the {read:,} training documents is left; need at least one")
+            raise self._nothing_left()
         out = self.work.folder / "out"
         # A part is either still in work/ or already in its place; neither means that it was damaged there since.
         if any(not (out / part).is_dir() and not whole(folder / part) for part, _, _ in plans):
@@ -171,6 +169,19 @@ class Corpus:
         for part, number, plan in plans:
             listed[part][number] = [next(entries) for _ in plan]
         return {part: self._place(part, some, out / part, folder / part) for part, some in listed.items() if some}
+
+    def _nothing_left(self) -> UserError:
+        """Say of the training documents, none of which is kept, what became of them."""
+        train = [piece for piece in self.pieces if not piece.held_out]
+        numbers = np.concatenate([np.zeros(0, int), *(np.arange(p.first, p.first + p.documents) for p in train)])
+        became = Counter(STATUS[status] for status in self.state.status[numbers])
+        became["bad_rows"] = sum(piece.facts["counts"].get("bad_rows", 0) for piece in train)
+        reasons = [f"{WHY[name]}: {count:,}" for name, count in became.items() if count]
+        if copies := int((self.state.keeper[numbers] >= 0).sum()):  # where all are removed, what is kept is held out
+            reasons.append(f"{copies:,} of them like held-out documents")
+        paths = ", ".join(path for source in self.mixture for path in source.paths)
+        told = f" ({', '.join(reasons)})" if reasons else ""
+        return UserError(f"{paths}: none of the {len(numbers):,} training documents is left{told}; need at least one")
 
     def _place(self, part: str, entries: dict[int, list[dict[str, Any]]], made: Path, target: Path) -> shards.Manifest:
         """Write a part's manifest and put it where it belongs, unless that was done before a kill."""

@@ -412,8 +412,12 @@ def test_a_source_of_bad_rows_alone_repeats_no_lines(tmp_path: Path, tokenizer: 
 
 def test_nothing_left_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
     source = write(tmp_path / "d.jsonl", ["a", "b"])
-    with pytest.raises(UserError, match="none of the 2 training documents is left"):
-        build(composed(tmp_path, f"documents=[{source}]", f"tokenizer={tokenizer.path}", "cleaning.min_characters=9"))
+    common = [f"documents=[{source}]", f"tokenizer={tokenizer.path}"]
+    with pytest.raises(UserError, match=r"none of the 2 training documents is left \(too short: 2\); need"):
+        build(composed(tmp_path, *common, "cleaning.min_characters=9"))
+    told = r"is left \(exact duplicate: 2, 2 of them like held-out documents\); need at least one"
+    with pytest.raises(UserError, match=told):
+        build(composed(tmp_path, *common, f"eval_documents=[{source}]", "run.name=copied"))
 
 
 def test_a_source_of_which_nothing_is_left_is_left_out_and_weights_redo_the_last_steps_alone(

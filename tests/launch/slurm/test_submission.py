@@ -109,6 +109,9 @@ def test_a_dry_run_shows_the_scripts_and_touches_nothing(submit: Submit, capsys:
     shown = capsys.readouterr().out
     assert shown.count("#SBATCH --job-name=trio/") == 6
     assert shown.rpartition("#")[2].count("▶") == 3  # a line per job comes last, where it is seen
+    for what in (PIPELINE, ["fake", "run.name=alone"]):
+        assert submit(*what, "dry_run=true", "cluster.shared=/somewhere") == 2
+        assert "does not lie below cluster.shared=/somewhere" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
@@ -171,8 +174,10 @@ def test_what_the_cluster_refuses_leaves_nothing_queued(submit: Submit, cluster:
 
 def test_without_slurm_only_a_dry_run_works(submit: Submit, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert submit(*PIPELINE) == 2
-    assert "squeue is not on the PATH: need a login node of a Slurm cluster" in capsys.readouterr().err
+    for what in (PIPELINE, ["fake", "run.name=alone"]):
+        assert submit(*what) == 2
+        assert "squeue is not on the PATH: need a login node of a Slurm cluster" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(submit: Submit, cluster: Path, capsys: Capture) -> None:
