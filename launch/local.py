@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from llamatrain.progress import duration
 
@@ -48,12 +47,12 @@ def time_left(ahead: Sequence[Planned], stages: Sequence[Planned], folder: Path)
 
 
 def _seconds(one: Planned, stages: Sequence[Planned], folder: Path) -> float | None:
-    """Return how long a stage took when it was last done, or else what others of its program took on average."""
+    """Return how long a stage took when it was last done, or else what the last one of its program took."""
     former = sorted(folder.glob(f"{one.name}.replaced-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     own = [found for path in (folder / one.name, *former) if (found := _took(path)) is not None]
     alike = [_took(folder / other.name) for other in stages if other.program == one.program]
     others = [found for found in alike if found is not None]
-    return own[0] if own else fmean(others) if others else None
+    return own[0] if own else others[-1] if others else None  # a later model ends its answers sooner
 
 
 def _took(folder: Path) -> float | None:

@@ -42,6 +42,7 @@ from .stage import Runner, console, write_plan
 from .story import Story
 
 OWN = ("run", "data", "mix_share", "replay")  # keys of the pipeline that have keys of their own
+EITHER = {"preferences": " (or data.ratings)", "ratings": " (or data.preferences)"}  # roles of which one will do
 
 
 @dataclass
@@ -86,7 +87,9 @@ class Pipeline:
         self.place = Place(name, Path(cfg.run.dir) / name, tuple(presets), cfg.data.root, cfg.seed)
         self.graph = Graph()
         data, to_come = with_files_to_come(cfg, cfg.data) if cfg.dry_run or cfg.graph else (cfg.data, [])
-        self.to_come = [f"data.{role}: {meanings('pipeline').get(f'data.{role}', '')}" for role in to_come]
+        self.to_come = [
+            f"data.{role}{EITHER.get(role, '')}: {meanings('pipeline').get(f'data.{role}', '')}" for role in to_come
+        ]
         chat(self.graph, cfg, data)
         self.stages = distributed(list(self.graph.stages.values()), staged)
         refuse_other_start(self.stages, presets)

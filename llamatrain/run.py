@@ -228,18 +228,18 @@ class Run:
     def leave_if_asked(self) -> None:
         """Stop, all ranks together, where a signal asked to and there is nothing to save."""
         if self.stop_requested():
-            self.stop(self.step)
+            self.stop(self.step, kept="nothing was saved")
 
     def interrupt(self) -> None:
         """Raise Interrupted on this rank where it heard a signal that asks to stop."""
         if self._stop_request.signal is not None:
             raise Interrupted
 
-    def stop(self, step: int) -> NoReturn:
-        """Leave, all ranks together, after the step's checkpoint was saved."""
+    def stop(self, step: int, kept: str = "saved") -> NoReturn:
+        """Leave, all ranks together, after the step's checkpoint was saved, or else with what was `kept` in words."""
         self.step = step
         name = next(filter(None, distributed.gather_objects(self._stop_request.signal)), "stop")
-        raise Stopped(f"{name} at step {step}; saved in {self.folder}. The same command resumes it")
+        raise Stopped(f"{name} at step {step}; {kept} in {self.folder}. The same command resumes it")
 
     # --- checkpoints ---
 

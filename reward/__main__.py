@@ -96,7 +96,7 @@ def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int) -> str
         [
             *data.notes,
             f"{counted(len(data.pairs), 'pair')}, {counted(steps, 'step')} of {cfg.batch_pairs} in micro-batches of "
-            f"{cfg.micro_batch_size}: {epochs:.3g} epochs, "
+            f"{cfg.micro_batch_size}: {counted(epochs, 'epoch', '.3g')}, "
             f"margin {cfg.margin}, auxiliary weight {cfg.auxiliary_weight:g} "
             f"({counted(labelled, 'pair')} labelled safe or unsafe), centering weight {cfg.center_weight:g}",
         ]

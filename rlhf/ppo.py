@@ -35,6 +35,7 @@ from llamatrain.errors import UserError
 from llamatrain.length import check_length
 from llamatrain.memory import models_bytes, responses_at_once
 from llamatrain.model.config import load_config
+from llamatrain.progress import counted
 from llamatrain.responses.models import frozen_model, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
 from llamatrain.responses.scoring import require_zero
@@ -153,8 +154,8 @@ def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Promp
     check_length(batch, len(prompts), "prompts", epochs, ("iterations",), cfg.run.given)
     updates = f"{cfg.updates_per_iteration:,} update{'s' if cfg.updates_per_iteration > 1 else ''}"
     notes.append(
-        f"{cfg.iterations:,} iterations of {cfg.rollout_prompts:,} prompts and {updates}: {epochs:.3g} epochs of "
-        f"{len(prompts):,} prompts; {cfg.micro_batch_size} responses per rank at once"
+        f"{counted(cfg.iterations, 'iteration')} of {cfg.rollout_prompts:,} prompts and {updates}: "
+        f"{counted(epochs, 'epoch', '.3g')} of {len(prompts):,} prompts; {cfg.micro_batch_size} responses per rank at once"
     )
     return prompts, "\n".join(notes)
 

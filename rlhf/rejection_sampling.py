@@ -34,6 +34,7 @@ from llamatrain.hf_folder import load_tokenizer
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.model.config import load_config
+from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks
 from llamatrain.responses.config import GateConfig, logit
 from llamatrain.responses.models import generated_at_once, sampled_and_scored_by, shared_context, shared_tokenizer
@@ -124,7 +125,7 @@ def announce(run: Run, cfg: RejectionSamplingConfig, batches: DialogueBatches) -
     epoch = batches.steps_per_epoch * cfg.batch_sequences
     batch = ("batch_sequences", cfg.batch_sequences)
     check_length(batch, epoch, "packed rows", epochs, ("steps",), cfg.run.given)
-    line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {epochs:.2g} epochs, "
+    line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {counted(epochs, 'epoch', '.2g')}, "
     line += f"in micro-batches of {batches.micro_batch_size}"
     if skipped := batches.counts["skipped"]:
         line += f" ({skipped:,} skipped: longer than {batches.max_length} tokens)"

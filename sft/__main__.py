@@ -125,7 +125,7 @@ def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
     return (
         f"{warned(trained, counts['skipped'], counts['dialogues'])}\n"
         f"{counted(steps, 'step')} of {counted(cfg.batch_sequences, 'row')}{replay}: "
-        f"{steps / batches.steps_per_epoch:.3g} epochs, in micro-batches of {batches.micro_batch_size}"
+        f"{counted(steps / batches.steps_per_epoch, 'epoch', '.3g')}, in micro-batches of {batches.micro_batch_size}"
     )
 
 

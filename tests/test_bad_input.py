@@ -26,7 +26,11 @@ PROMPT = {"id": "p", "messages": [{"role": "user", "content": "fox " * 300}], "s
 ALONE = [
     ("ppo", ["+kl_coeff=1"], ["unknown key 'kl_coeff'", "the nearest is 'kl_coef'"]),
     ("sft", ["epochs=many"], ["epochs=many: need a number"]),
-    ("sft", ["train=dialogues.jsonl"], ["train: dialogues.jsonl does not exist", "need a .jsonl"]),
+    (
+        "sft",
+        ["train=dialogues.jsonl"],
+        ["train: dialogues.jsonl does not exist", "need a file (.jsonl, .parquet or .txt"],
+    ),
     ("sft", ["train=[a"], ["'train=[a' cannot be parsed as an override"]),
     ("sft", ["checkpoint=null"], ["checkpoint=null: need a value"]),
     ("pretrain", ["tokens=inf", "steps=null"], ["tokens=inf: need a finite number"]),

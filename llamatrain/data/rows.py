@@ -323,10 +323,13 @@ def _is_file(path: str) -> bool:
     return Path(path).is_file() or path.endswith(files.SUFFIXES)
 
 
+FILES = ".jsonl, .parquet or .txt, all but .parquet also .gz or .zst"  # that are read, in words
+
+
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(f"{path} does not exist; need a .jsonl or .jsonl.gz file, or `adapter:path`")
+        raise MissingFileError(f"{path} does not exist; need a file ({FILES}) or `adapter:path`")
     if path.is_dir():
-        raise UserError(f"{path} is a folder; need a .jsonl or .jsonl.gz file in it")
+        raise UserError(f"{path} is a folder; need a file in it ({FILES})")
     return path

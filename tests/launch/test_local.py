@@ -31,3 +31,5 @@ def test_time_left_is_by_former_runs_and_by_stages_of_the_same_program(tmp_path:
     took(tmp_path / "safe.replaced-1", 10)
     assert time_left(stages[2:], stages, tmp_path) == ", about 2:10 min left"
     assert time_left([], stages, tmp_path) == ""
+    took(tmp_path / "safe", 12)
+    assert time_left([stage("third", "reward")], stages, tmp_path) == ", about 12 s left"  # the newest, no mean

@@ -13,3 +13,10 @@ def test_a_bar_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     shown = [column.render(bar.tasks[0]).plain for column in bar.columns if hasattr(column, "markup")]
     bar.stop()
     assert shown == ["scoring data[x]/[bold]a.jsonl", "0/3", "2 [pairs]/s", "left", "loss [red]1"]
+
+
+def test_one_of_something_is_singular_as_it_is_written() -> None:
+    from llamatrain.progress import counted
+
+    assert [counted(n, "epoch", ".3g") for n in (1, 1.0001, 1.25)] == ["1 epoch", "1 epoch", "1.25 epochs"]
+    assert [counted(n, "pair") for n in (1, 2500)] == ["1 pair", "2,500 pairs"]
