@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamatrain.progress import Progress
+from llamatrain.progress import Progress, counted
 
 
 def test_a_bar_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,7 +16,5 @@ def test_a_bar_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_one_of_something_is_singular_as_it_is_written() -> None:
-    from llamatrain.progress import counted
-
     assert [counted(n, "epoch", ".3g") for n in (1, 1.0001, 1.25)] == ["1 epoch", "1 epoch", "1.25 epochs"]
     assert [counted(n, "pair") for n in (1, 2500)] == ["1 pair", "2,500 pairs"]
