@@ -2,30 +2,33 @@
 
 A finished response leaves the batch and a waiting prompt takes its slot. The noise of each token is a function of
 (seed, program and round, prompt id, sample number, position), so a response does not depend on batch size, refill, ranks or
-restarts (up to the rounding of logits), and no program replays the noise of another.
+restarts (up to the rounding of logits), and no program replays the noise of another. What is drawn stays on the model's
+device until its response has ended: no token needs the host.
 
 Shapes: B active rows, V vocabulary.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from llamatrain import heartbeat
-from llamatrain.data.order import GOLDEN, scramble
+from llamatrain.drawing import sample
 from llamatrain.errors import UserError
 from llamatrain.model.kv_cache import KVCache
 from llamatrain.model.transformer import Transformer
+from llamatrain.noise import key_tensor, noise_key, uniform
 
 from .settings import Sampling
+
+# How many tokens are drawn between two looks at which responses have ended. A look makes the host wait for a GPU, which
+# then waits for the host; what is drawn behind the end of a response meanwhile is dropped.
+_LOOK = {"cpu": 1, "cuda": 8}
 
 
 @dataclass
@@ -68,8 +71,7 @@ def generate(
         size = min(batch_size, len(waiting))
         refill = max(1, size // 8)  # newcomers are prefilled together: one forward for several
         with _inference(model):
-            cache = model.new_cache(size, max(len(prompts[i]) + limits[i] for i in waiting))
-            slots = _Slots(cache, responses, limits, noise, sampling, temperatures, eos_id, on_done)
+            slots = _Slots(model, size, responses, limits, noise, sampling, temperatures, eos_id, on_done)
             waiting.reverse()  # taken from its end, so in the prompts' order
             while waiting or slots.active:
                 heartbeat.beat("generate")
@@ -77,61 +79,152 @@ def generate(
                     on_step()
                 free = min(size - len(slots.active), len(waiting))
                 if free >= min(refill, len(waiting)) and free > 0:
-                    newcomers = [waiting.pop() for _ in range(free)]
-                    start = len(slots.active)
-                    slots.active += newcomers
-                    logits = _prefill(model, cache, start, [prompts[i] for i in newcomers])
-                    slots.draw(range(start, len(slots.active)), logits)
+                    slots.admit([waiting.pop() for _ in range(free)])
                 else:
-                    logits = _step(model, cache, [responses[i] for i in slots.active])
-                    slots.draw(range(len(slots.active)), logits)
+                    slots.step()
+                slots.look()
     for i, limit in enumerate(limits):
         if limit == 0 and on_done is not None:  # a prompt that fills the context: its response is empty
             on_done(i)
     return responses
 
 
-@dataclass
 class _Slots:
-    """Responses being sampled, each in a slot of the cache: `active[s]` is the number of the response in slot s."""
+    """Responses being sampled, each in a slot of the cache: `active[s]` is the number of the response in slot s.
 
-    cache: KVCache
-    responses: list[Generated]
-    limits: list[int]  # the most tokens of each response
-    noise: list[int]  # the key of each response's noise
-    sampling: Sampling
-    temperatures: Sequence[float] | None  # of each response, in place of the one in `sampling`
-    eos_id: int
-    on_done: Callable[[int], None] | None
-    active: list[int] = field(default_factory=list)
+    The tensors, on the model's device, hold a row for each slot. A response that has ended keeps its slot until the next
+    look; what is drawn for it meanwhile is written behind its end, where nothing is read.
+    """
 
-    def draw(self, rows: range, logits: Tensor) -> None:
-        """Draw the next token of these slots, then free those whose response has ended."""
-        numbers = [self.active[s] for s in rows]
-        drawn = [self.responses[i] for i in numbers]
-        uniforms = uniform([self.noise[i] for i in numbers], [len(response.tokens) for response in drawn])
-        temperature: float | Tensor = self.sampling.temperature
-        if self.temperatures is not None:
-            temperature = torch.tensor([[self.temperatures[i]] for i in numbers], device=logits.device)
-        tokens, logprobs = sample(logits, temperature, self.sampling.top_p, uniforms)
-        for response, token, logprob in zip(drawn, tokens.tolist(), logprobs.tolist(), strict=True):
-            response.tokens.append(token)
-            response.logprobs.append(logprob)
-            response.finished = token == self.eos_id
-        for s in reversed(rows):  # from the last one, so that what moves into a gap has been looked at
-            number = self.active[s]
+    def __init__(
+        self,
+        model: Transformer,
+        size: int,
+        responses: list[Generated],
+        limits: list[int],
+        noise: list[int],
+        sampling: Sampling,
+        temperatures: Sequence[float] | None,
+        eos_id: int,
+        on_done: Callable[[int], None] | None,
+    ) -> None:
+        """Make room for `size` responses at a time, of `limits` tokens at most and with the keys `noise`."""
+        self.model, self.responses, self.limits, self.noise = model, responses, limits, noise
+        self.sampling, self.temperatures, self.eos_id, self.on_done = sampling, temperatures, eos_id, on_done
+        needed = (
+            len(response.prompt_tokens) + limit for response, limit in zip(responses, limits, strict=True) if limit
+        )
+        self.cache: KVCache = model.new_cache(size, max(needed))
+        self.device = self.cache.keys.device
+        self.active: list[int] = []
+        self.born: list[int] = []  # the step at which the response in each slot had no token
+        self.steps, self.unseen = 0, 0  # steps made, and tokens drawn since the last look
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+        width = max(limits) + 1  # one column more than the longest response: what comes behind its end
+        self.uniforms = zeros(size, width, dtype=torch.float64)  # the noise of every position
+        self.tokens, self.logprobs = zeros(size, width), zeros(size, width, dtype=torch.float32)
+        self.prompt, self.count, self.limit, self.last = zeros(size), zeros(size), zeros(size), zeros(size)
+        self.ended = zeros(size, dtype=torch.bool)
+        self.temperature = None if temperatures is None else zeros(size, 1, dtype=torch.float32)
+
+    def admit(self, newcomers: list[int]) -> None:
+        """Take responses into the slots behind the active ones and draw their first token."""
+        start = len(self.active)
+        self.active += newcomers
+        self.born += [self.steps - 1] * len(newcomers)
+        self._span()
+        rows = slice(start, len(self.active))
+        prompts = [self.responses[i].prompt_tokens for i in newcomers]
+        keys = key_tensor([self.noise[i] for i in newcomers], self.device)
+        self.uniforms[rows] = uniform(keys[:, None], torch.arange(self.uniforms.shape[1], device=self.device))
+        self.prompt[rows] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self.limit[rows] = torch.tensor([self.limits[i] for i in newcomers], device=self.device)
+        self.count[rows], self.ended[rows] = 0, False
+        if self.temperature is not None and self.temperatures is not None:
+            own = [[self.temperatures[i]] for i in newcomers]
+            self.temperature[rows] = torch.tensor(own, device=self.device)
+        self._draw(rows, _prefill(self.model, self.cache, start, prompts))
+
+    def step(self) -> None:
+        """Draw the next token of every active slot."""
+        rows = slice(0, len(self.active))
+        cached = self.prompt[rows] + self.count[rows] - 1  # positions in the cache: all but the token drawn last
+        end = min(self.reach + self.steps, self.cache.max_len)
+        self.steps += 1
+        self._draw(rows, _step(self.model, self.cache, self.last[rows], cached, end))
+
+    def look(self) -> None:
+        """Every few tokens, hand over the responses that have ended and free their slots."""
+        self.unseen += 1
+        # Sooner where all have reached their limits.
+        if self.unseen < _LOOK.get(self.device.type, 8) and self.steps < self.over:
+            return
+        self.unseen = 0
+        ended: list[int] = self.ended[: len(self.active)].nonzero().flatten().tolist()
+        if not ended:
+            return
+        longest = max(self.steps - self.born[s] for s in ended)
+        rows = torch.tensor(ended, device=self.device)
+        counts = self.count[rows].tolist()
+        tokens, logprobs = self.tokens[rows, :longest].tolist(), self.logprobs[rows, :longest].tolist()
+        numbers = [self.active[s] for s in ended]
+        for number, count, own, their_logprobs in zip(numbers, counts, tokens, logprobs, strict=True):
             response = self.responses[number]
-            if response.finished or len(response.tokens) == self.limits[number]:
-                self._free(s)
-
-    def _free(self, s: int) -> None:
-        """Take the response out of slot s; the one in the last slot moves there: active slots stay without a gap."""
-        ended, last = self.active[s], self.active.pop()
-        if s < len(self.active):
-            self.active[s] = last
-            self.cache.move(len(self.active), s, _cached(self.responses[last]))
+            response.tokens, response.logprobs = own[:count], their_logprobs[:count]
+            response.finished = response.tokens[-1] == self.eos_id
+        self._free(ended)
         if self.on_done is not None:
-            self.on_done(ended)
+            for number in numbers:
+                self.on_done(number)
+
+    def _draw(self, rows: slice, logits: Tensor) -> None:
+        """Draw a token in each of these slots from its logits (B, V)."""
+        count, ended, place = self.count[rows], self.ended[rows], self.count[rows, None]  # views: written in place
+        temperature = self.sampling.temperature if self.temperature is None else self.temperature[rows]
+        uniforms = self.uniforms[rows].gather(1, place).squeeze(1)
+        tokens, logprobs = sample(logits, temperature, self.sampling.top_p, uniforms)
+        self.tokens[rows].scatter_(1, place, tokens[:, None])
+        self.logprobs[rows].scatter_(1, place, logprobs[:, None])
+        self.last[rows] = tokens
+        count += ~ended
+        ended |= (tokens == self.eos_id) | (count == self.limit[rows])
+
+    def _free(self, ended: list[int]) -> None:
+        """Free these slots; those in the last ones move there, so that active slots stay without a gap."""
+        source = list(range(len(self.active)))
+        for s in reversed(ended):
+            last = source.pop()
+            if s < len(source):
+                source[s] = last
+        targets = [s for s in ended if s < len(source)]
+        if targets:
+            moved = [source[s] for s in targets]
+            length = max(len(self.responses[self.active[s]].prompt_tokens) + self.steps - self.born[s] for s in moved)
+            into, out_of = torch.tensor(targets, device=self.device), torch.tensor(moved, device=self.device)
+            self.cache.move(out_of, into, min(length, self.cache.max_len))
+            state = [
+                self.uniforms,
+                self.tokens,
+                self.logprobs,
+                self.prompt,
+                self.count,
+                self.limit,
+                self.last,
+                self.ended,
+            ]
+            for rows in state if self.temperature is None else [*state, self.temperature]:
+                rows[into] = rows[out_of]
+        self.active, self.born = [self.active[s] for s in source], [self.born[s] for s in source]
+        self._span()
+
+    def _span(self) -> None:
+        """Note how far the slots reach, beyond the steps made, and the step at which all of them meet their limits."""
+        pairs = list(zip(self.active, self.born, strict=True))
+        self.reach = max((len(self.responses[i].prompt_tokens) - born for i, born in pairs), default=0)
+        self.over = max((self.limits[i] + born for i, born in pairs), default=0)
 
 
 def stream(
@@ -139,81 +232,25 @@ def stream(
 ) -> Iterator[int]:
     """Yield the tokens of one response as they are drawn, EOS included; the same tokens as `generate`'s."""
     limit = _room(model, prompt, key, sampling)
-    noise = noise_key(sampling.seed, *key, sampling.program)
-    response = Generated(prompt)
     cache = model.new_cache(1, len(prompt) + limit)
-    while len(response.tokens) < limit and not response.finished:
+    device = cache.keys.device
+    noise = uniform(
+        key_tensor([noise_key(sampling.seed, *key, sampling.program)], device)[:, None],
+        torch.arange(limit, device=device),
+    )
+    token = torch.empty(0)
+    for count in range(limit):
         with _inference(model):  # not across the yield: the caller's own state must not change
-            logits = _step(model, cache, [response]) if response.tokens else _prefill(model, cache, 0, [prompt])
-            drawn, _ = sample(logits, sampling.temperature, sampling.top_p, uniform([noise], [len(response.tokens)]))
-        response.tokens.append(int(drawn))
-        response.finished = response.tokens[-1] == eos_id
-        yield response.tokens[-1]
-
-
-def sample(
-    logits: Tensor, temperature: float | Tensor, top_p: float, uniforms: npt.NDArray[np.float64]
-) -> tuple[Tensor, Tensor]:
-    """Draw one token per row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B,).
-
-    `temperature` is that of all rows, or (B, 1) each row's own; 0 is greedy.
-    Returns tokens (B,) and their log-probabilities (B,) in the whole distribution at this temperature.
-    """
-    # Greedy rows are taken at temperature 1: the argmax is the same, and their log-probabilities are finite.
-    if isinstance(temperature, Tensor):
-        divisor: float | Tensor = temperature.where(temperature > 0, 1.0)
-    else:
-        divisor = temperature or 1.0
-    logprobs = torch.log_softmax(logits / divisor, -1)
-    if not isinstance(temperature, Tensor) and temperature == 0:
-        tokens = logprobs.argmax(-1, keepdim=True)
-        return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
-    probabilities = logprobs.exp()
-    if top_p < 1:
-        probabilities = nucleus(probabilities, top_p)
-    # In vocabulary order: sorted, rounding would swap near-equal tokens and so change the draw.
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-    # Times the total, which is less than 1 after top-p: so the nucleus is renormalised.
-    targets = torch.from_numpy(uniforms).to(logits.device)[:, None] * cumulative[:, -1:]
-    # right=True: the first token whose cumulative exceeds the target, never one of probability 0
-    tokens = torch.searchsorted(cumulative, targets, right=True).clamp_(max=logits.shape[-1] - 1)
-    if isinstance(temperature, Tensor):
-        tokens = tokens.where(temperature > 0, logprobs.argmax(-1, keepdim=True))
-    return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
-
-
-def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Return the probabilities (B, V) with those outside the nucleus set to 0, not renormalised.
-
-    Released code: sort descending and drop a token where those before it already hold more than top_p.
-    """
-    ordered = _descending(probabilities)
-    # How many stay in each row: those before which no more than top_p lies.
-    kept = (ordered.cumsum(-1) - ordered <= top_p).sum(-1, keepdim=True).clamp_(min=1)  # the first always stays
-    least = ordered.gather(-1, kept - 1)
-    above, equal = probabilities > least, probabilities == least
-    among_equals = kept - above.sum(-1, keepdim=True)  # of equal tokens the earlier ids stay, as in a stable sort
-    return probabilities.where(above | (equal & (equal.cumsum(-1) <= among_equals)), 0.0)
-
-
-def _descending(values: Tensor) -> Tensor:
-    """Sort each row. NumPy's vectorised sort is some thirty times faster than torch's on a CPU."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1)).flip(-1)
-    return values.sort(-1, descending=True).values
-
-
-def noise_key(seed: int, prompt_id: str, number: int, program: str = "") -> int:
-    """Return the 64-bit key of the noise of one response of a program."""
-    return int.from_bytes(hashlib.sha256(f"{program}/{seed}/{number}/{prompt_id}".encode()).digest()[:8], "little")
-
-
-def uniform(keys: list[int], positions: list[int]) -> npt.NDArray[np.float64]:
-    """Return a number in [0, 1) for each key and position in the response: SplitMix64 as a counter-based generator."""
-    counters = np.array(keys, dtype=np.uint64) + np.array(positions, dtype=np.uint64) * np.uint64(GOLDEN)
-    # The upper 53 bits: as many as a float64 holds, so that the largest is still below 1.
-    uniforms: npt.NDArray[np.float64] = (scramble(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return uniforms
+            cached = len(prompt) + count - 1
+            if count:
+                logits = _step(model, cache, token, torch.tensor([cached], device=device), cached + 1)
+            else:
+                logits = _prefill(model, cache, 0, [prompt])
+            token, _ = sample(logits, sampling.temperature, sampling.top_p, noise[:, count])
+        drawn = int(token)
+        yield drawn
+        if drawn == eos_id:
+            break
 
 
 def _room(model: Transformer, prompt: list[int], key: tuple[str, int], sampling: Sampling) -> int:
@@ -222,11 +259,6 @@ def _room(model: Transformer, prompt: list[int], key: tuple[str, int], sampling:
     if not 0 < len(prompt) <= context:
         raise UserError(f"prompt {key[0]!r} has {len(prompt)} tokens; the model's context (max_seq_len) is {context}")
     return min(sampling.max_new_tokens, context - len(prompt))
-
-
-def _cached(response: Generated) -> int:
-    """Return how many positions of a response are in the cache: all but the token drawn last."""
-    return len(response.prompt_tokens) + len(response.tokens) - 1
 
 
 def _prefill(model: Transformer, cache: KVCache, start: int, prompts: list[list[int]]) -> Tensor:
@@ -245,10 +277,9 @@ def _prefill(model: Transformer, cache: KVCache, start: int, prompts: list[list[
     return logits
 
 
-def _step(model: Transformer, cache: KVCache, responses: list[Generated]) -> Tensor:
-    """Feed each slot its last token and return the logits (B, V) that follow."""
-    ids = torch.tensor([[response.tokens[-1]] for response in responses], device=cache.keys.device)  # (B, 1)
-    logits: Tensor = model(ids, cache=cache.rows(0, 1, [_cached(response) for response in responses]))
+def _step(model: Transformer, cache: KVCache, last: Tensor, cached: Tensor, end: int) -> Tensor:
+    """Feed each slot its last token (B,), behind the `cached` positions (B,), below `end`; return the logits (B, V)."""
+    logits: Tensor = model(last[:, None], cache=cache.rows(0, 1, cached, end))
     return logits[:, 0]
 
 

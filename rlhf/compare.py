@@ -21,7 +21,7 @@ from llamatrain.data.kinds import ComparedRow, ComparisonRow
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
-from llamatrain.generation import noise_key
+from llamatrain.noise import noise_key
 from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.models import generated_at_once, load_inference, shared_context, shared_tokenizer

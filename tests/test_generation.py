@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import random
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llamatrain import generation
+from llamatrain.drawing import sample
 from llamatrain.errors import UserError
-from llamatrain.generation import Generated, generate, noise_key, nucleus, sample, stream, uniform
+from llamatrain.generation import Generated, generate, stream
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
+from llamatrain.noise import key_tensor, noise_key, uniform
 from llamatrain.settings import Sampling
 from tests.model import stories260k
 
@@ -46,7 +49,7 @@ def uncached(model: Transformer, prompt: list[int], key: tuple[str, int], sampli
     while len(response.tokens) < limit and not response.finished:
         with torch.no_grad():
             logits = model(torch.tensor([prompt + response.tokens]))[:, -1]
-        noise = uniform([noise_key(sampling.seed, *key)], [len(response.tokens)])
+        noise = uniform(key_tensor([noise_key(sampling.seed, *key)]), torch.tensor([len(response.tokens)]))
         token, logprob = sample(logits, sampling.temperature, sampling.top_p, noise)
         response.tokens.append(int(token))
         response.logprobs.append(float(logprob))
@@ -68,6 +71,46 @@ def test_equals_uncached_whatever_the_batch(model: Transformer, sampling: Sampli
         assert response.prompt_tokens == other.prompt_tokens
     assert sorted(done) == list(range(14))
     assert len({response.finished for response in responses}) == 2 or sampling.temperature == 0
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often the host asks for values of tensors: on a GPU it waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch_size", [3, 14])
+def test_looking_at_every_eighth_token_changes_nothing(
+    model: Transformer, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, keys = ragged(14)
+    sampling, temperatures = Sampling(1.0, 0.95, 45, 5), [(0.0, 0.7, 1.3)[i % 3] for i in range(14)]
+    expected = generate(model, prompts, keys, sampling, EOS, batch_size, temperatures=temperatures)
+    monkeypatch.setitem(generation._LOOK, "cpu", 8)
+    done: list[int] = []
+    found = generate(model, prompts, keys, sampling, EOS, batch_size, done.append, temperatures)
+    assert [(x.tokens, x.finished) for x in found] == [(x.tokens, x.finished) for x in expected]
+    for response, other in zip(found, expected, strict=True):
+        assert response.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+    assert sorted(done) == list(range(14))
+
+
+def test_no_token_needs_the_host(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, keys = ragged(14)
+    looks, counts = {1: 41, 8: 6}, {}  # each asks which responses have ended
+    for every in looks:
+        monkeypatch.setitem(generation._LOOK, "cpu", every)
+        with HostReads() as reads:
+            responses = generate(model, prompts, keys, Sampling(1.0, 0.9, 41, 5), -1, 14)
+        assert {len(response.tokens) for response in responses} == {41}
+        counts[every] = reads.count
+    assert counts == looks
 
 
 def test_order_and_company_leave_a_response_unchanged(model: Transformer) -> None:
@@ -158,57 +201,6 @@ def test_training_mode_comes_back(model: Transformer) -> None:
         generate(model, [[5]], [("a", 0)], Sampling(1.0, 1.0, 4, 0), EOS, 1)
         assert model.training is training
     assert torch.is_grad_enabled()
-
-
-def released_top_p(probabilities: Tensor, top_p: float) -> Tensor:
-    """The rule of the released code, one row at a time."""
-    kept = torch.zeros_like(probabilities)
-    for row, out in zip(probabilities, kept, strict=True):
-        total = 0.0
-        for token in row.argsort(descending=True, stable=True):
-            if total > top_p:
-                break
-            out[token] = row[token]
-            total += float(row[token])
-    return kept
-
-
-@pytest.mark.parametrize("top_p", [0.001, 0.3, 0.9, 0.999])
-def test_nucleus_equals_plain_reference(top_p: float) -> None:
-    probabilities = (3 * torch.randn(40, 57)).softmax(-1)
-    assert torch.equal(nucleus(probabilities, top_p), released_top_p(probabilities, top_p))
-
-
-def test_nucleus_keeps_the_earlier_of_equal_tokens() -> None:
-    probabilities = torch.tensor([[0.125] * 8, [0.5, 0.125, 0.0, 0.125, 0.125, 0.125, 0.0, 0.0]])
-    assert nucleus(probabilities, 0.3).count_nonzero(-1).tolist() == [3, 1]
-    assert torch.equal(nucleus(probabilities, 0.55), released_top_p(probabilities, 0.55))
-
-
-def test_frequencies_follow_the_probabilities() -> None:
-    draws, logits = 40_000, torch.tensor([[2.0, 1.0, 0.0, -1.0, -3.0, -float("inf")]])
-    noise = uniform([noise_key(7, f"prompt {i}", i % 5) for i in range(draws)], [i % 11 for i in range(draws)])
-    for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.85)):
-        tokens, logprobs = sample(logits.expand(draws, -1), temperature, top_p, noise)
-        whole = (logits[0] / temperature).softmax(-1)
-        probabilities = whole if top_p == 1 else released_top_p(whole[None], top_p)[0]
-        expected = probabilities / probabilities.sum() * draws
-        found = tokens.bincount(minlength=6)
-        assert (found[expected == 0] == 0).all()
-        kept = expected > 0
-        chi_square = ((found - expected)[kept] ** 2 / expected[kept]).sum()
-        assert chi_square < 18.5  # 4 degrees of freedom: one in a thousand
-        torch.testing.assert_close(logprobs, whole.log()[tokens])
-
-
-def test_noise_is_uniform_and_without_correlation_between_positions() -> None:
-    keys = [noise_key(0, f"p{i}", 0) for i in range(5000)]
-    at = [uniform(keys, [position] * 5000) for position in range(4)]
-    for x in at:
-        assert x.min() >= 0
-        assert x.max() < 1
-        assert np.histogram(x, bins=10, range=(0, 1))[0] == pytest.approx([500] * 10, abs=90)
-    assert np.abs(np.corrcoef(at) - np.eye(4)).max() < 0.06
 
 
 def test_greedy_text_of_a_real_model(shared_data: Path) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Places = NDArray[np.int64]  # in an endless series of rows
 
 GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's step: 2^64 over the golden ratio, odd
+# SplitMix64's rounds: a number is joined with itself shifted to the right by the one, then multiplied by the other.
+SCRAMBLE = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 _ROUNDS = 6
 _MASK = (1 << 64) - 1
 
@@ -85,6 +87,6 @@ def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: list[np.uint64])
 
 def scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return a permutation of 64-bit numbers that spreads every bit: SplitMix64's (arrays wrap around silently)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    for shift, factor in SCRAMBLE:
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values

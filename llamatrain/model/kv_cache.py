@@ -31,20 +31,24 @@ class KVCache:
         shape = (n_layers, slots, n_kv_heads, max_len, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.max_len = max_len
 
-    def rows(self, start: int, new: int, lengths: list[int]) -> CacheRows:
-        """Return the slots from `start`, holding `lengths` positions each, for a forward of `new` tokens a row."""
-        return CacheRows(self, start, new, lengths)
+    def rows(self, start: int, new: int, lengths: Tensor, end: int) -> CacheRows:
+        """Return the slots from `start`, holding `lengths` (B,) positions each, for a forward of `new` tokens a row.
+
+        None reaches beyond position `end` then: a bound that the host knows without asking the device.
+        """
+        return CacheRows(self, slice(start, start + len(lengths)), new, lengths=lengths, end=end)
 
     def empty_rows(self, start: int, new: int, source: list[int]) -> CacheRows:
         """Return the slots from `start`, to be filled afresh by a forward of `new` tokens a row.
 
         Slot start + i takes row source[i] of the forward's batch, so that one prompt can fill several slots.
         """
-        return CacheRows(self, start, new, None, source)
+        return CacheRows(self, slice(start, start + len(source)), new, source=source)
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot over another."""
+    def move(self, source: Tensor, target: Tensor, length: int) -> None:
+        """Copy the first `length` positions of some slots over others."""
         for store in (self.keys, self.values):
             store[:, target, :, :length] = store[:, source, :, :length]
 
@@ -57,19 +61,25 @@ class CacheRows:
     """
 
     def __init__(
-        self, cache: KVCache, start: int, new: int, lengths: list[int] | None, source: list[int] | None = None
+        self,
+        cache: KVCache,
+        slots: slice,
+        new: int,
+        *,
+        lengths: Tensor | None = None,
+        end: int = 0,
+        source: list[int] | None = None,
     ) -> None:
         device = cache.keys.device
         self.new = new
         self.position_ids = torch.arange(new, device=device)[None]
         self.visible: Tensor | None = None
         self.source = None if source is None else torch.tensor(source, device=device)
-        slots = slice(start, start + len(lengths or source or ()))
         self.keys, self.values = cache.keys[:, slots], cache.values[:, slots]
         if lengths is not None:  # slots of unequal length: each row's new tokens go behind its own
-            self.end = max(lengths) + new
+            self.end = end
             self.row = torch.arange(len(lengths), device=device)[:, None]
-            self.position_ids = self.position_ids + torch.tensor(lengths, device=device)[:, None]
+            self.position_ids = self.position_ids + lengths[:, None]
             # Causal, and no further than a slot is filled: what lies behind is padding or a former response's.
             visible = torch.arange(self.end, device=device) <= self.position_ids[:, None, :, None]  # (B, 1, T, L)
             self.visible = additive(visible, cache.keys.dtype)

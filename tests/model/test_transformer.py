@@ -240,8 +240,8 @@ def test_cache_in_pieces_equals_one_forward(model_config: ModelConfig, n_kv_head
     with torch.no_grad():
         full = model(ids)
         pieces = [model(ids[:, :9], cache=cache.empty_rows(1, 9, [0, 1]))]
-        pieces += [model(ids[:, 9:13], cache=cache.rows(1, 4, [9, 9]))]
-        pieces += [model(ids[:, i : i + 1], cache=cache.rows(1, 1, [i, i])) for i in range(13, 20)]
+        pieces += [model(ids[:, 9:13], cache=cache.rows(1, 4, torch.tensor([9, 9]), 13))]
+        pieces += [model(ids[:, i : i + 1], cache=cache.rows(1, 1, torch.tensor([i, i]), i + 1)) for i in range(13, 20)]
     torch.testing.assert_close(torch.cat(pieces, 1), full, atol=1e-5, rtol=1e-5)
 
 
@@ -250,8 +250,9 @@ def test_moved_slot_goes_on_alike(model_config: ModelConfig) -> None:
     ids, cache = tokens(1, 8), model.new_cache(2, 8)
     with torch.no_grad():
         model(ids[:, :7], cache=cache.empty_rows(1, 7, [0]))
-        cache.move(1, 0, 7)
-        torch.testing.assert_close(model(ids[:, 7:], cache=cache.rows(0, 1, [7]))[0, 0], model(ids)[0, -1])
+        cache.move(torch.tensor([1]), torch.tensor([0]), 7)
+        found = model(ids[:, 7:], cache=cache.rows(0, 1, torch.tensor([7]), 8))
+        torch.testing.assert_close(found[0, 0], model(ids)[0, -1])
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from llamatrain.config.compose import compose
 from llamatrain.data.kinds import ResponseRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
-from llamatrain.generation import noise_key
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.noise import noise_key
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.scoring import scores_at_end
 from llamatrain.tokenizer import Tokenizer
