@@ -278,8 +278,10 @@ def restore(folder: Path, engines: Mapping[str, Engine]) -> dict[str, Any]:
     primary = next(iter(engines))
     for name, engine in engines.items():
         source = folder if name == primary else trainer / name
-        engine.state.load_parameters(matched(load_weights(source), engine.state.shapes(), str(source)))
-        engine.state.load_optimizer_state(_optimizer_tensors(trainer / name))
+        where = _optimizer_tensors(trainer / name)
+        if not any(tensor.startswith("master.") for tensor in where):  # masters are the weights, unrounded
+            engine.state.load_parameters(matched(load_weights(source), engine.state.shapes(), str(source)))
+        engine.state.load_optimizer_state(where)
     return read_json(trainer / "state.json", dict[str, Any], "the checkpoint was altered")
 
 

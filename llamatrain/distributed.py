@@ -190,6 +190,14 @@ def broadcast_object(value: T) -> T:
     return box[0]
 
 
+def broadcast(tensor: torch.Tensor, source: int) -> None:
+    """Overwrite a tensor, on this rank's device, with that of the rank `source`."""
+    import torch
+
+    with heartbeat.collective("broadcast"):
+        _dist().broadcast(tensor.detach().view(torch.uint8), src=source)  # gloo does not know every type
+
+
 def gather_objects(value: T) -> list[T]:
     """Return the values of all ranks, in rank order, on every rank."""
     if world_size() == 1:

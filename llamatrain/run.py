@@ -85,6 +85,7 @@ class Run:
         self._last: dict[str, float] = {}  # the newest value of each metric
         self._metrics: Metrics | None = None
         self.incidents: list[dict[str, Any]] = []
+        self._resumes = False
         try:
             # Rank 0 opens the folder; where that fails all raise the same error, none waits for it.
             distributed.fail_together(self._opened_or_why_not(type(settings), free) if self.is_main else "")
@@ -243,15 +244,25 @@ class Run:
 
     # --- checkpoints ---
 
-    def resume(self, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
-        """Restore the newest checkpoint of this run into the engines; return its step and state, or (0, {})."""
-        from . import checkpoint
-
+    def resumes(self) -> bool:
+        """Tell, on all ranks alike, whether `resume` will restore a checkpoint: weights need not be made before it does."""
         # Left by a kill while it was written or deleted.
         for left in self.checkpoints.glob("step_*.tmp") if self.is_main else ():
             shutil.rmtree(left, ignore_errors=True)
         drop_stale(self.checkpoints, self.incidents)
-        newest = checkpoint.latest(self.checkpoints)
+        self._resumes = distributed.broadcast_object(bool(manifest.published(self.checkpoints)))
+        return self._resumes
+
+    def resume(self, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
+        """Restore the newest checkpoint of this run into the engines; return its step and state, or (0, {})."""
+        from . import checkpoint
+
+        expected = self._resumes
+        newest = checkpoint.latest(self.checkpoints) if self.resumes() else None
+        if expected and newest is None:
+            raise UserError(
+                f"the checkpoints in {self.checkpoints} were removed while this run started: start it again"
+            )
         if self._metrics is not None:
             self._home.repeated += len(self._metrics.after(manifest.step_of(newest) if newest is not None else 0))
         if self._dashboard is not None:

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Protocol
 
-from torch import nn
-
 from .engine.learning import Engine
 from .engine.models import build
 from .errors import UserError
@@ -42,13 +40,18 @@ def language_engine(
     total_steps: int,
     activation_checkpointing: str = "none",
     compiled: bool = False,
+    resumes: bool = False,
 ) -> Engine:
-    """Return an engine that trains the language model of a checkpoint folder (see `checkpoint.resolve`)."""
+    """Return an engine that trains the language model of a checkpoint folder (see `checkpoint.resolve`).
+
+    With `resumes` (see `Run.resumes`) its weights are not read: `Run.resume` sets them.
+    """
     config, scalar = load_config(folder)
     if scalar:
         raise UserError(f"{folder} is a reward model; need a language model")
     config = dataclasses.replace(config, activation_checkpointing=activation_checkpointing)
-    return _filled(build(lambda: Transformer(config, None), zero), folder, optim, zero, total_steps, compiled)
+    engine = Engine(build(lambda: Transformer(config, None), zero), optim, zero, total_steps, compiled)
+    return engine if resumes else _filled(engine, folder)
 
 
 def scalar_engine(
@@ -58,20 +61,23 @@ def scalar_engine(
     total_steps: int,
     seed: int,
     activation_checkpointing: str = "none",
+    resumes: bool = False,
 ) -> Engine:
-    """Return an engine that trains a scalar model: a language model's checkpoint gets a new head, a scalar one goes on."""
+    """Return an engine that trains a scalar model: a language model's checkpoint gets a new head, a scalar one goes on.
+
+    With `resumes` as `language_engine`.
+    """
     config = dataclasses.replace(load_config(folder)[0], activation_checkpointing=activation_checkpointing)
-    return _filled(build(lambda: _scalar_model(config, seed), zero), folder, optim, zero, total_steps)
+    model = build(lambda: _scalar_model(config, None if resumes else seed), zero)
+    engine = Engine(model, optim, zero, total_steps)
+    return engine if resumes else _filled(engine, folder)
 
 
-def _scalar_model(config: ModelConfig, seed: int) -> ScalarModel:
+def _scalar_model(config: ModelConfig, seed: int | None) -> ScalarModel:
     """Make a scalar model whose decoder is left to be loaded and whose head is initialised."""
     return ScalarModel(config, seed, Decoder(config, Init(None, config.init_std)))
 
 
-def _filled(
-    model: nn.Module, folder: Path, optim: OptimConfig, zero: ZeroConfig, total_steps: int, compiled: bool = False
-) -> Engine:
-    engine = Engine(model, optim, zero, total_steps, compiled)
+def _filled(engine: Engine, folder: Path) -> Engine:
     engine.state.load_parameters(matched(load_weights(folder), engine.state.shapes(), str(folder), fresh=(SCORE,)))
     return engine

@@ -47,7 +47,7 @@ def train(cfg: PretrainConfig) -> None:
         run.print(plan(cfg, model, world_size(), batches.micro_batch_size, epochs(cfg, batches.manifest)))
         if held_out is None:
             run.print(f"{cfg.corpus} has no held-out documents: nothing is evaluated")
-        engine = make_engine(cfg, model, start)
+        engine = make_engine(cfg, model, start, run.resumes())
         if cfg.compile:
             compile_ahead(engine, batches, run)
 
@@ -126,12 +126,12 @@ def _start(cfg: PretrainConfig) -> tuple[Path | None, int]:
     return folder, tokenizer.vocab_size
 
 
-def make_engine(cfg: PretrainConfig, model: ModelConfig, start: Path | None) -> Engine:
-    """Return an engine that trains a model with fresh weights, or with those of a checkpoint."""
+def make_engine(cfg: PretrainConfig, model: ModelConfig, start: Path | None, resumes: bool) -> Engine:
+    """Return an engine that trains a model with fresh weights, or with those of a checkpoint; with `resumes` with none yet."""
     if start is not None:
         checkpointing = model.activation_checkpointing
-        return language_engine(start, cfg.optim, cfg.zero, cfg.total_steps, checkpointing, cfg.compile)
-    made = build(lambda: Transformer(model, cfg.run.seed), cfg.zero)
+        return language_engine(start, cfg.optim, cfg.zero, cfg.total_steps, checkpointing, cfg.compile, resumes)
+    made = build(lambda: Transformer(model, None if resumes else cfg.run.seed), cfg.zero)
     return Engine(made, cfg.optim, cfg.zero, cfg.total_steps, cfg.compile)
 
 

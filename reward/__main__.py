@@ -72,7 +72,8 @@ def train(cfg: RewardConfig) -> None:
                 f"warning: auxiliary_weight={cfg.auxiliary_weight:g} has no effect: no pair has chosen_safe or "
                 f"rejected_safe, so nothing separates safe from unsafe responses"
             )
-        engine = scalar_engine(start, cfg.optim, cfg.zero, steps, cfg.run.seed, cfg.activation_checkpointing)
+        checkpointing = cfg.activation_checkpointing
+        engine = scalar_engine(start, cfg.optim, cfg.zero, steps, cfg.run.seed, checkpointing, run.resumes())
 
         def loss(model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
             return pair_loss(model, batch, cfg.auxiliary_weight or 0.0, cfg.center_weight or 0.0)

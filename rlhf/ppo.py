@@ -64,7 +64,7 @@ def train(cfg: PPOConfig) -> None:
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("rollout_prompts", "max_prompts", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed, then=PROGRAMS["ppo"].then) as run:
         run.print(text)
-        models = load_models(cfg, parents)
+        models = load_models(cfg, parents, run.resumes())
         engines = {"policy": models.policy, "critic": models.critic}
         start, _ = run.resume(engines)
         run.expect(cfg.iterations)
@@ -192,15 +192,16 @@ def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None
     )
 
 
-def load_models(cfg: PPOConfig, parents: dict[str, Path]) -> Models:
-    """Load the five models."""
+def load_models(cfg: PPOConfig, parents: dict[str, Path], resumes: bool) -> Models:
+    """Load the five models; with `resumes` policy and critic have no weights yet."""
     policy, helpful, safe = parents["checkpoint"], parents["helpfulness"], parents["safety"]
     updates = cfg.iterations * cfg.updates_per_iteration
     # The policy's schedule counts its own updates, which are those that it does not wait for its critic.
-    held = min(cfg.critic_warmup, cfg.iterations) * cfg.updates_per_iteration
+    moves = max(1, updates - min(cfg.critic_warmup, cfg.iterations) * cfg.updates_per_iteration)
+    zero, checkpointing, seed = cfg.zero, cfg.activation_checkpointing, cfg.run.seed
     return Models(
-        policy=language_engine(policy, cfg.optim, cfg.zero, max(1, updates - held), cfg.activation_checkpointing),
-        critic=scalar_engine(helpful, cfg.critic_optim, cfg.zero, updates, cfg.run.seed, cfg.activation_checkpointing),
+        policy=language_engine(policy, cfg.optim, zero, moves, checkpointing, resumes=resumes),
+        critic=scalar_engine(helpful, cfg.critic_optim, zero, updates, seed, checkpointing, resumes),
         reference=frozen_model(policy, cfg.zero, scalar=False),
         helpfulness=frozen_model(helpful, cfg.zero, scalar=True),
         safety=frozen_model(safe, cfg.zero, scalar=True),

@@ -94,7 +94,8 @@ def train(cfg: RejectionSamplingConfig) -> None:
             replay_fraction=cfg.replay_fraction,
         )
         announce(run, cfg, batches)
-        engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, cfg.activation_checkpointing)
+        checkpointing = cfg.activation_checkpointing
+        engine = language_engine(base, cfg.optim, cfg.zero, cfg.steps, checkpointing, resumes=run.resumes())
         # The figures of the sampling stand in the line of every evaluation, the last step's included.
         fit(engine, batches, language_model_loss, run, cfg.steps, tokenizer, evaluate=lambda: metrics)
 

@@ -47,7 +47,8 @@ def train(cfg: SFTConfig) -> None:
     with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed, then=PROGRAMS["sft"].then) as run:
         bad.say(run.print)
         run.print(plan(cfg, batches, steps))
-        engine = language_engine(start, cfg.optim, cfg.zero, steps, cfg.activation_checkpointing)
+        checkpointing = cfg.activation_checkpointing
+        engine = language_engine(start, cfg.optim, cfg.zero, steps, checkpointing, resumes=run.resumes())
 
         def evaluate() -> dict[str, float]:
             """Return how many dialogues are trained on and how many too long ones are not, and held-out metrics."""

@@ -88,6 +88,9 @@ class NamedState:
         Of a file only what this rank keeps is read: safetensors maps it.
         """
         held = {name.partition(".")[0] for name in where}
+        unknown = sorted({name.partition(".")[2] for name in where} - shapes(self.module).keys())
+        if unknown:
+            raise UserError(f"the trainer state has {unknown[0]}, the model does not: it belongs to another model")
         moments = MOMENTS if held & set(MOMENTS) else ()
         if moments:
             self._make_moments()

@@ -130,21 +130,24 @@ def fragments() -> Any:
 
 
 @contextlib.contextmanager
-def gathered(parameter: torch.Tensor, write: bool = False) -> Iterator[None]:
-    """Gather a ZeRO-3 parameter; what rank 0 writes into it is sharded again. A no-op for other parameters."""
+def gathered(parameter: torch.Tensor, writer: int | None = None) -> Iterator[None]:
+    """Gather a ZeRO-3 parameter; what the rank `writer` puts into it is sharded again. A no-op for other parameters."""
     if not hasattr(parameter, "ds_id"):
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if write else None):
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=writer):
         yield
 
 
 def set_weight(parameter: torch.Tensor, tensor: torch.Tensor) -> None:
-    """Copy a full weight into a parameter, sharded or not."""
-    with torch.no_grad(), gathered(parameter, write=True):
-        parameter.data.copy_(tensor)
+    """Copy a full weight into a parameter; of a sharded one this rank's shard, and no more is read of the tensor."""
+    with torch.no_grad():
+        if hasattr(parameter, "ds_tensor"):
+            parameter.ds_tensor.copy_(_own_shard(parameter, tensor))
+        if parameter.numel():  # not gathered is empty
+            parameter.data.copy_(tensor)
 
 
 def set_own_part(parameter: torch.Tensor, tensor: torch.Tensor, key: str | None = None) -> None:
@@ -157,13 +160,18 @@ def set_own_part(parameter: torch.Tensor, tensor: torch.Tensor, key: str | None 
             set_.safe_set_full_optimizer_state(parameter, tensor, key)
         return
     # DeepSpeed's setters for full tensors fail where the last ranks' parts are padded.
-    size = parameter.ds_tensor.numel()
-    part = tensor.flatten()[distributed.rank() * size : (distributed.rank() + 1) * size]
-    part = nn.functional.pad(part, (0, size - part.numel()))
+    part = _own_shard(parameter, tensor)
     if key is None:
         set_.safe_set_local_fp32_param(parameter, part)
     else:
         set_.safe_set_local_optimizer_state(parameter, part, key)
+
+
+def _own_shard(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's shard of a full tensor, flat, padded to the shards' size."""
+    size: int = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+    part = tensor.flatten()[distributed.rank() * size : (distributed.rank() + 1) * size]
+    return nn.functional.pad(part, (0, size - part.numel()))
 
 
 @contextlib.contextmanager

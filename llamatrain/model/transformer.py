@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,8 +64,8 @@ def _recomputed(config: ModelConfig) -> Any:
 class Init:
     """How a leaf fills its weight: N(0, std) from a stream that depends on the seed and the parameter's name alone.
 
-    The paper does not say how it initialised. Leaves call this in their constructors because DeepSpeed's zero.Init
-    empties each parameter when its module's constructor ends. Seed None leaves weights as they are, to be loaded.
+    The paper does not say how it initialised. Leaves call this in their constructors. Seed None leaves weights as they
+    are, to be loaded.
     """
 
     seed: int | None
@@ -74,16 +77,40 @@ class Init:
         return Init(self.seed, self.std * scale, f"{self.name}.{name}" if self.name else name)
 
     def fill(self, weight: Tensor) -> None:
-        """Fill the weight in place, the same on every device, dtype and rank."""
+        """Fill the weight in place, the same on every device, dtype and rank; or note it where it is `drawn_later`."""
         if self.seed is None or weight.is_meta:
             return
+        noted = _noted.get()
+        if noted is not None:
+            noted.append((weight, self))
+        else:
+            with torch.no_grad():
+                weight.copy_(self.draw(weight.shape))
+
+    def draw(self, shape: torch.Size) -> Tensor:
+        """Return the weight's values, float32 on the CPU."""
         digest = hashlib.sha256(f"{self.seed}/{self.name}".encode()).digest()
         # NumPy's Philox, not torch: torch's streams differ between devices and releases.
         random = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
-        values = random.standard_normal(tuple(weight.shape), dtype=np.float32)
+        values = random.standard_normal(tuple(shape), dtype=np.float32)
         values *= self.std
-        with torch.no_grad():
-            weight.copy_(torch.from_numpy(values))
+        return torch.from_numpy(values)
+
+
+Noted = list[tuple[Tensor, Init]]
+
+_noted: ContextVar[Noted | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def drawn_later() -> Iterator[Noted]:
+    """Leave the weights of models made inside as they are; yield them with how each is to be filled."""
+    noted: Noted = []
+    before = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(before)
 
 
 class Linear(nn.Linear):

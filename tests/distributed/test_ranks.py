@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = ["stages", "bfloat16", "resume", "offload", "streaming", "frozen", "spikes", "reading", "generation"]
+CHECKS = [
+    "stages",
+    "bfloat16",
+    "resume",
+    "offload",
+    "streaming",
+    "frozen",
+    "building",
+    "spikes",
+    "reading",
+    "generation",
+]
 
 
 @pytest.mark.distributed

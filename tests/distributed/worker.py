@@ -6,7 +6,7 @@ A plain PyTorch loop on the whole global batch is the reference for every ZeRO s
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
@@ -23,13 +23,15 @@ from llamatrain.data.batches import Batches
 from llamatrain.data.order import Places
 from llamatrain.engine import state as named
 from llamatrain.engine.learning import Engine
+from llamatrain.engine.models import build
+from llamatrain.engine.zero import DTYPES
 from llamatrain.errors import UserError
 from llamatrain.fit import evaluate_loss, fit, train_step
 from llamatrain.generation import generate
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
-from llamatrain.model.transformer import Transformer
+from llamatrain.model.transformer import Init, Transformer
 from llamatrain.optim import kind_of, parameter_groups
 from llamatrain.responses.models import frozen_model
 from llamatrain.run import Run
@@ -270,9 +272,9 @@ def watch(patch: pytest.MonkeyPatch, gathered: Held, read: Held) -> None:
     real_gather, real_state, real_open = named.gathered, named.NamedState._full_state, checkpoint.safe_open
 
     @contextmanager
-    def gather(parameter: torch.Tensor, write: bool = False) -> Iterator[None]:
+    def gather(parameter: torch.Tensor, writer: int | None = None) -> Iterator[None]:
         size = 4 * getattr(parameter, "ds_numel", 0)
-        with real_gather(parameter, write):
+        with real_gather(parameter, writer):
             gathered.take(size)
             yield
         gathered.take(-size)
@@ -323,6 +325,32 @@ def check_frozen(folder: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="is a reward model; need a language model"):
         frozen_model(path, zero(3), scalar=False)
     say("frozen")
+
+
+def check_building() -> None:
+    """Fresh weights are those of a model made alone, bit by bit; each rank draws its share, a sharded one holds no more."""
+    drawn: list[str] = []
+
+    def draw(init: Init, shape: torch.Size, real: Callable[[Init, torch.Size], torch.Tensor] = Init.draw) -> Any:
+        drawn.append(init.name)
+        return real(init, shape)
+
+    alone = {name: weight.detach() for name, weight in ScalarModel(MODEL, seed=3).named_parameters()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Init, "draw", draw)
+        for settings in (zero(0), zero(2, "bfloat16"), zero(3), zero(3, "bfloat16", offload=True)):
+            drawn.clear()
+            model = build(lambda: ScalarModel(MODEL, seed=3), settings)
+            names = distributed.gather_objects(list(drawn))
+            assert sorted(name for share in names for name in share) == sorted(n for n in alone if "norm" not in n)
+            assert max(map(len, names)) - min(map(len, names)) <= 1
+            assert {weight.dtype for weight in model.parameters()} == {DTYPES[settings.dtype]}
+            sharded = settings.stage == 3 and distributed.world_size() > 1
+            assert sum(weight.numel() for weight in model.parameters()) == 0 or not sharded
+            engine = Engine(model, OPTIM, settings, STEPS)
+            for name, weight in engine.state.parameters_by_name():
+                assert torch.equal(weight, alone[name].to(weight.dtype)), (settings, name)
+    say("building")
 
 
 class Numbered(Batches):
@@ -453,6 +481,7 @@ def main() -> None:
     check_offload(folder, tokenizer)
     check_streaming(folder, tokenizer)
     check_frozen(folder, tokenizer)
+    check_building()
     check_spikes(folder, tokenizer)
     check_reading(folder, tokenizer)
     check_generation()

@@ -54,6 +54,14 @@ def test_scalar_engine_goes_on_from_a_scalar_model(
         language_engine(folder, OPTIM, ZERO, 10)
 
 
+def test_a_run_that_resumes_reads_and_draws_no_weights(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamatrain.start.load_weights", lambda _: 1 / 0)
+    language_engine(chat, OPTIM, ZERO, 10, resumes=True)
+    scalar_engine(chat, OPTIM, ZERO, 10, seed=5, resumes=True)
+    with pytest.raises(ZeroDivisionError):
+        language_engine(chat, OPTIM, ZERO, 10)
+
+
 def test_missing_and_unknown_weights_are_named(chat: Path) -> None:
     weights = {name: weight.clone() for name, weight in load_file(chat / "model.safetensors").items()}
     norm = weights.pop("model.norm.weight")
