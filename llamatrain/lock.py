@@ -106,6 +106,8 @@ class Lock:
 
     def _take(self) -> None:
         proof = self._flock()
+        if not self._in_place():  # taken away by who held it until now
+            raise self._refusal(None)
         holder = Holder.read(self.path)
         # On this machine flock has proved that whoever is named is gone; of another machine's holder it knows nothing.
         if holder is None or (proof and holder.kernel == self._me.kernel):
@@ -157,23 +159,27 @@ class Lock:
                     self._me.beats += 1
                     self._write()
 
-    def held(self) -> bool:
-        """Tell whether the folder is still this process's: there, not replaced, and not taken over from elsewhere."""
+    def _in_place(self) -> bool:
         try:
-            same = os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
+            return os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
         except OSError:
             return False
-        found = Holder.read(self.path)
+
+    def held(self) -> bool:
+        """Tell whether the folder is still this process's: there, not replaced, and not taken over from elsewhere."""
+        same, found = self._in_place(), Holder.read(self.path)
         return same and found is not None and replace(found, beats=0) == replace(self._me, beats=0)
 
-    def release(self) -> None:
-        """Let go; the file stays, empty."""
+    def release(self, remove: bool = False) -> None:
+        """Let go; the file stays, empty, unless it is to be removed: of a folder in which nothing was done."""
         if self._released.is_set():
             return
         self._released.set()
         self._beating.join()
         if self.held():
             self._file.truncate(0)
+            if remove:
+                self.path.unlink()
         self._file.close()
 
     def __enter__(self) -> Lock:

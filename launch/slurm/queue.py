@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,14 @@ class Queued:
     state: str  # PENDING, RUNNING, COMPLETING, ...
     reason: str  # why it waits
     run: str  # the folder that it makes
+
+
+def reach() -> None:
+    """Ask whether jobs can be submitted from here: UserError where a command is missing, ClusterError without an answer."""
+    for command in ("sbatch", "squeue", "scancel"):
+        if shutil.which(command) is None:
+            raise _absent(command)
+    jobs()
 
 
 def submit(script: Path, after: Sequence[str]) -> str:
@@ -55,14 +64,18 @@ def check_partition(key: str, name: str) -> None:
         )
 
 
+def _absent(command: str) -> UserError:
+    return UserError(
+        f"{command} is not on the PATH: need a login node of a Slurm cluster, or dry_run=true to see the scripts"
+    )
+
+
 def _ask(*command: str) -> str:
     """Return what a command of Slurm's says; ClusterError where it refuses."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, errors="replace")
     except FileNotFoundError:
-        raise UserError(
-            f"{command[0]} is not on the PATH: need a login node of a Slurm cluster, or dry_run=true to see the scripts"
-        ) from None
+        raise _absent(command[0]) from None
     except subprocess.TimeoutExpired:
         raise ClusterError(f"{command[0]} gave no answer within {SECONDS} s") from None
     if done.returncode:

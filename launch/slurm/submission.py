@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
@@ -98,24 +98,28 @@ def _program(cfg: SlurmConfig, name: str, theirs: Sequence[str], written_by: str
     run = (Path(settings.run.dir) / settings.run.name).absolute()
     job = _job(cfg, run / JOBS, run, run.name, program, program, [program, *theirs])
     _check_shares(program, to_dict(settings), job)
+    render(job, cfg.cluster, written_by)  # what it refuses is said before anything is written
     told = console()
     _check_home(cfg, run)
     if cfg.dry_run:
         _show([job], cfg, written_by)
         return
-    queue.jobs()  # where it does not answer, nothing is written
+    queue.reach()
     try:
         (run / JOBS).mkdir(parents=True, exist_ok=True)
         lock = Lock(run / JOBS)
     except OSError as error:
         raise UserError(f"run.dir and run.name: cannot write to {run} ({error.strerror})") from None
-    with lock:
+    with _clean(lock):
         queued = _queued(queue.jobs(), run, read_jobs(run).get(program))
         if queued is not None:
             _line(told, "=", program, f"job {queued.number} is queued already ({_state(queued)})")
             return
         _write([job], cfg, written_by)
-        number = queue.submit(job.script, [])
+        try:
+            number = queue.submit(job.script, [])
+        except ClusterError as error:
+            raise ClusterError(f"{error}; its script is {job.script}") from None
         _note(run, {program: Submitted(job=number, after=[], time=time.time())})
         _line(told, "▶", program, f"job {number}  {job.need}; logs in {job.folder}")
 
@@ -171,6 +175,7 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
     }
     for one in planned[: pipeline.last]:
         _check_shares(one.name, one.values, jobs[one.name])
+        render(jobs[one.name], cfg.cluster, written_by)  # what it refuses is said before anything is written
     _check_home(cfg, folder)
     if cfg.dry_run:
         chosen = _to_submit(decisions, told, pipeline)
@@ -180,15 +185,15 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
                 after = [parent for parent in one.parents if parent in chosen]
                 _line(told, "▶", one.name.ljust(pipeline.width), f"{jobs[one.name].need}{_behind(after)}")
         return
-    queue.jobs()  # where it does not answer, nothing is written
-    with pipeline.held():
+    queue.reach()
+    with _clean(pipeline.held()):
         noted = read_jobs(folder)
         active = queue.jobs()
         queued = {one.name: job for one in planned if (job := _queued(active, folder / one.name, noted.get(one.name)))}
         _refuse_other_plan(folder, planned, queued)
-        pipeline.describe(planned, ["slurm", *sys.argv[1:]])
         chosen = _to_submit(decisions, told, pipeline)
         _write([jobs[name] for name in chosen if name not in queued], cfg, written_by)
+        pipeline.describe(planned, ["slurm", *sys.argv[1:]])
         parents = {one.name: one.parents for one in planned}
         count = _submit_chain(
             Chain({name: jobs[name] for name in chosen}, queued, parents), folder, told, pipeline.width
@@ -229,7 +234,9 @@ def _submit_chain(chain: Chain, folder: Path, told: Console, width: int) -> int:
         except (ClusterError, UserError) as error:
             if made:
                 queue.cancel([one["job"] for one in made.values()])
-            raise ClusterError(f"{name}: {error}; nothing of this call stays queued") from None
+            raise ClusterError(
+                f"{name}: {error}; nothing of this call stays queued; its script is {job.script}"
+            ) from None
         made[name] = Submitted(job=numbers[name], after=[numbers[parent] for parent in after], time=time.time())
         _line(told, "▶", name.ljust(width), f"job {numbers[name]}  {job.need}{_behind(after)}")
     _note(folder, made)
@@ -285,6 +292,17 @@ def _check_home(cfg: SlurmConfig, folder: Path) -> None:
     home = cfg.cluster.shared
     if home is not None and not folder.resolve().is_relative_to(Path(home).resolve()):
         raise UserError(f"run.dir: {folder} does not lie below cluster.shared={home}, which all nodes see")
+
+
+@contextmanager
+def _clean(lock: Lock) -> Iterator[None]:
+    """Hold a folder while jobs are submitted; where that fails no empty lock stays in it."""
+    with lock:
+        try:
+            yield
+        except BaseException:
+            lock.release(remove=True)
+            raise
 
 
 def _queued(active: Sequence[Queued], run: Path, noted: Submitted | None) -> Queued | None:

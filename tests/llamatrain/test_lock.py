@@ -54,6 +54,19 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         assert second.held()
 
 
+def test_a_lock_that_is_removed_does_not_let_two_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, flock = Lock(tmp_path), fcntl.flock
+
+    def removed_meanwhile(*arguments: Any) -> None:
+        first.release(remove=True)
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with pytest.raises(UserError, match="another process is running in"):
+        Lock(tmp_path)
+    assert not (tmp_path / ".lock").exists()
+
+
 def test_a_killed_holder_leaves_nothing_to_clear_away(tmp_path: Path, repository: Path) -> None:
     code = (
         f"import os, signal; from pathlib import Path; from llamatrain.lock import Lock; Lock(Path({str(tmp_path)!r}))"

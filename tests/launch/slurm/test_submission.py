@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from launch import programs
 from launch.slurm import __main__ as slurm
+from launch.slurm import queue
 from llamatrain.lock import Lock
 
 from ..conftest import Start
@@ -161,7 +163,7 @@ def test_a_mistake_is_said_in_a_line_and_submits_nothing(
     assert submit(*arguments) == 2
     said = capsys.readouterr().err
     assert message in said and len(said.splitlines()) == 1
-    assert not asked(cluster) and not list(Path().glob("runs/**/job.sh"))
+    assert not asked(cluster) and not Path("runs").exists()
 
 
 def test_what_the_cluster_refuses_leaves_nothing_queued(submit: Submit, cluster: Path, capsys: Capture) -> None:
@@ -169,23 +171,75 @@ def test_what_the_cluster_refuses_leaves_nothing_queued(submit: Submit, cluster:
     assert submit(*PIPELINE) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: third: sbatch refused: Batch job submission failed: Job violates accounting policy;")
+    assert len(said.splitlines()) == 1 and f"its script is {Path.cwd()}/runs/trio/jobs/third/job.sh" in said
     assert asked(cluster)[-1] == "scancel 101 102"
+    (cluster / "queue").unlink()  # where they were cancelled
+    (cluster / "refuse_103").unlink()
+    assert not list(Path("runs").glob("**/.lock"))
+    assert submit(*PIPELINE) == 0  # the same command, once Slurm takes it
+    assert dependencies(cluster)[-3:] == ["", "103", "104"]
 
 
-def test_without_slurm_only_a_dry_run_works(submit: Submit, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
+def test_a_refused_program_leaves_its_script_alone(submit: Submit, cluster: Path, capsys: Capture) -> None:
+    given = ("fake", "run.name=alone", "text=one")
+    refusals = ["sbatch: error: Invalid account", "sbatch: error: Batch job submission failed: Unspecified error"]
+    (cluster / "refuse_101").write_text("\n".join(refusals))
+    assert submit(*given) == 1
+    script = Path.cwd() / "runs/alone/jobs/job.sh"
+    told = "Invalid account; Batch job submission failed: Unspecified error"
+    assert capsys.readouterr().err == f"error: sbatch refused: {told}; its script is {script}\n"
+    assert [path for path in Path("runs").rglob("*") if path.is_file()] == [script.relative_to(Path.cwd())]
+    (cluster / "refuse_101").unlink()
+    assert submit(*given) == 0
+
+
+@pytest.mark.parametrize("missing", ["sbatch", "squeue", "scancel"])
+def test_without_a_command_of_slurms_only_a_dry_run_works(
+    submit: Submit, cluster: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    (cluster / "bin" / missing).unlink()
+    monkeypatch.setenv("PATH", str(cluster / "bin"))
     for what in (PIPELINE, ["fake", "run.name=alone"]):
         assert submit(*what) == 2
-        assert "squeue is not on the PATH: need a login node of a Slurm cluster" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"error: {missing} is not on the PATH: need a login node of a Slurm cluster" in said
+        assert len(said.splitlines()) == 1
+        assert submit(*what, "dry_run=true") == 0
     assert not Path("runs").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_named(submit: Submit, cluster: Path, capsys: Capture) -> None:
-    Path("runs/trio").mkdir(parents=True)
-    Path("runs/trio/jobs").write_text("a file")
-    assert submit(*PIPELINE) == 2
-    said = capsys.readouterr().err
-    assert "runs/trio/jobs" in said and "cannot be read or written" in said and not asked(cluster)
+@pytest.mark.parametrize("command", ["squeue", "sbatch"])
+def test_a_controller_that_does_not_answer_is_said(
+    submit: Submit, cluster: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(queue, "SECONDS", 0.3)
+    (cluster / "bin" / command).write_text("#!/bin/bash\nexec sleep 60\n")
+    assert submit("fake", "run.name=alone") == 1
+    assert f"error: {command} gave no answer within 0.3 s" in capsys.readouterr().err
+    assert not list(Path("runs").glob("**/.lock")) and (command == "sbatch" or not Path("runs").exists())
+
+
+@pytest.mark.parametrize(
+    ("folder", "made", "reason"),
+    [
+        ("/sys", "", "Operation not permitted|Permission denied|Read-only file system"),  # nobody may write there
+        ("runs", "runs", "Not a directory"),
+        ("runs", "runs/trio/jobs", "Not a directory|File exists"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named(
+    submit: Submit, cluster: Path, capsys: Capture, folder: str, made: str, reason: str
+) -> None:
+    if made:
+        Path(made).parent.mkdir(parents=True, exist_ok=True)
+        Path(made).write_text("a file")
+    for what in ((*PIPELINE, f"run.dir={folder}"), ("fake", "run.name=trio", f"run.dir={folder}")):
+        assert submit(*what) == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1 and f"{folder}/trio" in said and re.search(reason, said), said
+    assert not asked(cluster) and not [
+        path for path in Path("runs").rglob("*") if path.is_file() and path != Path(made)
+    ]
 
 
 def test_a_pipeline_that_runs_here_is_not_submitted(submit: Submit, cluster: Path, capsys: Capture) -> None:
