@@ -6,7 +6,7 @@
 A thread of its own writes the first file and counts how often; the beats in it are the training thread's (heartbeat.py).
 So a rank whose count stands still is asleep or gone, and one whose beats stand still does not get on. A rank that has not
 moved for a while looks at the others' files, on a shared disk those of other machines too; for how long they stand still
-goes by its own clock. Waiting for a rank that moves is no hang.
+goes by its own clock. Waiting for a rank that moves is no hang, nor is the sleep of a whole job (`scontrol suspend`).
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Watch:
         self.path = folder / BEATS / f"rank_{self._sign.rank:05d}.json"
         self._seen: dict[int, Seen] = {}
         self._closed = threading.Event()
+        self._woke = 0.0  # when, by its own clock, this process was last found to have stood still as a whole
         self._thread: threading.Thread | None = None
         heartbeat.beat("start")
         if minutes and distributed.world_size() > 1:
@@ -102,17 +103,28 @@ class Watch:
             self.path.unlink(missing_ok=True)
 
     def _watch(self) -> None:
+        lay_down = time.monotonic()
         while not self._closed.wait(self.interval):
-            self._show()
-            if heartbeat.quiet() < self.limit / 4:
-                self._seen.clear()
-                continue
-            self._look()
-            told = next((seen.sign.hang for seen in self._seen.values() if seen.sign.hang), "")
-            why, hung = self._hung() if heartbeat.quiet() >= self.limit else ("", [])
-            if told or hung:
-                own = "" if self._sign in hung else f"; rank {self._sign.rank} at {heartbeat.here}"
-                self._end(told or f"{'; '.join(map(str, hung))}: {why}{own}", found=not told)
+            self._turn(time.monotonic() - lay_down)
+            lay_down = time.monotonic()
+
+    def _turn(self, slept: float) -> None:
+        """Show where this rank stands and look at the others, after so many seconds of sleep."""
+        if slept > self.interval + self.limit / 4:
+            # All of this process stood still, and maybe all ranks: a suspended job. Time begins when it wakes.
+            self._woke = time.monotonic()
+            self._seen.clear()
+        self._show()
+        quiet = min(heartbeat.quiet(), time.monotonic() - self._woke)
+        if quiet < self.limit / 4:
+            self._seen.clear()
+            return
+        self._look()
+        told = next((seen.sign.hang for seen in self._seen.values() if seen.sign.hang), "")
+        why, hung = self._hung() if quiet >= self.limit else ("", [])
+        if told or hung:
+            own = "" if self._sign in hung else f"; rank {self._sign.rank} at {heartbeat.here}"
+            self._end(told or f"{'; '.join(map(str, hung))}: {why}{own}", found=not told)
 
     def _show(self) -> None:
         self._sign = Sign(**{**asdict(self._sign), **asdict(heartbeat.here), "count": self._sign.count + 1})

@@ -79,6 +79,23 @@ def test_a_rank_that_is_done_is_nobody_to_wait_for(world: World) -> None:
     assert last(world, 3, WAITS, (WORKS, True, True)) == ("", [])
 
 
+def test_a_job_that_was_suspended_does_not_hang_as_it_wakes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(world.watch, "_end", lambda hang, found: ended.append(hang))
+    monkeypatch.setattr(heartbeat, "_moved", 0.0)
+    waits = (WAITS, True, False)
+    last(world, 2, WAITS, waits, waits)
+    world.now += 60
+    world.watch._turn(3600)
+    for _ in range(3):  # minutes in which nobody has moved yet
+        world.minute(WAITS, waits, waits)
+        world.watch._turn(60)
+    assert not ended
+    world.minute(WAITS, waits, waits)
+    world.watch._turn(60)
+    assert "all ranks wait for one another" in ended[0]
+
+
 def test_what_is_written_down_before_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr("time.sleep", lambda seconds: None)
