@@ -17,7 +17,7 @@ from launch.slurm.attempts import read_attempts
 from llamatrain import manifest
 from tests.checkpoints import read_jsonl
 
-from .conftest import ROOT, Lab
+from .cluster import ROOT, Lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
