@@ -81,6 +81,10 @@ class Night:
         job = Job(self.lab, home / f"{program}_{self.seed}_{number}", self.programs[program])
         begun = time.monotonic()
         happened = self.bad_node(job, kind) if kind in BAD_NODES else self.strike(job, kind, rng)
+        while happened is None:  # the job was over before the moment came: another one, and another moment
+            self.lab.until(job.over)
+            job = Job(self.lab, job.run.with_name(f"{job.run.name}_"), job.arguments)
+            happened = self.strike(job, kind, rng)
         self.lab.until(job.over)
         again = 0
         while again < 2 and kind in FINAL and job.status.get("state") != "done":
@@ -107,18 +111,20 @@ class Night:
             "date": datetime.now(UTC).date().isoformat(),
         }
 
-    def strike(self, job: Job, kind: str, rng: random.Random) -> dict[str, Any]:
-        """Submit a job and strike it at a random moment, both ranks standing still as that happens."""
+    def strike(self, job: Job, kind: str, rng: random.Random) -> dict[str, Any] | None:
+        """Submit a job and strike it at a random moment, both ranks standing still as that happens; None where it is over."""
         job.submit(*(["cluster.restarts=1"] if kind == "a crash loop" else []))
         pids = job.until_ranks()
+        if kind == "a rank asleep":  # before a run begins that shows after the ten minutes in which ranks are to meet
+            job.until_watched()
         program = job.arguments[0]
-        moment = rng.uniform(0, 0.9 * self.seconds[program])
+        moment = rng.uniform(0, self.seconds[program])
         time.sleep(moment)
         phase = job.phase()
         faults.stand_still(pids)
         if job.ranks() != pids:  # it was faster than the undisturbed one
             faults.wake(pids)
-            return {"phase": "over", "moment": round(moment, 1), "step": None}
+            return None
         step = faults.steps_logged(job.run)
         strikes(rng)[kind](job, pids)
         return {"phase": phase, "moment": round(moment, 1), "step": step}

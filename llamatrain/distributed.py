@@ -27,6 +27,8 @@ TIMEOUT = timedelta(minutes=60)  # of a step's collective, in which no rank wait
 # that by the watch of a run (watch.py); until a run begins there is none.
 PATIENCE = timedelta(days=1)
 RENDEZVOUS = timedelta(minutes=10)  # for all ranks to come, some of them from a busy disk
+# Of a collective, in gloo's words and NCCL's.
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exiting")
 
 
 _patient: Any = None  # the process group of what ranks agree on between steps: over gloo, also beside NCCL
@@ -206,6 +208,11 @@ def gather_objects(value: T) -> list[T]:
     with heartbeat.collective("all_gather"):
         _dist().all_gather_object(box, value, group=_patient)
     return box
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Tell whether a collective failed because another rank is gone."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
 
 
 def fail_together(failure: str | UserError) -> None:

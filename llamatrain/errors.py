@@ -21,6 +21,10 @@ class BadNodeError(Exception):
     """Hosts that a run cannot work on, named: exit code 76."""
 
 
+class LostRankError(Exception):
+    """Another rank is gone without a word, killed or with its host: exit code 134, after which a job is started again."""
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file that another program makes is not there."""
 

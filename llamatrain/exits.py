@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Callable
 
 from . import distributed
-from .errors import BadNodeError, DiskError, mistake, no_space
+from .errors import BadNodeError, DiskError, LostRankError, mistake, no_space
 from .stopping import EXIT_STOPPED, Stopped
+from .watch import EXIT_HUNG
 
 EXIT_FAILURE, EXIT_USER, EXIT_BAD_NODE = 1, 2, 76
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of a collective, in gloo's words
 
 
 def guarded(body: Callable[[], int], leaves: bool) -> int:
@@ -41,6 +41,9 @@ def guarded(body: Callable[[], int], leaves: bool) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_NODE
+    except LostRankError as error:
+        print(f"error: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+        return EXIT_HUNG
     except Exception as error:
         said = mistake(error)
         if said is not None:
@@ -49,7 +52,7 @@ def guarded(body: Callable[[], int], leaves: bool) -> int:
             if _first_here():
                 print(f"error: {said}", file=sys.stderr)
             return EXIT_FAILURE if isinstance(error, DiskError) or no_space(error) else EXIT_USER
-        if any(sign in str(error) for sign in LOST_PEER):  # what happened is told there
+        if distributed.lost_peer(error):  # what happened is told there
             print(f"rank {os.environ.get('RANK', '0')}: exiting because another rank has exited", file=sys.stderr)
         else:
             traceback.print_exc()

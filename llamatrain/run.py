@@ -84,6 +84,7 @@ class Run:
         self._charts = dashboard and self.is_main and config.wandb.mode != "disabled"
         self._last: dict[str, float] = {}  # the newest value of each metric
         self._metrics: Metrics | None = None
+        self._watch: Watch | None = None
         self.incidents: list[dict[str, Any]] = []
         self._resumes = False
         try:
@@ -124,7 +125,8 @@ class Run:
             if not self._stop_request.patient:
                 end = partial(self._home.write_status, "stopped", self.step)
                 self._signals.enter_context(heard_by_a_thread(self._stop_request, end))
-            self._signals.enter_context(closing(Watch(self.folder, self.config.hang_minutes, self._home.fail)))
+            self._watch = Watch(self.folder, self.config.hang_minutes, self._home.fail)
+            self._signals.enter_context(closing(self._watch))
             if preflight.asked(self.config.preflight):
                 preflight.check(self.folder, self.print)
             if self._charts:
@@ -141,8 +143,9 @@ class Run:
         """Record how the run ended. A launcher may end all ranks as soon as one has left: until then signals wait."""
         self._stop_request.patient = True
         late: Exception | None = None
+        lost = self._watch and self._watch.lost_rank(error)
         try:
-            self._close(error)
+            self._close(lost or error)
         except (OSError, UserError) as found:
             late = found
         if self._dashboard is not None:
@@ -152,12 +155,10 @@ class Run:
         self._signals.close()
         self._home.close()
         if any(e is not None and no_space(e) for e in (error, late)):
-            free = size(shutil.disk_usage(self.folder).free)
-            raise DiskError(
-                f"no space left on the disk of {self.folder} ({free} free); its checkpoints are untouched"
-            ) from None
-        if error is None and late is not None:
-            raise late
+            where = f"{self.folder} ({size(shutil.disk_usage(self.folder).free)} free)"
+            raise DiskError(f"no space left on the disk of {where}; its checkpoints are untouched") from None
+        if (last := lost or (late if error is None else None)) is not None:
+            raise last from None
 
     def _close(self, error: BaseException | None) -> None:
         gone = self._gone()
@@ -173,8 +174,7 @@ class Run:
             elif isinstance(error, Stopped):
                 self._home.write_status("stopped", self.step, str(error))
             else:
-                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                self._home.write_status("failed", self.step, reason)
+                self._home.write_status("failed", self.step, f"{type(error).__name__}: {error}".removesuffix(": "))
 
     def expect(self, total_steps: int) -> None:
         """Note how many steps the run will have, for who reads status.json."""

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from . import distributed, heartbeat
+from .errors import LostRankError
 from .heartbeat import Place
 from .run_files import BEATS, HANGS
 from .text_files import read_json
@@ -86,6 +87,7 @@ class Watch:
         self.path = folder / BEATS / f"rank_{self._sign.rank:05d}.json"
         self._seen: dict[int, Seen] = {}
         self._closed = threading.Event()
+        self._stays = False  # its sign
         self._woke = 0.0  # when, by its own clock, this process was last found to have stood still as a whole
         self._thread: threading.Thread | None = None
         heartbeat.beat("start")
@@ -100,7 +102,20 @@ class Watch:
             self._closed.set()
             self._thread.join()
             self._thread = None
-            self.path.unlink(missing_ok=True)
+            if not self._stays:
+                self.path.unlink(missing_ok=True)
+
+    def lost_rank(self, error: BaseException | None) -> LostRankError | None:
+        """Return what to raise instead where a run ends by a collective's error because another rank was torn away.
+
+        One that ended by itself, and tells why, took its sign away before its connections closed. This rank's then stays
+        for the others, which see the same.
+        """
+        if error is None or self._thread is None or not distributed.lost_peer(error):
+            return None
+        self._stays = len(read_signs(self.folder)) == distributed.world_size()
+        gone = "another rank is gone without a word: it was killed, or its host is out of reach"
+        return LostRankError(gone) if self._stays else None
 
     def _watch(self) -> None:
         lay_down = time.monotonic()

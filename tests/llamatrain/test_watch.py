@@ -112,6 +112,25 @@ def test_what_is_written_down_before_the_end(world: World, monkeypatch: pytest.M
     assert watch.read_signs(world.folder)[0].hang  # so that the others end, too
 
 
+def test_a_rank_that_was_torn_away_is_told_from_one_that_ended_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch.distributed, "world_size", lambda: 2)
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:2224: Connection reset by peer")
+    other = tmp_path / BEATS / "rank_00001.json"
+    for torn in (True, False):
+        watch.clear(tmp_path)
+        own = Watch(tmp_path, 20, print)
+        other.write_text(json.dumps(asdict(Sign(rank=1))))
+        if not torn:  # it took its sign away, as it told what was wrong
+            other.unlink()
+        assert own.lost_rank(None) is None and own.lost_rank(ValueError("Connection reset by peer")) is None
+        lost = own.lost_rank(closed)
+        assert (lost is not None) is torn and "gone without a word" in str(lost or "gone without a word")
+        own.close()
+        assert own.path.exists() is torn  # so that a third rank, which looks later, sees the same
+
+
 def test_one_rank_is_not_watched(tmp_path: Path) -> None:
     watch.clear(tmp_path)
     alone = Watch(tmp_path, 1e-6, print)

