@@ -1,7 +1,8 @@
 # make demo        a small model from raw text to a chat assistant, on this machine's CPU in about ten minutes
 # make help        this text
 # make test        the tests, in some minutes
-# make test-slow   those too slow for that: kills, several ranks, malformed inputs by the thousand, the pages' commands
+# make test-slow   those too slow for that: kills, several ranks, malformed inputs by the thousand, the pages' commands, and on a
+#                  Slurm like that of test-slurm what may befall a job at night
 # make test-slurm  jobs on a real Slurm of virtual nodes, which needs root and installs Slurm by apt; skipped where it cannot be
 # make check       format, lint, types, import rules
 # make clean       removes .venv, builds and caches; never runs/
@@ -31,13 +32,13 @@ demo: $(VENV)/installed
 	@$(BIN)/llamatrain pipeline preset=demo $(ARGS)
 
 test: $(VENV)/installed-test
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not slurm" $(ARGS)
 
 test-slow: $(VENV)/installed-test
-	@$(BIN)/python -m pytest -m "slow and not slurm" $(ARGS)
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-slurm: $(VENV)/installed-test
-	@$(BIN)/python -m pytest -m slurm $(ARGS)
+	@$(BIN)/python -m pytest -m "slurm and not slow" $(ARGS)
 
 check: $(VENV)/installed-test
 	@$(BIN)/ruff format --check .

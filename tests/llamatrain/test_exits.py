@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from llamatrain.errors import BadNodeError, DiskError, UserError
+from llamatrain.errors import BadNodeError, DiskError, LostRankError, UserError
 from llamatrain.exits import guarded
 
 CODES = [
@@ -15,6 +15,7 @@ CODES = [
     (OSError(errno.ENOSPC, "No space left on device", "a"), 1),
     (OSError(errno.EACCES, "Permission denied", "a"), 2),
     (BadNodeError("bad node: host1 (rank 1): link 1 MB/s, need 10 MB/s or more"), 76),
+    (LostRankError("another rank is gone without a word"), 134),
 ]
 
 

@@ -19,7 +19,7 @@ from tests.checkpoints import read_jsonl
 
 from .cluster import ROOT, Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slurm]
 
 PRESET = "preset=tests/slurm/tiny.yaml"
 ON_TWO_NODES = ("resources.pretrain.nodes=2", "resources.ppo.nodes=2")
@@ -55,6 +55,25 @@ def test_the_whole_chain_runs_from_one_command(lab: Lab, chain: Path) -> None:
     assert (chain / "jobs/pretrain/rank_0001.log").read_text().startswith("=== rank 1 of 2 on node2, job ")
     assert "24 done;" in lab.llamatrain("status", str(chain))
     assert "0 submitted" in lab.llamatrain("slurm", "pipeline", PRESET, f"run.dir={chain.parent}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("cluster.partition=mian", "cluster.partition=mian: no such partition; did you mean 'main'?"),
+        ("cluster.constraint=a100", "sbatch refused: Batch job submission failed: Invalid feature specification"),
+        ("resources.toyworld.gpus_per_node=8", "sbatch refused: Invalid generic resource (gres) specification"),
+        ("cluster.exclude=node9", "sbatch refused: Batch job submission failed: Invalid node name specified"),
+        ('cluster.sbatch=["--nonsense"]', "sbatch refused: unrecognized option '--nonsense'"),
+    ],
+)
+def test_what_slurm_refuses_is_said_in_a_line(lab: Lab, tmp_path: Path, asked: str, message: str) -> None:
+    given = ["toyworld", PRESET, f"run.dir={tmp_path}", "run.name=refused", asked]
+    said = lab.llamatrain("slurm", *given, code=2 if "partition" in asked else 1)
+    assert said.startswith(f"error: {message}") and len(said.splitlines()) == 1, said
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == ([] if "partition" in asked else ["refused/jobs/job.sh"])
+    assert not lab.ask("squeue", "--noheader", "--name=refused")
 
 
 def test_the_reward_models_are_trained_side_by_side(chain: Path) -> None:
