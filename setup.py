@@ -72,6 +72,7 @@ setup(
     ],
     extras_require={
         "language": ["py3langid>=0.4,<0.5"],
+        "power": ["nvidia-ml-py>=12.535,<14"],
         "test": [
             "py3langid>=0.4,<0.5",
             "pytest>=9,<10",

@@ -24,6 +24,7 @@ from .errors import DiskError, UserError, no_space
 from .incidents import add_incident, drop_stale, read_incidents, rewrite_incidents
 from .keys import to_dict
 from .metrics import Dashboard, Metrics
+from .power import Sampler
 from .progress import Progress
 from .replaced import size
 from .resuming import differences, parent_hash, refuse_resume
@@ -81,6 +82,7 @@ class Run:
         self._signals = ExitStack()
         self._bar: Progress | None = None
         self._dashboard: Dashboard | None = None
+        self._power: Sampler | None = None
         self._charts = dashboard and self.is_main and config.wandb.mode != "disabled"
         self._last: dict[str, float] = {}  # the newest value of each metric
         self._metrics: Metrics | None = None
@@ -127,6 +129,7 @@ class Run:
                 self._signals.enter_context(heard_by_a_thread(self._stop_request, end))
             self._watch = Watch(self.folder, self.config.hang_minutes, self._home.fail)
             self._signals.enter_context(closing(self._watch))
+            self._power = Sampler(self.folder)
             if preflight.asked(self.config.preflight):
                 preflight.check(self.folder, self.print)
             if self._charts:
@@ -162,6 +165,8 @@ class Run:
 
     def _close(self, error: BaseException | None) -> None:
         gone = self._gone()
+        if self._power is not None:
+            self._power.close()
         if self._metrics is not None:
             self._metrics.close()  # first: a full disk shows here
         if gone and error is None:

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 STATUS, METRICS, INCIDENTS = "status.json", "metrics.jsonl", "incidents.jsonl"
 BEATS, HANGS = ".beats", "hangs"  # where the ranks stand, and what was found where they hung (`llamatrain.watch`)
+POWER = ".power"  # what each node's devices took (`llamatrain.power`)
 
 
 class Status(TypedDict, total=False):
@@ -26,6 +27,7 @@ class Status(TypedDict, total=False):
     made_from: dict[str, Any]  # the fingerprints of what it reads
     environment: dict[str, Any]
     kernels: dict[str, str]  # product -> library, MKL or oneDNN
+    power: dict[str, Any]  # what the devices of all nodes took, over all attempts, where the machines count it
 
 
 class Logged(TypedDict):

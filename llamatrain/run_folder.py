@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .config.renamed import older
 from .environment import environment
 from .errors import UserError
 from .lock import Lock
+from .power import read_power
 from .replaced import bytes_of, move_content_beside, size
 from .resuming import refuse_replacement
 from .run_files import HANGS, INCIDENTS, METRICS, STATUS, Status
@@ -141,6 +143,7 @@ class RunFolder:
 
     def write_status(self, state: str, step: int, reason: str = "") -> None:
         """Write status.json."""
+        taken = read_power(self.path)
         content = {
             "state": state,
             "program": self.program,
@@ -157,5 +160,6 @@ class RunFolder:
             "made_from": self._made_from,
             "environment": self._environment,
             "kernels": kernels.used(),
+            **({} if taken is None else {"power": {**asdict(taken), "watts": round(taken.watts, 2)}}),
         }
         atomic.write_json(self.path / STATUS, content)
