@@ -13,6 +13,7 @@ from pathlib import Path
 from . import distributed
 from .model.config import ModelConfig
 from .settings import BYTES, ZeroConfig, held_bytes
+from .shares import largest_share
 
 USED = 0.8  # of the memory: the rest is the process's own, and what an allocator cannot hand out
 MOST_TOKENS = {"cpu": 8192, "cuda": 65_536}  # of a micro-batch: a longer one is no faster
@@ -34,14 +35,14 @@ def micro_batch(
     """Return the rows of a micro-batch: as many as were asked for or, with None, the most that fit a rank's memory.
 
     `rows` are those of the global batch, each of `tokens` at most; a rank holds `trained` models of this shape in
-    training and `read` more. All ranks take as many, and a divisor of their share.
+    training and `read` more. All ranks take as many, and a divisor of the largest share.
     """
+    share = largest_share(rows, ranks)
     if asked is not None:
-        return asked
+        return min(asked, share)
     held = models_bytes(model, zero, ranks, trained, read)
     fit = _fit(held, tokens * token_bytes(model, zero.dtype), ranks)
     most = min(fit, MOST_TOKENS[distributed.device().type] // tokens)
-    share = rows // ranks
     # A divisor, so that every micro-batch of a step is full; 1 where not even that should fit.
     return max(size for size in range(1, share + 1) if share % size == 0 and size <= max(1, most))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from llamatrain import checkpoint
 from llamatrain.config.program import main
-from llamatrain.data.batches import check_split
 from llamatrain.data.sequences import TokenBatches
 from llamatrain.data.shards import MANIFEST, read_manifest
 from llamatrain.distributed import rank, world_size
@@ -91,11 +90,8 @@ def start_told(folder: Path | None) -> str:
 
 
 def rows_at_once(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> int:
-    """Return the micro-batch size; UserError for a global batch that the ranks cannot share."""
+    """Return the micro-batch size."""
     assert cfg.seq_len is not None
-    check_split(
-        "batch_tokens", cfg.batch_tokens, {"seq_len": cfg.seq_len, "micro_batch_size": cfg.micro_batch_size}, ranks
-    )
     rows = cfg.batch_tokens // cfg.seq_len
     return micro_batch(cfg.micro_batch_size, rows, cfg.seq_len, model, cfg.zero, ranks)
 

@@ -12,6 +12,7 @@ from llamatrain.flops import flops_per_token
 from llamatrain.length import check_length
 from llamatrain.model.config import ModelConfig
 from llamatrain.settings import BYTES, ZeroConfig, held_bytes
+from llamatrain.shares import padding_in_words, passes
 
 from .config import PretrainConfig
 
@@ -59,7 +60,8 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, size: int, length:
             f"model: {model.parameters:,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
             f"length: {steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,}{length}",
             f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {_count(ranks, 'rank')} x "
-            f"{_count(rows // (size * ranks), 'accumulated micro-batch', 'es')} x {_count(size, 'row')}",
+            f"{_count(passes(rows, size, ranks), 'accumulated micro-batch', 'es')} x {_count(size, 'row')}"
+            f"{padding_in_words(rows, size, ranks)}",
             f"learning rate: {cfg.optim.lr:g} after {warmup:,} steps of warm-up, then {fall}",
         ]
     )

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
-from llamatrain.data.batches import check_split
 from llamatrain.data.packing import Batch
 from llamatrain.data.skipped import BadRows
 from llamatrain.distributed import rank, world_size
@@ -27,6 +26,7 @@ from llamatrain.length import check_length
 from llamatrain.progress import counted
 from llamatrain.responses.pairs import Pair, score_pairs, scores_at_ends
 from llamatrain.run import Run
+from llamatrain.shares import split_in_words
 from llamatrain.start import rows_at_once, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
@@ -47,7 +47,6 @@ def train(cfg: RewardConfig) -> None:
     start = checkpoint.resolve(cfg.checkpoint, "sft")
     tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     max_length = most_tokens(start, cfg.max_length)
-    check_split("batch_pairs", cfg.batch_pairs, {"micro_batch_size": cfg.micro_batch_size}, world_size())
     cfg.micro_batch_size = size = pairs_at_once(cfg, start, world_size())
     data = load(cfg, tokenizer, max_length)
     labelled = count_labelled(data.pairs)
@@ -66,7 +65,7 @@ def train(cfg: RewardConfig) -> None:
     fingerprints, fixed = {"train": batches.fingerprint}, ("batch_pairs", *LOSS)
     then = PROGRAMS["reward"].then
     with Run(cfg.run, "reward", cfg, {"checkpoint": start}, fingerprints, fixed, then=then) as run:
-        run.print(plan(cfg, data, labelled, steps))
+        run.print(plan(cfg, data, labelled, steps, world_size()))
         if cfg.auxiliary_weight and not labelled:
             run.print(
                 f"warning: auxiliary_weight={cfg.auxiliary_weight:g} has no effect: no pair has chosen_safe or "
@@ -90,14 +89,15 @@ def total_steps(cfg: RewardConfig, pairs: int) -> int:
     return max(1, round(cfg.epochs * pairs / cfg.batch_pairs))
 
 
-def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int) -> str:
+def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int, ranks: int) -> str:
     """Say in words what will be trained on."""
+    assert cfg.micro_batch_size is not None
     epochs = steps * cfg.batch_pairs / len(data.pairs)
     return "\n".join(
         [
             *data.notes,
-            f"{counted(len(data.pairs), 'pair')}, {counted(steps, 'step')} of {cfg.batch_pairs} in micro-batches of "
-            f"{cfg.micro_batch_size}: {counted(epochs, 'epoch', '.3g')}, "
+            f"{counted(len(data.pairs), 'pair')}, {counted(steps, 'step')} of {cfg.batch_pairs} "
+            f"{split_in_words(cfg.batch_pairs, cfg.micro_batch_size, ranks)}: {counted(epochs, 'epoch', '.3g')}, "
             f"margin {cfg.margin}, auxiliary weight {cfg.auxiliary_weight:g} "
             f"({counted(labelled, 'pair')} labelled safe or unsafe), centering weight {cfg.center_weight:g}",
         ]
@@ -107,13 +107,12 @@ def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int) -> str
 def dry_run(cfg: RewardConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
     ranks = ranks or world_size()
-    check_split("batch_pairs", cfg.batch_pairs, {"micro_batch_size": cfg.micro_batch_size}, ranks)
     start = checkpoint.resolve(cfg.checkpoint, "sft")
     cfg.micro_batch_size = pairs_at_once(cfg, start, ranks)
     data = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), most_tokens(start, cfg.max_length))
     labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
-    return plan(cfg, data, labelled, total_steps(cfg, len(data.pairs)))
+    return plan(cfg, data, labelled, total_steps(cfg, len(data.pairs)), ranks)
 
 
 def pairs_at_once(cfg: RewardConfig, start: Path, ranks: int) -> int:

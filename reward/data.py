@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from llamatrain.chat import Message, encode_dialogue, too_many
-from llamatrain.data.batches import check_split
 from llamatrain.data.kinds import PreferenceRow
 from llamatrain.data.order import shuffled
 from llamatrain.data.packing import Batch
@@ -21,6 +20,7 @@ from llamatrain.data.skipped import BadRows, warned
 from llamatrain.errors import UserError
 from llamatrain.model.config import load_config
 from llamatrain.responses.pairs import Pair, Tokens, collate_pairs
+from llamatrain.shares import passes
 from llamatrain.tokenizer import Tokenizer
 
 from .losses import margin_of
@@ -147,7 +147,8 @@ class PairBatches:
     """The training order: `batch_at(step)` is a function of the pairs, the seed and the step.
 
     A global batch is the next `batch_pairs` of an order that is shuffled in each epoch. Within it the pairs are
-    distributed by length, so that every micro-batch of every rank has about as many tokens.
+    distributed by length, so that every micro-batch of every rank has about as many tokens. Where they do not divide, some
+    micro-batches have a pair less, or none: all ranks make as many.
     """
 
     def __init__(
@@ -162,7 +163,6 @@ class PairBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        check_split("batch_pairs", batch_pairs, {"micro_batch_size": micro_batch_size}, world_size)
         if batch_pairs > len(pairs):
             raise UserError(f"batch_pairs={batch_pairs} exceeds the {len(pairs)} training pairs; need at most that")
         self.pairs, self.margin, self.max_length = pairs, margin, max_length
@@ -193,15 +193,13 @@ class PairBatches:
     def batch_at(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of the global batch of `step`."""
         pairs = sorted((self.pairs[i] for i in self.sample_ids(step)), key=len, reverse=True)
-        count = self.batch_pairs // self.micro_batch_size  # of the micro-batches on all ranks
+        count = self.world_size * passes(self.batch_pairs, self.micro_batch_size, self.world_size)  # on all ranks
         micro_batches: list[list[Pair]] = [[] for _ in range(count)]
         # From the longest pair down, one to each in turn, and every other round backwards: who got the longest of one
         # round gets the shortest of the next.
         for number, start in enumerate(range(0, len(pairs), count)):
-            turn = pairs[start : start + count]
-            if number % 2 == 1:
-                turn.reverse()
-            for micro_batch, pair in zip(micro_batches, turn, strict=True):
+            turn = micro_batches[::-1] if number % 2 == 1 else micro_batches
+            for micro_batch, pair in zip(turn, pairs[start : start + count], strict=False):
                 micro_batch.append(pair)
         own = micro_batches[self.rank :: self.world_size]
         return [training_batch(pairs, self.max_length, self.margin) for pairs in own]

@@ -19,6 +19,7 @@ from torch import Tensor
 from llamatrain import distributed
 from llamatrain.engine.learning import Engine
 from llamatrain.responses.rollouts import pack_rollouts, portions
+from llamatrain.shares import largest_share
 from llamatrain.start import SCORE
 
 from .config import PPOConfig
@@ -34,14 +35,17 @@ def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[
     """
     own = distributed.shard(batch.judged)
     following = distributed.shard(batch.credit.following)
-    targets = torch.cat([f[: len(j.values)] for j, f in zip(own, following, strict=True)]).double()  # padding cut off
-    old = torch.cat([j.values for j in own]).double()
+    lengths = [len(j.values) for j in own]
+    none = torch.empty(0)  # of a rank without a rollout
+    targets = torch.cat([none, *(f[:length] for f, length in zip(following, lengths, strict=True))]).double()
+    old = torch.cat([none, *(j.values for j in own)]).double()
 
     # Two passes over the batch, each a micro-batch at a time: the hidden states of all tokens are never held.
-    total = torch.stack([hidden.sum(0) for hidden in hidden_states(cfg, critic, own, context)]).sum(0)
+    share = largest_share(len(batch.judged), distributed.world_size())
+    total = torch.stack([hidden.sum(0) for hidden in hidden_states(cfg, critic, own, share, context)]).sum(0)
     mean = distributed.all_reduce_sum(total) / distributed.all_reduce_sum(float(len(old)))
     direction = mean / mean.square().sum()  # (D,), 1 at the mean hidden state
-    offset = torch.cat([hidden @ direction for hidden in hidden_states(cfg, critic, own, context)])
+    offset = torch.cat([hidden @ direction for hidden in hidden_states(cfg, critic, own, share, context)])
 
     # The normal equations: five sums over tokens, which add up over the ranks.
     features = torch.stack([old, offset], 1)  # (n, 2)
@@ -53,17 +57,20 @@ def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[
             head = scale * weight.double().cpu() + shift * direction
     critic.state.load_parameters([(SCORE, head.float())])
     # What the new head would read, without another forward pass: it is linear in both features.
-    values = (scale * old + shift * offset).float().split([len(j.values) for j in own])
+    values = (scale * old + shift * offset).float().split(lengths)
     return gather([replace(j, values=new) for j, new in zip(own, values, strict=True)])
 
 
 @torch.no_grad()
-def hidden_states(cfg: PPOConfig, critic: Engine, own: list[Judged], context: int) -> Iterator[Tensor]:
-    """Yield what the head reads at each response token (n, D), float64 on the CPU, a micro-batch at a time."""
+def hidden_states(cfg: PPOConfig, critic: Engine, own: list[Judged], share: int, context: int) -> Iterator[Tensor]:
+    """Yield what the head reads at each response token (n, D), float64 on the CPU, a micro-batch at a time.
+
+    As many of them as a rank with `share` rollouts makes.
+    """
     read: list[Tensor] = []
     hook = critic.module.score.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     try:
-        for portion in portions([j.rollout for j in own], cfg.micro_batch_size):
+        for portion in portions([j.rollout for j in own], cfg.micro_batch_size, share):
             packed = pack_rollouts(portion, context, distributed.device())
             critic(**packed.inputs)
             yield read.pop().flatten(0, 1)[packed.before].double().cpu()

@@ -65,14 +65,19 @@ class Batch:
 
 @torch.no_grad()
 def judge(
-    cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int, leave: Callable[[], None] = lambda: None
+    cfg: PPOConfig,
+    models: Models,
+    rollouts: list[Rollout],
+    share: int,
+    context: int,
+    leave: Callable[[], None] = lambda: None,
 ) -> list[Judged]:
-    """Judge this rank's rollouts: every rank has as many, so all make the same number of forward passes.
+    """Judge this rank's rollouts, with as many forward passes as the rank makes that has the largest `share` of them.
 
     Before each micro-batch all ranks call `leave` together.
     """
     judged: list[Judged] = []
-    for portion in portions(rollouts, cfg.micro_batch_size):
+    for portion in portions(rollouts, cfg.micro_batch_size, share):
         leave()
         packed = pack_rollouts(portion, context, distributed.device())
         logits = models.policy(**packed.inputs, select=packed.before)
@@ -96,7 +101,7 @@ def gather(own: list[Judged]) -> list[Judged]:
     """Return the judged rollouts of all ranks in the order of the prompts, on every rank."""
     parts = distributed.gather_objects(own)
     # Prompts were assigned to the ranks in turn (`distributed.shard`), so place by place, rank by rank is their order.
-    return [parts[rank][place] for place in range(len(own)) for rank in range(len(parts))]
+    return [part[place] for place in range(len(parts[0])) for part in parts if place < len(part)]
 
 
 def rewarded(cfg: PPOConfig, judged: list[Judged]) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.prompts import Prompt
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.run import Run
+from llamatrain.shares import largest_share
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PPOConfig
@@ -59,7 +60,7 @@ class Kept:
         self.run, self.count = run, count
         self.key = {**key, "ranks": distributed.world_size()}
         self.place = f"{PLACE}/iteration_{iteration:08d}"
-        self.share = count // distributed.world_size()
+        self.share = largest_share(count, distributed.world_size())
         # Chunks of a size, at most `chunk_responses`.
         self.size = math.ceil(self.share / math.ceil(self.share / chunk_responses))
         # Rank by rank, and of each rank every world_size-th prompt, as `distributed.shard` assigns them.
@@ -148,7 +149,7 @@ def judge_all(
 
         def rows_of(items: range) -> list[JudgedPart]:
             own = [rollouts[kept.order[item]] for item in items]
-            return [judged_part(judged) for judged in judge(cfg, models, own, context, leave)]
+            return [judged_part(judged) for judged in judge(cfg, models, own, kept.share, context, leave)]
 
         chunks.make(rows_of)
         leave()

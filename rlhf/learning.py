@@ -14,6 +14,7 @@ from torch import Tensor
 from llamatrain import distributed
 from llamatrain.data.order import mix, permuted
 from llamatrain.responses.rollouts import pack_rollouts, portions
+from llamatrain.shares import largest_share
 
 from .config import PPOConfig
 from .experience import Batch, Models
@@ -71,12 +72,13 @@ def accumulate(
 ) -> dict[str, Tensor]:
     """Accumulate the gradients of a mini-batch that has so many response tokens on all ranks; return sums over tokens.
 
-    Each rank takes as many rollouts as the others, distributed by length, and so as many backward passes.
+    Rollouts are distributed to the ranks by length; all make as many backward passes, the last ones perhaps without any.
     """
     # Longest first, in turn: the ranks' shares are about as long, so that none waits for another.
     own = distributed.shard(sorted(numbers, key=lambda i: -len(batch.judged[i].logprobs)))
     sums: dict[str, Tensor] = {}
-    for portion in portions(own, cfg.micro_batch_size):
+    share = largest_share(len(numbers), distributed.world_size())
+    for portion in portions(own, cfg.micro_batch_size, share):
         packed = pack_rollouts([batch.judged[i].rollout for i in portion], context, distributed.device())
         rows = list(portion)
         chosen = batch.mask[rows]

@@ -40,6 +40,7 @@ from llamatrain.responses.models import frozen_model, sampled_and_scored_by, sha
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
 from llamatrain.responses.scoring import require_zero
 from llamatrain.run import Run
+from llamatrain.shares import padding_in_words
 from llamatrain.start import language_engine, rows_at_once, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
@@ -56,11 +57,10 @@ PATIENCE = 20  # iterations beyond critic_warmup in which the policy waits for i
 def train(cfg: PPOConfig) -> None:
     """Train a chat model against the reward models."""
     distributed.setup()
-    check_ranks(cfg, distributed.world_size())
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     choose_sizes(cfg, parents["checkpoint"], context, distributed.world_size())
-    prompts, text = plan(cfg, tokenizer, context)
+    prompts, text = plan(cfg, tokenizer, context, distributed.world_size())
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("rollout_prompts", "max_prompts", "too_long")
     with Run(cfg.run, "ppo", cfg, parents, data, fixed, then=PROGRAMS["ppo"].then) as run:
         run.print(text)
@@ -135,8 +135,9 @@ def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
     return True
 
 
-def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Prompt], str]:
+def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int, ranks: int) -> tuple[list[Prompt], str]:
     """Return the prompts, and in words what will be trained on them."""
+    assert cfg.micro_batch_size is not None
     notes: list[str] = []
     bad = BadRows(cfg.bad_rows)
     prompts = load_prompts(
@@ -156,6 +157,7 @@ def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Promp
     notes.append(
         f"{counted(cfg.iterations, 'iteration')} of {cfg.rollout_prompts:,} prompts and {updates}: "
         f"{counted(epochs, 'epoch', '.3g')} of {len(prompts):,} prompts; {cfg.micro_batch_size} responses per rank at once"
+        f"{padding_in_words(cfg.mini_batch_prompts, cfg.micro_batch_size, ranks)}"
     )
     return prompts, "\n".join(notes)
 
@@ -163,20 +165,10 @@ def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int) -> tuple[list[Promp
 def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
     ranks = ranks or distributed.world_size()
-    check_ranks(cfg, ranks)
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
     context = shared_context(parents)
     choose_sizes(cfg, parents["checkpoint"], context, ranks)
-    return plan(cfg, shared_tokenizer(parents, cfg.tokenizer), context)[1]
-
-
-def check_ranks(cfg: PPOConfig, ranks: int) -> None:
-    """Refuse a number of ranks among which a mini-batch cannot be divided equally."""
-    if cfg.mini_batch_prompts % ranks:
-        raise UserError(
-            f"mini_batch_prompts={cfg.mini_batch_prompts} cannot be split over {ranks} ranks: need a multiple, or a number of ranks "
-            f"that divides mini_batch_prompts (and with it rollout_prompts={cfg.rollout_prompts})"
-        )
+    return plan(cfg, shared_tokenizer(parents, cfg.tokenizer), context, ranks)[1]
 
 
 def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None:

@@ -21,7 +21,6 @@ import numpy as np
 from llamatrain import distributed
 from llamatrain.checkpoint import resolve
 from llamatrain.config.program import main
-from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.kinds import BestRow, DialogueRow, SampledRow
 from llamatrain.data.order import shuffled
@@ -42,6 +41,7 @@ from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.sampling import in_words, make_responses, response_metrics, write_responses
 from llamatrain.responses.scoring import check_zero, require_zero, sigmoid
 from llamatrain.run import Run
+from llamatrain.shares import split_in_words
 from llamatrain.start import language_engine, rows_at_once
 
 from .config import PROGRAMS, RejectionSamplingConfig, noise_of
@@ -63,8 +63,6 @@ def train(cfg: RejectionSamplingConfig) -> None:
     replay = Path(cfg.replay) / "train" if cfg.replay is not None else None
     if replay is not None:
         read_manifest(replay, tokenizer)
-    parts = {"micro_batch_size": cfg.micro_batch_size}
-    check_split("batch_sequences", cfg.batch_sequences, parts, distributed.world_size())
     max_length = row_length(cfg, base)
     cfg.micro_batch_size = size = rows_at_once(cfg, base, cfg.batch_sequences, max_length, distributed.world_size())
     cfg.generation_batch_size = generated_at_once(cfg.generation_batch_size, parents, cfg.dtype)
@@ -127,7 +125,7 @@ def announce(run: Run, cfg: RejectionSamplingConfig, batches: DialogueBatches) -
     batch = ("batch_sequences", cfg.batch_sequences)
     check_length(batch, epoch, "packed rows", epochs, ("steps",), cfg.run.given)
     line = f"fine-tuning {cfg.base} on {batches.counts['kept']} dialogues for {counted(epochs, 'epoch', '.2g')}, "
-    line += f"in micro-batches of {batches.micro_batch_size}"
+    line += split_in_words(cfg.batch_sequences, batches.micro_batch_size, batches.world_size)
     if skipped := batches.counts["skipped"]:
         line += f" ({skipped:,} skipped: longer than {batches.max_length} tokens)"
     run.print(warned(line, skipped, batches.counts["dialogues"]))
@@ -136,7 +134,6 @@ def announce(run: Run, cfg: RejectionSamplingConfig, batches: DialogueBatches) -
 def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
     ranks = ranks or distributed.world_size()
-    check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, ranks)
     parents, notes = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety), list[str]()
     base = resolve(cfg.base, "pretrain")
     size = rows_at_once(cfg, base, cfg.batch_sequences, row_length(cfg, base), ranks)
@@ -157,8 +154,8 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     share = f"{cfg.sft_fraction:.0%} of them from" if cfg.sft_fraction is not None else "all of"
     notes += [
         f"{len(prompts):,} prompts x {cfg.samples_per_prompt} responses = {len(prompts) * cfg.samples_per_prompt:,}",
-        f"{cfg.steps:,} steps of {cfg.batch_sequences} rows in micro-batches of {size}, packed from at most {len(prompts):,} best responses and "
-        f"dialogues, {share} the {sft:,} in sft_train; the number of epochs is known once the best are",
+        f"{cfg.steps:,} steps of {cfg.batch_sequences} rows {split_in_words(cfg.batch_sequences, size, ranks)}, packed from "
+        f"at most {len(prompts):,} best responses and dialogues, {share} the {sft:,} in sft_train; the number of epochs is known once the best are",
     ]
     return "\n".join(notes)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
-from llamatrain.data.batches import check_split
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.rows import read_rows
@@ -26,6 +25,7 @@ from llamatrain.losses import language_model_loss
 from llamatrain.model.config import load_config
 from llamatrain.progress import counted
 from llamatrain.run import Run
+from llamatrain.shares import split_in_words
 from llamatrain.start import language_engine, rows_at_once
 from llamatrain.tokenizer import Tokenizer
 
@@ -38,15 +38,13 @@ def train(cfg: SFTConfig) -> None:
     tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     bad = BadRows(cfg.bad_rows)
     max_length = context(start, cfg.max_length)
-    # Before the data are tokenized, which takes a while.
-    check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, world_size())
     cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, max_length, world_size())
     batches, held_out = load(cfg, tokenizer, max_length, bad)
     steps = total_steps(cfg, batches)
     data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "max_length", "isolate_documents")
     with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed, then=PROGRAMS["sft"].then) as run:
         bad.say(run.print)
-        run.print(plan(cfg, batches, steps))
+        run.print(plan(cfg, batches, steps, world_size()))
         checkpointing = cfg.activation_checkpointing
         engine = language_engine(start, cfg.optim, cfg.zero, steps, checkpointing, resumes=run.resumes())
 
@@ -68,12 +66,11 @@ def total_steps(cfg: SFTConfig, batches: DialogueBatches) -> int:
 def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
     ranks = ranks or world_size()
-    check_split("batch_sequences", cfg.batch_sequences, {"micro_batch_size": cfg.micro_batch_size}, ranks)
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
     max_length = context(start, cfg.max_length)
     cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, max_length, ranks)
     batches, _ = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), max_length, BadRows(cfg.bad_rows))
-    return plan(cfg, batches, total_steps(cfg, batches))
+    return plan(cfg, batches, total_steps(cfg, batches), ranks)
 
 
 def context(start: Path, max_length: int | None) -> int:
@@ -113,8 +110,9 @@ def load(
     return batches, packed(cfg.eval, size * world_size(), None, 0.0) if cfg.eval else None
 
 
-def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
+def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int, ranks: int) -> str:
     """Say in words what will be trained on."""
+    assert cfg.micro_batch_size is not None
     counts = batches.counts
     lost = [f"{counts[key]:,} {key}" for key in ("skipped", "shortened") if counts[key]]
     notes = f" ({', '.join(lost)}: longer than {batches.max_length} tokens)" if lost else ""
@@ -126,7 +124,8 @@ def plan(cfg: SFTConfig, batches: DialogueBatches, steps: int) -> str:
     return (
         f"{warned(trained, counts['skipped'], counts['dialogues'])}\n"
         f"{counted(steps, 'step')} of {counted(cfg.batch_sequences, 'row')}{replay}: "
-        f"{counted(steps / batches.steps_per_epoch, 'epoch', '.3g')}, in micro-batches of {batches.micro_batch_size}"
+        f"{counted(steps / batches.steps_per_epoch, 'epoch', '.3g')}, "
+        f"{split_in_words(cfg.batch_sequences, cfg.micro_batch_size, ranks)}"
     )
 
 

@@ -74,20 +74,6 @@ SHARED = [
     ("sft", ["checkpoint=HERE/altered"], ["HERE/altered is damaged: model.safetensors was altered"]),
     ("sft", ["checkpoint=HERE/misshapen"], ["weight has shape (400, 32)", "(500, 32)"]),
     ("pretrain", ["corpus=HERE/other"], ["HERE/other/train was made with another tokenizer"]),
-    # more ranks than rows
-    (
-        "pretrain",
-        ["batch_tokens=32"],
-        ["batch_tokens=32: need a multiple", "seq_len=32 x micro_batch_size=1 x 2 ranks = 64"],
-    ),
-    ("sft", ["batch_sequences=3"], ["batch_sequences=3: need a multiple of 2 ranks = 2"]),
-    ("reward", ["batch_pairs=2"], ["batch_pairs=2: need a multiple of micro_batch_size=2 x 2 ranks"]),
-    (
-        "rejection_sampling",
-        ["batch_sequences=1"],
-        ["batch_sequences=1: need a multiple of micro_batch_size=1 x 2 ra"],
-    ),
-    ("ppo", ["mini_batch_prompts=1"], ["mini_batch_prompts=1 cannot be split over 2 ranks", "rollout_prompts=8"]),
 ]
 CASES = [(1, *case) for case in ALONE] + [(2, *case) for case in SHARED]
 BYTES = 150_000  # more than a step's metrics, less than a file of the model's optimizer

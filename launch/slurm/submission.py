@@ -20,7 +20,7 @@ from llamatrain import atomic
 from llamatrain.config.compose import compose
 from llamatrain.config.presets import preset_overrides
 from llamatrain.errors import UserError
-from llamatrain.keys import files_read, to_dict
+from llamatrain.keys import files_read
 from llamatrain.lock import Lock
 from llamatrain.text_files import DamagedFileError, read_json
 
@@ -35,7 +35,6 @@ from .queue import ClusterError, Queued
 from .script import Job, render
 
 JOBS, JOBS_FILE = "jobs", "jobs.json"
-BATCHES = ("batch_sequences", "batch_pairs", "rollout_prompts", "mini_batch_prompts")  # that ranks share evenly
 
 
 class Submitted(TypedDict):
@@ -97,7 +96,6 @@ def _program(cfg: SlurmConfig, name: str, theirs: Sequence[str], written_by: str
     _check_names(cfg.resources, {program})
     run = (Path(settings.run.dir) / settings.run.name).absolute()
     job = _job(cfg, run / JOBS, run, run.name, program, program, [program, *theirs])
-    _check_shares(program, to_dict(settings), job)
     render(job, cfg.cluster, written_by)  # what it refuses is said before anything is written
     told = console()
     _check_home(cfg, run)
@@ -174,7 +172,6 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
         for one in planned[: pipeline.last]
     }
     for one in planned[: pipeline.last]:
-        _check_shares(one.name, one.values, jobs[one.name])
         render(jobs[one.name], cfg.cluster, written_by)  # what it refuses is said before anything is written
     _check_home(cfg, folder)
     if cfg.dry_run:
@@ -271,14 +268,6 @@ def _job(
     if asked.ranks > 1 and not about.parallel:
         raise UserError(f"resources of {stage}: {program} does not share its work among ranks; need one")
     return Job(name, folder, run, Path.cwd(), arguments, asked)
-
-
-def _check_shares(stage: str, values: Mapping[str, Any], job: Job) -> None:
-    """Refuse a batch that the ranks cannot share before it waits in a queue; a stage's files may still be to come."""
-    ranks = job.need.ranks
-    for key in BATCHES if ranks > 1 else ():
-        if isinstance(values.get(key), int) and values[key] % ranks:
-            raise UserError(f"{stage}: {key}={values[key]}: need a multiple of its {ranks} ranks ({job.need})")
 
 
 def _check_names(resources: Mapping[str, Resources], names: set[str]) -> None:

@@ -7,28 +7,14 @@ asks for the step it is at. What the rows are: `sequences` of a corpus, packed `
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from llamatrain.data.order import Places
 from llamatrain.data.packing import Batch
 from llamatrain.errors import UserError
-from llamatrain.progress import counted
-
-
-def check_split(key: str, value: int, parts: Mapping[str, int | None], ranks: int) -> None:
-    """Refuse a global batch (`key`=`value`) that is no multiple of its parts' product on all ranks; None: left open."""
-    given = {name: count for name, count in parts.items() if count is not None}
-    for name, count in {key: value, **given}.items():
-        if count < 1:
-            raise UserError(f"{name}={count}: need 1 or more")
-    multiple = math.prod(given.values()) * ranks
-    if value % multiple:
-        factors = [f"{name}={count}" for name, count in given.items()]
-        named = " x ".join([*factors, counted(ranks, "rank")])
-        raise UserError(f"{key}={value}: need a multiple of {named} = {multiple}")
+from llamatrain.shares import passes
 
 
 class Batches:
@@ -40,7 +26,6 @@ class Batches:
     def __init__(
         self, batch_size: int, micro_batch_size: int, seed: int, rank: int, world_size: int, skip: Sequence[int]
     ) -> None:
-        check_split("batch_size", batch_size, {"micro_batch_size": micro_batch_size}, world_size)
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.skip = list(skip)
@@ -63,10 +48,10 @@ class Batches:
 
     def batch_at(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of the global batch of `step` (counted from 0)."""
-        share = self.batch_size // self.world_size
-        own = self._places(step)[self.rank * share : (self.rank + 1) * share]
-        size = self.micro_batch_size
-        return [self._rows_at(own[start : start + size]) for start in range(0, share, size)]
+        first, end = (rank * self.batch_size // self.world_size for rank in (self.rank, self.rank + 1))
+        own, size = self._places(step)[first:end], self.micro_batch_size
+        count = passes(self.batch_size, size, self.world_size)
+        return [self._rows_at(own[number * size : (number + 1) * size]) for number in range(count)]
 
     def eval_batches(self, limit: int | None = None) -> Iterator[Batch]:
         """Yield this rank's share of all rows (or the first `limit`), in order and once: as many batches on every rank.
@@ -92,6 +77,7 @@ class Batches:
         raise NotImplementedError
 
     def _rows_at(self, places: Places) -> Batch:
+        """Return the rows at these places, filled up to a micro-batch with rows that have no target."""
         raise NotImplementedError
 
     def _eval_rows(self, rows: range) -> Batch:

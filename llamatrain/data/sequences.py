@@ -110,7 +110,7 @@ class TokenBatches(Batches):
         ]
 
     def _rows_at(self, places: Places) -> Batch:
-        return self.sequences_at(places)
+        return self._read(*self.located(places), self.micro_batch_size)
 
     def source_batches(self, name: str, limit: int | None = None) -> Iterator[Batch]:
         """Yield this rank's share of one source's sequences (or the first `limit`), like `eval_batches`."""

@@ -44,10 +44,13 @@ class Chunks(Generic[R]):
         together: bool = False,
         place: str = "chunks",
     ) -> None:
-        """Look which chunks are there below `place` in the run folder. Those made `together` need all ranks at once."""
+        """Look which chunks are there below `place` in the run folder.
+
+        Those made `together` need all ranks at once; one that has none left makes rows of no items meanwhile.
+        """
         # With few items every rank still gets a share.
         self.size = max(1, min(size, math.ceil(count / distributed.world_size())))
-        self.count, self.run, self.kind, self.item_rows = count, run, kind, item_rows
+        self.count, self.run, self.kind, self.item_rows, self.together = count, run, kind, item_rows, together
         text = json.dumps({**key, "count": count, "size": self.size}, sort_keys=True, default=str)
         self.folder = run.folder / place / hashlib.sha256(text.encode()).hexdigest()[:16]
         if distributed.is_main():
@@ -81,15 +84,17 @@ class Chunks(Generic[R]):
         for first in range(0, len(self), distributed.world_size()):
             number = first + distributed.rank()
             own = len(self.items(number)) if number in self._left else 0
-            together = distributed.all_reduce_sum(own)
+            all_ranks = distributed.all_reduce_sum(own)
             if bar is not None:
-                bar.weight = together / own if own else 1.0
+                bar.weight = all_ranks / own if own else 1.0
             if own:
                 with suppress(Interrupted):
                     write_rows(self.path(number), rows_of(self.items(number)))
                     self._left.remove(number)
+            elif self.together and all_ranks:
+                rows_of(range(0))
             elif bar is not None:
-                bar.update(round(together) * units)
+                bar.update(round(all_ranks) * units)
             if self.run.stop_requested():
                 return False
         distributed.barrier()

@@ -47,18 +47,19 @@ def collate_pairs(pairs: Sequence[Pair], max_length: int) -> Batch:
     """Pack the 2m sequences into rows of at most `max_length` tokens.
 
     Adds to the usual columns: `ends` (m, 2, 2), the (row, column) of the last token of chosen and rejected; `safe`
-    (m, 2), 1, 0 or NaN where there is no label; `weight`, the number of pairs. `loss_mask` marks the ends.
+    (m, 2), 1, 0 or NaN where there is no label; `weight`, the number of pairs. `loss_mask` marks the ends. Without pairs
+    it is a row of padding.
     """
     samples = [_sample(tokens) for pair in pairs for tokens in (pair.chosen, pair.rejected)]
     lengths = [len(sample.tokens) for sample in samples]
-    rows = pack(lengths, max_length)
-    batch, starts = collate(samples, rows, max(sum(lengths[i] for i in row) for row in rows))
-    ends = starts + torch.tensor([[0, length - 1] for length in lengths])  # (2m, 2): row and column
+    rows = pack(lengths, max_length) or [[]]
+    batch, starts = collate(samples, rows, max(1, *(sum(lengths[i] for i in row) for row in rows)))
+    ends = starts + torch.tensor([[0, length - 1] for length in lengths], dtype=torch.int64).view(-1, 2)  # row, column
     labels = [[_label(pair.chosen_safe), _label(pair.rejected_safe)] for pair in pairs]
     return {
         **batch,
         "ends": ends.view(-1, 2, 2),
-        "safe": torch.tensor(labels),
+        "safe": torch.tensor(labels).view(-1, 2),
         "weight": torch.tensor(float(len(pairs))),
     }
 

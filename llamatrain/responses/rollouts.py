@@ -81,17 +81,21 @@ def sample_rollouts(
 
 
 def pack_rollouts(rollouts: Sequence[Rollout], context: int, device: torch.device) -> Packed:
-    """Lay rollouts into as few rows of at most `context` tokens as first-fit finds, each its own segment."""
+    """Lay rollouts into as few rows of at most `context` tokens as first-fit finds, each its own segment.
+
+    Without rollouts it is a row of padding, in which nothing is read.
+    """
     samples: list[Sample] = []
     for rollout in rollouts:
         tokens = [*rollout.prompt.tokens, *rollout.tokens]
         samples.append(Sample(tokens, [False] * len(tokens)))  # no loss mask: `before` and `targets` say what is read
     lengths = [len(sample.tokens) for sample in samples]
-    rows = pack(lengths, context)
-    width = max(sum(lengths[i] for i in row) for row in rows)  # of the fullest row: the rest of the context is padding
+    rows = pack(lengths, context) or [[]]
+    # Of the fullest row: the rest of the context is padding.
+    width = max(1, *(sum(lengths[i] for i in row) for row in rows))
     batch, locations = collate(samples, rows, width)
     starts = (locations[:, 0] * width + locations[:, 1]).tolist()  # flattened
-    before, last = [], []
+    before, last = [torch.empty(0, dtype=torch.int64)], []
     for rollout, start in zip(rollouts, starts, strict=True):
         first = start + len(rollout.prompt.tokens)
         before.append(torch.arange(first - 1, first - 1 + len(rollout.tokens)))
@@ -99,14 +103,14 @@ def pack_rollouts(rollouts: Sequence[Rollout], context: int, device: torch.devic
     return Packed(
         inputs={key: batch[key].to(device) for key in ("input_ids", "position_ids", "segment_ids")},
         before=torch.cat(before).to(device),
-        targets=torch.tensor([token for r in rollouts for token in r.tokens], device=device),
-        last=torch.tensor(last, device=device),
+        targets=torch.tensor([token for r in rollouts for token in r.tokens], dtype=torch.int64, device=device),
+        last=torch.tensor(last, dtype=torch.int64, device=device),
         lengths=[len(r.tokens) for r in rollouts],
     )
 
 
-def portions(items: Sequence[T], size: int | None) -> Iterator[Sequence[T]]:
-    """Yield consecutive portions of `size` items, the last one perhaps shorter."""
+def portions(items: Sequence[T], size: int | None, count: int | None = None) -> Iterator[Sequence[T]]:
+    """Yield consecutive portions of `size` items, the last ones perhaps shorter or empty: as many as `count` items make."""
     assert size is not None, "a program fills in what is left to the memory"
-    for start in range(0, len(items), size):
+    for start in range(0, len(items) if count is None else count, size):
         yield items[start : start + size]

@@ -160,9 +160,15 @@ def test_skipped_samples_are_passed_over(make: Make) -> None:
     assert rows(skipping.batch_at(2)) == [rows(plain.batch_at(3))[1], rows(plain.batch_at(4))[0]]
 
 
-def test_indivisible_batches_name_the_keys(make: Make) -> None:
-    with pytest.raises(UserError, match=r"batch_size=4: need a multiple of micro_batch_size=2 x 3 ranks = 6"):
-        make(world_size=3)
+@pytest.mark.parametrize(("size", "ranks"), [(1, 2), (5, 2), (4, 3), (2, 4)])
+def test_a_batch_need_not_divide_by_the_ranks(make: Make, size: int, ranks: int) -> None:
+    whole = rows(make(batch_size=size, micro_batch_size=1).batch_at(1))
+    shares = [make(batch_size=size, rank=rank, world_size=ranks).batch_at(1) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    assert len({batch["input_ids"].shape for share in shares for batch in share}) == 1
+    found = [row for share in shares for row in rows(share)]
+    assert [row for row in found if any(row[3])] == whole
+    assert sum(float(batch["weight"]) for share in shares for batch in share) == sum(sum(row[3]) for row in whole)
 
 
 def test_eval_shows_every_row_once_in_order_and_as_many_batches_on_every_rank(make: Make) -> None:

@@ -17,6 +17,7 @@ CHECKS = [
     "streaming",
     "frozen",
     "building",
+    "uneven",
     "spikes",
     "reading",
     "generation",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Init, Transformer
 from llamatrain.optim import kind_of, parameter_groups
 from llamatrain.responses.models import frozen_model
+from llamatrain.responses.pairs import Pair
 from llamatrain.run import Run
 from llamatrain.settings import OptimConfig, RunConfig, Sampling, SpikeConfig, WandbConfig, ZeroConfig
 from llamatrain.spikes import Guard
 from llamatrain.tokenizer import Tokenizer
+from reward.__main__ import pair_loss
+from reward.data import PairBatches
 from tests.checkpoints import save_checkpoint
 from tests.memory import Held
 
@@ -353,6 +356,57 @@ def check_building() -> None:
     say("building")
 
 
+class Few(Batches):
+    """So many rows a step: two ranks cannot share them equally, or the second has none."""
+
+    def __init__(self, rows: int, size: int, rank: int, ranks: int) -> None:
+        super().__init__(rows, size, 0, rank, ranks, ())
+
+    def _rows_at(self, places: Places) -> Batch:
+        rows = [global_batch(place // ROWS)[place % ROWS] for place in places.tolist()]
+        padding = {key: torch.zeros_like(column) for key, column in global_batch(0)[0].items()}
+        return stack(rows + [padding] * (self.micro_batch_size - len(rows)))
+
+
+def check_uneven() -> None:
+    """What a batch teaches does not depend on whether the ranks can share it: rows of text, and pairs."""
+    chance = np.random.default_rng(0)
+    sides = [chance.integers(3, 400, size, dtype=np.int32) for size in chance.integers(4, 30, 20)]
+    ratings = ("significantly_better", "slightly_better", None)
+    pairs = [Pair(a, b, ratings[i % 3], i % 2 == 0, None, False, "x", i) for i, (a, b) in enumerate(pairwise(sides))]
+
+    def few(count: int, rank: int, ranks: int) -> Few:
+        return Few(count, 2, rank, ranks)
+
+    def paired(count: int, rank: int, ranks: int) -> PairBatches:
+        settings: dict[str, Any] = {"margin": "large", "max_length": 64, "micro_batch_size": 2, "seed": 0}
+        return PairBatches(pairs, batch_pairs=count, rank=rank, world_size=ranks, **settings)
+
+    def ranking(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return pair_loss(model, batch, 0.5, 0.01)
+
+    kinds: list[tuple[Any, Any, Any]] = [(Transformer, few, language_model_loss), (ScalarModel, paired, ranking)]
+    for (make, batches, loss_fn), count in product(kinds, (1, 3, 5)):
+        own = batches(count, distributed.rank(), distributed.world_size())
+        plain, alone = make(MODEL, seed=0), batches(count, 0, 1)
+        losses, norms = [], []
+        for step in range(2):
+            steps = [(loss_fn(plain, batch)[0], float(batch["weight"])) for batch in alone.batch_at(step)]
+            loss = sum(loss for loss, _ in steps) / sum(weight for _, weight in steps)
+            plain.zero_grad()
+            loss.backward()
+            norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in plain.parameters()])))
+            losses.append(float(loss.detach()))
+        assert len({len(own.batch_at(0)), *distributed.gather_objects(len(own.batch_at(0)))}) == 1
+        for stage in range(4):
+            still = replace(OPTIM, lr=1e-12)  # the second step's loss is that of the same weights
+            engine = Engine(make(MODEL, seed=0), still, zero(stage), STEPS)
+            rows = [train_step(engine, own.batch_at(step), loss_fn) for step in range(2)]
+            close([row["train/loss"] for row in rows], losses, 1e-5)
+            close([row["train/grad_norm"] for row in rows], norms, 1e-5)
+    say("uneven")
+
+
 class Numbered(Batches):
     """Rows that follow from their number alone; the loss of two is not a number."""
 
@@ -482,6 +536,7 @@ def main() -> None:
     check_streaming(folder, tokenizer)
     check_frozen(folder, tokenizer)
     check_building()
+    check_uneven()
     check_spikes(folder, tokenizer)
     check_reading(folder, tokenizer)
     check_generation()

@@ -16,7 +16,6 @@ from launch.graphs.chat import chat
 from launch.pipeline import PipelineConfig
 from launch.plan import Composed, compose
 from llamatrain.config.compose import compose as composed_whole
-from llamatrain.data.batches import check_split
 from llamatrain.keys import flatten
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -46,7 +45,7 @@ def test_stages_are_configured_as_recorded(preset: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_a_ready_pipeline_runs_on_any_of_these_ranks(preset: str, ranks: int) -> None:
+def test_no_rank_of_a_ready_pipeline_idles(preset: str, ranks: int) -> None:
     golden = json.loads((GOLDEN / f"{preset}.json").read_text())
     trained = [stage["config"] for stage in golden.values() if "zero.stage" in stage["config"]]
     for values in trained:
@@ -55,7 +54,7 @@ def test_a_ready_pipeline_runs_on_any_of_these_ranks(preset: str, ranks: int) ->
         ]
         rows = values.get("seq_len") or values["model.max_seq_len"] if keys == ["batch_tokens"] else 1
         assert values["micro_batch_size"] is None
-        check_split(keys[0], values[keys[0]], {"rows": rows, "micro_batch_size": None}, ranks)
+        assert values[keys[0]] % (rows * ranks) == 0
     assert len(trained) >= 5
 
 

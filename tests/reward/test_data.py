@@ -70,9 +70,20 @@ def test_micro_batches_are_balanced() -> None:
     assert max(tokens) < 1.15 * min(tokens)
 
 
-def test_batches_refuse_what_does_not_divide() -> None:
-    with pytest.raises(UserError, match="batch_pairs=8: need a multiple of micro_batch_size=3"):
-        make_batches(make_pairs(9), micro_batch_size=3)
+def test_every_rank_makes_as_many_micro_batches_of_pairs_that_do_not_divide() -> None:
+    pairs = make_pairs(9)
+    alone = make_batches(pairs, batch_pairs=5, micro_batch_size=5).batch_at(0)[0]
+    for size, ranks in ((2, 2), (3, 4), (1, 7)):
+        settings = {"batch_pairs": 5, "micro_batch_size": size, "world_size": ranks}
+        shares = [make_batches(pairs, rank=rank, **settings).batch_at(0) for rank in range(ranks)]
+        assert len({len(share) for share in shares}) == 1
+        batches = [batch for share in shares for batch in share]
+        assert sum(float(batch["weight"]) for batch in batches) == 5
+        assert max(float(batch["weight"]) for batch in batches) <= size
+        assert sum(int((batch["segment_ids"] > 0).sum()) for batch in batches) == int((alone["segment_ids"] > 0).sum())
+
+
+def test_a_batch_above_all_pairs_is_refused() -> None:
     with pytest.raises(UserError, match="batch_pairs=8 exceeds the 5"):
         make_batches(make_pairs(5))
 

@@ -26,7 +26,7 @@ from rlhf.config import PPOConfig
 from rlhf.critic import rescale
 from rlhf.experience import Judged, credit, explained_variance, judge, kind_metrics, rewarded
 from rlhf.kept import respond
-from rlhf.ppo import check_ranks, dry_run, load_models, rollout_prompts, train
+from rlhf.ppo import dry_run, load_models, rollout_prompts, train
 
 from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint, write_prompts
 
@@ -157,10 +157,10 @@ def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Pat
     prompts = load_prompts(cfg.prompts, tokenizer, 128, 8, None, "stop", print)
     with models.policy.generating() as model:
         rollouts = respond(cfg, model, rollout_prompts(cfg, prompts, 0), tokenizer)
-    batch = credit(cfg, judge(cfg, models, rollouts, 128))
+    batch = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128))
     before = explained_variance(batch.values[batch.mask], batch.credit.following[batch.mask])
     fitted = credit(cfg, rescale(cfg, models.critic, batch, 128))
-    again = credit(cfg, judge(cfg, models, rollouts, 128))
+    again = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128))
     torch.testing.assert_close(fitted.values, again.values, atol=1e-4, rtol=1e-4)
     after = explained_variance(fitted.values[batch.mask], fitted.credit.following[batch.mask])
     assert before < 0 < after
@@ -312,11 +312,9 @@ def test_mistakes_are_named(override: str, message: str, world: dict[str, str], 
         composed(world, tmp_path, "ppo", override)
 
 
-def test_too_many_ranks_are_refused(world: dict[str, str], tmp_path: Path) -> None:
-    cfg = composed(world, tmp_path, "ppo")
-    check_ranks(cfg, 4)
-    with pytest.raises(UserError, match=r"mini_batch_prompts=4 cannot be split over 8 ranks.*rollout_prompts=8"):
-        check_ranks(cfg, 8)
+def test_ranks_that_do_not_divide_a_mini_batch_are_told_what_is_idle(world: dict[str, str], tmp_path: Path) -> None:
+    assert "padding" not in dry_run(composed(world, tmp_path, "ppo"), 4)
+    assert dry_run(composed(world, tmp_path, "ppo"), 6).endswith("(33.3% of the work is padding: 4 rows on 6 ranks)")
 
 
 def test_models_of_the_wrong_kind_are_named(world: dict[str, str], tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ def test_two_ranks_give_what_one_gives(world: dict[str, str], tmp_path: Path, re
         for a, b in zip(read_jsonl(one / file), read_jsonl(two / file), strict=True):
             assert a.pop("combined", 0.0) == pytest.approx(b.pop("combined", 0.0), abs=2e-6)
             assert a == b
-    for name, other in (("rejection_sampling",) * 2, ("ppo0", "ppo0"), ("ppo0", "ppo3")):
+    runs = [(f"{kind}0", f"{kind}{stage}") for kind in ("ppo", "uneven") for stage in (0, 3)]
+    for name, other in (("rejection_sampling",) * 2, *runs):
         first, second = (dict(hf_folder.load_weights((p / "final").resolve())) for p in (one / name, two / other))
         for key in first:
             assert torch.allclose(first[key], second[key], atol=2e-5), (other, key)
-    for name in ("ppo0", "ppo3"):
-        for a, b in zip(read_jsonl(one / "ppo0/metrics.jsonl"), read_jsonl(two / f"{name}/metrics.jsonl"), strict=True):
+    for name, other in runs:
+        first, second = (read_jsonl(p / "metrics.jsonl") for p in (one / name, two / other))
+        for a, b in zip(first, second, strict=True):
             for key in a.keys() - {"time"}:
                 if "seconds" not in key:
-                    assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-4), (name, key)
+                    assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-4), (other, key)

@@ -228,7 +228,6 @@ def test_a_policy_that_never_finishes_is_named(world: dict[str, str], tmp_path: 
 
 def test_mistakes_of_the_fine_tuning_show_before_the_sampling(world: dict[str, str], tmp_path: Path) -> None:
     for override, message in (
-        ("micro_batch_size=3", r"batch_sequences=2: need a multiple of micro_batch_size=3"),
         (f"replay={tmp_path}/none", r"llamatrain corpus"),
         (f"earlier=[{tmp_path}/none.jsonl]", r"none\.jsonl"),
     ):

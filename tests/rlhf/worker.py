@@ -24,9 +24,11 @@ PPO = [
     "iterations=2",
     "epochs=2",
 ]
+# Two ranks cannot share the rollouts equally, and of each mini-batch the second has none.
+UNEVEN = ["rollout_prompts=3", "mini_batch_prompts=1", "epochs=1"]
 RATES = ["optim.lr=1e-3", "critic_optim.lr=1e-3"]
 SAMPLING = ["sampling.max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=32"]
-TUNING = ["steps=2", "batch_sequences=4", "micro_batch_size=1"]
+TUNING = ["steps=2", "batch_sequences=3", "micro_batch_size=1"]
 
 
 def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
@@ -38,6 +40,8 @@ def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
     rejection_sampling(compose("rejection_sampling", RejectionSamplingConfig, arguments))
     for stage in stages:
         arguments = overrides(world, folder, f"ppo{stage}", *PPO, *RATES, f"zero=stage{stage}")
+        ppo(compose("ppo", PPOConfig, arguments))
+        arguments = overrides(world, folder, f"uneven{stage}", *PPO, *RATES, f"zero=stage{stage}", *UNEVEN)
         ppo(compose("ppo", PPOConfig, arguments))
 
 

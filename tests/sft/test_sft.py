@@ -130,13 +130,13 @@ def test_pretraining_text_is_mixed_in(tmp_path: Path, base: Path, tokenizer: Tok
     batches, _ = load(cfg, tokenizer, 64)
     full = [bool((batch["segment_ids"] > 0).all()) for step in range(4) for batch in batches.batch_at(step)]
     assert (sum(full), len(full)) == (4, 8)  # sequences of text are full, packed dialogues have room left
-    assert "50% of them pretraining text" in plan(cfg, batches, 1)
+    assert "50% of them pretraining text" in plan(cfg, batches, 1, 1)
 
 
 def test_plan_counts_what_is_skipped(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
     cfg = configure(tmp_path, base)
     write_dialogues(tmp_path / "dialogues.jsonl", [*DIALOGUES, ("Tell me a story. " * 50, "No.")])
-    text = plan(cfg, load(cfg, tokenizer, 128)[0], 4)
+    text = plan(cfg, load(cfg, tokenizer, 128)[0], 4, 1)
     assert text.startswith("warning: 3 dialogues (1 skipped: longer than 128 tokens)")
     assert "4 steps of 2 rows" in text
 
