@@ -62,6 +62,7 @@ def method(roles: Roles) -> Chat:
         mix_share=dict.fromkeys(KINDS),
         rejection_base="sft",
         replay=dict.fromkeys(REPLAYED, text),
+        measure_kept=[],
         ppo=True,
         continue_pretraining=bool(roles.data.checkpoint and roles.data.documents),
     )

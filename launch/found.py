@@ -22,7 +22,13 @@ from .programs import PROGRAMS
 from .runs import headline_figures, is_number
 
 PIPELINE = "pipeline.json"
-PASSED_OVER = ("checkpoints", "wandb", "chunks", "work")  # of a run's own: no run lies in them
+PASSED_OVER = (
+    "checkpoints",
+    "wandb",
+    "chunks",
+    "work",
+    "measured",
+)  # of a run's or a pipeline's own: no run to be listed lies there
 STATES = ("running", "done", "stopped", "failed", "waiting")  # that status.json may say
 TAIL = 1 << 16  # bytes of metrics.jsonl in which the newest figures are looked for
 

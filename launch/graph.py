@@ -7,7 +7,7 @@ folder, which makes that stage a parent; `@data/file` is one below `data.root`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,17 +114,20 @@ def references(value: Any) -> Iterator[str]:
 
 def resolve(value: Any, folder: Path, data_root: str | None) -> Any:
     """Return a configuration's values with every reference as a path below the pipeline's folder or the data folder."""
-    if isinstance(value, dict):
-        return {key: resolve(one, folder, data_root) for key, one in value.items()}
-    if isinstance(value, list):
-        return [resolve(one, folder, data_root) for one in value]
-    if not isinstance(value, str):
-        return value
 
     def path(match: re.Match[str]) -> str:
         return f"{data_root if match[1] == DATA else folder / match[1]}{match[2]}"
 
-    return REFERENCE.sub(path, value)
+    return mapped(value, lambda text: REFERENCE.sub(path, text))
+
+
+def mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a configuration's values with every text changed, at any depth."""
+    if isinstance(value, dict):
+        return {key: mapped(one, change) for key, one in value.items()}
+    if isinstance(value, list):
+        return [mapped(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
 
 
 # --- the command line --------------------------------------------------------------------------------------------

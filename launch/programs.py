@@ -17,6 +17,8 @@ from pathlib import Path
 from llamatrain.description import Program
 from llamatrain.fitting import Fit
 
+from .measure.config import MeasureConfig
+
 # "" in a checkout (this package is `launch`), "llamatrain." where it is installed (`llamatrain.launch`).
 PREFIX = (__package__ or "launch").removesuffix("launch")
 NAME = "llamatrain" if PREFIX else "python -m launch"  # what the user types
@@ -85,6 +87,14 @@ OWN = {
         TOGETHER,
         "a pipeline's stages: state, step, loss, speed, time left, restarts, cost",
         positional=("folder",),
+    ),
+    "measure": Program(
+        "launch.measure",
+        TOGETHER,
+        "every kept checkpoint of a stage, measured as the last one is",
+        schema=MeasureConfig,
+        positional=("checkpoints",),
+        follows="checkpoints",
     ),
     "clean": Program(
         "launch.clean",

@@ -14,6 +14,7 @@ from llamatrain.description import Measures
 from llamatrain.replaced import MARK
 
 from .graph import REFERENCE
+from .measure.stages import MEASURED
 from .runs import Judged, Response, Row, is_number, read_json, read_lines, read_status
 from .stage_run import StageRun
 
@@ -173,6 +174,15 @@ class Story:
             for model, rows in found.items():
                 found[model] = [row for row in rows if is_adversarial(row) == adversarial]
         return {model: rows for model, rows in found.items() if rows}
+
+    @cached_property
+    def followed(self) -> dict[str, StageRun]:
+        """Stage -> the run that measured its kept checkpoints: a stage of the pipeline, or else one started by hand."""
+        by_hand = [stage for stage in _stages(self.folder / MEASURED, {}) if stage.about.follows]
+        own = [stage for stage in self.stages if stage.about.follows]
+        return {stage.name: stage for stage in by_hand} | {
+            name: stage for stage in own for name in stage.reads(stage.about.follows)
+        }
 
     @cached_property
     def environments(self) -> list[Row]:

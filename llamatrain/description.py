@@ -126,5 +126,6 @@ class Program:
     answers: str = ""  # its file of responses to held-out prompts, by the model of its `checkpoint`
     judgements: str = ""  # its file of gold judgements, of the rows of its `responses`
     measures: Measures | None = None
+    follows: str = ""  # the setting that names checkpoints, of each of which its metrics tell at its step
     charts: tuple[Chart | Shares | BestOf | Against, ...] = ()
     learns_from: tuple[Table, ...] = ()

@@ -18,6 +18,8 @@ from llamatrain.errors import UserError
 from llamatrain.keys import check_values, least, one_of
 
 from ..graph import Graph, Stage
+from ..measure.stages import measuring, read_by
+from ..programs import PROGRAMS, nearest
 
 KINDS = ("helpfulness", "safety")
 BASES = ("base", "sft")
@@ -70,6 +72,7 @@ class Chat:
     rejection_base: str = field(metadata=one_of(BASES))
     replay: dict[str, float]
     ppo: bool
+    measure_kept: list[str]
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -146,6 +149,8 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
     if world is not None:
         judge_what_was_learned_from(g, world, sampled, "ppo" in models)
     measure(g, data, world, models, rewards, corpus)
+    for name in cfg.measure_kept:
+        measure_kept(g, name)
 
 
 def made_by(world: Stage, data: Data) -> Data:
@@ -323,6 +328,21 @@ def measure(
         )
     if text is not None or data.prompts_eval:
         g.add("evaluate", models=rows, corpus=text)
+
+
+def measure_kept(g: Graph, name: str) -> None:
+    """Measure all kept checkpoints of a stage as its last one is: nothing waits for it."""
+    stage = g.stages.get(name)
+    if stage is None or "final" not in PROGRAMS[stage.program].makes:
+        trained = [one.name for one in g.stages.values() if "final" in PROGRAMS[one.program].makes]
+        raise UserError(
+            f"measure_kept: there is no stage '{name}' that trains{nearest(name, trained)}  (there are {', '.join(trained)})"
+        )
+    found = measuring(((one.name, one.program, one.settings) for one in g.stages.values()), stage.final)
+    if not found:
+        g.leave_out(f"the course of {name}", "data.prompts_eval or data.documents_eval")
+        return
+    g.add("measure", f"measure_{name}", checkpoints=stage / "checkpoints", after=read_by(found, stage.final))
 
 
 def judge_what_was_learned_from(g: Graph, world: Stage, sampled: list[Stage], ppo: bool) -> None:

@@ -23,7 +23,7 @@ from .overview import examples, overview, stages
 from .results import results
 from .samples import samples
 from .scores import scores
-from .training import courses, learning, reward_models
+from .training import courses, kept, learning, reward_models
 
 
 class Section(NamedTuple):
@@ -42,6 +42,7 @@ SECTIONS = (
     Section("scores", "Scores and judge", scores),
     Section("learned", "What was learned from", learned_from),
     Section("learning", "Learning curves", learning),
+    Section("kept", "Kept checkpoints", kept),
     Section("course", "Training in detail", courses),
     Section("reward", "Reward models", reward_models),
     Section("samples", "Samples side by side", samples),

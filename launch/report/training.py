@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from llamatrain.description import Chart, Shares
+from llamatrain.description import Chart, Measure, Shares
 
 from ..runs import Row, Shared, decimals, figure, is_number, read_json
 from ..stage_run import StageRun
@@ -14,6 +14,7 @@ from . import figures
 from .drawing import Points
 from .figures import NARROW, WIDE, Interval, Line
 from .parts import Card
+from .results import measure_of
 
 PLUMBING = re.compile(r"seconds|tokens_per_second|lr$|grad_norm|/tokens$")
 COLOURS = (1, 3, 5, 2)  # of the series of a chart
@@ -80,6 +81,31 @@ def courses(story: Story) -> Row | None:
                 }
             )
     return {"stages": found} if found else None
+
+
+def kept(story: Story) -> Row | None:
+    """Return what is known of the kept checkpoints of stages, over their steps."""
+    found = []
+    for name, run in story.followed.items():
+        lines = {
+            metric: points for metric, points in run.series.items() if len(points) > 1 and not PLUMBING.search(metric)
+        }
+        known = {metric: measure_of(story, metric.rpartition("/")[2]) for metric in lines}
+        cards = {metric: _course(name, one, lines[metric]) for metric, one in known.items()}
+        # What somebody gives marks for comes first; what follows from it or is a plain fact, below.
+        marked = [metric for metric, one in known.items() if one.by]
+        shown = marked or list(cards)[:3]
+        rest = [card for metric, card in cards.items() if metric not in shown]
+        if cards:
+            found.append({"stage": name, "summary": "", "cards": [cards[metric] for metric in shown], "rest": rest})
+    return {"stages": found} if found else None
+
+
+def _course(stage: str, measure: Measure, points: Points) -> Card:
+    drawn = figures.line_chart(
+        [Line(measure.title, points, 1, "dots")], "step", "", f"{measure.title} of {stage}, over its steps", NARROW
+    )
+    return Card(measure.title, measure.by, drawn)
 
 
 def _card(stage: StageRun, chart: Chart, width: int, title: str, note: str = "") -> Card:

@@ -261,9 +261,8 @@ def _job(
     cfg: SlurmConfig, folder: Path, run: Path, name: str, program: str, stage: str, arguments: Sequence[str]
 ) -> Job:
     about = PROGRAMS[program]
-    model = bool(
-        {"zero", "dtype"} & {one.name for one in fields(schema_of(program))}
-    )  # it has a precision: it runs a model
+    # It has a precision, or starts programs that do, on checkpoints: it runs a model.
+    model = bool({"zero", "dtype", "checkpoints"} & {one.name for one in fields(schema_of(program))})
     asked = need(cfg.cluster, about.parallel, model, asked_of(cfg.resources, program, stage))
     if asked.ranks > 1 and not about.parallel:
         raise UserError(f"resources of {stage}: {program} does not share its work among ranks; need one")

@@ -9,7 +9,7 @@ from launch.report.learned_from import RULES
 
 
 def test_every_program_of_a_stage_has_its_schema() -> None:
-    assert {name for name, program in PROGRAMS.items() if program.schema is None} == set(OWN)
+    assert {name for name, program in PROGRAMS.items() if program.schema is None} == set(OWN) - {"measure"}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

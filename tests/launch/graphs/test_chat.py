@@ -225,3 +225,16 @@ def test_stages_read_what_the_programs_make(preset: str) -> None:
             for match in REFERENCE.finditer(str(value)):
                 if match[1] != DATA:
                     assert match[2].lstrip("/") in PROGRAMS[built.stages[match[1]].program].makes
+
+
+def test_kept_checkpoints_are_measured_by_what_measures_the_last_one() -> None:
+    built = graph("preset=demo", "measure_kept=[ppo,v1_reward_safety]")
+    *_, ppo, reward = built.stages.values()
+    assert (ppo.name, ppo.program, ppo.settings["checkpoints"]) == ("measure_ppo", "measure", "@ppo/checkpoints")
+    assert {"sample_ppo", "judge_ppo", "corpus"} < set(references(ppo.settings))
+    assert "evaluate" not in references(ppo.settings)  # which reads all models: it would be waited for
+    assert reward.settings["checkpoints"] == "@v1_reward_safety/checkpoints"
+    with pytest.raises(UserError, match=r"measure_kept: there is no stage 'pop' that trains; did you mean 'ppo'\?"):
+        graph("preset=demo", "measure_kept=[pop]")
+    with pytest.raises(UserError, match="no stage 'world' that trains"):
+        graph("preset=demo", "measure_kept=[world]")

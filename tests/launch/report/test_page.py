@@ -279,3 +279,21 @@ def test_a_program_needs_its_description_alone(demo: Path, monkeypatch: pytest.M
     text = report.write(demo).read_text()
     for told in ("30 poems", "A poet.", "Rhyme", "something new", "Poems: dialogues.jsonl"):
         assert told in text
+
+
+def test_the_course_of_kept_checkpoints_is_drawn(tmp_path: Path) -> None:
+    folder = make(tmp_path / "demo")
+    path = folder / "measured" / "ppo"
+    path.mkdir(parents=True)
+    (path / "status.json").write_text(json.dumps({"state": "done", "program": "measure"}))
+    points = ((10, 0.4), (20, 0.6))
+    rows = [
+        {"step": step, "time": 0.0, "ppo/helpfulness": at, "ppo/length": 9.0, "ppo/seconds": 1.0} for step, at in points
+    ]
+    write_lines(path / "metrics.jsonl", rows)
+    text = report.page(Story(folder))
+    Page(text)
+    kept = text[text.index('id="kept"') : text.index('id="course"')]
+    assert "Helpfulness of ppo, over its steps" in kept and "Helpfulness 0.6 at 20" in kept
+    assert kept.index("Helpfulness of ppo") < kept.index("All other metrics") < kept.index("Words per response of ppo")
+    assert "seconds" not in kept.lower()

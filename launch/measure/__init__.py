@@ -1,0 +1,1 @@
+"""Every kept checkpoint of a stage, measured as the pipeline measures its last one."""
