@@ -58,14 +58,16 @@ echo "=== ended with $code, $(date '+%F %T')"
 # --- What follows ----------------------------------------------------------------------------------------------------
 # 0 done; 75 saved and stopped; 76 a node is bad; above 128 a rank was killed or hung: these three queue again, unless the
 # job was cancelled. 1 failed; 2 a mistake in its settings; 3 waits for people: these end it, and the jobs that need its result.
+if ((code == 76)); then
+    cat {{ run }}/bad_nodes.txt >>"$logs/bad_nodes.txt"
+    bad=$(sort -u "$logs/bad_nodes.txt" | paste -sd,)
+fi
 state=$(scontrol show job "$SLURM_JOB_ID" | grep -o 'JobState=[A-Z]*')
 if ((code == 75 || code == 76 || code > 128)) && [[ $state == JobState=RUNNING ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
-if ((code == 76)); then  # on other nodes; being queued again has ended all commands of this job, so a later one says so
-    cat {{ run }}/bad_nodes.txt >>"$logs/bad_nodes.txt"
-    bad=$(sort -u "$logs/bad_nodes.txt" | paste -sd,)
-    for second in 1 2 3; do
+if ((code == 76)); then  # on other nodes; being queued again ends the commands of this job, so that a later one must say so
+    for second in 1 2 3 4 5; do
         sleep 1
         scontrol update JobId="$SLURM_JOB_ID" ExcNodeList={{ exclude }}"$bad" && break
     done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -158,6 +159,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
         control = f'case "$2" in hostnames) echo node1 ;; job) echo JobState={state} Reason=None ;; *) echo "$*" >>{asked} ;; esac'
         for name, body in (("srun", SRUN.format(attempt=attempt, tenths=tenths, code=code)), ("scontrol", control)):
             (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+            (folder / name).chmod(0o755)
+        for name in ("cat", "sort", "paste"):  # being queued again ends what a job is just running
+            (folder / name).write_text(f'#!/bin/bash\n! grep -qs requeue {asked} && exec {shutil.which(name)} "$@"\n')
             (folder / name).chmod(0o755)
         log = tmp_path / "jobs/ppo/rank_0000.log"
         log.unlink(missing_ok=True)
