@@ -186,13 +186,21 @@ def stop_at(lab: Lab, function: str, nth: int) -> None:
 
 
 def until_stopped(job: Job) -> dict[int, int]:
-    """Wait until both ranks have stopped there, and return their processes; ranks that start later do not stop."""
+    """Wait until both ranks stand there, and return their processes; ranks that start later do not stop.
+
+    One may not get there, as it waits for the other: it stands where it is.
+    """
     moment = Path(job.lab.environ["MOMENT"])
     marks = [moment.with_name(f"{moment.name}.{rank}") for rank in (0, 1)]
-    job.lab.until(lambda: all(mark.exists() for mark in marks))
+    job.lab.until(lambda: any(mark.exists() for mark in marks))
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline and not all(mark.exists() for mark in marks):
+        time.sleep(0.02)
+    pids = job.until_ranks()
+    stand_still(pids)
     for path in (moment, *marks):
-        path.unlink()
-    return job.until_ranks()
+        path.unlink(missing_ok=True)
+    return pids
 
 
 def send(pids: Sequence[int], number: signal.Signals) -> None:

@@ -199,13 +199,19 @@ def _rate(comparisons: Path, target: Path) -> None:
     target.write_text("\n".join(rows) + "\n")
 
 
-def test_a_failed_stage_cancels_what_needs_it_and_says_so(lab: Lab, chain: Path, tmp_path: Path) -> None:
+def test_a_failed_stage_cancels_what_needs_it_and_once_mended_the_chain_goes_on(
+    lab: Lab, chain: Path, tmp_path: Path
+) -> None:
     documents = tmp_path / "documents.jsonl"
     documents.write_bytes((chain / "world/documents.jsonl").read_bytes())
     own = [f"data.documents={documents}", f"data.dialogues={chain / 'world/dialogues.jsonl'}"]
     given = ["slurm", "pipeline", PRESET, "data=mine", *own, f"run.dir={tmp_path}", "run.name=broken"]
-    lab.llamatrain(*given, "until=corpus", "replay.sft=0", "tokenizer.vocab_size=100000")
+    given += ["until=corpus", "replay.sft=0"]
+    lab.llamatrain(*given, "tokenizer.vocab_size=100000")
     lab.until_empty()
     said = lab.llamatrain("status", str(tmp_path / "broken"))
     assert "tokenizer failed" in said and "cancelled" in said
     assert "1 failed, 1 cancelled" in said
+    assert "2 submitted" in lab.llamatrain(*given)
+    lab.until_empty()
+    assert read(tmp_path / "broken/corpus/status.json")["state"] == "done"
