@@ -21,7 +21,7 @@ from pathlib import Path
 
 from llamatrain.config import program
 from llamatrain.errors import UserError
-from llamatrain.progress import duration
+from llamatrain.progress import counted, duration
 from llamatrain.run_files import INCIDENTS, METRICS
 
 from .found import PIPELINE, Folder, end_of, newest, run
@@ -44,7 +44,7 @@ ENDS = {
     None: "its node or Slurm ended it",
     75: "it was saved and stopped",
     76: "a bad node",
-    134: "a rank hung",
+    134: "a rank hung or was gone",
     137: "a rank was killed",
 }
 
@@ -130,6 +130,11 @@ def _standing(
         why = queued.reason.lower() if queued is not None and queued.reason not in ("None", "Dependency") else ""
         if queued is not None:
             state = "queued" if pending else "starting"
+        elif attempts and active is not None:
+            state, why = (
+                "failed",
+                f"{counted(len(attempts), 'start')} ended before the run began: see {jobs / 'job.log'}",
+            )
         elif noted is not None and active is not None:
             state, why = "cancelled", f"job {number} left the queue before it began"
         else:

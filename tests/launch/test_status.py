@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from launch import status
+from launch.slurm.attempts import note
 from launch.slurm.queue import Queued
 from launch.status import Standing, standings, summary, table
 from llamatrain.lock import Lock
@@ -79,6 +80,21 @@ def test_a_job_that_was_cancelled_by_hand_is_missed_where_slurm_is(tmp_path: Pat
     found = by_name(folder, slurm=True)
     assert (found["sft"].state, found["sft"].note) == ("cancelled", "job 14 left the queue before it began")
     assert (found["reward"].state, found["reward"].note) == ("cancelled", "sft cancelled")
+
+
+def test_a_job_whose_ranks_died_before_a_run_began_failed(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, pretrain="done")
+    submitted(folder, sft="14", reward="15")
+    jobs = folder / "jobs/sft"
+    jobs.mkdir()
+    for restart in range(2):
+        note(jobs, folder / "sft", float(restart))
+    found = by_name(folder, slurm=True)
+    assert (found["sft"].state, found["sft"].note) == (
+        "failed",
+        f"2 starts ended before the run began: see {jobs / 'job.log'}",
+    )
+    assert (found["reward"].state, found["reward"].note) == ("cancelled", "sft failed")
 
 
 def test_what_waits_for_people_holds_what_stands_behind_it(tmp_path: Path) -> None:
