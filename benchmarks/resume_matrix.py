@@ -39,7 +39,7 @@ from chain import RESULTS, ROOT, commit, machine
 
 sys.path.insert(0, str(ROOT))
 from launch.processes import _environments
-from llamatrain import checkpoint, distributed, hf_folder
+from llamatrain import checkpoint, distributed, hf_folder, saving
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.engine.learning import Engine
 from llamatrain.fit import train_step
@@ -169,7 +169,7 @@ class Matrix:
             engine, batches = self.engine(mode, seed=0), self.batches(number)
             for step in range(STEPS):
                 train_step(engine, batches.batch_at(step), language_model_loss)
-            checkpoint.save(self.folder / name, {"model": engine}, self.tokenizer, {"step": STEPS}, {})
+            saving.save(self.folder / name, {"model": engine}, self.tokenizer, {"step": STEPS}, {})
             found = self.go_on(engine, batches)
             if distributed.is_main():
                 (self.folder / f"{name}.json").write_text(json.dumps(found))

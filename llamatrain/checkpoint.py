@@ -1,4 +1,4 @@
-"""Checkpoints: Hugging Face folders that also hold what an exact resume needs.
+"""Checkpoints, found and restored: Hugging Face folders that also hold what an exact resume needs (saving.py writes them).
 
     step_00001000/
       config.json  model.safetensors[.index.json]  generation_config.json
@@ -12,31 +12,20 @@ A checkpoint is written under a temporary name and renamed, so a published one i
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import torch
 from safetensors import safe_open
 
-from . import atomic, distributed, hf_tokenizer, manifest
-from .errors import DiskError, UserError, no_space
-from .hf_folder import INDEX, WEIGHTS, load_weights, matched
-from .manifest import Entry, published
-from .model.config import ModelConfig
-from .model.scalar_head import ScalarModel
-from .replaced import size
-from .tensor_files import Shapes, write_tensors
+from . import distributed, manifest
+from .errors import UserError
+from .hf_folder import load_weights, matched
+from .manifest import published
 from .text_files import read_json
-from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .engine.learning import Engine
-
-SHARD_BYTES = 5_000_000_000
 
 
 class Lineage(TypedDict):
@@ -108,161 +97,6 @@ def _resolved(path: str | Path, made_by: str) -> Path:
             _verify_share(folder, trainer=False)
         return folder  # a Hugging Face folder made elsewhere has no manifest
     raise UserError(f"checkpoint {folder} is damaged: {manifest.NAME} is missing")
-
-
-# --- saving ------------------------------------------------------------------------------------------------------
-
-
-def save(
-    target: Path,
-    engines: Mapping[str, Engine],
-    tokenizer: Tokenizer,
-    lineage: dict[str, Any],
-    state: dict[str, Any],
-) -> None:
-    """Write a checkpoint; the first engine's model is the published one. Called by all ranks together.
-
-    Raises DiskError when it cannot be written; older checkpoints are untouched then.
-    """
-    need = _bytes(engines)
-    temporary = target.with_name(target.name + ".tmp")
-    failure = ""  # of this rank; before each next part the ranks agree that none has one
-    try:
-        if distributed.is_main():
-            shutil.rmtree(temporary, ignore_errors=True)
-            (temporary / "trainer").mkdir(parents=True)
-    except OSError as error:
-        failure = _why(error)
-    _agree(failure, temporary, need)
-    primary = next(iter(engines))
-    models = {name: temporary if name == primary else temporary / "trainer" / name for name in engines}
-    written: dict[Path, Entry] = {}
-    for name, engine in engines.items():
-        # Every rank goes through all of it even after its own disk failed, so that none waits for ever.
-        for write, folder in ((_write_model, models[name]), (_write_optimizer, temporary / "trainer" / name)):
-            try:
-                written |= write(folder, engine)
-            except OSError as error:
-                failure = failure or _why(error)
-    if distributed.is_main() and not failure:
-        try:
-            _write_description(temporary, engines[primary], tokenizer, lineage, state)
-        except OSError as error:
-            failure = _why(error)
-    _agree(failure, temporary, need)
-    known = {str(path.relative_to(temporary)): entry for path, entry in written.items()}
-    entries = {name: entry for part in distributed.gather_objects(known) for name, entry in part.items()}
-    if distributed.is_main():
-        try:
-            _publish(temporary, target, entries)
-        except OSError as error:
-            failure = _why(error)
-    _agree(failure, temporary, need)
-
-
-def _publish(temporary: Path, target: Path, entries: Mapping[str, Entry]) -> None:
-    """Complete a checkpoint with its manifest and give it its name, in place of a former one of the same step."""
-    manifest.write(temporary, entries)
-    former = target.with_name(f"{target.name}.old.tmp")
-    if target.is_symlink():  # moved to another disk: it stays there
-        target.unlink()
-    elif target.exists():  # never deleted under its published name: a kill would leave half of it
-        os.replace(target, former)
-    atomic.publish(temporary, target)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _bytes(engines: Mapping[str, Engine]) -> int:
-    """Return about how many bytes a checkpoint of the engines takes: weights in their precision, the rest in float32."""
-    per_weight = {name: e.dtype.itemsize + 4 * len(e.state.optimizer_keys()) for name, e in engines.items()}
-    return sum(s.numel() * per_weight[name] for name, e in engines.items() for s in e.state.shapes().values())
-
-
-def _agree(failure: str, temporary: Path, need: int) -> None:
-    """Raise a failure of one rank on all of them, once what was written is deleted."""
-    try:
-        distributed.fail_together(failure)
-    except UserError as error:
-        if distributed.is_main():
-            shutil.rmtree(temporary, ignore_errors=True)
-        distributed.barrier()
-        free = size(shutil.disk_usage(temporary.parent.parent).free)
-        raise DiskError(
-            f"checkpoint {temporary.with_suffix('')} could not be saved: {error}, need {size(need)}, {free} free; "
-            "older checkpoints are untouched"
-        ) from None
-
-
-def _why(error: OSError) -> str:
-    return "no space left on the disk" if no_space(error) or "No space left" in str(error) else str(error)
-
-
-def _write_model(folder: Path, engine: Engine) -> dict[Path, Entry]:
-    """Write the weights in files of SHARD_BYTES at most, with an index where there are several; ranks share the files.
-
-    Returns the manifest's entries of this rank's files. Every rank takes part in gathering the weights, to the last.
-    """
-    shards = _shards(engine.state.shapes(), engine.dtype.itemsize)
-    many = len(shards) > 1
-    files: dict[Path, dict[str, torch.Size]] = {}
-    for number, shard in enumerate(shards, start=1):  # named as transformers looks for them
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if many else WEIGHTS
-        files[folder / name] = shard
-    own = {path: files[path] for path in distributed.shard(files)}
-    written = write_tensors(own, engine.dtype, engine.state.parameters_by_name())
-    if many and distributed.is_main():
-        total = sum(shape.numel() for shard in shards for shape in shard.values()) * engine.dtype.itemsize
-        weight_map = {weight: path.name for path, shard in files.items() for weight in shard}
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    return written
-
-
-def _shards(shapes: Shapes, itemsize: int) -> list[dict[str, torch.Size]]:
-    """Assign the weights, in order, to files of SHARD_BYTES at most; a larger weight has its own."""
-    shards: list[dict[str, torch.Size]] = [{}]
-    size = 0
-    for name, shape in shapes.items():
-        bytes_ = shape.numel() * itemsize
-        if shards[-1] and size + bytes_ > SHARD_BYTES:
-            shards.append({})
-            size = 0
-        shards[-1][name] = shape
-        size += bytes_
-    return shards
-
-
-def _write_optimizer(folder: Path, engine: Engine) -> dict[Path, Entry]:
-    """Write this rank's share of the optimizer state: parameters are assigned to the ranks round-robin."""
-    rank, world = distributed.rank(), distributed.world_size()
-    keys, share = engine.state.optimizer_keys(), distributed.shard(engine.state.shapes().items())
-    path = folder / f"optimizer-{rank + 1:05d}-of-{world:05d}.safetensors"
-    files = {path: {f"{key}.{name}": shape for name, shape in share for key in keys}}
-    return write_tensors(files, torch.float32, engine.state.optimizer_state_by_name())
-
-
-def _write_description(
-    folder: Path, engine: Engine, tokenizer: Tokenizer, lineage: dict[str, Any], state: dict[str, Any]
-) -> None:
-    model = engine.module
-    config: ModelConfig = model.config
-    scalar = isinstance(model, ScalarModel)
-    hf = config.to_hf(scalar_head=scalar)
-    hf["dtype"] = hf["torch_dtype"] = str(engine.dtype).removeprefix("torch.")
-    hf |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    if scalar:  # transformers finds each row's last token by it
-        hf["pad_token_id"] = tokenizer.unk_id  # what tokenizer_config.json pads with
-    _write_json(folder / "config.json", hf)
-    if not scalar:
-        # The sampling defaults of the released chat models.
-        generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "do_sample": True}
-        _write_json(folder / "generation_config.json", {**generation, "temperature": 0.6, "top_p": 0.9})
-    hf_tokenizer.save(tokenizer, folder)
-    _write_json(folder / "llamatrain.json", lineage)
-    _write_json(folder / "trainer" / "state.json", state)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
 
 
 # --- restoring ---------------------------------------------------------------------------------------------------

@@ -200,13 +200,35 @@ def broadcast(tensor: torch.Tensor, source: int) -> None:
         _dist().broadcast(tensor.detach().view(torch.uint8), src=source)  # gloo does not know every type
 
 
-def gather_objects(value: T) -> list[T]:
-    """Return the values of all ranks, in rank order, on every rank."""
+def new_group() -> Any:
+    """Return a group of all ranks, over gloo, for a thread of its own; called by all ranks together."""
+    return _dist().new_group(backend="gloo", timeout=PATIENCE) if world_size() > 1 else None
+
+
+def exchange(parts: list[torch.Tensor], group: Any = None) -> torch.Tensor:
+    """Give each rank its part, all of one type in host memory; return those given to this one, joined in rank order."""
+    import torch
+
+    if world_size() == 1:
+        return parts[0]
+    group, dtype = _patient if group is None else group, parts[0].dtype
+    sent = torch.tensor([part.numel() * dtype.itemsize for part in parts])
+    sizes = torch.empty_like(sent)
+    given = torch.cat([part.contiguous().view(torch.uint8) for part in parts])
+    with heartbeat.collective("all_to_all"):
+        _dist().all_to_all_single(sizes, sent, group=group)
+        received = torch.empty(int(sizes.sum()), dtype=torch.uint8)
+        _dist().all_to_all_single(received, given, sizes.tolist(), sent.tolist(), group=group)
+    return received.view(dtype)
+
+
+def gather_objects(value: T, group: Any = None) -> list[T]:
+    """Return the values of all ranks, in rank order, on every rank; from a thread of its own over a `new_group`."""
     if world_size() == 1:
         return [value]
     box: list[Any] = [None] * world_size()
     with heartbeat.collective("all_gather"):
-        _dist().all_gather_object(box, value, group=_patient)
+        _dist().all_gather_object(box, value, group=_patient if group is None else group)
     return box
 
 
@@ -215,9 +237,9 @@ def lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER)
 
 
-def fail_together(failure: str | UserError) -> None:
+def fail_together(failure: str | UserError, group: Any = None) -> None:
     """Raise UserError on all ranks if one of them has a failure to tell: alone it would leave the others waiting."""
-    told = next(filter(None, gather_objects(failure)), None)
+    told = next(filter(None, gather_objects(failure, group)), None)
     if told is not None:
         raise told if isinstance(told, UserError) else UserError(told)
 

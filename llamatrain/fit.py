@@ -111,6 +111,7 @@ def _begin(run: Run, step: int, total_steps: int, evaluate: Callable[[], dict[st
 
 def _save_or_stop(run: Run, step: int, total_steps: int, save: Callable[[int], None]) -> None:
     """Save where a checkpoint is due or a signal asked to stop, and then stop, unless this was the last step anyway."""
+    run.saver.check()
     stop = run.stop_requested()
     if stop or run.due(step) or step == total_steps:
         save(step)

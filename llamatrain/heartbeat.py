@@ -1,10 +1,12 @@
 """What this rank is at, by word of its training thread: `beat` notes that it moves on. A watch (watch.py) shows it to others.
 
-A beat costs a few assignments, so that it may stand in every loop that can take long. Imports no torch.
+A beat costs a few assignments, so that it may stand in every loop that can take long. One of another thread, which writes a
+checkpoint, counts when the training thread waits for that (`follow`). Imports no torch.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,14 +35,31 @@ class Place:
 
 
 here = Place()
+_beside = Place()  # of the other thread
 _moved = time.monotonic()
 
 
 def beat(doing: str) -> None:
-    """Note that the training thread moves on, and to what."""
+    """Note that this thread moves on, and to what."""
     global _moved
-    here.doing, here.beats, here.since = doing, here.beats + 1, time.time()
-    _moved = time.monotonic()
+    place = _own()
+    place.doing, place.beats, place.since = doing, place.beats + 1, time.time()
+    if place is here:
+        _moved = time.monotonic()
+
+
+def _own() -> Place:
+    return here if threading.current_thread() is threading.main_thread() else _beside
+
+
+def follow(thread: threading.Thread) -> None:
+    """Wait for the other thread; this one stands where that does, and moves on with it."""
+    seen = -1
+    while thread.is_alive():
+        if _beside.beats != seen:
+            seen = _beside.beats
+            beat(_beside.doing)
+        thread.join(0.1)
 
 
 def quiet() -> float:
@@ -66,7 +85,7 @@ def phase(name: str) -> Iterator[None]:
 @contextmanager
 def collective(name: str) -> Iterator[None]:
     """Note that this rank waits for all others inside, and then that it has met them."""
-    before = here.doing
+    before = _own().doing
     beat(COLLECTIVE + name)
     try:
         yield

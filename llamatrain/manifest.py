@@ -128,6 +128,18 @@ def delete(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
+def keep_newest(checkpoints: Path, number: int) -> None:
+    """Delete all but so many of a run's newest checkpoints; 0 keeps all."""
+    for old in published(checkpoints)[:-number] if number else ():
+        delete(old)
+
+
+def clear(checkpoints: Path) -> None:
+    """Delete what a kill left of checkpoints that were being written or deleted."""
+    for left in checkpoints.glob("step_*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def step_of(folder: Path) -> int:
     """Return the steps that were done when a checkpoint was saved."""
     return int(folder.name.removeprefix("step_"))

@@ -78,14 +78,33 @@ def token_bytes(model: ModelConfig, dtype: str) -> float:
 def machine_memory() -> int:
     """Return the bytes of this machine's memory, or those that a container or a job may use of it."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in _groups():
+        limit = folder / "memory.max"
+        if limit.is_file() and limit.read_text().strip().isdigit():
+            found.append(int(limit.read_text()))
+    return min(found)
+
+
+def free_memory() -> int:
+    """Return the bytes of this machine's memory that are free or cached files, or what a container or a job may yet take."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    for folder in _groups():
+        limit, used, parts = (folder / f"memory.{name}" for name in ("max", "current", "stat"))
+        if limit.is_file() and limit.read_text().strip().isdigit():
+            cached = dict(line.split() for line in parts.read_text().splitlines()).get("inactive_file", "0")
+            found.append(int(limit.read_text()) - int(used.read_text()) + int(cached))
+    return max(0, min(found))
+
+
+def _groups() -> list[Path]:
+    """Return the folders of this process's control groups; a limit holds for all groups below it."""
     groups = Path("/proc/self/cgroup")
+    found = []
     for line in groups.read_text().splitlines() if groups.is_file() else []:
         own = CGROUPS / line.split(":", 2)[2].lstrip("/")
-        for folder in (own, *own.parents):  # a limit holds for all groups below it
-            limit = folder / "memory.max"
-            if limit.is_file() and limit.read_text().strip().isdigit():
-                found.append(int(limit.read_text()))
-    return min(found)
+        found += [own, *own.parents]
+    return found
 
 
 def _fit(held: float, row: float, ranks: int) -> int:

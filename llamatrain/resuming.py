@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from . import manifest
+from . import __version__, manifest
 from .errors import UserError
 from .keys import changed
 from .run_files import Status
@@ -51,6 +51,26 @@ def refuse_resume(
                 f"{key}={now}: {newest} was trained with {was}, and another value would change its samples or its loss "
                 f"halfway: {MEND}"
             )
+
+
+def lineage_of(
+    program: str,
+    step: int,
+    settings: Mapping[str, Any],
+    parents: Mapping[str, Path],
+    data: Mapping[str, str],
+    more: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a checkpoint's llamatrain.json says of where it came from."""
+    return {
+        "program": program,
+        "step": step,
+        "config": settings,
+        "parents": {key: {"path": str(path), "sha256": parent_hash(path)} for key, path in parents.items()},
+        "data": data,
+        **more,
+        "version": __version__,
+    }
 
 
 def refuse_replacement(

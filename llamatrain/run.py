@@ -18,18 +18,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__, atomic, distributed, heartbeat, kernels, manifest, preflight
+from . import atomic, distributed, heartbeat, kernels, manifest, preflight
 from .ending import ending
 from .errors import DiskError, UserError, no_space
-from .incidents import add_incident, drop_stale, read_incidents, rewrite_incidents
+from .incidents import add_incident, drop_stale, read_incidents
 from .keys import to_dict
 from .metrics import Dashboard, Metrics
 from .power import Sampler
 from .progress import Progress
 from .replaced import size
-from .resuming import differences, parent_hash, refuse_resume
+from .resuming import differences, lineage_of, parent_hash, refuse_resume
 from .run_files import METRICS
 from .run_folder import RunFolder
+from .saver import Saver
 from .settings import RunConfig
 from .stopping import Interrupted, Stopped, StopRequest, handling, heard_by_a_thread
 from .watch import Watch, clear
@@ -89,6 +90,7 @@ class Run:
         self._watch: Watch | None = None
         self.incidents: list[dict[str, Any]] = []
         self._resumes = False
+        self.saver = Saver(partial(manifest.keep_newest, self.checkpoints, config.keep), self.print, self._gone)
         try:
             # Rank 0 opens the folder; where that fails all raise the same error, none waits for it.
             distributed.fail_together(self._opened_or_why_not(type(settings), free) if self.is_main else "")
@@ -145,12 +147,12 @@ class Run:
     ) -> None:
         """Record how the run ended. A launcher may end all ranks as soon as one has left: until then signals wait."""
         self._stop_request.patient = True
-        late: Exception | None = None
         lost = self._watch and self._watch.lost_rank(error)
+        late = self.saver.close(error)
         try:
-            self._close(lost or error)
+            self._close(lost or error or late)
         except (OSError, UserError) as found:
-            late = found
+            late = late or found
         if self._dashboard is not None:
             self._dashboard.finish(failed=error is not None or late is not None)
         if isinstance(error, Stopped):
@@ -243,6 +245,7 @@ class Run:
 
     def stop(self, step: int, kept: str = "saved") -> NoReturn:
         """Leave, all ranks together, after the step's checkpoint was saved, or else with what was `kept` in words."""
+        self.saver.wait()
         self.step = step
         name = next(filter(None, distributed.gather_objects(self._stop_request.signal)), "stop")
         raise Stopped(f"{name} at step {step}; {kept} in {self.folder}. The same command resumes it")
@@ -251,9 +254,8 @@ class Run:
 
     def resumes(self) -> bool:
         """Tell, on all ranks alike, whether `resume` will restore a checkpoint: weights need not be made before it does."""
-        # Left by a kill while it was written or deleted.
-        for left in self.checkpoints.glob("step_*.tmp") if self.is_main else ():
-            shutil.rmtree(left, ignore_errors=True)
+        if self.is_main:
+            manifest.clear(self.checkpoints)
         drop_stale(self.checkpoints, self.incidents)
         self._resumes = distributed.broadcast_object(bool(manifest.published(self.checkpoints)))
         return self._resumes
@@ -303,36 +305,26 @@ class Run:
 
     def save(
         self, step: int, engines: Mapping[str, Engine], tokenizer: Tokenizer, state: Mapping[str, Any] | None = None
-    ) -> Path:
-        """Save a checkpoint of all engines (the first is the published model) and drop the oldest beyond `run.keep`."""
-        from . import checkpoint
+    ) -> None:
+        """Save a checkpoint of all engines (the first is the published model) and drop the oldest beyond `run.keep`.
+
+        It is the state of now, written while training goes on (saver.py).
+        """
+        from .saving import Saving
 
         target = self.checkpoints / f"step_{step:08d}"
-        lineage = {
-            "program": self.program,
-            "step": step,
-            "config": self.settings,
-            "parents": {k: {"path": str(p), "sha256": parent_hash(p)} for k, p in self.parents.items()},
-            "data": self.data,
-            "incidents": len(self.incidents),
-            "evaluated": {key: value for key, value in self._last.items() if key.startswith("eval/")},
-            "version": __version__,
-        }
+        evaluated = {key: value for key, value in self._last.items() if key.startswith("eval/")}
+        more = {"incidents": len(self.incidents), "evaluated": evaluated}
+        known = lineage_of(self.program, step, self.settings, self.parents, self.data, more)
         if self._metrics is not None:
             self._metrics.flush()  # before the checkpoint: after a kill metrics.jsonl reaches at least as far as it
         distributed.fail_together(self._gone())
         # Not always `step`: PPO's iterations have several updates, and its policy waits while the critic warms up.
         updates = {name: engine.steps_done for name, engine in engines.items()}
-        checkpoint.save(target, engines, tokenizer, lineage, {**(state or {}), "updates": updates})
+        self.saver.save(Saving(target, engines, tokenizer, known, {**(state or {}), "updates": updates}))
         self.step = self.saved = step
         if self.is_main:
             self._home.write_status("running", self.step)
-            found = manifest.published(self.checkpoints)
-            if self.config.keep:
-                for old in found[: -self.config.keep]:
-                    manifest.delete(old)
-        distributed.barrier()
-        return target
 
     # --- rolling back ---
 
@@ -345,10 +337,6 @@ class Run:
         add_incident(self.folder, incident)
         self.incidents.append(incident)
 
-    def amend(self) -> None:
-        """Rewrite incidents.jsonl after a change in `incidents`."""
-        rewrite_incidents(self.folder, self.incidents)
-
     def go_back(self, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:
         """Restore the newest checkpoint that the recorded incidents leave; return its step and state."""
         from . import checkpoint
@@ -360,6 +348,7 @@ class Run:
 
     def finish(self, step: int) -> None:
         """Point `final` at the last checkpoint."""
+        self.saver.wait()
         self.step = step
         if self.is_main:
             atomic.write_link(self.folder / "final", Path("checkpoints") / f"step_{step:08d}")

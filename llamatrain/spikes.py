@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import distributed
 from .errors import UserError
-from .incidents import checkpoint_before
+from .incidents import checkpoint_before, rewrite_incidents
 from .run import Run
 from .settings import SpikeConfig
 from .tokenizer import Tokenizer
@@ -170,6 +170,7 @@ class Guard:
         self, spike: Spike, metrics: Mapping[str, float], step: int, run: Run, engines: Mapping[str, Engine]
     ) -> int:
         """Record the incident at `step` (from 0), roll back, skip its samples; return the step to continue from."""
+        run.saver.wait()  # it may be the one to go back to
         first = step + 1 - spike.steps
         goal = checkpoint_before(
             run.checkpoints, first
@@ -264,7 +265,7 @@ class Guard:
             "batches": measured,
             "offending": [{"step": at, "loss": _in_json(loss)} for at, loss, _ in found],
         }
-        run.amend()
+        rewrite_incidents(run.folder, run.incidents)
         run.print(
             f"screened {measured} batches after incident {incident['incident']}: {len(found)} also flagged; "
             f"{len(named)} more samples are skipped (incidents.jsonl)"

@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,42 @@ from .manifest import Entry
 
 Shapes = Mapping[str, torch.Size]
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What this rank holds of tensors, by name: all of each (`whole`), or a flat part that the other ranks' complete.
+
+    Put one after the other in the order of the ranks, the parts are the flat tensor.
+    """
+
+    shapes: Shapes  # of the tensors in full
+    dtype: torch.dtype
+    whole: bool
+    part: Callable[[str], torch.Tensor]
+    take: Callable[[str], torch.Tensor]  # as `part`; a copy is then gone
+
+    def bytes(self) -> int:
+        """Return the size of all tensors."""
+        return sum(math.prod(shape) for shape in self.shapes.values()) * self.dtype.itemsize
+
+    def largest(self) -> int:
+        """Return the size of the largest tensor."""
+        return max((math.prod(shape) for shape in self.shapes.values()), default=0) * self.dtype.itemsize
+
+    def bytes_held(self, names: Iterable[str]) -> int:
+        """Return the size of what this rank holds of these."""
+        return sum(self.part(name).numel() for name in names) * self.dtype.itemsize
+
+    def copied(self, names: Iterable[str]) -> Parts:
+        """Return copies of these in host memory; those of a GPU's are there once it is waited for."""
+        copies: dict[str, torch.Tensor] = {}
+        for name in names:
+            part = self.part(name).detach()
+            pinned = part.device.type == "cuda"
+            copy = torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned)
+            copies[name] = copy.copy_(part, non_blocking=pinned)
+        return replace(self, part=copies.__getitem__, take=copies.pop)
 
 
 class TensorFile:
@@ -33,7 +70,7 @@ class TensorFile:
         header = json.dumps(_header(shapes, dtype), separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)  # readers map the tensors: these begin at a multiple of their size
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone stays so
             self._file = path.open("wb")
         except OSError as error:
             self._failure = error

@@ -102,6 +102,7 @@ def train(cfg: PPOConfig) -> None:
                 samples.write(step, batch)
                 kept.forget()
                 bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
+                run.saver.check()
                 stop = run.stop_requested()
                 if stop or run.due(step) or step == cfg.iterations:
                     run.save(step, engines, tokenizer)

@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from llamatrain.engine.zero import fragments, full_shape, gathered, set_own_part, set_weight
+from llamatrain.engine.zero import fragments, full_shape, gathered, own_part, own_shard, set_own_part, set_weight
 from llamatrain.errors import UserError
+from llamatrain.tensor_files import Parts
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -42,6 +43,31 @@ class NamedState:
         for name, parameter in self.module.named_parameters():
             with gathered(parameter):
                 yield name, parameter.data
+
+    def weights(self) -> Parts:
+        """Return what this rank holds of the weights, in the training precision."""
+        parameters = dict(self.module.named_parameters())
+
+        def part(name: str) -> torch.Tensor:
+            return own_shard(parameters[name]) if self._stage == 3 else parameters[name].data
+
+        return Parts(self.shapes(), self._dtype, self._stage < 3, part, part)
+
+    def optimizer_state(self) -> Parts:
+        """Return what this rank holds of the optimizer state, as "<key>.<parameter>" in float32."""
+        keys, full, parameters = self.optimizer_keys(), self.shapes(), dict(self.module.named_parameters())
+        if keys and keys[0] in MOMENTS:  # DeepSpeed links them once, at a first step that a resumed engine did not make
+            self._link_moments()
+
+        def part(name: str) -> torch.Tensor:
+            key, _, parameter = name.partition(".")
+            if self._stage == 0:
+                state: torch.Tensor = self._adamw.state[parameters[parameter]][key]
+                return state
+            return own_part(parameters[parameter], None if key == "master" else key)
+
+        shapes = {f"{key}.{name}": full[name] for name in full for key in keys}
+        return Parts(shapes, torch.float32, self._stage == 0, part, part)
 
     def optimizer_keys(self) -> tuple[str, ...]:
         """Return what is kept beside each weight: AdamW's moments once a step was done, masters in bfloat16."""

@@ -150,6 +150,27 @@ def set_weight(parameter: torch.Tensor, tensor: torch.Tensor) -> None:
             parameter.data.copy_(tensor)
 
 
+def own_shard(parameter: torch.Tensor, shard: torch.Tensor | None = None) -> torch.Tensor:
+    """Return this rank's shard of a ZeRO-3 parameter, or of a state that is sharded alike, flat and without padding."""
+    held: torch.Tensor = parameter.ds_tensor if shard is None else shard  # type: ignore[attr-defined]
+    size = held.numel()
+    left = full_shape(parameter).numel() - distributed.rank() * size
+    return held.detach().flatten()[: max(0, min(size, left))]
+
+
+def own_part(parameter: torch.Tensor, key: str | None = None) -> torch.Tensor:
+    """Return this rank's part of a parameter's float32 master (no key) or moment, flat, at stages 1 to 3."""
+    if hasattr(parameter, "ds_tensor"):
+        get = fragments()
+        shard = get.safe_get_local_fp32_param(parameter) if key is None else None
+        return own_shard(parameter, shard if key is None else get.safe_get_local_optimizer_state(parameter, key))
+    held = parameter._hp_mapping  # type: ignore[attr-defined]
+    if held is None:  # it lies in other ranks' partitions
+        return torch.empty(0)
+    part: torch.Tensor = held.get_hp_fragment(optim_state_key=key)
+    return part.detach().flatten()
+
+
 def set_own_part(parameter: torch.Tensor, tensor: torch.Tensor, key: str | None = None) -> None:
     """Set this rank's part of a parameter's float32 master (no key) or moment, at stages 1 to 3, from the full tensor."""
     set_ = fragments()

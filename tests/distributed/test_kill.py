@@ -47,9 +47,12 @@ def kills(program: str) -> list[Hit]:
     }
     return [
         *before.get(program, [learning]),
-        Hit("llamatrain.checkpoint._write_optimizer", 1, LAST),  # the model's files are there, others are not
-        Hit("llamatrain.manifest.write", 1),  # all files but the manifest are there
-        Hit("llamatrain.atomic.publish", 2),  # step 6: the manifest is there, the folder's name is not final
+        # In a checkpoint's thread: the model's files are there, others are not; all but the manifest; all, but the folder's
+        # name is not final (step 6); that as well, but an older checkpoint is not deleted.
+        Hit("llamatrain.saving.Files.write", 2, LAST),
+        Hit("llamatrain.manifest.write", 1),
+        Hit("llamatrain.atomic.publish", 2),
+        Hit("llamatrain.manifest.keep_newest", 1),
         Hit("llamatrain.run.Run.finish"),  # the last checkpoint is there, `final` does not point to it
     ]
 

@@ -15,6 +15,7 @@ CHECKS = [
     "resume",
     "offload",
     "streaming",
+    "writing",
     "frozen",
     "building",
     "uneven",

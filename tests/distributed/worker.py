@@ -6,8 +6,8 @@ A plain PyTorch loop on the whole global batch is the reference for every ZeRO s
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
-from llamatrain import checkpoint, distributed, hf_folder, manifest
+from llamatrain import checkpoint, distributed, hf_folder, manifest, saving
 from llamatrain.data.batches import Batches
 from llamatrain.data.order import Places
 from llamatrain.engine import state as named
@@ -189,7 +190,7 @@ def check_resume(folder: Path, tokenizer: Tokenizer) -> None:
         engine = engines[stage] = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
         for step in range(STEPS):
             if step == 3:
-                checkpoint.save(folder / f"step_{stage}", {"model": engine}, tokenizer, {"step": 3}, {"note": stage})
+                saving.save(folder / f"step_{stage}", {"model": engine}, tokenizer, {"step": 3}, {"note": stage})
             train_step(engine, micro_batches(step, 2), language_model_loss)
         ends[stage] = {name: weight.clone() for name, weight in engine.state.parameters_by_name()}
     for source, target in [(0, 0), (1, 1), (2, 2), (3, 3), (0, 3), (3, 1), (2, 0)]:
@@ -212,7 +213,7 @@ def check_masters(folder: Path, tokenizer: Tokenizer) -> None:
     """Master weights and moments of bfloat16 training arrive at every stage bit by bit, and in float32 training."""
     low = Engine(Transformer(TIED, seed=0), OPTIM, zero(2, "bfloat16"), STEPS)
     train_step(low, micro_batches(0, 2), language_model_loss)
-    checkpoint.save(folder, {"model": low}, tokenizer, {"step": 1}, {})
+    saving.save(folder, {"model": low}, tokenizer, {"step": 1}, {})
     saved = held_state(low)
     for stage in (1, 2, 3):
         other = Engine(Transformer(TIED, seed=7), OPTIM, zero(stage, "bfloat16"), STEPS)
@@ -242,7 +243,7 @@ def check_offload(folder: Path, tokenizer: Tokenizer) -> None:
         ):
             engine = Engine(Transformer(MODEL, seed=0), OPTIM, before, STEPS)
             rows = [train_step(engine, micro_batches(step, 2), language_model_loss, True) for step in range(3)]
-            checkpoint.save(folder / f"{name}_{stage}", {"model": engine}, tokenizer, {"step": 3}, {})
+            saving.save(folder / f"{name}_{stage}", {"model": engine}, tokenizer, {"step": 3}, {})
             engine = Engine(Transformer(MODEL, seed=7), OPTIM, after, STEPS)
             checkpoint.restore(folder / f"{name}_{stage}", {"model": engine})
             engine.state.set_step(3)
@@ -255,7 +256,7 @@ def check_offload(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def check_streaming(folder: Path, tokenizer: Tokenizer) -> None:
-    """Saving and restoring hold one full tensor at a time: what is gathered, and what is read from a file."""
+    """Saving and restoring hold one full tensor at a time: what is put together, and what is read from a file."""
     largest = 4 * max(shape.numel() for shape in named.shapes(Transformer(MODEL, None)).values())
     gathered, read = Held(), Held()
     with pytest.MonkeyPatch.context() as patch:
@@ -263,24 +264,17 @@ def check_streaming(folder: Path, tokenizer: Tokenizer) -> None:
         for stage in (2, 3):
             engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
             train_step(engine, micro_batches(0, 2), language_model_loss)
-            checkpoint.save(folder / f"streamed_{stage}", {"model": engine}, tokenizer, {"step": 1}, {})
+            saving.save(folder / f"streamed_{stage}", {"model": engine}, tokenizer, {"step": 1}, {})
             checkpoint.restore(folder / f"streamed_{stage}", {"model": engine})
-            assert (gathered.now, gathered.peak) == (0, largest), (stage, vars(gathered), largest)
+            assert gathered.now == 0, vars(gathered)
+            assert max(distributed.gather_objects(gathered.peak)) == largest, (stage, largest)
             assert (read.now, read.peak) == (0, largest), (stage, vars(read), largest)
     say("streaming")
 
 
 def watch(patch: pytest.MonkeyPatch, gathered: Held, read: Held) -> None:
-    """Count what the engine gathers and what is read from safetensors files."""
-    real_gather, real_state, real_open = named.gathered, named.NamedState._full_state, checkpoint.safe_open
-
-    @contextmanager
-    def gather(parameter: torch.Tensor, writer: int | None = None) -> Iterator[None]:
-        size = 4 * getattr(parameter, "ds_numel", 0)
-        with real_gather(parameter, writer):
-            gathered.take(size)
-            yield
-        gathered.take(-size)
+    """Count what a rank puts together, and what is read from safetensors files."""
+    real_exchange, real_open = distributed.exchange, checkpoint.safe_open
 
     class Watched:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -298,11 +292,50 @@ def watch(patch: pytest.MonkeyPatch, gathered: Held, read: Held) -> None:
         def get_tensor(self, name: str) -> torch.Tensor:
             return read.copy(self.file.get_tensor(name))
 
-    patch.setattr(named, "gathered", gather)
-    patch.setattr("llamatrain.engine.zero.gathered", gather)
-    patch.setattr(named.NamedState, "_full_state", lambda *args: gathered.copy(real_state(*args)))
+    def exchange(*args: Any) -> torch.Tensor:
+        got = real_exchange(*args)
+        return gathered.copy(got) if len(got) else got  # where the rank's files are complete it only gives
+
+    patch.setattr(distributed, "exchange", exchange)
     for module in (checkpoint, hf_folder, named):
         patch.setattr(module, "safe_open", Watched)
+
+
+def check_writing(folder: Path, tokenizer: Tokenizer) -> None:
+    """What a thread writes while training goes on is, byte by byte, what is written while it waits: the whole state."""
+    group = distributed.new_group()
+    low = ((1, False), (2, True), (3, False), (3, True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "SHARD_BYTES", 10_000)  # several files of weights
+        for settings in (*map(zero, range(4)), *(zero(stage, "bfloat16", offload) for stage, offload in low)):
+            name = f"{settings.stage}_{settings.dtype}_{settings.offload_optimizer}"
+            engine = Engine(Transformer(MODEL, seed=0), OPTIM, settings, STEPS)
+            train_step(engine, micro_batches(0, 2), language_model_loss)
+            weights = {name: weight.clone() for name, weight in engine.state.parameters_by_name()}
+            state = held_state(engine)
+            critic = Engine(ScalarModel(MODEL, seed=1), OPTIM, settings, STEPS)
+            told = ({"model": engine, "critic": critic}, tokenizer, {"step": 1}, {})
+            saving.save(folder / f"waits_{name}", *told)
+            behind = saving.Saving(folder / f"behind_{name}", *told)
+            behind.prepare()
+            behind.snapshot()
+            thread = threading.Thread(target=behind.write, args=(group,))
+            thread.start()
+            train_step(engine, micro_batches(1, 2), language_model_loss)
+            thread.join()
+            folders = (folder / f"waits_{name}", folder / f"behind_{name}")
+            waited, written = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders)
+            assert waited.keys() == written.keys()
+            assert [path for path in waited if waited[path] != written[path]] == [], settings
+            found = dict(hf_folder.load_weights(folder / f"behind_{name}"))
+            assert found.keys() == weights.keys() and all(torch.equal(found[key], weights[key]) for key in found)
+            scores = dict(hf_folder.load_weights(folder / f"behind_{name}" / "trainer" / "critic"))
+            assert all(torch.equal(scores[key], weight) for key, weight in critic.state.parameters_by_name())
+            found = {}
+            for path in (folder / f"behind_{name}").glob("trainer/model/*.safetensors"):
+                found |= load_file(path)
+            assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in found)
+    say("writing")
 
 
 def check_frozen(folder: Path, tokenizer: Tokenizer) -> None:
@@ -534,6 +567,7 @@ def main() -> None:
     check_resume(folder, tokenizer)
     check_offload(folder, tokenizer)
     check_streaming(folder, tokenizer)
+    check_writing(folder, tokenizer)
     check_frozen(folder, tokenizer)
     check_building()
     check_uneven()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import checkpoint, hf_folder, manifest
+from llamatrain import checkpoint, hf_folder, manifest, saving
 from llamatrain.chat import encode_prompt
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
@@ -31,7 +31,7 @@ def saved(folder: Path, model: Transformer | ScalarModel, tokenizer: Tokenizer) 
     engine = Engine(model, OPTIM, ZERO, 10)
     engine.backward(engine(input_ids=torch.randint(3, 400, (2, 12))).square().mean())
     engine.step()
-    checkpoint.save(folder, {"model": engine}, tokenizer, {"step": 1}, {})
+    saving.save(folder, {"model": engine}, tokenizer, {"step": 1}, {})
     return folder
 
 
@@ -65,7 +65,7 @@ def test_many_shards_read_alike(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = saved(tmp_path / "whole", Transformer(model_config, seed=1), tokenizer)
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr(saving, "SHARD_BYTES", 60_000)
     torch.manual_seed(0)
     parts = saved(tmp_path / "parts", Transformer(model_config, seed=1), tokenizer)
     assert len(list(parts.glob("model-*-of-*.safetensors"))) > 2
@@ -118,7 +118,7 @@ def test_a_used_engine_goes_back(tmp_path: Path, model_config: ModelConfig, toke
         used = Engine(Transformer(model_config, seed=1), OPTIM, replace(ZERO, stage=stage), 10)
         folders = [tmp_path / f"{stage}_step_{done}" for done in (0, 1)]
         for folder in folders:
-            checkpoint.save(folder, {"model": used}, tokenizer, {}, {})
+            saving.save(folder, {"model": used}, tokenizer, {}, {})
             step(used)
         for done, folder in enumerate(folders):
             fresh = Engine(Transformer(model_config, seed=7), OPTIM, replace(ZERO, stage=stage), 10)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamatrain import checkpoint, distributed, hf_folder, manifest
+from llamatrain import checkpoint, distributed, hf_folder, manifest, saving
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
@@ -547,7 +547,7 @@ def test_a_folder_in_the_place_of_final_is_said_at_the_start(tmp_path: Path) -> 
 def test_no_space_leaves_the_older_checkpoint_good(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = checkpoint.write_tensors, []
+    real, calls = saving.write_tensors, []
 
     def full(*args: Any) -> Any:
         calls.append(args)
@@ -555,7 +555,7 @@ def test_no_space_leaves_the_older_checkpoint_good(
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*args)
 
-    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    monkeypatch.setattr(saving, "write_tensors", full)
     with pytest.raises(
         UserError,
         match=r"step_00000006 could not be saved: no space left on the disk, need .*B, .*B free; older checkpoints",

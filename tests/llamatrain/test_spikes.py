@@ -330,7 +330,13 @@ def _slow(check: Any, at: list[int], found: int) -> Any:
     return slow
 
 
-PLACES = ["spikes.checkpoint_before", "run.Run.record", "run.drop_stale", "run.Run._restore", "run.Run.amend"]
+PLACES = [
+    "spikes.checkpoint_before",
+    "run.Run.record",
+    "run.drop_stale",
+    "run.Run._restore",
+    "spikes.rewrite_incidents",
+]
 
 
 @pytest.mark.parametrize("where", [*PLACES, "half a line"])
