@@ -123,7 +123,7 @@ def results(here: Path, tokenizer: Tokenizer, repository: Path) -> dict[str, lis
         chains[label(program, overrides)] = [Job(program, own, [*programs[program], *more], ranks)]
     for ranks in (1, 2):
         job = Job("sft", str(here / "runs" / f"full{ranks}"), programs["sft"], ranks)
-        killed = replace(job, hits=[Hit("llamatrain.engine.learning.Engine.step", 4)])
+        killed = replace(job, hits=[Hit("llamatrain.saving.Saving.snapshot", 2)])  # the first one is published by then
         chains[f"full {ranks}"] = [killed, replace(job, file_limit=BYTES), job]
     return dict(zip(chains, run(list(chains.values()), repository), strict=True))
 

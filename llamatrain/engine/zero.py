@@ -145,7 +145,7 @@ def set_weight(parameter: torch.Tensor, tensor: torch.Tensor) -> None:
     """Copy a full weight into a parameter; of a sharded one this rank's shard, and no more is read of the tensor."""
     with torch.no_grad():
         if hasattr(parameter, "ds_tensor"):
-            parameter.ds_tensor.copy_(_own_shard(parameter, tensor))
+            parameter.ds_tensor.copy_(_cut(parameter, tensor))
         if parameter.numel():  # not gathered is empty
             parameter.data.copy_(tensor)
 
@@ -161,9 +161,9 @@ def own_shard(parameter: torch.Tensor, shard: torch.Tensor | None = None) -> tor
 def own_part(parameter: torch.Tensor, key: str | None = None) -> torch.Tensor:
     """Return this rank's part of a parameter's float32 master (no key) or moment, flat, at stages 1 to 3."""
     if hasattr(parameter, "ds_tensor"):
-        get = fragments()
-        shard = get.safe_get_local_fp32_param(parameter) if key is None else None
-        return own_shard(parameter, shard if key is None else get.safe_get_local_optimizer_state(parameter, key))
+        # Not DeepSpeed's public getter, which would copy offloaded states to the GPU.
+        find = parameter._z3_optimizer._get_fp32_opt_state_partition  # type: ignore[attr-defined]
+        return own_shard(parameter, find(parameter, release_swap_buffers=True, optim_state_key=key)[0])
     held = parameter._hp_mapping  # type: ignore[attr-defined]
     if held is None:  # it lies in other ranks' partitions
         return torch.empty(0)
@@ -181,14 +181,14 @@ def set_own_part(parameter: torch.Tensor, tensor: torch.Tensor, key: str | None 
             set_.safe_set_full_optimizer_state(parameter, tensor, key)
         return
     # DeepSpeed's setters for full tensors fail where the last ranks' parts are padded.
-    part = _own_shard(parameter, tensor)
+    part = _cut(parameter, tensor)
     if key is None:
         set_.safe_set_local_fp32_param(parameter, part)
     else:
         set_.safe_set_local_optimizer_state(parameter, part, key)
 
 
-def _own_shard(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def _cut(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """Return this rank's shard of a full tensor, flat, padded to the shards' size."""
     size: int = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
     part = tensor.flatten()[distributed.rank() * size : (distributed.rank() + 1) * size]

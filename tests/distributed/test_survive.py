@@ -46,8 +46,9 @@ def test_a_rank_put_to_sleep_is_named(tmp_path: Path, tokenizer: Tokenizer, repo
         assert "\nrank 0 (pid " in found and "\nrank 1 (pid " in found
         assert ("fit.py" if program == "sft" else "chunks.py") in found  # where it waits
         assert again.codes == [0, 0], again.output
-        # Step 3 of SFT is taken again; its line may not have been written before the end.
-        assert again.status["restarts"] == 1 and again.status["repeated"] in ((0, 1) if program == "sft" else (0,))
+        # Step 3 of SFT is taken again; its line may not have been written before the end. So are the steps before it where
+        # rank 1 fell asleep as it still wrote their checkpoint.
+        assert again.status["restarts"] == 1 and again.status["repeated"] in (range(4) if program == "sft" else (0,))
         same_end(folder, tmp_path / "whole" / program)
 
 

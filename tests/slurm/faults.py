@@ -27,7 +27,7 @@ FILES = ("final/model.safetensors", "best.jsonl", "responses.jsonl", "comparison
 PRESET = "preset=tests/slurm/tiny.yaml"
 # In which phase a rank is: the first of these whose function of that file is on its stack.
 PHASES = (
-    ("save", r"llamatrain/checkpoint\.py", "save"),
+    ("save", r"llamatrain/saver\.py", "save|wait|_write"),
     ("resume", r"llamatrain/run\.py", "resume|go_back"),
     ("evaluate", r"llamatrain/fit\.py", "evaluate_loss"),
     ("train", r"llamatrain/fit\.py", "fit"),

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(1500)]
 Strike = Callable[[Job, dict[int, int]], None]
 GENERATE, SCORE = "llamatrain.generation:_step", "llamatrain.responses.scoring:scores_at_end"
 JUDGE, LEARN = "rlhf.experience:pack_rollouts", "rlhf.learning:accumulate"
-STEP, WRITE = "llamatrain.fit:train_step", "llamatrain.checkpoint:_write_optimizer"
+STEP, WRITE = "llamatrain.fit:train_step", "llamatrain.saving:Files.write"
 EVALUATE = "llamatrain.fit:evaluate_loss"
 
 
@@ -98,7 +98,7 @@ def test_signals_kills_sleep_and_power_cuts_in_training(
         (STEP, 30, faults.ask_to_stop),
         (STEP, 30, partial(faults.ask_to_stop, whom="--batch")),
         (STEP, 30, partial(faults.ask_to_stop, whom="--full")),
-        (WRITE, 1, partial(faults.kill, rank=0)),  # at step 100
+        (WRITE, 2, partial(faults.kill, rank=0)),  # at step 100
         (STEP, 50, partial(faults.put_to_sleep, rank=0)),  # after it
         (STEP, 50, partial(cut, place=1)),
         (STEP, 110, partial(cut, place=0)),  # of the batch script
@@ -158,12 +158,12 @@ def test_a_disk_that_is_full_ends_the_job_and_with_room_it_goes_on(
     wide: Lab, programs: dict[str, list[str]], whole: Path
 ) -> None:
     job = Job(wide, wide.folder / "disk/pretrain", programs["pretrain"])
-    strike_at(job, (WRITE, 2, faults.fill_until_it_ends))  # at step 200
+    strike_at(job, (WRITE, 4, faults.fill_until_it_ends))  # at step 200
     assert job.status["state"] == "failed" and "no space left on the disk" in wide.llamatrain("status", str(job.run))
     assert len(job.attempts) == 1
     job.submit()
     wide.until(job.over)
-    assert job.status["restarts"] == 1 and job.status["repeated"] == 100
+    assert job.status["restarts"] == 1 and 100 <= job.status["repeated"] < 200  # training went on until it was seen
     assert faults.differences(job.run, whole / "pretrain") == []
 
 
