@@ -87,7 +87,7 @@ def new(cfg: NewConfig) -> None:
         )
     fit = Fit(roles, this_machine(), cfg.minutes, start)
     minutes = fit.estimated()
-    made = preset(fit, f"data/{cfg.name}.yaml", any(file.shape.bad.counts for file in files if file.roles))
+    made = preset(fit, f"data/{cfg.name}.yaml", any(file.shape.bad.wrong for file in files if file.roles))
     data_file.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(data_file, _data_text(cfg, roles))
     atomic.write_text(preset_file, _preset_text(cfg, fit, made, minutes))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamatrain.data import adapters
+from llamatrain.data import adapters, hub
 from llamatrain.data.files import SUFFIXES, is_text
 from llamatrain.data.shapes import Shape, look
 from llamatrain.errors import UserError, mistake
@@ -139,7 +139,7 @@ def _elsewhere(source: str) -> Iterator[tuple[str, str]]:
     if ":" in name:
         yield source, source
         return
-    splits = adapters.hub_splits(name)
+    splits = hub.hub_splits(name)
     held_out = next((split for split in splits if split in HELD_OUT), None)
     train = "train" if "train" in splits else splits[0]
     for split in (train, held_out):

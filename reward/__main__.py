@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
+from llamatrain.data.faults import FAULTS
 from llamatrain.data.packing import Batch
 from llamatrain.data.skipped import BadRows
 from llamatrain.distributed import rank, world_size
@@ -31,7 +32,7 @@ from llamatrain.start import rows_at_once, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PROGRAMS, RewardConfig
-from .data import DROPPED, PairBatches, left_out_in_words, load_pairs, mix_pairs, most_tokens
+from .data import PairBatches, load_pairs, mix_pairs, most_tokens
 from .losses import auxiliary_loss, centring_loss, ranking_loss
 from .scoring import score_means, scored, summary
 
@@ -156,7 +157,7 @@ def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> Preference
             found += pairs
             left_out.update(dropped)
             if dropped:
-                notes.append(left_out_in_words(path, len(pairs), dropped))
+                notes.append(dropped.lines(path, len(pairs)))
         return found
 
     own, other = read(cfg.train, cfg.kind), read(cfg.mix, None)
@@ -168,7 +169,7 @@ def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> Preference
     held_out = read(cfg.eval, None)
     bad.say(notes.append)
     counts = {"reward/own_pairs": len(own), "reward/mixed_pairs": drawn}
-    counts |= {f"reward/left_out_{why}": left_out[why] for why in DROPPED}
+    counts |= {f"reward/left_out_{why}": left_out[why] for why in FAULTS}
     return Preferences(pairs, held_out, notes, {name: float(count) for name, count in counts.items()})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,11 +11,12 @@ import numpy as np
 import torch
 
 from llamatrain.chat import Message, encode_dialogue, too_many
+from llamatrain.data.faults import LeftOutPairs, fault
 from llamatrain.data.kinds import PreferenceRow
 from llamatrain.data.order import shuffled
 from llamatrain.data.packing import Batch
 from llamatrain.data.rows import placed_rows, row_number
-from llamatrain.data.skipped import BadRows, warned
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.model.config import load_config
 from llamatrain.responses.pairs import Pair, Tokens, collate_pairs
@@ -37,14 +37,6 @@ def most_tokens(folder: Path, max_length: int | None) -> int:
     return max_length or context
 
 
-DROPPED = {  # why a pair is left out -> in words
-    "equal": "with two equal answers",
-    "empty": "with an empty answer",
-    "unsafe_chosen": "whose chosen answer is unsafe and rejected answer safe",
-    "too_long": "longer than the context",
-}
-
-
 def load_pairs(
     path: str,
     tokenizer: Tokenizer,
@@ -52,24 +44,23 @@ def load_pairs(
     too_long: str,
     kind: str | None = None,
     bad: BadRows | None = None,
-) -> tuple[list[Pair], Counter[str]]:
-    """Read a preferences file; return its pairs and how many were left out for each reason of DROPPED.
+) -> tuple[list[Pair], LeftOutPairs]:
+    """Read a preferences file; return its pairs and how many were left out for each reason (`faults`).
 
-    A pair of equal answers ranks nothing, an empty answer is none, and the paper drops pairs whose chosen answer is
-    unsafe while the other is safe (3.2.1). `kind` refuses rows of the other kind; `too_long` (a side of more than
+    `kind` refuses rows of the other kind; `too_long` (a side of more than
     `max_length` tokens) is `skip` or `stop`. UserError on both. Bad rows go to `bad`.
     """
     if too_long not in ("skip", "stop"):
         raise UserError(f"too_long={too_long}: need skip or stop")
     pairs: list[Pair] = []
-    dropped: Counter[str] = Counter()
+    dropped = LeftOutPairs()
     bad = bad or BadRows()
     for where, row in placed_rows(path, PreferenceRow, bad):
         if kind is not None and row["kind"] != kind:
             raise UserError(f"{where} is a {row['kind']} preference, but kind={kind}; mix takes both")
-        fault = _fault(row)
-        if fault is not None:
-            dropped[fault] += 1
+        why = fault(row)
+        if why is not None:
+            dropped.note(why, where)
             continue
         # A side far too long is told by its characters, before either is encoded.
         sides = [_messages(row, "chosen"), _messages(row, "rejected")]
@@ -78,36 +69,13 @@ def load_pairs(
         if pair is not None and pair.longest <= max_length:
             pairs.append(pair)
         elif too_long == "skip":
-            dropped["too_long"] += 1
+            dropped.note("too_long", where)
         else:
             need = f"max_length={max_length}; need a shorter one, or too_long=skip"
             raise UserError(f"{where} has {pair.longest if pair else count} tokens, {need}")
     if not pairs:
-        raise UserError(f"{path} has no pair to rank within max_length={max_length} tokens: {in_words(dropped)}")
+        raise UserError(f"{path} has no pair to rank within max_length={max_length} tokens: {dropped.in_words()}")
     return pairs, dropped
-
-
-def _fault(row: PreferenceRow) -> str | None:
-    """Return why nothing can be learned from a preference; None where something can."""
-    chosen, rejected = row["chosen"].strip(), row["rejected"].strip()
-    if chosen == rejected:
-        return "equal"
-    if not chosen or not rejected:
-        return "empty"
-    if row.get("chosen_safe") is False and row.get("rejected_safe") is True:
-        return "unsafe_chosen"
-    return None
-
-
-def in_words(dropped: Counter[str]) -> str:
-    """Return for people how many pairs were left out and why."""
-    return ", ".join(f"{count:,} {DROPPED[why]}" for why, count in dropped.items())
-
-
-def left_out_in_words(path: str, kept: int, dropped: Counter[str]) -> str:
-    """Return a line about the pairs of a file that were left out; a warning where they are many."""
-    total = kept + dropped.total()
-    return warned(f"{path}: of {total:,} pairs left out {in_words(dropped)}", dropped.total(), total)
 
 
 def _messages(row: PreferenceRow, side: Side) -> list[Message]:

@@ -29,7 +29,7 @@ from llamatrain.run import Run
 from llamatrain.text_files import read_lines
 
 from .config import RewardEvaluateConfig
-from .data import left_out_in_words, load_pairs, most_tokens
+from .data import load_pairs, most_tokens
 from .scoring import SHARES, Scored, report, score_means, scored
 
 SCORES, ACCURACY = "scores.jsonl", "accuracy.json"
@@ -63,7 +63,7 @@ def score(cfg: RewardEvaluateConfig, folder: Path, run: Run) -> list[Scored]:
         pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, bad=bad)
         bad.say(run.print)
         if dropped:
-            run.print(left_out_in_words(path, len(pairs), dropped))
+            run.print(dropped.lines(path, len(pairs)))
         with run.progress(len(pairs), "scoring", "pairs") as bar:
 
             def on_done(count: int, bar: Progress = bar) -> None:

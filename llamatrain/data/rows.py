@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from llamatrain import atomic, heartbeat
-from llamatrain.data import adapters, files
-from llamatrain.data.adapters import NEWEST, Version
+from llamatrain.data import adapters, files, hub
 from llamatrain.data.files import Place, Row
+from llamatrain.data.hub import NEWEST, Version
 from llamatrain.data.kinds import FIELDS, PromptRow, check_row, name_of
-from llamatrain.data.skipped import BadRows
+from llamatrain.data.skipped import BadRows, LeftOut
 from llamatrain.errors import MissingFileError, UserError
 
 R = TypeVar("R")  # a kind of rows
@@ -90,7 +90,7 @@ def split(source: str | Part, part_bytes: int) -> list[Part]:
     whole = Part(source) if isinstance(source, str) else source
     adapter, path = _split_adapter(_split_share(whole.source)[0])
     if adapter is not None and not _is_file(path):
-        count = adapters.hub_shards(path, whole.version)
+        count = hub.hub_shards(path, whole.version)
         return [replace(whole, begin=number, end=number + 1) for number in range(count)]
     ends = files.split(_existing(path), part_bytes, adapter == "paragraphs")
     return [replace(whole, begin=begin, end=end) for begin, end in ends]
@@ -101,7 +101,7 @@ def stamp(whole: Part) -> list[Any]:
     path = local_file(whole.source)
     if path is not None:
         return [path.stat().st_size, path.stat().st_mtime_ns]
-    return [adapters.hub_stamp(_split_adapter(_split_share(whole.source)[0])[1], whole.version)]
+    return [hub.hub_stamp(_split_adapter(_split_share(whole.source)[0])[1], whole.version)]
 
 
 def local_file(source: str) -> Path | None:
@@ -139,7 +139,8 @@ def read_part(
 ) -> Iterator[tuple[int, R]]:
     """Yield the checked rows of a part as a kind, each with its number in it (raw rows counted, from 1).
 
-    A bad row stops with a UserError, or is handed to `bad` and left out. `source`, or else the file's name, stands in
+    A bad row stops with a UserError, or is handed to `bad` and left out, as are those that an adapter leaves out (LeftOut,
+    which stops nothing). `source`, or else the file's name, stands in
     for that field where a row has none.
     """
     name, share = _split_share(part.source)
@@ -154,9 +155,10 @@ def read_part(
                 row["source"] = source
             check_row(row, kind, place)
         except UserError as error:
-            if bad is None:
+            if bad is not None:
+                bad(error)
+            elif not isinstance(error, LeftOut):
                 raise
-            bad(error)
             continue
         if share is None or share.holds(row):
             yield place.number, cast(R, row)
@@ -184,7 +186,7 @@ def count_rows(source: str | Path) -> int:
     name, _ = _split_share(str(source))
     adapter, path = _split_adapter(name)
     if adapter is not None and not _is_file(path):
-        return adapters.hub_length(path)
+        return hub.hub_length(path)
     return files.count(_existing(path), adapter == "paragraphs")
 
 
@@ -199,7 +201,7 @@ def file_fingerprint(source: str | Path) -> str:
                 digest.update(block)
         content = digest.hexdigest()
     else:
-        content = adapters.hub_fingerprint(path)
+        content = hub.hub_fingerprint(path)
     if adapter is None and share is None:
         return content
     return hashlib.sha256(f"{content} {adapter} {share}".encode()).hexdigest()
@@ -299,7 +301,7 @@ def _read(
     if _is_file(path):
         raw = files.read(_existing(path), begin, end, adapter == "paragraphs")
     else:
-        raw = adapters.read_hub(path, begin, end, version)
+        raw = hub.read_hub(path, begin, end, version)
     prompts: set[str] = set()
     for place, row in raw:
         if isinstance(row, UserError):
@@ -307,11 +309,11 @@ def _read(
             continue
         try:
             made = list(convert(row, path))
-        except (KeyError, TypeError, AttributeError) as error:
-            yield place, UserError(f"{place}: not a row that {adapter!r} can read ({type(error).__name__}: {error})")
-            continue
         except UserError as error:
-            yield place, UserError(f"{place}: {error}")
+            yield place, type(error)(f"{place}: {error}")
+            continue
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            yield place, UserError(f"{place}: not a row that {adapter!r} can read ({type(error).__name__}: {error})")
             continue
         if kind is PromptRow and adapter != "hf":  # two pairs of one conversation make one prompt
             made = [prompt for prompt in made if prompt["id"] not in prompts]

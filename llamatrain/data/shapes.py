@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamatrain.data import adapters, files
+from llamatrain.data import adapters, files, hub
 from llamatrain.data.files import Place, Row
 from llamatrain.data.kinds import EXAMPLES, KINDS, check_row
 from llamatrain.data.rows import Part, conversation_hash, count_rows, read_part
-from llamatrain.data.skipped import BadRows
+from llamatrain.data.skipped import BadRows, LeftOut
 from llamatrain.errors import UserError
 
 MOST_ARRAY = 10**9  # bytes of a JSON array whose first elements are looked at
@@ -30,7 +30,7 @@ MOST_CHARACTERS = 10_000  # of a document, and documents, whose characters are c
 MOST_HUB = 2_000  # and of a data set of the hub, which is streamed
 BUCKETS = 20  # into which conversations fall by their hash: those of every fold of 2, 4, 5, 10 or 20
 OWN: tuple[str, ...] = ("comparison", "response", "judgement", "preference", "dialogue", "prompt")
-MADE: tuple[str, ...] = ("preference", "dialogue", "prompt")  # by adapters, best first
+PLAIN = ("hf", "messages", "paragraphs")  # adapters that take rows as they are
 
 
 @dataclass
@@ -84,7 +84,7 @@ def look(source: str) -> Shape:
         return _read_through(Shape(name, given, "document"))
     rows, wrong = _first(path) if local else (_hub(name), "")
     if given is not None:
-        kind = next((kind for kind in (*MADE, "document") if _passes(rows, given, kind, name)), None)
+        kind = next((kind for kind in adapters.ADAPTERS[given] if _passes(rows, given, kind, name)), None)
         shape = Shape(name, given, kind, why="" if kind else f"the adapter {given} reads none of its rows")
     else:
         shape = _recognized(Shape(name), rows, wrong)
@@ -130,7 +130,7 @@ def _array(path: Path) -> list[Any] | None:
 
 
 def _hub(name: str) -> list[Row]:
-    return [row for _, row in itertools.islice(adapters.read_hub(name, 0, 1), TRIED)]
+    return [row for _, row in itertools.islice(hub.read_hub(name, 0, 1), TRIED)]
 
 
 # --- which reading -----------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def _recognized(shape: Shape, rows: Sequence[Row], wrong: str) -> Shape:
             shape.adapter, shape.kind = adapter, kind
             break
     if shape.kind is None and rows:
-        shape.looks, shape.why = _foreign(rows) or _nearest(rows, shape.source)
+        shape.looks, shape.why = _left_out(rows, shape.source) or _foreign(rows) or _nearest(rows, shape.source)
     if wrong:  # nothing can be read, whatever it is
         looked = shape.looks or (f"{shape.kind} rows" if shape.kind else "")
         shape.adapter, shape.kind, shape.looks = None, None, looked
@@ -153,10 +153,13 @@ def _recognized(shape: Shape, rows: Sequence[Row], wrong: str) -> Shape:
 
 def _readings(rows: Sequence[Row]) -> Iterator[tuple[str | None, str]]:
     """Yield (adapter, kind) to try, what says most first: any row with a text could be a document."""
-    yield from ((None, kind) for kind in OWN)
-    for adapter, kinds in adapters.ADAPTERS.items():
-        if adapter not in ("hf", "messages", "paragraphs"):
-            yield from ((adapter, kind) for kind in MADE if kind in kinds)
+    first = [(name, next(iter(kinds))) for name, kinds in adapters.ADAPTERS.items() if name not in PLAIN]
+    rated = [reading for reading in first if reading[1] == "preference"]
+    # Pairs of dialogues may have `messages` beside them.
+    yield from ((None, kind) for kind in OWN[:4])
+    yield from rated
+    yield from ((None, kind) for kind in OWN[4:])
+    yield from (reading for reading in first if reading not in rated and reading[1] != "document")
     if _foreign(rows) is None:
         if not any("chosen" in row or "rejected" in row for row in rows):
             yield "messages", "prompt"
@@ -164,10 +167,24 @@ def _readings(rows: Sequence[Row]) -> Iterator[tuple[str | None, str]]:
 
 
 def _passes(rows: Sequence[Row], adapter: str | None, kind: str, name: str) -> bool:
-    return 0 < len(rows) <= 2 * sum(_reads(row, adapter, kind, name) is None for row in rows)
+    """Tell whether a reading takes a row at least, and most either give something or are left out as known."""
+    whys = [_reads(row, adapter, kind, name) for row in rows]
+    return None in whys and len(whys) <= 2 * sum(why is None or isinstance(why, LeftOut) for why in whys)
 
 
-def _reads(row: Row, adapter: str | None, kind: str, name: str) -> str | None:
+def _left_out(rows: Sequence[Row], name: str) -> tuple[str, str] | None:
+    """Return which adapter knows most rows but makes nothing of them, and why of the first; None where there is none."""
+    if any("messages" in row for row in rows):  # rows of our own form, or nearly: `_nearest` says more
+        return None
+    for adapter, kind in _readings(rows):
+        whys = [_reads(row, adapter, kind, name) for row in rows] if adapter else []
+        known = [why for why in whys if isinstance(why, LeftOut)]
+        if 2 * len(known) > len(rows):
+            return f"rows for the adapter {adapter}", f"the adapter {adapter} can use none of its rows: {known[0]}"
+    return None
+
+
+def _reads(row: Row, adapter: str | None, kind: str, name: str) -> UserError | str | None:
     """Return why a reading does not take a row; None where it does."""
     try:
         convert = adapters.ADAPTERS[adapter].get(kind) if adapter else None
@@ -175,7 +192,9 @@ def _reads(row: Row, adapter: str | None, kind: str, name: str) -> str | None:
         for one in made:
             check_row(dict(one), KINDS[kind], Place(name, unit=", row "))
         return None if made else "nothing"
-    except (KeyError, TypeError, AttributeError, UserError) as error:
+    except UserError as error:
+        return error
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         return str(error)
 
 
@@ -200,23 +219,15 @@ DIALOGUE, PREFERENCE = f"make each {EXAMPLES['dialogue']}", f"make each {EXAMPLE
 NO_ADAPTER = "there is no adapter for them yet: "
 TEXT_FIELDS = ("content", "body", "article", "story", "document", "raw_content", "Text")
 FOREIGN = (
-    Foreign("ShareGPT dialogues (`conversations`)", lambda row: isinstance(row.get("conversations"), list), DIALOGUE),
-    Foreign("Alpaca instructions", lambda row: _texts(row, "instruction", "output"), DIALOGUE),
     Foreign(
         "single messages of OpenAssistant",
         lambda row: _texts(row, "message_id", "text", "role"),
         "take the file of trees, or " + DIALOGUE,
     ),
-    Foreign("pairs of dialogues", lambda row: isinstance(row.get("chosen"), list), PREFERENCE),
     Foreign(
-        "pairs of answers to a prompt",
-        lambda row: _texts(row, "chosen", "rejected") and _one_of(row, "prompt", "question", "instruction"),
+        "pairs of answers to a question",
+        lambda row: _texts(row, "chosen", "rejected") and _one_of(row, "question", "instruction"),
         PREFERENCE,
-    ),
-    Foreign(
-        "prompts with answers",
-        lambda row: _texts(row, "prompt") and _one_of(row, "completion", "response", "output", "answer"),
-        DIALOGUE,
     ),
     Foreign(
         "questions with answers", lambda row: _texts(row, "question") and _one_of(row, "answer", "answers"), DIALOGUE
@@ -245,7 +256,7 @@ def _nearest(rows: Sequence[Row], name: str) -> tuple[str, str]:
     if kind is None and "text" in fields:
         kind = "document"
     if kind is not None:
-        wrong = next(why for row in rows if (why := _reads(row, None, kind, name)))
+        wrong = next(str(why) for row in rows if (why := _reads(row, None, kind, name)))
         return f"nearly {kind}s", f"the rows are nearly {kind}s: {wrong.removeprefix(f'{name}, row 0: ')}"
     named = ", ".join(f"`{one}`" for one in sorted(fields)[:6])
     return (

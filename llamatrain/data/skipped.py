@@ -4,36 +4,47 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llamatrain.errors import UserError
 
 BAD_ROWS = ("stop", "skip")
 MANY = 0.1  # of all rows: what is lost beyond that is said as a warning
 SHOWN = 5  # reasons
+NAMED = 10  # rows of a reason
+
+
+class LeftOut(UserError):
+    """A row of somebody's data set that is as it should be, but gives nothing: left out and counted, never a stop."""
 
 
 class BadRows:
     """What becomes of rows that cannot be used, as the key `bad_rows` says: `stop` at the first, or `skip` and count.
 
-    None is `stop` in a program without the key.
+    None is `stop` in a program without the key. Rows that an adapter leaves out are counted whatever it says.
     """
 
     def __init__(self, policy: str | None = None) -> None:
         assert policy in (None, *BAD_ROWS), policy
-        self.policy, self.good = policy, 0
+        self.policy, self.good, self.wrong = policy, 0, 0  # wrong: those at which `stop` stops
         self.counts: Counter[str] = Counter()  # reason -> rows
         self.first: dict[str, str] = {}  # reason -> what is wrong with its first row
+        self.places: dict[str, list[str]] = {}  # reason -> where its first rows stand
 
     def __call__(self, error: UserError) -> None:
         """Take a bad row's error: raise it, or count it."""
-        if self.policy is None:
+        left_out = isinstance(error, LeftOut)
+        if self.policy is None and not left_out:
             raise error
-        if self.policy == "stop":
+        if self.policy == "stop" and not left_out:
             raise UserError(f"{error}; bad_rows=skip skips such rows") from error
+        self.wrong += not left_out
         reason = _reason(str(error))
         self.counts[reason] += 1
         self.first.setdefault(reason, str(error))
+        places = self.places.setdefault(reason, [])
+        if len(places) < NAMED:
+            places.append(_place(str(error)))
 
     def say(self, say: Callable[[str], None]) -> None:
         """Say how many rows were left out and, for every reason, what is wrong with the first of them."""
@@ -47,6 +58,8 @@ class BadRows:
         )
         for reason, alike in self.counts.most_common(SHOWN):
             say(f"  {alike:,} like {self.first[reason]}")
+            if alike > 1 and all(self.places[reason]):
+                say(f"    at {named(self.places[reason], alike)}")
         if len(self.counts) > SHOWN:
             say(f"  and {len(self.counts) - SHOWN} other reasons")
 
@@ -54,6 +67,23 @@ class BadRows:
 def warned(line: str, lost: int, total: int) -> str:
     """Return a line about `lost` rows of `total`, as a warning where they are many."""
     return f"warning: {line}" if lost > MANY * total else line
+
+
+def named(places: Sequence[str], count: int) -> str:
+    """Return the first places of `count` rows in words, a file once: `pairs.jsonl:3, 17, 20 and 4 more`."""
+    words, before = list[str](), ""
+    for place in places:
+        number = re.split(r"\D", place)[-1]
+        path = place.removesuffix(number)
+        words.append(number if path == before else place)
+        before = path
+    return f"{', '.join(words)}{f' and {count - len(places):,} more' if count > len(places) else ''}"
+
+
+def _place(message: str) -> str:
+    """Return where the row of an error stands: `file:line`, or "" where it does not say."""
+    match = re.match(r"(.*?(?::|, row )\d+): ", message)
+    return match[1] if match else ""
 
 
 def _reason(message: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llamatrain.data import rows
-from llamatrain.data.adapters import Version
+from llamatrain.data.hub import Version
 from llamatrain.data.rows import Part
 from llamatrain.errors import UserError
 from llamatrain.yaml_files import read_yaml

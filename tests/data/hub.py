@@ -124,7 +124,7 @@ def check() -> None:
     import huggingface_hub
     import pytest
 
-    from llamatrain.data.adapters import Version, _open_stream, hub_splits
+    from llamatrain.data.hub import Version, _open_stream, hub_splits
     from llamatrain.data.kinds import DocumentRow
     from llamatrain.data.rows import Part, read_part, read_rows, split, stamp
     from llamatrain.data.shapes import look

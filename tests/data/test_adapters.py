@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamatrain.data.adapters import hub_away
+from llamatrain.data.hub import hub_away
 from llamatrain.data.kinds import KINDS, DialogueRow, DocumentRow, PreferenceRow, PromptRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError

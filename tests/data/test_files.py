@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from llamatrain.data.adapters import Version
+from llamatrain.data.hub import Version
 from llamatrain.data.kinds import DocumentRow
 from llamatrain.data.rows import Part, count_part, count_rows, place, read_part, read_rows, split, stamp
 from llamatrain.errors import UserError

@@ -140,7 +140,8 @@ def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
     bad.say(said.append)
     assert said[0] == "warning: 4 of 6 rows skipped, as they cannot be used:"
     assert said[1].startswith(f"  2 like {path}:2: field 'messages'[0].content: holds the chat format's tag '[INST]'")
-    assert [line[: len(f"  1 like {path}:3")] for line in said[2:]] == [f"  1 like {path}:3", f"  1 like {path}:6"]
+    assert said[2] == f"    at {path}:2, 4"
+    assert [line[: len(f"  1 like {path}:3")] for line in said[3:]] == [f"  1 like {path}:3", f"  1 like {path}:6"]
     write(path, *[talk] * 19, tag)
     few: list[str] = []
     rare = BadRows("skip")
@@ -268,3 +269,22 @@ def test_equal_rows_make_equal_gzip_files(tmp_path: Path) -> None:
     for name in ("a.jsonl.gz", "b.jsonl.gz"):
         write_rows(tmp_path / name, [{"a": 1}])
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_bad_rows_of_every_kind_stop_or_are_counted_and_the_first_ten_named(kind: str, tmp_path: Path) -> None:
+    field = "text" if kind == "document" else "prompt_id" if kind == "judgement" else "messages"
+    wrong = {**GOOD[kind], field: 3}
+    path = write(tmp_path / "rows.jsonl", GOOD[kind], *[wrong] * 12)
+    bad = BadRows("skip")
+    assert len(list(read_rows(path, KINDS[kind], bad))) == 1
+    said: list[str] = []
+    bad.say(said.append)
+    assert said[0] == "warning: 12 of 13 rows skipped, as they cannot be used:"
+    assert said[1].startswith(f"  12 like {path}:2: field {field!r}")
+    assert said[2:] == [f"    at {path}:2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more"]
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: .*; bad_rows=skip skips such rows"):
+        list(read_rows(path, KINDS[kind], BadRows("stop")))
+    write(path, wrong)
+    with pytest.raises(UserError, match=rf"holds no {kind} rows, need at least one \({path}:1: field {field!r}"):
+        list(read_rows(path, KINDS[kind], BadRows("skip")))

@@ -15,6 +15,7 @@ import pytest
 from llamatrain.data.kinds import EXAMPLES, KINDS
 from llamatrain.data.rows import read_rows
 from llamatrain.data.shapes import BUCKETS, look
+from tests.data.published import DIALOGUES, PREFERENCES
 
 ASK, TELL = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
 PAIR = {"messages": [ASK], "chosen": "So.", "rejected": "No."}
@@ -65,6 +66,27 @@ def test_rows_are_recognized_by_what_reads_them(row: Any, adapter: str | None, k
     assert shape.size > 0
 
 
+@pytest.mark.parametrize(("adapter", "row"), [*PREFERENCES.items(), *DIALOGUES.items()])
+def test_published_rows_are_recognized_by_their_adapter(adapter: str, row: Any, tmp_path: Path) -> None:
+    shape = look(write(tmp_path / "rows.jsonl", row, row))
+    kind = "preference" if adapter in PREFERENCES else "dialogue"
+    assert (shape.adapter, shape.kind, shape.why) == (adapter, kind, "")
+    assert look(f"{adapter}:{tmp_path / 'rows.jsonl'}").kind == kind
+
+
+def test_an_adapter_that_can_use_no_row_says_why(tmp_path: Path) -> None:
+    shape = look(write(tmp_path / "rows.jsonl", {"conversations": [{"from": "human", "value": "Why?"}]}))
+    assert (shape.kind, shape.looks) == (None, "rows for the adapter sharegpt")
+    assert shape.why == "the adapter sharegpt can use none of its rows: there is no answer"
+
+
+def test_rows_that_are_left_out_as_known_make_no_other_reading(tmp_path: Path) -> None:
+    foreign = {"prompt": {**TREE["prompt"], "lang": "de"}}
+    shape = look(write(tmp_path / "rows.jsonl", *[foreign] * 5, TREE))
+    assert (shape.adapter, shape.kind, shape.rows, shape.bad.wrong) == ("oasst", "dialogue", 1, 0)
+    assert dict(shape.bad.counts) == {"the prompt is deleted or not English": 5}
+
+
 def test_the_name_says_the_kind_of_transcripts(tmp_path: Path) -> None:
     shape = look(write(tmp_path / "harmless-base.jsonl", TRANSCRIPT))
     assert (shape.adapter, list(shape.folds)) == ("hh_rlhf", ["safety"])
@@ -73,16 +95,12 @@ def test_the_name_says_the_kind_of_transcripts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "looks", "need"),
     [
-        ({"conversations": [{"from": "human", "value": "Why?"}]}, "ShareGPT dialogues (`conversations`)", "dialogue"),
-        ({"instruction": "Say.", "input": "", "output": "So.", "text": "both"}, "Alpaca instructions", "dialogue"),
         (
             {"message_id": "1", "parent_id": None, "text": "Why?", "role": "prompter"},
             "single messages of OpenAssistant",
             "dialogue",
         ),
-        ({"chosen": [ASK, TELL], "rejected": [ASK, TELL]}, "pairs of dialogues", "preference"),
-        ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, "pairs of answers to a prompt", "preference"),
-        ({"prompt": "Why?", "completion": "So."}, "prompts with answers", "dialogue"),
+        ({"question": "Why?", "chosen": "So.", "rejected": "No."}, "pairs of answers to a question", "preference"),
         ({"question": "Why?", "answers": ["So."]}, "questions with answers", "dialogue"),
         ({"prompt": "Why?"}, "prompts", "prompt"),
         ({"content": "Once."}, "texts", "document"),
@@ -124,11 +142,13 @@ def test_bad_rows_are_counted_with_file_line_and_field(tmp_path: Path) -> None:
 
 def test_an_array_and_what_is_no_file_of_rows(tmp_path: Path) -> None:
     array = tmp_path / "a.json"
-    array.write_text(json.dumps([{"instruction": "Say.", "output": "So."}], indent=1))
+    array.write_text(json.dumps([{"question": "Why?", "answers": ["So."]}], indent=1))
     shape = look(str(array))
-    assert (shape.kind, shape.looks) == (None, "Alpaca instructions")
+    assert (shape.kind, shape.looks) == (None, "questions with answers")
     assert "one JSON array: need a row per line, as `jq -c '.[]' a.json" in shape.why
     assert shape.why.endswith(f"make each {EXAMPLES['dialogue']}")
+    array.write_text(json.dumps([{"instruction": "Say.", "output": "So."}]))
+    assert (look(str(array)).kind, look(str(array)).looks) == (None, "dialogue rows")
     array.write_text(json.dumps([{"text": "Once."}]))
     assert (look(str(array)).kind, look(str(array)).looks) == (None, "document rows")
     for content, why in (

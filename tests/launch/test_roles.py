@@ -202,7 +202,7 @@ def test_data_sets_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         )
 
     monkeypatch.setattr(roles, "look", look)
-    monkeypatch.setattr(roles.adapters, "hub_splits", lambda name: ["test", "train", "extra"])
+    monkeypatch.setattr(roles.hub, "hub_splits", lambda name: ["test", "train", "extra"])
     made = assigned(found(["owner/name"])[0])
     assert looked == ["owner/name:train", "owner/name:test"]
     assert (made.data.root, made.data.dialogues) == (None, ["hf:owner/name:train"])

@@ -11,7 +11,7 @@ from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.responses.pairs import Pair
 from llamatrain.tokenizer import Tokenizer
-from reward.data import PairBatches, in_words, load_pairs, mix_pairs, training_batch
+from reward.data import PairBatches, load_pairs, mix_pairs, training_batch
 from tests.responses.test_pairs import make_pairs
 
 
@@ -151,7 +151,7 @@ def test_pairs_that_teach_nothing_are_dropped_and_counted(tmp_path: Path, tokeni
     pairs, dropped = load_pairs(str(tmp_path / "p.jsonl"), tokenizer, 128, "skip")
     assert [pair.row for pair in pairs] == [5, 6, 7]
     assert dropped == {"equal": 2, "empty": 2, "unsafe_chosen": 1}
-    assert in_words(dropped).startswith("2 with two equal answers, 2 with an empty answer")
+    assert dropped.in_words().startswith("2 with two equal answers, 2 with an empty answer")
     write_rows(tmp_path / "q.jsonl", rows[:5])
     with pytest.raises(UserError, match=r"q\.jsonl has no pair to rank.*: 2 with two equal answers"):
         load_pairs(str(tmp_path / "q.jsonl"), tokenizer, 128, "skip")
