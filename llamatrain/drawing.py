@@ -18,10 +18,10 @@ def sample(logits: Tensor, temperature: float | Tensor, top_p: float, uniforms: 
     """
     # Greedy rows are taken at temperature 1: the argmax is the same, and their log-probabilities are finite.
     if isinstance(temperature, Tensor):
-        divisor: float | Tensor = temperature.where(temperature > 0, 1.0)
-    else:
-        divisor = temperature or 1.0
-    logprobs = torch.log_softmax(logits / divisor, -1)
+        logits = logits / temperature.where(temperature > 0, 1.0)
+    elif temperature not in (0, 1):
+        logits = logits / temperature
+    logprobs = torch.log_softmax(logits, -1)
     if not isinstance(temperature, Tensor) and temperature == 0:
         tokens = logprobs.argmax(-1, keepdim=True)
         return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)

@@ -20,6 +20,7 @@ from torch import Tensor
 from llamatrain import heartbeat
 from llamatrain.drawing import sample
 from llamatrain.errors import UserError
+from llamatrain.memory import MOST_TOKENS
 from llamatrain.model.kv_cache import KVCache
 from llamatrain.model.transformer import Transformer
 from llamatrain.noise import key_tensor, noise_key, uniform
@@ -72,14 +73,19 @@ def generate(
         refill = max(1, size // 8)  # newcomers are prefilled together: one forward for several
         with _inference(model):
             slots = _Slots(model, size, responses, limits, noise, sampling, temperatures, eos_id, on_done)
-            waiting.reverse()  # taken from its end, so in the prompts' order
+            # Longest first, so that slots are alike in length: little padding, and the cache is as short as they are.
+            # Equal prompts follow one another. Reversed, as they are taken from its end.
+            waiting.sort(key=lambda i: (-len(prompts[i]), prompts[i]))
+            waiting.reverse()
             while waiting or slots.active:
                 heartbeat.beat("generate")
                 if on_step is not None:
                     on_step()
                 free = min(size - len(slots.active), len(waiting))
                 if free >= min(refill, len(waiting)) and free > 0:
-                    slots.admit([waiting.pop() for _ in range(free)])
+                    at_once = max(1, MOST_TOKENS[slots.device.type] // len(prompts[waiting[-1]]))
+                    newcomers = [waiting.pop() for _ in range(min(free, at_once))]
+                    slots.admit(newcomers, prompts[waiting[-1]] if waiting else None)
                 else:
                     slots.step()
                 slots.look()
@@ -114,8 +120,11 @@ class _Slots:
         needed = (
             len(response.prompt_tokens) + limit for response, limit in zip(responses, limits, strict=True) if limit
         )
-        self.cache: KVCache = model.new_cache(size, max(needed))
-        self.device = self.cache.keys.device
+        # One slot more where a prompt is there twice: it keeps the one that is encoded and waited for again.
+        self.spare = int(len({tuple(response.prompt_tokens) for response in responses}) < len(responses)) * size
+        self.kept: tuple[list[int], Tensor] | None = None  # that prompt, and the logits (1, V) behind it
+        self.cache: KVCache = model.new_cache(size + (self.spare > 0), max(needed))
+        self.device = self.cache.device
         self.active: list[int] = []
         self.born: list[int] = []  # the step at which the response in each slot had no token
         self.steps, self.unseen = 0, 0  # steps made, and tokens drawn since the last look
@@ -126,12 +135,15 @@ class _Slots:
         width = max(limits) + 1  # one column more than the longest response: what comes behind its end
         self.uniforms = zeros(size, width, dtype=torch.float64)  # the noise of every position
         self.tokens, self.logprobs = zeros(size, width), zeros(size, width, dtype=torch.float32)
-        self.prompt, self.count, self.limit, self.last = zeros(size), zeros(size), zeros(size), zeros(size)
+        self.count, self.limit, self.last, self.before = zeros(size), zeros(size), zeros(size), zeros(size)
         self.ended = zeros(size, dtype=torch.bool)
         self.temperature = None if temperatures is None else zeros(size, 1, dtype=torch.float32)
 
-    def admit(self, newcomers: list[int]) -> None:
-        """Take responses into the slots behind the active ones and draw their first token."""
+    def admit(self, newcomers: list[int], following: list[int] | None) -> None:
+        """Take responses into the slots behind the active ones and draw their first token.
+
+        `following` is the prompt that waits next.
+        """
         start = len(self.active)
         self.active += newcomers
         self.born += [self.steps - 1] * len(newcomers)
@@ -140,19 +152,43 @@ class _Slots:
         prompts = [self.responses[i].prompt_tokens for i in newcomers]
         keys = key_tensor([self.noise[i] for i in newcomers], self.device)
         self.uniforms[rows] = uniform(keys[:, None], torch.arange(self.uniforms.shape[1], device=self.device))
-        self.prompt[rows] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self.before[rows] = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
         self.limit[rows] = torch.tensor([self.limits[i] for i in newcomers], device=self.device)
         self.count[rows], self.ended[rows] = 0, False
         if self.temperature is not None and self.temperatures is not None:
             own = [[self.temperatures[i]] for i in newcomers]
             self.temperature[rows] = torch.tensor(own, device=self.device)
-        self._draw(rows, _prefill(self.model, self.cache, start, prompts))
+        self._draw(rows, self._encode(start, prompts, following))
+
+    def _encode(self, start: int, prompts: list[list[int]], following: list[int] | None) -> Tensor:
+        """Fill the slots from `start` with prompts and return the logits (B, V) after each; no prompt runs twice.
+
+        As they come sorted, only the last one can be the next refill's too.
+        """
+        parts: list[Tensor] = []
+        known = 0
+        if self.kept is not None:
+            prompt, logits = self.kept
+            known = sum(other == prompt for other in prompts)  # the first ones; each slot in use reaches as far
+            into = torch.arange(start, start + known, device=self.device)
+            self.cache.move(torch.full_like(into, self.spare), into, len(prompt))
+            parts.append(logits.expand(known, -1))
+        if known < len(prompts):
+            parts.append(_prefill(self.model, self.cache, start + known, prompts[known:]))
+        found = torch.cat(parts)
+        if following != prompts[-1]:
+            self.kept = None
+        elif self.kept is None or self.kept[0] != following:
+            self.kept = prompts[-1], found[-1:].clone()
+            last = torch.tensor([start + len(prompts) - 1], device=self.device)
+            self.cache.move(last, torch.full_like(last, self.spare), len(prompts[-1]))
+        return found
 
     def step(self) -> None:
         """Draw the next token of every active slot."""
         rows = slice(0, len(self.active))
-        cached = self.prompt[rows] + self.count[rows] - 1  # positions in the cache: all but the token drawn last
-        end = min(self.reach + self.steps, self.cache.max_len)
+        cached = self.before[rows] + self.count[rows]  # positions in the cache: all but the token drawn last
+        end = min(self.reach + self.steps, self.cache.longest)
         self.steps += 1
         self._draw(rows, _step(self.model, self.cache, self.last[rows], cached, end))
 
@@ -204,12 +240,12 @@ class _Slots:
             moved = [source[s] for s in targets]
             length = max(len(self.responses[self.active[s]].prompt_tokens) + self.steps - self.born[s] for s in moved)
             into, out_of = torch.tensor(targets, device=self.device), torch.tensor(moved, device=self.device)
-            self.cache.move(out_of, into, min(length, self.cache.max_len))
+            self.cache.move(out_of, into, min(length, self.cache.longest))
             state = [
                 self.uniforms,
                 self.tokens,
                 self.logprobs,
-                self.prompt,
+                self.before,
                 self.count,
                 self.limit,
                 self.last,
@@ -233,7 +269,7 @@ def stream(
     """Yield the tokens of one response as they are drawn, EOS included; the same tokens as `generate`'s."""
     limit = _room(model, prompt, key, sampling)
     cache = model.new_cache(1, len(prompt) + limit)
-    device = cache.keys.device
+    device = cache.device
     noise = uniform(
         key_tensor([noise_key(sampling.seed, *key, sampling.program)], device)[:, None],
         torch.arange(limit, device=device),
@@ -271,7 +307,7 @@ def _prefill(model: Transformer, cache: KVCache, start: int, prompts: list[list[
     # Padding on the right is harmless: causal attention hides it, and later tokens overwrite it in the cache.
     ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in row_of])
     last = [row * width + len(prompt) - 1 for row, prompt in zip(source, prompts, strict=True)]  # flattened positions
-    device = cache.keys.device
+    device = cache.device
     rows = cache.empty_rows(start, width, source)
     logits: Tensor = model(ids.to(device), cache=rows, select=torch.tensor(last).to(device))
     return logits

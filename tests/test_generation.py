@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -17,6 +18,7 @@ from llamatrain.drawing import sample
 from llamatrain.errors import UserError
 from llamatrain.generation import Generated, generate, stream
 from llamatrain.model.config import ModelConfig
+from llamatrain.model.kv_cache import KVCache
 from llamatrain.model.transformer import Transformer
 from llamatrain.noise import key_tensor, noise_key, uniform
 from llamatrain.settings import Sampling
@@ -111,6 +113,40 @@ def test_no_token_needs_the_host(model: Transformer, monkeypatch: pytest.MonkeyP
         assert {len(response.tokens) for response in responses} == {41}
         counts[every] = reads.count
     assert counts == looks
+
+
+def test_a_prompt_is_encoded_once_for_all_its_samples(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[5, 6, 7, 8, 9], [9, 8, 7], [4, 4, 4]]
+    wanted, keys = [prompts[i % 3] for i in range(40)], [(str(i % 3), i) for i in range(40)]
+    encoded: list[tuple[int, ...]] = []
+    prefill = generation._prefill
+
+    def noted(model: Transformer, cache: KVCache, start: int, prompts: list[list[int]]) -> Tensor:
+        encoded.extend(set(map(tuple, prompts)))
+        return prefill(model, cache, start, prompts)
+
+    monkeypatch.setattr(generation, "_prefill", noted)
+    sampling = Sampling(1.0, 1.0, 30, 5)
+    responses = generate(model, wanted, keys, sampling, EOS, 6)
+    assert sorted(encoded) == sorted(map(tuple, prompts))
+    for prompt, key, response in zip(wanted[:9], keys, responses, strict=False):
+        assert response.tokens == uncached(model, prompt, key, sampling).tokens
+
+
+def test_the_cache_is_as_long_as_the_rows_at_hand(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[tuple[int, int]] = []  # reached and held
+    reserve = KVCache.reserve
+
+    def noted(cache: KVCache, length: int) -> None:
+        reserve(cache, length)
+        rooms.append((length, cache.layers[0].shape[2]))
+
+    monkeypatch.setattr(KVCache, "reserve", noted)
+    prompts = [[5] * length for length in (3, 110, 4, 5, 3, 4, 6, 3)]
+    generate(model, prompts, [(str(i), 0) for i in range(8)], Sampling(1.0, 1.0, 12, 0), -1, 2)
+    assert max(reached for reached, _ in rooms) == 121  # the last token is not fed
+    assert all(reached <= room <= max(64, 2 * reached) for reached, room in rooms)
+    assert rooms[-1] == (14, 64)  # after the long prompt the room is given back
 
 
 def test_order_and_company_leave_a_response_unchanged(model: Transformer) -> None:

@@ -31,15 +31,12 @@ class Places:
     in_blocks: bool
 
 
-def places(
-    position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, theta: float, dtype: torch.dtype, cached: bool
-) -> Places:
-    """Return what the layers need of position and segment ids, (1 or B, T); `cached`: a cache says what is seen."""
-    # Of a cache it is not asked: at every token a GPU would have to answer.
-    if not cached and len(position_ids) > 1 and bool((position_ids == position_ids[:1]).all()):
+def places(position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, theta: float, dtype: torch.dtype) -> Places:
+    """Return what the layers need of position and segment ids, (1 or B, T)."""
+    if len(position_ids) > 1 and bool((position_ids == position_ids[:1]).all()):
         position_ids = position_ids[:1]  # rows alike: the tables of one serve all by broadcasting
     length, segments = position_ids.shape[1], several_segments(segment_ids)
-    blocks = not cached and _in_blocks(position_ids.device, dtype, length)
+    blocks = _in_blocks(position_ids.device, dtype, length)
     rows = _ROWS if blocks else _MASKED_ROWS
     hidden = None
     if segments is not None:

@@ -8,36 +8,53 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llamatrain.model.attention import additive
+from llamatrain.model.attention import Rotary, additive, rotary_table
+from llamatrain.model.config import ModelConfig
+
+_BLOCK = 64  # positions: the least that a cache grows by
 
 
 class KVCache:
-    """Preallocated keys and values, (layers, slots, K, max_len, D) each, written in place; slots are left-aligned.
+    """Keys and values in slots, written in place; slots are left-aligned.
 
-    The cache does not know how full its slots are: whoever fills it says so in `rows`.
+    It has room for as many positions as its slots reach, at most `longest`: see `reserve`. It does not know how full they
+    are: whoever fills it says so in `rows`.
     """
 
-    def __init__(
-        self,
-        n_layers: int,
-        slots: int,
-        n_kv_heads: int,
-        max_len: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        # Zeros, not empty: a hidden position is multiplied by a probability of 0, and 0 * NaN is NaN.
-        shape = (n_layers, slots, n_kv_heads, max_len, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.max_len = max_len
+    def __init__(self, config: ModelConfig, slots: int, longest: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.device, self.longest, self.room, self.n_kv_heads = device, longest, 0, config.n_kv_heads
+        # Of each layer (slots, 2 K, room, D): keys, then values. A tensor per layer, so that it grows layer by layer.
+        shape = (slots, 2 * config.n_kv_heads, 0, config.head_dim)
+        self.layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layers)]
+        # The angles of all positions, so that a token looks its own up.
+        positions = torch.arange(longest, device=device)[None]
+        self.angles = torch.cat(rotary_table(positions, config.head_dim, config.rope_theta, dtype), -1)[
+            0
+        ]  # (longest, 1, 2 D)
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` positions in each slot, or give room back where less than half is needed.
+
+        It grows by a quarter at least, so that few tokens find it too small.
+        """
+        if length <= self.room <= max(2 * length, _BLOCK):
+            return
+        wanted = max(length, 5 * self.room // 4) if length > self.room else length
+        room = min(-(-wanted // _BLOCK) * _BLOCK, self.longest)
+        kept = min(room, self.room)
+        for number, old in enumerate(self.layers):
+            # Zeros, not empty: a hidden position is multiplied by a probability of 0, and 0 * NaN is NaN.
+            grown = old.new_zeros(*old.shape[:2], room, old.shape[3])
+            grown[:, :, :kept] = old[:, :, :kept]
+            self.layers[number] = grown
+        self.room = room
 
     def rows(self, start: int, new: int, lengths: Tensor, end: int) -> CacheRows:
         """Return the slots from `start`, holding `lengths` (B,) positions each, for a forward of `new` tokens a row.
 
         None reaches beyond position `end` then: a bound that the host knows without asking the device.
         """
+        self.reserve(end)
         return CacheRows(self, slice(start, start + len(lengths)), new, lengths=lengths, end=end)
 
     def empty_rows(self, start: int, new: int, source: list[int]) -> CacheRows:
@@ -45,16 +62,18 @@ class KVCache:
 
         Slot start + i takes row source[i] of the forward's batch, so that one prompt can fill several slots.
         """
+        if new > self.room:
+            self.reserve(new)
         return CacheRows(self, slice(start, start + len(source)), new, source=source)
 
     def move(self, source: Tensor, target: Tensor, length: int) -> None:
         """Copy the first `length` positions of some slots over others."""
-        for store in (self.keys, self.values):
-            store[:, target, :, :length] = store[:, source, :, :length]
+        for layer in self.layers:
+            layer[target, :, :length] = layer[source, :, :length]
 
 
 class CacheRows:
-    """The slots that one forward reads and writes, the `position_ids` (1 or B, T) of its tokens and what they see.
+    """The slots that one forward reads and writes, the `rotary` tables of its tokens' positions and what they see.
 
     `visible` says which keys: 0, or -inf for none, (B, 1, T, L); None: plain causal attention among the new tokens, as
     the slots are empty.
@@ -70,27 +89,27 @@ class CacheRows:
         end: int = 0,
         source: list[int] | None = None,
     ) -> None:
-        device = cache.keys.device
-        self.new = new
-        self.position_ids = torch.arange(new, device=device)[None]
+        self.slots, self.new, self.layers, self.n_kv_heads = slots, new, cache.layers, cache.n_kv_heads
         self.visible: Tensor | None = None
-        self.source = None if source is None else torch.tensor(source, device=device)
-        self.keys, self.values = cache.keys[:, slots], cache.values[:, slots]
+        self.source = None if source is None else torch.tensor(source, device=cache.device)
+        positions = torch.arange(new, device=cache.device)[None]
         if lengths is not None:  # slots of unequal length: each row's new tokens go behind its own
             self.end = end
-            self.row = torch.arange(len(lengths), device=device)[:, None]
-            self.position_ids = self.position_ids + lengths[:, None]
+            self.row = torch.arange(len(lengths), device=cache.device)[:, None]
+            positions = positions + lengths[:, None]
             # Causal, and no further than a slot is filled: what lies behind is padding or a former response's.
-            visible = torch.arange(self.end, device=device) <= self.position_ids[:, None, :, None]  # (B, 1, T, L)
-            self.visible = additive(visible, cache.keys.dtype)
+            visible = torch.arange(end, device=cache.device) <= positions[:, None, :, None]  # (B, 1, T, L)
+            self.visible = additive(visible, cache.angles.dtype)
+        self.positions = positions  # (1 or B, T)
+        cos, sin = cache.angles[positions].chunk(2, -1)
+        self.rotary: Rotary = cos, sin
 
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values, (B, K, T, D), and return those to attend to, (B, K, L, D)."""
-        return self._write(self.keys[layer], keys), self._write(self.values[layer], values)
-
-    def _write(self, store: Tensor, new: Tensor) -> Tensor:
+    def update(self, layer: int, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values, (B, T, 2 K, D), and return those to attend to, (B, K, L, D) each."""
+        store = self.layers[layer][self.slots]
         if self.source is not None:  # empty slots: the new tokens are all there is to attend to
+            new = new.transpose(1, 2)
             store[:, :, : self.new] = new[self.source]
-            return new
-        store[self.row, :, self.position_ids] = new.transpose(1, 2)
-        return store[:, :, : self.end]
+            return new[:, : self.n_kv_heads], new[:, self.n_kv_heads :]
+        store[self.row, :, self.positions] = new
+        return store[:, : self.n_kv_heads, : self.end], store[:, self.n_kv_heads :, : self.end]

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import (
 )
 
 from llamatrain.errors import UserError
-from llamatrain.linear import lay_side_by_side, linear, products
+from llamatrain.linear import lay_side_by_side, linear, products, side_by_side
 from llamatrain.losses import linear_cross_entropy
 from llamatrain.model.attention import Places, attend, attend_to_batch, places, rotate
 from llamatrain.model.config import ModelConfig
@@ -163,16 +163,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, at: Places, cache: CacheRows | None) -> Tensor:
         weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
-        by_head = (part.view(*part.shape[:-1], -1, self.head_dim) for part in products(x, *weights))
+        by_head = [part.view(*part.shape[:-1], -1, self.head_dim) for part in products(x, *weights)]
         queries, keys, values = by_head  # (B, T, H, D), (B, T, K, D) twice
         if cache is None:
             mixed = attend_to_batch(queries, keys, values, at)
         else:
-            # Keys are cached rotated: a position never changes once it is there.
-            queries, keys = rotate(queries, at.rotary).transpose(1, 2), rotate(keys, at.rotary).transpose(1, 2)
-            keys, values = cache.update(self.layer, keys, values.transpose(1, 2))
-            mixed = attend(queries, keys, values, cache.visible).transpose(1, 2)
+            mixed = self._attend_to_cache(queries, keys, values, at, cache)
         return linear(mixed.flatten(2), self.o_proj.weight)
+
+    def _attend_to_cache(self, queries: Tensor, keys: Tensor, values: Tensor, at: Places, cache: CacheRows) -> Tensor:
+        """Return what the new tokens mix of the cache's values and their own, (B, T, H, D)."""
+        heads, both = queries.shape[2], side_by_side((queries, keys), 2)
+        # Queries and keys are rotated together. Keys are cached rotated: a position never changes once it is there.
+        rotated = rotate(torch.cat((queries, keys), 2) if both is None else both, at.rotary)
+        keys, values = cache.update(self.layer, torch.cat((rotated[:, :, heads:], values), 2))
+        return attend(rotated[:, :, :heads].transpose(1, 2), keys, values, cache.visible).transpose(1, 2)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -270,12 +275,13 @@ class Decoder(nn.Module):
         """Return the normed hidden states, (B, T, C), or (N, C) at the flattened positions `select`."""
         length = input_ids.shape[1]
         x = self.embed_tokens(input_ids)  # (B, T, C)
-        if cache is not None:
-            position_ids, segment_ids = cache.position_ids, None
-        elif position_ids is None:
-            position_ids = torch.arange(length, device=x.device)[None]
         config = self.config
-        at = places(position_ids, segment_ids, config.head_dim, config.rope_theta, x.dtype, cache is not None)
+        if cache is not None:
+            at = Places(cache.rotary, None, in_blocks=False)
+        else:
+            if position_ids is None:
+                position_ids = torch.arange(length, device=x.device)[None]
+            at = places(position_ids, segment_ids, config.head_dim, config.rope_theta, x.dtype)
         # Where few positions are read (a prompt's last, a response's), the last feed-forward runs on these alone; where
         # most are, picking them costs more than it saves.
         few = select is not None and 2 * len(select) <= input_ids.numel()
@@ -324,10 +330,10 @@ class Transformer(nn.Module):
             out = linear_cross_entropy(x, self.model.embed_tokens.weight, targets)
         return out.float()  # logits of bfloat16 are too coarse for log-probabilities
 
-    def new_cache(self, slots: int, max_len: int) -> KVCache:
-        """Return an empty cache for `slots` sequences of up to `max_len` tokens."""
-        config, weight = self.config, self.model.norm.weight
-        return KVCache(config.n_layers, slots, config.n_kv_heads, max_len, config.head_dim, weight.dtype, weight.device)
+    def new_cache(self, slots: int, longest: int) -> KVCache:
+        """Return an empty cache for `slots` sequences of up to `longest` tokens."""
+        weight = self.model.norm.weight
+        return KVCache(self.config, slots, longest, weight.dtype, weight.device)
 
 
 def residual_scale(config: ModelConfig) -> float:
