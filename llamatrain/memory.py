@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import distributed
+from . import distributed, footprint
 from .model.config import ModelConfig
-from .settings import BYTES, ZeroConfig, held_bytes
+from .settings import ZeroConfig
 from .shares import largest_share
 
 USED = 0.8  # of the memory: the rest is the process's own, and what an allocator cannot hand out
 MOST_TOKENS = {"cpu": 8192, "cuda": 65_536}  # of a micro-batch: a longer one is no faster
 MOST_RESPONSES = 128  # generated at once, for the same reason
 CGROUPS = Path("/sys/fs/cgroup")
-WORKING = 4  # layers' activations that a backward pass holds beside what was kept for it
 
 
 def micro_batch(
@@ -31,20 +30,44 @@ def micro_batch(
     ranks: int,
     trained: int = 1,
     read: int = 0,
+    segments: bool = False,
+    learned: int | None = None,
 ) -> int:
     """Return the rows of a micro-batch: as many as were asked for or, with None, the most that fit a rank's memory.
 
-    `rows` are those of the global batch, each of `tokens` at most; a rank holds `trained` models of this shape in
-    training and `read` more. All ranks take as many, and a divisor of the largest share.
+    `rows` are those of the global batch, each of `tokens` at most; the others are `footprint.training`'s. All ranks take as
+    many, and a divisor of the largest share.
     """
-    share = largest_share(rows, ranks)
     if asked is not None:
-        return min(asked, share)
-    held = models_bytes(model, zero, ranks, trained, read)
-    fit = _fit(held, tokens * token_bytes(model, zero.dtype), ranks)
-    most = min(fit, MOST_TOKENS[distributed.device().type] // tokens)
+        return min(asked, largest_share(rows, ranks))
+    device = distributed.device().type
+    return rows_that_fit(
+        USED * _memory(ranks), rows, tokens, model, zero, ranks, trained, read, segments, learned, device
+    )
+
+
+def rows_that_fit(
+    memory: float,
+    rows: int,
+    tokens: int,
+    model: ModelConfig,
+    zero: ZeroConfig,
+    ranks: int,
+    trained: int,
+    read: int,
+    segments: bool,
+    learned: int | None,
+    device: str,
+) -> int:
+    """Return the rows of a micro-batch for so many bytes: a divisor of a rank's share of the batch, at least 1."""
+    share, most = largest_share(rows, ranks), max(1, MOST_TOKENS[device] // tokens)
+
+    def fits(size: int) -> bool:
+        held = footprint.training(model, zero, ranks, size, tokens, segments, device, trained, read, learned)
+        return held.total <= memory
+
     # A divisor, so that every micro-batch of a step is full; 1 where not even that should fit.
-    return max(size for size in range(1, share + 1) if share % size == 0 and size <= max(1, most))
+    return max(size for size in range(1, share + 1) if size == 1 or (share % size == 0 and size <= most and fits(size)))
 
 
 def responses_at_once(
@@ -56,23 +79,22 @@ def responses_at_once(
     """
     if asked is not None:
         return asked
-    size = BYTES[dtype][0]
-    cache = 2 * model.n_layers * model.n_kv_heads * model.head_dim * size * model.max_seq_len  # keys and values
-    return max(1, min(MOST_RESPONSES, _fit(models * model.parameters * size + beside, cache, ranks)))
+    return responses_that_fit(USED * _memory(ranks), model, dtype, models, beside)
 
 
-def models_bytes(model: ModelConfig, zero: ZeroConfig, ranks: int, trained: int, read: int) -> float:
-    """Return what a rank holds of models in training and of models that are only read, in bytes."""
-    weights, *others = held_bytes(model.parameters, zero.dtype, zero.stage, ranks)
-    return trained * (weights + sum(others)) + read * weights
+def responses_that_fit(memory: float, model: ModelConfig, dtype: str, models: int, beside: float) -> int:
+    """Return how many responses are generated together in so many bytes, at least 1."""
+    held = footprint.sampling(model, dtype, 0, model.max_seq_len, models).total + beside
+    return max(
+        1, min(MOST_RESPONSES, int((memory - held) / footprint.sampling(model, dtype, 1, model.max_seq_len, 0).total))
+    )
 
 
-def token_bytes(model: ModelConfig, dtype: str) -> float:
-    """Return what a training pass holds of each token: activations kept for the backward pass, and those at work."""
-    # Numbers per token: some ten of the model's width (norms, projections, attention), four of the feed-forward's.
-    layer = 10 * model.dim + 4 * model.hidden_dim
-    kept = {"none": layer, "selective": 10 * model.dim, "full": model.dim}[model.activation_checkpointing]
-    return BYTES[dtype][0] * (model.n_layers * kept + WORKING * layer)
+def models_bytes(
+    model: ModelConfig, zero: ZeroConfig, ranks: int, trained: int, read: int, device: str = "cuda"
+) -> float:
+    """Return what a rank holds of models in training and of models that are only read, in bytes of its device."""
+    return footprint.models(model, zero, ranks, trained, read, device).total
 
 
 def machine_memory() -> int:
@@ -107,8 +129,8 @@ def _groups() -> list[Path]:
     return found
 
 
-def _fit(held: float, row: float, ranks: int) -> int:
-    """Return how many rows of so many bytes fit beside what is held, on the rank with the least memory."""
+def _memory(ranks: int) -> int:
+    """Return the bytes of the rank with the least memory."""
     import torch
 
     distributed.join_others()
@@ -116,4 +138,4 @@ def _fit(held: float, row: float, ranks: int) -> int:
         own = torch.cuda.get_device_properties(distributed.device()).total_memory
     else:
         own = machine_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    return int((USED * min(distributed.gather_objects(own)) - held) / row)
+    return min(distributed.gather_objects(own))

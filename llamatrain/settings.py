@@ -12,8 +12,6 @@ from .errors import UserError
 from .keys import KEEPS, MEASURES, SHARE, SPEED, above, check_values, least, one_of
 
 PRECISIONS = ("float32", "bfloat16")
-# Bytes per parameter: weights, gradients, AdamW's moments and, in bfloat16, float32 masters.
-BYTES = {"float32": (4, 4, 8), "bfloat16": (2, 4, 12)}
 SCHEDULES = ("cosine", "constant")
 KERNELS = ("auto", "mkl", "onednn")
 RESUME = ("auto", "never", "required")
@@ -128,13 +126,6 @@ class ZeroConfig:
             raise UserError("zero.offload_optimizer=true: need zero.stage of 1 or higher")
         if self.offload_parameters and self.stage != 3:
             raise UserError("zero.offload_parameters=true: need zero.stage=3")
-
-
-def held_bytes(number: int, dtype: str, stage: int, ranks: int) -> list[float]:
-    """Return what a rank holds of so many parameters in training at a ZeRO stage: weights, gradients, optimizer state."""
-    # Stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights, too.
-    divided = (ranks if stage >= first else 1 for first in (3, 2, 1))
-    return [number * size / parts for size, parts in zip(BYTES[dtype], divided, strict=True)]
 
 
 @dataclass

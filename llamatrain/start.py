@@ -27,10 +27,21 @@ class Tuning(Protocol):
     activation_checkpointing: str
 
 
-def rows_at_once(cfg: Tuning, folder: Path, rows: int, tokens: int, ranks: int, trained: int = 1, read: int = 0) -> int:
-    """Return the micro-batch size of a global batch of `rows`, for models of a checkpoint's shape (`micro_batch`)."""
+def rows_at_once(
+    cfg: Tuning,
+    folder: Path,
+    rows: int,
+    tokens: int,
+    ranks: int,
+    trained: int = 1,
+    read: int = 0,
+    learned: int | None = None,
+) -> int:
+    """Return the micro-batch size of a global batch of packed `rows`, for models of a checkpoint's shape (`micro_batch`)."""
     model = dataclasses.replace(load_config(folder)[0], activation_checkpointing=cfg.activation_checkpointing)
-    return micro_batch(cfg.micro_batch_size, rows, tokens, model, cfg.zero, ranks, trained, read)
+    return micro_batch(
+        cfg.micro_batch_size, rows, tokens, model, cfg.zero, ranks, trained, read, segments=True, learned=learned
+    )
 
 
 def language_engine(

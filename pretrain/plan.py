@@ -5,13 +5,16 @@ Plain arithmetic on the settings and a corpus's manifest. FITS says what `llamat
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from llamatrain import footprint
 from llamatrain.data.mixture import source_shares, whole_sequences
 from llamatrain.data.shards import Manifest
 from llamatrain.fitting import Fitted, Sizes, Value, power, rhythm, size_of
 from llamatrain.flops import flops_per_token
 from llamatrain.length import check_length
 from llamatrain.model.config import ModelConfig
-from llamatrain.settings import BYTES, ZeroConfig, held_bytes
+from llamatrain.settings import ZeroConfig
 from llamatrain.shares import padding_in_words, passes
 
 from .config import PretrainConfig
@@ -70,31 +73,34 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, size: int, length:
 def costs(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> str:
     """Say what the run takes: memory on every rank, room for checkpoints, operations and hours."""
     number = model.parameters
-    return "\n".join([_memory(cfg.zero, number, ranks), _checkpoints(cfg, number), _work(cfg, model, number, ranks)])
+    return "\n".join([_memory(cfg.zero, model, ranks), _checkpoints(cfg, number), _work(cfg, model, number, ranks)])
 
 
-def _memory(zero: ZeroConfig, number: int, ranks: int) -> str:
+def _memory(zero: ZeroConfig, model: ModelConfig, ranks: int) -> str:
     """Say what a rank holds at each ZeRO stage."""
     lines = [
         f"memory per rank, of {_count(ranks, 'rank')} in {zero.dtype}, without activations "
         "(weights + gradients + optimizer state and masters):"
     ]
     for stage in range(4):
-        held = held_bytes(number, zero.dtype, stage, ranks)
+        if zero.dtype == "bfloat16" and stage == 0:
+            lines.append("  stage 0: not with bfloat16")
+            continue
+        of = footprint.trained(
+            model, replace(zero, stage=stage, offload_optimizer=False, offload_parameters=False), ranks
+        )
         note = " <- zero.stage" if stage == zero.stage else ""
-        note += " (not with bfloat16)" if zero.dtype == "bfloat16" and stage == 0 else ""
         note += ", optimizer state in host memory" if zero.offload_optimizer and stage == zero.stage else ""
-        own = -(-number // ranks) if stage == 3 else number
-        sums = " + ".join(_gigabytes(part) for part in held)
-        lines.append(f"  stage {stage}: {own:,} parameters, {sums} = {_gigabytes(sum(held))} GB{note}")
+        own = -(-model.parameters // ranks) if stage == 3 else model.parameters
+        sums = " + ".join(_gigabytes(part) for part in (of.weights, of.gradients, of.masters + of.moments))
+        lines.append(f"  stage {stage}: {own:,} parameters, {sums} = {_gigabytes(of.device)} GB{note}")
     return "\n".join(lines)
 
 
 def _checkpoints(cfg: PretrainConfig, number: int) -> str:
     every, steps = cfg.run.save_every, cfg.total_steps
     count = (-(-steps // every) if every else 1) + cfg.spikes.enabled
-    weights, _, optimizer = BYTES[cfg.zero.dtype]
-    size = _gigabytes(number * (weights + optimizer))
+    size = _gigabytes(footprint.checkpoint(number, cfg.zero.dtype))
     kept = f"the newest {cfg.run.keep} are kept" if cfg.run.keep else "all are kept"
     first = ", the first before step 1" if cfg.spikes.enabled else ""
     when = f"every {every:,} steps" if every else "at the end"

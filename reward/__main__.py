@@ -118,7 +118,7 @@ def dry_run(cfg: RewardConfig, ranks: int | None) -> str:
 
 def pairs_at_once(cfg: RewardConfig, start: Path, ranks: int) -> int:
     """Return the micro-batch size."""
-    return rows_at_once(cfg, start, cfg.batch_pairs, 2 * most_tokens(start, cfg.max_length), ranks)
+    return rows_at_once(cfg, start, cfg.batch_pairs, 2 * most_tokens(start, cfg.max_length), ranks, learned=0)
 
 
 def count_labelled(pairs: Sequence[Pair]) -> int:

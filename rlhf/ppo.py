@@ -177,9 +177,10 @@ def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None
 
     It trains two models and reads three. Under ZeRO-3 the policy is gathered while it generates.
     """
-    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, trained=2, read=3)
+    learned = min(context, cfg.sampling.max_new_tokens)
+    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, 2, 3, learned)
     model = load_config(policy)[0]
-    held = models_bytes(model, cfg.zero, ranks, trained=2, read=3)
+    held = models_bytes(model, cfg.zero, ranks, 2, 3, distributed.device().type)
     cfg.generation_batch_size = responses_at_once(
         cfg.generation_batch_size, model, cfg.zero.dtype, int(cfg.zero.stage == 3), ranks, held
     )

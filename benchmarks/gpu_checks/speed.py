@@ -14,13 +14,13 @@ from parts import ON_GPU, device, figure, optim, rows, shape, wait, zero
 from ppo_update import models, random_rollouts, settings
 from torch import nn
 
+from llamatrain import footprint
 from llamatrain.engine.learning import Engine
 from llamatrain.engine.models import build
 from llamatrain.fit import train_step
 from llamatrain.flops import flops_per_token
 from llamatrain.generation import generate
 from llamatrain.losses import Batch, language_model_loss
-from llamatrain.memory import models_bytes, token_bytes
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
@@ -64,8 +64,12 @@ def largest(tokens: int, trained: int, read: int = 0, checkpointing: str = "full
 
 def predicted(config: ModelConfig, tokens: int, trained: int, read: int) -> float:
     """Return the bytes that the arithmetic says."""
-    held = models_bytes(config, zero(1, "bfloat16" if ON_GPU else "float32"), 1, trained, read)
-    return held + tokens * token_bytes(config, "bfloat16" if ON_GPU else "float32")
+    setting, kind = zero(1, "bfloat16" if ON_GPU else "float32"), "cuda" if ON_GPU else "cpu"
+    if not tokens:
+        return footprint.models(config, setting, 1, trained, read, kind).total
+    rows = max(1, tokens // config.max_seq_len)
+    row = min(tokens, config.max_seq_len)
+    return footprint.training(config, setting, 1, rows, row, False, kind, trained, read).total
 
 
 def described(config: ModelConfig) -> dict[str, Any]:
