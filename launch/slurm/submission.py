@@ -34,7 +34,7 @@ from .config import Resources, SlurmConfig, asked_of, need
 from .queue import ClusterError, Queued
 from .script import Job, render
 
-JOBS, JOBS_FILE = "jobs", "jobs.json"
+JOBS, JOBS_FILE, REPORT = "jobs", "jobs.json", "report"
 
 
 class Submitted(TypedDict):
@@ -145,7 +145,7 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
         raise UserError("graph=true: submits nothing; `llamatrain pipeline` prints the graph")
     pipeline = Pipeline(settings, presets, staged)
     planned, decisions = pipeline.planned()
-    _check_names(cfg.resources, {name for one in planned for name in (one.name, one.program)})
+    _check_names(cfg.resources, {REPORT, *(name for one in planned for name in (one.name, one.program))})
     folder = pipeline.place.folder.absolute()
     told = pipeline.console
     for line in pipeline.not_yet():
@@ -171,27 +171,39 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
         )
         for one in planned[: pipeline.last]
     }
+    # As on one machine, where all stages are done: after a failed one it is cancelled with what stands behind.
+    jobs[REPORT] = Job(
+        f"{pipeline.place.name}/{REPORT}",
+        folder / JOBS / REPORT,
+        folder / "report.html",
+        Path.cwd(),
+        [REPORT, str(folder)],
+        need(cfg.cluster, False, False, asked_of(cfg.resources, REPORT, REPORT)),
+    )
+    parents: dict[str, Sequence[str]] = {one.name: one.parents for one in planned}
+    parents[REPORT] = list(parents)
     for one in planned[: pipeline.last]:
         render(jobs[one.name], cfg.cluster, written_by)  # what it refuses is said before anything is written
     _check_home(cfg, folder)
     if cfg.dry_run:
         chosen = _to_submit(decisions, told, pipeline)
         _show([jobs[name] for name in chosen], cfg, written_by)
-        for one in planned:
-            if one.name in chosen:  # the scripts are long: what stays on the screen is one line per job
-                after = [parent for parent in one.parents if parent in chosen]
-                _line(told, "▶", one.name.ljust(pipeline.width), f"{jobs[one.name].need}{_behind(after)}")
+        for name in chosen:  # the scripts are long: what stays on the screen is one line per job
+            after = [parent for parent in parents[name] if parent in chosen]
+            _line(told, "▶", name.ljust(pipeline.width), f"{jobs[name].need}{_behind(name, after)}")
         return
     queue.reach()
     with _clean(pipeline.held()):
         noted = read_jobs(folder)
         active = queue.jobs()
-        queued = {one.name: job for one in planned if (job := _queued(active, folder / one.name, noted.get(one.name)))}
+        runs = {name: job.run for name, job in jobs.items()} | {one.name: folder / one.name for one in planned}
+        queued = {name: job for name, run in runs.items() if (job := _queued(active, run, noted.get(name)))}
         _refuse_other_plan(folder, planned, queued)
         chosen = _to_submit(decisions, told, pipeline)
+        if {*chosen} - {*queued, REPORT}:  # a report that is queued would not wait for these
+            queued.pop(REPORT, None)
         _write([jobs[name] for name in chosen if name not in queued], cfg, written_by)
         pipeline.describe(planned, ["slurm", *sys.argv[1:]])
-        parents = {one.name: one.parents for one in planned}
         count = _submit_chain(
             Chain({name: jobs[name] for name in chosen}, queued, parents), folder, told, pipeline.width
         )
@@ -214,7 +226,7 @@ def _to_submit(decisions: Sequence[Decision], told: Console, pipeline: Pipeline)
             _line(told, "◇", one.name.ljust(pipeline.width), f"{why}; once it exists, the same command goes on")
         else:
             chosen.append(one.name)
-    return chosen
+    return [*chosen, REPORT] if chosen and not held else chosen
 
 
 def _submit_chain(chain: Chain, folder: Path, told: Console, width: int) -> int:
@@ -235,7 +247,7 @@ def _submit_chain(chain: Chain, folder: Path, told: Console, width: int) -> int:
                 f"{name}: {error}; nothing of this call stays queued; its script is {job.script}"
             ) from None
         made[name] = Submitted(job=numbers[name], after=[numbers[parent] for parent in after], time=time.time())
-        _line(told, "▶", name.ljust(width), f"job {numbers[name]}  {job.need}{_behind(after)}")
+        _line(told, "▶", name.ljust(width), f"job {numbers[name]}  {job.need}{_behind(name, after)}")
     _note(folder, made)
     return len(made)
 
@@ -299,8 +311,9 @@ def _queued(active: Sequence[Queued], run: Path, noted: Submitted | None) -> Que
     return next((job for job in active if job.run == str(run) or job.number == number), None)
 
 
-def _behind(after: Sequence[str]) -> str:
-    return f", after {', '.join(after)}" if after else ""
+def _behind(name: str, after: Sequence[str]) -> str:
+    told = "all of them" if name == REPORT else ", ".join(after)
+    return f", after {told}" if after else ""
 
 
 def _state(job: Queued) -> str:

@@ -43,7 +43,7 @@ def chain(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny demo, submitted by one command and run to its end."""
     runs = tmp_path_factory.mktemp("runs")
     said = lab.llamatrain("slurm", "pipeline", PRESET, f"run.dir={runs}", *ON_TWO_NODES)
-    assert "24 submitted; follow them with:" in said
+    assert "25 submitted; follow them with:" in said
     lab.until_empty()
     return runs / "tiny"
 
@@ -55,6 +55,7 @@ def test_the_whole_chain_runs_from_one_command(lab: Lab, chain: Path) -> None:
     assert (chain / "jobs/pretrain/rank_0001.log").read_text().startswith("=== rank 1 of 2 on node2, job ")
     assert "24 done;" in lab.llamatrain("status", str(chain))
     assert "0 submitted" in lab.llamatrain("slurm", "pipeline", PRESET, f"run.dir={chain.parent}")
+    assert (chain / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def dependencies(cluster: Path) -> list[str]:
 
 def test_every_stage_is_a_job_after_its_parents(submit: Submit, cluster: Path, capsys: Capture) -> None:
     assert submit(*PIPELINE, "third.number=7", "cluster.account=llm") == 0
-    assert dependencies(cluster) == ["", "101", "102"]
+    assert dependencies(cluster) == ["", "101", "102", "101:102:103"]  # the last writes the report
     assert asked(cluster)[1].count("--kill-on-invalid-dep=yes") == 1
     script = Path("runs/trio/jobs/third/job.sh").read_text()
     assert "#SBATCH --account=llm\n" in script and f"stage {Path.cwd()}/runs/trio third" in script
@@ -38,13 +38,15 @@ def test_every_stage_is_a_job_after_its_parents(submit: Submit, cluster: Path, c
     assert json.loads(Path("runs/trio/jobs/jobs.json").read_text())["second"]["after"] == ["101"]
     assert json.loads(Path("runs/trio/pipeline.json").read_text())["command"][1:3] == ["slurm", "pipeline"]
     said = capsys.readouterr().out
-    assert "third   job 103" in said and "3 submitted" in said
+    assert "third   job 103" in said and "4 submitted" in said
+    report = Path("runs/trio/jobs/report/job.sh").read_text()
+    assert f" report {Path.cwd()}/runs/trio &" in report and "report  job 104  1 node x " in said
 
 
 def test_what_is_done_gets_no_job(start: Start, submit: Submit, cluster: Path, capsys: Capture) -> None:
     assert start("until=first") == 0
     assert submit(*PIPELINE, "until=second") == 0
-    assert dependencies(cluster) == [""]
+    assert dependencies(cluster) == ["", "101"]
     assert "first   done" in capsys.readouterr().out
 
 
@@ -52,11 +54,13 @@ def test_what_is_queued_is_named_and_not_submitted_again(submit: Submit, cluster
     assert submit(*PIPELINE, "until=second") == 0
     capsys.readouterr()
     assert submit(*PIPELINE) == 0
-    assert dependencies(cluster) == ["", "101", "102"]
+    assert dependencies(cluster) == ["", "101", "101:102", "102", "101:102:104"]  # a report that waits for all
     said = capsys.readouterr().out
-    assert "first   job 101 is queued already (pending, Dependency)" in said and "1 submitted" in said
+    assert "first   job 101 is queued already (pending, Dependency)" in said and "2 submitted" in said
+    assert submit(*PIPELINE) == 0
+    assert "0 submitted" in capsys.readouterr().out
     assert submit(*PIPELINE, "second.number=9") == 2
-    message = "are queued with other settings: wait for them, choose another run.name, or `scancel 101 102 103`"
+    message = "are queued with other settings: wait for them, choose another run.name, or `scancel"
     assert message in capsys.readouterr().err
 
 
@@ -64,7 +68,7 @@ def test_the_queue_alone_tells_what_is_queued(submit: Submit, cluster: Path) -> 
     assert submit(*PIPELINE) == 0
     Path("runs/trio/jobs/jobs.json").unlink()
     assert submit(*PIPELINE) == 0
-    assert len(asked(cluster)) == 3
+    assert len(asked(cluster)) == 4
 
 
 def test_resources_of_a_stage_count_more_than_those_of_its_program(submit: Submit, cluster: Path) -> None:
@@ -108,8 +112,8 @@ def test_a_dry_run_shows_the_scripts_and_touches_nothing(submit: Submit, capsys:
     assert submit(*PIPELINE, "dry_run=true", "cluster.partition=nowhere") == 0  # without sbatch, too
     assert submit(*PIPELINE, "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert shown.count("#SBATCH --job-name=trio/") == 6
-    assert shown.rpartition("#")[2].count("▶") == 3  # a line per job comes last, where it is seen
+    assert shown.count("#SBATCH --job-name=trio/") == 8
+    assert shown.rpartition("#")[2].count("▶") == 4  # a line per job comes last, where it is seen
     for what in (PIPELINE, ["fake", "run.name=alone"]):
         assert submit(*what, "dry_run=true", "cluster.shared=/somewhere") == 2
         assert "does not lie below cluster.shared=/somewhere" in capsys.readouterr().err
@@ -176,7 +180,7 @@ def test_what_the_cluster_refuses_leaves_nothing_queued(submit: Submit, cluster:
     (cluster / "refuse_103").unlink()
     assert not list(Path("runs").glob("**/.lock"))
     assert submit(*PIPELINE) == 0  # the same command, once Slurm takes it
-    assert dependencies(cluster)[-3:] == ["", "103", "104"]
+    assert dependencies(cluster)[-4:] == ["", "103", "104", "103:104:105"]
 
 
 def test_a_refused_program_leaves_its_script_alone(submit: Submit, cluster: Path, capsys: Capture) -> None:
