@@ -1,9 +1,10 @@
 """Chat with a checkpoint in the terminal: answers stream in, the history is kept, the oldest turns make room.
 
     llamatrain chat runs/demo/ppo/final
+    llamatrain chat runs/demo                               the last model of a pipeline
     llamatrain chat runs/demo/sft/final runs/demo/ppo/final
 
-The second form puts the same questions to both, with the answers side by side. Both draw with the same noise, so that
+The last form puts the same questions to both, with the answers side by side. Both draw with the same noise, so that
 they differ by their models alone. With piped input every line is a separate prompt (or a command) and every answer a
 paragraph; of two, each begins with its checkpoint's name.
 """
@@ -17,6 +18,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from llamatrain.config import program
 from llamatrain.errors import MissingFileError, UserError
@@ -30,6 +32,7 @@ from . import answers
 from .beside import beside, column
 from .dialogue import Chat, ask_all
 from .programs import PROGRAMS, with_keys
+from .runs import read_json
 from .wrapping import collapsed, wrapped
 
 HELP = "/quit ends   /reset starts over   /system TEXT sets the system message   Ctrl-C stops an answer"
@@ -71,7 +74,18 @@ class Colours:
 def load(cfg: ChatConfig) -> list[Chat]:
     """Load the checkpoint, or both, onto the GPU where there is one."""
     named = {"checkpoint": cfg.checkpoint, "against": cfg.against}
-    return [_load(cfg, key, path) for key, path in named.items() if path is not None]
+    return [_load(cfg, key, _last_of(path)) for key, path in named.items() if path is not None]
+
+
+def _last_of(path: str) -> str:
+    """Return, of a pipeline's folder, that of its last stage that made a model to talk to; any other path as it is."""
+    stages = read_json(Path(path) / "pipeline.json").get("stages", {})
+    programs = {
+        name: PROGRAMS.get(node["program"]) for name, node in stages.items() if (Path(path) / name / "final").exists()
+    }
+    made = {name: one for name, one in programs.items() if one is not None and one.model}
+    found = [name for name, one in made.items() if one.chats] or list(made)
+    return str(Path(path) / found[-1]) if found else path
 
 
 def _load(cfg: ChatConfig, key: str, path: str) -> Chat:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from .programs import PROGRAMS
 from .runs import headline_figures, is_number
 
 PIPELINE = "pipeline.json"
+WRITTEN = "# Written by: "  # the line of a job's script (`slurm`) that has the command
 PASSED_OVER = (
     "checkpoints",
     "wandb",
@@ -137,7 +139,11 @@ def run(folder: Folder) -> Found:
         following = ["chat", str(path)]
     elif state in ("stopped", "failed", "killed") and about is not None:
         ranks = status.get("ranks", 1)
-        following = [program, f"{FROM_FILE}={path / 'config.yaml'}", *([f"ranks={ranks}"] if ranks > 1 else [])]
+        following = _submitted_with(path) or [
+            program,
+            f"{FROM_FILE}={path / 'config.yaml'}",
+            *([f"ranks={ranks}"] if ranks > 1 else []),
+        ]
     return Found(path, state, step, status.get("total"), figures, note, updated, size, following)
 
 
@@ -208,6 +214,16 @@ def end_of(path: Path) -> str:
     except OSError:
         return ""
     return text if size <= TAIL else text.partition("\n")[2]
+
+
+def _submitted_with(path: Path) -> list[str]:
+    """Return the arguments of the command that submitted a run as a job, as its script has them; none where none did."""
+    try:
+        lines = (path / "jobs" / "job.sh").read_text(encoding="utf-8").splitlines()
+        words = shlex.split(next(line.removeprefix(WRITTEN) for line in lines if line.startswith(WRITTEN)))
+        return words[words.index("slurm") :]
+    except (OSError, ValueError, StopIteration):
+        return []
 
 
 def _damaged(folder: Folder, why: str, stages: list[Found] | None = None) -> Found:

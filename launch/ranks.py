@@ -19,7 +19,8 @@ from typing import Any
 from llamatrain import atomic
 from llamatrain.errors import UserError
 
-POLL, TO_COME, TO_DECIDE = 0.1, 600.0, 3600.0  # seconds
+POLL, TO_COME = 0.1, 600.0  # seconds
+TO_DECIDE = 86400.0  # rank 0 may hash files for hours; nobody watches yet, as before any run (`distributed.PATIENCE`)
 
 
 @dataclass(frozen=True)

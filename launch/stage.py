@@ -33,6 +33,7 @@ from llamatrain.run_files import STATUS
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.text_files import read_json
 
+from . import runs
 from .machine import used
 from .plan import Decision, Place, Planned, decide, refuse_costly, refuse_older
 from .processes import Processes, ended
@@ -286,7 +287,7 @@ def run_stage(cfg: StageConfig) -> None:
         if among and among.rank > 0:
             answer = among.ask(place_of_meeting)
             raise SystemExit(answer if isinstance(answer, int) else processes.run(answer))
-        again = typed(["stage", str(folder), one.name])
+        again = typed(_again(folder, one.name))
         runner = Runner(
             place, content["ranks"], cfg.rerun, cfg.confirm_minutes, console(), len(one.name), again, processes, among
         )
@@ -299,6 +300,13 @@ def run_stage(cfg: StageConfig) -> None:
                 among.tell(place_of_meeting, EXIT_USER)
             raise
         raise SystemExit(code)
+
+
+def _again(folder: Path, stage: str) -> list[str]:
+    """Return the arguments of the command that goes on: in a job those that submitted it."""
+    command = runs.read_json(folder / "pipeline.json").get("command", [])
+    in_job = "SLURM_JOB_ID" in os.environ and command[1:2] == ["slurm"]
+    return list(command[1:]) if in_job else ["stage", str(folder), stage]
 
 
 def meeting(folder: Path) -> Path:

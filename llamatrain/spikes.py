@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from . import distributed
 from .errors import UserError
 from .incidents import checkpoint_before, rewrite_incidents
+from .progress import counted
 from .run import Run
 from .settings import SpikeConfig
 from .tokenizer import Tokenizer
@@ -301,8 +302,8 @@ def diagnosis(incidents: Sequence[Mapping[str, Any]], window: int) -> str:
     steps = [incident["step"] for incident in incidents]
     broken = sum(incident["threshold"] is None for incident in incidents)  # no threshold: a value was not finite
     said = [
-        f"{len(incidents)} incidents, at steps {', '.join(map(str, steps[:10]))}{', ...' if len(steps) > 10 else ''}: "
-        f"{broken} with a loss or gradient that is not finite, {len(incidents) - broken} spikes"
+        f"{counted(len(incidents), 'incident')}, at step{'s' * (len(steps) > 1)} {', '.join(map(str, steps[:10]))}{', ...' if len(steps) > 10 else ''}: "
+        f"{broken} with a loss or gradient that is not finite, {counted(len(incidents) - broken, 'spike')}"
     ]
     sources = [entry["source"] for incident in incidents for entry in incident["samples"]]
     if sources:

@@ -61,11 +61,11 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, size: int, length:
     return "\n".join(
         [
             f"model: {model.parameters:,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
-            f"length: {steps * cfg.batch_tokens:,} tokens = {steps:,} steps of {cfg.batch_tokens:,}{length}",
+            f"length: {steps * cfg.batch_tokens:,} tokens = {_count(steps, 'step')} of {cfg.batch_tokens:,}{length}",
             f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {_count(ranks, 'rank')} x "
             f"{_count(passes(rows, size, ranks), 'accumulated micro-batch', 'es')} x {_count(size, 'row')}"
             f"{padding_in_words(rows, size, ranks)}",
-            f"learning rate: {cfg.optim.lr:g} after {warmup:,} steps of warm-up, then {fall}",
+            f"learning rate: {cfg.optim.lr:g} after {_count(warmup, 'step')} of warm-up, then {fall}",
         ]
     )
 

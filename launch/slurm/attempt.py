@@ -19,6 +19,7 @@ from llamatrain import atomic
 from llamatrain.config import program
 from llamatrain.exits import EXIT_FAILURE
 from llamatrain.keys import check_values, least
+from llamatrain.progress import counted
 from llamatrain.run_files import STATUS
 
 from ..runs import read_status
@@ -44,11 +45,12 @@ def begin(cfg: AttemptConfig) -> None:
     if vain <= cfg.restarts:
         return
     words = last_words(folder)
-    reason = f"no progress in {cfg.restarts} restarts; {'; '.join(words)}"
+    restarts = counted(cfg.restarts, "restart")
+    reason = f"no progress in {restarts}; {'; '.join(words)}"
     status = read_status(run)
     if status and status.get("state") != "done":
         atomic.write_json(run / STATUS, {**status, "state": "failed", "reason": reason, "updated": time.time()})
-    print(f"error: gave up after {cfg.restarts} restarts without progress; the ranks' last lines:", file=sys.stderr)
+    print(f"error: gave up after {restarts} without progress; the ranks' last lines:", file=sys.stderr)
     print("".join(f"  {line}\n" for line in words), end="", file=sys.stderr)
     raise SystemExit(EXIT_FAILURE)
 

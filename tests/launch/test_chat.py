@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -302,3 +304,14 @@ def test_wide_characters_and_long_words_stay_in_their_column() -> None:
     assert all(cell_len(row) <= 82 for row in rows)
     assert [row[-10:].count("x") for row in rows[:3]] == [10, 10, 10]
     assert rows[-2:] == ["", "end"]
+
+
+def test_of_a_pipeline_the_last_model_that_chats_is_talked_to(tmp_path: Path) -> None:
+    programs = {"pretrain": "pretrain", "sft": "sft", "v1_reward_safety": "reward", "ppo": "ppo", "judge_ppo": "judge"}
+    stages = {name: {"program": program} for name, program in programs.items()}
+    (tmp_path / "pipeline.json").write_text(json.dumps({"stages": stages}))
+    assert chat._last_of(str(tmp_path)) == str(tmp_path)
+    for name in ("pretrain", "sft", "v1_reward_safety"):
+        (tmp_path / name / "final").mkdir(parents=True)
+        assert chat._last_of(str(tmp_path)) == str(tmp_path / ("pretrain" if name == "pretrain" else "sft"))
+    assert chat._last_of(str(tmp_path / "pretrain")) == str(tmp_path / "pretrain")

@@ -63,6 +63,10 @@ def test_states_steps_and_what_comes_next(tmp_path: Path) -> None:
     assert there["chat"].next == ["chat", str(tmp_path / "chat")]
     assert there["base"].next == ["pretrain", f"--config={tmp_path}/base/config.yaml"]
     assert there["broken"].next == ["sft", f"--config={tmp_path}/broken/config.yaml", "ranks=2"]
+    (tmp_path / "broken/jobs").mkdir()
+    script = "#!/bin/bash\n# Written by: llamatrain slurm sft run.name=broken 'train=a b.jsonl'\n"
+    (tmp_path / "broken/jobs/job.sh").write_text(script)  # its ranks were those of several machines
+    assert found(tmp_path)["broken"].next == ["slurm", "sft", "run.name=broken", "train=a b.jsonl"]
     assert (there["base"].step, there["base"].total) == (3, 300)
     assert there["broken"].note == "UserError: train/loss is nan"
     with Lock(tmp_path / "deep/er"):

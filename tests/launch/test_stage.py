@@ -95,3 +95,12 @@ def test_of_several_ranks_the_first_decides(start: Start, repository: Path) -> N
         assert [process.wait(timeout=120) for process in ranks] == [0, 0], times
         assert runs_of("second") == total
     assert json.loads(Path("runs/trio/second/stage.json").read_text())["ranks"] == 2
+
+
+def test_in_a_job_the_command_that_submitted_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["llamatrain", "slurm", "pipeline", "preset=trio"]
+    (tmp_path / "pipeline.json").write_text(json.dumps({"command": command}))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert stage._again(tmp_path, "third") == ["stage", str(tmp_path), "third"]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert stage._again(tmp_path, "third") == command[1:]
