@@ -96,6 +96,12 @@ OWN = {
         positional=("checkpoints",),
         follows="checkpoints",
     ),
+    "carbon": Program(
+        "launch.carbon",
+        TOGETHER,
+        "energy and carbon of runs and pipelines: the model card's table",
+        positional=("folders...",),
+    ),
     "clean": Program(
         "launch.clean",
         TOGETHER,
@@ -185,10 +191,14 @@ def with_keys(program: str, arguments: Sequence[str] | None = None) -> list[str]
     own = sys.argv[1:] if arguments is None else arguments
     given = {argument.partition("=")[0] for argument in own if "=" in argument}
     left, made = [key for key in PROGRAMS[program].positional if key not in given], list[str]()
+    several = list[str]()  # of a last key that takes all that are left: `folders...`
     for before, argument in itertools.pairwise(["", *own]):
         plain = "=" not in argument and not argument.startswith("-") and before != "--cfg"
-        made.append(f"{left.pop(0)}={quoted(argument)}" if plain and left else argument)
-    return made
+        if plain and left and left[0].endswith("..."):
+            several.append(quoted(argument))
+        else:
+            made.append(f"{left.pop(0)}={quoted(argument)}" if plain and left else argument)
+    return [*made, *([f"{left[0].removesuffix('...')}=[{','.join(several)}]"] if several else [])]
 
 
 def quoted(text: str) -> str:

@@ -19,6 +19,7 @@ from .graph import DATA, REFERENCE
 from .programs import PROGRAMS
 from .record import VALUE, Record, known_record
 from .runs import Row, figure, is_number, read_series, read_status
+from .spent import Spent, spent
 
 UNKNOWN = Program("", "", "")  # of a folder that no known program made
 
@@ -56,6 +57,11 @@ class StageRun:
     def seconds(self) -> float:
         """How long the stage took, over all attempts."""
         return self.record.seconds if self.record else float(self.status.get("seconds") or 0.0)
+
+    @cached_property
+    def spent(self) -> Spent:
+        """What it took, over all attempts."""
+        return spent(self.folder)
 
     @cached_property
     def config(self) -> dict[str, Any]:

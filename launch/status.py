@@ -27,12 +27,12 @@ from llamatrain.run_files import INCIDENTS, METRICS
 from .found import PIPELINE, Folder, end_of, newest, run
 from .listing import COLOURS, count
 from .programs import NAME, PROGRAMS, with_keys
-from .record import known_record
-from .runs import figure, is_number, read_json, read_status
+from .runs import figure, read_json, read_status
 from .slurm import queue
 from .slurm.attempts import read_attempts
 from .slurm.queue import Queued
 from .slurm.submission import JOBS, Submitted, read_jobs
+from .spent import spent
 from .stage import PLAN
 
 HEAD = ("stage", "state", "job", "step", "loss", "tokens/s", "left", "restarts", "cost")
@@ -148,7 +148,7 @@ def _standing(
     _, last = newest(path, about.headline) if about is not None else (None, {})
     pace = _pace(path) if state == "running" else None
     ahead = one.total - one.step if one.total and one.step is not None else None
-    gpu_hours, core_hours = _cost(path, state, now)
+    taken = spent(path, state == "running", now)
     return Standing(
         name,
         state,
@@ -160,8 +160,8 @@ def _standing(
         last.get("train/tokens_per_second") if state == "running" else None,
         ahead / pace if pace and ahead is not None else None,
         max(int(status.get("restarts", 0)), len(attempts) - 1),
-        gpu_hours,
-        core_hours,
+        taken.gpu_hours,
+        taken.core_hours,
         one.note or _incident(path, [attempt["before"] for attempt in attempts[1:]]),
     )
 
@@ -178,22 +178,6 @@ def _pace(folder: Path) -> float | None:
     if len(points) < 2 or points[-1][0] <= points[0][0]:
         return None
     return (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0]) or None
-
-
-def _cost(folder: Path, state: str, now: float) -> tuple[float, float]:
-    """Return the GPU hours and, where there were no GPUs, the core hours that went into a run so far."""
-    record, status = known_record(folder), read_status(folder)
-    seconds = status.get("seconds", 0.0)
-    if state == "running" and is_number(status.get("updated")):
-        seconds += max(0.0, now - status["updated"])
-    if record is None:
-        environment = status.get("environment", {})
-        gpus, cores = environment.get("gpus"), environment.get("cores")
-        devices = (status.get("ranks", 1) if gpus else 0, cores if isinstance(cores, int) else 1)
-    else:
-        seconds, devices = max(seconds, record.seconds), (record.gpus, record.cores)
-    gpus, cores = devices
-    return (seconds * gpus / 3600, 0.0) if gpus else (0.0, seconds * cores / 3600)
 
 
 def _incident(folder: Path, ends: Sequence[int | None]) -> str:

@@ -11,11 +11,13 @@ from typing import Any, TypedDict
 
 from llamatrain.config.renamed import older
 from llamatrain.description import Measures
+from llamatrain.energy import Rates
 from llamatrain.replaced import MARK
 
 from .graph import REFERENCE
 from .measure.stages import MEASURED
 from .runs import Judged, Response, Row, is_number, read_json, read_lines, read_status
+from .spent import default_rates
 from .stage_run import StageRun
 
 
@@ -61,9 +63,9 @@ def gold(row: Row) -> float | None:
 class Story:
     """A pipeline's folder (or that of a single run)."""
 
-    def __init__(self, folder: Path, samples: int = 5) -> None:
-        """Read a folder; `samples` prompts of each kind are to be shown."""
-        self.folder, self.samples = folder, samples
+    def __init__(self, folder: Path, samples: int = 5, rates: Rates | None = None) -> None:
+        """Read a folder; `samples` prompts of each kind are to be shown, and energy and carbon at these rates."""
+        self.folder, self.samples, self.rates = folder, samples, rates or default_rates()
         self.description: Row = read_json(folder / "pipeline.json", Described)
         self.name = str(self.description.get("name") or folder.name)
         self.chain = list(_stages(folder, self.description))

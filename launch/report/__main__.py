@@ -23,7 +23,7 @@ def make(cfg: ReportConfig) -> None:
         raise UserError(f"folder={folder}: no run folder below it has a status.json")
     if story.older:
         raise UserError(f"{folder} was made by an earlier version ({story.older}): that version writes its report")
-    print(write(folder, cfg.samples))
+    print(write(folder, cfg.samples, cfg.rates))
 
 
 if __name__ == "__main__":

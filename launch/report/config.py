@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llamatrain.energy import Rates
+
 
 @dataclass
 class ReportConfig:
@@ -11,3 +13,4 @@ class ReportConfig:
 
     folder: str
     samples: int
+    rates: Rates

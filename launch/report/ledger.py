@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from llamatrain.energy import tonnes_co2, truncated
 from llamatrain.progress import duration
 
+from ..carbon import formula, units
 from ..runs import Row, is_number
 from ..stage_run import StageRun
 from ..story import Story
@@ -18,10 +20,11 @@ def cost(story: Story) -> Row | None:
     if not total:
         return None
     gpus, hours = hours_of(story)
+    energy = _energy(story)
     restarted = any(stage.status.get("restarts") for stage in story.stages)
     rows: list[list[Cell | str]] = []
     for stage in story.stages:
-        units = (stage.record.gpus if gpus else stage.record.cores) if stage.record else 0
+        own = stage.spent.gpu_hours if gpus else stage.spent.core_hours
         speeds = sorted(value for _, value in stage.series.get("train/tokens_per_second", []))
         steps = stage.status.get("step")
         rows.append(
@@ -32,7 +35,8 @@ def cost(story: Story) -> Row | None:
                 f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "–",
                 duration(stage.seconds),
                 f"{stage.seconds / total:.0%}",
-                f"{units * stage.seconds / 3600:.3f}" if units else "–",
+                f"{own:.3f}" if own else "–",
+                *(energy["cells"][stage.name] if energy else []),
                 *([_restarts(stage)] if restarted else []),
             ]
         )
@@ -44,6 +48,7 @@ def cost(story: Story) -> Row | None:
         Cell(duration(total), strong=True),
         "",
         Cell(f"{hours:.3f}" if hours else "", strong=True),
+        *([Cell(text, strong=True) for text in energy["total"]] if energy else []),
         *([""] if restarted else []),
     ]
     unit, title = ("GPU", "GPU-hours") if gpus else ("core", "Core-hours")
@@ -55,6 +60,7 @@ def cost(story: Story) -> Row | None:
         "Time",
         "Share",
         title,
+        *(energy["head"] if energy else []),
         *(["Restarts (steps repeated)"] if restarted else []),
     ]
     longest = sorted(story.stages, key=lambda stage: -stage.seconds)
@@ -62,7 +68,34 @@ def cost(story: Story) -> Row | None:
     return {
         "bar": figures.shares(amounts, "time of each stage"),
         "unit": unit,
+        "note": energy["note"] if energy else "",
         "table": Table(head, [*rows, whole], numbers=2),
+    }
+
+
+def _energy(story: Story) -> Row | None:
+    """Return every stage's energy and carbon, and how they follow; None where the power of a GPU is not known."""
+    found = {stage.name: stage.spent.use(stage.name, story.rates) for stage in story.stages}
+    uses = [use for use in found.values() if use is not None]
+    if len(uses) < len(found):
+        return None
+    rates = story.rates
+    carbon = {use.name: tonnes_co2(use.kwh, rates.pue, rates.carbon_intensity) for use in uses}
+    (energy, per_kwh), (mass, per_tonne) = units(uses, rates)
+    measured = sum(use.measured for use in uses)
+    how = (
+        "measured"
+        if measured == len(uses)
+        else f"measured for {measured} stages, otherwise"
+        if measured
+        else "not measured, but"
+    )
+    stated = "" if measured == len(uses) else " as the devices state it"
+    return {
+        "head": [f"Energy ({energy})", f"{mass}CO2eq"],
+        "cells": {use.name: [f"{use.kwh * per_kwh:.3f}", truncated(carbon[use.name] * per_tonne)] for use in uses},
+        "total": [f"{sum(use.kwh for use in uses) * per_kwh:.3f}", truncated(sum(carbon.values()) * per_tonne)],
+        "note": f"Carbon is {formula(rates)}; power is {how}{stated}.",
     }
 
 

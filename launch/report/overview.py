@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from llamatrain.progress import counted, duration
 
@@ -183,9 +182,9 @@ def _time(story: Story) -> str:
 
 def hours_of(story: Story) -> tuple[bool, float]:
     """Return whether GPUs were used, and how many hours of them, or else of cores, the stages took."""
-    records: list[Any] = [stage.record for stage in story.stages if stage.record]
-    gpus = any(record.gpus for record in records)
-    return gpus, sum((record.gpus if gpus else record.cores) * record.seconds / 3600 for record in records)
+    taken = [stage.spent for stage in story.stages]
+    gpus = any(one.gpus for one in taken)
+    return gpus, sum(one.gpu_hours if gpus else one.core_hours for one in taken)
 
 
 # --- the chain ---------------------------------------------------------------------------------------------------

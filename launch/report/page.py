@@ -14,6 +14,7 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llamatrain import atomic
+from llamatrain.energy import Rates
 
 from ..runs import Row, warn
 from ..story import Story
@@ -80,9 +81,9 @@ def _body(section: Section, story: Story) -> str:
         return _templates().get_template("failed.html").render(text=text)
 
 
-def write(folder: Path, samples: int = 5) -> Path:
+def write(folder: Path, samples: int = 5, rates: Rates | None = None) -> Path:
     """Write report.html into a pipeline's folder and return its path."""
     target = folder / "report.html"
-    made = page(Story(folder, samples))
+    made = page(Story(folder, samples, rates))
     atomic.write_bytes(target, made.encode(errors="replace"))  # JSON may hold half a surrogate pair
     return target

@@ -17,11 +17,12 @@ from launch.report import page as report
 from launch.report.__main__ import make as make_report
 from launch.report.config import ReportConfig
 from launch.runs import decimals
+from launch.spent import default_rates
 from launch.story import Story
 from llamatrain.description import Chart, Program, Table
 from llamatrain.errors import UserError
 
-from ..synthetic import make, write_lines
+from ..synthetic import STAGES, make, write_lines
 
 
 class Page(HTMLParser):
@@ -75,6 +76,16 @@ def test_whole_page_is_self_contained(demo: Path) -> None:
     assert page.links <= page.anchors
     assert "nan" not in text.lower().replace("finance", "")
     assert len(text) < 1_000_000
+
+
+def test_cost_has_energy_and_carbon_as_the_carbon_program_computes_them(demo: Path) -> None:
+    text = re.sub(r"<[^>]+>", " ", report.write(demo).read_text())
+    hours = sum(seconds for _, _, seconds in STAGES.values()) * 2 / 3600  # two cores, 5 W each
+    assert f"{hours * 5:.3f}" in text
+    assert (
+        "Carbon is hours x power x PUE 1.1 x 0.385 kgCO2eq per kWh; power is not measured, but as the devices state it."
+        in text
+    )
 
 
 def test_texts_of_models_are_escaped(demo: Path) -> None:
@@ -163,7 +174,7 @@ def test_a_folder_of_an_earlier_version_is_refused(demo: Path) -> None:
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "config": {**record["config"], "mini_batch": 8}}))
     with pytest.raises(UserError, match=r"by an earlier version \(its mini_batch is now called mini_batch_prompts\)"):
-        make_report(ReportConfig(str(demo), 5))
+        make_report(ReportConfig(str(demo), 5, default_rates()))
 
 
 def test_run_folders_without_a_pipeline(demo: Path) -> None:
