@@ -68,7 +68,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noi
             for kind in ("helpfulness", "safety"):
                 if kind in parents:
                     model = load(parents[kind], scalar=True)
-                    logits[kind] = score(model, rollouts, context, cfg.score_batch_size, run.interrupt)
+                    logits[kind] = score(model, rollouts, cfg.score_batch_size, run.interrupt)
             scores = combine(rollouts, logits.get("helpfulness"), logits.get("safety"), cfg.gate)
             return [
                 response_row(rollout, number, own, tokenizer, cfg)

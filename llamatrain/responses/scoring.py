@@ -148,12 +148,18 @@ def scores_at_end(model: Callable[..., Tensor], packed: Packed) -> Tensor:
 
 @torch.no_grad()
 def score(
-    model: Any, rollouts: Sequence[Rollout], context: int, batch_size: int, on_step: Callable[[], None] = lambda: None
+    model: Any, rollouts: Sequence[Rollout], batch_size: int, on_step: Callable[[], None] = lambda: None
 ) -> Tensor:
-    """Return raw scores (N,) on the CPU, `batch_size` responses a forward pass, before each of which is `on_step`."""
-    parts = []
-    for portion in portions(rollouts, batch_size):
+    """Return raw scores (N,) on the CPU, `batch_size` responses a forward pass, before each of which is `on_step`.
+
+    Those of like length share a pass, in rows no longer than the longest of them: little padding, and few rows of several.
+    """
+    lengths = [len(rollout.prompt.tokens) + len(rollout.tokens) for rollout in rollouts]
+    order = sorted(range(len(rollouts)), key=lambda i: lengths[i])
+    scores = torch.empty(len(rollouts))
+    for portion in portions(order, batch_size):
         heartbeat.beat("score")
         on_step()
-        parts.append(scores_at_end(model, pack_rollouts(portion, context, distributed.device())).cpu())
-    return torch.cat(parts)
+        packed = pack_rollouts([rollouts[i] for i in portion], lengths[portion[-1]], distributed.device())
+        scores[list(portion)] = scores_at_end(model, packed).float().cpu()
+    return scores

@@ -157,7 +157,7 @@ def test_combined_needs_both_models() -> None:
 def test_packed_scores_are_those_of_each_response_alone(model_config: ModelConfig) -> None:
     model = ScalarModel(model_config, seed=0)
     rollouts = random_rollouts(9)
-    scores = score(model, rollouts, context=model_config.max_seq_len, batch_size=4)
+    scores = score(model, rollouts, batch_size=4)
     for rollout, packed in zip(rollouts, scores.tolist(), strict=True):
         alone = model(torch.tensor([[*rollout.prompt.tokens, *rollout.tokens]]))
         assert packed == pytest.approx(alone[0, -1].item(), abs=1e-5)
