@@ -36,6 +36,11 @@ _CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
 _FEWEST_ROWS = 128  # a matrix product of fewer rows wastes the hardware
 
 
+def chunk_rows(device: torch.device, vocabulary: int) -> int:
+    """Return how many positions' logits a chunk holds."""
+    return max(_FEWEST_ROWS, _CHUNK[device.type] // vocabulary)
+
+
 def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the summed cross-entropy in nats of the logits hidden @ weight.T against targets, in float32.
 
@@ -52,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, learning: bool
     ) -> torch.Tensor:
-        rows = max(_FEWEST_ROWS, _CHUNK[hidden.device.type] // len(weight))
+        rows = chunk_rows(hidden.device, len(weight))
         loss = hidden.new_zeros((), dtype=torch.float32)
         # Many chunks add into the weight's gradient: in bfloat16 the sum would swallow the small ones.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if learning else None

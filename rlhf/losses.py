@@ -5,9 +5,14 @@ Shapes: n response tokens of a micro-batch; N responses; V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from llamatrain.losses import chunk_rows
 
 MAX_LOG_RATIO = 20.0  # exp(20) is finite in every precision: one absurd token does not make the whole update NaN
 
@@ -15,15 +20,58 @@ MAX_LOG_RATIO = 20.0  # exp(20) is finite in every precision: one absurd token d
 def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Return log-probabilities (n,) of the targets at the sampler's temperature, from float32 logits (n, V).
 
-    Without the division by the temperature the policy would be trained as another one than was sampled.
+    Without the division by the temperature the policy would be trained as another one than was sampled. Beside the logits
+    and their gradient no more than a chunk of n x V numbers is held.
     """
-    return -F.cross_entropy(logits / temperature, targets, reduction="none")
+    found: Tensor = _TokenLogprobs.apply(logits, targets, temperature)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """A chunk of positions at a time; the backward pass computes each chunk's distributions again, as keeping all costs."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        ctx.temperature = temperature
+        found = logits.new_empty(len(logits))
+        for rows in _chunks(logits):
+            found[rows] = _log_softmax(logits[rows], temperature).gather(1, targets[rows, None]).squeeze(1)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets = ctx.saved_tensors
+        grad_logits = torch.empty_like(logits)
+        for rows in _chunks(logits):
+            # Torch's own backward pass of log-softmax and gather, bit by bit.
+            logprobs, part = _log_softmax(logits[rows], ctx.temperature), grad_logits[rows]
+            chosen = torch.zeros_like(logprobs).scatter_(1, targets[rows, None], grad[rows, None])
+            torch.ops.aten._log_softmax_backward_data.out(chosen, logprobs, -1, torch.float32, out=part)
+            if ctx.temperature != 1:
+                part.div_(ctx.temperature)
+        return grad_logits, None, None
 
 
 def entropies(logits: Tensor, temperature: float) -> Tensor:
     """Return the entropy (n,) in nats of each distribution at the sampler's temperature, from logits (n, V)."""
-    logprobs = torch.log_softmax(logits / temperature, -1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+    found = logits.new_empty(len(logits))
+    for rows in _chunks(logits):
+        logprobs = _log_softmax(logits[rows], temperature)
+        found[rows] = -(logprobs.exp() * logprobs).sum(-1)
+    return found
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, -1)
+
+
+def _chunks(logits: Tensor) -> Iterator[slice]:
+    """Yield slices of the positions, each of a chunk of logits."""
+    rows = chunk_rows(logits.device, logits.shape[-1])
+    for start in range(0, len(logits), rows):
+        yield slice(start, start + rows)
 
 
 def log_ratio(logprobs: Tensor, old: Tensor) -> Tensor:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.distributions import Categorical
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf.losses import entropies, log_ratio, policy_loss, token_logprobs, value_loss
 
@@ -18,6 +22,40 @@ def test_logprobs_and_entropy_at_the_samplers_temperature() -> None:
         probabilities = [w / sum(weights) for w in weights]
         assert float(logprobs[row]) == pytest.approx(math.log(probabilities[int(targets[row])]), abs=1e-5)
         assert float(entropy[row]) == pytest.approx(-sum(p * math.log(p) for p in probabilities), abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_in_chunks_are_those_of_the_whole(temperature: float) -> None:
+    rows, vocabulary = 300, 4096  # three chunks
+    logits, targets = 3 * torch.randn(rows, vocabulary), torch.randint(vocabulary, (rows,))
+    one, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    expected = -F.cross_entropy(one / temperature, targets, reduction="none")
+    with Largest() as largest:
+        found = token_logprobs(other, targets, temperature)
+        entropy = entropies(logits, temperature)
+    assert largest.numbers <= 128 * vocabulary
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(entropy, Categorical(logits=logits / temperature).entropy(), atol=1e-5, rtol=0)
+    weights = torch.randn(rows)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert one.grad is not None
+    assert other.grad is not None
+    assert torch.equal(one.grad, other.grad)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most numbers of a tensor that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not func.is_view:
+            self.numbers = max(self.numbers, made.numel())
+        return made
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 2.0])
