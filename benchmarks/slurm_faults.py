@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -155,6 +156,7 @@ def main() -> str | None:
     rows = [json.loads(line) for line in options.record.read_text().splitlines()] if options.record.exists() else []
     done = {(row["seed"], row["number"]) for row in rows}
     numbers = options.only or [n for n in range(options.count) if (options.seed, n) not in done]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # not without stopping the lab
     if not options.table and numbers:
         if reason := why_not():
             return f"no Slurm here: {reason}"
@@ -172,16 +174,17 @@ def main() -> str | None:
 
 def table(rows: list[dict[str, Any]]) -> None:
     """Print a line per kind of fault."""
-    print("| fault | times | struck in | starts | steps repeated | same bytes | seconds |")
-    print("|" + "---|" * 7)
+    print("| fault | times | struck in | starts | submitted again | steps repeated | same bytes | seconds |")
+    print("|" + "---|" * 8)
     for kind in dict.fromkeys(row["fault"] for row in rows):
         own = [row for row in rows if row["fault"] == kind]
         struck = ", ".join(sorted({f"{row['program']} ({row['phase']})" for row in own}))
-        starts, repeated = (sum(row[key] or 0 for row in own) for key in ("starts", "repeated"))
-        same = f"{sum(row['same'] for row in own)} of {len(own)}"
-        print(
-            f"| {kind} | {len(own)} | {struck} | {starts} | {repeated} | {same} | {median(row['seconds'] for row in own):.0f} |"
+        starts, again, repeated = (
+            sum(row[key] or 0 for row in own) for key in ("starts", "submitted_again", "repeated")
         )
+        same = f"{sum(row['same'] for row in own)} of {len(own)}"
+        seconds = median(row["seconds"] for row in own)
+        print(f"| {kind} | {len(own)} | {struck} | {starts} | {again} | {repeated} | {same} | {seconds:.0f} |")
 
 
 if __name__ == "__main__":
