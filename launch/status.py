@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from llamatrain.progress import counted, duration
 from llamatrain.run_files import INCIDENTS, METRICS
 
 from .found import PIPELINE, Folder, end_of, newest, run
+from .graph import resolve
 from .listing import COLOURS, count
 from .programs import NAME, PROGRAMS, with_keys
 from .runs import figure, read_json, read_status
@@ -33,7 +35,7 @@ from .slurm.attempts import read_attempts
 from .slurm.queue import Queued
 from .slurm.submission import JOBS, Submitted, read_jobs
 from .spent import spent
-from .stage import PLAN
+from .stage import PLAN, read_plan
 
 HEAD = ("stage", "state", "job", "step", "loss", "tokens/s", "left", "restarts", "cost")
 RIGHT = HEAD[3:]
@@ -100,10 +102,24 @@ def standings(folder: Path, active: Sequence[Queued] | None, now: float) -> list
         program_of = read_status(folder).get("program", folder.name)
         return [_standing(str(program_of), folder, folder / JOBS, noted.get(str(program_of)), active, now)]
     found: dict[str, Standing] = {}
+    awaited = _awaited(folder)
     for name, about in described.items():
         one = _standing(name, folder / name, folder / JOBS / name, noted.get(name), active, now)
+        if one.state == "not started" and name in awaited:  # of a chain of jobs: what waits has none
+            file = awaited[name]
+            told = any(file in other.note for other in found.values())
+            one = Standing(name, "waiting", note="" if told else f"waits for {file}")
         found[name] = _behind(one, about.get("parents", []), found, name in noted)
     return list(found.values())
+
+
+def _awaited(folder: Path) -> dict[str, str]:
+    """Return stage -> the file of people's that it waits for, by the pipeline's plan."""
+    with suppress(UserError):
+        place, planned, content = read_plan(folder)
+        paths = {one.name: resolve(path, folder, place.data_root) for one in planned for path in one.awaited}
+        return {name: path for name, path in paths.items() if not (Path(content["working_folder"]) / path).exists()}
+    return {}
 
 
 def _behind(one: Standing, parents: Sequence[str], before: Mapping[str, Standing], submitted: bool) -> Standing:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from launch import status
+from launch.plan import Place, Planned
 from launch.slurm.attempts import note
 from launch.slurm.queue import Queued
+from launch.stage import write_plan
 from launch.status import Standing, standings, summary, table
 from llamatrain.lock import Lock
 
@@ -104,6 +106,19 @@ def test_what_waits_for_people_holds_what_stands_behind_it(tmp_path: Path) -> No
         "not started",
         "behind reward",
     )
+
+
+def test_of_a_chain_of_jobs_what_waits_is_told_by_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pipeline(tmp_path / "demo", sft="done")
+    monkeypatch.chdir(tmp_path)
+    stages = [Planned(name, "sft", {}, {}, "", {"v1.jsonl": "ratings"}) for name in ("reward", "other")]
+    write_plan(Place("demo", folder, (), None, None), stages, 1)
+    monkeypatch.chdir("/")
+    found = by_name(folder, slurm=True)
+    assert (found["reward"].state, found["reward"].note) == ("waiting", "waits for v1.jsonl")
+    assert (found["ppo"].state, found["ppo"].note) == ("not started", "behind reward")
+    (tmp_path / "v1.jsonl").touch()
+    assert by_name(folder, slurm=True)["reward"].state == "not started"
 
 
 def test_restarts_and_their_reasons(tmp_path: Path) -> None:
