@@ -114,6 +114,8 @@ class ZeroConfig:
     dtype: str = field(metadata=one_of(PRECISIONS))
     offload_optimizer: bool = field(metadata=SPEED)
     offload_parameters: bool = field(metadata=SPEED)
+    # In which gradients are summed over the ranks; null: the training precision.
+    reduce_dtype: str | None = field(default=None, metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
@@ -124,6 +126,8 @@ class ZeroConfig:
             )
         if self.offload_optimizer and self.stage == 0:
             raise UserError("zero.offload_optimizer=true: need zero.stage of 1 or higher")
+        if self.reduce_dtype == "bfloat16" and self.dtype == "float32":
+            raise UserError("zero.reduce_dtype=bfloat16: need float32 or null, as zero.dtype is float32")
         if self.offload_parameters and self.stage != 3:
             raise UserError("zero.offload_parameters=true: need zero.stage=3")
 

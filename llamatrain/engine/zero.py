@@ -80,6 +80,8 @@ def training_config(optim: OptimConfig, zero: ZeroConfig) -> dict[str, Any]:
         config["bf16"] = {"enabled": True}
         # A sum of many micro-batches in bfloat16 would swallow the small ones.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+        if zero.reduce_dtype == "float32":
+            config["communication_data_type"] = "fp32"
     return config
 
 

@@ -5,6 +5,7 @@ A plain PyTorch loop on the whole global batch is the reference for every ZeRO s
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -179,7 +180,30 @@ def check_bfloat16() -> None:
             state = held_state(engine)
             moments.append(torch.cat([m.flatten() for name, m in state.items() if name.startswith("exp_avg.")]))
         assert (moments[0] - moments[1]).norm() < 5e-3 * moments[1].norm(), stage
+    if distributed.world_size() > 1:
+        for stage, asked in product((1, 2, 3), (None, "float32")):
+            settings = replace(zero(stage, "bfloat16"), reduce_dtype=asked)
+            assert reduced_in(settings) == {torch.float32 if asked else torch.bfloat16}, (stage, asked)
     say("bfloat16")
+
+
+def reduced_in(settings: ZeroConfig) -> set[torch.dtype]:
+    """Return the precisions in which a step sums gradients over the ranks: of all tensors but norms and counts."""
+    found: set[torch.dtype] = set()
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            found.update(x.dtype for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor) and x.numel() > 1000)
+            return real(*args, **kwargs)
+
+        return call
+
+    engine = Engine(Transformer(MODEL, seed=0), OPTIM, settings, STEPS)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("all_reduce", "reduce_scatter_fn"):
+            patch.setattr(f"deepspeed.comm.{name}", watched(pkgutil.resolve_name(f"deepspeed.comm:{name}")))
+        train_step(engine, micro_batches(0, 2), language_model_loss)
+    return found
 
 
 def check_resume(folder: Path, tokenizer: Tokenizer) -> None:

@@ -15,7 +15,7 @@ from pretrain.config import PretrainConfig
 
 # preset, parameters (recipe: released shapes), ranks, GB a rank in bfloat16 at the preset's stage
 SIZES = [
-    ("llama2_7b", 6_738_415_616, 64, 13.47683 + (16 * 6.738415616) / 64),
+    ("llama2_7b", 6_738_415_616, 64, 8 * 6.738415616 + (12 * 6.738415616) / 64),
     ("llama2_13b", 13_015_864_320, 64, 26.03173 + (16 * 13.01586432) / 64),
     ("llama2_34b", 33_743_970_304, 256, 18 * 33.743970304 / 256),
     ("llama2_70b", 68_976_648_192, 256, 18 * 68.976648192 / 256),
