@@ -10,6 +10,7 @@ job. Processes are forked from one that has imported everything. Run it on a qui
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -113,7 +114,7 @@ def main() -> None:
                 done, took, begun = attempt(Path(name), options.tokenizer, number, draw.expovariate(1 / options.mean))
                 number, held, kills = number + 1, held + took, kills + (not done)
                 starts += [begun[0][1]] if begun else []
-                for (step, at), (following, then) in zip(begun, begun[1:], strict=False):
+                for (step, at), (following, then) in itertools.pairwise(begun):
                     (saves if following % SAVE_EVERY == 0 else steps).append(then - at)
                     assert following == step + 1
                 repeated += max(0, len(begun) - (not done))
