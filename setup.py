@@ -47,6 +47,7 @@ setup(
     package_data={
         "llamatrain.configs": ["**/*.yaml"],
         "llamatrain.launch": ["report/templates/*", "slurm/templates/*"],
+        "llamatrain.sft": ["templates/*"],
     },
     include_package_data=False,
     install_requires=[

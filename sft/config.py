@@ -41,7 +41,33 @@ class SFTConfig:
         check_values(self)
 
 
+@dataclass
+class InspectConfig:
+    """What is looked at; configs/inspect.yaml says what each key means."""
+
+    sources: list[str]
+    test: list[str]
+    tokenizer: str | None
+    loss: str = field(metadata=one_of(("all", "last")))
+    max_length: int | None = field(metadata=least(1))
+    examples: int = field(metadata=least(0))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+    page: str | None
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if not self.sources:
+            raise UserError("sources=[]: need at least one file or data set")
+        check_values(self)
+
+
 PROGRAMS = {
+    "inspect": Program(
+        "sft.inspect",
+        "Data",
+        "any file or data set -> counts, what is wrong with it, and what would be trained",
+        schema=InspectConfig,
+    ),
     "sft": Program(
         "sft",
         "Training",
@@ -58,5 +84,5 @@ PROGRAMS = {
         chats=True,
         charts=(LOSS,),
         learns_from=(Table("Dialogues", "dialogue", key="train"),),
-    )
+    ),
 }

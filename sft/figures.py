@@ -1,0 +1,166 @@
+"""Figures of a source's rows, counted as they are read: sizes as in the paper's table 6, what stands twice, what contradicts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from llamatrain.data.faults import LeftOutPairs, fault
+from llamatrain.data.rows import conversation_key
+from llamatrain.data.skipped import NAMED
+
+LANGUAGES_OF = 2_000  # rows whose language is detected: it takes a while
+
+Measure = Callable[[str], int]  # the tokens, or words, of a text
+
+
+@dataclass
+class Mean:
+    """A mean, counted on the way."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self.total, self.count = self.total + value, self.count + 1
+
+    def __float__(self) -> float:
+        return self.total / max(1, self.count)
+
+
+@dataclass
+class Figures:
+    """What rows of one kind hold. Nothing is kept of a row but hashes of eight bytes, and the places of what is strange."""
+
+    kind: str
+    measure: Measure
+    max_length: int | None = None
+    rows: int = 0
+    turns: Mean = field(default_factory=Mean)  # user messages
+    example: Mean = field(default_factory=Mean)  # tokens of a row; of a preference with one answer
+    prompt: Mean = field(default_factory=Mean)  # tokens of a user message
+    response: Mean = field(default_factory=Mean)  # tokens of an answer
+    longest: int = 0
+    too_long: int = 0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)  # ratings, kinds, safety, languages -> word -> rows
+    gap: Mean = field(default_factory=Mean)  # by how much a chosen answer is longer
+    longer_wins: Mean = field(default_factory=Mean)
+    faults: LeftOutPairs = field(default_factory=LeftOutPairs)
+    prompts: set[int] = field(default_factory=set)
+    strange: dict[str, list[str]] = field(default_factory=dict)  # what is wrong -> where it stands, the first NAMED
+    strange_counts: Counter[str] = field(default_factory=Counter)
+    _seen: set[int] = field(default_factory=set)
+    _verdicts: dict[int, bool] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, Any], where: str) -> None:
+        """Count a row that stands at `where` (file:line)."""
+        self.rows += 1
+        messages = row.get("messages", ())
+        self.prompts.add(prompt_hash(row))
+        whole = _hash(*(f"{one['role']}:{one['content']}" for one in messages), row.get("text"), *_answers(row))
+        if whole in self._seen:
+            self.note("duplicates: the same row as an earlier one", where)
+        self._seen.add(whole)
+        self._sizes(row)
+        if self.kind == "preference":
+            self._pair(row, where)
+        if self.rows <= LANGUAGES_OF and (language := detected(conversation_key(dict(row)))):
+            self._count("languages", language)
+
+    def note(self, what: str, where: str) -> None:
+        """Note something strange."""
+        self.strange_counts[what] += 1
+        places = self.strange.setdefault(what, [])
+        if len(places) < NAMED:
+            places.append(where)
+
+    def overlap(self, other: Figures) -> int:
+        """Return how many different prompts (documents) stand in both."""
+        return len(self.prompts & other.prompts)
+
+    def _sizes(self, row: Mapping[str, Any]) -> None:
+        asked = [self.measure(one["content"]) for one in row.get("messages", ()) if one["role"] != "assistant"]
+        told = [self.measure(one["content"]) for one in row.get("messages", ()) if one["role"] == "assistant"]
+        answers = [self.measure(answer) for answer in _answers(row)]
+        for size in asked:
+            self.prompt.add(size)
+        for size in answers or told:
+            self.response.add(size)
+        before = sum(asked) + sum(told) + (self.measure(row["text"]) if self.kind == "document" else 0)
+        for size in answers or [0]:
+            self.example.add(before + size)
+        length = before + max(answers, default=0)
+        self.longest = max(self.longest, length)
+        self.too_long += self.max_length is not None and length > self.max_length
+        self.turns.add(sum(one["role"] == "user" for one in row.get("messages", ())))
+
+    def _pair(self, row: Mapping[str, Any], where: str) -> None:
+        self._count("kinds", row["kind"])
+        self._count("ratings", row.get("rating", "unrated"))
+        self._count("safety", _bin(row.get("chosen_safe"), row.get("rejected_safe")))
+        why = fault(row)
+        if why is not None:
+            self.faults.note(why, where)
+            return
+        chosen, rejected = (len(row[side].strip()) for side in ("chosen", "rejected"))
+        self.gap.add(self.measure(row["chosen"]) - self.measure(row["rejected"]))
+        self.longer_wins.add(1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0)
+        first, second = sorted([row["chosen"].strip(), row["rejected"].strip()])
+        pair = _hash(str(prompt_hash(row)), first, second, row["kind"])
+        verdict = row["chosen"].strip() == first
+        if self._verdicts.setdefault(pair, verdict) != verdict:
+            self.note("contradictions: the same two answers as in an earlier pair, the opposite verdict", where)
+
+    def _count(self, what: str, word: str) -> None:
+        self.counts.setdefault(what, Counter())[word] += 1
+
+
+def prompt_hash(row: Mapping[str, Any]) -> int:
+    """Return what tells prompts apart: all that stands before the last answer; of a document its text."""
+    messages = row.get("messages", ())
+    if messages and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    return _hash(*(f"{one['role']}:{one['content'].strip()}" for one in messages), row.get("text"))
+
+
+def _answers(row: Mapping[str, Any]) -> list[str]:
+    """Return what stands beside a row's messages as answers to them."""
+    return [row[name] for name in ("chosen", "rejected", "response", "response_a", "response_b") if name in row]
+
+
+def _bin(chosen: bool | None, rejected: bool | None) -> str:
+    """Return which of the paper's bins (3.2.1) the labels of a pair are."""
+    if chosen is None or rejected is None:
+        return "unlabelled"
+    if chosen and rejected:
+        return "both safe"
+    if chosen or rejected:
+        return "chosen safe, rejected unsafe" if chosen else "chosen unsafe, rejected safe"
+    return "both unsafe"
+
+
+def _hash(*texts: str | None) -> int:
+    content = "\x00".join(text or "" for text in texts)
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError:
+        return None
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def detected(text: str) -> str:
+    """Return the language of a text (ISO 639-1), `unknown` where that is unsure; "" where py3langid is not installed."""
+    if _identifier() is None:
+        return ""
+    language, probability = _identifier().classify(text[:2000])
+    return str(language) if probability >= 0.5 else "unknown"
