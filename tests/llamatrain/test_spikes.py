@@ -123,8 +123,8 @@ class Poisoned(TokenBatches):
     garbage: tuple[int, ...] = ()
     broken: tuple[int, ...] = ()
 
-    def sequences_at(self, places: Any) -> Batch:
-        batch = super().sequences_at(places)
+    def _rows_at(self, places: Any) -> Batch:
+        batch = super()._rows_at(places)
         draw = torch.Generator().manual_seed(0)
         for row, place in enumerate(places.tolist()):
             if place in self.garbage:
