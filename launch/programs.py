@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llamatrain.description import Program
 from llamatrain.fitting import Fit
+from llamatrain.planning import Planner
 
 from .measure.config import MeasureConfig
 
@@ -57,6 +58,7 @@ OWN = {
     "new": Program(
         "launch.new", TOGETHER, "your own data -> a preset fitted to them and this machine", positional=("name",)
     ),
+    "plan": Program("launch.estimate", TOGETHER, "what a preset's programs take of GPUs: memory, what fits, GPU hours"),
     "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline", positional=("pipeline", "stage")),
     "slurm": Program(
         "launch.slurm",
@@ -142,6 +144,16 @@ def fits() -> dict[str, Fit]:
         module = f"{PREFIX}{folder}.plan"
         if importlib.util.find_spec(module) is not None:
             found |= importlib.import_module(module).FITS
+    return found
+
+
+def plans() -> dict[str, Planner]:
+    """Return program -> what it asks of a machine, from the plan.py of the folders that have one."""
+    found: dict[str, Planner] = {}
+    for folder in FOLDERS:
+        module = f"{PREFIX}{folder}.plan"
+        if importlib.util.find_spec(module) is not None:
+            found |= importlib.import_module(module).PLANS
     return found
 
 

@@ -14,6 +14,7 @@ from llamatrain.fitting import Fitted, Sizes, Value, power, rhythm, size_of
 from llamatrain.flops import flops_per_token
 from llamatrain.length import check_length
 from llamatrain.model.config import ModelConfig
+from llamatrain.planning import Planner, Work
 from llamatrain.settings import ZeroConfig
 from llamatrain.shares import padding_in_words, passes
 
@@ -176,3 +177,23 @@ def _fit_pretrain(size: Sizes) -> Fitted:
 
 
 FITS = {"tokenizer": _fit_tokenizer, "corpus": _fit_corpus, "pretrain": _fit_pretrain}
+
+
+# --- memory and time, for `llamatrain plan` --------------------------------------------------------------------------
+
+
+def _plan_pretrain(cfg: PretrainConfig, model: ModelConfig) -> Work:
+    assert cfg.seq_len is not None
+    return Work(
+        model,
+        cfg.zero.dtype,
+        cfg.zero,
+        cfg.batch_tokens // cfg.seq_len,
+        cfg.seq_len,
+        cfg.micro_batch_size,
+        segments=cfg.isolate_documents,
+        trained_tokens=cfg.total_steps * cfg.batch_tokens,
+    )
+
+
+PLANS: dict[str, Planner] = {"pretrain": _plan_pretrain}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean
 
 from llamatrain.fitting import PAIRS_TO_RATE, Fitted, Sizes, Value, rhythm
+from llamatrain.model.config import ModelConfig
+from llamatrain.planning import Planner, Work
+
+from .config import RewardConfig
 
 
 def _fit_reward(size: Sizes) -> Fitted:
@@ -29,3 +34,13 @@ def _fit_evaluate(size: Sizes) -> Fitted:
 
 
 FITS = {"reward": _fit_reward, "reward.evaluate": _fit_evaluate}
+
+
+def _plan_reward(cfg: RewardConfig, model: ModelConfig) -> Work:
+    model = replace(model, activation_checkpointing=cfg.activation_checkpointing)
+    pair = 2 * (cfg.max_length or model.max_seq_len)
+    zero, size = cfg.zero, cfg.micro_batch_size
+    return Work(model, zero.dtype, zero, cfg.batch_pairs, pair, size, learned=0, segments=True)
+
+
+PLANS: dict[str, Planner] = {"reward": _plan_reward}

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llamatrain.fitting import PAIRS_TO_RATE, Fitted, Sizes, Value, rhythm, sampling
+from llamatrain.model.config import ModelConfig
+from llamatrain.planning import Planner, Work
+
+from .config import CompareConfig, PPOConfig, RejectionSamplingConfig, SampleConfig
 
 BEST_OF, STEPS = 6, 60  # responses to a prompt and updates of rejection sampling
 BEST_SHARE, PPO_SHARE = 0.1, 0.15  # of all stages' seconds, at most
@@ -79,4 +85,44 @@ FITS = {
     "rejection_sampling": _fit_rejection_sampling,
     "ppo": _fit_ppo,
     "sample": _fit_sample,
+}
+
+
+def _plan_ppo(cfg: PPOConfig, model: ModelConfig) -> Work:
+    """Policy and critic learn; reference and both reward models are read. The policy samples beside them all."""
+    model = replace(model, activation_checkpointing=cfg.activation_checkpointing)
+    return Work(
+        model,
+        cfg.zero.dtype,
+        cfg.zero,
+        cfg.mini_batch_prompts,
+        model.max_seq_len,
+        cfg.micro_batch_size,
+        learning=2,
+        reading=3,
+        learned=min(cfg.sampling.max_new_tokens, model.max_seq_len),
+        segments=True,
+        stays=True,
+    )
+
+
+def _plan_rejection_sampling(cfg: RejectionSamplingConfig, model: ModelConfig) -> Work:
+    model = replace(model, activation_checkpointing=cfg.activation_checkpointing)
+    length, size = cfg.max_length or model.max_seq_len, cfg.micro_batch_size
+    return Work(model, cfg.dtype, cfg.zero, cfg.batch_sequences, length, size, segments=True, whole=3)
+
+
+def _plan_sample(cfg: SampleConfig, model: ModelConfig) -> Work:
+    return Work(model, cfg.dtype, whole=1 + sum(one is not None for one in (cfg.helpfulness, cfg.safety)))
+
+
+def _plan_compare(cfg: CompareConfig, model: ModelConfig) -> Work:
+    return Work(model, cfg.dtype, whole=1)  # where there are two checkpoints, one after the other
+
+
+PLANS: dict[str, Planner] = {
+    "ppo": _plan_ppo,
+    "rejection_sampling": _plan_rejection_sampling,
+    "sample": _plan_sample,
+    "compare": _plan_compare,
 }

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llamatrain.fitting import Fitted, Sizes, Value, rhythm
+from llamatrain.model.config import ModelConfig
+from llamatrain.planning import Planner, Work
+
+from .config import SFTConfig
 
 
 def _fit_sft(size: Sizes) -> Fitted:
@@ -17,3 +23,12 @@ def _fit_sft(size: Sizes) -> Fitted:
 
 
 FITS = {"sft": _fit_sft}
+
+
+def _plan_sft(cfg: SFTConfig, model: ModelConfig) -> Work:
+    model = replace(model, activation_checkpointing=cfg.activation_checkpointing)
+    length = cfg.max_length or model.max_seq_len
+    return Work(model, cfg.zero.dtype, cfg.zero, cfg.batch_sequences, length, cfg.micro_batch_size, segments=True)
+
+
+PLANS: dict[str, Planner] = {"sft": _plan_sft}
