@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from launch.estimate import advice, model_of, work_of  # noqa: E402
-from llamatrain.memory import USED  # noqa: E402
+from llamatrain.capacity import USED  # noqa: E402
 from llamatrain.planning import UTILISATION, gpu_hours  # noqa: E402
 
 PAGE = ROOT / "docs" / "planning.md"

@@ -16,11 +16,11 @@ from typing import Any
 
 from rich.table import Table
 
+from llamatrain.capacity import USED
 from llamatrain.config import program
 from llamatrain.config.compose import check, compose_dict
 from llamatrain.errors import UserError
 from llamatrain.keys import above, least
-from llamatrain.memory import USED
 from llamatrain.model.config import ModelConfig
 from llamatrain.planning import UTILISATION, Work, changes, gpu_hours, smallest_change
 

@@ -1,8 +1,8 @@
 """What training and sampling take of a rank's memory, in bytes: one arithmetic for micro-batches, plans and their checks.
 
 The states (weights, gradients, masters, moments) are exact: DeepSpeed's padding is in them. Activations are those that the
-backward pass keeps, summed operator by operator over llamatrain/model; `benchmarks/planned_memory.py` holds both against
-a run on a CPU. What a GPU keeps is read off the same code and unmeasured. Imports no torch.
+backward pass keeps, summed operator by operator over llamatrain/model; tests hold them against a run on a CPU. What a GPU
+keeps is read off the same code and unmeasured. Imports no torch.
 
 Symbols: C model dimension, K width of keys and values, F width of the feed-forward, V vocabulary, T tokens of a row.
 """

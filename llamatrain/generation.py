@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from llamatrain import heartbeat
+from llamatrain.capacity import MOST_TOKENS
 from llamatrain.drawing import sample
 from llamatrain.errors import UserError
-from llamatrain.memory import MOST_TOKENS
 from llamatrain.model.kv_cache import KVCache
 from llamatrain.model.transformer import Transformer
 from llamatrain.noise import key_tensor, noise_key, uniform

@@ -11,13 +11,11 @@ import os
 from pathlib import Path
 
 from . import distributed, footprint
+from .capacity import USED, responses_that_fit, rows_that_fit
 from .model.config import ModelConfig
 from .settings import ZeroConfig
 from .shares import largest_share
 
-USED = 0.8  # of the memory: the rest is the process's own, and what an allocator cannot hand out
-MOST_TOKENS = {"cpu": 8192, "cuda": 65_536}  # of a micro-batch: a longer one is no faster
-MOST_RESPONSES = 128  # generated at once, for the same reason
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -46,30 +44,6 @@ def micro_batch(
     )
 
 
-def rows_that_fit(
-    memory: float,
-    rows: int,
-    tokens: int,
-    model: ModelConfig,
-    zero: ZeroConfig,
-    ranks: int,
-    trained: int,
-    read: int,
-    segments: bool,
-    learned: int | None,
-    device: str,
-) -> int:
-    """Return the rows of a micro-batch for so many bytes: a divisor of a rank's share of the batch, at least 1."""
-    share, most = largest_share(rows, ranks), max(1, MOST_TOKENS[device] // tokens)
-
-    def fits(size: int) -> bool:
-        held = footprint.training(model, zero, ranks, size, tokens, segments, device, trained, read, learned)
-        return held.total <= memory
-
-    # A divisor, so that every micro-batch of a step is full; 1 where not even that should fit.
-    return max(size for size in range(1, share + 1) if size == 1 or (share % size == 0 and size <= most and fits(size)))
-
-
 def responses_at_once(
     asked: int | None, model: ModelConfig, dtype: str, models: int, ranks: int, beside: float = 0.0
 ) -> int:
@@ -80,14 +54,6 @@ def responses_at_once(
     if asked is not None:
         return asked
     return responses_that_fit(USED * _memory(ranks), model, dtype, models, beside)
-
-
-def responses_that_fit(memory: float, model: ModelConfig, dtype: str, models: int, beside: float) -> int:
-    """Return how many responses are generated together in so many bytes, at least 1."""
-    held = footprint.sampling(model, dtype, 0, model.max_seq_len, models).total + beside
-    return max(
-        1, min(MOST_RESPONSES, int((memory - held) / footprint.sampling(model, dtype, 1, model.max_seq_len, 0).total))
-    )
 
 
 def models_bytes(

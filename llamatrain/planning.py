@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import footprint
+from .capacity import USED, responses_that_fit, rows_that_fit
 from .flops import flops_per_token
 from .footprint import Footprint
-from .memory import USED, responses_that_fit, rows_that_fit
 from .model.config import ModelConfig
 from .settings import ZeroConfig
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from llamatrain import footprint, memory
-from llamatrain.memory import MOST_RESPONSES, micro_batch, responses_at_once
+from llamatrain.capacity import MOST_RESPONSES
+from llamatrain.memory import micro_batch, responses_at_once
 from llamatrain.model.config import ModelConfig
 from llamatrain.settings import ZeroConfig
 
@@ -62,7 +63,7 @@ def bytes_of(size: int) -> float:
 
 def test_a_whole_share_where_it_fits_else_a_divisor_of_it(gigabytes: Any) -> None:
     for size, expected in ((6, 6), (5, 3), (2, 2), (1, 1), (0, 1)):  # a rank's share is 6 rows
-        gigabytes(2 * 1.0001 * bytes_of(size) / memory.USED / GB)
+        gigabytes(2 * 1.0001 * bytes_of(size) / capacity.USED / GB)
         assert rows() == expected
 
 
@@ -74,7 +75,7 @@ def test_what_was_asked_for_is_taken_whatever_the_memory(gigabytes: Any) -> None
 
 def test_a_cpu_takes_no_more_tokens_than_make_it_faster(gigabytes: Any) -> None:
     gigabytes(10_000)
-    assert rows(count=4096) == memory.MOST_TOKENS["cpu"] // TINY.max_seq_len
+    assert rows(count=4096) == capacity.MOST_TOKENS["cpu"] // TINY.max_seq_len
     assert responses_at_once(None, TINY, "float32", 3, 2) == MOST_RESPONSES
 
 
