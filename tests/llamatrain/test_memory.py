@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamatrain import footprint, memory
+from llamatrain import capacity, footprint, memory
 from llamatrain.capacity import MOST_RESPONSES
 from llamatrain.memory import micro_batch, responses_at_once
 from llamatrain.model.config import ModelConfig
