@@ -94,9 +94,9 @@ class PretrainConfig:
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     tokens: float | None
     steps: int | None
-    batch_tokens: int
+    batch_tokens: int = field(metadata=least(1))
     seq_len: int | None
-    micro_batch_size: int | None = field(metadata=SPEED)
+    micro_batch_size: int | None = field(metadata=least(1) | SPEED)
     isolate_documents: bool
     eval_sequences: int | None = field(metadata=least(1) | MEASURES)
     skip_samples: list[int]

@@ -65,7 +65,7 @@ PROGRAMS = {
     "inspect": Program(
         "sft.inspect",
         "Data",
-        "any file or data set -> counts, what is wrong with it, and what would be trained",
+        "any file or data set -> counts, faults, and what would be trained",
         schema=InspectConfig,
     ),
     "sft": Program(

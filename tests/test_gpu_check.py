@@ -14,7 +14,8 @@ import pytest
 @pytest.mark.distributed
 def test_every_check_answers_and_holds(tmp_path: Path, repository: Path) -> None:
     command = [sys.executable, "benchmarks/gpu.py", "--out", str(tmp_path / "gpu.jsonl")]
-    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # set by tests that ran in this process
+    environ = {key: value for key, value in os.environ.items() if key not in ranks} | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=repository, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "gpu.jsonl").read_text())

@@ -236,8 +236,8 @@ def test_mistakes_in_the_length_are_named(
 def test_what_does_not_fit_together_is_named(tmp_path: Path, corpus: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match=r"model\.vocab_size=100: need 400 or more"):
         train(configure(tmp_path, corpus, tokenizer, "model.vocab_size=100"))
-    with pytest.raises(UserError, match="micro_batch_size=3"):
-        train(configure(tmp_path, corpus, tokenizer, "micro_batch_size=3"))
+    with pytest.raises(UserError, match="micro_batch_size=0: need 1"):
+        train(configure(tmp_path, corpus, tokenizer, "micro_batch_size=0"))
     with pytest.raises(MissingFileError, match="llamatrain corpus"):
         train(configure(tmp_path, tmp_path / "nowhere", tokenizer))
     manifest = corpus / "train" / "manifest.json"

@@ -166,7 +166,7 @@ def test_one_bad_row_need_not_stop_a_run(tmp_path: Path, base: Path, tokenizer: 
         (["train=[]"], r"train=\[\]: need at least one dialogues file"),
         (["max_length=4096"], "max_length=4096: need 2 to 128"),
         (["replay_fraction=0.2"], "replay=None"),
-        (["micro_batch_size=3"], "micro_batch_size=3"),
+        (["micro_batch_size=0"], "micro_batch_size=0: need 1"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, base: Path, overrides: list[str], message: str) -> None:
