@@ -2,6 +2,7 @@
 
     llamatrain plan preset=llama2_7b gpus=64
     llamatrain plan preset=llama2_70b gpus=8 'programs=[ppo]'
+    llamatrain plan preset=llama2_70b gpus=2000 'programs=[pretrain]' simulate=true
 
 Arithmetic alone (llamatrain/footprint.py): weights, gradients and optimizer states are exact, activations are held
 against a CPU; what a GPU holds is a prediction. Exit code 2 where something does not fit.
@@ -10,7 +11,7 @@ against a CPU; what a GPU holds is a prediction. Exit code 2 where something doe
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,13 @@ from rich.table import Table
 from llamatrain.capacity import USED
 from llamatrain.config import program
 from llamatrain.config.compose import check, compose_dict
+from llamatrain.energy import Rates
 from llamatrain.errors import UserError
-from llamatrain.keys import above, least
+from llamatrain.keys import above, check_values, least
 from llamatrain.model.config import ModelConfig
 from llamatrain.planning import UTILISATION, Work, changes, gpu_hours, smallest_change
 
+from .forecast import Failures, costs, drawn_out, job_of, played
 from .programs import nearest, plans, schema_of
 from .stage import console
 
@@ -40,6 +43,15 @@ class PlanConfig:
     gpus_per_node: int = field(metadata=least(1))
     gigabytes: float = field(metadata=above(0))
     peak_tflops: float = field(metadata=above(0))
+    gpu: str
+    rates: Rates
+    failures: Failures
+    simulate: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self)
 
 
 def work_of(name: str, preset: str, model: ModelConfig) -> Work:
@@ -105,15 +117,24 @@ def advice(work: Work, memory: float, gpus: int, node: int) -> str:
     return f"no setting helps, even on {MANY:,} GPUs, as models that sample are whole; need GPUs of {least:,.0f} GB or a smaller model"
 
 
-def hours(cfg: PlanConfig, preset: str) -> str:
-    """Return the GPU hours of pretraining in words."""
-    work = work_of("pretrain", preset, model_of(preset))
+def pretraining(cfg: PlanConfig, preset: str) -> Iterator[str]:
+    """Yield GPU hours of pretraining, what they cost, and how failures draw them out, in words."""
+    work, values = work_of("pretrain", preset, model_of(preset)), settings("pretrain", preset)
     most, fewest = (gpu_hours(work, cfg.peak_tflops, share) or 0.0 for share in UTILISATION)
     low, high = UTILISATION
-    return (
+    yield (
         f"pretraining: {fewest:,.0f} to {most:,.0f} GPU hours ({high:.0%} to {low:.0%} of {cfg.peak_tflops:g} TFLOP/s by 6N, as the "
-        f"paper's hours imply),\n{fewest / cfg.gpus / 24:,.1f} to {most / cfg.gpus / 24:,.1f} days on {cfg.gpus:,} GPUs"
+        f"paper's hours imply), {fewest / cfg.gpus / 24:,.1f} to {most / cfg.gpus / 24:,.1f} days on {cfg.gpus:,} GPUs"
     )
+    yield from costs(cfg.rates, cfg.gpu, fewest, most)
+    ends = [
+        job_of(cfg.failures, values.total_steps, hours, cfg.gpus, cfg.gpus_per_node, values.run.save_every)
+        for hours in (fewest, most)
+    ]
+    yield from drawn_out(*ends)
+    if cfg.simulate:
+        yield ""
+        yield from played(ends[1], cfg.seed)
 
 
 def run(cfg: PlanConfig, preset: str) -> None:
@@ -125,7 +146,8 @@ def run(cfg: PlanConfig, preset: str) -> None:
     )
     out.print(shown, highlight=False)
     if not cfg.programs or "pretrain" in cfg.programs:
-        out.print(hours(cfg, preset), highlight=False, soft_wrap=True)
+        for line in pretraining(cfg, preset):
+            out.print(line, highlight=False, soft_wrap=cfg.simulate)
     for line in refused:
         out.print(line, highlight=False, soft_wrap=True)
     if refused:

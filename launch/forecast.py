@@ -1,0 +1,86 @@
+"""What a pretraining run costs and how failures draw it out, before it starts: energy, carbon, money, days.
+
+GPU hours come from the plan's arithmetic (planning.py), the rates from configs/rates/. Failures are those of
+llamatrain/interruptions.py, in closed form; with `simulate` the run is played through (simulation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from llamatrain import energy
+from llamatrain.errors import UserError
+from llamatrain.interruptions import DAY, Job, daly, expected, mean_seconds_between
+from llamatrain.keys import above, check_values, least
+
+
+@dataclass
+class Failures:
+    """How often nodes fail and what a restart takes; configs/failures/ says what each key means."""
+
+    per_node_day: float = field(metadata=least(0))
+    save_seconds: float = field(metadata=least(0))
+    publish_seconds: float = field(metadata=least(0))
+    start_seconds: float = field(metadata=above(0))
+    queue_seconds: float = field(metadata=least(0))
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self, "failures.")
+
+
+def job_of(failures: Failures, steps: int, gpu_hours: float, gpus: int, gpus_per_node: int, save_every: int) -> Job:
+    """Return a run of so many steps and GPU hours as a job on nodes that fail."""
+    return Job(
+        steps=steps,
+        step_seconds=gpu_hours * 3600 / gpus / steps,
+        nodes=-(-gpus // gpus_per_node),
+        failures_per_node_day=failures.per_node_day,
+        save_every=save_every,
+        save_seconds=failures.save_seconds,
+        publish_seconds=failures.publish_seconds,
+        start_seconds=failures.start_seconds,
+        queue_seconds=failures.queue_seconds,
+        gpus_per_node=min(gpus, gpus_per_node),
+    )
+
+
+def costs(rates: energy.Rates, gpu: str, fewest: float, most: float) -> Iterator[str]:
+    """Yield what so many GPU hours, from `fewest` to `most`, take of energy, carbon and money, in words."""
+    watts = rates.gpu_watts or energy.gpu_watts(gpu)
+    if watts is None:
+        raise UserError(f"gpu={gpu}: its power is not known, need rates.gpu_watts=<watts>")
+    kwh = [energy.energy_kwh(hours, watts) for hours in (fewest, most)]
+    tonnes = [energy.tonnes_co2(amount, rates.pue, rates.carbon_intensity) for amount in kwh]
+    yield (
+        f"energy: {kwh[0] / 1000:,.4g} to {kwh[1] / 1000:,.4g} MWh at {watts:g} W per GPU; carbon: {tonnes[0]:,.4g} to "
+        f"{tonnes[1]:,.4g} tCO2eq (PUE {rates.pue:g}, {rates.carbon_intensity:g} kg per kWh)"
+    )
+    if rates.gpu_hour_price is not None:
+        low, high = (energy.cost(hours, rates.gpu_hour_price) for hours in (fewest, most))
+        yield f"price: {low:,.0f} to {high:,.0f} {rates.currency} at {rates.gpu_hour_price:g} per GPU hour"
+
+
+def drawn_out(fastest: Job, slowest: Job) -> Iterator[str]:
+    """Yield how failures draw a run out, for the ends of the range of its speed, and how often to save."""
+    ends = [expected(job) for job in (fastest, slowest)]
+    mean = mean_seconds_between(slowest.nodes, slowest.failures_per_node_day)
+    yield (
+        f"failures: one in {mean / 3600:,.3g} h on {slowest.nodes:,} nodes, {ends[0].interruptions:,.3g} to "
+        f"{ends[1].interruptions:,.3g} in all; effective time {ends[1].effective:.1%} to {ends[0].effective:.1%}: "
+        f"{ends[0].seconds / DAY:,.4g} to {ends[1].seconds / DAY:,.4g} days"
+    )
+    best = daly(slowest.save_seconds, mean) / slowest.step_seconds
+    if best < slowest.steps:
+        yield f"checkpoints: every {slowest.interval:,} steps; {max(1, round(best)):,} would cost the least time (Daly 2006)"
+
+
+def played(job: Job, seed: int) -> Iterator[str]:
+    """Yield what playing a run through finds."""
+    from .simulation import simulate, told  # numpy, which a plan's --help does without
+
+    try:
+        yield from told(simulate(job, seed=seed))
+    except ValueError as error:
+        raise UserError(f"simulate=true: {error}") from None
