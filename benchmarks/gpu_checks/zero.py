@@ -12,7 +12,7 @@ import torch
 from parts import device, figure, optim, rows, shape, tokenizer
 from parts import zero as sharding
 
-from llamatrain import checkpoint, distributed
+from llamatrain import checkpoint, distributed, saving
 from llamatrain.engine.learning import Engine
 from llamatrain.engine.models import build
 from llamatrain.fit import train_step
@@ -99,4 +99,4 @@ def resumed(dtype: str, usual: list[float], place: Path) -> dict[str, Any]:
 def save(engine: Engine, place: Path) -> None:
     """Write a checkpoint."""
     about = {"program": "gpu check", "step": SAVED, "config": {}, "parents": {}, "data": {}}
-    checkpoint.save(place, {"model": engine}, tokenizer(), about, {})
+    saving.save(place, {"model": engine}, tokenizer(), about, {})
