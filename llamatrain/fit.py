@@ -76,7 +76,7 @@ def fit(
                 metrics["train/skipped_samples"] = len(guard.batches.skip)
             if utilisation is not None:
                 metrics.update(utilisation.metrics(metrics["train/tokens_per_second"]))
-            if evaluate is not None and run.eval_due(step, total_steps):
+            if evaluate is not None and run.config.evaluates_after(step, total_steps):
                 metrics.update(evaluate())
             run.log(step, metrics)
             bar.update(loss=metrics["train/loss"], tokens_per_second=round(metrics["train/tokens_per_second"]))
@@ -113,7 +113,7 @@ def _save_or_stop(run: Run, step: int, total_steps: int, save: Callable[[int], N
     """Save where a checkpoint is due or a signal asked to stop, and then stop, unless this was the last step anyway."""
     run.saver.check()
     stop = run.stop_requested()
-    if stop or run.due(step) or step == total_steps:
+    if stop or run.config.saves_after(step) or step == total_steps:
         save(step)
     if stop and step < total_steps:
         run.stop(step)

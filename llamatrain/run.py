@@ -221,14 +221,6 @@ class Run:
         elif self._dashboard is not None:
             self._dashboard.summarise(numbers)
 
-    def eval_due(self, step: int, total: int) -> bool:
-        """Tell whether held-out data are evaluated after `step` (always after the last)."""
-        return step == total or (self.config.eval_every > 0 and step % self.config.eval_every == 0)
-
-    def due(self, step: int) -> bool:
-        """Tell whether a checkpoint is due after `step`."""
-        return self.config.save_every > 0 and step % self.config.save_every == 0
-
     def stop_requested(self) -> bool:
         """Tell, on all ranks alike, whether a signal asked any of them to stop."""
         return distributed.any_rank(self._stop_request.signal is not None)

@@ -64,6 +64,14 @@ class RunConfig:
         check_values(self, "run.")
         check_run_name(self.name)
 
+    def evaluates_after(self, step: int, total: int) -> bool:
+        """Tell whether held-out data are evaluated after `step` (always after the last)."""
+        return step == total or (self.eval_every > 0 and step % self.eval_every == 0)
+
+    def saves_after(self, step: int) -> bool:
+        """Tell whether a checkpoint is due after `step`."""
+        return self.save_every > 0 and step % self.save_every == 0
+
 
 @dataclass
 class OptimConfig:

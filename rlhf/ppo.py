@@ -104,7 +104,7 @@ def train(cfg: PPOConfig) -> None:
                 bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
                 run.saver.check()
                 stop = run.stop_requested()
-                if stop or run.due(step) or step == cfg.iterations:
+                if stop or run.config.saves_after(step) or step == cfg.iterations:
                     run.save(step, engines, tokenizer)
                 if stop and step < cfg.iterations:
                     run.stop(step)

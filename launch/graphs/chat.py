@@ -18,8 +18,7 @@ from llamatrain.errors import UserError
 from llamatrain.keys import check_values, least, one_of
 
 from ..graph import Graph, Stage
-from ..measure.stages import measuring, read_by
-from ..programs import PROGRAMS, nearest
+from ..measure.stages import measure_kept
 
 KINDS = ("helpfulness", "safety")
 BASES = ("base", "sft")
@@ -328,21 +327,6 @@ def measure(
         )
     if text is not None or data.prompts_eval:
         g.add("evaluate", models=rows, corpus=text)
-
-
-def measure_kept(g: Graph, name: str) -> None:
-    """Measure all kept checkpoints of a stage as its last one is: nothing waits for it."""
-    stage = g.stages.get(name)
-    if stage is None or "final" not in PROGRAMS[stage.program].makes:
-        trained = [one.name for one in g.stages.values() if "final" in PROGRAMS[one.program].makes]
-        raise UserError(
-            f"measure_kept: there is no stage '{name}' that trains{nearest(name, trained)}  (there are {', '.join(trained)})"
-        )
-    found = measuring(((one.name, one.program, one.settings) for one in g.stages.values()), stage.final)
-    if not found:
-        g.leave_out(f"the course of {name}", "data.prompts_eval or data.documents_eval")
-        return
-    g.add("measure", f"measure_{name}", checkpoints=stage / "checkpoints", after=read_by(found, stage.final))
 
 
 def judge_what_was_learned_from(g: Graph, world: Stage, sampled: list[Stage], ppo: bool) -> None:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamatrain.errors import UserError
 from llamatrain.keys import flatten
 
-from ..graph import DATA, REFERENCE, mapped, references
-from ..programs import PROGRAMS
+from ..graph import DATA, REFERENCE, Graph, mapped, references
+from ..programs import PROGRAMS, nearest
 
 if TYPE_CHECKING:  # the graph needs none of what plans it
     from ..plan import Place, Planned
@@ -43,6 +44,21 @@ def read_by(found: Mapping[str, Mapping[str, Any]], final: str) -> list[str]:
     texts = [value for values in found.values() for value in flatten(values).values() if isinstance(value, str)]
     named = dict.fromkeys(match[0] for text in texts for match in REFERENCE.finditer(text))
     return [file for file in named if file != final]
+
+
+def measure_kept(g: Graph, name: str) -> None:
+    """Measure all kept checkpoints of a stage as its last one is: nothing waits for it."""
+    stage = g.stages.get(name)
+    if stage is None or "final" not in PROGRAMS[stage.program].makes:
+        trained = [one.name for one in g.stages.values() if "final" in PROGRAMS[one.program].makes]
+        raise UserError(
+            f"measure_kept: there is no stage '{name}' that trains{nearest(name, trained)}  (there are {', '.join(trained)})"
+        )
+    found = measuring(((one.name, one.program, one.settings) for one in g.stages.values()), stage.final)
+    if not found:
+        g.leave_out(f"the course of {name}", "data.prompts_eval or data.documents_eval")
+        return
+    g.add("measure", f"measure_{name}", checkpoints=stage / "checkpoints", after=read_by(found, stage.final))
 
 
 def of_checkpoint(

@@ -150,47 +150,14 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
     told = pipeline.console
     for line in pipeline.not_yet():
         told.print(f"[yellow]–[/yellow] {escape(line)}", soft_wrap=True)
-    own_keys = [f"confirm_minutes={settings.confirm_minutes:g}"]
-    jobs = {
-        one.name: _job(
-            *(
-                cfg,
-                folder / JOBS / one.name,
-                folder / one.name,
-                f"{pipeline.place.name}/{one.name}",
-                one.program,
-                one.name,
-            ),
-            [
-                "stage",
-                str(folder),
-                one.name,
-                *([f"rerun=[{one.name}]"] if one.name in settings.rerun else []),
-                *own_keys,
-            ],
-        )
-        for one in planned[: pipeline.last]
-    }
-    # As on one machine, where all stages are done: after a failed one it is cancelled with what stands behind.
-    jobs[REPORT] = Job(
-        f"{pipeline.place.name}/{REPORT}",
-        folder / JOBS / REPORT,
-        folder / "report.html",
-        Path.cwd(),
-        [REPORT, str(folder)],
-        need(cfg.cluster, False, False, asked_of(cfg.resources, REPORT, REPORT)),
-    )
+    jobs = _jobs(cfg, pipeline, planned, settings)
     parents: dict[str, Sequence[str]] = {one.name: one.parents for one in planned}
     parents[REPORT] = list(parents)
     for one in planned[: pipeline.last]:
         render(jobs[one.name], cfg.cluster, written_by)  # what it refuses is said before anything is written
     _check_home(cfg, folder)
     if cfg.dry_run:
-        chosen = _to_submit(decisions, told, pipeline)
-        _show([jobs[name] for name in chosen], cfg, written_by)
-        for name in chosen:  # the scripts are long: what stays on the screen is one line per job
-            after = [parent for parent in parents[name] if parent in chosen]
-            _line(told, "▶", name.ljust(pipeline.width), f"{jobs[name].need}{_behind(name, after)}")
+        _show_chain(cfg, pipeline, _to_submit(decisions, told, pipeline), jobs, parents, written_by)
         return
     queue.reach()
     with _clean(pipeline.held()):
@@ -210,6 +177,37 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
     told.print(
         f"{count} submitted; follow them with: {NAME} status {pipeline.place.folder}", markup=False, soft_wrap=True
     )
+
+
+def _jobs(cfg: SlurmConfig, pipeline: Pipeline, planned: Sequence[Planned], settings: PipelineConfig) -> dict[str, Job]:
+    """Return the job of each stage that is asked for, by name, and that of the report, which comes last."""
+    folder, name = pipeline.place.folder.absolute(), pipeline.place.name
+    jobs = {}
+    for one in planned[: pipeline.last]:
+        rerun = [f"rerun=[{one.name}]"] if one.name in settings.rerun else []
+        command = ["stage", str(folder), one.name, *rerun, f"confirm_minutes={settings.confirm_minutes:g}"]
+        place, run, title = folder / JOBS / one.name, folder / one.name, f"{name}/{one.name}"
+        jobs[one.name] = _job(cfg, place, run, title, one.program, one.name, command)
+    # As on one machine, where all stages are done: after a failed one it is cancelled with what stands behind.
+    asked = need(cfg.cluster, False, False, asked_of(cfg.resources, REPORT, REPORT))
+    place, page = folder / JOBS / REPORT, folder / "report.html"
+    jobs[REPORT] = Job(f"{name}/{REPORT}", place, page, Path.cwd(), [REPORT, str(folder)], asked)
+    return jobs
+
+
+def _show_chain(
+    cfg: SlurmConfig,
+    pipeline: Pipeline,
+    chosen: Sequence[str],
+    jobs: Mapping[str, Job],
+    parents: Mapping[str, Sequence[str]],
+    written_by: str,
+) -> None:
+    """Show the scripts of the chosen jobs, then a line for each: the scripts are long, and the end stays on the screen."""
+    _show([jobs[name] for name in chosen], cfg, written_by)
+    for name in chosen:
+        after = [parent for parent in parents[name] if parent in chosen]
+        _line(pipeline.console, "▶", name.ljust(pipeline.width), f"{jobs[name].need}{_behind(name, after)}")
 
 
 def _to_submit(decisions: Sequence[Decision], told: Console, pipeline: Pipeline) -> list[str]:
