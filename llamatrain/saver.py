@@ -42,7 +42,7 @@ class Saver:
         """Begin to write a checkpoint, after the one before; called by all ranks together, as all of these."""
         self.wait()
         behind, why = _fits(saving.snapshot_bytes())
-        if why != self._said:  # once, and where it changes
+        if why != self._said:  # once; where training goes on there is nothing to say
             self._say(why)
             self._said = why
         saving.prepare()
@@ -105,7 +105,7 @@ class Saver:
 
 
 def _fits(need: int) -> tuple[bool, str]:
-    """Tell whether every host has memory for what its ranks copy, `need` on this one; and what that means."""
+    """Tell whether every host has memory for what its ranks copy, `need` on this one; and in words what it means if not."""
     host, free = socket.gethostname(), free_memory()
     told = distributed.gather_objects((host, need, free))
     needs = {name: sum(n for other, n, _ in told if other == name) for name, *_ in told}
@@ -113,5 +113,5 @@ def _fits(need: int) -> tuple[bool, str]:
     tightest = max(needs, key=lambda name: needs[name] / max(1, frees[name]))
     figures = f"{size(needs[tightest])} of host memory, {size(frees[tightest])} are free"
     if needs[tightest] <= USED * frees[tightest]:
-        return True, "checkpoints are written while training goes on"
+        return True, ""
     return False, f"training waits for checkpoints: to copy the state takes {figures} on {tightest}"

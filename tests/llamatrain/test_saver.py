@@ -132,7 +132,7 @@ def test_training_waits_where_the_hosts_memory_is_short(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     train(tmp_path / "behind", model_config, tokenizer, progress=True)
-    assert capsys.readouterr().err.count("checkpoints are written while training goes on") == 1
+    assert "checkpoint" not in capsys.readouterr().err  # nothing to say where training goes on
     monkeypatch.setattr(saver, "free_memory", lambda: 100_000)
     monkeypatch.setattr(Saving, "snapshot", lambda _: 1 / 0)
     train(tmp_path / "waits", model_config, tokenizer, progress=True)
