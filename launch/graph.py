@@ -148,11 +148,13 @@ def split_overrides(arguments: Sequence[str], own: Sequence[str]) -> tuple[list[
     return mine, staged
 
 
-def distributed(stages: Sequence[Stage], arguments: Sequence[str]) -> list[Stage]:
+def distributed(
+    stages: Sequence[Stage], arguments: Sequence[str], why_absent: Callable[[str], str] = lambda name: ""
+) -> list[Stage]:
     """Return the stages with what the user typed: `NAME.key=value` goes to the stage NAME, else to every stage of a program.
 
     What is said of one stage wins over what is said of a program, and that over `run.key=value`, which goes to all.
-    UserError, with the nearest name, where NAME is neither.
+    UserError where NAME is neither: with what `why_absent` says of it, or else the nearest name.
     """
     names = {stage.name for stage in stages}
     programs = {spelt: s.program for s in stages for spelt in (s.program, s.program.replace(".", "_"))}
@@ -169,7 +171,7 @@ def distributed(stages: Sequence[Stage], arguments: Sequence[str]) -> list[Stage
             chosen = [name] if name in names else [s.name for s in stages if s.program == programs.get(name)]
             rank, override = 2 if name in names else 1, sign + body[len(name) + 1 :]
         if not chosen:
-            raise UserError(f"{argument}: {_unknown(name, names, set(programs))}")
+            raise UserError(f"{argument}: {why_absent(name) or _unknown(name, names, set(programs))}")
         for one in chosen:
             found[one][rank].append(override)
     made = []

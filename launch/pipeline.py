@@ -30,6 +30,7 @@ from llamatrain.yaml_files import read_yaml
 
 from .answers import side_by_side, three
 from .graph import Graph, Stage, distributed, split_overrides
+from .graphs.absent import why_absent
 from .graphs.chat import Chat, Data, chat, refuse_other_start, with_files_to_come
 from .local import run_stages
 from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly, refuse_older
@@ -91,13 +92,15 @@ class Pipeline:
             f"data.{role}{EITHER.get(role, '')}: {meanings('pipeline').get(f'data.{role}', '')}" for role in to_come
         ]
         chat(self.graph, cfg, data)
-        self.stages = distributed(list(self.graph.stages.values()), staged)
+        self.why_absent = why_absent(cfg, data)
+        self.stages = distributed(list(self.graph.stages.values()), staged, self.why_absent)
         refuse_other_start(self.stages, presets)
         names = [stage.name for stage in self.stages]
         asked = [*cfg.rerun, cfg.until] if cfg.until else cfg.rerun
         for name in asked:
             if name not in names:
-                raise UserError(f"there is no stage '{name}'{nearest(name, names)}  (stages: {', '.join(names)})")
+                unknown = f"there is no stage '{name}'{nearest(name, names)}  (stages: {', '.join(names)})"
+                raise UserError(self.why_absent(name) or unknown)
         self.width = max(map(len, names))
         self.last = names.index(cfg.until) + 1 if cfg.until else len(names)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -145,7 +145,8 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
         raise UserError("graph=true: submits nothing; `llamatrain pipeline` prints the graph")
     pipeline = Pipeline(settings, presets, staged)
     planned, decisions = pipeline.planned()
-    _check_names(cfg.resources, {REPORT, *(name for one in planned for name in (one.name, one.program))})
+    names = {REPORT, *(name for one in planned for name in (one.name, one.program))}
+    _check_names(cfg.resources, names, pipeline.why_absent)
     folder = pipeline.place.folder.absolute()
     told = pipeline.console
     for line in pipeline.not_yet():
@@ -279,11 +280,14 @@ def _job(
     return Job(name, folder, run, Path.cwd(), arguments, asked)
 
 
-def _check_names(resources: Mapping[str, Resources], names: set[str]) -> None:
+def _check_names(
+    resources: Mapping[str, Resources], names: set[str], why_absent: Callable[[str], str] = lambda name: ""
+) -> None:
     known = {name.replace(".", "_") for name in names}
     for name in resources:
         if name not in known:
-            raise UserError(f"resources.{name}: there is no such stage or program here{nearest(name, sorted(known))}")
+            unknown = f"there is no such stage or program here{nearest(name, sorted(known))}"
+            raise UserError(f"resources.{name}: {why_absent(name) or unknown}")
 
 
 def _check_home(cfg: SlurmConfig, folder: Path) -> None:
