@@ -116,7 +116,9 @@ class Night:
         """Submit a job and strike it at a random moment, both ranks standing still as that happens; None where it is over."""
         job.submit(*(["cluster.restarts=1"] if kind == "a crash loop" else []))
         pids = job.until_ranks()
-        if kind == "a rank asleep":  # before a run begins that shows after the ten minutes in which ranks are to meet
+        if (
+            kind == "a rank asleep"
+        ):  # before its program begins that shows after the ten minutes in which ranks are to meet
             job.until_watched()
         program = job.arguments[0]
         moment = rng.uniform(0, self.seconds[program])

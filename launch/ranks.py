@@ -2,25 +2,29 @@
 
 They meet in files of the pipeline's folder, which all of them see, since no port is theirs yet. A rank asks with a
 token of its own, rank 0 answers with that token, and the rank deletes its question: so what an earlier launch left is
-ignored.
+ignored. Nobody watches yet (`llamatrain.watch`): a rank that does not come is missed after TO_COME, and rank 0 shows that it
+lives while it decides.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamatrain import atomic
-from llamatrain.errors import UserError
+from llamatrain.errors import LostRankError
 
-POLL, TO_COME = 0.1, 600.0  # seconds
-TO_DECIDE = 86400.0  # rank 0 may hash files for hours; nobody watches yet, as before any run (`distributed.PATIENCE`)
+# Seconds: between two looks, for a rank to come or to show that it lives, and between rank 0's signs of life.
+POLL, TO_COME, BEAT = 0.1, 600.0, 15.0
+SIGN = "deciding"
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,25 @@ class Ranks:
 
     rank: int
     count: int
+    _decided: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+
+    def decide(self, folder: Path) -> None:
+        """Show that rank 0 lives, from now on until it tells what it has decided: it may hash files for hours."""
+        launch = uuid.uuid4().hex
+
+        def show() -> None:
+            beats = 0
+            while not self._decided.wait(BEAT if beats else 0):
+                beats += 1
+                with suppress(OSError):  # a disk out of reach
+                    folder.mkdir(parents=True, exist_ok=True)
+                    atomic.write_text(folder / SIGN, f"{launch} {beats}")
+
+        threading.Thread(target=show, name="deciding", daemon=True).start()
 
     def tell(self, folder: Path, answer: Any, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Give all other ranks rank 0's answer; UserError where one does not come. Ends early where `stopped` says so."""
+        """Give all other ranks rank 0's answer; LostRankError where one does not come. Ends early where `stopped` says so."""
+        self._decided.set()
         answered: dict[int, str] = {}
         waiting, deadline = set(range(1, self.count)), time.monotonic() + TO_COME
         while waiting and not stopped():
@@ -44,23 +64,30 @@ class Ranks:
                     atomic.write_json(folder / f"answer_{rank}", {"word": word, "answer": answer})
                     answered[rank] = word
             if time.monotonic() > deadline:
-                raise UserError(f"ranks {sorted(waiting)} of {self.count} did not join within {TO_COME:g} s")
+                absent = ", ".join(f"rank {rank}" for rank in sorted(waiting))
+                raise LostRankError(
+                    f"{absent} of {self.count} never arrived within {TO_COME:g} s: it sleeps, or died before"
+                )
             if waiting:
                 time.sleep(POLL)
 
     def ask(self, folder: Path) -> Any:
-        """Wait for rank 0's answer and return it; UserError where none comes."""
+        """Wait for rank 0's answer and return it; LostRankError where rank 0 shows no life."""
         folder.mkdir(parents=True, exist_ok=True)
         word, question = uuid.uuid4().hex, folder / f"ask_{self.rank}"
         atomic.write_text(question, word)
-        deadline = time.monotonic() + TO_DECIDE
-        while time.monotonic() < deadline:
+        seen, quiet = _read(folder / SIGN), 0.0  # while this rank is awake: a suspended job sleeps as a whole
+        while quiet < TO_COME:
             said = _read(folder / f"answer_{self.rank}")
             if said is not None and (content := json.loads(said))["word"] == word:
                 question.unlink()
                 return content["answer"]
             time.sleep(POLL)
-        raise UserError(f"rank {self.rank}: rank 0 did not say within {TO_DECIDE:g} s what to do")
+            sign = _read(folder / SIGN)
+            seen, quiet = sign, quiet + POLL if sign == seen else 0.0
+        raise LostRankError(
+            f"rank 0 of {self.count} gave no sign of life for {TO_COME:g} s: it sleeps, or never arrived"
+        )
 
 
 def launched() -> Ranks | None:

@@ -287,6 +287,8 @@ def run_stage(cfg: StageConfig) -> None:
         if among and among.rank > 0:
             answer = among.ask(place_of_meeting)
             raise SystemExit(answer if isinstance(answer, int) else processes.run(answer))
+        if among:
+            among.decide(place_of_meeting)
         again = typed(_again(folder, one.name))
         runner = Runner(
             place, content["ranks"], cfg.rerun, cfg.confirm_minutes, console(), len(one.name), again, processes, among

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import heartbeat
-from .errors import UserError
+from .errors import LostRankError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -66,13 +67,32 @@ def setup() -> None:
 
 
 def _meet() -> Any:
-    """Return the ranks' address book once all have come; UserError where one does not: it may have died before."""
+    """Return the ranks' address book once all have come; LostRankError names those that do not: they sleep, or died before."""
+    env = os.environ
+    address = f"MASTER_ADDR={env['MASTER_ADDR']}, MASTER_PORT={env['MASTER_PORT']}"
+    keeps = rank() == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun's agent does
     try:
-        store, _, _ = next(_dist().rendezvous("env://", timeout=RENDEZVOUS))
-    except (RuntimeError, ValueError) as error:
-        address = f"MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ['MASTER_PORT']}"
+        store = _dist().TCPStore(
+            *(env["MASTER_ADDR"], int(env["MASTER_PORT"]), world_size(), keeps, RENDEZVOUS),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"rank {rank()} of {world_size()} does not meet the others at {address}: {reason}") from None
+        if keeps:
+            raise UserError(f"rank 0 cannot be met at {address}: {reason}") from None
+        raise LostRankError(f"rank 0 of {world_size()} never arrived at {address}: {reason}") from None
+    store.set(f"rank {rank()}", "")
+    if store.add("arrived", 1) == world_size():
+        store.set("all", "")
+    try:
+        store.wait(["all"], RENDEZVOUS)
+    except RuntimeError:
+        absent = "another rank"
+        with suppress(RuntimeError):  # rank 0 may have ended meanwhile
+            absent = ", ".join(name for one in range(world_size()) if not store.check([name := f"rank {one}"]))
+        within = f"within {RENDEZVOUS.total_seconds():g} s: it sleeps, or died before"
+        raise LostRankError(f"{absent} of {world_size()} never arrived at {address} {within}") from None
     store.set_timeout(TIMEOUT)
     return store
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import atomic, distributed, heartbeat, kernels, manifest, preflight
+from . import atomic, distributed, heartbeat, kernels, manifest, preflight, watch
 from .ending import ending
 from .errors import DiskError, UserError, no_space
 from .incidents import add_incident, drop_stale, read_incidents
@@ -33,7 +33,7 @@ from .run_folder import RunFolder
 from .saver import Saver
 from .settings import RunConfig
 from .stopping import Interrupted, Stopped, StopRequest, handling, heard_by_a_thread
-from .watch import Watch, clear
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .engine.learning import Engine
@@ -106,7 +106,6 @@ class Run:
         try:
             may_resume = partial(refuse_resume, self.settings, self.data, self.parents, self.fixed)
             self._home.open(self.settings, schema, made_from, free, may_resume)
-            clear(self.folder)
             self._metrics = Metrics(self.folder / METRICS)
             self.incidents = read_incidents(self.folder)
         except UserError as error:
@@ -129,7 +128,7 @@ class Run:
             if not self._stop_request.patient:
                 end = partial(self._home.write_status, "stopped", self.step)
                 self._signals.enter_context(heard_by_a_thread(self._stop_request, end))
-            self._watch = Watch(self.folder, self.config.hang_minutes, self._home.fail)
+            self._watch = watch.begin(self.folder, self.config.hang_minutes, self._home.fail)
             self._signals.enter_context(closing(self._watch))
             self._power = Sampler(self.folder)
             if preflight.asked(self.config.preflight):

@@ -22,7 +22,7 @@ from .lock import Lock
 from .power import read_power
 from .replaced import bytes_of, move_content_beside, size
 from .resuming import refuse_replacement
-from .run_files import HANGS, INCIDENTS, METRICS, STATUS, Status
+from .run_files import BEATS, HANGS, INCIDENTS, METRICS, STATUS, Status
 from .settings import RunConfig
 from .text_files import DamagedFileError, read_json
 from .yaml_files import read_yaml
@@ -110,7 +110,7 @@ class RunFolder:
 
     def _start_over(self) -> None:
         """Move what the folder held beside it."""
-        stays = (lock.NAME, "stage.json")
+        stays = (lock.NAME, "stage.json", BEATS)
         other_runs = {path.parent.name for path in self.path.glob(f"*/{STATUS}")}
         names = [path.name for path in self.path.iterdir() if path.name not in (*stays, *other_runs)]
         moved = move_content_beside(self.path, names)

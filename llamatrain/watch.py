@@ -7,6 +7,9 @@ A thread of its own writes the first file and counts how often; the beats in it 
 So a rank whose count stands still is asleep or gone, and one whose beats stand still does not get on. A rank that has not
 moved for a while looks at the others' files, on a shared disk those of other machines too; for how long they stand still
 goes by its own clock. Waiting for a rank that moves is no hang, nor is the sleep of a whole job (`scontrol suspend`).
+
+It begins with the program (`early`), before the ranks have met. What they do until the run begins has no beats everywhere:
+so long only a rank that is asleep or gone counts as one that hangs.
 """
 
 from __future__ import annotations
@@ -15,13 +18,12 @@ import contextlib
 import faulthandler
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,6 +44,7 @@ class Sign(Place):
     rank: int = 0
     host: str = ""
     pid: int = 0
+    launch: str = ""  # an earlier one that was killed left its files
     count: int = 0  # how often it was written
     hang: str = ""  # what this rank found, as it ends
 
@@ -58,32 +61,29 @@ class Seen:
     moved: float
 
 
-def clear(folder: Path) -> None:
-    """Remove the signs that an earlier start left, and make room for new ones: on rank 0, before any rank shows its own."""
-    shutil.rmtree(folder / BEATS, ignore_errors=True)
-    if distributed.world_size() > 1:
-        (folder / BEATS).mkdir()
+def _launch() -> str:
+    """Return what the ranks that were started together have in common, and those of another start do not."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+    return " ".join(os.environ.get(name, "") for name in names)
 
 
-def read_signs(folder: Path) -> list[Sign]:
-    """Return where the ranks of a run stand, or stood as it was killed; a file that cannot be read now is left out."""
+def read_signs(folder: Path, launch: str) -> list[Sign]:
+    """Return where the ranks of a launch stand, or stood as they were killed; a file that cannot be read now is left out."""
     found = []
     for path in sorted((folder / BEATS).glob("rank_*.json")):
         with contextlib.suppress(OSError, ValueError):
             found.append(read_json(path, Sign))
-    return found
+    return [sign for sign in found if sign.launch == launch]
 
 
 class Watch:
-    """Watches over the ranks of a run until it is closed; no move for `minutes` is a hang, 0 watches nothing.
+    """Watches over the ranks of a run until it is closed; no move for `minutes` is a hang, 0 watches nothing."""
 
-    `failed` is told the reason, on a rank that found the hang, before the process ends.
-    """
-
-    def __init__(self, folder: Path, minutes: float, failed: Callable[[str], None]) -> None:
-        self.folder, self.limit, self._failed = folder, 60 * minutes, failed
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.folder, self.limit = folder, 60 * minutes
         self.interval = min(MOST_SECONDS, self.limit / 16)
-        self._sign = Sign(rank=distributed.rank(), host=socket.gethostname(), pid=os.getpid())
+        self._failed: Callable[[str], None] | None = None  # the run's, once it has begun
+        self._sign = Sign(rank=distributed.rank(), host=socket.gethostname(), pid=os.getpid(), launch=_launch())
         self.path = folder / BEATS / f"rank_{self._sign.rank:05d}.json"
         self._seen: dict[int, Seen] = {}
         self._closed = threading.Event()
@@ -92,18 +92,28 @@ class Watch:
         self._thread: threading.Thread | None = None
         heartbeat.beat("start")
         if minutes and distributed.world_size() > 1:
+            with contextlib.suppress(OSError):  # the run says what is wrong with its folder
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._show()  # at once: a rank that falls asleep right away is to be named, too
             self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
             self._thread.start()
 
+    def begin(self, failed: Callable[[str], None]) -> None:
+        """Let the run begin: it is told the reason, on a rank that found a hang, before the process ends."""
+        heartbeat.beat("start")
+        self._failed = failed
+
     def close(self) -> None:
-        """End the watch, and take this rank's sign away."""
+        """End the watch, and take this rank's sign away; the last one's folders, too, where nothing else is in them."""
         if self._thread is not None:
             self._closed.set()
             self._thread.join()
             self._thread = None
             if not self._stays:
                 self.path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    self.path.parent.rmdir()
+                    self.folder.rmdir()
 
     def lost_rank(self, error: BaseException | None) -> LostRankError | None:
         """Return what to raise instead where a run ends by a collective's error because another rank was torn away.
@@ -113,7 +123,7 @@ class Watch:
         """
         if error is None or self._thread is None or not distributed.lost_peer(error):
             return None
-        self._stays = len(read_signs(self.folder)) == distributed.world_size()
+        self._stays = len(read_signs(self.folder, self._sign.launch)) == distributed.world_size()
         gone = "another rank is gone without a word: it was killed, or its host is out of reach"
         return LostRankError(gone) if self._stays else None
 
@@ -144,12 +154,13 @@ class Watch:
     def _show(self) -> None:
         self._sign = Sign(**{**asdict(self._sign), **asdict(heartbeat.here), "count": self._sign.count + 1})
         with contextlib.suppress(OSError):  # of a disk out of reach: the others see nothing new
+            self.path.parent.mkdir(exist_ok=True)  # another rank that left may have taken it away
             temporary = self.path.with_name(f".{self.path.name}.tmp")
             temporary.write_text(json.dumps(asdict(self._sign)), encoding="utf-8")
             os.replace(temporary, self.path)
 
     def _look(self) -> None:
-        now, signs = time.monotonic(), read_signs(self.folder)
+        now, signs = time.monotonic(), read_signs(self.folder, self._sign.launch)
         # Who has taken its sign away is done.
         self._seen = {sign.rank: self._seen.get(sign.rank, Seen(sign, now, now)) for sign in signs}
         self._seen.pop(self._sign.rank, None)
@@ -164,6 +175,8 @@ class Watch:
         now, others = time.monotonic(), self._seen.values()
         if asleep := [seen.sign for seen in others if now - seen.counted >= self.limit / 2]:
             return "no sign of life since then", asleep
+        if self._failed is None:
+            return "", []
         if not self._sign.waits:
             return "no progress since then", [self._sign]
         if stuck := [seen.sign for seen in others if not seen.sign.waits and now - seen.moved >= self.limit]:
@@ -186,8 +199,37 @@ class Watch:
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
         print(f"error: hang: {hang}; stacks in {path}", file=sys.stderr, flush=True)
-        if found:
+        if found and self._failed is not None:
             with contextlib.suppress(OSError):
                 self._failed(f"hang: {hang}; stacks in {path.parent}")
         time.sleep(3 * self.interval)
         os._exit(EXIT_HUNG)
+
+
+_early: Watch | None = None  # of this process, until a run takes it over
+
+
+@contextlib.contextmanager
+def early(folder: Path, minutes: float) -> Iterator[None]:
+    """Watch over the ranks of a program from its start on; LostRankError where one was torn away before its run began."""
+    global _early
+    _early = watch = Watch(folder, minutes)
+    try:
+        yield
+    except RuntimeError as error:
+        lost = watch.lost_rank(error)
+        if lost is None:
+            raise
+        raise lost from None
+    finally:
+        _early = None
+        watch.close()
+
+
+def begin(folder: Path, minutes: float, failed: Callable[[str], None]) -> Watch:
+    """Return the watch of a run that begins in the folder: the program's, where it has one; `failed` as in `Watch.begin`."""
+    global _early
+    watch = _early if _early is not None and _early.folder == folder else Watch(folder, minutes)
+    _early = None
+    watch.begin(failed)
+    return watch

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +28,9 @@ from llamatrain.config.help import DRY_RUN, help_text
 from llamatrain.config.options import FROM_FILE, asks, divided
 from llamatrain.errors import UserError
 from llamatrain.exits import EXIT_FAILURE, guarded
+from llamatrain.settings import RunConfig
 from llamatrain.stopping import EXIT_STOPPED, handling
+from llamatrain.watch import early
 
 C = TypeVar("C")
 
@@ -149,8 +151,10 @@ def _dispatch(
 def _start(task: Callable[[C], None], config: C) -> None:
     from llamatrain.inputs import check_there  # here, because help has no use for what reads data
 
-    check_there(config)
-    task(config)
+    run = getattr(config, "run", None)
+    with early(Path(run.dir) / run.name, run.hang_minutes) if isinstance(run, RunConfig) else nullcontext():
+        check_there(config)
+        task(config)
 
 
 def _ranks(flag: str) -> int | None:

@@ -52,6 +52,29 @@ def test_a_rank_put_to_sleep_is_named(tmp_path: Path, tokenizer: Tokenizer, repo
         same_end(folder, tmp_path / "whole" / program)
 
 
+def test_a_rank_that_sleeps_before_the_run_begins_is_named(
+    tmp_path: Path, tokenizer: Tokenizer, repository: Path
+) -> None:
+    """Rank 1 of SFT as it opens the run, rank 0 of PPO before the ranks have met."""
+    programs = make_programs(tmp_path, tokenizer)
+    hits = {
+        "sft": Hit("llamatrain.run.RunFolder.__init__", 1, 1, "SIGSTOP"),
+        "ppo": Hit("llamatrain.distributed._meet", 1, 0, "SIGSTOP"),
+    }
+    chains = []
+    for program, hit in hits.items():
+        hung = Job(program, str(tmp_path / program), [*programs[program], HANG], 2, [hit])
+        chains.append([hung, Job(program, hung.folder, hung.arguments, 2)])
+    for (program, hit), (hung, again) in zip(hits.items(), run(chains, repository), strict=True):
+        asleep, awake = hit.rank, 1 - hit.rank
+        assert (hung.codes[asleep], hung.codes[awake]) == (-9, EXIT_HUNG), hung.output
+        said = f"error: hang: rank {asleep} (pid "
+        assert said in hung.output and ": no sign of life since then; rank " in hung.output
+        found = (tmp_path / program / f"hangs/rank_0000{awake}.txt").read_text()
+        assert ("fail_together" if program == "sft" else "_meet") in found  # where it waits
+        assert again.codes == [0, 0] and again.status["state"] == "done", again.output
+
+
 def test_programs_that_measure_stop_at_a_signal_to_one_rank(
     tmp_path: Path, tokenizer: Tokenizer, repository: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from launch import ranks
 from launch.ranks import Ranks, launched
-from llamatrain.errors import UserError
+from llamatrain.errors import LostRankError
 
 
 def meet(folder: Path, count: int, answer: Any) -> list[Any]:
@@ -40,11 +41,25 @@ def test_every_rank_hears_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "TO_COME", 0.01)
-    monkeypatch.setattr(ranks, "TO_DECIDE", 0.01)
-    with pytest.raises(UserError, match=r"ranks \[1\] of 2 did not join"):
-        Ranks(0, 2).tell(tmp_path, 0)
-    with pytest.raises(UserError, match="rank 1: rank 0 did not say"):
+    with pytest.raises(LostRankError, match=r"^rank 1, rank 2 of 3 never arrived within 0.01 s"):
+        Ranks(0, 3).tell(tmp_path, 0)
+    with pytest.raises(LostRankError, match=r"^rank 0 of 2 gave no sign of life for 0.01 s"):
         Ranks(1, 2).ask(tmp_path)
+
+
+def test_rank_0_is_waited_for_as_long_as_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides for five times as long as it may give no sign of life."""
+    for name, seconds in (("POLL", 0.01), ("BEAT", 0.02), ("TO_COME", 0.2)):
+        monkeypatch.setattr(ranks, name, seconds)
+    first = Ranks(0, 2)
+    first.decide(tmp_path)
+    heard: list[Any] = []
+    other = threading.Thread(target=lambda: heard.append(Ranks(1, 2).ask(tmp_path)))
+    other.start()
+    time.sleep(1)
+    first.tell(tmp_path, 3)
+    other.join()
+    assert heard == [3]
 
 
 def test_ranks_are_those_of_torchrun_or_srun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from llamatrain import heartbeat, watch
+from llamatrain.errors import LostRankError, UserError
 from llamatrain.run_files import BEATS, HANGS
-from llamatrain.watch import EXIT_HUNG, Sign, Watch
+from llamatrain.watch import EXIT_HUNG, Watch
 
 WAITS, WORKS = "collective barrier", "forward"
 
@@ -23,8 +24,9 @@ class World:
         patch.setattr("time.monotonic", lambda: 60 * self.now)
         patch.setattr(heartbeat, "here", heartbeat.Place())
         (folder / BEATS).mkdir()
-        self.folder, self.watch = folder, Watch(folder, 4, self.told.append)
-        self.signs = [Sign(rank=rank, host=f"host{rank}") for rank in range(3)]
+        self.folder, self.watch = folder, Watch(folder, 4)
+        self.watch.begin(self.told.append)
+        self.signs = [replace(self.watch._sign, rank=rank, host=f"host{rank}", pid=0) for rank in range(3)]
 
     def minute(self, own: str, *others: tuple[str, bool, bool]) -> tuple[str, list[int]]:
         """A minute goes by: rank 0 is at `own`; each other rank's (doing, does its file count, does it move)."""
@@ -109,7 +111,7 @@ def test_what_is_written_down_before_the_end(world: World, monkeypatch: pytest.M
     assert "hang: rank 1 (pid 0 on host host1), last seen at step 0, start, in forward since " in found
     assert "last seen at step 7, train, in collective all_reduce since " in found and "test_watch.py" in found
     assert world.told[0].startswith("hang: rank 1 (pid 0 on host host1)") and ended == [EXIT_HUNG]
-    assert watch.read_signs(world.folder)[0].hang  # so that the others end, too
+    assert watch.read_signs(world.folder, world.signs[0].launch)[0].hang  # so that the others end, too
 
 
 def test_a_rank_that_was_torn_away_is_told_from_one_that_ended_by_itself(
@@ -119,9 +121,8 @@ def test_a_rank_that_was_torn_away_is_told_from_one_that_ended_by_itself(
     closed = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:2224: Connection reset by peer")
     other = tmp_path / BEATS / "rank_00001.json"
     for torn in (True, False):
-        watch.clear(tmp_path)
-        own = Watch(tmp_path, 20, print)
-        other.write_text(json.dumps(asdict(Sign(rank=1))))
+        own = Watch(tmp_path, 20)
+        other.write_text(json.dumps(asdict(replace(own._sign, rank=1))))
         if not torn:  # it took its sign away, as it told what was wrong
             other.unlink()
         assert own.lost_rank(None) is None and own.lost_rank(ValueError("Connection reset by peer")) is None
@@ -132,7 +133,43 @@ def test_a_rank_that_was_torn_away_is_told_from_one_that_ended_by_itself(
 
 
 def test_one_rank_is_not_watched(tmp_path: Path) -> None:
-    watch.clear(tmp_path)
-    alone = Watch(tmp_path, 1e-6, print)
+    alone = Watch(tmp_path, 1e-6)
     assert alone._thread is None
     alone.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_before_a_run_begins_only_sleep_is_a_hang(world: World) -> None:
+    """What ranks do until then has no beats everywhere, and one of them may do it for long."""
+    world.watch._failed = None
+    stuck, waits, asleep = (WORKS, True, False), (WAITS, True, False), (WORKS, False, False)
+    assert last(world, 60, WAITS, stuck, waits) == ("", [])
+    assert last(world, 3, WORKS, waits, asleep) == ("no sign of life since then", [2])
+
+
+def test_signs_of_a_launch_that_was_killed_are_nobodys(world: World) -> None:
+    world.watch._failed = None  # before the ranks of this one have shown theirs
+    for sign in world.signs:
+        sign.launch = "node1 1234 7 0"
+    assert last(world, 3, WAITS, (WORKS, False, False), (WORKS, False, False)) == ("", [])
+
+
+def test_a_watch_that_no_run_takes_over_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch.distributed, "world_size", lambda: 2)
+    folder = tmp_path / "run"
+
+    def program(error: Exception, others: int) -> None:
+        with watch.early(folder, 20):
+            sign = json.loads((folder / BEATS / "rank_00000.json").read_text())
+            for rank in range(1, 1 + others):
+                (folder / BEATS / f"rank_{rank:05d}.json").write_text(json.dumps({**sign, "rank": rank}))
+            raise error
+
+    with pytest.raises(UserError, match="a mistake"):
+        program(UserError("a mistake"), others=0)
+    assert not folder.exists()
+    with pytest.raises(LostRankError):  # it was torn away before the run began
+        program(RuntimeError("Connection closed by peer"), others=1)
+    with watch.early(folder, 20):
+        watch.begin(folder, 20, print).close()
+        assert not (folder / BEATS / "rank_00000.json").exists()

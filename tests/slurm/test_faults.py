@@ -23,7 +23,7 @@ Strike = Callable[[Job, dict[int, int]], None]
 GENERATE, SCORE = "llamatrain.generation:_step", "llamatrain.responses.scoring:scores_at_end"
 JUDGE, LEARN = "rlhf.experience:pack_rollouts", "rlhf.learning:accumulate"
 STEP, WRITE = "llamatrain.fit:train_step", "llamatrain.saving:Files.write"
-EVALUATE = "llamatrain.fit:evaluate_loss"
+EVALUATE, MEET = "llamatrain.fit:evaluate_loss", "llamatrain.distributed:_meet"
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +118,16 @@ def test_a_kill_a_sleep_and_a_power_cut_in_ppo(
     job = Job(wide, tmp_path / "ppo", programs["ppo"])
     strike_at(
         job,
+        (MEET, 1, partial(faults.put_to_sleep, rank=1)),  # before the run begins
         (JUDGE, 5, partial(faults.kill, rank=1)),
         (LEARN, 2, partial(faults.put_to_sleep, rank=1)),
         (LEARN, 6, faults.preempt),
         # Last: on a node that is back Slurm may end the job's next start, for which its late order was not meant.
         (GENERATE, 40, lambda job, pids: faults.cut_power(job, pids, job.nodes()[1])),
     )
-    assert "error: hang: rank 1 (" in (job.run / "jobs/rank_0000.log").read_text()
-    assert ends(job)[2] == 75 and job.status["restarts"] >= 4
+    said = (job.run / "jobs/rank_0000.log").read_text()
+    assert [" step 0, start, " in found for found in re.findall("error: hang: rank 1 [^;]*", said)] == [True, False]
+    assert ends(job)[3] == 75 and job.status["restarts"] >= 4
     assert faults.differences(job.run, whole / "ppo") == []
 
 
