@@ -168,14 +168,16 @@ def train_step(
 
     `detailed` adds the gradient norm by kind of tensor, train/grad_norm/<kind>. A step whose gradient is not finite
     leaves the weights as they were. Where one rank has a `failure` to tell, all raise it. The step's time begins before
-    the `reading` of its batches, which took this rank so many seconds; train/read_seconds is the mean of the ranks'.
+    the `reading` of its batches, which took this rank so many seconds; train/read_seconds is the mean of the ranks',
+    train/padding the share of the computed places that hold no token.
     """
     started = time.perf_counter() - reading
     # 1. The weight of the whole global batch, before any loss: each is divided by it (never a mean of means).
     own = sum(float(batch["weight"]) for batch in micro_batches)
     own_tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in micro_batches)
-    sums_of_ranks = torch.tensor([own, own_tokens, reading, bool(failure)], dtype=torch.float64)
-    weight, tokens, readings, failed = distributed.all_reduce_sum(sums_of_ranks).tolist()
+    own_places = sum(batch["segment_ids"].numel() for batch in micro_batches)
+    sums_of_ranks = torch.tensor([own, own_tokens, own_places, reading, bool(failure)], dtype=torch.float64)
+    weight, tokens, places, readings, failed = distributed.all_reduce_sum(sums_of_ranks).tolist()
     if failed:
         distributed.fail_together(failure)
     if weight == 0:
@@ -198,6 +200,7 @@ def train_step(
         "train/grad_norm": norm,
         **{f"train/grad_norm/{kind}": value for kind, value in engine.grad_norms.items()},
         "train/tokens": tokens,
+        "train/padding": 1 - tokens / places,
         "train/tokens_per_second": tokens / seconds,
         "train/step_seconds": seconds,
         "train/read_seconds": readings / distributed.world_size(),

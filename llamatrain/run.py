@@ -89,6 +89,7 @@ class Run:
         self._metrics: Metrics | None = None
         self._watch: Watch | None = None
         self.incidents: list[dict[str, Any]] = []
+        self.found: dict[str, Any] = {}  # what else was measured of the model, for the next checkpoints' lineage
         self._resumes = False
         self.saver = Saver(partial(manifest.keep_newest, self.checkpoints, config.keep), self.print, self._gone)
         try:
@@ -305,7 +306,7 @@ class Run:
 
         target = self.checkpoints / f"step_{step:08d}"
         evaluated = {key: value for key, value in self._last.items() if key.startswith("eval/")}
-        more = {"incidents": len(self.incidents), "evaluated": evaluated}
+        more = {"incidents": len(self.incidents), "evaluated": evaluated, **self.found}
         known = lineage_of(self.program, step, self.settings, self.parents, self.data, more)
         if self._metrics is not None:
             self._metrics.flush()  # before the checkpoint: after a kill metrics.jsonl reaches at least as far as it

@@ -34,10 +34,14 @@ from llamatrain.tokenizer import Tokenizer
 from .config import PROGRAMS, RewardConfig
 from .data import PairBatches, load_pairs, mix_pairs, most_tokens
 from .losses import auxiliary_loss, centring_loss, ranking_loss
-from .scoring import score_means, scored, summary
+from .scoring import score_means, score_statistics, scored, summary
 
 LOSS = ("margin", "auxiliary_weight", "center_weight")  # what the loss is: a half-trained run keeps it
 CENTER_WEIGHT = 0.01  # of a model that no safe/unsafe labels give a zero
+UNLABELLED = (
+    "warning: auxiliary_weight={:g} has no effect: no pair has chosen_safe or rejected_safe, so nothing separates safe from "
+    "unsafe responses"
+)
 MEASURED = 256  # training pairs whose scores are measured where none are held out
 
 
@@ -67,11 +71,6 @@ def train(cfg: RewardConfig) -> None:
     then = PROGRAMS["reward"].then
     with Run(cfg.run, "reward", cfg, {"checkpoint": start}, fingerprints, fixed, then=then) as run:
         run.print(plan(cfg, data, labelled, steps, world_size()))
-        if cfg.auxiliary_weight and not labelled:
-            run.print(
-                f"warning: auxiliary_weight={cfg.auxiliary_weight:g} has no effect: no pair has chosen_safe or "
-                f"rejected_safe, so nothing separates safe from unsafe responses"
-            )
         checkpointing = cfg.activation_checkpointing
         engine = scalar_engine(start, cfg.optim, cfg.zero, steps, cfg.run.seed, checkpointing, run.resumes())
 
@@ -79,7 +78,8 @@ def train(cfg: RewardConfig) -> None:
             return pair_loss(model, batch, cfg.auxiliary_weight or 0.0, cfg.center_weight or 0.0)
 
         def evaluate() -> dict[str, float]:
-            return {**data.counts, **held_out_metrics(engine, data, max_length, size)}
+            metrics, run.found["scores"] = held_out_metrics(engine, data, max_length, size)
+            return {**data.counts, **metrics}
 
         fit(engine, batches, loss, run, steps, tokenizer, evaluate)
 
@@ -94,6 +94,7 @@ def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int, ranks:
     """Say in words what will be trained on."""
     assert cfg.micro_batch_size is not None
     epochs = steps * cfg.batch_pairs / len(data.pairs)
+    vain = cfg.auxiliary_weight and not labelled
     return "\n".join(
         [
             *data.notes,
@@ -101,6 +102,7 @@ def plan(cfg: RewardConfig, data: Preferences, labelled: int, steps: int, ranks:
             f"{split_in_words(cfg.batch_pairs, cfg.micro_batch_size, ranks)}: {counted(epochs, 'epoch', '.3g')}, "
             f"margin {cfg.margin}, auxiliary weight {cfg.auxiliary_weight:g} "
             f"({counted(labelled, 'pair')} labelled safe or unsafe), centering weight {cfg.center_weight:g}",
+            *([UNLABELLED.format(cfg.auxiliary_weight)] if vain else []),
         ]
     )
 
@@ -195,20 +197,23 @@ def pair_loss(
     return loss, sums
 
 
-def held_out_metrics(engine: Engine, data: Preferences, max_length: int, micro_batch_size: int) -> dict[str, float]:
+def held_out_metrics(
+    engine: Engine, data: Preferences, max_length: int, micro_batch_size: int
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Return held-out accuracy (all, by rating, by safety bin), the plain ranking loss, the threshold's figures and mean
-    scores; without held-out pairs the mean scores of some training pairs alone.
+    scores; without held-out pairs the mean scores of some training pairs alone. And how these scores are distributed.
     """
     pairs = data.held_out or data.pairs[:MEASURED]
     engine.module.eval()
     scores = score_pairs(engine, pairs, max_length, micro_batch_size)
     engine.module.train()
     results = scored(pairs, scores)
+    distribution = {"of": "held-out pairs" if data.held_out else "training pairs", **score_statistics(results)}
     if not data.held_out:
-        return score_means(results)
+        return score_means(results), distribution
     gaps = torch.tensor(scores).diff(dim=-1).neg()  # (pairs, 1): chosen - rejected
     loss = torch.nn.functional.softplus(-gaps).mean()
-    return {"eval/loss": float(loss), **summary(results)}
+    return {"eval/loss": float(loss), **summary(results)}, distribution
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def load_pairs(
     pairs: list[Pair] = []
     dropped = LeftOutPairs()
     bad = bad or BadRows()
+    before, nth = "", 0
     for where, row in placed_rows(path, PreferenceRow, bad):
+        before, nth = where, nth + 1 if where == before else 0
         if kind is not None and row["kind"] != kind:
             raise UserError(f"{where} is a {row['kind']} preference, but kind={kind}; mix takes both")
         why = fault(row)
@@ -65,7 +67,7 @@ def load_pairs(
         # A side far too long is told by its characters, before either is encoded.
         sides = [_messages(row, "chosen"), _messages(row, "rejected")]
         count = max(too_many(messages, tokenizer, max_length) or 0 for messages in sides)
-        pair = None if count else _pair(row, tokenizer, path, row_number(where) - 1)
+        pair = None if count else _pair(row, tokenizer, path, row_number(where) - 1, nth)
         if pair is not None and pair.longest <= max_length:
             pairs.append(pair)
         elif too_long == "skip":
@@ -82,7 +84,7 @@ def _messages(row: PreferenceRow, side: Side) -> list[Message]:
     return [*row["messages"], {"role": "assistant", "content": row[side]}]
 
 
-def _pair(row: PreferenceRow, tokenizer: Tokenizer, source: str, number: int) -> Pair:
+def _pair(row: PreferenceRow, tokenizer: Tokenizer, source: str, number: int, nth: int) -> Pair:
     def tokens(side: Side) -> Tokens:
         return np.asarray(encode_dialogue(_messages(row, side), tokenizer, loss="last")[0], dtype=np.int32)
 
@@ -95,6 +97,7 @@ def _pair(row: PreferenceRow, tokenizer: Tokenizer, source: str, number: int) ->
         is_adversarial=bool(row.get("meta", {}).get("is_adversarial", row["kind"] == "safety")),
         source=str(source),
         row=number,
+        nth=nth,
     )
 
 

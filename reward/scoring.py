@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, pstdev
+
+import numpy as np
 
 from llamatrain.data.kinds import RATINGS
 from llamatrain.responses.config import SAFETY_THRESHOLD, logit
@@ -14,6 +16,7 @@ from llamatrain.statistics import wilson
 UNRATED = "unrated"
 BINS = ("safe_unsafe", "both_safe", "both_unsafe")
 SHARES = ("unsafe_recall", "safe_below_0.15")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,20 @@ def thresholds(results: Sequence[Scored]) -> dict[str, float | int | None]:
         "unsafe": len(unsafe_scores),
         "safe": len(safe_scores),
     }
+
+
+def score_statistics(results: Sequence[Scored]) -> dict[str, dict[str, float | int]]:
+    """Return how raw scores are distributed, by kind of prompt (both responses): mean, deviation, quantiles, how many."""
+    groups: dict[str, list[float]] = {}
+    for result in results:
+        kind = "adversarial" if result.is_adversarial else "harmless"
+        groups.setdefault(kind, []).extend((result.chosen_score, result.rejected_score))
+    found: dict[str, dict[str, float | int]] = {}
+    for kind, scores in sorted(groups.items()):
+        quantiles = np.quantile(scores, QUANTILES).tolist()
+        named = {f"q{quantile * 100:02.0f}": value for quantile, value in zip(QUANTILES, quantiles, strict=True)}
+        found[kind] = {"mean": fmean(scores), "deviation": pstdev(scores), **named, "responses": len(scores)}
+    return found
 
 
 def score_means(results: Sequence[Scored]) -> dict[str, float]:

@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Rotary = tuple[Tensor, Tensor]
+# A segment id may name a branch of a segment, `id + BRANCH * n` with n from 1: its tokens see those of segment `id` that
+# stand outside any branch, and those of their own branch. So two answers share a prompt without seeing each other.
+BRANCH = 1 << 20
 
 
 @dataclass
@@ -80,7 +83,7 @@ def several_segments(segment_ids: Tensor | None) -> Tensor | None:
 def attend_to_batch(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -> Tensor:
     """Causal attention, not yet rotated, of queries (B, T, H, D) over keys and values (B, T, K, D) of a batch.
 
-    Returns (B, T, H, D). A position sees its own segment alone.
+    Returns (B, T, H, D). A position sees its own segment alone, and what its branch branches from (`BRANCH`).
     """
     if at.in_blocks and torch.compiler.is_compiling():
         return _compiled_blocks(queries, keys, values, at)
@@ -132,7 +135,8 @@ def _hidden(segments: Tensor, start: int, end: int, dtype: torch.dtype) -> Tenso
 
     Padding, segment 0, sees itself: a row of -inf would become NaN.
     """
-    same_segment = segments[:, start:end, None] == segments[:, None, :end]
+    own, keys = segments[:, start:end, None], segments[:, None, :end]
+    same_segment = (own == keys) | (own % BRANCH == keys)
     causal = torch.ones(end - start, end, dtype=torch.bool, device=segments.device).tril(start)
     return additive((same_segment & causal)[:, None], dtype)
 

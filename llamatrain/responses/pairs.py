@@ -1,7 +1,7 @@
 """Pairs of responses to a prompt, of which one was chosen: packed into rows, and scored by a reward model.
 
-Both responses of a pair stand in the same micro-batch, each a segment of its own (prompt included) that sees nothing
-else; its score is read at its last token, the end of the response. Shapes: m pairs a micro-batch, B rows, T tokens.
+Both responses of a pair stand in the same micro-batch and see their prompt and themselves, nothing else; a response's
+score is read at its last token, its end. Shapes: m pairs a micro-batch, B rows, T tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from torch import Tensor
 
 from llamatrain import distributed, heartbeat
 from llamatrain.data.packing import Batch, Sample, collate, pack
+from llamatrain.model.attention import BRANCH
 
 Tokens = np.ndarray[Any, np.dtype[np.int32]]
+WIDTHS = 4  # of rows that are tried above that of the longest sequence
+# Of a pair's tokens, the share from which on what both sides begin with is computed once. Below it the wider rows cost
+# more than is saved (benchmarks/shared_prompts.py).
+WORTH_SHARING = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,7 @@ class Pair:
     is_adversarial: bool  # the prompt
     source: str  # the file it comes from, with the share of it that is meant
     row: int  # its place in that file, from 0
+    nth: int = 0  # among the pairs that its row makes (`adapters`)
 
     def __len__(self) -> int:
         return len(self.chosen) + len(self.rejected)
@@ -43,18 +49,46 @@ class Pair:
         return max(len(self.chosen), len(self.rejected))
 
 
+def shared_tokens(pair: Pair) -> int:
+    """Return how many tokens both sides begin with: the prompt, and where the answers begin alike; each keeps one of its own."""
+    count = min(len(pair.chosen), len(pair.rejected)) - 1
+    apart = np.flatnonzero(pair.chosen[:count] != pair.rejected[:count])
+    return int(apart[0]) if len(apart) else count
+
+
+def _shares(pair: Pair, max_length: int) -> int:
+    """Return how many tokens of a pair stand once in a row: all that both sides begin with where that pays, or 0."""
+    count = shared_tokens(pair)
+    return count if count >= WORTH_SHARING * len(pair) and len(pair) - count <= max_length else 0
+
+
 def collate_pairs(pairs: Sequence[Pair], max_length: int) -> Batch:
-    """Pack the 2m sequences into rows of at most `max_length` tokens.
+    """Lay the 2m sequences into rows of at most `max_length` tokens.
+
+    What both sides of a pair begin with stands there once where that pays, followed by the rest of each as a branch of its
+    own (`attention.BRANCH`): the scores are those of two sequences. Other pairs are laid out as two.
 
     Adds to the usual columns: `ends` (m, 2, 2), the (row, column) of the last token of chosen and rejected; `safe`
     (m, 2), 1, 0 or NaN where there is no label; `weight`, the number of pairs. `loss_mask` marks the ends. Without pairs
     it is a row of padding.
     """
-    samples = [_sample(tokens) for pair in pairs for tokens in (pair.chosen, pair.rejected)]
+    shared = [_shares(pair, max_length) for pair in pairs]
+    samples: list[Sample] = []
+    places: list[tuple[int, int]] = []  # of each side's last token: sample, and where in it
+    for pair, count in zip(pairs, shared, strict=True):
+        sides = [pair.chosen.tolist(), pair.rejected.tolist()]
+        joined = [sides[0] + sides[1][count:]] if count else sides
+        places += [(len(samples), len(sides[0]) - 1), (len(samples) + len(joined) - 1, len(joined[-1]) - 1)]
+        samples += [Sample(tokens, [False] * len(tokens)) for tokens in joined]
     lengths = [len(sample.tokens) for sample in samples]
-    rows = pack(lengths, max_length) or [[]]
+    rows = narrow_rows(lengths, max_length)
     batch, starts = collate(samples, rows, max(1, *(sum(lengths[i] for i in row) for row in rows)))
-    ends = starts + torch.tensor([[0, length - 1] for length in lengths], dtype=torch.int64).view(-1, 2)  # row, column
+    ends = torch.tensor([starts[sample].tolist() for sample, _ in places], dtype=torch.int64).view(-1, 2)
+    ends[:, 1] += torch.tensor([place for _, place in places], dtype=torch.int64)
+    batch["loss_mask"][ends[:, 0], ends[:, 1]] = True
+    for pair, count, (row, last), (_, end) in zip(pairs, shared, ends[::2].tolist(), ends[1::2].tolist(), strict=True):
+        if count:
+            _branch(batch, row, last + 1 - len(pair.chosen) + count, last + 1, end + 1, count)
     labels = [[_label(pair.chosen_safe), _label(pair.rejected_safe)] for pair in pairs]
     return {
         **batch,
@@ -64,8 +98,20 @@ def collate_pairs(pairs: Sequence[Pair], max_length: int) -> Batch:
     }
 
 
-def _sample(tokens: Tokens) -> Sample:
-    return Sample(tokens.tolist(), [False] * (len(tokens) - 1) + [True])
+def _branch(batch: Batch, row: int, first: int, second: int, end: int, shared: int) -> None:
+    """Make the columns from `first` to `second` and from there to `end` two branches of what comes before, `shared` tokens."""
+    batch["segment_ids"][row, first:second] += BRANCH
+    batch["segment_ids"][row, second:end] += 2 * BRANCH
+    batch["position_ids"][row, second:end] = torch.arange(shared, shared + end - second)
+
+
+def narrow_rows(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Pack into rows of at most `most` tokens, of the widths tried that which leaves the least padding, the narrowest first."""
+    if not lengths:
+        return [[]]
+    least = max(lengths)
+    tried = [pack(lengths, least + (most - least) * step // WIDTHS) for step in range(WIDTHS + 1)]
+    return min(tried, key=lambda rows: len(rows) * max(sum(lengths[i] for i in row) for row in rows))
 
 
 def _label(safe: bool | None) -> float:

@@ -147,6 +147,11 @@ def test_a_shift_of_all_scores_is_drawn_back_to_zero(tmp_path: Path, chat: Path)
         lineage = checkpoint.lineage(folder / "helpfulness" / "final")
         assert lineage["evaluated"]["eval/score_harmless"] == pytest.approx(means[weight])
         assert not (set(lineage["evaluated"]) - set(last))
+        distribution = lineage["scores"]["harmless"]
+        assert (lineage["scores"]["of"], distribution["responses"]) == ("held-out pairs", 16)
+        assert distribution["mean"] == pytest.approx(means[weight])
+        assert distribution["q05"] <= distribution["q50"] <= distribution["q95"]
+        assert distribution["deviation"] > 0
     assert abs(means["null"]) < 0.5 < 1 < abs(means["0"]), means
 
 
