@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from llamatrain import lock
+from llamatrain import lock, manifest
 from llamatrain.config.options import FROM_FILE
 from llamatrain.description import Headline
 from llamatrain.errors import UserError
@@ -126,13 +126,13 @@ def run(folder: Folder) -> Found:
     except (UserError, OSError) as error:
         return _damaged(folder, str(error))
     about = PROGRAMS.get(program)
-    step, last = newest(path, about.headline if about else Headline())
+    step, last = newest(path, about.headline if about else Headline(), state == "done")
     if state == "running" and not lock.at_work(path):
         state = "killed"
     if state != "running":  # what was logged after the last checkpoint is lost
         step = status.get("step")
     updated = max(status.get("updated", 0.0), _modified(path / METRICS))
-    note = status.get("reason", "") if state in ("failed", "waiting") else ""
+    note = status.get("reason", "") if state in ("failed", "waiting", "done") else ""
     figures = headline_figures(last, about.headline)[1] if about else []
     following: list[str] = []
     if state == "done" and about is not None and about.chats and (path / "final").exists():
@@ -177,11 +177,14 @@ def pipeline(folder: Folder) -> Found:
     return Found(folder.path, state, done, len(order), figures, note, updated, folder.bytes, following, stages + others)
 
 
-def newest(folder: Path, shown: Headline) -> tuple[int | None, Mapping[str, float]]:
+def newest(folder: Path, shown: Headline, done: bool = False) -> tuple[int | None, Mapping[str, float]]:
     """Return the newest step and the values of its metrics, from the end of metrics.jsonl.
 
-    Of older lines only the newest that holds what says most is read: parsing them all takes long.
+    Of older lines only the newest that holds what says most is read: parsing them all takes long. Of a run that is `done`
+    and stopped early, so that `final` is of an earlier step, the values are that step's.
     """
+    final = (folder / "final").resolve()
+    made = manifest.step_of(final) if done and manifest.STEP.fullmatch(final.name) else None
     telling = f'"{shown.best_of or next(iter(shown.metrics), "")}'
     step: int | None = None
     last: dict[str, float] = {}
@@ -196,6 +199,8 @@ def newest(folder: Path, shown: Headline) -> tuple[int | None, Mapping[str, floa
             continue
         if step is None:
             step = row["step"]
+        if made is not None and row["step"] > made:
+            continue
         for name, value in row.items():
             if name not in ("step", "time") and is_number(value):
                 last.setdefault(name, value)

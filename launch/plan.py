@@ -171,7 +171,7 @@ def _check_references(one: Planned, before: Mapping[str, str], stages: Sequence[
                 after = ", which runs after it" if parent in names else ", which is no stage of this pipeline"
                 raise UserError(f"reads @{parent}{after}{'' if parent in names else nearest(parent, names)}")
             makes = PROGRAMS[before[parent]].makes
-            known = (*makes, "", "checkpoints") if "final" in makes else makes
+            known = (*makes, "", "best", "checkpoints") if "final" in makes else makes
             if file.partition("/")[0] not in known:
                 hint = nearest(file, list(makes)) or f" ({', '.join(filter(None, makes))})"
                 raise UserError(f"reads @{parent}/{file}, but {before[parent]} makes no such file{hint}")

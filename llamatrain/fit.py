@@ -48,7 +48,8 @@ def fit(
     `loss_fn` returns sums over a micro-batch; they are divided by the weight (target tokens, pairs) of the whole global
     batch, so micro-batch size, accumulation and ranks change neither loss nor gradients. A `guard` rolls the run back
     where a step is a loss spike; without one (or with its detector off) a loss that is not finite ends the run. With
-    `measure_start` the held-out data are also evaluated before the first step, logged as step 0.
+    `measure_start` the held-out data are also evaluated before the first step, logged as step 0. A step whose eval/loss is
+    the lowest so far is saved and linked as `best`, and training ends early where the run has run.patience (best.py).
     """
     engines = {"model": engine}
     loss_at = functools.partial(_loss_at, engine, batches, loss_fn)
@@ -61,7 +62,7 @@ def fit(
     done = min(step, total_steps)
     bar = run.progress(total_steps, run.program, "steps", done=done, every=run.config.log_every)
     with bar, heartbeat.phase("train"):
-        while step < total_steps:
+        while step < total_steps and not run.best.exhausted():
             if guard is not None and not guard.look_ahead(step, total_steps, run, loss_at):
                 save(step)
                 run.stop(step)
@@ -79,9 +80,10 @@ def fit(
             if evaluate is not None and run.config.evaluates_after(step, total_steps):
                 metrics.update(evaluate())
             run.log(step, metrics)
+            best = "eval/loss" in metrics and run.best.add(step, metrics["eval/loss"])
             bar.update(loss=metrics["train/loss"], tokens_per_second=round(metrics["train/tokens_per_second"]))
-            _save_or_stop(run, step, total_steps, save)
-    run.finish(max(step, total_steps))
+            _save_or_stop(run, step, total_steps, save, best)
+    run.finish(step)
 
 
 def _resume(
@@ -109,13 +111,13 @@ def _begin(run: Run, step: int, total_steps: int, evaluate: Callable[[], dict[st
         run.print(f"{run.program}: nothing left to train, the run is already at step {step} of {total_steps}")
 
 
-def _save_or_stop(run: Run, step: int, total_steps: int, save: Callable[[int], None]) -> None:
+def _save_or_stop(run: Run, step: int, total_steps: int, save: Callable[[int], None], best: bool) -> None:
     """Save where a checkpoint is due or a signal asked to stop, and then stop, unless this was the last step anyway."""
     run.saver.check()
-    stop = run.stop_requested()
-    if stop or run.config.saves_after(step) or step == total_steps:
+    stop, last = run.stop_requested(), step == total_steps or run.best.exhausted()
+    if stop or best or last or run.config.saves_after(step):
         save(step)
-    if stop and step < total_steps:
+    if stop and not last:
         run.stop(step)
 
 

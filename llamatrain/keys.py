@@ -77,14 +77,18 @@ def _range(allowed: Mapping[str, Any]) -> str:
 
 
 @cache
-def harmless(schema: type) -> frozenset[str]:
-    """Return the dotted keys that cannot change what a program of this schema makes, beyond rounding."""
+def harmless(schema: type, stops_early: bool = False) -> frozenset[str]:
+    """Return the dotted keys that cannot change what a program of this schema makes, beyond rounding.
+
+    Of a run that `stops_early` by what is measured, what is measured can.
+    """
     found, types = set(), get_type_hints(schema)
     for field in fields(schema):
-        if "changes" in field.metadata:  # every word there is one of what does not reach the result
+        # Every word there is one of what does not reach the result.
+        if "changes" in field.metadata and not (stops_early and field.metadata["changes"] == MEASURES["changes"]):
             found.add(field.name)
         elif is_dataclass(types[field.name]):
-            found |= {f"{field.name}.{key}" for key in harmless(types[field.name])}
+            found |= {f"{field.name}.{key}" for key in harmless(types[field.name], stops_early)}
     return frozenset(found)
 
 
@@ -106,7 +110,7 @@ def flatten(values: Mapping[str, Any] | list[Any], prefix: str = "") -> dict[str
 
 def decisive(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of a flat configuration's keys that can change the result; items of lists and names count as keys."""
-    known = harmless(schema)
+    known = harmless(schema, flat.get("run.patience") is not None)
 
     def stands(key: str) -> bool:
         parts = key.split(".")

@@ -128,10 +128,11 @@ def delete(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def keep_newest(checkpoints: Path, number: int) -> None:
-    """Delete all but so many of a run's newest checkpoints; 0 keeps all."""
+def keep_newest(checkpoints: Path, number: int, best: Path | None = None) -> None:
+    """Delete all but so many of a run's newest checkpoints, and the best; 0 keeps all."""
     for old in published(checkpoints)[:-number] if number else ():
-        delete(old)
+        if old != best:
+            delete(old)
 
 
 def clear(checkpoints: Path) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import atomic, distributed, heartbeat, kernels, manifest, preflight, watch
+from . import distributed, heartbeat, kernels, manifest, preflight, watch
+from .best import Best
 from .ending import ending
 from .errors import DiskError, UserError, no_space
 from .incidents import add_incident, drop_stale, read_incidents
@@ -91,7 +92,8 @@ class Run:
         self.incidents: list[dict[str, Any]] = []
         self.found: dict[str, Any] = {}  # what else was measured of the model, for the next checkpoints' lineage
         self._resumes = False
-        self.saver = Saver(partial(manifest.keep_newest, self.checkpoints, config.keep), self.print, self._gone)
+        self.best = Best(config, self.folder)
+        self.saver = Saver(self.best.published, self.print, self._gone)
         try:
             # Rank 0 opens the folder; where that fails all raise the same error, none waits for it.
             distributed.fail_together(self._opened_or_why_not(type(settings), free) if self.is_main else "")
@@ -175,9 +177,9 @@ class Run:
             raise UserError(gone)
         if self.is_main and not gone:
             if error is None:
-                self._home.write_status("done", self.step)
+                self._home.write_status("done", self.step, self.best.stopped_early(self.step, self._home.total))
                 if not (self.folder / "stage.json").exists():  # of a stage its pipeline tells the result
-                    self.print(ending(self._then, self.folder, self._last, self.settings))
+                    self.print(ending(self._then, self.folder, self._last | self.best.evaluated(), self.settings))
             elif isinstance(error, Stopped):
                 self._home.write_status("stopped", self.step, str(error))
             else:
@@ -285,6 +287,7 @@ class Run:
         for name, engine in engines.items():
             engine.state.set_step(int(state.get("updates", {}).get(name, step)))
         self.step = self.saved = step
+        self.best.restore(state)
         if self._metrics is not None:
             self._metrics.cut(step)
             self._home.write_status("running", self.step)
@@ -313,7 +316,8 @@ class Run:
         distributed.fail_together(self._gone())
         # Not always `step`: PPO's iterations have several updates, and its policy waits while the critic warms up.
         updates = {name: engine.steps_done for name, engine in engines.items()}
-        self.saver.save(Saving(target, engines, tokenizer, known, {**(state or {}), "updates": updates}))
+        kept = {**(state or {}), **self.best.state(), "updates": updates}
+        self.saver.save(Saving(target, engines, tokenizer, known, kept))
         self.step = self.saved = step
         if self.is_main:
             self._home.write_status("running", self.step)
@@ -339,9 +343,8 @@ class Run:
         return self._restore(newest, engines)
 
     def finish(self, step: int) -> None:
-        """Point `final` at the last checkpoint."""
+        """Point `final` at the last checkpoint, or where the run stopped early at the best."""
         self.saver.wait()
         self.step = step
-        if self.is_main:
-            atomic.write_link(self.folder / "final", Path("checkpoints") / f"step_{step:08d}")
+        self.print(self.best.finish(step, self._home.total))
         distributed.barrier()

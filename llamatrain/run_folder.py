@@ -27,7 +27,7 @@ from .settings import RunConfig
 from .text_files import DamagedFileError, read_json
 from .yaml_files import read_yaml
 
-OWN = ("checkpoints", "chunks", "final", HANGS, METRICS, INCIDENTS, STATUS, "wandb")
+OWN = ("checkpoints", "chunks", "final", "best", HANGS, METRICS, INCIDENTS, STATUS, "wandb")
 
 
 class RunFolder:
@@ -70,11 +70,11 @@ class RunFolder:
         if self.config.resume == "never" and any((self.path / name).exists() for name in OWN):
             self._start_over()
         self._refuse_older()
-        final = self.path / "final"
-        if final.exists() and not final.is_symlink():
-            raise UserError(
-                f"{final} is where the run puts the link to its last checkpoint: move the existing file away"
-            )
+        for link, leads in ((self.path / "final", "last"), (self.path / "best", "best")):
+            if link.exists() and not link.is_symlink():
+                raise UserError(
+                    f"{link} is where the run puts the link to its {leads} checkpoint: move the existing file away"
+                )
         # Everything that can refuse comes before the first file is written.
         saved, old = manifest.published(self.checkpoints), self.status()
         if old.get("state") == "done" and not saved:

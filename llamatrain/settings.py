@@ -58,11 +58,18 @@ class RunConfig:
     preflight: bool = field(metadata=KEEPS)
     wandb: WandbConfig = field(metadata=KEEPS)
     given: list[str] = field(default_factory=list, metadata=KEEPS)  # keys of a length or the model that the user gave
+    keep_best: bool = field(default=False, metadata=KEEPS)
+    patience: int | None = field(default=None, metadata=least(1))
 
     def __post_init__(self) -> None:
         """Check values."""
         check_values(self, "run.")
         check_run_name(self.name)
+
+    def need_held_out(self, there: bool, need: str) -> None:
+        """Refuse to stop early where there is nothing by which to."""
+        if self.patience is not None and not there:
+            raise UserError(f"run.patience={self.patience}: need {need}")
 
     def evaluates_after(self, step: int, total: int) -> bool:
         """Tell whether held-out data are evaluated after `step` (always after the last)."""

@@ -39,6 +39,7 @@ def train(cfg: PretrainConfig) -> None:
     cfg.micro_batch_size = rows_at_once(cfg, model, world_size())
     batches, held_out = load(cfg, tokenizer)
     check_epochs(cfg, batches.manifest)
+    cfg.run.need_held_out(held_out is not None, "held-out documents in the corpus to stop early by")
     data, fixed = {"train": batches.fingerprint}, ("batch_tokens", "seq_len", "isolate_documents")
     parents, then = {"checkpoint": start} if start else {}, PROGRAMS["pretrain"].then
     with Run(cfg.run, "pretrain", cfg, parents, data, fixed, then=then) as run:

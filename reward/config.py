@@ -59,6 +59,7 @@ class RewardConfig:
             raise UserError(f"mix_share={self.mix_share}: need files in mix")
         if not self.train:
             raise UserError("train=[]: need at least one preferences file")
+        self.run.need_held_out(bool(self.eval), "held-out preferences to stop early by (eval)")
 
 
 @dataclass

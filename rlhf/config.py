@@ -101,6 +101,7 @@ class RejectionSamplingConfig(ResponsesConfig):
                 raise UserError(f"{kind}=null: need both reward models for the combined score")
         if self.sft_fraction and not self.sft_train:
             raise UserError(f"sft_fraction={self.sft_fraction}: need dialogues in sft_train")
+        self.run.need_held_out(False, "null, as rejection_sampling measures no held-out data while it trains")
 
 
 @dataclass

@@ -38,6 +38,7 @@ class SFTConfig:
         """Check values."""
         if not self.train:
             raise UserError("train=[]: need at least one dialogues file")
+        self.run.need_held_out(bool(self.eval), "held-out dialogues to stop early by (eval)")
         check_values(self)
 
 

@@ -1,0 +1,141 @@
+"""The best checkpoint by held-out data: linked, kept, the same after a resume; and training that stops for want of a better one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.found import newest
+from llamatrain.best import Best
+from llamatrain.description import Headline
+from llamatrain.engine.learning import Engine
+from llamatrain.errors import UserError
+from llamatrain.fit import fit
+from llamatrain.keys import decisive
+from llamatrain.losses import language_model_loss
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.run import Run
+from llamatrain.stopping import Stopped
+from llamatrain.tokenizer import Tokenizer
+from sft.config import SFTConfig
+
+from .test_run import OPTIM, STEPS, ZERO, Toy, run_config
+
+LOSSES = {
+    1: 5.0,
+    2: 4.0,
+    3: 3.0,
+    4: 3.5,
+    5: 3.2,
+    6: 3.1,
+    7: 3.3,
+    8: 3.4,
+}  # held-out, after each step: least after step 3
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def train(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> Train:
+    """Return what trains a run of a name whose held-out losses are LOSSES."""
+
+    def trained(name: str, interrupt_at: int | None = None, **changes: Any) -> Path:
+        values = {"save_every": 0, "keep": 1, "eval_every": 1, "keep_best": True, **changes}
+        config = run_config(tmp_path, name=name, **values)
+        with Run(config, "test", {"run": asdict(config)}, {}, {"train": "abc"}) as run:
+            engine = Engine(Transformer(model_config, seed=0), OPTIM, ZERO, STEPS)
+            losses = lambda: {"eval/loss": LOSSES[run.step + 1]}  # noqa: E731  (of the step that is not logged yet)
+            fit(engine, Toy(interrupt_at), language_model_loss, run, STEPS, tokenizer, losses)
+        return run.folder
+
+    return trained
+
+
+def there(folder: Path) -> dict[str, Any]:
+    """Return which checkpoints there are, and where the links lead."""
+    links = {name: (folder / name).readlink().name for name in ("best", "final") if (folder / name).is_symlink()}
+    return {"checkpoints": sorted(path.name for path in (folder / "checkpoints").iterdir()), **links}
+
+
+def status(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "status.json").read_text())
+    return content
+
+
+def test_the_best_checkpoint_is_linked_and_kept_and_a_resumed_run_knows_it(train: Train) -> None:
+    whole = {"checkpoints": ["step_00000003", "step_00000008"], "best": "step_00000003", "final": "step_00000008"}
+    folder = train("whole")
+    assert there(folder) == whole and not status(folder)["reason"]
+    assert json.loads((folder / "best" / "llamatrain.json").read_text())["evaluated"] == {"eval/loss": LOSSES[3]}
+    with pytest.raises(Stopped):
+        train("cut", interrupt_at=4)
+    folder = train("cut")  # a run that did not know would call step 6 its best
+    assert there(folder) == whole
+    assert (folder / "best/model.safetensors").read_bytes() == (
+        folder.with_name("whole") / "best/model.safetensors"
+    ).read_bytes()
+    plain = there(train("plain", keep_best=False))
+    assert plain == {"checkpoints": ["step_00000008"], "final": "step_00000008"}
+
+
+def test_training_stops_early_and_goes_on_where_it_is_given_more_patience(train: Train) -> None:
+    early = {"checkpoints": ["step_00000003", "step_00000005"], "best": "step_00000003", "final": "step_00000003"}
+    for _ in range(2):  # the same command ends at once
+        folder = train("early", patience=2, keep_best=False)
+        assert there(folder) == early
+        told = status(folder)
+        assert (told["state"], told["step"], told["total"]) == ("done", 5, STEPS)
+        assert told["reason"].startswith(
+            "stopped early at step 5 of 8 (run.patience=2): held-out data were best after step 3 (3.0000) and no better in 2 further"
+        )
+        assert (
+            newest(folder, Headline({"eval/loss": "loss"}), done=True)[1]["eval/loss"] == LOSSES[3]
+        )  # that of `final`
+    folder = train("early", patience=6)
+    assert there(folder) == {**early, "checkpoints": ["step_00000003", "step_00000008"], "final": "step_00000008"}
+    assert not status(folder)["reason"]
+
+
+def test_a_best_checkpoint_that_is_gone_counts_as_never_measured(train: Train, tmp_path: Path) -> None:
+    folder = train("run")
+    found = Best(run_config(tmp_path, keep_best=True), folder)
+    found.restore({"best": {"step": 3, "value": 3.0, "since": 5}})
+    assert (found.step, found.since) == (3, 5)
+    found.restore({"best": {"step": 2, "value": 4.0, "since": 1}})  # rolled back to before step 3, and step 2 is pruned
+    assert (found.step, found.since) == (0, 0) and not (folder / "best").is_symlink()
+    assert found.add(4, 9.0)
+
+
+def test_of_a_score_more_is_better_and_what_is_no_number_is_never_best(tmp_path: Path) -> None:
+    found = Best(run_config(tmp_path, patience=2), tmp_path)
+    told = [
+        found.add(step, value, more_is_better=True) for step, value in enumerate([float("nan"), -2.0, -1.0, -1.0], 1)
+    ]
+    assert told == [False, True, True, False] and (found.step, found.since) == (3, 1)
+    assert not found.exhausted()
+    assert not found.add(5, float("nan"), more_is_better=True) and found.exhausted()
+    assert not Best(run_config(tmp_path), tmp_path).add(1, 0.0)  # neither is asked for
+
+
+def test_what_is_measured_changes_the_result_of_a_run_that_stops_by_it() -> None:
+    flat = {"run.eval_every": 5, "eval.0": "held_out.jsonl", "run.patience": None, "run.keep": 2}
+    assert decisive(SFTConfig, flat) == {"run.patience": None}
+    assert decisive(SFTConfig, {**flat, "run.patience": 3}) == {
+        "run.eval_every": 5,
+        "eval.0": "held_out.jsonl",
+        "run.patience": 3,
+    }
+
+
+def test_patience_needs_held_out_data(tmp_path: Path) -> None:
+    run_config(tmp_path, patience=1).need_held_out(True, "x")
+    with pytest.raises(UserError, match=r"run\.patience=1: need held-out dialogues"):
+        run_config(tmp_path, patience=1).need_held_out(False, "held-out dialogues")
+    with pytest.raises(UserError, match=r"run\.patience=0: need 1 or more, or null"):
+        run_config(tmp_path, patience=0)
