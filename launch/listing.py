@@ -113,7 +113,8 @@ def _rows(one: Found, folder: Path, now: float, depth: int = 0) -> Iterator[tupl
     """Yield (state, cells by column) of a run and of its stages."""
     name = one.path.name if depth or one.path == folder else str(one.path.relative_to(folder))
     step = count(one.step) if one.step is not None and (one.step or one.total) else ""
-    told = one.note or ", ".join(f"{number} {words.rstrip(':')}" for words, number in one.figures[:2])
+    figures = ", ".join(f"{number} {words.rstrip(':')}" for words, number in one.figures[:2])
+    told = "; ".join(filter(None, [figures, one.note])) if one.state == "done" else one.note or figures
     row = {
         "run": "  " * depth + name,
         "state": one.state,
