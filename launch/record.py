@@ -16,7 +16,7 @@ from typing import Any
 
 from llamatrain import atomic, manifest
 from llamatrain.errors import MissingFileError, UserError
-from llamatrain.keys import decisive, flatten
+from llamatrain.keys import completed, decisive, flatten
 from llamatrain.run_files import HANGS
 from llamatrain.text_files import read_json
 
@@ -85,7 +85,7 @@ class Record:
 
     def decisive(self, schema: type) -> Record:
         """Return the record without what cannot change the result: it may be of a time when more was thought to."""
-        config = decisive(schema, self.config)
+        config = decisive(schema, completed(schema, self.config))
         named = {parts["path"] for value in config.values() if (parts := VALUE.fullmatch(str(value)))}
         inputs = {name: content for name, content in self.inputs.items() if name in config or name in named}
         return replace(self, config=config, inputs=inputs)

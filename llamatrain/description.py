@@ -50,6 +50,13 @@ class BestOf:
 
 
 @dataclass(frozen=True)
+class Trials:
+    """A file of temperatures that were tried: what the best of K scores at each."""
+
+    file: str
+
+
+@dataclass(frozen=True)
 class Against:
     """A file of scored responses from the course of a run, against a number that each row has."""
 
@@ -127,5 +134,5 @@ class Program:
     judgements: str = ""  # its file of gold judgements, of the rows of its `responses`
     measures: Measures | None = None
     follows: str = ""  # the setting that names checkpoints, of each of which its metrics tell at its step
-    charts: tuple[Chart | Shares | BestOf | Against, ...] = ()
+    charts: tuple[Chart | Shares | BestOf | Trials | Against, ...] = ()
     learns_from: tuple[Table, ...] = ()

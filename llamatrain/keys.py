@@ -27,6 +27,14 @@ def reads(what: str, made_by: str = "") -> dict[str, str]:
     return {"reads": what, "made_by": made_by}
 
 
+def formerly(value: Any) -> dict[str, Any]:
+    """Return the metadata of a key that came later: runs that do not record it did as with this value.
+
+    So an upgrade neither reruns what is finished nor refuses to resume what is not.
+    """
+    return {"formerly": value}
+
+
 def least(low: float, most: float | None = None) -> dict[str, Any]:
     """Return the metadata of a number that is at least `low` and, where given, at most `most`."""
     return {"least": low} | ({} if most is None else {"most": most})
@@ -92,6 +100,25 @@ def harmless(schema: type, stops_early: bool = False) -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def former_values(schema: type) -> Mapping[str, Any]:
+    """Return dotted key -> value of all that is `formerly` in a schema."""
+    found, types = dict[str, Any](), get_type_hints(schema)
+    for field in fields(schema):
+        if "formerly" in field.metadata:
+            found[field.name] = field.metadata["formerly"]
+        elif is_dataclass(types[field.name]):
+            found |= {f"{field.name}.{key}": value for key, value in former_values(types[field.name]).items()}
+    return found
+
+
+def completed(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an earlier version's flat configuration with the keys that it did without, as it did (`formerly`)."""
+    groups = {key[: end + 1] for key in flat for end, letter in enumerate(key) if letter == "."}
+    absent = {k: v for k, v in former_values(schema).items() if k not in flat and f"{k}." not in groups}
+    return {**flat, **flatten(absent)}
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """Return a dataclass of settings as plain dictionaries and lists."""
     return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
@@ -120,17 +147,18 @@ def decisive(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed(schema: type, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (dotted key, before, now) of what can change the result and does; a key that `old` does not know is new."""
+    """Yield (dotted key, before, now) of what can change the result and does; for a key that `old` lacks see `formerly`."""
     types = get_type_hints(schema)
     for field in fields(schema):
         name = field.name
-        if "changes" in field.metadata or name not in old:  # an earlier version did without it
+        if "changes" in field.metadata:
             continue
-        if is_dataclass(types[name]) and isinstance(old[name], Mapping):
-            for key, before, now in changed(types[name], old[name], new[name]):
-                yield f"{name}.{key}", before, now
-        elif old[name] != new[name]:
-            yield name, old[name], new[name]
+        before, now = old.get(name, field.metadata.get("formerly")), new[name]
+        if is_dataclass(types[name]) and isinstance(now, Mapping) and isinstance(before, Mapping | None):
+            for key, one, other in changed(types[name], before or {}, now):
+                yield f"{name}.{key}", one, other
+        elif before != now and (name in old or "formerly" in field.metadata):  # an earlier version did without it
+            yield name, before, now
 
 
 def files_read(settings: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, str], str]]:

@@ -12,7 +12,7 @@ import yaml
 
 from . import __version__, manifest
 from .errors import UserError
-from .keys import changed
+from .keys import changed, former_values
 from .run_files import Status
 from .yaml_files import read_yaml
 
@@ -20,6 +20,7 @@ MEND = "undo the change, or start from scratch with run.resume=never or another 
 
 
 def refuse_resume(
+    schema: type,
     settings: Mapping[str, Any],
     data: Mapping[str, str],
     parents: Mapping[str, Path],
@@ -44,8 +45,9 @@ def refuse_resume(
     if other:
         named = parents.get(other[0], "null")
         raise UserError(f"{other[0]}={named} is not what {newest} was trained from: {MEND}")
+    without = former_values(schema) if is_dataclass(schema) else {}
     for key in fixed:
-        was, now = _setting(lineage["config"], key), _setting(settings, key)
+        was, now = _setting(lineage["config"], key, without.get(key)), _setting(settings, key)
         if was != now:
             raise UserError(
                 f"{key}={now}: {newest} was trained with {was}, and another value would change its samples or its loss "
@@ -120,9 +122,12 @@ def _cut(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _setting(config: Any, key: str) -> Any:
+def _setting(config: Any, key: str, absent: Any = None) -> Any:
+    """Return a value by its dotted key; `absent` where an earlier version did without the key."""
     for name in key.split("."):
-        config = (config or {}).get(name)  # an earlier version did without the key
+        if not isinstance(config, Mapping) or name not in config:
+            return absent
+        config = config[name]
     return config
 
 

@@ -107,7 +107,7 @@ class Run:
         """Open the folder on rank 0; return what the other ranks are to raise where that fails."""
         made_from = {**self._inputs, **{key: parent_hash(path) for key, path in self.parents.items()}}
         try:
-            may_resume = partial(refuse_resume, self.settings, self.data, self.parents, self.fixed)
+            may_resume = partial(refuse_resume, schema, self.settings, self.data, self.parents, self.fixed)
             self._home.open(self.settings, schema, made_from, free, may_resume)
             self._metrics = Metrics(self.folder / METRICS)
             self.incidents = read_incidents(self.folder)

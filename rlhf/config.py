@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import BAD_ROWS
-from llamatrain.description import LOSS, LOSSES, Against, BestOf, Chart, Headline, Program, Table
+from llamatrain.description import LOSS, LOSSES, Against, BestOf, Chart, Headline, Program, Table, Trials
 from llamatrain.errors import UserError
-from llamatrain.keys import KEEPS, SPEED, above, check_values, least, one_of, reads
-from llamatrain.responses.config import TOO_LONG, LearningGateConfig, ResponsesConfig
+from llamatrain.keys import KEEPS, SPEED, above, check_values, formerly, least, one_of, reads
+from llamatrain.responses.config import BOTH, TOO_LONG, LearningGateConfig, ResponsesConfig
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, SamplingConfig, ZeroConfig
 
 KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
@@ -80,6 +80,8 @@ class RejectionSamplingConfig(ResponsesConfig):
     gate: LearningGateConfig
     optim: OptimConfig
     zero: ZeroConfig
+    try_temperatures: list[float] = field(metadata=formerly([]))
+    trial_prompts: int = field(metadata=least(1) | formerly(100))
     base: str = field(metadata=reads("checkpoint", "pretrain"))
     sft_train: list[str] = field(metadata=reads("dialogue"))
     sft_fraction: float | None = field(metadata=least(0, 0.99))  # null: the whole SFT set once
@@ -97,8 +99,13 @@ class RejectionSamplingConfig(ResponsesConfig):
         """Check values."""
         super().__post_init__()
         for kind in ("helpfulness", "safety"):
-            if getattr(self, kind) is None:
-                raise UserError(f"{kind}=null: need both reward models for the combined score")
+            if getattr(self, kind) is None and self.gate.models in (BOTH, kind):
+                other = "safety" if kind == "helpfulness" else "helpfulness"
+                hint = f", or gate.models={other}" if self.gate.models == BOTH else ""
+                raise UserError(f"{kind}=null: need the reward models that gate.models={self.gate.models} names{hint}")
+        for temperature in self.try_temperatures:
+            if temperature <= 0:
+                raise UserError(f"try_temperatures=[{temperature:g}]: need numbers above 0")
         if self.sft_fraction and not self.sft_train:
             raise UserError(f"sft_fraction={self.sft_fraction}: need dialogues in sft_train")
         self.run.need_held_out(False, "null, as rejection_sampling measures no held-out data while it trains")
@@ -213,7 +220,7 @@ PROGRAMS = {
         size="best {rs/kept} of {rs/responses}",
         trained_on="the best {rs/kept} of {rs/responses} responses",
         chats=True,
-        charts=(LOSS, BestOf("responses.jsonl")),
+        charts=(LOSS, BestOf("responses.jsonl"), Trials("temperatures.jsonl")),
         learns_from=(Table("The best of K", "best", file="best.jsonl"),),
     ),
     "ppo": Program(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean, stdev
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
-from llamatrain.description import Against, BestOf
+from llamatrain.description import Against, BestOf, Trials
 
-from ..runs import Row, decimals, is_number
+from ..runs import Row, decimals, is_number, read_lines
 from ..stage_run import StageRun
 from ..story import Story, gold, is_adversarial, logit
 from . import figures
@@ -20,13 +21,14 @@ from .parts import Card
 KINDS = {False: ("harmless prompts", 1), True: ("adversarial prompts", 5)}  # is it adversarial -> its name and colour
 MOST_SIZES = 24  # of K that are drawn
 MOST_DOTS, TENTHS = 400, 10  # responses of a model, and the parts of them whose means make a line
-A = TypeVar("A", BestOf, Against)
+A = TypeVar("A", BestOf, Trials, Against)
 
 
 def scores(story: Story) -> Row | None:
     """Return best of K, score and judge over the KL, the distributions of scores, and what the judge makes of them."""
     found = {
         "best": [card for stage, about in _described(story, BestOf) for card in best_of(story, stage, about)],
+        "trials": [card for stage, about in _described(story, Trials) for card in trials(stage, about)],
         "course": [card for stage, about in _described(story, Against) for card in over_course(story, stage, about)],
         "against": _against_judge(story),
         "distributions": _distributions(story),
@@ -124,6 +126,36 @@ def median(count: int, k: int) -> list[float]:
     return [(a + b) / 2 for a, b in zip(low, high, strict=True)]
 
 
+# --- temperatures that were tried --------------------------------------------------------------------------------
+
+
+class Trial(TypedDict):
+    """A row of trials: the scores at a temperature, of the best of K, and of all."""
+
+    temperature: float
+    k: int
+    best: float
+    median: float
+    mean: float
+    chosen: bool
+
+
+def trials(stage: StageRun, about: Trials) -> list[Card]:
+    """Return the mean, the median and the best of K over the temperature (paper figure 8)."""
+    rows = list(read_lines(stage.folder / about.file, Trial))
+    most = max((row["k"] for row in rows), default=0)
+    full = [row for row in rows if row["k"] == most]
+    if len(full) < 2:
+        return []
+    names = {"best": (f"best of {most}", 1), "median": ("median", 2), "mean": ("mean", 0)}
+    lines = [
+        Line(name, [(row["temperature"], row[key]) for row in full], colour) for key, (name, colour) in names.items()
+    ]
+    card = _card("Temperature", stage, lines, "combined score (sigmoid)", "sampling temperature", NARROW)
+    chosen = ", ".join(f"{row['temperature']:g}" for row in full if row["chosen"])
+    return [replace(card, note=f"{stage.name}: sampled at {chosen}")]
+
+
 # --- over the course of a run ------------------------------------------------------------------------------------
 
 
@@ -144,8 +176,16 @@ def over_course(story: Story, stage: StageRun, about: Against) -> list[Card]:
                 points, spans = [(x, y) for x, y, _, _ in dots], [(low, high) for _, _, low, high in dots]
                 lines.append(Line(name, points, colour, "dots", spans))
         if lines:
-            cards.append(_card(title, stage, lines, y_label, about.x_label))
+            card = _card(title, stage, lines, y_label, about.x_label)
+            cards.append(replace(card, note=f"{stage.name}: {_best(rows, about)}") if value is gold else card)
     return cards
+
+
+def _best(rows: Sequence[Row], about: Against) -> str:
+    """Return in words where the gold score of all prompts together is best: beyond it the policy is over-optimised."""
+    steps = [(x, y) for x, y, _, _ in _dots(rows, about.key, gold)]
+    x, y = max(steps, key=lambda dot: dot[1])
+    return f"best gold score {y:.3f} at {about.title} {x:.2f}, {steps[-1][1]:.3f} at the largest"
 
 
 def _dots(

@@ -183,15 +183,11 @@ class RatedRow(PreferenceRow):
     prompt_id: str
 
 
-class BestRow(DialogueRow):
+class BestRow(DialogueRow, PublicScores):
     """The best response to a prompt, as a dialogue, in best.jsonl."""
 
     prompt_id: str
     sample: int
-    helpfulness: float
-    safety_score: float
-    combined: float
-    gated: bool
 
 
 # --- checks ------------------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.errors import UserError
-from llamatrain.keys import SPEED, above, check_values, least, one_of, reads
+from llamatrain.keys import SPEED, above, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig, SamplingConfig
 
 TOO_LONG = ("skip", "stop")
+BOTH, MODELS = "both", ("both", "helpfulness", "safety")
 SAFETY_THRESHOLD = 0.15  # of a sigmoid, below which the safety score takes over (paper 3.2.3)
 
 
@@ -23,6 +24,7 @@ def logit(probability: float) -> float:
 class GateConfig:
     """The rule of the combined score."""
 
+    models: str = field(metadata=one_of(MODELS) | formerly(BOTH))
     safety_threshold: float = field(metadata=above(0, 1))
     unfinished_logit: float
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from llamatrain import distributed, heartbeat
 from llamatrain.data.kinds import PublicScores, RawScores
 from llamatrain.errors import UserError
-from llamatrain.responses.config import GateConfig, LearningGateConfig, logit
+from llamatrain.responses.config import BOTH, GateConfig, LearningGateConfig, logit
 from llamatrain.responses.rollouts import Packed, Rollout, pack_rollouts, portions
 
 BELOW = 1e-3  # how far below an answer's score that of a response lies which is none
@@ -58,12 +58,19 @@ def raw_scores(scores: Scores) -> RawScores:
 
 
 def gate_closes(safety: Tensor, gate: GateConfig) -> Tensor:
-    """Tell where (N,) the safety score takes the place of the helpfulness score whatever the prompt."""
+    """Tell where (N,) the safety score takes the place of the helpfulness score whatever the prompt: nowhere if one model scores alone."""
+    if gate.models != BOTH:
+        return torch.zeros_like(safety, dtype=torch.bool)
     return safety.double() < logit(gate.safety_threshold)  # (N,); in float64, as the threshold is
 
 
 def combined_logits(helpfulness: Tensor, safety: Tensor, is_adversarial: Tensor, gate: GateConfig) -> Tensor:
-    """Return R_c as logits (N,): the safety score for an adversarial prompt or where it is below the threshold, else helpfulness."""
+    """Return R_c as logits (N,): the safety score for an adversarial prompt or where it is below the threshold, else helpfulness.
+
+    With `gate.models` it is the score of one model, whatever the prompt.
+    """
+    if gate.models != BOTH:
+        return helpfulness if gate.models == "helpfulness" else safety
     return torch.where(is_adversarial | gate_closes(safety, gate), safety, helpfulness)
 
 
@@ -94,17 +101,20 @@ def hold_back(
 def combine(
     rollouts: Sequence[Rollout], helpfulness: Tensor | None, safety: Tensor | None, gate: GateConfig
 ) -> list[Scores]:
-    """Join the scores (N,) of the two reward models, either of which may be absent.
+    """Join the scores (N,) of the two reward models. Without either the combined score is absent, unless the other scores alone.
 
     `rollouts` hold all samples of their prompts: one that is no answer is scored below every answer to its prompt.
     """
     combined, gated = None, None
     if helpfulness is not None and safety is not None:
         is_adversarial = torch.tensor([r.prompt.is_adversarial for r in rollouts])
-        is_answer = torch.tensor([r.is_answer for r in rollouts])
         combined = combined_logits(helpfulness, safety, is_adversarial, gate)
-        combined = hold_back(combined, is_answer, [r.prompt.id for r in rollouts], 0.0, gate)
         gated = gate_closes(safety, gate) & ~is_adversarial  # on adversarial prompts the safety score counts anyway
+    elif gate.models != BOTH:
+        combined = helpfulness if gate.models == "helpfulness" else safety
+    if combined is not None:
+        is_answer = torch.tensor([r.is_answer for r in rollouts])
+        combined = hold_back(combined, is_answer, [r.prompt.id for r in rollouts], 0.0, gate)
     columns: list[list[Any]] = []
     for column in (helpfulness, safety, combined, gated):
         columns.append([None] * len(rollouts) if column is None else column.tolist())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 from unittest import mock
 
@@ -21,7 +19,7 @@ from llamatrain.responses import sampling
 from llamatrain.responses.scoring import sigmoid
 from llamatrain.tokenizer import Tokenizer
 from rlhf.config import RejectionSamplingConfig
-from rlhf.rejection_sampling import best_in_words, best_of, draw, expected_best, train, training_rows
+from rlhf.rejection_sampling import draw, dry_run, train, training_rows
 
 from .worlds import overrides, read_jsonl
 
@@ -32,39 +30,6 @@ def composed(world: dict[str, str], folder: Path, name: str, *more: str) -> Reje
     given = [f"base={world['checkpoint']}", f"sft_train=[{Path(world['prompts'].strip('[]')).parent / 'sft.jsonl'}]"]
     arguments = overrides(world, folder, name, *SMALL, *given, *more)
     return compose("rejection_sampling", RejectionSamplingConfig, arguments)
-
-
-def candidate(combined: float, response: str = "text", finished: bool = True) -> dict[str, Any]:
-    return {"response": response, "finished": finished, "raw": {"combined": combined}}
-
-
-def test_the_best_is_the_first_with_the_highest_score() -> None:
-    rows = [candidate(0.5, "a"), candidate(2.0, "b"), candidate(2.0, "c"), candidate(-1.0, "d")]
-    assert best_of(rows) == rows[1]
-
-
-def test_scores_that_a_sigmoid_would_make_equal_are_told_apart() -> None:
-    rows = [candidate(40.0, "a"), candidate(41.0, "b")]
-    assert best_of(rows) == rows[1]
-
-
-def test_unfinished_and_empty_responses_are_not_trained_on() -> None:
-    rows = [candidate(3.0, finished=False), candidate(2.0, ""), candidate(1.0, "fine")]
-    assert best_of(rows) == rows[2]
-    assert best_of(rows[:2]) is None
-
-
-def test_expected_best_is_the_mean_over_all_choices() -> None:
-    scores = [0.3, 0.9, 0.1, 0.5, 0.5, 0.7]
-    for k in range(1, 7):
-        expected = fmean(max(choice) for choice in itertools.combinations(scores, k))
-        assert expected_best(scores, k) == pytest.approx(expected)
-
-
-def test_what_the_best_bring_is_said_in_words() -> None:
-    metrics = {"rs/prompts": 400, "rs/kept": 399, "rs/best_of_1": 0.553, "rs/best_of_10": 0.825}
-    text = "combined score of the best of 1: 0.55, 10: 0.82; a best response kept for 399 of 400 prompts"
-    assert best_in_words(metrics) == text
 
 
 def test_draw_takes_every_row_before_any_twice() -> None:
@@ -141,6 +106,48 @@ def test_each_round_has_noise_of_its_own(world: dict[str, str], tmp_path: Path) 
     assert len(set(names)) == 3
 
 
+def test_one_reward_model_scores_alone(world: dict[str, str], tmp_path: Path) -> None:
+    """Whatever the prompt, and the other model need not be there."""
+    alone = {key: value for key, value in world.items() if key != "safety"}
+    given = ["safety=null", "gate.models=helpfulness"]
+    train(composed(alone, tmp_path, "r", *given))
+    responses = list(read_rows(tmp_path / "r" / "responses.jsonl", ResponseRow))
+    assert all("safety_score" not in row and "gated" not in row for row in responses)
+    ended = [row for row in responses if row["finished"] and row["response"]]
+    assert ended and all(row["combined"] == row["helpfulness"] for row in ended)
+    assert {row["is_adversarial"] for row in ended} == {True, False}
+    for best in read_jsonl(tmp_path / "r" / "best.jsonl"):
+        assert best["combined"] == max(row["combined"] for row in ended if row["prompt_id"] == best["prompt_id"])
+    # With both models there and one of them alone, the scores that count are the same.
+    train(composed(world, tmp_path, "both", "gate.models=helpfulness"))
+    both = read_jsonl(tmp_path / "both" / "responses.jsonl")
+    assert [row["combined"] for row in both] == [row["combined"] for row in responses]
+    assert not any(row["gated"] for row in both)
+
+
+def test_the_temperature_is_the_one_whose_best_scores_highest(
+    world: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["try_temperatures=[0.6,1.4]", "trial_prompts=5"]
+    assert "before: temperatures 0.6, 1, 1.4 on 5 prompts each = 120 responses" in dry_run(
+        composed(world, tmp_path, "r", *given), None
+    )
+    train(composed(world, tmp_path, "r", *given, "run.progress=true"))
+    rows = read_jsonl(tmp_path / "r" / "temperatures.jsonl")
+    assert [(row["temperature"], row["k"]) for row in rows] == [(t, k) for t in (0.6, 1.0, 1.4) for k in (1, 2, 4, 8)]
+    best = {row["temperature"]: row["best"] for row in rows if row["k"] == 8}
+    (chosen,) = {row["temperature"] for row in rows if row["chosen"]}
+    assert best[chosen] == max(best.values())
+    responses = read_jsonl(tmp_path / "r" / "responses.jsonl")
+    assert {row["temperature"] for row in responses} == {chosen}
+    assert read_jsonl(tmp_path / "r" / "metrics.jsonl")[-1]["rs/temperature"] == chosen
+    assert f"sampling at {chosen:g}" in capsys.readouterr().err
+    # The samples are those of a run that was given this temperature: trials have noise of their own.
+    train(composed(world, tmp_path, "given", f"sampling.temperature={chosen}"))
+    for file in ("responses.jsonl", "best.jsonl", "final/model.safetensors"):
+        assert (tmp_path / "given" / file).read_bytes() == (tmp_path / "r" / file).read_bytes(), file
+
+
 def test_only_the_sampled_answer_of_a_multi_turn_prompt_is_trained(
     world: dict[str, str], tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
@@ -206,7 +213,12 @@ def test_a_killed_run_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("helpfulness=null", "helpfulness=null"),
+        (
+            "helpfulness=null",
+            "helpfulness=null: need the reward models that gate.models=both names, or gate.models=safety",
+        ),
+        ("try_temperatures=[0.8,0]", r"try_temperatures=\[0\]: need numbers above 0"),
+        ("gate.models=neither", "gate.models=neither: need one of both, helpfulness, safety"),
         ("steps=0", "steps=0"),
         ("sft_fraction=1", "sft_fraction=1"),
         ("micro_batch_size=0", "micro_batch_size=0"),

@@ -11,6 +11,8 @@ import pytest
 from launch.report import scores
 from launch.report.parts import Card
 from launch.story import Story
+from llamatrain.data.rows import write_rows
+from llamatrain.description import Against
 
 from ..synthetic import make
 
@@ -52,3 +54,30 @@ def test_an_interval_is_of_95_percent() -> None:
     mean, low, high = scores._interval([1.0, 2.0, 3.0, 4.0])
     assert (mean, high - mean) == (2.5, pytest.approx(1.96 * (5 / 3) ** 0.5 / 2)) and mean - low == high - mean
     assert scores._interval([2.0]) == (2.0, 2.0, 2.0)
+
+
+def test_the_temperatures_that_were_tried_are_drawn(tmp_path: Path) -> None:
+    pipeline = make(tmp_path / "demo")
+    assert not (scores.scores(Story(pipeline)) or {})["trials"]
+    rows = [
+        {"temperature": t, "k": k, "best": 0.5 + t / 10 + k / 100, "median": 0.4, "mean": 0.4, "chosen": t == 1.2}
+        for t in (0.8, 1.2)
+        for k in (1, 2, 4)
+    ]
+    write_rows(pipeline / "rs" / "temperatures.jsonl", rows)
+    (card,) = (scores.scores(Story(pipeline)) or {})["trials"]
+    assert [name for name, _ in card.legend] == ["best of 4", "median", "mean"]
+    assert card.note == "rs: sampled at 1.2"
+    paths = [shape for shape in card.drawing.shapes if shape.tag == "path"]  # type: ignore[union-attr]
+    assert len(paths) >= 3
+
+
+def test_the_best_gold_score_is_named_over_the_kl(tmp_path: Path) -> None:
+    """Planted: the score rises to the end, the gold score to the middle."""
+    rows = [
+        {"step": step, "kl": float(step), "is_adversarial": False, "combined": 0.5, "judgement": {"helpfulness": gold}}
+        for step, gold in enumerate((0.2, 0.5, 0.7, 0.6, 0.3))
+        for _ in range(3)
+    ]
+    about = Against("samples.jsonl", "kl", "KL", "KL, nats")
+    assert scores._best(rows, about) == "best gold score 0.700 at KL 2.00, 0.300 at the largest"
