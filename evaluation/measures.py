@@ -17,7 +17,15 @@ from llamatrain.data.kinds import JudgementRow, ResponseRow
 from llamatrain.data.rows import read_rows
 from llamatrain.errors import UserError
 from llamatrain.responses.config import SAFETY_THRESHOLD
-from llamatrain.statistics import Interval, by_prompt, mean_interval, paired_interval, spearman_interval, win_rate
+from llamatrain.statistics import (
+    Interval,
+    by_prompt,
+    mean_interval,
+    paired_interval,
+    spearman_interval,
+    win_rate,
+    win_rate_at_equal_length,
+)
 
 JUDGED = ("helpfulness", "safety")  # gold judgements, in [0, 1]
 SCORED = ("score_helpfulness", "score_safety", "score_combined")  # the reward models' logits
@@ -130,8 +138,17 @@ def compare(
             difference = paired_interval(ours, theirs)
             if difference is not None:
                 about = {"model": name, "baseline": base, "metric": metric}
-                rows.append({**about, **_compared(ours, theirs, difference, tie)})
+                equal = {}
+                lengths, others = models[name].at("length", prompts), models[base].at("length", prompts)
+                if lengths and others:
+                    equal = _at_equal_length(win_rate_at_equal_length(ours, theirs, lengths, others, tie))
+                rows.append({**about, **_compared(ours, theirs, difference, tie), **equal})
     return rows
+
+
+def _at_equal_length(rate: Interval | None) -> dict[str, Any]:
+    names = ("win_rate_at_equal_length", "win_low_at_equal_length", "win_high_at_equal_length")
+    return dict(zip(names, (rate.mean, rate.low, rate.high), strict=True)) if rate is not None else {}
 
 
 def _compared(ours: Samples, theirs: Samples, difference: Interval, tie: float) -> dict[str, Any]:

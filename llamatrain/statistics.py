@@ -145,3 +145,59 @@ def win_rate(
     effective = min(float(total), rate * (1 - rate) / spread) if spread > 0 else float(len(decided))
     low, high = wilson(rate, effective)
     return WinRate(rate, low, high, won_all, total - won_all, ties)
+
+
+def win_rate_at_equal_length(
+    model: Mapping[str, Sequence[float]],
+    baseline: Mapping[str, Sequence[float]],
+    lengths: Mapping[str, Sequence[float]],
+    baseline_lengths: Mapping[str, Sequence[float]],
+    tie: float = 1e-9,
+) -> Interval | None:
+    """Return the win rate that a logistic regression on the difference in length predicts where both are equally long.
+
+    The length-controlled win rate of AlpacaEval 2 (arXiv 2404.04475) without its term for the prompt's difficulty: a judge
+    that prefers the longer answer, whoever wrote it, gives 0.5. Ties are removed, the interval is clustered by prompt;
+    None where nothing is decided.
+    """
+    gaps, won, clusters = [], [], []
+    for number, prompt in enumerate(prompt for prompt in model if prompt in baseline):
+        both = zip(model[prompt], baseline[prompt], lengths[prompt], baseline_lengths[prompt], strict=False)
+        for ours, theirs, length, other in both:
+            if abs(ours - theirs) > tie:
+                won.append(ours > theirs)
+                gaps.append(length - other)
+                clusters.append(number)
+    if not won:
+        return None
+    y, gap, cluster = np.array(won, dtype=np.float64), np.array(gaps, dtype=np.float64), np.array(clusters)
+    x = np.stack([np.ones(len(y)), np.tanh(gap / (gap.std() or 1.0))], axis=1)  # (N, 2): a few huge gaps decide nothing
+    weights, hessian = _logistic(x, y)
+    residual = x * (y - _sigmoid(x @ weights))[:, None]  # (N, 2): how each comparison pulls
+    pulls = np.zeros((cluster.max() + 1, 2))
+    np.add.at(pulls, cluster, residual)
+    inverse = np.linalg.inv(hessian)
+    half = Z95 * math.sqrt((inverse @ (pulls.T @ pulls) @ inverse)[0, 0])
+    rate, low, high = (float(_sigmoid(weights[0] + end)) for end in (0.0, -half, half))
+    count = len(np.unique(cluster))
+    return Interval(rate, low, high, count) if count > 1 else Interval(rate, None, None, count)
+
+
+def _logistic(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of a logistic regression and the Hessian there, by Newton's method.
+
+    A weak normal prior (deviation 3) keeps it finite where one side wins every comparison.
+    """
+    weights, prior = np.zeros(x.shape[1]), np.eye(x.shape[1]) / 9
+    for _ in range(50):
+        share = _sigmoid(x @ weights)
+        hessian = (x.T * (share * (1 - share))) @ x + prior
+        step = np.linalg.solve(hessian, x.T @ (y - share) - prior @ weights)
+        weights = weights + step
+        if abs(step).max() < 1e-10:
+            break
+    return weights, hessian
+
+
+def _sigmoid(value: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(value, -30, 30)))

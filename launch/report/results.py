@@ -129,14 +129,17 @@ def _differences(story: Story) -> list[Card]:
         kind = ("better" if difference > 0 else "worse") if sure else ""
         known = measure_of(story, str(entry.get("metric")))
         rate, span = entry.get("win_rate"), spread(entry.get("win_low"), entry.get("win_high"), 2)
+        equal = entry.get("win_rate_at_equal_length")
+        equal_span = spread(entry.get("win_low_at_equal_length"), entry.get("win_high_at_equal_length"), 2)
         tables.setdefault(known.by, []).append(
             [
                 f"{entry.get('model')} − {entry.get('baseline')}",
                 known.title,
                 Cell(decimals(difference, known.digits, "+"), spread(low, high, known.digits), True, kind),
                 Cell(decimals(rate, 2), span) if is_number(rate) else "–",
+                Cell(decimals(equal, 2), equal_span) if is_number(equal) else "–",
             ]
         )
-    head, order = ["Models", "Measure", "Difference", "Win rate"], list(story.measured[0].by)
+    head, order = ["Models", "Measure", "Difference", "Win rate", "At equal length"], list(story.measured[0].by)
     ordered = sorted(tables.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
     return [Card("Paired differences", by, table=Table(head, rows, numbers=2)) for by, rows in ordered]

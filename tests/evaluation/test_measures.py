@@ -73,6 +73,14 @@ def test_comparisons_are_paired_by_prompt_and_sample() -> None:
     assert row["low"] < row["difference"] < row["high"]
     assert row["high"] - row["low"] < 0.11  # spread between prompts (some 0.3) cancels
     assert (row["wins"], row["losses"], row["ties"], row["win_rate"]) == (30, 10, 0, 0.75)
+    assert "win_rate_at_equal_length" not in row  # their lengths are not known
+    for model in (better, worse):
+        for i in range(20):
+            for words in (10, 20):
+                model.add("length", f"p{i}", words)
+    equal = compare({"b": better, "w": worse}, [("b", "w")], tie=0.001)[0]
+    assert equal["win_rate_at_equal_length"] == pytest.approx(0.75, abs=0.01)  # all are equally long
+    assert equal["win_low_at_equal_length"] < 0.7 < 0.8 < equal["win_high_at_equal_length"]
     tied = compare({"b": better, "w": worse}, [("b", "w")], tie=0.1)[0]
     assert (tied["wins"], tied["losses"], tied["ties"]) == (30, 0, 10)
 

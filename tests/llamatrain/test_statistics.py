@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from llamatrain.statistics import (
@@ -12,6 +13,7 @@ from llamatrain.statistics import (
     t_quantile,
     wilson,
     win_rate,
+    win_rate_at_equal_length,
 )
 
 
@@ -94,3 +96,49 @@ def test_more_samples_of_the_same_prompts_do_not_narrow_spearmans_interval() -> 
     once, more = spearman_interval(scores, marks), spearman_interval(*often)
     assert once is not None and more is not None
     assert (once.low, once.high) == pytest.approx((more.low, more.high))
+
+
+def compared(share: float, longer: float, seed: int, prompts: int = 400) -> tuple[dict[str, list[float]], ...]:
+    """Return gold scores and lengths of two models: ours wins by `share` (logit) and by `longer` per unit of length."""
+    chance = np.random.default_rng(seed)
+    ours, theirs, lengths, others = ({str(n): list[float]() for n in range(prompts)} for _ in range(4))
+    for prompt in ours:
+        for _ in range(4):
+            length, other = chance.normal(60, 10), chance.normal(50, 10)  # ours is longer
+            won = chance.random() < 1 / (1 + np.exp(-(share + longer * np.tanh((length - other) / 14.1))))
+            for table, value in ((ours, float(won)), (theirs, 0.5), (lengths, length), (others, other)):
+                table[prompt].append(value)
+    return ours, theirs, lengths, others
+
+
+def test_a_judge_of_length_alone_gives_no_win_at_equal_length() -> None:
+    tables = compared(0.0, 2.0, 0)
+    plain, equal = win_rate(*tables[:2]), win_rate_at_equal_length(*tables)
+    assert plain.low is not None and plain.low > 0.6
+    assert equal is not None and equal.low is not None and equal.high is not None
+    assert equal.low < 0.5 < equal.high
+
+
+def test_a_win_that_does_not_hang_on_length_stays() -> None:
+    tables = compared(1.0, 0.0, 1)
+    equal = win_rate_at_equal_length(*tables)
+    assert equal is not None and equal.mean == pytest.approx(1 / (1 + np.exp(-1)), abs=0.03)
+    assert equal.count == 400
+
+
+def test_the_interval_at_equal_length_covers() -> None:
+    held = 0
+    for seed in range(40):
+        equal = win_rate_at_equal_length(*compared(0.4, 1.0, seed, 60))
+        assert equal is not None and equal.low is not None and equal.high is not None
+        held += equal.low <= 1 / (1 + np.exp(-0.4)) <= equal.high
+    assert 34 <= held <= 40
+
+
+def test_one_side_that_always_wins_has_a_finite_rate_at_equal_length() -> None:
+    ours = {"a": [1.0], "b": [1.0], "c": [1.0]}
+    theirs = {prompt: [0.0] for prompt in ours}
+    lengths = {"a": [10.0], "b": [12.0], "c": [9.0]}
+    equal = win_rate_at_equal_length(ours, theirs, lengths, lengths)
+    assert equal is not None and 0.7 < equal.mean < 1 and equal.low is not None and equal.low > 0
+    assert win_rate_at_equal_length(ours, ours, lengths, lengths) is None
