@@ -1,7 +1,7 @@
 """How a pipeline or a run stands, stage by stage, on this machine or in Slurm's queue.
 
     llamatrain status                          the newest below runs/
-    llamatrain status runs/demo watch=true     one pipeline, shown again every few seconds
+    llamatrain status runs/demo --watch        one pipeline, shown again every few seconds; Ctrl-C leaves it
 
 Steps, loss, tokens per second and the time left are those of metrics.jsonl; cost is in GPU hours, or core hours without
 GPUs. All of it is read from the run folders, so it works anywhere they can be seen; where Slurm is there, its queue adds
@@ -10,45 +10,36 @@ what waits. Of a stage that did not end well the last line says why.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain.config import program
 from llamatrain.errors import UserError
-from llamatrain.progress import counted, duration
-from llamatrain.run_files import INCIDENTS, METRICS
+from llamatrain.lock import at_work
+from llamatrain.progress import counted
+from llamatrain.stopping import handling
 
-from .found import PIPELINE, Folder, end_of, newest, run
-from .graph import resolve
-from .listing import COLOURS, count
-from .programs import NAME, PROGRAMS, with_keys
-from .runs import figure, read_json, read_status
+from .found import PIPELINE
+from .listing import COLOURS
+from .programs import NAME, with_keys
 from .slurm import queue
-from .slurm.attempts import read_attempts
 from .slurm.queue import Queued
-from .slurm.submission import JOBS, Submitted, read_jobs
-from .spent import spent
-from .stage import PLAN, read_plan
+from .slurm.submission import JOBS
+from .stage import PLAN
+from .standing import Standing, cost, folder_of, standings
 
 HEAD = ("stage", "state", "job", "step", "loss", "tokens/s", "left", "restarts", "cost")
 RIGHT = HEAD[3:]
 EVERY = 5.0  # seconds between two looks
-ROWS = 20  # lines of metrics.jsonl that the speed is a mean of
-LOSSES = ("eval/loss", "train/loss")
-ENDS = {
-    None: "its node or Slurm ended it",
-    75: "it was saved and stopped",
-    76: "a bad node",
-    134: "a rank hung or was gone",
-    137: "a rank was killed",
-}
+IDLE = ("not started", "queued", "cancelled")
+INDENT = "    "  # of a note below its stage
 
 
 @dataclass
@@ -59,180 +50,27 @@ class StatusConfig:
     watch: bool
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How a stage, or a run, stands."""
-
-    name: str
-    state: str  # as `found.Found` has it; queued, starting, not started, cancelled
-    job: str = ""
-    step: str = ""
-    loss: float | None = None
-    tokens_per_second: float | None = None
-    left: float | None = None  # seconds
-    restarts: int = 0
-    gpu_hours: float = 0.0
-    core_hours: float = 0.0
-    note: str = ""
-
-    @property
-    def cells(self) -> dict[str, str]:
-        """What stands in each column."""
-        return {
-            "stage": self.name,
-            "state": self.state,
-            "job": self.job,
-            "step": self.step,
-            "loss": "" if self.loss is None else figure(self.loss),
-            "tokens/s": "" if self.tokens_per_second is None else count(round(self.tokens_per_second)),
-            "left": "" if self.left is None else duration(self.left),
-            "restarts": str(self.restarts or ""),
-            "cost": cost(self.gpu_hours, self.core_hours),
-        }
-
-
-# --- reading -----------------------------------------------------------------------------------------------------
-
-
-def standings(folder: Path, active: Sequence[Queued] | None, now: float) -> list[Standing]:
-    """Return how each stage of a pipeline stands, in their order, or a run on its own; `active` is None away from Slurm."""
-    described = read_json(folder / PIPELINE).get("stages")
-    noted = read_jobs(folder)
-    if not isinstance(described, dict):
-        program_of = read_status(folder).get("program", folder.name)
-        return [_standing(str(program_of), folder, folder / JOBS, noted.get(str(program_of)), active, now)]
-    found: dict[str, Standing] = {}
-    awaited = _awaited(folder)
-    for name, about in described.items():
-        one = _standing(name, folder / name, folder / JOBS / name, noted.get(name), active, now)
-        if one.state == "not started" and name in awaited:  # of a chain of jobs: what waits has none
-            file = awaited[name]
-            told = any(file in other.note for other in found.values())
-            one = Standing(name, "waiting", note="" if told else f"waits for {file}")
-        found[name] = _behind(one, about.get("parents", []), found, name in noted)
-    return list(found.values())
-
-
-def _awaited(folder: Path) -> dict[str, str]:
-    """Return stage -> the file of people's that it waits for, by the pipeline's plan."""
-    with suppress(UserError):
-        place, planned, content = read_plan(folder)
-        paths = {one.name: resolve(path, folder, place.data_root) for one in planned for path in one.awaited}
-        return {name: path for name, path in paths.items() if not (Path(content["working_folder"]) / path).exists()}
-    return {}
-
-
-def _behind(one: Standing, parents: Sequence[str], before: Mapping[str, Standing], submitted: bool) -> Standing:
-    """Say of a stage that did not start which one it stands behind."""
-    if one.state not in ("not started", "cancelled"):
-        return one
-    broken = [name for name in parents if name in before and before[name].state in ("failed", "killed", "cancelled")]
-    if broken and submitted:
-        return Standing(one.name, "cancelled", job=one.job, note=f"{broken[0]} {before[broken[0]].state}")
-    waiting = [name for name in parents if name in before and before[name].state == "waiting"]
-    return Standing(one.name, one.state, note=f"behind {waiting[0]}") if waiting else one
-
-
-def _standing(
-    name: str, path: Path, jobs: Path, noted: Submitted | None, active: Sequence[Queued] | None, now: float
-) -> Standing:
-    number = noted["job"] if noted is not None else ""
-    queued = next((job for job in active or () if job.number == number or job.run == str(path.absolute())), None)
-    attempts = read_attempts(jobs)
-    number = queued.number if queued is not None else number
-    pending = queued is not None and queued.state == "PENDING"
-    there = _folder(path)
-    if not there.is_run:
-        why = queued.reason.lower() if queued is not None and queued.reason not in ("None", "Dependency") else ""
-        if queued is not None:
-            state = "queued" if pending else "starting"
-        elif attempts and active is not None:
-            state, why = (
-                "failed",
-                f"{counted(len(attempts), 'start')} ended before the run began: see {jobs / 'job.log'}",
-            )
-        elif noted is not None and active is not None:
-            state, why = "cancelled", f"job {number} left the queue before it began"
-        else:
-            state = "not started"
-        return Standing(name, state, number, note=why, restarts=max(0, len(attempts) - 1))
-    one, status = run(there), read_status(path)
-    state = one.state
-    if queued is not None and state in ("stopped", "failed", "killed"):
-        state = "queued" if pending else "starting"
-    about = PROGRAMS.get(str(status.get("program")))
-    _, last = newest(path, about.headline) if about is not None else (None, {})
-    pace = _pace(path) if state == "running" else None
-    ahead = one.total - one.step if one.total and one.step is not None else None
-    taken = spent(path, state == "running", now)
-    return Standing(
-        name,
-        state,
-        number,
-        ""
-        if one.step is None or not (one.step or one.total)
-        else count(one.step) + (f"/{count(one.total)}" if one.total else ""),
-        next((last[key] for key in LOSSES if key in last), None),
-        last.get("train/tokens_per_second") if state == "running" else None,
-        ahead / pace if pace and ahead is not None else None,
-        max(int(status.get("restarts", 0)), len(attempts) - 1),
-        taken.gpu_hours,
-        taken.core_hours,
-        one.note or _incident(path, [attempt["before"] for attempt in attempts[1:]]),
-    )
-
-
-def _pace(folder: Path) -> float | None:
-    """Return the steps per second of the newest lines of metrics.jsonl."""
-    points = []
-    for line in end_of(folder / METRICS).splitlines()[-ROWS:]:
-        try:
-            row = json.loads(line)
-            points.append((float(row["time"]), float(row["step"])))
-        except (ValueError, KeyError, TypeError):
-            continue
-    if len(points) < 2 or points[-1][0] <= points[0][0]:
-        return None
-    return (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0]) or None
-
-
-def _incident(folder: Path, ends: Sequence[int | None]) -> str:
-    """Return the last thing that went wrong and was got over: a loss spike, or what a restart followed."""
-    told = []
-    for line in end_of(folder / INCIDENTS).splitlines()[-1:]:
-        try:
-            row = json.loads(line)
-            told.append(f"loss spike at step {row['step']}, back to {row['back_to']}")
-        except (ValueError, KeyError, TypeError):
-            continue
-    if ends:
-        code = ends[-1]
-        told.append(f"last restart: {ENDS.get(code, f'exit code {code}')}")
-    return "; ".join(told)
-
-
-# --- showing -----------------------------------------------------------------------------------------------------
-
-
-def table(found: Sequence[Standing], colour: bool) -> Iterator[str]:
-    """Yield the lines of a table: the columns that say something, notes below their stage."""
+def table(found: Sequence[Standing], colour: bool, width: int | None = None) -> Iterator[str]:
+    """Yield the lines of a table: the columns that say something, notes below their stage; cut or wrapped to a width."""
     rows = [one.cells for one in found]
     columns = [name for name in HEAD if any(row[name] for row in rows)]
     wide = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
 
     def line(row: Mapping[str, str], state: str = "") -> str:
-        cells = {
-            name: row[name].rjust(wide[name]) if name in RIGHT else row[name].ljust(wide[name]) for name in columns
-        }
+        cells = [row[name].rjust(wide[name]) if name in RIGHT else row[name].ljust(wide[name]) for name in columns]
+        text = "  ".join(cells).rstrip()[:width]
         if colour and state in COLOURS:
-            cells["state"] = f"\033[{COLOURS[state]}m{cells['state']}\033[0m"
-        return "  ".join(cells.values()).rstrip()
+            start = wide["stage"] + 2
+            end = start + len(state)
+            text = f"{text[:start]}\033[{COLOURS[state]}m{text[start:end]}\033[0m{text[end:]}"
+        return text
 
     yield line({name: name for name in HEAD})
     for one, row in zip(found, rows, strict=True):
         yield line(row, one.state)
-        if one.note:
-            yield f"    {' '.join(one.note.split())}"
+        note = " ".join(one.note.split())
+        if note:
+            yield from textwrap.wrap(INDENT + note, width, subsequent_indent=INDENT) if width else [INDENT + note]
 
 
 def summary(found: Sequence[Standing]) -> str:
@@ -243,36 +81,69 @@ def summary(found: Sequence[Standing]) -> str:
     return f"{counts}; {total} so far" if total else counts
 
 
-def cost(gpu_hours: float, core_hours: float) -> str:
-    """Write hours of GPUs and cores: 12.3 GPU h."""
-    parts = [f"{hours:,.2f} {unit} h" for hours, unit in ((gpu_hours, "GPU"), (core_hours, "core")) if hours >= 0.005]
-    return " + ".join(parts)
-
-
 def show(cfg: StatusConfig) -> None:
-    """Print the table; with `watch` again and again, until there is nothing to wait for."""
+    """Print the table; with `watch` again and again, until there is nothing to wait for or Ctrl-C."""
     folder = _chosen(Path(cfg.folder))
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    if not cfg.watch:
+        found, warning = _look(folder)
+        print("\n".join([str(folder), *table(found, _coloured()), summary(found), *warning]))
+        return
+    try:
+        with handling(signal.default_int_handler, [signal.SIGINT]):
+            _watch(folder)
+    except KeyboardInterrupt:
+        print()
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _watch(folder: Path) -> None:
+    on_screen = sys.stdout.isatty()
+    print("\033[2J" if on_screen else "", end="")
     while True:
-        found = standings(folder, _active(folder), time.time())
-        lines = [str(folder), *table(found, colour), summary(found)]
-        if cfg.watch and sys.stdout.isatty():
-            lines.insert(0, "\033[H\033[J")  # to the top, the rest cleared
-        print("\n".join(lines), flush=True)
-        if not cfg.watch or not {"running", "queued", "starting"}.intersection(one.state for one in found):
+        found, warning = _look(folder)
+        head, foot = f"{folder}  {time.strftime('%H:%M:%S')}", [summary(found), *warning]
+        if on_screen:  # written over what is there, line by line: nothing flickers
+            size = shutil.get_terminal_size()
+            foot = [line for text in foot for line in textwrap.wrap(text, size.columns)]
+            room = size.lines - len(foot) - 2
+            lines = [head[: size.columns], *fitting(found, _coloured(), size.columns, room), *foot]
+            print("\033[H" + "".join(f"{line}\033[K\n" for line in lines) + "\033[J", end="", flush=True)
+        else:
+            print("\n".join([head, *table(found, colour=False), *foot, ""]), flush=True)
+        under_way = {"running", "queued", "starting"}.intersection(one.state for one in found)
+        if not (under_way or warning or at_work(folder)):
             return
         time.sleep(EVERY)
 
 
-def _active(folder: Path) -> list[Queued] | None:
-    """Return one's own jobs; None where nothing of the folder was submitted, or Slurm is not there or does not answer."""
-    if shutil.which("squeue") is None or not (folder / JOBS).exists():
-        return None
-    try:
-        return queue.jobs()
-    except queue.ClusterError as error:
-        print(f"warning: {error}; what is queued is not shown", file=sys.stderr)
-        return None
+def fitting(found: Sequence[Standing], colour: bool, width: int, height: int) -> list[str]:
+    """Return the lines of a table that fits a screen: what is done is left out first, then what comes last."""
+    shown = list(found)
+    while True:
+        left_out = len(found) - len(shown)
+        more = [f"and {counted(left_out, 'stage')} more"[:width]] if left_out else []
+        lines = [*table(shown, colour, width), *more]
+        if len(lines) <= height or len(shown) == 1:
+            return lines
+        done = [place for place, one in enumerate(shown) if one.state == "done"]
+        idle = [place for place, one in enumerate(shown) if one.state in IDLE]
+        shown.pop(done[0] if done else idle[-1] if idle else -1)
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _look(folder: Path) -> tuple[list[Standing], list[str]]:
+    """Return how all stands now, and in a line what could not be asked."""
+    active: list[Queued] | None = None  # where nothing was submitted, or Slurm is not there or does not answer
+    warning = list[str]()
+    if shutil.which("squeue") is not None and (folder / JOBS).exists():
+        try:
+            active = queue.jobs()
+        except queue.ClusterError as error:
+            warning = [f"warning: {error}; what is queued is not shown"]
+    return standings(folder, active, time.time()), warning
 
 
 def _chosen(folder: Path) -> Path:
@@ -288,12 +159,7 @@ def _chosen(folder: Path) -> Path:
 
 
 def _is_one(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (PIPELINE, PLAN, JOBS)) or _folder(folder).is_run
-
-
-def _folder(path: Path) -> Folder:
-    """Return a folder with what lies right in it: a run shows there, and looking further takes long on a network's disk."""
-    return Folder(path, {one.name for one in path.iterdir()} if path.is_dir() else set())
+    return any((folder / name).exists() for name in (PIPELINE, PLAN, JOBS)) or folder_of(folder).is_run
 
 
 def _touched(folder: Path) -> float:
@@ -302,8 +168,9 @@ def _touched(folder: Path) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Take the folder without its key: `llamatrain status runs/demo`."""
-    program.main("status", StatusConfig, show, with_keys("status", argv))
+    """Take the folder without its key, and `--watch`: `llamatrain status runs/demo --watch`."""
+    given = with_keys("status", argv)
+    program.main("status", StatusConfig, show, ["watch=true" if one == "--watch" else one for one in given])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import signal
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +22,8 @@ from launch.plan import Place, Planned
 from launch.slurm.attempts import note
 from launch.slurm.queue import Queued
 from launch.stage import write_plan
-from launch.status import Standing, standings, summary, table
+from launch.standing import Standing, standings
+from launch.status import fitting, summary, table
 from llamatrain.lock import Lock
 
 from .test_listing import NOW, make
@@ -160,6 +168,16 @@ def test_the_table_has_the_columns_that_say_something(tmp_path: Path) -> None:
     assert re.sub(r"\033\[\d*m", "", coloured) == "\n".join(lines)
 
 
+def test_a_table_fits_a_screen(tmp_path: Path) -> None:
+    """Notes are wrapped, lines cut, and what is done or has not begun gives way to what is at work or failed."""
+    found = list(by_name(pipeline(tmp_path, pretrain="done", sft="failed")).values())
+    found[1] = replace(found[1], note="a reason of some length that does not fit")
+    assert fitting(found, True, 140, 40) == list(table(found, True))
+    small = fitting(found, False, 24, 6)
+    assert [line.split()[0] for line in small] == ["stage", "sft", "a", "length", "fit", "and"]
+    assert max(map(len, small)) <= 24 and small[-1] == "and 3 stages more"
+
+
 def asked(*arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
         status.main(arguments)
@@ -175,11 +193,45 @@ def test_the_newest_is_chosen_and_watching_ends_with_the_work(
     for path in (tmp_path / "old").rglob("*"):
         os.utime(path, (1000, 1000))
     os.utime(tmp_path / "old", (1000, 1000))
-    assert asked(str(tmp_path), "watch=true") == 0
+    assert asked(str(tmp_path), "--watch") == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == str(tmp_path / "new") and said[2].startswith("sft") and said[-1].startswith("1 done")
+    assert said[0].startswith(f"{tmp_path / 'new'}  ") and said[2].startswith("sft") and said[3].startswith("1 done")
     assert asked(str(tmp_path / "old")) == 0
     assert "3 not started" in capsys.readouterr().out
+
+
+def test_a_stage_whose_program_is_on_its_way_is_starting(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, pretrain="done")
+    (folder / "sft").mkdir()
+    (folder / "sft/stage.json").write_text("{}")
+    assert by_name(folder)["sft"].state == "not started"
+    with Lock(folder):
+        assert by_name(folder)["sft"].state == "starting"
+
+
+def test_watching_writes_over_itself_and_ctrl_c_leaves_it(tmp_path: Path, repository: Path) -> None:
+    """In a terminal of 40 columns, beside a pipeline at work."""
+    pipeline(tmp_path, pretrain="done")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 40))
+    command = [sys.executable, "-m", "launch", "status", str(tmp_path), "--watch"]
+    environ = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    with Lock(tmp_path):
+        watching = subprocess.Popen(
+            command, cwd=repository, env=environ, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        seen = b""
+        while b"3 not started" not in seen:
+            seen += os.read(ours, 4096)
+        watching.send_signal(signal.SIGINT)
+        with suppress(OSError):
+            while more := os.read(ours, 4096):
+                seen += more
+    assert watching.wait() == 130 and b"stopped" not in seen
+    first, *lines = seen.replace(b"\r", b"").split(b"\033[H")[1].split(b"\n")
+    assert first.endswith(b"\033[K") and lines[-2:] == [b"\033[J", b""]
+    assert all(len(re.sub(rb"\033\[\d*[mKJ]", b"", line)) <= 40 for line in lines)
 
 
 @pytest.mark.parametrize(
