@@ -22,7 +22,6 @@ from .measure.config import MeasureConfig
 
 # "" in a checkout (this package is `launch`), "llamatrain." where it is installed (`llamatrain.launch`).
 PREFIX = (__package__ or "launch").removesuffix("launch")
-NAME = "llamatrain" if PREFIX else "python -m launch"  # what the user types
 ROOT = Path(__file__).resolve().parent.parent
 # What setup.py requires: the name it is imported by -> its distribution.
 NEEDED = {
@@ -195,6 +194,9 @@ def typed(arguments: Sequence[str]) -> str:
     return shlex.join([*start, *([] if PREFIX else ["-m", "launch"]), *arguments])
 
 
+NAME = typed([]) if PREFIX else "python -m launch"  # what the user types
+
+
 def with_keys(program: str, arguments: Sequence[str] | None = None) -> list[str]:
     """Return a command line whose plain arguments, in their order, have got their keys: `runs/demo` is folder='runs/demo'.
 
@@ -232,6 +234,8 @@ def environment() -> dict[str, str]:
     # Threads that spin while they wait make a step ten times slower as soon as another process wants a core.
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environ.setdefault("PYTHONUTF8", "1")  # files and terminal, whatever the locale says
-    if not PREFIX:
+    if PREFIX:
+        environ["LLAMATRAIN_NAME"] = NAME
+    else:
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
     return environ

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ def ending(then: str, folder: Path, last: Mapping[str, float], settings: Mapping
     made = folder / "final" if (folder / "final").exists() else folder
     measured = _measured(last)
     following = then.format_map({**settings, "made": made})
-    return " · ".join([*([measured] if measured else []), str(made), f"next: llamatrain {following}"])
+    name = os.environ.get(
+        "LLAMATRAIN_NAME", "llamatrain"
+    )  # as it can be typed: of an installation that is not on the PATH
+    return " · ".join([*([measured] if measured else []), str(made), f"next: {name} {following}"])
 
 
 def _measured(last: Mapping[str, float]) -> str:

@@ -39,6 +39,12 @@ def test_a_result_that_is_no_checkpoint_is_the_folder(tmp_path: Path) -> None:
     assert ending(PROGRAMS["judge"].then, tmp_path, {}, {}) == ""
 
 
+def test_the_next_command_is_one_that_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation that is not on the PATH says how its programs were started."""
+    monkeypatch.setenv("LLAMATRAIN_NAME", "python -m llamatrain")
+    assert " · next: python -m llamatrain corpus " in ending(PROGRAMS["tokenizer"].then, tmp_path, {}, {})
+
+
 def test_pretraining_follows_a_corpus_with_the_tokenizer_that_it_was_built_with(tmp_path: Path) -> None:
     then = PROGRAMS["corpus"].then
     assert " tokenizer=path/to/llama model=small " in ending(then, tmp_path, {}, {"tokenizer": "path/to/llama"})
