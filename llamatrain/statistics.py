@@ -200,4 +200,5 @@ def _logistic(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sigmoid(value: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(value, -30, 30)))
+    share: np.ndarray = 1 / (1 + np.exp(-np.clip(value, -30, 30)))
+    return share
