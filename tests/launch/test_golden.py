@@ -1,6 +1,7 @@
 """Every stage of the ready pipelines, held against its recorded configuration: what moves in the code moves no value.
 
-A change that is meant is recorded with `python -m tests.launch.test_golden`.
+A change that is meant is recorded with `python -m tests.launch.test_golden`; one that changes results moves
+former_demo.json along.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from launch.graph import Graph
 from launch.graphs.chat import chat
 from launch.pipeline import PipelineConfig
 from launch.plan import Composed, compose
+from launch.programs import schema_of
+from launch.record import Record
 from llamatrain.config.compose import compose as composed_whole
 from llamatrain.keys import flatten
 
@@ -41,6 +44,16 @@ def test_stages_are_configured_as_recorded(preset: str, monkeypatch: pytest.Monk
     assert list(found) == list(golden)
     for name, stage in found.items():
         assert stage == golden[name], name
+
+
+def test_an_upgrade_runs_no_finished_stage_again() -> None:
+    """A demo made by an earlier version: every key that came since says what was done without it (`formerly`)."""
+    former = json.loads((GOLDEN / "former_demo.json").read_text())
+    for name, stage in composed("demo").items():
+        if name in former:
+            old, new = (Record(stage["program"], of["config"], {}) for of in (former[name], stage))
+            schema = schema_of(stage["program"])
+            assert new.decisive(schema).changes(old, schema) == [], name
 
 
 @pytest.mark.parametrize("preset", PRESETS)
