@@ -152,7 +152,7 @@ def _standing(
         max(int(status.get("restarts", 0)), len(attempts) - 1),
         taken.gpu_hours,
         taken.core_hours,
-        one.note or _incident(path, [attempt["before"] for attempt in attempts[1:]]),
+        "; ".join(filter(None, (one.note, _incident(path, [attempt["before"] for attempt in attempts[1:]])))),
     )
 
 

@@ -36,7 +36,8 @@ PARENTS = {"pretrain": [], "sft": ["pretrain"], "reward": ["sft"], "ppo": ["rewa
 def pipeline(folder: Path, **states: str) -> Path:
     """Make a pipeline of four stages, of which some have begun."""
     for name, state in states.items():
-        make(folder / name, state, name, total=30, seconds=3600, ranks=1, reason=f"of {name}")
+        reason = "" if state == "done" else f"of {name}"
+        make(folder / name, state, name, total=30, seconds=3600, ranks=1, reason=reason)
     stages = {name: {"program": name, "parents": PARENTS[name]} for name in NAMES}
     (folder / "pipeline.json").write_text(json.dumps({"command": ["llamatrain", "pipeline"], "stages": stages}))
     return folder
