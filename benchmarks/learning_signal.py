@@ -49,7 +49,7 @@ VARIANTS = {
     "uncentred": Variant(("reward.center_weight=0",)),
     "all_answers": Variant(
         ("rerun=[v1_rejection_sampling]",),  # the code changes, which nothing else tells
-        (("rlhf/rejection_sampling.py", '"loss": "last"', '"loss": "all"'),),
+        (("rlhf/best_of.py", '"loss": "last"', '"loss": "all"'),),
     ),
     "raw_critic": Variant(
         ("ppo.critic_warmup=0",),

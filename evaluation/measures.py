@@ -198,5 +198,6 @@ def report(models: Mapping[str, Measured], baseline: str | None, tie: float) -> 
         "comparisons": compare(models, pairs, tie),
         "prompts": len(samples),
         "samples_per_prompt": max(samples.values(), default=0),
+        "baseline": baseline,
         "by_kind": by_kind,
     }

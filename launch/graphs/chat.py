@@ -326,7 +326,9 @@ def measure(
             "the models' perplexity", "data.documents_eval" if corpus else "data.documents, data.documents_eval"
         )
     if text is not None or data.prompts_eval:
-        g.add("evaluate", models=rows, corpus=text)
+        # Of several rounds the course is told by one baseline: win rates against SFT (paper figure 11).
+        baseline = "sft" if "rs_v2" in models else None
+        g.add("evaluate", models=rows, corpus=text, baseline=baseline)
 
 
 def judge_what_was_learned_from(g: Graph, world: Stage, sampled: list[Stage], ppo: bool) -> None:

@@ -37,7 +37,10 @@ def results(story: Story) -> Row | None:
         for by, metrics in itertools.groupby(with_interval, key=lambda metric: measure_of(story, metric).by)
     ]
     differences = _differences(story)
+    rounds = _over_baseline(story)
     return {
+        "baseline": story.evaluation.get("baseline") if rounds else "",
+        "rounds": rounds,
         "prompts": _count(story.evaluation.get("prompts")),
         "each": _count(story.evaluation.get("samples_per_prompt")),
         "about": [words for by, words in about.by.items() if by in givers],
@@ -97,6 +100,31 @@ def _by_kind(story: Story) -> list[Card]:
         note = f"{count:,} prompts" if is_number(count) else ""
         if metrics:
             cards.append(Card(f"On {kind} prompts", note, table=_models_table(story, models, metrics, judged=True)))
+    return cards
+
+
+def _over_baseline(story: Story) -> list[Card]:
+    """Return each model's win rate against the baseline in what counts for a kind of prompt (paper figure 11)."""
+    baseline, cards = story.evaluation.get("baseline"), []
+    for kind, part in (story.evaluation.get("by_kind") or {}).items() if baseline else ():
+        metric = next(iter(story.measured[0].of_kind.get(kind, ())), None)
+        known = measure_of(story, str(metric))
+        rows = [
+            Interval(
+                str(entry["model"]),
+                entry["win_rate"],
+                entry.get("win_low"),
+                entry.get("win_high"),
+                story.colours.get(entry["model"], 1),
+                decimals(entry["win_rate"], 2),
+            )
+            for entry in part.get("comparisons") or []
+            if entry.get("baseline") == baseline and entry.get("metric") == metric and is_number(entry.get("win_rate"))
+        ]
+        if len(rows) > 1:
+            title = f"{known.title}: win rate over {baseline}"
+            drawn = figures.intervals(rows, f"{title}, on {kind} prompts", zero=0.5, bounds=(0.0, 1.0))
+            cards.append(Card(title, f"{known.by}, on {kind} prompts", drawn))
     return cards
 
 

@@ -232,6 +232,8 @@ def _evaluation(judge: bool) -> dict[str, Any]:
             "low": difference - 0.04,
             "high": difference + 0.04,
             "win_rate": 0.7,
+            "win_low": 0.62,
+            "win_high": 0.77,
         }
         for name in names
         for model, baseline in (("sft", "base"), ("rs", "sft"), ("ppo", "sft"))
@@ -239,5 +241,5 @@ def _evaluation(judge: bool) -> dict[str, Any]:
     kinds = {
         kind: {"prompts": 400, "models": models, "comparisons": comparisons} for kind in ("harmless", "adversarial")
     }
-    whole = {"models": models, "comparisons": comparisons, "prompts": 800, "samples_per_prompt": 2}
+    whole = {"models": models, "comparisons": comparisons, "prompts": 800, "samples_per_prompt": 2, "baseline": "sft"}
     return {**whole, "by_kind": kinds}

@@ -52,6 +52,11 @@ def test_a_second_round_leaves_the_stages_of_the_first_as_they_were() -> None:
     assert {name.replace("v1_", "v2_") for name in first} == {name for name in two.stages if name.startswith("v2_")}
 
 
+def test_rounds_are_measured_against_sft() -> None:
+    assert settings(graph("preset=demo", "rounds=2"), "evaluate")["baseline"] == "sft"
+    assert "baseline" not in settings(graph("preset=demo"), "evaluate")
+
+
 def test_a_later_round_remembers_the_best_samples_and_all_preferences_so_far() -> None:
     built = graph("preset=demo", "rounds=3")
     third = settings(built, "v3_rejection_sampling")
