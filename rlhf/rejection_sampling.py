@@ -11,7 +11,6 @@ the sample's number, and finished chunks of them are kept, so an interrupted run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,15 @@ import numpy as np
 from llamatrain import distributed
 from llamatrain.checkpoint import resolve
 from llamatrain.config.program import main
+from llamatrain.data.cache import Cache
 from llamatrain.data.dialogues import DialogueBatches
-from llamatrain.data.kinds import DialogueRow, SampledRow
+from llamatrain.data.encoding import Encoding
+from llamatrain.data.kinds import SampledRow
 from llamatrain.data.order import shuffled
-from llamatrain.data.rows import file_fingerprint, read_rows, write_rows
+from llamatrain.data.rows import file_fingerprint, write_rows
 from llamatrain.data.shards import MANIFEST, read_manifest
 from llamatrain.data.skipped import BadRows, warned
+from llamatrain.data.tokenized import Rows, of_sources
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.hf_folder import load_tokenizer
@@ -65,8 +67,8 @@ def train(cfg: RejectionSamplingConfig) -> None:
     max_length = row_length(cfg, base)
     cfg.micro_batch_size = size = rows_at_once(cfg, base, cfg.batch_sequences, max_length, distributed.world_size())
     cfg.generation_batch_size = generated_at_once(cfg.generation_batch_size, parents, cfg.dtype)
-    bad = BadRows(cfg.bad_rows)
-    sft, earlier = read_dialogues(cfg.sft_train, bad), read_dialogues(cfg.earlier, bad)
+    bad, cached, how = BadRows(cfg.bad_rows), Cache.of(cfg.run), Encoding("dialogue", tokenizer, max_length)
+    sft, earlier = (of_sources(sources, how, bad, cached) for sources in (cfg.sft_train, cfg.earlier))
     made_from, then = {**parents, "base": base}, PROGRAMS["rejection_sampling"].then
     with Run(cfg.run, "rejection_sampling", cfg, made_from, fingerprints(cfg), FIXED, then=then) as run:
         bad.say(run.print)
@@ -81,9 +83,9 @@ def train(cfg: RejectionSamplingConfig) -> None:
         metrics = {**trials, **keep_best(run, cfg, chunks)}
 
         # 3. fine-tune
-        best = read_dialogues([str(run.folder / "best.jsonl")])
+        best = of_sources([str(run.folder / "best.jsonl")], how, BadRows(), cached)
         batches = DialogueBatches(
-            training_rows([*best, *earlier], sft, cfg.sft_fraction, cfg.run.seed),
+            training_rows(best + earlier, sft, cfg.sft_fraction, cfg.run.seed),
             tokenizer,
             max_length=max_length,
             batch_size=cfg.batch_sequences,
@@ -93,6 +95,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
             world_size=distributed.world_size(),
             replay=replay,
             replay_fraction=cfg.replay_fraction,
+            cached=cached,
         )
         announce(run, cfg, batches)
         checkpointing = cfg.activation_checkpointing
@@ -152,7 +155,8 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
         bad,
     )
     left_out = BadRows(cfg.bad_rows)
-    sft = len(read_dialogues(cfg.sft_train, left_out))
+    how = Encoding("dialogue", load_tokenizer(base, cfg.tokenizer), row_length(cfg, base))
+    sft = len(of_sources(cfg.sft_train, how, left_out, Cache.of(cfg.run, keep=False)))
     left_out.say(notes.append)
     share = f"{cfg.sft_fraction:.0%} of them from" if cfg.sft_fraction is not None else "all of"
     notes += [
@@ -185,25 +189,18 @@ def fingerprints(cfg: RejectionSamplingConfig) -> dict[str, str]:
 # --- fine-tuning -------------------------------------------------------------------------------------------------
 
 
-def read_dialogues(paths: Sequence[str], bad: BadRows | None = None) -> list[DialogueRow]:
-    """Read dialogue files one after the other; bad rows go to `bad`."""
-    return [row for path in paths for row in read_rows(path, DialogueRow, bad)]
-
-
-def training_rows(
-    chosen: list[DialogueRow], sft: list[DialogueRow], sft_fraction: float | None, seed: int
-) -> list[DialogueRow]:
+def training_rows(chosen: Rows, sft: Rows, sft_fraction: float | None, seed: int) -> Rows:
     """Return the dialogues to train on: the chosen samples, and the SFT set once or so many that they are its share."""
     if sft_fraction is None:
-        return [*sft, *chosen]
+        return sft + chosen
     # f of all rows are f / (1 - f) times the others.
     count = round(sft_fraction / (1 - sft_fraction) * len(chosen))
-    return [*draw(sft, count, seed), *chosen]
+    return draw(sft, count, seed) + chosen
 
 
-def draw(rows: list[DialogueRow], count: int, seed: int) -> list[DialogueRow]:
+def draw(rows: Rows, count: int, seed: int) -> Rows:
     """Draw rows without repetition, and again from all of them only once every one has been drawn."""
-    return [rows[place] for place in shuffled(np.arange(count), len(rows), seed).tolist()]
+    return rows.take(shuffled(np.arange(count), len(rows), seed))
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ small model forgets what it knew without it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
+from llamatrain.data.cache import Cache
 from llamatrain.data.dialogues import DialogueBatches
-from llamatrain.data.kinds import DialogueRow
-from llamatrain.data.rows import read_rows
+from llamatrain.data.encoding import Encoding
 from llamatrain.data.skipped import BadRows, warned
+from llamatrain.data.tokenized import of_sources
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
@@ -39,7 +39,7 @@ def train(cfg: SFTConfig) -> None:
     bad = BadRows(cfg.bad_rows)
     max_length = context(start, cfg.max_length)
     cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, max_length, world_size())
-    batches, held_out = load(cfg, tokenizer, max_length, bad)
+    batches, held_out = load(cfg, tokenizer, max_length, bad, Cache.of(cfg.run))
     steps = total_steps(cfg, batches)
     data, fixed = {"train": batches.fingerprint}, ("batch_sequences", "max_length", "isolate_documents")
     with Run(cfg.run, "sft", cfg, {"checkpoint": start}, data, fixed, then=PROGRAMS["sft"].then) as run:
@@ -69,7 +69,12 @@ def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
     start = checkpoint.resolve(cfg.checkpoint, "pretrain")
     max_length = context(start, cfg.max_length)
     cfg.micro_batch_size = rows_at_once(cfg, start, cfg.batch_sequences, max_length, ranks)
-    batches, _ = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), max_length, BadRows(cfg.bad_rows))
+    tokenizer, bad, cached = (
+        hf_folder.load_tokenizer(start, cfg.tokenizer),
+        BadRows(cfg.bad_rows),
+        Cache.of(cfg.run, keep=False),
+    )
+    batches, _ = load(cfg, tokenizer, max_length, bad, cached)
     return plan(cfg, batches, total_steps(cfg, batches), ranks)
 
 
@@ -82,15 +87,19 @@ def context(start: Path, max_length: int | None) -> int:
 
 
 def load(
-    cfg: SFTConfig, tokenizer: Tokenizer, max_length: int, bad: BadRows | None = None
+    cfg: SFTConfig, tokenizer: Tokenizer, max_length: int, bad: BadRows | None = None, cached: Cache | None = None
 ) -> tuple[DialogueBatches, DialogueBatches | None]:
-    """Return the training batches and, where there are eval files, the held-out ones; bad rows go to `bad`."""
-    size = cfg.micro_batch_size
+    """Return the training batches and, where there are eval files, the held-out ones; bad rows go to `bad`.
+
+    Their tokens are those in `cached`, or for None in that of the run, where what is missing is not kept.
+    """
+    size, bad, cached = cfg.micro_batch_size, bad or BadRows(), cached or Cache.of(cfg.run, keep=False)
     assert size is not None
+    how = Encoding("dialogue", tokenizer, max_length, cfg.loss, drop_turns=cfg.too_long == "drop_turns")  # type: ignore[arg-type]
 
     def packed(paths: list[str], rows: int, replay: str | None, replay_fraction: float) -> DialogueBatches:
         return DialogueBatches(
-            itertools.chain.from_iterable(read_rows(path, DialogueRow, bad) for path in paths),
+            of_sources(paths, how, bad, cached),
             tokenizer,
             max_length=max_length,
             batch_size=rows,
@@ -100,9 +109,9 @@ def load(
             world_size=world_size(),
             too_long=cfg.too_long,  # type: ignore[arg-type]
             isolate=cfg.isolate_documents,
-            loss=cfg.loss,  # type: ignore[arg-type]
             replay=replay,
             replay_fraction=replay_fraction,
+            cached=cached,
         )
 
     replay = str(Path(cfg.replay) / "train") if cfg.replay else None

@@ -28,6 +28,7 @@ SPANS = {
     "llamatrain.tokenizer": {"Tokenizer.__init__": "data"},
     "llamatrain.data.sequences": {"TokenBatches.__init__": "data"},
     "llamatrain.data.dialogues": {"DialogueBatches.__init__": "data"},
+    "llamatrain.data.tokenized": {"of_sources": "data"},
     "llamatrain.data.rows": {"file_fingerprint": "data"},
     "reward.data": {"load_pairs": "data", "PairBatches.__init__": "data"},
     "llamatrain.responses.prompts": {"load_prompts": "data", "prompts_fingerprint": "data"},

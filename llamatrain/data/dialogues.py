@@ -8,19 +8,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from llamatrain.chat import Message, encode_dialogue, too_many, without_oldest_turn
 from llamatrain.data.batches import Batches
+from llamatrain.data.cache import Blocks, Cache, in_memory
+from llamatrain.data.encoding import Encoding
 from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.order import Places, mix, permuted, shuffled
-from llamatrain.data.packing import Batch, Sample, collate, pack, with_weight
+from llamatrain.data.packing import Batch, Sample, collate, fill, with_weight
 from llamatrain.data.sequences import TokenBatches
+from llamatrain.data.tokenized import Rows, of_rows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -30,7 +32,8 @@ TooLong = Literal["skip", "stop", "drop_turns"]
 class DialogueBatches(Batches):
     """Dialogues, tokenized once and packed into rows of `max_length` tokens, each a segment of its own (`isolate`).
 
-    The packing is fixed by the seed; the packed rows are shuffled in each epoch. A row with the field `loss`
+    They are rows that are tokenized here and held in memory, or were (`tokenized`, with the same settings). The packing is
+    fixed by the seed and kept in `cached`; the packed rows are shuffled in each epoch. A row with the field `loss`
     overrides `loss`. `too_long` says what becomes of a dialogue longer than max_length: `skip` it, `stop`, or
     `drop_turns`, which leaves out its oldest turns and skips it only if its last one alone is too long. `counts` has
     dialogues, kept, skipped, shortened, rows, tokens, target_tokens. `replay_fraction` of all rows are sequences of the
@@ -39,7 +42,7 @@ class DialogueBatches(Batches):
 
     def __init__(
         self,
-        dialogues: Iterable[DialogueRow],
+        dialogues: Rows | Iterable[DialogueRow],
         tokenizer: Tokenizer,
         *,
         max_length: int,
@@ -53,6 +56,7 @@ class DialogueBatches(Batches):
         loss: Literal["all", "last"] = "all",
         replay: str | Path | None = None,
         replay_fraction: float = 0.0,
+        cached: Cache | None = None,
     ) -> None:
         super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip=())
         if too_long not in ("skip", "stop", "drop_turns"):
@@ -64,8 +68,10 @@ class DialogueBatches(Batches):
             )
         self.max_length, self.isolate = max_length, isolate
         self._fraction = Fraction(replay_fraction).limit_denominator(10_000)  # exact: 0.1 is no binary number
-        self._tokenize(dialogues, tokenizer, too_long, loss)
-        self._pack()
+        if not isinstance(dialogues, Rows):
+            how = Encoding("dialogue", tokenizer, max_length, loss, drop_turns=too_long == "drop_turns")
+            dialogues = of_rows(dialogues, how)
+        self._dialogues = self._kept(dialogues, too_long)
         self.replay = None
         if replay is not None:
             self.replay = TokenBatches(
@@ -77,59 +83,55 @@ class DialogueBatches(Batches):
                 tokenizer=tokenizer,
                 isolate=isolate,
             )
-        self.steps_per_epoch = len(self._members) / (batch_size * (1 - float(self._fraction)))
-        digest = hashlib.sha256(self._ids.tobytes() + self._mask.tobytes() + self._starts.tobytes())
-        digest.update(f"{self.replay.fingerprint if self.replay else None} {self._fraction}".encode())
-        self.fingerprint = digest.hexdigest()
+        beside = f"{self.replay.fingerprint if self.replay else None} {self._fraction}"
+        about = {"packed": self._dialogues.key, "max_length": max_length, "seed": seed, "beside": beside}
+        pack = partial(self._pack, beside)
+        packed = in_memory("", pack()) if cached is None else cached.table(about, pack)
+        self._members, self._ends = packed["members"], packed["ends"]
+        self.fingerprint: str = packed.notes["fingerprint"]
+        self.counts["rows"] = len(self._ends)
+        self.steps_per_epoch = len(self._ends) / (batch_size * (1 - float(self._fraction)))
 
-    def _tokenize(
-        self, dialogues: Iterable[DialogueRow], tokenizer: Tokenizer, too_long: TooLong, loss: Literal["all", "last"]
-    ) -> None:
-        ids: list[NDArray[np.uint32]] = []
-        masks: list[NDArray[np.bool_]] = []
-        read = shortened = 0
-        for row in dialogues:
-            read += 1
-            messages: list[Message] | None = row["messages"]
-            while messages is not None:  # as it is, then without its oldest turn, and so on
-                count = too_many(messages, tokenizer, self.max_length)
-                tokens, mask = ([], []) if count else encode_dialogue(messages, tokenizer, row.get("loss", loss))
-                if not count and len(tokens) <= self.max_length:
-                    ids.append(np.array(tokens, dtype=np.uint32))
-                    masks.append(np.array(mask, dtype=bool))
-                    shortened += len(messages) < len(row["messages"])
-                    break
-                if too_long == "stop":
-                    raise UserError(
-                        f"dialogue {read} ({messages[0]['content'][:40]!r}...) has {count or len(tokens)} tokens, more than "
-                        f"max_length={self.max_length}: need a longer max_length, or too_long=skip or drop_turns"
-                    )
-                messages = without_oldest_turn(messages) if too_long == "drop_turns" else None
-        if not ids:
+    def _kept(self, dialogues: Rows, too_long: TooLong) -> Rows:
+        """Return the dialogues that are trained on; count them, and those that are too long."""
+        lengths = dialogues.column("length")
+        left_out = np.flatnonzero(lengths == 0)
+        if too_long == "stop" and len(left_out):
+            needed = dialogues.column("needed")[left_out[0]]
             raise UserError(
-                f"none of {read} dialogues fits into max_length={self.max_length} tokens: need at least one"
+                f"{dialogues.where(left_out[0])} has {needed} tokens, more than max_length={self.max_length}: "
+                "need a longer max_length, or too_long=skip or drop_turns"
             )
-        self._ids, self._mask = np.concatenate(ids), np.concatenate(masks)
-        self._starts = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])])
+        if len(left_out) == len(dialogues):
+            raise UserError(
+                f"none of {len(dialogues)} dialogues fits into max_length={self.max_length} tokens: need at least one"
+            )
         self.counts = {
-            "dialogues": read,
-            "kept": len(ids),
-            "skipped": read - len(ids),
-            "shortened": shortened,
-            "tokens": len(self._ids),
-            "target_tokens": int(self._mask.sum()),
+            "dialogues": len(dialogues),
+            "kept": len(dialogues) - len(left_out),
+            "skipped": len(left_out),
+            "shortened": int(dialogues.column("shortened").sum()),
+            "tokens": int(lengths.sum(dtype=np.int64)),
+            "target_tokens": int(dialogues.column("targets").sum(dtype=np.int64)),
         }
+        return dialogues.take(lengths > 0)
 
-    def _pack(self) -> None:
-        """Pack into rows; the seed decides between dialogues of equal length."""
-        count = len(self._starts) - 1
-        order = permuted(np.arange(count), count, self.seed)  # `pack` keeps the given order among equals
-        lengths = np.diff(self._starts)[order]
-        self._members = [order[row] for row in pack(lengths.tolist(), self.max_length)]
-        self.counts["rows"] = len(self._members)
+    def _pack(self, beside: str) -> Blocks:
+        """Pack into rows, where the seed decides between dialogues of equal length; note a hash of what is trained."""
+        lengths = self._dialogues.column("length").astype(np.int64)
+        order = permuted(np.arange(len(lengths)), len(lengths), self.seed)  # `fill` keeps the given order among equals
+        members, ends = fill(lengths[order], self.max_length)
+        digest = hashlib.sha256()
+        for column in ("ids", "mask"):
+            for table, span in self._dialogues.spans():
+                digest.update(table[column][span].data)
+        digest.update(np.cumsum(np.concatenate([[0], lengths])).data)
+        digest.update(beside.encode())
+        yield {"members": order[members], "ends": ends}
+        return {"fingerprint": digest.hexdigest()}
 
     def _count(self) -> int:
-        return len(self._members)
+        return len(self._ends)
 
     def _rows_at(self, places: Places) -> Batch:
         # Of the first p places of the endless series, floor(p * fraction) are corpus sequences.
@@ -137,7 +139,7 @@ class DialogueBatches(Batches):
         replays_before = places * over // under
         replayed = (places + 1) * over // under > replays_before
         rows = np.full(len(places), -1, dtype=np.int64)
-        rows[~replayed] = shuffled((places - replays_before)[~replayed], len(self._members), self.seed)
+        rows[~replayed] = shuffled((places - replays_before)[~replayed], len(self._ends), self.seed)
         batch = self._packed(rows)
         if self.replay is None or not replayed.any():
             return batch
@@ -157,8 +159,8 @@ class DialogueBatches(Batches):
         for slot, row in enumerate(rows.tolist()):
             if row < 0:
                 continue
-            for index in self._members[row].tolist():
-                span = slice(self._starts[index], self._starts[index + 1])
+            for index in self._members[self._ends[row - 1] if row else 0 : self._ends[row]].tolist():
+                table, span = self._dialogues.span(index)
                 members[slot].append(len(samples))
-                samples.append(Sample(self._ids[span].tolist(), self._mask[span].tolist()))
+                samples.append(Sample(table["ids"][span].tolist(), table["mask"][span].tolist()))
         return collate(samples, members, self.max_length, self.isolate)[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 from llamatrain.data.skipped import NAMED, named, warned
 
+SIDES = ("chosen", "rejected")
 FAULTS = {  # why a pair is left out -> in words
     "equal": "with two equal answers",
     "empty": "with an empty answer",

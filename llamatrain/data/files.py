@@ -32,12 +32,15 @@ class Place:
 
     def __init__(self, path: str | Path, begin: int = 0, unit: str = ":") -> None:
         self.path, self.begin, self.unit, self.number = path, begin, unit, 0
+        self._skipped: int | None = None
 
     def __str__(self) -> str:
         return f"{self.path}{self.unit}{self.number + self._before()}"
 
     def _before(self) -> int:
-        return count_between(Path(self.path), 0, self.begin) if self.unit == ":" else self.begin
+        if self._skipped is None:
+            self._skipped = count_between(Path(self.path), 0, self.begin) if self.unit == ":" else self.begin
+        return self._skipped
 
 
 def count_between(path: Path, begin: int, end: int) -> int:

@@ -32,18 +32,20 @@ NEWEST = Version()
 
 
 def read_hub(
-    name: str, begin: int = 0, end: int | None = None, version: Version = NEWEST
+    name: str, begin: int = 0, end: int | None = None, version: Version = NEWEST, loaded: bool = False
 ) -> Iterator[tuple[Place, Row]]:
     """Yield the rows of `owner/name[/folder][:split]`, or of a local folder, with where they stand.
 
     A part is some of the data set's own shards: those are streamed, nothing is held or cached. A whole data set is
-    loaded through `datasets`' cache.
+    loaded through `datasets`' cache, and mapped into memory; so is a part that is `loaded`: some rows of it.
     """
-    streamed = (begin, end) != (0, None)
+    streamed = (begin, end) != (0, None) and not loaded
     rows = _stream(name, version) if streamed else _load(name, version)
-    place = Place(name, unit=f", shard {begin}, row " if streamed else ", row ")
+    place = Place(name, 0 if streamed else begin, unit=f", shard {begin}, row " if streamed else ", row ")
     if streamed:
         rows = rows.shard(num_shards=rows.num_shards, index=begin)
+    elif loaded:
+        rows = rows.select(range(begin, len(rows) if end is None else end))
     for number, row in enumerate(rows, start=1):
         place.number = number
         yield place, dict(row)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Batch = dict[str, Tensor]
@@ -23,36 +25,36 @@ class Sample:
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Return rows of sample indices whose lengths add up to `capacity` at most: first-fit decreasing, in O(n log n).
+    """Return rows of sample indices as `fill` finds them, each a list."""
+    members, ends = fill(np.asarray(lengths, dtype=np.int64), capacity)
+    return [row.tolist() for row in np.split(members, ends[:-1])] if len(ends) else []
 
-    Longest first (equal lengths in the order given), each into the first row with room for it. At most 11/9 of the
-    fewest possible rows. Raises ValueError for a length outside 1..capacity.
+
+def fill(lengths: NDArray[np.int64], capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Fill rows with samples whose lengths add up to `capacity` at most: first-fit decreasing.
+
+    Returns the samples of all rows one row after the other, and where in them each row ends. Longest first (equal lengths
+    in the order given), each into the first row with room for it: at most 11/9 of the fewest possible rows. Memory: some
+    numbers a sample. Raises ValueError for a length outside 1..capacity.
     """
-    if any(not 1 <= length <= capacity for length in lengths):
-        index = next(i for i, length in enumerate(lengths) if not 1 <= length <= capacity)
+    wrong = np.flatnonzero((lengths < 1) | (lengths > capacity))
+    if len(wrong):
         raise ValueError(
-            f"sample {index} has {lengths[index]} tokens; a row of {capacity} holds samples of 1 to {capacity}"
+            f"sample {wrong[0]} has {lengths[wrong[0]]} tokens; a row of {capacity} holds samples of 1 to {capacity}"
         )
-    rows: list[list[int]] = []
-    leaves = 1 << max(len(lengths) - 1, 0).bit_length()
-    # A tree: room[leaves + row] is the row's room, room[node] the larger of its two children's.
-    room = [capacity] * (2 * leaves)
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length, node = lengths[index], 1
-        while node < leaves:  # down to the first row with room: to the left where that side has any
-            node = 2 * node if room[2 * node] >= length else 2 * node + 1
-        row = node - leaves
-        if row == len(rows):
-            rows.append([])
-        rows[row].append(index)
-        room[node] -= length
-        while node > 1:  # and up again, until a node's larger child stays what it was
-            node //= 2
-            larger = max(room[2 * node], room[2 * node + 1])
-            if room[node] == larger:
-                break
-            room[node] = larger
-    return rows
+    order = np.argsort(-lengths, kind="stable")
+    row = np.empty(len(lengths), dtype=np.int64)  # of each sample, in that order
+    room = np.full(len(lengths), capacity, dtype=np.int64)  # of each row, those included that may come to be used
+    first = used = 0
+    for length, count in zip(*np.unique(-lengths, return_counts=True), strict=True):
+        length, end = -int(length), first + int(count)
+        # Of equal samples each row takes as many as fit, in turn: where one after the other would go.
+        fitting = np.flatnonzero(room[: used - (-int(count) // (capacity // length))] >= length)
+        taken = np.diff(np.minimum(np.cumsum(room[fitting] // length), count), prepend=0)
+        room[fitting] -= taken * length
+        row[first:end] = np.repeat(fitting, taken)
+        first, used = end, max(used, int(row[end - 1]) + 1)
+    return order[np.argsort(row, kind="stable")], np.cumsum(np.bincount(row))
 
 
 def collate(

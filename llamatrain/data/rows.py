@@ -24,6 +24,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llamatrain import atomic, heartbeat
 from llamatrain.data import adapters, files, hub
 from llamatrain.data.files import Place, Row
@@ -56,7 +59,7 @@ def placed_rows(source: str | Path, kind: type[R], bad: BadRows | None = None) -
         bad.good += 1
         yield f"{where}{number}", row
     if where is None:
-        raise _nothing(part.source, kind, next(iter(bad.first.values()), ""))
+        raise nothing(part.source, kind, next(iter(bad.first.values()), ""))
 
 
 def look(source: str | Path, kind: type[Any], first: bool = True) -> None:
@@ -64,7 +67,7 @@ def look(source: str | Path, kind: type[Any], first: bool = True) -> None:
 
     A data set of the hub is not asked for.
     """
-    adapter = _split_adapter(_split_share(str(source))[0])[0]
+    adapter = _split_adapter(split_share(str(source))[0])[0]
     if adapter is not None and name_of(kind) not in adapters.ADAPTERS[adapter]:
         raise _no_such_rows(str(source), adapter, kind)
     if local_file(str(source)) is not None and first:
@@ -75,7 +78,8 @@ def look(source: str | Path, kind: type[Any], first: bool = True) -> None:
 class Part:
     """A piece of a source that can be read on its own; begin and end are the file format's (`files.split`).
 
-    `text` names the field that holds a document's text where that is not `text`.
+    `text` names the field that holds a document's text where that is not `text`. Of a data set of the hub they count its
+    shards, or where it is `loaded` its rows.
     """
 
     source: str
@@ -83,12 +87,13 @@ class Part:
     end: int | None = None
     text: str | None = None
     version: Version = NEWEST
+    loaded: bool = False
 
 
 def split(source: str | Part, part_bytes: int) -> list[Part]:
     """Return the parts of a source, or of a part that is a whole source, of about `part_bytes` where its format allows it."""
     whole = Part(source) if isinstance(source, str) else source
-    adapter, path = _split_adapter(_split_share(whole.source)[0])
+    adapter, path = _split_adapter(split_share(whole.source)[0])
     if adapter is not None and not _is_file(path):
         count = hub.hub_shards(path, whole.version)
         return [replace(whole, begin=number, end=number + 1) for number in range(count)]
@@ -96,17 +101,25 @@ def split(source: str | Part, part_bytes: int) -> list[Part]:
     return [replace(whole, begin=begin, end=end) for begin, end in ends]
 
 
+def split_loaded(source: str, part_bytes: int, part_rows: int) -> list[Part]:
+    """Return the parts of a source as `split` does; a data set of the hub is loaded, and a part is some of its rows."""
+    if local_file(source) is not None:
+        return split(source, part_bytes)
+    count = count_rows(source)
+    return [Part(source, row, min(row + part_rows, count), loaded=True) for row in range(0, max(1, count), part_rows)]
+
+
 def stamp(whole: Part) -> list[Any]:
     """Return what tells whether a source changed: a file's size and time, or the hash of a data set's files and commits."""
     path = local_file(whole.source)
     if path is not None:
         return [path.stat().st_size, path.stat().st_mtime_ns]
-    return [hub.hub_stamp(_split_adapter(_split_share(whole.source)[0])[1], whole.version)]
+    return [hub.hub_stamp(_split_adapter(split_share(whole.source)[0])[1], whole.version)]
 
 
 def local_file(source: str) -> Path | None:
     """Return the file a source names, which must exist; None for a data set of the hub."""
-    adapter, path = _split_adapter(_split_share(source)[0])
+    adapter, path = _split_adapter(split_share(source)[0])
     return None if adapter is not None and not _is_file(path) else _existing(path)
 
 
@@ -114,7 +127,7 @@ def place(part: Part) -> str:
     """Return what, with a row's number after it, names a row of the part's file; of a hub's shard, of that shard."""
     path = local_file(part.source)
     if path is None:
-        return f"{_split_adapter(_split_share(part.source)[0])[1]}, shard {part.begin}, row "
+        return f"{_split_adapter(split_share(part.source)[0])[1]}, shard {part.begin}, row "
     return f"{path}{', row ' if path.suffix == '.parquet' else ':'}"
 
 
@@ -125,11 +138,13 @@ def row_number(where: str) -> int:
 
 def whole_source(source: str) -> str:
     """Return a source without the share of its rows that is meant."""
-    return _split_share(source)[0]
+    return split_share(source)[0]
 
 
 def count_part(part: Part) -> int:
     """Return how many raw rows (of plain text, lines) a part holds, where another part of its file follows; else 0."""
+    if part.loaded and part.end is not None:
+        return part.end - part.begin
     path = local_file(part.source)
     return 0 if path is None or part.end is None else files.count_between(path, part.begin, part.end)
 
@@ -143,9 +158,9 @@ def read_part(
     which stops nothing). `source`, or else the file's name, stands in
     for that field where a row has none.
     """
-    name, share = _split_share(part.source)
+    name, share = split_share(part.source)
     source = source or Path(_split_adapter(name)[1]).name
-    for place, row in _read(name, kind, part.begin, part.end, part.version):
+    for place, row in _read(name, kind, part):
         try:
             if isinstance(row, UserError):
                 raise row
@@ -183,7 +198,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, object]]) -> int:
 
 def count_rows(source: str | Path) -> int:
     """Return how many raw rows a source holds, without parsing them: what a progress bar goes up to."""
-    name, _ = _split_share(str(source))
+    name, _ = split_share(str(source))
     adapter, path = _split_adapter(name)
     if adapter is not None and not _is_file(path):
         return hub.hub_length(path)
@@ -192,7 +207,7 @@ def count_rows(source: str | Path) -> int:
 
 def file_fingerprint(source: str | Path) -> str:
     """Return the sha256 of a source: of the file's bytes and, where there are such, the adapter's name and the share."""
-    name, share = _split_share(str(source))
+    name, share = split_share(str(source))
     adapter, path = _split_adapter(name)
     if adapter is None or Path(path).is_file():
         digest = hashlib.sha256()
@@ -221,7 +236,7 @@ def conversation_hash(row: Row) -> int:
 
 
 @dataclass(frozen=True)
-class _Share:
+class Share:
     """Which of a source's rows are meant: preferences of a kind, one of `count` parts by a hash of the conversation, or
     all parts but that one.
     """
@@ -236,24 +251,30 @@ class _Share:
             return False
         return (conversation_hash(row) % self.count == self.part) != self.without
 
+    def among(self, conversations: NDArray[np.uint64], kinds: NDArray[np.str_] | None) -> NDArray[np.bool_]:
+        """Tell the same of many rows, by the hashes of their conversations and the kinds of preferences."""
+        held: NDArray[np.bool_] = (conversations % np.uint64(self.count) == self.part) != self.without
+        return held if self.kind is None else held & (kinds == self.kind)
+
     def __str__(self) -> str:
         fold = f"{'without' if self.without else 'fold'}{self.part}/{self.count}"
         return fold if self.kind is None else f"{self.kind} {fold}"
 
 
-def _split_share(source: str) -> tuple[str, _Share | None]:
+def split_share(source: str) -> tuple[str, Share | None]:
+    """Split a source into the whole of it and which of its rows are meant (None: all)."""
     match = re.fullmatch(r"(.+?)(?:@(helpfulness|safety))?(?:@(fold|without)(\d+)/(\d+))?", source)
     if match is None or (match[2] is None and match[3] is None):
         return source, None
     part, count = (int(match[4]), int(match[5])) if match[3] else (0, 1)
     if part >= count:
         raise UserError(f"{source}: fold {part} of {count} does not exist, need 0 to {count - 1}")
-    return match[1], _Share(match[2], match[3] == "without", part, count)
+    return match[1], Share(match[2], match[3] == "without", part, count)
 
 
-def _nothing(source: str, kind: type[Any], first: str) -> UserError:
-    """Say that a source holds no rows of a kind; `first` is what was wrong with the first bad one."""
-    name, share = _split_share(source)
+def nothing(source: str, kind: type[Any], first: str) -> UserError:
+    """Return the error that says that a source holds no rows of a kind; `first` is what was wrong with the first bad one."""
+    name, share = split_share(source)
     if share is not None and share.count > 1:
         whole = Part(name if share.kind is None else f"{name}@{share.kind}")
         rows = sum(1 for _ in read_part(whole, kind, lambda _: None))
@@ -287,11 +308,10 @@ def _renamed(row: Row, field: str, where: Place) -> Row:
     return {**row, "text": row[field]}
 
 
-def _read(
-    name: str, kind: type[Any], begin: int = 0, end: int | None = None, version: Version = NEWEST
-) -> Iterator[tuple[Place, Row | UserError]]:
+def _read(name: str, kind: type[Any], part: Part) -> Iterator[tuple[Place, Row | UserError]]:
     """Yield each row with where it stands, for messages; a bad one is its error."""
     adapter, path = _split_adapter(name)
+    begin, end = part.begin, part.end
     if adapter is None:
         yield from files.read(_existing(path), begin, end)
         return
@@ -301,7 +321,7 @@ def _read(
     if _is_file(path):
         raw = files.read(_existing(path), begin, end, adapter == "paragraphs")
     else:
-        raw = hub.read_hub(path, begin, end, version)
+        raw = hub.read_hub(path, begin, end, part.version, part.loaded)
     prompts: set[str] = set()
     for place, row in raw:
         if isinstance(row, UserError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from llamatrain.errors import UserError
 
@@ -30,21 +31,50 @@ class BadRows:
         self.counts: Counter[str] = Counter()  # reason -> rows
         self.first: dict[str, str] = {}  # reason -> what is wrong with its first row
         self.places: dict[str, list[str]] = {}  # reason -> where its first rows stand
+        self.stops = ""  # what is wrong with the first at which `stop` stops
 
     def __call__(self, error: UserError) -> None:
         """Take a bad row's error: raise it, or count it."""
-        left_out = isinstance(error, LeftOut)
-        if self.policy is None and not left_out:
-            raise error
-        if self.policy == "stop" and not left_out:
-            raise UserError(f"{error}; bad_rows=skip skips such rows") from error
-        self.wrong += not left_out
+        if not isinstance(error, LeftOut):
+            self._refuse(error)
+            self.wrong += 1
+            self.stops = self.stops or str(error)
         reason = _reason(str(error))
         self.counts[reason] += 1
         self.first.setdefault(reason, str(error))
         places = self.places.setdefault(reason, [])
         if len(places) < NAMED:
             places.append(_place(str(error)))
+
+    def _refuse(self, error: UserError) -> None:
+        if self.policy is None:
+            raise error
+        if self.policy == "stop":
+            raise UserError(f"{error}; bad_rows=skip skips such rows") from error
+
+    def join(self, other: BadRows) -> None:
+        """Take the bad rows that another counted, after these: raise its first error, or count them."""
+        if other.stops:
+            self._refuse(UserError(other.stops))
+        self.good, self.wrong = self.good + other.good, self.wrong + other.wrong
+        self.stops = self.stops or other.stops
+        self.counts.update(other.counts)
+        for reason, error in other.first.items():
+            self.first.setdefault(reason, error)
+            places = self.places.setdefault(reason, [])
+            places += other.places[reason][: NAMED - len(places)]
+
+    def content(self) -> dict[str, Any]:
+        """Return the bad rows as JSON has them; `of` makes them from it."""
+        return {name: getattr(self, name) for name in ("wrong", "counts", "first", "places", "stops")}
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> BadRows:
+        """Return the bad rows that `content` told, to be joined to others."""
+        made = cls("skip")
+        made.wrong, made.stops = content["wrong"], content["stops"]
+        made.counts, made.first, made.places = Counter(content["counts"]), content["first"], content["places"]
+        return made
 
     def say(self, say: Callable[[str], None]) -> None:
         """Say how many rows were left out and, for every reason, what is wrong with the first of them."""

@@ -330,7 +330,7 @@ def test_too_long_dialogues_are_skipped_stopped_or_shortened(tokenizer: Tokenize
     assert answers(shortened, tokenizer) == sorted(["the ", words(20) + " "])  # the last answer is whole
     hopeless = pack_dialogues(both, tokenizer, max_length=40, too_long="drop_turns")
     assert (hopeless.counts["kept"], hopeless.counts["skipped"], hopeless.counts["shortened"]) == (1, 1, 0)
-    with pytest.raises(UserError, match=rf"dialogue 2 \(.*\) has {length} tokens, more than max_length={length - 1}"):
+    with pytest.raises(UserError, match=rf"dialogue 2 has {length} tokens, more than max_length={length - 1}"):
         pack_dialogues(both, tokenizer, max_length=length - 1, too_long="stop")
     assert pack_dialogues(both, tokenizer, max_length=length, too_long="stop").counts["kept"] == 2
 

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
 from llamatrain import hf_folder
 from llamatrain.chat import encode_dialogue
 from llamatrain.config.compose import compose
+from llamatrain.data.cache import Table
 from llamatrain.data.kinds import DialogueRow, PromptRow, ResponseRow
 from llamatrain.data.rows import read_rows, write_rows
+from llamatrain.data.tokenized import Rows
 from llamatrain.errors import UserError
 from llamatrain.responses import sampling
 from llamatrain.responses.scoring import sigmoid
@@ -32,21 +35,24 @@ def composed(world: dict[str, str], folder: Path, name: str, *more: str) -> Reje
     return compose("rejection_sampling", RejectionSamplingConfig, arguments)
 
 
+def numbered_rows(count: int, first: int = 0) -> Rows:
+    numbers = np.arange(count)
+    return Rows((Table("", {"number": first + numbers}, {}),), np.zeros(count, np.int32), numbers)
+
+
 def test_draw_takes_every_row_before_any_twice() -> None:
-    rows = [{"n": n} for n in range(5)]
-    drawn = [row["n"] for row in draw(rows, 12, seed=0)]
+    drawn = draw(numbered_rows(5), 12, seed=0).column("number").tolist()
     assert sorted(drawn[:5]) == sorted(drawn[5:10]) == [0, 1, 2, 3, 4]
-    assert len(draw(rows, 3, seed=0)) == 3
+    assert len(draw(numbered_rows(5), 3, seed=0)) == 3
 
 
 def test_the_share_of_sft_rows() -> None:
-    best: list[dict[str, Any]] = [{"source": "best"}] * 6
-    sft: list[dict[str, Any]] = [{"source": "sft", "n": n} for n in range(12)]
+    best, sft = numbered_rows(6, first=100), numbered_rows(12)
     count = {}
     for share in (None, 0.0, 0.25, 0.8):
-        rows = training_rows(best, sft, share, seed=0)
-        count[share] = sum(row["source"] == "sft" for row in rows)
-        assert sum(row["source"] == "best" for row in rows) == 6
+        numbers = training_rows(best, sft, share, seed=0).column("number")
+        count[share] = int((numbers < 100).sum())
+        assert numbers[-6:].tolist() == list(range(100, 106))
     assert count == {None: 12, 0.0: 0, 0.25: 2, 0.8: 24}
 
 
