@@ -67,7 +67,6 @@ def counted(bad: BadRows) -> dict[str, Any]:
 def on_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of some hundred bytes, for two processes."""
     monkeypatch.setattr(tokenized, "PART_BYTES", 700)
-    monkeypatch.setattr(tokenized, "PART_ROWS", 7)
     monkeypatch.setattr(tokenized.os, "sched_getaffinity", lambda _: {0, 1})
 
 
@@ -131,8 +130,11 @@ def test_another_content_tokenizer_or_length_makes_another_table(tmp_path: Path,
     assert made == 5
 
 
-@pytest.mark.usefixtures("on_two_cores")
-def test_a_local_data_set_of_the_hub_goes_the_same_way(tmp_path: Path, how: Encoding) -> None:
+def test_a_local_data_set_of_the_hub_goes_the_same_way(
+    tmp_path: Path, how: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenized, "PART_ROWS", 7)
+    monkeypatch.setattr(tokenized.os, "sched_getaffinity", lambda _: {0})
     folder = tmp_path / "set"
     folder.mkdir()
     for number in range(2):
