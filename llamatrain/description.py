@@ -130,6 +130,7 @@ class Program:
     model: str = ""  # what its model is, for the report; empty where it makes none that writes text
     trained_on: str = ""  # and on how much
     chats: bool = False  # that model knows the chat format
+    course: str = ""  # its file of answers to the same held-out prompts in the course of training
     answers: str = ""  # its file of responses to held-out prompts, by the model of its `checkpoint`
     judgements: str = ""  # its file of gold judgements, of the rows of its `responses`
     measures: Measures | None = None

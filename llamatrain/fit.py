@@ -42,6 +42,7 @@ def fit(
     guard: Guard | None = None,
     utilisation: Utilisation | None = None,
     measure_start: bool = False,
+    samples: Callable[[int], None] | None = None,
 ) -> None:
     """Train to `total_steps`, resuming where the run stopped; checkpoints, metrics and signals as the run says.
 
@@ -50,6 +51,7 @@ def fit(
     where a step is a loss spike; without one (or with its detector off) a loss that is not finite ends the run. With
     `measure_start` the held-out data are also evaluated before the first step, logged as step 0. A step whose eval/loss is
     the lowest so far is saved and linked as `best`, and training ends early where the run has run.patience (best.py).
+    `samples` is called after each step, on all ranks, to write what the model answers where that is due.
     """
     engines = {"model": engine}
     loss_at = functools.partial(_loss_at, engine, batches, loss_fn)
@@ -80,6 +82,8 @@ def fit(
             if evaluate is not None and run.config.evaluates_after(step, total_steps):
                 metrics.update(evaluate())
             run.log(step, metrics)
+            if samples is not None:
+                samples(step)
             best = "eval/loss" in metrics and run.best.add(step, metrics["eval/loss"])
             bar.update(loss=metrics["train/loss"], tokens_per_second=round(metrics["train/tokens_per_second"]))
             _save_or_stop(run, step, total_steps, save, best)

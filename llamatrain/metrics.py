@@ -10,12 +10,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import atomic
-from .run_files import Logged
+from .run_files import SAMPLES, Logged
 from .settings import WandbConfig
 from .stopping import Stopped
 from .text_files import DamagedFileError, read_lines
@@ -26,10 +26,10 @@ LESS = {"online": "offline", "offline": "disabled"}  # what is left where a mode
 
 
 class Metrics:
-    """metrics.jsonl: {"step", "time", and the step's numbers} per line."""
+    """metrics.jsonl: {"step", "time", and the step's numbers} per line; and samples.jsonl, what the model wrote meanwhile."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.samples = path, path.with_name(SAMPLES)
         self._file = path.open("a")
         self._flushed = time.monotonic()
 
@@ -58,22 +58,29 @@ class Metrics:
     def after(self, step: int) -> list[dict[str, Any]]:
         """Return the lines of the steps after `step`."""
         self.flush()
-        return [{**row} for row in self._rows() if row["step"] > step]
+        return [{**row} for row in self._rows(self.path) if row["step"] > step]
+
+    def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows with a step to samples.jsonl."""
+        with self.samples.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def cut(self, step: int) -> None:
-        """Drop what lies after a checkpoint's step, so that a resumed run leaves no doubles."""
+        """Drop what lies after a checkpoint's step, samples too, so that a resumed run leaves no doubles."""
         self._file.close()
-        with atomic.replacing(self.path) as kept:
-            for row in self._rows():
-                if row["step"] <= step:
-                    kept.write(f"{json.dumps(row)}\n".encode())
+        for path in (self.path, self.samples):
+            if path.exists():
+                with atomic.replacing(path) as kept:
+                    for row in self._rows(path):
+                        if row["step"] <= step:
+                            kept.write(f"{json.dumps(row, ensure_ascii=path is self.path)}\n".encode())
         self._file = self.path.open("a")
 
-    def _rows(self) -> Iterator[Logged]:
+    def _rows(self, path: Path) -> Iterator[Logged]:
         def bad(error: DamagedFileError) -> None:
             print(f"warning: {error}; it is left out", file=sys.stderr)
 
-        return read_lines(self.path, Logged, bad=bad, grows=True)
+        return read_lines(path, Logged, bad=bad, grows=True)
 
 
 class Dashboard:
@@ -96,6 +103,18 @@ class Dashboard:
         # drawn over ours. Offline it does not know where an earlier process of the run ended.
         self._charted = max(step + again, self._charted + 1)
         self._tell(lambda run: run.log({"step": step, **numbers}, step=self._charted))
+
+    def show(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show what the model in training wrote, as a table at the step that was charted last."""
+
+        def table(run: Any) -> None:
+            import wandb
+
+            shown = [[row["step"], row["messages"][-1]["content"], row["response"]] for row in rows]
+            made = wandb.Table(columns=["step", "prompt", "response"], data=shown)
+            run.log({"samples": made}, step=self._charted)
+
+        self._tell(table)
 
     def summarise(self, numbers: Mapping[str, float]) -> None:
         """Show the numbers of a program without steps in the run's summary."""

@@ -131,6 +131,14 @@ def _setting(config: Any, key: str, absent: Any = None) -> Any:
     return config
 
 
+def changes_since(newest: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return a line for every setting that differs from the checkpoint's that a run goes on from."""
+    from . import checkpoint
+
+    now = json.loads(json.dumps(settings, default=str))
+    return [f"changed since the checkpoint: {line}" for line in differences(checkpoint.lineage(newest)["config"], now)]
+
+
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Return `key: before -> now` for every setting that differs and is not about the run folder alone."""
     if isinstance(old, dict) and isinstance(new, dict):

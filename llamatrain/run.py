@@ -7,7 +7,6 @@ Rank 0 writes; every method may be called on all ranks alike.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -28,7 +27,7 @@ from .metrics import Dashboard, Metrics
 from .power import Sampler
 from .progress import Progress
 from .replaced import size
-from .resuming import differences, lineage_of, parent_hash, refuse_resume
+from .resuming import changes_since, lineage_of, parent_hash, refuse_resume
 from .run_files import METRICS
 from .run_folder import RunFolder
 from .saver import Saver
@@ -223,6 +222,13 @@ class Run:
         elif self._dashboard is not None:
             self._dashboard.summarise(numbers)
 
+    def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add what the model in training wrote, after the step logged last, to samples.jsonl and the dashboard (rank 0)."""
+        if self._metrics is not None:
+            self._metrics.log_samples(rows)
+        if self._dashboard is not None:
+            self._dashboard.show(rows)
+
     def stop_requested(self) -> bool:
         """Tell, on all ranks alike, whether a signal asked any of them to stop."""
         return distributed.any_rank(self._stop_request.signal is not None)
@@ -261,9 +267,7 @@ class Run:
         expected = self._resumes
         newest = checkpoint.latest(self.checkpoints) if self.resumes() else None
         if expected and newest is None:
-            raise UserError(
-                f"the checkpoints in {self.checkpoints} were removed while this run started: start it again"
-            )
+            raise UserError(f"the checkpoints in {self.checkpoints} were removed as this run started: start it again")
         if self._metrics is not None:
             self._home.repeated += len(self._metrics.after(manifest.step_of(newest) if newest is not None else 0))
         if self._dashboard is not None:
@@ -271,12 +275,8 @@ class Run:
         step, state = (0, {}) if newest is None else self._restore(newest, engines)
         if self._metrics is not None and step == 0:
             self._metrics.cut(-1)  # not even step 0 stays, which is measured again
-        if newest is None:
-            return step, state
-        self.print(f"resumed from {newest} at step {self.step}")
-        settings = json.loads(json.dumps(self.settings, default=str))
-        for difference in differences(checkpoint.lineage(newest)["config"], settings):
-            self.print(f"changed since the checkpoint: {difference}")
+        if newest is not None:
+            self.print("\n".join([f"resumed from {newest} at step {self.step}", *changes_since(newest, self.settings)]))
         return step, state
 
     def _restore(self, folder: Path, engines: Mapping[str, Engine]) -> tuple[int, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-STATUS, METRICS, INCIDENTS = "status.json", "metrics.jsonl", "incidents.jsonl"
+STATUS, METRICS, INCIDENTS, SAMPLES = "status.json", "metrics.jsonl", "incidents.jsonl", "samples.jsonl"
 BEATS, HANGS = ".beats", "hangs"  # where the ranks stand, and what was found where they hung (`llamatrain.watch`)
 POWER = ".power"  # what each node's devices took (`llamatrain.power`)
 

@@ -30,6 +30,7 @@ from llamatrain.start import language_engine, rows_at_once
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PROGRAMS, SFTConfig
+from .samples import Samples
 
 
 def train(cfg: SFTConfig) -> None:
@@ -53,7 +54,8 @@ def train(cfg: SFTConfig) -> None:
             counts = {"sft/dialogues": batches.counts["kept"], "sft/skipped": batches.counts["skipped"]}
             return {**counts, **(held_out_metrics(engine, held_out) if held_out else {})}
 
-        fit(engine, batches, language_model_loss, run, steps, tokenizer, evaluate)
+        samples = Samples(cfg, engine, tokenizer, load_config(start)[0].max_seq_len, run, steps)
+        fit(engine, batches, language_model_loss, run, steps, tokenizer, evaluate, samples=samples.write)
 
 
 def total_steps(cfg: SFTConfig, batches: DialogueBatches) -> int:

@@ -8,7 +8,7 @@ from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSS, LOSSES, Headline, Program, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, above, check_values, least, one_of, reads
-from llamatrain.settings import OptimConfig, RunConfig, ZeroConfig
+from llamatrain.settings import OptimConfig, RunConfig, SamplingConfig, ZeroConfig
 
 
 @dataclass
@@ -33,6 +33,9 @@ class SFTConfig:
     replay: str | None = field(metadata=reads("corpus"))
     replay_fraction: float
     activation_checkpointing: str = field(metadata=SPEED)
+    samples_every: int = field(metadata=least(0) | MEASURES)
+    samples_kept: int = field(metadata=least(1) | MEASURES)
+    sampling: SamplingConfig = field(metadata=MEASURES)
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -85,5 +88,6 @@ PROGRAMS = {
         chats=True,
         charts=(LOSS,),
         learns_from=(Table("Dialogues", "dialogue", key="train"),),
+        course="samples.jsonl",
     ),
 }

@@ -18,6 +18,10 @@ def _fit_sft(size: Sizes) -> Fitted:
         Value(f"batch_sequences={size.batch_sequences}", f"of about {max(1, size.dialogues):,.0f} packed rows"),
         Value(f"optim.lr={size.rate / 3:.2g}", "a third of pretraining's"),
         *rhythm(steps),
+        Value(f"samples_every={max(1, steps // 4)}", "steps between answers to held-out prompts"),
+        Value(
+            f"sampling.max_new_tokens={size.answer}", "tokens of such an answer: nine of ten written ones are shorter"
+        ),
     ]
     return Fitted(values, 1.2 * steps * size.batch_sequences * size.context * size.learned)
 

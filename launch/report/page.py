@@ -18,6 +18,7 @@ from llamatrain.energy import Rates
 
 from ..runs import Row, warn
 from ..story import Story
+from .during import during
 from .learned_from import learned_from
 from .ledger import cost, lineage
 from .overview import examples, overview, stages
@@ -45,6 +46,7 @@ SECTIONS = (
     Section("learning", "Learning curves", learning),
     Section("kept", "Kept checkpoints", kept),
     Section("course", "Training in detail", courses),
+    Section("during", "Answers during training", during),
     Section("reward", "Reward models", reward_models),
     Section("samples", "Samples side by side", samples),
     Section("cost", "Time and cost", cost),

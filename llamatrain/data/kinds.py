@@ -169,6 +169,13 @@ class RolloutRow(ResponseRow):
     kl: float
 
 
+class AnsweredRow(ResponseRow):
+    """One of the answers to held-out prompts during supervised fine-tuning, in samples.jsonl."""
+
+    step: int
+    written: str  # the answer that the data have
+
+
 class ComparedRow(ComparisonRow):
     """Two responses of the program `compare`."""
 

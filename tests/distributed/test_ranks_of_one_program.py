@@ -36,6 +36,7 @@ def test_signals_exit_codes_and_the_command_that_goes_on(
     turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "In the forest near the river."}]
     write_rows(tmp_path / "dialogues.jsonl", [{"messages": turns, "source": "test"}] * 40)
     about = [f"checkpoint={base}", f"train={tmp_path}/dialogues.jsonl", "batch_sequences=2", "max_length=64"]
+    about += [f"eval=[{tmp_path}/dialogues.jsonl]", "samples_every=2", "samples_kept=1", "sampling.max_new_tokens=4"]
     run = [*quiet(tmp_path, "chat"), *about, "epochs=12", "run.save_every=5"]
     metrics = tmp_path / "chat" / "metrics.jsonl"
     job = start("sft", "ranks=2", *run)
@@ -54,6 +55,8 @@ def test_signals_exit_codes_and_the_command_that_goes_on(
     status = json.loads((tmp_path / "chat" / "status.json").read_text())
     assert (status["state"], status["step"], status["ranks"]) == ("done", found.total, 2)
     assert [row["step"] for row in read_jsonl(metrics)] == [*range(1, found.total + 1)]
+    due = [step for step in range(1, found.total + 1) if step % 2 == 0 or step == found.total]
+    assert [row["step"] for row in read_jsonl(metrics.with_name("samples.jsonl"))] == due
     wrong = start("sft", "ranks=2", *quiet(tmp_path, "other"), *about, "epochs=-1")
     _, said = wrong.communicate(timeout=120)
     assert wrong.returncode == 2 and said.count("error: ") == 1

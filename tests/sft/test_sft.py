@@ -100,6 +100,30 @@ def test_loss_is_that_of_the_answers_alone(
     assert weight == count
 
 
+def test_without_isolation_dialogues_are_plainly_concatenated(
+    tmp_path: Path, base: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    """The paper's way: a row is one text, in which every token sees all before it; answers alone are targets."""
+    model = Transformer(model_config, seed=0)
+    apart, plain = (
+        load(configure(tmp_path, base, f"isolate_documents={isolate}"), tokenizer, 128)[0]
+        for isolate in ("true", "false")
+    )
+    for one, other in zip(apart.eval_batches(), plain.eval_batches(), strict=True):
+        assert torch.equal(one["input_ids"], other["input_ids"]) and torch.equal(one["loss_mask"], other["loss_mask"])
+        expected = 0.0
+        for ids, mask, segments in zip(*(other[key] for key in ("input_ids", "loss_mask", "segment_ids")), strict=True):
+            tokens = ids[segments > 0]
+            assert int(segments.max()) <= 1
+            logprobs = model(tokens[None])[0].log_softmax(-1)
+            expected -= sum(logprobs[i - 1, tokens[i]].item() for i in range(len(tokens)) if mask[i])
+        assert language_model_loss(model, other)[0].item() == pytest.approx(expected, rel=5e-6)
+    first = next(iter(apart.eval_batches())), next(iter(plain.eval_batches()))
+    assert language_model_loss(model, first[0])[0].item() != pytest.approx(
+        language_model_loss(model, first[1])[0].item(), rel=1e-5
+    )
+
+
 def test_prompt_tokens_are_no_targets(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
     batch = load(configure(tmp_path, base), tokenizer, 128)[0].batch_at(0)[0]
     logits = torch.randn(batch["input_ids"].numel(), 400)
