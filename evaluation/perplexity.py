@@ -10,9 +10,9 @@ import torch
 from llamatrain import distributed, heartbeat, hf_folder
 from llamatrain.data.sequences import TokenBatches
 from llamatrain.errors import UserError
-from llamatrain.fit import on_device
 from llamatrain.losses import Batch, language_model_loss, text_measures
 from llamatrain.model.transformer import Transformer
+from llamatrain.prefetch import on_device
 
 
 def held_out(corpus: str) -> Path:

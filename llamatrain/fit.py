@@ -7,7 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,19 +16,13 @@ from .engine.learning import Engine
 from .errors import UserError
 from .flops import Utilisation
 from .losses import Batch
+from .prefetch import Batches, Prefetch, on_device
 from .run import Run
 from .spikes import Guard
 from .tokenizer import Tokenizer
 
 T = TypeVar("T")
 LossFn = Callable[[Any, Batch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
-
-
-class Batches(Protocol):
-    """Random access to the global batches: what step `step` trains on, as this rank's micro-batches."""
-
-    def batch_at(self, step: int) -> list[Batch]:
-        """Return this rank's micro-batches of the step's global batch."""
 
 
 def fit(
@@ -54,31 +48,28 @@ def fit(
     `samples` is called after each step, on all ranks, to write what the model answers where that is due.
     """
     engines = {"model": engine}
-    loss_at = functools.partial(_loss_at, engine, batches, loss_fn)
 
     def save(step: int) -> None:
         run.save(step, engines, tokenizer, guard.state() if guard is not None else None)
 
     step = _resume(run, engines, tokenizer, guard, save)
     _begin(run, step, total_steps, evaluate if measure_start else None)
-    done = min(step, total_steps)
-    bar = run.progress(total_steps, run.program, "steps", done=done, every=run.config.log_every)
-    with bar, heartbeat.phase("train"):
+    bar = run.progress(total_steps, run.program, "steps", min(step, total_steps), run.config.log_every)
+    with Prefetch(batches, engine.device, total_steps) as ahead, bar, heartbeat.phase("train"):
+        loss_at = functools.partial(_loss_at, engine, batches, loss_fn, ahead)
         while step < total_steps and not run.best.exhausted():
             if guard is not None and not guard.look_ahead(step, total_steps, run, loss_at):
                 save(step)
                 run.stop(step)
-            metrics = _step_at(step, engine, batches, loss_fn, run)
+            metrics = _step_at(step, engine, ahead, loss_fn, run)
             if guard is not None and (spike := guard.check(metrics)) is not None:
+                ahead.forget()
                 step = guard.undo(spike, metrics, step, run, engines)
                 bar.back(step)
                 continue
             step += 1  # from here on the number of steps that are done, which metrics and checkpoints bear
             _refuse_broken(metrics, step, run)
-            if guard is not None:
-                metrics["train/skipped_samples"] = len(guard.batches.skip)
-            if utilisation is not None:
-                metrics.update(utilisation.metrics(metrics["train/tokens_per_second"]))
+            metrics |= _derived(metrics, guard, utilisation)
             if evaluate is not None and run.config.evaluates_after(step, total_steps):
                 metrics.update(evaluate())
             run.log(step, metrics)
@@ -144,8 +135,9 @@ def _tried(read: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(error)
 
 
-def _loss_at(engine: Engine, batches: Batches, loss_fn: LossFn, step: int) -> float:
-    """Return the loss of a step's global batch, without a gradient."""
+def _loss_at(engine: Engine, batches: Batches, loss_fn: LossFn, ahead: Prefetch, step: int) -> float:
+    """Return the loss of a step's global batch, without a gradient; then its samples may be skipped."""
+    ahead.forget()
 
     def read() -> Iterator[Batch]:  # a generator: a batch that cannot be read fails inside, where ranks agree on it
         yield from batches.batch_at(step)
@@ -162,6 +154,12 @@ def _refuse_broken(metrics: dict[str, float], step: int, run: Run) -> None:
             )
 
 
+def _derived(metrics: dict[str, float], guard: Guard | None, utilisation: Utilisation | None) -> dict[str, float]:
+    """Return what else a line of the log says of a step: how much is skipped, and how busy the devices were."""
+    skipped = {} if guard is None else {"train/skipped_samples": float(len(guard.batches.skip))}
+    return skipped | (utilisation.metrics(metrics["train/tokens_per_second"]) if utilisation is not None else {})
+
+
 def train_step(
     engine: Engine,
     micro_batches: list[Batch],
@@ -174,16 +172,15 @@ def train_step(
 
     `detailed` adds the gradient norm by kind of tensor, train/grad_norm/<kind>. A step whose gradient is not finite
     leaves the weights as they were. Where one rank has a `failure` to tell, all raise it. The step's time begins before
-    the `reading` of its batches, which took this rank so many seconds; train/read_seconds is the mean of the ranks',
-    train/padding the share of the computed places that hold no token.
+    this rank waited `reading` seconds for its batches; train/read_seconds is the mean of the ranks', train/padding the
+    share of the computed places that hold no token.
     """
     started = time.perf_counter() - reading
     # 1. The weight of the whole global batch, before any loss: each is divided by it (never a mean of means).
     own = sum(float(batch["weight"]) for batch in micro_batches)
-    own_tokens = sum(int((batch["segment_ids"] > 0).sum()) for batch in micro_batches)
     own_places = sum(batch["segment_ids"].numel() for batch in micro_batches)
-    sums_of_ranks = torch.tensor([own, own_tokens, own_places, reading, bool(failure)], dtype=torch.float64)
-    weight, tokens, places, readings, failed = distributed.all_reduce_sum(sums_of_ranks).tolist()
+    sums_of_ranks = torch.tensor([own, own_places, reading, bool(failure)], dtype=torch.float64)
+    weight, places, readings, failed = distributed.all_reduce_sum(sums_of_ranks).tolist()
     if failed:
         distributed.fail_together(failure)
     if weight == 0:
@@ -191,17 +188,18 @@ def train_step(
     # 2. Forward and backward.
     sums: dict[str, torch.Tensor] = {}
     for batch in micro_batches:
-        loss, extra = loss_fn(engine, on_device(batch, engine.device))
+        there = on_device(batch, engine.device)
+        loss, extra = loss_fn(engine, there)
         engine.backward(loss / weight)
-        _add(sums, loss, extra)
+        _add(sums, loss, {**extra, "tokens": (there["segment_ids"] > 0).sum()})
     # 3. Update; the learning rate is read first, as the step moves the schedule on.
     lr = engine.lr
     norm = engine.step(detailed)
-    total = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / weight
-    metrics = {f"train/{key}": float(value) for key, value in zip(sums, total, strict=True)}
+    totals = dict(zip(sums, distributed.all_reduce_sum(torch.stack(list(sums.values()))).tolist(), strict=True))
+    tokens = totals.pop("tokens")
     seconds = time.perf_counter() - started
     return {
-        **metrics,
+        **{f"train/{key}": value / weight for key, value in totals.items()},
         "train/lr": lr,
         "train/grad_norm": norm,
         **{f"train/grad_norm/{kind}": value for kind, value in engine.grad_norms.items()},
@@ -252,10 +250,3 @@ def _together(batches: Iterable[Batch]) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch on the engine's device."""
-    if device.type == "cpu":
-        return batch
-    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

@@ -16,13 +16,14 @@ from llamatrain.distributed import rank, world_size
 from llamatrain.engine.learning import Engine
 from llamatrain.engine.models import build
 from llamatrain.errors import UserError, missing
-from llamatrain.fit import evaluate_loss, fit, on_device
+from llamatrain.fit import evaluate_loss, fit
 from llamatrain.flops import Utilisation
 from llamatrain.hf_folder import load_tokenizer
 from llamatrain.losses import language_model_loss, text_measures
 from llamatrain.memory import micro_batch
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
+from llamatrain.prefetch import on_device
 from llamatrain.run import Run
 from llamatrain.spikes import Guard
 from llamatrain.start import language_engine

@@ -103,7 +103,7 @@ def test_programs_that_measure_stop_at_a_signal_to_one_rank(
                 f"corpus={tmp_path / 'corpus' / 'train'}",
                 "micro_batch_size=1",
             ],
-            *("llamatrain.fit.on_device", 1, "evaluation.json"),
+            *("llamatrain.prefetch.on_device", 1, "evaluation.json"),
         ),
     }
     chains = []

@@ -17,7 +17,6 @@ from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.fit import fit
 from llamatrain.keys import decisive
-from llamatrain.losses import language_model_loss
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.run import Run
@@ -25,7 +24,7 @@ from llamatrain.stopping import Stopped
 from llamatrain.tokenizer import Tokenizer
 from sft.config import SFTConfig
 
-from .test_run import OPTIM, STEPS, ZERO, Toy, run_config
+from .test_run import OPTIM, STEPS, ZERO, Toy, interrupt, loss_in, run_config
 
 LOSSES = {
     1: 5.0,
@@ -45,13 +44,13 @@ Train = Callable[..., Path]
 def train(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> Train:
     """Return what trains a run of a name whose held-out losses are LOSSES."""
 
-    def trained(name: str, interrupt_at: int | None = None, **changes: Any) -> Path:
+    def trained(name: str, during: Callable[[int], None] | None = None, **changes: Any) -> Path:
         values = {"save_every": 0, "keep": 1, "eval_every": 1, "keep_best": True, **changes}
         config = run_config(tmp_path, name=name, **values)
         with Run(config, "test", {"run": asdict(config)}, {}, {"train": "abc"}) as run:
             engine = Engine(Transformer(model_config, seed=0), OPTIM, ZERO, STEPS)
             losses = lambda: {"eval/loss": LOSSES[run.step + 1]}  # noqa: E731  (of the step that is not logged yet)
-            fit(engine, Toy(interrupt_at), language_model_loss, run, STEPS, tokenizer, losses)
+            fit(engine, Toy(), loss_in(during), run, STEPS, tokenizer, losses)
         return run.folder
 
     return trained
@@ -74,7 +73,7 @@ def test_the_best_checkpoint_is_linked_and_kept_and_a_resumed_run_knows_it(train
     assert there(folder) == whole and not status(folder)["reason"]
     assert json.loads((folder / "best" / "llamatrain.json").read_text())["evaluated"] == {"eval/loss": LOSSES[3]}
     with pytest.raises(Stopped):
-        train("cut", interrupt_at=4)
+        train("cut", during=interrupt)
     folder = train("cut")  # a run that did not know would call step 6 its best
     assert there(folder) == whole
     assert (folder / "best/model.safetensors").read_bytes() == (

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import types
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from llamatrain import checkpoint, distributed, hf_folder, manifest, saving
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
-from llamatrain.fit import fit
+from llamatrain.fit import LossFn, fit
 from llamatrain.incidents import checkpoint_before
 from llamatrain.keys import SPEED
 from llamatrain.losses import Batch, language_model_loss
@@ -53,12 +54,7 @@ INCIDENT: dict[str, Any] = {
 class Toy:
     """Eight rows a step, a function of the step alone."""
 
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        self.interrupt_at = interrupt_at
-
     def batch_at(self, step: int) -> list[Batch]:
-        if step == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGTERM)
         ids = torch.randint(3, 400, (4, 16), generator=torch.Generator().manual_seed(step))
         ones = torch.ones_like(ids)
         positions = torch.arange(16).expand(4, 16)
@@ -94,13 +90,29 @@ def run_config(folder: Path, **changes: Any) -> RunConfig:
     return RunConfig(**{**values, **changes})
 
 
+def interrupt(step: int) -> None:
+    if step == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def loss_in(during: Callable[[int], None] | None) -> LossFn:
+    """Return a loss that does something else in each step, whose number from 0 it tells."""
+
+    def loss(engine: Engine, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if during is not None:
+            during(engine.steps_done)
+        return language_model_loss(engine, batch)
+
+    return loss
+
+
 def train(folder: Path, model: ModelConfig, tokenizer: Tokenizer, batches: Toy | None = None, **changes: Any) -> Engine:
     data, fixed = changes.pop("data", {"train": "abc"}), changes.pop("fixed", {})
     program, parents = changes.pop("program", "test"), changes.pop("parents", {})
-    config = run_config(folder, **changes)
+    during, config = changes.pop("during", None), run_config(folder, **changes)
     with Run(config, program, {"run": asdict(config), **fixed}, parents, data, tuple(fixed)) as run:
         engine = Engine(Transformer(model, seed=0), OPTIM, ZERO, STEPS)
-        fit(engine, batches or Toy(), language_model_loss, run, STEPS, tokenizer, lambda: {"eval/loss": 1.0})
+        fit(engine, batches or Toy(), loss_in(during), run, STEPS, tokenizer, lambda: {"eval/loss": 1.0})
     return engine
 
 
@@ -133,7 +145,7 @@ def test_signal_saves_and_the_resumed_run_ends_equal(
 ) -> None:
     train(tmp_path / "whole", model_config, tokenizer)
     with pytest.raises(Stopped, match="SIGTERM at step 5"):
-        train(tmp_path / "cut", model_config, tokenizer, Toy(interrupt_at=4))
+        train(tmp_path / "cut", model_config, tokenizer, during=interrupt)
     status = json.loads((tmp_path / "cut" / "job" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("stopped", 5) and "SIGTERM" in status["reason"]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # handlers are put back
@@ -475,29 +487,21 @@ def test_a_refused_start_lets_go_of_the_folder(tmp_path: Path) -> None:
         pass
 
 
-class Removed(Toy):
-    """Batches under which the run folder is removed after a few steps, and made again for another run if so asked."""
-
-    def __init__(self, folder: Path, again: bool) -> None:
-        super().__init__()
-        self.folder, self.again = folder, again
-
-    def batch_at(self, step: int) -> list[Batch]:
-        if step == 4:
-            self.folder.rename(self.folder.with_name("moved"))
-            if self.again:
-                with Run(run_config(self.folder.parent), "test", {}, data={}) as other:
-                    other.log(1, {"of/another": 1.0})
-        return super().batch_at(step)
-
-
 @pytest.mark.parametrize("again", [False, True])
 def test_a_folder_that_is_removed_under_a_run_stops_it(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, again: bool
 ) -> None:
     job = tmp_path / "job"
+
+    def remove(step: int) -> None:
+        if step == 4:
+            job.rename(tmp_path / "moved")
+        if step == 4 and again:
+            with Run(run_config(tmp_path), "test", {}, data={}) as other:
+                other.log(1, {"of/another": 1.0})
+
     with pytest.raises(UserError, match=rf"{job} was removed, replaced or taken over by another process"):
-        train(tmp_path, model_config, tokenizer, Removed(job, again))
+        train(tmp_path, model_config, tokenizer, during=remove)
     if again:
         assert [set(row) for row in metrics(tmp_path)] == [{"step", "time", "of/another"}]
         assert json.loads((job / "status.json").read_text())["state"] == "done"  # of the other
@@ -615,8 +619,9 @@ def test_reading_is_part_of_a_steps_time(tmp_path: Path, model_config: ModelConf
             return super().batch_at(step)
 
     train(tmp_path, model_config, tokenizer, Slow())
+    assert metrics(tmp_path)[0]["train/read_seconds"] >= 0.1  # later ones are read while a step computes
     for row in metrics(tmp_path):
-        assert 0.1 <= row["train/read_seconds"] < row["train/step_seconds"]
+        assert 0 < row["train/read_seconds"] < row["train/step_seconds"]
         assert row["train/tokens_per_second"] * row["train/step_seconds"] == pytest.approx(row["train/tokens"])
 
 

@@ -18,7 +18,7 @@ from llamatrain.saving import Saving
 from llamatrain.stopping import Stopped
 from llamatrain.tokenizer import Tokenizer
 
-from .test_run import STEPS, Toy, metrics, train, weights
+from .test_run import STEPS, Toy, interrupt, metrics, train, weights
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -45,7 +45,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 
     class Watched(Toy):
         def batch_at(self, step: int) -> list[Batch]:
-            if step == 5:  # two steps after the checkpoint of step 3
+            if step == 5:  # read while the second step after the checkpoint of step 3 computes
                 further.set()
             return super().batch_at(step)
 
@@ -80,7 +80,7 @@ def test_the_end_a_signal_and_an_error_wait_for_it(
         train(tmp_path, model_config, tokenizer, Broken())
     assert steps_in(tmp_path) == [3]
     with pytest.raises(Stopped, match="SIGTERM at step 5"):
-        train(tmp_path, model_config, tokenizer, Toy(interrupt_at=4))
+        train(tmp_path, model_config, tokenizer, during=interrupt)
     assert steps_in(tmp_path) == [3, 5]
     train(tmp_path, model_config, tokenizer)
     assert steps_in(tmp_path) == [6, STEPS]
