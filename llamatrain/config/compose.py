@@ -46,11 +46,19 @@ def _hydra(program: str, overrides: Sequence[str], schema: type | None) -> DictC
 
 def _opened(overrides: Sequence[str], schema: type | None) -> Iterator[str]:
     """Yield overrides; those below a mapping, whose names are the user's own, are added: `models.mine.checkpoint=x`."""
-    kinds = get_type_hints(schema) if schema is not None else {}
-    # dict[...], or one of a union's members, as in dict[...] | None.
-    mappings = {name for name, kind in kinds.items() if dict in (get_origin(kind), *map(get_origin, get_args(kind)))}
+    mappings = tuple(f"{name}." for name in _mappings(schema)) if schema is not None else ()
     for override in overrides:
-        yield f"++{override}" if "." in override and override.partition(".")[0] in mappings else override
+        yield f"++{override}" if mappings and override.startswith(mappings) else override
+
+
+def _mappings(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a schema whose values are mappings."""
+    for name, kind in get_type_hints(schema).items():
+        # dict[...], or one of a union's members, as in dict[...] | None.
+        if dict in (get_origin(kind), *map(get_origin, get_args(kind))):
+            yield f"{prefix}{name}"
+        elif is_dataclass(kind):
+            yield from _mappings(cast(type, kind), f"{prefix}{name}.")
 
 
 def compose_dict(program: str, overrides: Sequence[str] = (), schema: type | None = None) -> dict[str, Any]:
