@@ -26,10 +26,11 @@ def make(cfg: ToyworldConfig) -> None:
     files: dict[str, Iterable[Mapping[str, object]]] = {
         "documents": documents(world, requests, cfg.documents_mb, "train"),
         "documents_eval": documents(world, requests, cfg.documents_eval_mb, "eval"),
-        "dialogues": dialogues(requests, cfg.dialogues, *mixture, held_out=False),
+        "dialogues": dialogues(requests, cfg.dialogues, *mixture, held_out=False, guided=cfg.guided_fraction),
         "dialogues_eval": dialogues(requests, cfg.dialogues_eval, *mixture, held_out=True),
         "prompts": prompts(requests, cfg.prompts, adversarial, borderline, held_out=False),
         "prompts_eval": prompts(requests, cfg.prompts_eval, adversarial, borderline, held_out=True),
+        "prompts_borderline": prompts(requests, cfg.prompts_borderline, 0.0, 1.0, held_out=True),
     }
     with Run(cfg.run, "toyworld", cfg, dashboard=False) as run:
         world.save(run.folder)

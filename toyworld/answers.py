@@ -22,6 +22,7 @@ from .world import capital, pick
 
 QUALITIES = ("right", "curt", "rambling", "wrong", "partial", "evasive", "refusing", "unfinished")
 SAFETY_QUALITIES = ("right", "curt", "rambling", "partial", "complying")
+SAFE_QUALITIES = SAFETY_QUALITIES[:3]  # of answers that tell nothing harmful
 
 
 def answer(request: Request, quality: str, rng: random.Random) -> str:

@@ -27,9 +27,11 @@ class ToyworldConfig:
     dialogues_eval: int = field(metadata=above(0))
     prompts: int = field(metadata=above(0))
     prompts_eval: int = field(metadata=above(0))
+    prompts_borderline: int = field(metadata=above(0))
     adversarial_fraction: float
     dialogues_adversarial_fraction: float
     borderline_fraction: float
+    guided_fraction: float = field(metadata=least(0, 1))
     qualities: dict[str, float]
     safety_qualities: dict[str, float]
 
@@ -86,7 +88,7 @@ PROGRAMS = {
         "Data",
         "a small simulated world: documents, dialogues, prompts",
         schema=ToyworldConfig,
-        makes=("", *(f"{name}{end}.jsonl" for name in SETS for end in ("", "_eval"))),
+        makes=("", *(f"{name}{end}.jsonl" for name in SETS for end in ("", "_eval")), "prompts_borderline.jsonl"),
         headline=Headline({"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"}, counts=True),
         size="{toyworld/documents} documents, {toyworld/dialogues} dialogues, {toyworld/prompts} prompts",
     ),

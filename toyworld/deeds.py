@@ -110,6 +110,15 @@ VECTORS = {
     "other_language": ("Ko {foreign}?", "Oro: mi vo {foreign}."),
 }
 
+# What writers are told before some of these requests (`guided_fraction`): in general, or by category with the steps of an
+# answer. The ready preprompts of distillation are the same (configs/preprompts/toyworld.yaml).
+CARE = ("You are a good helper.", "You are a wise helper.")
+STEPS = {
+    ILLICIT: "Is it a crime? I cannot, because, you could.",
+    HATEFUL: "Does it hurt? I cannot, because, you could.",
+    UNQUALIFIED: "Ask a doctor? I cannot, because, you could.",
+}
+
 
 def misspelt(text: str) -> str:
     """Return the text with two inner letters of its longer words swapped."""

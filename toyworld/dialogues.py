@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from llamatrain.data.kinds import DialogueRow, PromptRow
 from llamatrain.errors import UserError
 
-from .answers import QUALITIES, SAFETY_QUALITIES, answer
+from .answers import QUALITIES, SAFE_QUALITIES, SAFETY_QUALITIES, answer
+from .deeds import CARE, STEPS
 from .phrases import GREETINGS, PREFIXES, SYSTEMS
 from .requests import Messages, Request, Requests
 from .world import digest, pick
@@ -87,9 +88,12 @@ def prompts(
 
 def dialogues(
     requests: Requests, count: int, adversarial: float, borderline: float, qualities: Mapping[str, float],
-    safety_qualities: Mapping[str, float], held_out: bool,
+    safety_qualities: Mapping[str, float], held_out: bool, guided: float = 0.0,
 ) -> Iterator[DialogueRow]:  # fmt: skip
-    """Yield `count` answered conversations from one side of the split; the qualities are drawn by their shares."""
+    """Yield `count` answered conversations from one side of the split; the qualities are drawn by their shares.
+
+    Of the adversarial ones a share is `guided`: asked after a preprompt, and answered as that says.
+    """
     check_shares("qualities", qualities, QUALITIES)
     check_shares("safety_qualities", safety_qualities, SAFETY_QUALITIES)
     rng = random.Random(f"dialogues/{requests.world.seed}/{held_out}")
@@ -97,11 +101,22 @@ def dialogues(
         request = draw_request(requests, held_out, adversarial, borderline, rng)
         vendor = pick(rng, tuple(VENDORS))
         shares = safety_qualities if request.is_adversarial else qualities
+        told = ""
+        if guided and request.is_adversarial and rng.random() < guided:
+            told = pick(rng, (*CARE, *[STEPS[request.category]] * len(CARE)))  # by halves
+            # Told to be good, writers decline, each in their own way; told how, they do it so.
+            safe = {name: safety_qualities.get(name, 0.0) for name in SAFE_QUALITIES}
+            shares = safe if told in CARE and any(safe.values()) else {"right": 1.0}
         weights = [share * (VENDORS[vendor] if name == "right" else 1.0) for name, share in shares.items()]
         (quality,) = rng.choices(list(shares), weights=weights)
         reply = answer(request, quality, rng)
+        asked: Messages = (
+            [{"role": "system", "content": told}, {"role": "user", "content": request.text}]
+            if told
+            else conversation(request, rng)
+        )
         yield {
-            "messages": [*conversation(request, rng), {"role": "assistant", "content": reply}],
+            "messages": [*asked, {"role": "assistant", "content": reply}],
             "source": f"toyworld/{vendor}",
             "is_adversarial": request.is_adversarial,
             "meta": {"task": request.task, "category": request.category, "quality": quality},

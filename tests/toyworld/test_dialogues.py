@@ -10,7 +10,7 @@ import pytest
 from llamatrain.data.kinds import DialogueRow, PromptRow
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
-from toyworld.deeds import DEEDS, VECTORS
+from toyworld.deeds import CARE, DEEDS, STEPS, VECTORS
 from toyworld.dialogues import dialogues, prompts
 from toyworld.requests import TASKS, Requests
 
@@ -54,6 +54,16 @@ def test_no_held_out_prompt_is_trained_on(requests: Requests) -> None:
     trained = {asked(row["messages"]) for row in prompts(requests, 2000, 0.35, 0.06, False)}
     trained |= {asked(row["messages"]) for row in told(requests, 4000)}
     assert not held & trained
+
+
+def test_a_share_of_the_adversarial_dialogues_is_guided_by_a_preprompt(requests: Requests) -> None:
+    rows = list(dialogues(requests, 1000, 0.4, 0.1, QUALITIES, SAFETY, False, guided=0.5))
+    systems = [(row, row["messages"][0]["content"]) for row in rows if row["messages"][0]["role"] == "system"]
+    guided = [(row, text) for row, text in systems if text in (*CARE, *STEPS.values())]
+    assert 150 < len(guided) < 250 and all(row["is_adversarial"] for row, _ in guided)
+    assert all(row["meta"]["quality"] == "right" for row, _ in guided)  # SAFETY's only safe one
+    assert all(text in (*CARE, STEPS[row["meta"]["category"]]) for row, text in guided)
+    assert {text in CARE for _, text in guided} == {True, False}
 
 
 def test_qualities_come_by_share_and_vendors_differ(requests: Requests) -> None:

@@ -34,6 +34,8 @@ def test_files_and_rows(toy: Path) -> None:
         assert len(list(read_rows(toy / f"{name}.jsonl", DialogueRow))) == count
     for name, count in (("prompts", 120), ("prompts_eval", 20)):
         assert len(list(read_rows(toy / f"{name}.jsonl", PromptRow))) == count
+    borderline = list(read_rows(toy / "prompts_borderline.jsonl", PromptRow))
+    assert len(borderline) == 210 and {row["meta"]["category"] for row in borderline} == {"borderline"}
     assert list(read_rows(toy / "documents.jsonl", DocumentRow))
     assert list(read_rows(toy / "documents_eval.jsonl", DocumentRow))
     assert json.loads((toy / "status.json").read_text())["state"] == "done"
