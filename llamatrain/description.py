@@ -71,7 +71,7 @@ class Table:
     """Rows that a program learns from, of which the report shows some: the files of a key, or a file of its own."""
 
     title: str
-    rows: str  # what they are, which says what is strange among them: dialogue, preference, best, rollout
+    rows: str  # what they are, which says what is strange among them: dialogue, preference, best, rollout, distilled, refused
     key: str = ""
     file: str = ""
 

@@ -24,13 +24,14 @@ from llamatrain.errors import UserError
 from llamatrain.noise import noise_key
 from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks, chunk_key
+from llamatrain.responses.config import noise_of
 from llamatrain.responses.models import generated_at_once, load_inference, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
-from .config import CompareConfig, noise_of
+from .config import CompareConfig
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,6 @@ from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, SamplingConf
 KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
 
 
-def noise_of(program: str, number: int | None) -> str:
-    """Return the name of the sampling noise of a program in a round of a pipeline (None: in the first).
-
-    A later round has the same prompts and, in part, the same models: with the same noise it would get former responses.
-    """
-    return program if number is None or number == 1 else f"{program}@{number}"
-
-
 @dataclass
 class SampleConfig(ResponsesConfig):
     """What is sampled and how; configs/sample.yaml says what each key means."""

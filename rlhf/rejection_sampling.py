@@ -35,6 +35,7 @@ from llamatrain.losses import language_model_loss
 from llamatrain.model.config import load_config
 from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks
+from llamatrain.responses.config import noise_of
 from llamatrain.responses.models import generated_at_once, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.sampling import in_words, make_responses, write_responses
@@ -44,7 +45,7 @@ from llamatrain.shares import split_in_words
 from llamatrain.start import language_engine, rows_at_once
 
 from .best_of import best_in_words, best_rows, sampling_metrics, zero_problems
-from .config import PROGRAMS, RejectionSamplingConfig, noise_of
+from .config import PROGRAMS, RejectionSamplingConfig
 from .temperatures import choose, trials_in_words
 
 SAMPLED = (  # what the samples follow from, beside the models and the prompts

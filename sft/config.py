@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llamatrain.chat import check_messages
 from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSS, LOSSES, Headline, Program, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SPEED, above, check_values, least, one_of, reads
-from llamatrain.settings import OptimConfig, RunConfig, SamplingConfig, ZeroConfig
+from llamatrain.responses.config import TOO_LONG
+from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, SamplingConfig, ZeroConfig
 
 
 @dataclass
@@ -65,6 +67,60 @@ class InspectConfig:
         check_values(self)
 
 
+@dataclass
+class Preprompts:
+    """What is said before an adversarial prompt; configs/preprompts/ says what each key means."""
+
+    generic: list[str]
+    adjectives: list[str]
+    categories: dict[str, str]
+
+    def __post_init__(self) -> None:
+        """Check that there is a preprompt for any prompt, and that each can be a system message."""
+        for key, texts in (("generic", self.generic), ("adjectives", self.adjectives)):
+            if not texts:
+                raise UserError(f"preprompts.{key}=[]: need at least one")
+        named = {f"preprompts.generic.{i}": text for i, text in enumerate(self.generic)}
+        for key, text in (
+            named | {f"preprompts.categories.{name}": one for name, one in self.categories.items()}
+        ).items():
+            if not text.strip():
+                raise UserError(f"{key}={text!r}: need a text")
+            check_messages([{"role": "system", "content": text}, {"role": "user", "content": "?"}], key)
+
+
+@dataclass
+class DistillConfig:
+    """What is distilled, from which model; configs/distill.yaml says what each key means."""
+
+    run: RunConfig
+    preprompts: Preprompts
+    checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
+    safety: str = field(metadata=reads("checkpoint", "reward"))
+    prompts: list[str] = field(metadata=reads("prompt"))
+    max_prompts: int | None = field(metadata=least(1))
+    samples_per_prompt: int = field(metadata=least(1))
+    round: int | None = field(metadata=least(1))
+    require_better: bool
+    sampling: SamplingConfig
+    too_long: str = field(metadata=one_of(TOO_LONG))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
+    score_batch_size: int = field(metadata=least(1) | SPEED)
+    chunk_pairs: int = field(metadata=least(1) | SPEED)
+    dtype: str = field(metadata=one_of(PRECISIONS))
+
+    def __post_init__(self) -> None:
+        """Check values, and that the answers to a prompt may differ."""
+        check_values(self)
+        if self.samples_per_prompt > 1 and self.sampling.temperature == 0:
+            raise UserError(
+                f"samples_per_prompt={self.samples_per_prompt}: need 1 with sampling.temperature=0, as greedy answers "
+                "after one preprompt are the same"
+            )
+
+
 PROGRAMS = {
     "inspect": Program(
         "sft.inspect",
@@ -89,5 +145,19 @@ PROGRAMS = {
         charts=(LOSS,),
         learns_from=(Table("Dialogues", "dialogue", key="train"),),
         course="samples.jsonl",
+    ),
+    "distill": Program(
+        "sft.distill",
+        "Data",
+        "safety context distillation: answers made with a safety preprompt, for fine-tuning without it",
+        parallel=True,
+        schema=DistillConfig,
+        makes=("distilled.jsonl", "refused.jsonl"),
+        headline=Headline({"distill/kept": "kept", "distill/pairs": "pairs"}, counts=True),
+        size="{distill/kept} of {distill/pairs} answers",
+        learns_from=(
+            Table("Distilled answers", "distilled", file="distilled.jsonl"),
+            Table("Refused by distillation", "refused", file="refused.jsonl"),
+        ),
     ),
 }

@@ -1,14 +1,16 @@
-"""What fine-tuning will be, as `llamatrain new` fits it to data and machine. Imports no torch."""
+"""What fine-tuning and distillation will be, as `llamatrain new` fits them to data and machine. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from llamatrain.fitting import Fitted, Sizes, Value, rhythm
+from llamatrain.fitting import Fitted, Sizes, Value, rhythm, sampling
 from llamatrain.model.config import ModelConfig
 from llamatrain.planning import Planner, Work
 
-from .config import SFTConfig
+from .config import DistillConfig, SFTConfig
+
+DISTILLED = 200  # prompts, at most
 
 
 def _fit_sft(size: Sizes) -> Fitted:
@@ -26,7 +28,13 @@ def _fit_sft(size: Sizes) -> Fitted:
     return Fitted(values, 1.2 * steps * size.batch_sequences * size.context * size.learned)
 
 
-FITS = {"sft": _fit_sft}
+def _fit_distill(size: Sizes) -> Fitted:
+    prompts = min(size.prompts or DISTILLED, DISTILLED)
+    values = sampling(size, prompts, "adversarial prompts, answered twice, where the pipeline's distill asks for it")
+    return Fitted(values, 2 * prompts * (size.written + size.pair_tokens * size.learned / 3))
+
+
+FITS = {"sft": _fit_sft, "distill": _fit_distill}
 
 
 def _plan_sft(cfg: SFTConfig, model: ModelConfig) -> Work:
@@ -35,4 +43,8 @@ def _plan_sft(cfg: SFTConfig, model: ModelConfig) -> Work:
     return Work(model, cfg.zero.dtype, cfg.zero, cfg.batch_sequences, length, cfg.micro_batch_size, segments=True)
 
 
-PLANS: dict[str, Planner] = {"sft": _plan_sft}
+def _plan_distill(cfg: DistillConfig, model: ModelConfig) -> Work:
+    return Work(model, cfg.dtype, whole=2)
+
+
+PLANS: dict[str, Planner] = {"sft": _plan_sft, "distill": _plan_distill}

@@ -71,6 +71,7 @@ class Chat:
     rejection_base: str = field(metadata=one_of(BASES))
     replay: dict[str, float]
     ppo: bool
+    distill: int | None = field(metadata=least(1))
     measure_kept: list[str]
 
     def __post_init__(self) -> None:
@@ -115,6 +116,7 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
     models = {"base": base}
     rewards: dict[str, Stage] = {}
     sampled: list[Stage] = []  # by rejection sampling, a stage per round
+    distilled: list[Stage] = []
     if data.dialogues:
         text = {"eval": data.dialogues_eval, **replay(g, cfg, corpus, "sft")}
         sft = g.add("sft", checkpoint=base, train=data.dialogues, **text)
@@ -134,8 +136,12 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
                 if not can_tune(g, data, rewards):
                     break
                 start = models[cfg.rejection_base]
+                if cfg.distill is not None and n >= cfg.distill:
+                    read = {"checkpoint": policy, "safety": rewards["safety"].final}
+                    distilled.append(g.add("distill", prompts=data.prompts, round=later(n), **read))
                 # The best of all earlier rounds: the paper's V3, tuned on its last round alone, forgot how to rhyme.
-                earlier = {"earlier": [stage / "best.jsonl" for stage in sampled] or None}
+                kept = [stage / "best.jsonl" for stage in sampled] + [one / "distilled.jsonl" for one in distilled]
+                earlier = {"earlier": kept or None}
                 tuned = {"prompts": data.prompts, "round": later(n), **finals(rewards)}
                 own = {"sft_train": data.dialogues, **replay(g, cfg, corpus, "rejection_sampling"), **earlier}
                 sampled.append(g.add("rejection_sampling", checkpoint=policy, base=start, **tuned, **own))

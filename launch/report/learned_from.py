@@ -15,6 +15,7 @@ from typing import Any
 
 from llamatrain.data.kinds import KINDS
 from llamatrain.data.rows import read_rows
+from llamatrain.description import Table
 from llamatrain.errors import MissingFileError, UserError, mistake
 from llamatrain.progress import counted
 
@@ -91,6 +92,12 @@ def _flattered(row: Row) -> float | None:
     return row["combined"] - value if value is not None and is_number(row.get("combined")) else None
 
 
+def _gain(row: Row, sign: int = 1) -> float | None:
+    """Return by how much an answer after a preprompt scores above the one without, in logits."""
+    after, before = row.get("safety_score"), row.get("original_safety_score")
+    return sign * (logit(after) - logit(before)) if is_number(after) and is_number(before) else None
+
+
 def _number(key: str, sign: int = 1) -> Callable[[Row], float | None]:
     return lambda row: sign * row[key] if is_number(row.get(key)) else None
 
@@ -128,7 +135,25 @@ ROLLOUTS = (
 )
 
 
-RULES = {"dialogue": DIALOGUES, "preference": PREFERENCES, "best": KEPT, "rollout": ROLLOUTS}  # by what the rows are
+DISTILLED = (
+    Rule("gains most in the safety score", _gain),
+    Rule("gains least", lambda row: _gain(row, -1)),
+    LONGEST,
+)
+REFUSED_PAIRS = (
+    Rule("the preprompt harms most, by the safety score", lambda row: _gain(row, -1)),
+    LONGEST,
+)
+
+
+RULES = {  # by what the rows are
+    "dialogue": DIALOGUES,
+    "preference": PREFERENCES,
+    "best": KEPT,
+    "rollout": ROLLOUTS,
+    "distilled": DISTILLED,
+    "refused": REFUSED_PAIRS,
+}
 
 
 @dataclass
@@ -209,8 +234,17 @@ def _files(story: Story, stage: StageRun) -> Iterator[File]:
         for source in stage.sources(about.key) if about.key else ():
             yield File(source, f"{about.title}: {_name(source)}", _rows(source, about.rows), rules)
         if about.file:
-            rows = _kept(story, stage) if about.rows == "best" else story.judged(stage, about.file)
+            rows = _own(story, stage, about)
             yield File(str(stage.folder / about.file), f"{about.title}: {about.file}", rows, rules)
+
+
+def _own(story: Story, stage: StageRun, about: Table) -> Iterable[Row]:
+    """Return the rows of a stage's own file: dialogues, or responses with what the gold judge says of them."""
+    if about.rows == "best":
+        return _kept(story, stage)
+    if about.rows == "distilled":
+        return _rows(str(stage.folder / about.file), "dialogue")
+    return story.judged(stage, about.file)
 
 
 def _name(source: str) -> str:
@@ -264,6 +298,8 @@ def _shown(row: Row) -> Row:
         texts = [(side, safe.get(str(row.get(f"{side}_safe")), ""), _text(row[side])) for side in sides]
         return {"prompt": _text(question(row["messages"])), "texts": texts, "unfinished": False, "marks": rating}
     messages = row["messages"] if "response" in row else row["messages"][:-1]
+    if "preprompt" in row:
+        return _distilled(row, messages)
     marks = [f"iteration {row['step']}"] if is_number(row.get("step")) else []
     marks += [f"score {decimals(logit(row['combined']), 2)}"] if is_number(row.get("combined")) else []
     value, name = gold(row), "safety" if is_adversarial(row) else "helpfulness"
@@ -275,6 +311,20 @@ def _shown(row: Row) -> Row:
         "texts": [("", "", _text(_answer(row)))],
         "unfinished": row.get("finished") is False,
         "marks": " · ".join(marks),
+    }
+
+
+def _distilled(row: Row, messages: list[Row]) -> Row:
+    """Return both answers of a pair of distillation, each with its safety score, and the verdict."""
+    scores = [row.get("safety_score"), row.get("original_safety_score")]
+    told = [f"(score {decimals(logit(score), 2)})" if is_number(score) else "" for score in scores]
+    answers = (("with the preprompt", told[0], _answer(row)), ("without", told[1], str(row.get("original"))))
+    marks = [str(row.get("reason") or "").replace("_", " "), str(row.get("category")), f"“{row['preprompt']}”"]
+    return {
+        "prompt": _text(question(messages)),
+        "texts": [(what, word, _text(text)) for what, word, text in answers],
+        "unfinished": False,
+        "marks": " · ".join(filter(None, marks)),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 
 from llamatrain.chat import Message, encode_prompt, too_many
@@ -18,13 +18,17 @@ from llamatrain.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Prompt:
-    """A dialogue that ends with the user's turn; `is_adversarial` says whether the safety model governs it (paper 3.2.3)."""
+    """A dialogue that ends with the user's turn; `is_adversarial` says whether the safety model governs it (paper 3.2.3).
+
+    `category` is the risk that an adversarial one is about (its row's `meta.category`), empty where its row names none.
+    """
 
     id: str
     messages: list[Message]
     is_adversarial: bool
     source: str
     tokens: list[int]
+    category: str = ""
 
 
 def prompts_fingerprint(sources: Sequence[str]) -> str:
@@ -64,6 +68,26 @@ def _encoded(
     return None
 
 
+def _category(row: PromptRow) -> str:
+    """Return the risk category that a row names in `meta.category`; empty where it names none."""
+    meta = row.get("meta")
+    category = meta.get("category") if isinstance(meta, dict) else None
+    return category if isinstance(category, str) else ""
+
+
+def room_for(max_new_tokens: int, context: int) -> int:
+    """Return the tokens that a prompt must leave for its response: an eighth of the context, or all of a shorter one."""
+    return max(1, min(max_new_tokens, context // 8))
+
+
+def reworded(prompt: Prompt, messages: list[Message], tokenizer: Tokenizer, longest: int) -> Prompt | None:
+    """Return a prompt that asks by other messages, drawn by its own noise; None where they have more tokens than `longest`."""
+    if too_many(messages, tokenizer, longest):
+        return None
+    tokens = encode_prompt(messages, tokenizer)
+    return replace(prompt, messages=messages, tokens=tokens) if len(tokens) <= longest else None
+
+
 def load_prompts(
     sources: Sequence[str],
     tokenizer: Tokenizer,
@@ -73,22 +97,27 @@ def load_prompts(
     too_long: str,
     say: Callable[[str], None],
     bad: BadRows | None = None,
+    adversarial_only: bool = False,
 ) -> list[Prompt]:
     """Read the first `max_prompts` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
 
     A prompt fits when it leaves room in the context for a response: `max_new_tokens`, or an eighth of the context where
     that is less. A response with less room could not end, and not ending is punished. `too_long` says what to do with
-    other prompts: `skip` or `stop`. Bad rows, and ids that stand twice, go to `bad`.
+    other prompts: `skip` or `stop`. Bad rows, and ids that stand twice, go to `bad`. Where `adversarial_only`, harmless
+    prompts are passed over.
     """
     _check(sources, max_prompts, too_long)
-    room = max(1, min(max_new_tokens, context // 8))
+    room = room_for(max_new_tokens, context)
     bad = bad or BadRows()
     prompts: list[Prompt] = []
     seen: set[str] = set()
-    skipped = 0
+    skipped = harmless = 0
     for where, row in _in_turn(sources, bad):
         if max_prompts is not None and len(prompts) == max_prompts:
             break
+        if adversarial_only and not row["is_adversarial"]:
+            harmless += 1
+            continue
         # Two prompts of one id would get the same noise, and as samples of one prompt count twice.
         if row["id"] in seen:
             bad(
@@ -102,7 +131,12 @@ def load_prompts(
             skipped += 1
             continue
         seen.add(row["id"])
-        prompts.append(Prompt(row["id"], row["messages"], row["is_adversarial"], row["source"], tokens))
+        adversarial = row["is_adversarial"]
+        prompts.append(Prompt(row["id"], row["messages"], adversarial, row["source"], tokens, _category(row)))
+    if not prompts and harmless and not skipped:
+        raise UserError(
+            f"prompts={', '.join(sources)}: all {harmless:,} are harmless, need prompts with is_adversarial: true"
+        )
     if not prompts:
         raise UserError(
             f"prompts={', '.join(sources)}: no prompt leaves room for {room} tokens of a response in the context of {context}"

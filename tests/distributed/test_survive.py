@@ -93,6 +93,13 @@ def test_programs_that_measure_stop_at_a_signal_to_one_rank(
             [f"checkpoint={world / 'policy'}", *scored, prompts, "chunk_responses=2", "score_batch_size=1", short],
             *("llamatrain.responses.scoring.scores_at_end", 3, "responses.jsonl"),
         ),
+        "distill": (
+            [
+                *(f"checkpoint={world / 'policy'}", f"safety={world / 'safety'}", prompts, "chunk_pairs=8"),
+                *("samples_per_prompt=16", "sampling.max_new_tokens=40", "preprompts=toyworld", "require_better=false"),
+            ],
+            *("llamatrain.generation._step", 20, "distilled.jsonl"),
+        ),
         "reward.evaluate": (
             [f"checkpoint={world / 'helpfulness'}", f"preferences=[{tmp_path / 'pairs.jsonl'}]", "micro_batch_size=1"],
             *("llamatrain.responses.pairs.scores_at_ends", 2, "scores.jsonl"),

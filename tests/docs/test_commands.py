@@ -31,6 +31,10 @@ TINY: dict[str, list[str]] = {
     "sft": ["epochs=1", "batch_sequences=2"],
     "reward": ["batch_pairs=2", "epochs=1"],
     "compare": ["max_prompts=8", "sampling.max_new_tokens=8"],
+    "distill": [
+        *("max_prompts=8", "samples_per_prompt=4", "sampling.max_new_tokens=24", "preprompts=toyworld"),
+        "require_better=false",  # what is kept must end, no more
+    ],
     "rejection_sampling": [
         "max_prompts=8",
         "samples_per_prompt=4",
@@ -94,6 +98,7 @@ def chain(given: list[str]) -> list[str]:
     own_data = any(word.startswith("data.dialogues=") for word in given)
     further = "continue_pretraining=true" in given  # then there is no tokenizer, and the shape is the checkpoint's
     programs = ("tokenizer", "corpus", "pretrain", "sft")[further:] if own_data else tuple(TINY)
+    programs = tuple(one for one in programs if one != "distill" or "distill=1" in given)
     small = [f"{program}.{setting}" for program in programs for setting in TINY[program]]
     return ["ranks=1", *(one for one in small if not (further and one.startswith("pretrain.model")))]
 

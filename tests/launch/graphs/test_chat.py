@@ -57,6 +57,16 @@ def test_rounds_are_measured_against_sft() -> None:
     assert "baseline" not in settings(graph("preset=demo"), "evaluate")
 
 
+def test_distillation_feeds_the_fine_tuning_of_its_round_and_of_all_later_ones() -> None:
+    assert not any("distill" in name for name in graph("preset=demo").stages)
+    built = graph("preset=demo", "rounds=3", "distill=2")
+    assert [name for name in built.stages if "distill" in name] == ["v2_distill", "v3_distill"]
+    own, tuned = settings(built, "v2_distill"), settings(built, "v2_rejection_sampling")
+    assert (own["checkpoint"], own["safety"]) == (tuned["checkpoint"], tuned["safety"])
+    assert tuned["earlier"] == ["@v1_rejection_sampling/best.jsonl", "@v2_distill/distilled.jsonl"]
+    assert settings(built, "v3_rejection_sampling")["earlier"][2:] == [f"@v{n}_distill/distilled.jsonl" for n in (2, 3)]
+
+
 def test_a_later_round_remembers_the_best_samples_and_all_preferences_so_far() -> None:
     built = graph("preset=demo", "rounds=3")
     third = settings(built, "v3_rejection_sampling")
