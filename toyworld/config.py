@@ -8,7 +8,7 @@ from llamatrain.data.kinds import RATINGS
 from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import Headline, Program
 from llamatrain.errors import UserError
-from llamatrain.keys import SHARE, above, check_values, least, one_of, reads
+from llamatrain.keys import SHARE, above, check_values, formerly, least, one_of, reads
 from llamatrain.settings import RunConfig
 
 from .answers import QUALITIES, SAFETY_QUALITIES
@@ -27,11 +27,11 @@ class ToyworldConfig:
     dialogues_eval: int = field(metadata=above(0))
     prompts: int = field(metadata=above(0))
     prompts_eval: int = field(metadata=above(0))
-    prompts_borderline: int = field(metadata=above(0))
+    prompts_borderline: int = field(metadata=above(0) | formerly(210))
     adversarial_fraction: float
     dialogues_adversarial_fraction: float
     borderline_fraction: float
-    guided_fraction: float = field(metadata=least(0, 1))
+    guided_fraction: float = field(metadata=least(0, 1) | formerly(0.0))
     qualities: dict[str, float]
     safety_qualities: dict[str, float]
 
