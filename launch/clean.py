@@ -1,11 +1,12 @@
-"""Lists replaced results, and deletes them on request.
+"""Lists replaced results and tokenized data, and deletes them on request.
 
     llamatrain clean                                          those below runs/
     llamatrain clean runs/demo                                ... below a folder
     llamatrain clean runs/demo remove=true                    deletes them
     llamatrain clean runs/demo/ppo.replaced-1a2b remove=true  deletes one
 
-A stage that reruns keeps its former folder beside it, and so does a run with run.resume=never.
+A stage that reruns keeps its former folder beside it, and so does a run with run.resume=never. Tokenized data (`.cache`)
+are made again where they are needed; those that a process uses stay.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamatrain.config import program
+from llamatrain.data import cache
 from llamatrain.errors import UserError
 from llamatrain.progress import duration
 from llamatrain.replaced import MARK, NAME, bytes_of, size
@@ -49,8 +51,21 @@ def replaced(folder: Path) -> Iterator[Path]:
             names[:] = sorted(name for name in names if name not in PASSED_OVER)
 
 
+def tokenized(folder: Path) -> Iterator[cache.Kept]:
+    """Yield the tables of tokenized rows at and below a folder."""
+    if folder.parent.name == cache.PLACE:
+        yield from (one for one in cache.kept(folder.parent) if one.place == folder)
+    for place, names, _ in os.walk(folder):
+        path = Path(place)
+        if path.name == cache.PLACE:
+            yield from cache.kept(path)
+            names.clear()
+        else:
+            names[:] = sorted(name for name in names if name not in PASSED_OVER)
+
+
 def clean(cfg: CleanConfig) -> None:
-    """List the replaced results, or remove them."""
+    """List the replaced results and tokenized data, or remove them."""
     folder = Path(cfg.folder)
     if not folder.is_dir():
         raise UserError(f"folder={folder}: there is no such folder")
@@ -64,8 +79,15 @@ def clean(cfg: CleanConfig) -> None:
         print(f"{'removed ' if cfg.remove else ''}{path}  {size(held)}, took {took}, {age} old", flush=True)
         if cfg.remove:
             shutil.rmtree(path)
-    if not found:
-        print(f"no replaced results below {folder}")
+    tables = list(tokenized(folder))
+    for table in tables:
+        stays = cfg.remove and not cache.remove(table.place)
+        total += 0 if stays else table.bytes
+        age = duration(max(0.0, time.time() - table.used))
+        what = "in use, stays: " if stays else "removed " if cfg.remove else ""
+        print(f"{what}{table.place}  {size(table.bytes)}, {table.about}, last used {age} ago", flush=True)
+    if not found and not tables:
+        print(f"no replaced results and no tokenized data below {folder}")
     elif cfg.remove:
         print(f"{size(total)} freed")
     else:

@@ -106,7 +106,7 @@ OWN = {
     "clean": Program(
         "launch.clean",
         TOGETHER,
-        "replaced results: listed, and deleted on request",
+        "replaced results and tokenized data: listed, and deleted on request",
         positional=("folder",),
     ),
     "completion": Program(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
+from llamatrain.data.cache import UNKEPT, Cache
 from llamatrain.data.faults import FAULTS
 from llamatrain.data.packing import Batch
 from llamatrain.data.skipped import BadRows
@@ -25,7 +26,7 @@ from llamatrain.engine.learning import Engine
 from llamatrain.fit import fit
 from llamatrain.length import check_length
 from llamatrain.progress import counted
-from llamatrain.responses.pairs import Pair, score_pairs, scores_at_ends
+from llamatrain.responses.pairs import Pair, Pairs, Picked, score_pairs, scores_at_ends
 from llamatrain.run import Run
 from llamatrain.shares import split_in_words
 from llamatrain.start import rows_at_once, scalar_engine
@@ -53,7 +54,7 @@ def train(cfg: RewardConfig) -> None:
     tokenizer = hf_folder.load_tokenizer(start, cfg.tokenizer)
     max_length = most_tokens(start, cfg.max_length)
     cfg.micro_batch_size = size = pairs_at_once(cfg, start, world_size())
-    data = load(cfg, tokenizer, max_length)
+    data = load(cfg, tokenizer, max_length, Cache.of(cfg.run))
     labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
     steps = total_steps(cfg, len(data.pairs))  # of one epoch in the paper (3.2.2): training longer can overfit
@@ -112,7 +113,8 @@ def dry_run(cfg: RewardConfig, ranks: int | None) -> str:
     ranks = ranks or world_size()
     start = checkpoint.resolve(cfg.checkpoint, "sft")
     cfg.micro_batch_size = pairs_at_once(cfg, start, ranks)
-    data = load(cfg, hf_folder.load_tokenizer(start, cfg.tokenizer), most_tokens(start, cfg.max_length))
+    tokenizer, max_length = hf_folder.load_tokenizer(start, cfg.tokenizer), most_tokens(start, cfg.max_length)
+    data = load(cfg, tokenizer, max_length, Cache.of(cfg.run, keep=False))
     labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
     return plan(cfg, data, labelled, total_steps(cfg, len(data.pairs)), ranks)
@@ -139,28 +141,28 @@ def centering(cfg: RewardConfig, labelled: int) -> float:
 class Preferences:
     """Training pairs (own and mixed in) and held-out ones, what was left out in words, and how many of each."""
 
-    pairs: list[Pair]
-    held_out: list[Pair]
+    pairs: Sequence[Pair]
+    held_out: Sequence[Pair]
     notes: list[str]
     counts: dict[str, float]
 
 
-def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int) -> Preferences:
+def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int, cached: Cache = UNKEPT) -> Preferences:
     """Read the pairs to train on and to measure."""
     assert cfg.mix_share is not None
     notes: list[str] = []
     bad = BadRows(cfg.bad_rows)
     left_out: Counter[str] = Counter()
 
-    def read(paths: list[str], kind: str | None) -> list[Pair]:
-        found: list[Pair] = []
+    def read(paths: list[str], kind: str | None) -> Sequence[Pair]:
+        found: list[Pairs] = []
         for path in paths:
-            pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, kind, bad)
-            found += pairs
+            pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, kind, bad, cached)
+            found.append(pairs)
             left_out.update(dropped)
             if dropped:
                 notes.append(dropped.lines(path, len(pairs)))
-        return found
+        return Picked(found)
 
     own, other = read(cfg.train, cfg.kind), read(cfg.mix, None)
     pairs = mix_pairs(own, other, cfg.mix_share, cfg.run.seed)

@@ -5,28 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from llamatrain.chat import Message, encode_dialogue, too_many
-from llamatrain.data.faults import LeftOutPairs, fault
-from llamatrain.data.kinds import PreferenceRow
+from llamatrain.data.cache import UNKEPT, Cache
+from llamatrain.data.encoding import FAULTS, NONE, PREFERENCES, Encoding
+from llamatrain.data.faults import LeftOutPairs
 from llamatrain.data.order import shuffled
 from llamatrain.data.packing import Batch
-from llamatrain.data.rows import placed_rows, row_number
 from llamatrain.data.skipped import BadRows
+from llamatrain.data.tokenized import of_sources
 from llamatrain.errors import UserError
 from llamatrain.model.config import load_config
-from llamatrain.responses.pairs import Pair, Tokens, collate_pairs
+from llamatrain.responses.pairs import Pair, Pairs, Picked, collate_pairs
 from llamatrain.shares import passes
 from llamatrain.tokenizer import Tokenizer
 
 from .losses import margin_of
 from .mix import draw, mixed_count
-
-Side = Literal["chosen", "rejected"]
 
 
 def most_tokens(folder: Path, max_length: int | None) -> int:
@@ -44,68 +42,45 @@ def load_pairs(
     too_long: str,
     kind: str | None = None,
     bad: BadRows | None = None,
-) -> tuple[list[Pair], LeftOutPairs]:
+    cached: Cache = UNKEPT,
+) -> tuple[Pairs, LeftOutPairs]:
     """Read a preferences file; return its pairs and how many were left out for each reason (`faults`).
 
     `kind` refuses rows of the other kind; `too_long` (a side of more than
-    `max_length` tokens) is `skip` or `stop`. UserError on both. Bad rows go to `bad`.
+    `max_length` tokens) is `skip` or `stop`. UserError on both. Bad rows go to `bad`. The tokens are those in `cached`.
     """
     if too_long not in ("skip", "stop"):
         raise UserError(f"too_long={too_long}: need skip or stop")
-    pairs: list[Pair] = []
+    rows = of_sources([path], Encoding("preference", tokenizer, max_length), bad or BadRows(), cached)
+    kinds, faults, kept = rows.column("kind"), rows.column("fault"), rows.column("length") > 0
+    other = np.flatnonzero(kinds != (kinds[0] if kind is None else PREFERENCES.index(kind)))
+    if kind is not None and len(other):
+        found = PREFERENCES[kinds[other[0]]]
+        raise UserError(f"{rows.where(other[0])} is a {found} preference, but kind={kind}; mix takes both")
     dropped = LeftOutPairs()
-    bad = bad or BadRows()
-    before, nth = "", 0
-    for where, row in placed_rows(path, PreferenceRow, bad):
-        before, nth = where, nth + 1 if where == before else 0
-        if kind is not None and row["kind"] != kind:
-            raise UserError(f"{where} is a {row['kind']} preference, but kind={kind}; mix takes both")
-        why = fault(row)
-        if why is not None:
-            dropped.note(why, where)
-            continue
-        # A side far too long is told by its characters, before either is encoded.
-        sides = [_messages(row, "chosen"), _messages(row, "rejected")]
-        count = max(too_many(messages, tokenizer, max_length) or 0 for messages in sides)
-        pair = None if count else _pair(row, tokenizer, path, row_number(where) - 1, nth)
-        if pair is not None and pair.longest <= max_length:
-            pairs.append(pair)
-        elif too_long == "skip":
-            dropped.note("too_long", where)
-        else:
-            need = f"max_length={max_length}; need a shorter one, or too_long=skip"
-            raise UserError(f"{where} has {pair.longest if pair else count} tokens, {need}")
-    if not pairs:
+    for number in np.flatnonzero(~kept).tolist():
+        if faults[number] == NONE and too_long == "stop":
+            needed, need = rows.column("needed")[number], "need a shorter one, or too_long=skip"
+            raise UserError(f"{rows.where(number)} has {needed} tokens, max_length={max_length}; {need}")
+        dropped.note("too_long" if faults[number] == NONE else FAULTS[faults[number]], rows.where(number))
+    if not kept.any():
         raise UserError(f"{path} has no pair to rank within max_length={max_length} tokens: {dropped.in_words()}")
-    return pairs, dropped
+    return Pairs(rows.take(kept), _nth(rows.column("number"))[kept], str(path)), dropped
 
 
-def _messages(row: PreferenceRow, side: Side) -> list[Message]:
-    return [*row["messages"], {"role": "assistant", "content": row[side]}]
+def _nth(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return of each preference which it is among those that its raw row makes, from 0; they follow each other."""
+    places = np.arange(len(numbers))
+    first = np.concatenate([[True], np.diff(numbers) != 0])
+    return places - np.maximum.accumulate(np.where(first, places, 0))
 
 
-def _pair(row: PreferenceRow, tokenizer: Tokenizer, source: str, number: int, nth: int) -> Pair:
-    def tokens(side: Side) -> Tokens:
-        return np.asarray(encode_dialogue(_messages(row, side), tokenizer, loss="last")[0], dtype=np.int32)
-
-    return Pair(
-        chosen=tokens("chosen"),
-        rejected=tokens("rejected"),
-        rating=row.get("rating"),
-        chosen_safe=row.get("chosen_safe"),
-        rejected_safe=row.get("rejected_safe"),
-        is_adversarial=bool(row.get("meta", {}).get("is_adversarial", row["kind"] == "safety")),
-        source=str(source),
-        row=number,
-        nth=nth,
-    )
-
-
-def mix_pairs(own: list[Pair], other: list[Pair], share: float, seed: int) -> list[Pair]:
+def mix_pairs(own: Sequence[Pair], other: Sequence[Pair], share: float, seed: int) -> Sequence[Pair]:
     """Return all of `own` and as many of `other` as make up `share` of the whole."""
     if share > 0 and not other:
         raise UserError(f"mix_share={share}: need files in mix")
-    return [*own, *(other[index] for index in draw(len(other), mixed_count(len(own), share), seed))]
+    drawn = np.array(draw(len(other), mixed_count(len(own), share), seed), dtype=np.int64)
+    return Picked([own, other], np.concatenate([np.arange(len(own)), len(own) + drawn]))
 
 
 def training_batch(pairs: Sequence[Pair], max_length: int, margin: str) -> Batch:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.program import main
-from llamatrain.data.cache import Cache
+from llamatrain.data.cache import UNKEPT, Cache
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.encoding import Encoding
 from llamatrain.data.skipped import BadRows, warned
@@ -89,13 +89,10 @@ def context(start: Path, max_length: int | None) -> int:
 
 
 def load(
-    cfg: SFTConfig, tokenizer: Tokenizer, max_length: int, bad: BadRows | None = None, cached: Cache | None = None
+    cfg: SFTConfig, tokenizer: Tokenizer, max_length: int, bad: BadRows | None = None, cached: Cache = UNKEPT
 ) -> tuple[DialogueBatches, DialogueBatches | None]:
-    """Return the training batches and, where there are eval files, the held-out ones; bad rows go to `bad`.
-
-    Their tokens are those in `cached`, or for None in that of the run, where what is missing is not kept.
-    """
-    size, bad, cached = cfg.micro_batch_size, bad or BadRows(), cached or Cache.of(cfg.run, keep=False)
+    """Return the training batches and, where there are eval files, the held-out ones; bad rows go to `bad`."""
+    size, bad = cfg.micro_batch_size, bad or BadRows()
     assert size is not None
     how = Encoding("dialogue", tokenizer, max_length, cfg.loss, drop_turns=cfg.too_long == "drop_turns")  # type: ignore[arg-type]
 

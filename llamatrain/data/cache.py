@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -38,6 +39,7 @@ from llamatrain.settings import RunConfig
 from llamatrain.text_files import read_json
 
 PLACE = ".cache"  # in the folder of runs
+NAME = re.compile("[0-9a-f]{24}")
 TABLE, INDEX, LOCK = "table", "table.json", ".lock"
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 WAIT, SPEAK = 0.1, 5.0  # seconds between looks at what another builds, and until that is said
@@ -71,9 +73,9 @@ class Table:
 
 
 class Cache:
-    """A folder of tables. `keep`: what is missing is kept in it; `show`: what takes long is said."""
+    """A folder of tables; None: there is none. `keep`: what is missing is kept in it; `show`: what takes long is said."""
 
-    def __init__(self, folder: Path, keep: bool = True, show: bool = True) -> None:
+    def __init__(self, folder: Path | None, keep: bool = True, show: bool = True) -> None:
         self.folder, self.keep, self.show = folder, keep, show
 
     @classmethod
@@ -87,6 +89,8 @@ class Cache:
         OSError and DiskError where it cannot be written; what `build` raises leaves nothing behind.
         """
         key = key_of(about)
+        if self.folder is None:
+            return in_memory(key, build())
         place, started, said = self.folder / key, time.monotonic(), not self.show
         while True:
             heartbeat.beat("read")
@@ -117,6 +121,9 @@ def _opened(place: Path) -> Table | None:
         os.utime(place / LOCK)  # when it was used last
     found = _read(place)
     return None if found is None else replace(found, held=reader)
+
+
+UNKEPT = Cache(None, show=False)  # what is computed is held in memory alone
 
 
 def key_of(about: Mapping[str, Any]) -> str:
@@ -239,7 +246,7 @@ def _mapped(path: Path, column: _Column) -> NDArray[Any]:
     dtype, length = np.dtype(column["dtype"]), column["length"]
     if path.stat().st_size != length * dtype.itemsize:
         raise ValueError(f"{path} was cut")
-    return np.memmap(path, dtype, "r") if length else np.empty(0, dtype)
+    return np.memmap(path, dtype, "r").view(np.ndarray) if length else np.empty(0, dtype)
 
 
 # --- what lies there ---------------------------------------------------------------------------------------------
@@ -250,21 +257,20 @@ class Kept:
     """A table, or what a kill left of one."""
 
     place: Path
-    about: str  # what it was made from, in words
+    about: str  # what it holds, in words
     bytes: int
     used: float  # when last, in seconds since the epoch
 
 
 def kept(folder: Path) -> Iterator[Kept]:
-    """Yield the tables in a folder that is called PLACE, those that were made first at first."""
-    places = [path for path in folder.iterdir() if path.is_dir()]
-    for place in sorted(places, key=lambda path: path.stat().st_mtime):
+    """Yield the tables in a folder that is called PLACE; what else lies there is somebody else's."""
+    for place in sorted(path for path in folder.iterdir() if (path / LOCK).is_file() and NAME.fullmatch(path.name)):
         try:
-            about = read_json(place / TABLE / INDEX, _Index)["about"].get("source", "")
+            source = read_json(place / TABLE / INDEX, _Index)["about"].get("source")
+            about = f"tokens of {source}" if source else "how rows are packed"
         except (OSError, UserError):
             about = "unfinished"
-        used = max(path.stat().st_mtime for path in (place, place / LOCK) if path.exists())
-        yield Kept(place, str(about), bytes_of(place), used)
+        yield Kept(place, about, bytes_of(place), (place / LOCK).stat().st_mtime)
 
 
 def remove(place: Path) -> bool:

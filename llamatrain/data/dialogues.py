@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from llamatrain.data.batches import Batches
-from llamatrain.data.cache import Blocks, Cache, in_memory
+from llamatrain.data.cache import UNKEPT, Blocks, Cache
 from llamatrain.data.encoding import Encoding
 from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.order import Places, mix, permuted, shuffled
@@ -56,7 +56,7 @@ class DialogueBatches(Batches):
         loss: Literal["all", "last"] = "all",
         replay: str | Path | None = None,
         replay_fraction: float = 0.0,
-        cached: Cache | None = None,
+        cached: Cache = UNKEPT,
     ) -> None:
         super().__init__(batch_size, micro_batch_size, seed, rank, world_size, skip=())
         if too_long not in ("skip", "stop", "drop_turns"):
@@ -85,8 +85,7 @@ class DialogueBatches(Batches):
             )
         beside = f"{self.replay.fingerprint if self.replay else None} {self._fraction}"
         about = {"packed": self._dialogues.key, "max_length": max_length, "seed": seed, "beside": beside}
-        pack = partial(self._pack, beside)
-        packed = in_memory("", pack()) if cached is None else cached.table(about, pack)
+        packed = cached.table(about, partial(self._pack, beside))
         self._members, self._ends = packed["members"], packed["ends"]
         self.fingerprint: str = packed.notes["fingerprint"]
         self.counts["rows"] = len(self._ends)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import llamatrain
 from llamatrain import chat, heartbeat
 from llamatrain.data import rows
-from llamatrain.data.cache import Blocks, Cache, Columns, Table, in_memory
+from llamatrain.data.cache import UNKEPT, Blocks, Cache, Columns, Table, in_memory
 from llamatrain.data.encoding import PREFERENCES, Encoding
 from llamatrain.data.kinds import KINDS
 from llamatrain.data.order import Places
@@ -93,7 +93,7 @@ class Rows:
         return f"{digest.hexdigest()} of {' '.join(table.key for table in self.tables)}"
 
 
-def of_sources(sources: Sequence[str], how: Encoding, bad: BadRows, cached: Cache) -> Rows:
+def of_sources(sources: Sequence[str], how: Encoding, bad: BadRows, cached: Cache = UNKEPT) -> Rows:
     """Return the rows of sources (`rows`), one after the other; each must have one. Bad rows go to `bad`."""
     found = Rows((), np.empty(0, np.int32), np.empty(0, np.int64))
     for source in sources:
@@ -105,11 +105,10 @@ def of_rows(given: Iterable[Any], how: Encoding) -> Rows:
     """Return rows that were read already, held in memory; they are named by their number."""
 
     def build() -> Blocks:
-        numbered = ((number, row) for number, row in enumerate(given, start=1))
         starts = _Starts()
         yield starts.none()
         yield how.empty()
-        for block in how.blocks(numbered):
+        for block in how.blocks(enumerate(given, start=1)):
             yield starts.put(block)
         return {"place": f"{how.kind} "}
 

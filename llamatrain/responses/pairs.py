@@ -6,20 +6,27 @@ score is read at its last token, its end. Shapes: m pairs a micro-batch, B rows,
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llamatrain import distributed, heartbeat
+from llamatrain.data.encoding import LABELS, NONE
+from llamatrain.data.kinds import RATINGS
 from llamatrain.data.packing import Batch, Sample, collate, pack
+from llamatrain.data.tokenized import Rows
 from llamatrain.model.attention import BRANCH
 
 Tokens = np.ndarray[Any, np.dtype[np.int32]]
+LABELLED = {number: label for label, number in LABELS.items()}
 WIDTHS = 4  # of rows that are tried above that of the longest sequence
 # Of a pair's tokens, the share from which on what both sides begin with is computed once. Below it the wider rows cost
 # more than is saved (benchmarks/shared_prompts.py).
@@ -47,6 +54,64 @@ class Pair:
     def longest(self) -> int:
         """Return the tokens of the longer side."""
         return max(len(self.chosen), len(self.rejected))
+
+
+class Pairs(Sequence[Pair]):
+    """The pairs of a source, made from its tokenized rows when they are asked for."""
+
+    def __init__(self, rows: Rows, nth: NDArray[np.int64], source: str) -> None:
+        self.rows, self.nth, self.source = rows, nth, source
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, number: int) -> Pair: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Pair]: ...
+    def __getitem__(self, number: int | slice) -> Pair | list[Pair]:
+        """Return a pair by its place, or some of them."""
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        table, span = self.rows.span(number)
+        row, ids = self.rows.row[number], table["ids"][span]
+        chosen, rating = int(table["chosen"][row]), int(table["rating"][row])
+        return Pair(
+            chosen=ids[:chosen],
+            rejected=ids[chosen:],
+            rating=None if rating == NONE else RATINGS[rating],
+            chosen_safe=LABELLED[int(table["chosen_safe"][row])],
+            rejected_safe=LABELLED[int(table["rejected_safe"][row])],
+            is_adversarial=bool(table["is_adversarial"][row]),
+            source=self.source,
+            row=int(table["number"][row]) - 1,
+            nth=int(self.nth[number]),
+        )
+
+
+class Picked(Sequence[Pair]):
+    """Pairs of several sequences one after the other, or those of them with the given numbers; none is copied."""
+
+    def __init__(self, parts: Sequence[Sequence[Pair]], numbers: NDArray[np.int64] | None = None) -> None:
+        self.parts, self.numbers = parts, numbers
+        self.ends = list(itertools.accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return len(self.numbers) if self.numbers is not None else (self.ends or [0])[-1]
+
+    @overload
+    def __getitem__(self, number: int) -> Pair: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Pair]: ...
+    def __getitem__(self, number: int | slice) -> Pair | list[Pair]:
+        """Return a pair by its place, or some of them."""
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        place = number % len(self) if self.numbers is None else int(self.numbers[number])
+        part = bisect.bisect_right(self.ends, place)
+        return self.parts[part][place - (self.ends[part - 1] if part else 0)]
 
 
 def shared_tokens(pair: Pair) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launch import clean
+from llamatrain.data import cache
 from llamatrain.replaced import bytes_of, move_beside, move_content_beside, size
 
 Capture = pytest.CaptureFixture[str]
@@ -46,6 +48,33 @@ def test_lists_by_default_and_removes_when_asked(tmp_path: Path, capsys: Capture
     capsys.readouterr()
     assert cleaned(str(tmp_path)) == 0
     assert "no replaced results" in capsys.readouterr().out
+
+
+def test_tokenized_data_are_listed_and_removed_unless_in_use(tmp_path: Path, capsys: Capture) -> None:
+    cached = cache.Cache(tmp_path / "demo" / cache.PLACE)
+    foreign = tmp_path / "demo" / cache.PLACE / "somebody's"
+    foreign.mkdir(parents=True)
+
+    def build() -> cache.Blocks:
+        yield {"ids": np.zeros(3000, np.uint32)}
+        return {}
+
+    used = cached.table({"source": "a.jsonl"}, build)
+    free = cached.table({"source": "b.jsonl"}, build).key
+    assert cleaned(str(tmp_path)) == 0
+    output = capsys.readouterr().out
+    assert "12 kB, tokens of a.jsonl, last used 0 s ago" in output
+    assert "24 kB in total; remove=true deletes" in output
+    assert cleaned(str(tmp_path), "remove=true") == 0
+    output = capsys.readouterr().out
+    assert "in use, stays: " in output
+    assert "12 kB freed" in output
+    assert sorted(path.name for path in cached.folder.iterdir()) == sorted([used.key, foreign.name])
+    assert not (cached.folder / free).exists()
+    place = cached.folder / used.key
+    del used
+    assert cleaned(str(place), "remove=true") == 0
+    assert not place.exists()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:

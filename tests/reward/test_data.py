@@ -181,6 +181,6 @@ def test_mix_is_exact() -> None:
     assert len(mixed) == 100
     assert all(pair in other for pair in mixed[90:])
     assert [id(p) for p in mix_pairs(own, other, 0.1, seed=0)] == [id(p) for p in mixed]
-    assert mix_pairs(own, [], 0.0, seed=0) == own
+    assert list(mix_pairs(own, [], 0.0, seed=0)) == own
     with pytest.raises(UserError, match=r"mix_share=0\.1: need files in mix"):
         mix_pairs(own, [], 0.1, seed=0)

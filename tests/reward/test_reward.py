@@ -185,7 +185,7 @@ def test_ninety_to_ten(tmp_path: Path, chat: Path, tokenizer: Tokenizer) -> None
     cfg = configure(tmp_path, chat, "safety", f"mix=[{other}]", "mix_share=0.2")
     data = load(cfg, tokenizer, 128)
     assert [Path(pair.source).name for pair in data.pairs] == ["safety.jsonl"] * 8 + ["other.jsonl"] * 2
-    assert data.held_out == []
+    assert not data.held_out
     assert (data.counts["reward/own_pairs"], data.counts["reward/mixed_pairs"]) == (8, 2)
     assert data.notes == ["8 safety pairs and 2 drawn from 20 others (20% of the total)"]
 
