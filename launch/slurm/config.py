@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from llamatrain.errors import UserError
 from llamatrain.keys import check_values, least, one_of
+from llamatrain.progress import counted
 
 CONTAINERS = ("none", "apptainer", "pyxis")
 TIME = re.compile(r"(\d+-)?\d+:\d\d(:\d\d)?")
@@ -135,11 +136,9 @@ class Need:
 
     def __str__(self) -> str:
         """Say it for people."""
-        devices = (
-            f"{self.gpus_per_node} GPUs" if self.gpus_per_node else f"{self.ranks_per_node * self.cpus_per_rank} CPUs"
-        )
-        nodes = f"{self.nodes} node{'s' * (self.nodes > 1)} x {devices}"
-        return f"{nodes}, {self.ranks} rank{'s' * (self.ranks > 1)}, {self.time}"
+        cpus = counted(self.ranks_per_node * self.cpus_per_rank, "CPU")
+        devices = counted(self.gpus_per_node, "GPU") if self.gpus_per_node else cpus
+        return f"{counted(self.nodes, 'node')} x {devices}, {counted(self.ranks, 'rank')}, {self.time}"
 
 
 def need(cluster: Cluster, parallel: bool, model: bool, asked: Resources) -> Need:

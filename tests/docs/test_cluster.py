@@ -7,25 +7,37 @@ import shlex
 from pathlib import Path
 
 from launch.programs import ROOT, command
-from launch.slurm.config import Resources, SlurmConfig, need
+from launch.slurm.__main__ import split
+from launch.slurm.config import SlurmConfig, asked_of, need
 from launch.slurm.script import Job, render
 from llamatrain.config.compose import compose
 
 HOME = Path("/shared/llm")
-CLUSTER = ["program=pipeline", "cluster=a100_80g_infiniband", "cluster.partition=a100", "cluster.account=llm"]
+PAGE = (ROOT / "docs/cluster.md").read_text()
 
 
-def rendered() -> str:
-    """Return the script of one stage, as an installed llamatrain writes it."""
-    cluster = compose("slurm", SlurmConfig, CLUSTER).cluster
-    runs, asked = HOME / "runs/llama2_7b", need(cluster, True, True, Resources(nodes=16, time="7-00:00:00"))
+def block(language: str, begin: str) -> str:
+    """Return the page's block that begins so."""
+    (found,) = re.findall(rf"^```{language}\n({begin}.*?)^```", PAGE, re.M | re.S)
+    return str(found)
+
+
+def rendered(folder: Path) -> str:
+    """Return pretraining's script by the page's file and command."""
+    file = folder / "my_cluster.yaml"
+    file.write_text(block("yaml", "like: "))
+    command_line = block("", "llamatrain slurm pipeline preset=llama2_7b ").strip()
+    given = shlex.split(command_line.replace("my_cluster.yaml", str(file)))[2:]
+    own, _ = split(["program=pipeline", *given[1:]])
+    asked = compose("slurm", SlurmConfig, own)
+    resources = asked_of(asked.resources, "pretrain", "pretrain")
+    runs, needs = HOME / "runs/llama2_7b", need(asked.cluster, True, True, resources)
     job = Job(
-        "llama2_7b/pretrain", runs / "jobs/pretrain", runs / "pretrain", HOME, ["stage", str(runs), "pretrain"], asked
+        "llama2_7b/pretrain", runs / "jobs/pretrain", runs / "pretrain", HOME, ["stage", str(runs), "pretrain"], needs
     )
-    text = render(job, cluster, "llamatrain slurm pipeline preset=llama2_7b data=my_data.yaml cluster=my_cluster.yaml")
+    text = render(job, asked.cluster, command_line)
     return re.sub(r"export PYTHONPATH=.*\n", "", text).replace(shlex.join(command("launch")), "llamatrain")
 
 
-def test_the_script_on_the_page_is_the_one_that_is_written() -> None:
-    (shown,) = re.findall(r"^```bash\n(#!/bin/bash.*?)^```", (ROOT / "docs/cluster.md").read_text(), re.M | re.S)
-    assert shown == rendered()
+def test_the_script_on_the_page_is_the_one_that_is_written(tmp_path: Path) -> None:
+    assert block("bash", "#!/bin/bash") == rendered(tmp_path)

@@ -15,7 +15,7 @@ trap '' CONT
 
 # --- Environment ---------------------------------------------------------------------------------------------------
 {% for module in modules %}
-module load {{ module }}
+module load {{ module }} || exit 2
 {% endfor %}
 {% for line in setup %}
 {{ line }}

@@ -102,7 +102,11 @@ def test_a_cluster_file_of_ones_own(submit: Submit, cluster: Path, capsys: Captu
     Path("mine.yaml").write_text("\n".join(line for line in lines if "it's" not in line))
     assert submit(*PIPELINE, "cluster=mine.yaml") == 0
     script = Path("runs/trio/jobs/first/job.sh").read_text()
-    assert "module load cuda/12.4\n" in script and "export HF_HOME=/data/hf\n" in script and "--time=09:00:00" in script
+    assert (
+        "module load cuda/12.4 || exit 2\n" in script
+        and "export HF_HOME=/data/hf\n" in script
+        and "--time=09:00:00" in script
+    )
     Path("mine.yaml").write_text("like: cpu\npartitoin: main")
     assert submit(*PIPELINE, "cluster=mine.yaml") == 2
     assert "the nearest is 'cluster.partition'" in capsys.readouterr().err
