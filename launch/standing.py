@@ -19,12 +19,13 @@ from .listing import count
 from .programs import PROGRAMS
 from .record import NAME as RECORD
 from .runs import figure, read_json, read_status
-from .slurm.attempts import read_attempts
+from .slurm.attempts import Attempt, read_attempts
 from .slurm.queue import Queued
 from .slurm.submission import JOBS, Submitted, read_jobs
 from .spent import spent
 from .stage import read_plan
 
+LOG = "job.log"  # a job's own
 ROWS = 20  # lines of metrics.jsonl that the speed is a mean of
 LOSSES = ("eval/loss", "train/loss")
 ENDS = {
@@ -73,7 +74,7 @@ def standings(folder: Path, active: Sequence[Queued] | None, now: float) -> list
     described = read_json(folder / PIPELINE).get("stages")
     noted = read_jobs(folder)
     if not isinstance(described, dict):
-        program_of = read_status(folder).get("program", folder.name)
+        program_of = read_status(folder).get("program") or next(iter(noted), folder.name)
         return [_standing(str(program_of), folder, folder / JOBS, noted.get(str(program_of)), active, now)]
     found: dict[str, Standing] = {}
     awaited = _awaited(folder)
@@ -117,18 +118,7 @@ def _standing(
     pending = queued is not None and queued.state == "PENDING"
     there = folder_of(path)
     if not there.is_run:
-        why = queued.reason.lower() if queued is not None and queued.reason not in ("None", "Dependency") else ""
-        if queued is not None:
-            state = "queued" if pending else "starting"
-        elif attempts and active is not None:
-            state, why = (
-                "failed",
-                f"{counted(len(attempts), 'start')} ended before the run began: see {jobs / 'job.log'}",
-            )
-        elif noted is not None and active is not None:
-            state, why = "cancelled", f"job {number} left the queue before it began"
-        else:  # its record is written before its program starts
-            state = "starting" if (path / RECORD).exists() and at_work(path.parent) else "not started"
+        state, why = _before_run(path, jobs, number, queued, attempts, active is not None)
         return Standing(name, state, number, note=why, restarts=max(0, len(attempts) - 1))
     one, status = run(there), read_status(path)
     state = one.state
@@ -154,6 +144,22 @@ def _standing(
         taken.core_hours,
         "; ".join(filter(None, (one.note, _incident(path, [attempt["before"] for attempt in attempts[1:]])))),
     )
+
+
+def _before_run(
+    path: Path, jobs: Path, number: str, queued: Queued | None, attempts: Sequence[Attempt], slurm: bool
+) -> tuple[str, str]:
+    """Return the state of what has no run yet, and why it is so, as far as is known."""
+    if queued is not None:
+        why = queued.reason.lower() if queued.reason not in ("None", "Dependency") else ""
+        return ("queued" if queued.state == "PENDING" else "starting"), why
+    if slurm and (attempts or (number and (jobs / LOG).exists())):
+        what = counted(len(attempts), "start") if attempts else f"job {number}"
+        return "failed", f"{what} ended before the run began: see {jobs / LOG}"
+    if slurm and number:
+        return "cancelled", f"job {number} left the queue before it began"
+    # Its record is written before its program starts.
+    return ("starting" if (path / RECORD).exists() and at_work(path.parent) else "not started"), ""
 
 
 def _pace(folder: Path) -> float | None:

@@ -108,6 +108,15 @@ def test_a_job_whose_ranks_died_before_a_run_began_failed(tmp_path: Path) -> Non
     assert (found["reward"].state, found["reward"].note) == ("cancelled", "sft failed")
 
 
+def test_a_job_that_ended_before_its_program_began_failed(tmp_path: Path) -> None:
+    """Of a single program: a module that is missing, say."""
+    submitted(tmp_path, sft="14")
+    assert [one.state for one in standings(tmp_path, [], NOW)] == ["cancelled"]
+    (tmp_path / "jobs/job.log").write_text("module: command not found")
+    (one,) = standings(tmp_path, [], NOW)
+    assert (one.name, one.state) == ("sft", "failed") and one.note.startswith("job 14 ended before the run began: see ")
+
+
 def test_what_waits_for_people_holds_what_stands_behind_it(tmp_path: Path) -> None:
     found = by_name(pipeline(tmp_path, pretrain="done", sft="done", reward="waiting"))
     assert (found["reward"].note, found["ppo"].state, found["ppo"].note) == (
