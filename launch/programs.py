@@ -184,7 +184,9 @@ def typed(arguments: Sequence[str]) -> str:
     name = Path(sys.executable).with_name("llamatrain") if PREFIX else Path(sys.executable)
     on_path = shutil.which(name.name)
     # Elsewhere than in this interpreter's packages (pip install --target), the command beside it is of another installation.
-    here = ROOT.parent in (Path(sysconfig.get_path(where)).resolve() for where in ("purelib", "platlib"))
+    # A checkout that is installed in place (pip install -e) is the interpreter's own.
+    installed = (Path(sysconfig.get_path(where)).resolve() for where in ("purelib", "platlib"))
+    here = ROOT.parent in installed or (ROOT / "llamatrain").is_dir()
     if PREFIX and not (here and name.exists()):
         start = [sys.executable, "-m", "llamatrain"]
     elif on_path is not None and Path(on_path).absolute() == name:

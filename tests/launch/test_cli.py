@@ -76,7 +76,9 @@ def test_the_needed_packages_are_those_of_the_installation(repository: Path) -> 
     assert list(programs.NEEDED.values()) == listed
 
 
-@pytest.mark.parametrize(("packages", "on_path"), [("venv", True), ("venv", False), ("target", True)])
+@pytest.mark.parametrize(
+    ("packages", "on_path"), [("venv", True), ("venv", False), ("target", True), ("in place", True)]
+)
 def test_the_same_command_works_as_typed(
     packages: str, on_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +86,9 @@ def test_the_same_command_works_as_typed(
     folder.mkdir(parents=True)
     (folder / "llamatrain").touch(mode=0o755)
     monkeypatch.setattr(programs, "PREFIX", "llamatrain.")
-    monkeypatch.setattr(programs, "ROOT", tmp_path.resolve() / packages / "llamatrain")
+    root = tmp_path.resolve() / packages / ("checkout" if packages == "in place" else "llamatrain")
+    (root / ("llamatrain" if packages == "in place" else "launch")).mkdir(parents=True)
+    monkeypatch.setattr(programs, "ROOT", root)
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "venv"))
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setenv("PATH", str(folder) if on_path else "/nowhere")
