@@ -6,36 +6,45 @@ python benchmarks/planning.py
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from launch.estimate import advice, model_of, work_of  # noqa: E402
-from llamatrain.capacity import USED  # noqa: E402
-from llamatrain.planning import UTILISATION, gpu_hours  # noqa: E402
+from launch.estimate.chain import work_of  # noqa: E402
+from launch.estimate.fit import advice  # noqa: E402
+from launch.slurm.config import SlurmConfig  # noqa: E402
+from llamatrain.config.compose import compose  # noqa: E402
+from llamatrain.flops import flops_per_token  # noqa: E402
+from llamatrain.hardware import MFU, Machine  # noqa: E402
+from llamatrain.pace import pace  # noqa: E402
 
 PAGE = ROOT / "docs" / "planning.md"
 START, END = "<!-- made by: python benchmarks/planning.py -->", "<!-- end -->"
 PAPER = {"7b": 184_320, "13b": 368_640, "34b": 1_038_336, "70b": 1_720_320}  # GPU hours (2.2.1, table 2)
 GPUS = (8, 64, 256, 1024)
-MEMORY, PEAK, TOKENS = 85e9, 312.0, 2.0e12
+PEAK, TOKENS = 312e12, 2.0e12
 
 
 def tables() -> str:
     """Return both tables as Markdown."""
-    lines = ["| preset | GPUs | per GPU | of it models | micro-batch | days | fits |", "|---|---|---|---|---|---|---|"]
+    hardware = compose("slurm", SlurmConfig, ["program=pretrain"]).cluster.hardware
+    lines = [
+        "| preset | GPUs | per GPU | of it models | micro-batch | step | network | days | fits |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for size in PAPER:
+        work = work_of("pretrain", [f"preset=llama2_{size}"])
         for gpus in GPUS:
-            work = work_of("pretrain", f"llama2_{size}", model_of(f"llama2_{size}"))
-            ((_, held, _),) = work.phases(USED * MEMORY, gpus)
-            rows = round(held.activations / work.model.max_seq_len / per_token(work))
-            slow, fast = (gpu_hours(work, PEAK, share) / gpus / 24 for share in UTILISATION)  # type: ignore[operator]
-            fits = "yes" if work.fits(MEMORY, gpus) else f"no; {advice(work, MEMORY, gpus, 8)}"
+            machine = Machine(hardware, gpus // 8, 8, gpus=True)
+            ((_, held, _),) = work.phases(machine.usable, gpus)
+            took = pace(work, machine)
+            fast, slow = (seconds / 86400 for seconds in took.seconds)
+            fits = "yes" if work.fits(machine.memory, gpus) else f"no; {advice(work, machine.memory, gpus, 8)}"
             models = held.states.device + held.gathered + held.buckets
             lines.append(
-                f"| llama2_{size} | {gpus:,} | {held.total / 1e9:,.1f} GB | {models / 1e9:,.1f} GB | {rows} | "
+                f"| llama2_{size} | {gpus:,} | {held.total / 1e9:,.1f} GB | {models / 1e9:,.1f} GB | "
+                f"{work.size(machine.usable, gpus)} | {took.step[0]:,.1f} to {took.step[1]:,.1f} s | {took.network:.2f} s | "
                 f"{fast:,.0f} to {slow:,.0f} | {fits} |"
             )
     lines += [
@@ -44,19 +53,11 @@ def tables() -> str:
         "|---|---|---|---|",
     ]
     for size, hours in PAPER.items():
-        work = work_of("pretrain", f"llama2_{size}", model_of(f"llama2_{size}"))
-        work = replace(work, trained_tokens=TOKENS)
-        slow, fast = (gpu_hours(work, PEAK, share) or 0.0 for share in UTILISATION)
-        whole = gpu_hours(work, PEAK, 1.0) or 0.0
+        model = work_of("pretrain", [f"preset=llama2_{size}"]).model
+        whole = TOKENS * flops_per_token(model.parameters, model, model.max_seq_len, attention=False) / PEAK / 3600
+        slow, fast = (whole / share for share in MFU)
         lines.append(f"| llama2_{size} | {fast:,.0f} to {slow:,.0f} | {hours:,} | {whole / hours:.1%} |")
     return "\n".join(lines)
-
-
-def per_token(work: object) -> float:
-    """Return the bytes of activations per token of a work's model."""
-    from llamatrain import footprint
-
-    return footprint.kept(work.model, work.zero, work.tokens, work.segments)  # type: ignore[attr-defined]
 
 
 def page() -> str:

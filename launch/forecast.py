@@ -1,7 +1,7 @@
-"""What a pretraining run costs and how failures draw it out, before it starts: energy, carbon, money, days.
+"""How failures draw a run out, before it starts, and how often to save.
 
-GPU hours come from the plan's arithmetic (planning.py), the rates from configs/rates/. Failures are those of
-llamatrain/interruptions.py, in closed form; with `simulate` the run is played through (simulation.py).
+GPU hours come from the plan's arithmetic. Failures are those of llamatrain/interruptions.py, in closed form; with `simulate`
+the run is played through (simulation.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from llamatrain import energy
 from llamatrain.errors import UserError
 from llamatrain.interruptions import DAY, Job, daly, expected, mean_seconds_between
 from llamatrain.keys import above, check_values, least
@@ -44,22 +43,6 @@ def job_of(failures: Failures, steps: int, gpu_hours: float, gpus: int, gpus_per
         queue_seconds=failures.queue_seconds,
         gpus_per_node=min(gpus, gpus_per_node),
     )
-
-
-def costs(rates: energy.Rates, gpu: str, fewest: float, most: float) -> Iterator[str]:
-    """Yield what so many GPU hours, from `fewest` to `most`, take of energy, carbon and money, in words."""
-    watts = rates.gpu_watts or energy.gpu_watts(gpu)
-    if watts is None:
-        raise UserError(f"gpu={gpu}: its power is not known, need rates.gpu_watts=<watts>")
-    kwh = [energy.energy_kwh(hours, watts) for hours in (fewest, most)]
-    tonnes = [energy.tonnes_co2(amount, rates.pue, rates.carbon_intensity) for amount in kwh]
-    yield (
-        f"energy: {kwh[0] / 1000:,.4g} to {kwh[1] / 1000:,.4g} MWh at {watts:g} W per GPU; carbon: {tonnes[0]:,.4g} to "
-        f"{tonnes[1]:,.4g} tCO2eq (PUE {rates.pue:g}, {rates.carbon_intensity:g} kg per kWh)"
-    )
-    if rates.gpu_hour_price is not None:
-        low, high = (energy.cost(hours, rates.gpu_hour_price) for hours in (fewest, most))
-        yield f"price: {low:,.0f} to {high:,.0f} {rates.currency} at {rates.gpu_hour_price:g} per GPU hour"
 
 
 def drawn_out(fastest: Job, slowest: Job) -> Iterator[str]:

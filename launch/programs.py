@@ -57,7 +57,12 @@ OWN = {
     "new": Program(
         "launch.new", TOGETHER, "your own data -> a preset fitted to them and this machine", positional=("name",)
     ),
-    "plan": Program("launch.estimate", TOGETHER, "what a preset's programs take of GPUs: memory, what fits, GPU hours"),
+    "plan": Program(
+        "launch.estimate",
+        TOGETHER,
+        "what a pipeline or a program will take: memory, what fits, days, energy, money",
+        positional=("program",),
+    ),
     "stage": Program("launch.stage", TOGETHER, "one stage of a planned pipeline", positional=("pipeline", "stage")),
     "slurm": Program(
         "launch.slurm",
@@ -142,7 +147,7 @@ def fits() -> dict[str, Fit]:
     for folder in FOLDERS:
         module = f"{PREFIX}{folder}.plan"
         if importlib.util.find_spec(module) is not None:
-            found |= importlib.import_module(module).FITS
+            found |= getattr(importlib.import_module(module), "FITS", {})
     return found
 
 

@@ -1,25 +1,53 @@
-"""What a program asks of a machine, whether that fits, what would, and how long it takes: PLANS in its folder's plan.py.
+"""What a program asks of a machine, whether that fits, and what would: PLANS in its folder's plan.py, name -> function.
 
-A plan function takes a program's settings and the model's shape and returns its Work. Imports no torch.
+A plan function takes a program's settings and what is known before it runs (`given.Given`) and returns its Work, or Light
+where it runs no model. How long work takes says pace.py. Imports no torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from . import footprint
 from .capacity import USED, responses_that_fit, rows_that_fit
-from .flops import flops_per_token
 from .footprint import Footprint
+from .hardware import Machine
 from .model.config import ModelConfig
-from .settings import ZeroConfig
+from .settings import RunConfig, ZeroConfig
+from .shares import padding_in_words, passes
 
-# The paper's GPU hours imply these shares of 312 TFLOP/s by 6N (2.2.1, table 2): 34B the least, 70B the most.
-UTILISATION = 0.35, 0.43
-NO_ZERO = ZeroConfig(0, "float32", False, False)
+if TYPE_CHECKING:
+    from .given import Given
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many rows there are, and how many tokens one has on average: of a pair each of its two dialogues."""
+
+    count: float
+    tokens: float
+    assumed: str = ""  # where the figures are from if nobody counted them
+
+    def part(self, share: float) -> Rows:
+        """Return a share of them."""
+        return Rows(self.count * share, self.tokens, self.assumed)
+
+
+Files = Mapping[str, ModelConfig | Rows | int]  # what later stages read of a run's folder: models, rows, a vocabulary
+
+
+PACKED = 0.95  # of a row's tokens are filled where several are packed into it
+PROCESS = 5e9  # bytes of host memory that torch, CUDA and DeepSpeed take for themselves in a process with a GPU (an assumption)
+
+
+@dataclass(frozen=True)
+class Light:
+    """A program that runs no model: all that plans ask of it is what it makes."""
+
+    makes: Files = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,58 +66,126 @@ class Work:
     segments: bool = False  # rows are packed with several
     whole: int = 0  # unsharded models held while sampling, beside `learning` and `reading` where `stays`
     stays: bool = False
-    trained_tokens: float | None = None  # in all; None: the data say
+    at_once: int | None = None  # responses that a rank generates together; None: as many as fit
+    steps: float | None = None  # optimizer updates in all; None: the data say
+    step_tokens: float = 0.0  # that an update learns from, in each model
+    sampled: float = 0.0  # responses in all
+    prompt_tokens: float = 0.0  # of one, and of its prompt, on average
+    written_tokens: float = 0.0
+    read_rows: int = 0  # rows that are read at once where nothing else is done
+    read_tokens: float = 0.0  # passed through a model forward only, in all, by each model that reads them
+    save_every: int = 0  # steps between checkpoints (0: at the end alone)
+    keep: int = 0  # of them (0: all)
+    saved: float = 0.0  # checkpoints that are written in all
+    parallel: bool = True  # shares its work among ranks
+    makes: Files = field(default_factory=dict)
 
-    def phases(self, memory: float, ranks: int) -> Iterator[tuple[str, Footprint, str]]:
+    @property
+    def trained_tokens(self) -> float | None:
+        """Tokens that are learned from in all; None where the data say."""
+        return None if self.steps is None else self.steps * self.step_tokens
+
+    @property
+    def checkpoint_bytes(self) -> float:
+        """What a checkpoint takes on disk, with what resume needs; 0 where none is written."""
+        if self.zero is None:
+            return 0.0
+        return float(self.learning * footprint.checkpoint(footprint.parameters(self.model), self.zero.dtype))
+
+    @property
+    def kept_bytes(self) -> float:
+        """What a run's checkpoints take on disk at its end."""
+        kept = self.saved if not self.keep else min(self.keep, self.saved)
+        return self.checkpoint_bytes * kept
+
+    def size(self, memory: float, ranks: int, device: str = "cuda") -> int:
+        """Return the rows of a micro-batch: as configured, otherwise as many as fit so many bytes of a rank."""
+        assert self.zero is not None
+        shared = self.learning, self.reading, self.segments, self.learned, device
+        return self.micro_batch or rows_that_fit(memory, self.rows, self.tokens, self.model, self.zero, ranks, *shared)
+
+    def responses(self, memory: float, ranks: int, device: str = "cuda") -> int:
+        """Return how many responses a rank generates together."""
+        beside = self._beside(ranks, device)
+        return self.at_once or responses_that_fit(
+            memory, self.model, self.dtype, self._whole, beside.total if beside is not None else 0.0
+        )
+
+    @property
+    def _whole(self) -> int:
+        return self.whole + int(self.stays and self.zero is not None and self.zero.stage == 3)  # gathered once
+
+    def _beside(self, ranks: int, device: str) -> Footprint | None:
+        if self.zero is None or not self.stays:
+            return None
+        return footprint.models(self.model, self.zero, ranks, self.learning, self.reading, device)
+
+    def phases(self, memory: float, ranks: int, device: str = "cuda") -> Iterator[tuple[str, Footprint, str]]:
         """Yield each phase's name, footprint and batch in words, for so many bytes per rank that may be used."""
         zero = self.zero
         if zero is not None:
-            size = self.micro_batch or rows_that_fit(
-                memory,
-                self.rows,
-                self.tokens,
-                self.model,
-                zero,
-                ranks,
-                self.learning,
-                self.reading,
-                self.segments,
-                self.learned,
-                "cuda",
-            )
-            held = footprint.training(
-                self.model,
-                zero,
-                ranks,
-                size,
-                self.tokens,
-                self.segments,
-                "cuda",
-                self.learning,
-                self.reading,
-                self.learned,
-            )
+            size = self.size(memory, ranks, device)
+            shape = self.tokens, self.segments, device, self.learning, self.reading, self.learned
+            held = footprint.training(self.model, zero, ranks, size, *shape)
             yield "training", held, f"{size} x {self.tokens:,} tokens per rank"
         if self.whole or self.stays:
-            beside = None
-            if zero is not None and self.stays:
-                beside = footprint.models(self.model, zero, ranks, self.learning, self.reading, "cuda")
-            whole = self.whole + int(self.stays and zero is not None and zero.stage == 3)  # gathered once
-            held_beside = beside.total if beside is not None else 0.0
-            count = responses_that_fit(memory, self.model, self.dtype, whole, held_beside)
-            sampled = footprint.sampling(self.model, self.dtype, count, self.model.max_seq_len, whole, beside)
+            count = self.responses(memory, ranks, device)
+            beside = self._beside(ranks, device)
+            sampled = footprint.sampling(self.model, self.dtype, count, self.model.max_seq_len, self._whole, beside)
             yield "sampling", sampled, f"{count} response{'s' * (count > 1)} per rank"
+        if self.read_rows:
+            # A layer at a time, no more than what one would keep for a backward pass.
+            layer = footprint.layer(self.model, ZeroConfig(1, self.dtype, False, False), self.tokens, True, device)
+            held = footprint.sampling(self.model, self.dtype, 0, self.tokens, 1)
+            rows = self.read_rows * self.tokens
+            yield "reading", replace(held, working=rows * layer), f"{self.read_rows} x {self.tokens:,} tokens"
 
-    def most(self, memory: float, ranks: int) -> float:
+    def batch(self, memory: float, ranks: int, device: str = "cuda") -> str:
+        """Say in words how a global batch is shared among ranks and micro-batches."""
+        size, unit = self.size(memory, ranks, device), "GPU" if device == "cuda" else "rank"
+        return (
+            f"{self.rows:,} rows of {self.tokens:,} tokens = {_count(ranks, unit)} x "
+            f"{_count(passes(self.rows, size, ranks), 'micro-batch', 'es')} x {_count(size, 'row')}"
+            f"{padding_in_words(self.rows, size, ranks)}"
+        )
+
+    def host(self, machine: Machine) -> tuple[float, float]:
+        """Return the bytes of a node's memory that it needs, and those that copies of checkpoints take beside them.
+
+        Where there is no room for the copies, training waits while a checkpoint is written.
+        """
+        each = 0.0 if self.zero is None or not machine.gpus else PROCESS
+        if self.zero is not None:
+            own = footprint.models(self.model, self.zero, machine.ranks, self.learning, self.reading, machine.device)
+            each += own.states.host
+        copies = self.checkpoint_bytes / machine.ranks * (2 if machine.gpus else 1)
+        return machine.ranks_per_node * each, machine.ranks_per_node * copies
+
+    def most(self, memory: float, ranks: int, device: str = "cuda") -> float:
         """Return the bytes of the phase that takes the most."""
-        return max(held.total for _, held, _ in self.phases(memory, ranks))
+        return max(held.total for _, held, _ in self.phases(memory, ranks, device))
 
-    def fits(self, memory: float, ranks: int) -> bool:
+    def fits(self, memory: float, ranks: int, device: str = "cuda") -> bool:
         """Tell whether it fits a device of so many bytes, of which a fifth is left."""
-        return self.most(USED * memory, ranks) <= USED * memory
+        return self.most(USED * memory, ranks, device) <= USED * memory
 
 
-def smallest_change(work: Work, memory: float, ranks: int, node: int = 8) -> str | None:
+def _count(number: int, unit: str, plural: str = "s") -> str:
+    return f"{number:,} {unit}{'' if number == 1 else plural}"
+
+
+def packed_rows(rows: Rows, length: int) -> float:
+    """Return into how many rows of so many tokens some are packed; nearly all of a row is filled."""
+    return rows.count * min(rows.tokens, length) / (PACKED * length)
+
+
+def saves(run: RunConfig, steps: float | None, first: bool = False) -> dict[str, Any]:
+    """Return what a Work says of a run's checkpoints; `first`: one is saved before the first step."""
+    count = 1.0 if not run.save_every or steps is None else -(-steps // run.save_every)
+    return {"steps": steps, "save_every": run.save_every, "keep": run.keep, "saved": count + first}
+
+
+def smallest_change(work: Work, memory: float, ranks: int, node: int = 8, device: str = "cuda") -> str | None:
     """Return what makes work fit that does not, the cheapest first; None where nothing here does.
 
     A smaller micro-batch, recomputation, a higher ZeRO stage, the optimizer's states in host memory, then more GPUs.
@@ -97,8 +193,10 @@ def smallest_change(work: Work, memory: float, ranks: int, node: int = 8) -> str
     tried = list(changes(work))
     for many in (ranks, *(node * 2**power for power in range(8) if node * 2**power > ranks)):
         for changed, told in tried if many > ranks else tried[1:]:
-            if changed.fits(memory, many):
-                return ", ".join([*told, *([f"{many} GPUs"] if many > ranks else [])])
+            if changed.fits(memory, many, device):
+                return ", ".join(
+                    [*told, *([f"{many} {'GPUs' if device == 'cuda' else 'ranks'}"] if many > ranks else [])]
+                )
     return None
 
 
@@ -106,6 +204,9 @@ def changes(work: Work) -> Iterator[tuple[Work, list[str]]]:
     """Yield the work as it is, then with ever more changes, each with what is changed in words."""
     told: list[str] = []
     yield work, list(told)
+    if work.at_once is not None and work.at_once > 1:
+        work, told = replace(work, at_once=1), [*told, "generation_batch_size=1"]
+        yield work, told
     zero = work.zero
     if zero is None:
         return
@@ -124,12 +225,4 @@ def changes(work: Work) -> Iterator[tuple[Work, list[str]]]:
     yield replace(work, zero=at), [*own, "zero.offload_optimizer=true"]
 
 
-def gpu_hours(work: Work, peak_tflops: float, share: float) -> float | None:
-    """Return the GPU hours of training by 6N at a share of the peak; None where the data say how long it is."""
-    if work.trained_tokens is None:
-        return None
-    operations = work.trained_tokens * flops_per_token(work.model.parameters, work.model, work.tokens, attention=False)
-    return operations / (share * peak_tflops * 1e12) / 3600
-
-
-Planner = Callable[[Any, ModelConfig], Work]
+Planner = Callable[[Any, "Given"], Work | Light]

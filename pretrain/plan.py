@@ -10,15 +10,18 @@ from dataclasses import replace
 from llamatrain import footprint
 from llamatrain.data.mixture import source_shares, whole_sequences
 from llamatrain.data.shards import Manifest
+from llamatrain.errors import UserError
 from llamatrain.fitting import Fitted, Sizes, Value, power, rhythm, size_of
 from llamatrain.flops import flops_per_token
+from llamatrain.given import Given
 from llamatrain.length import check_length
 from llamatrain.model.config import ModelConfig
-from llamatrain.planning import Planner, Work
+from llamatrain.planning import Light, Planner, Work, saves
 from llamatrain.settings import ZeroConfig
 from llamatrain.shares import padding_in_words, passes
 
-from .config import PretrainConfig
+from .config import PretrainConfig, TokenizerConfig
+from .corpus.config import CorpusConfig
 
 UTILISATION = 0.4  # of the peak; the paper's GPU hours make it 0.35 to 0.43 (2.2.1, table 2)
 LIGHT = 2.0  # seconds of a start without torch
@@ -182,8 +185,23 @@ FITS = {"tokenizer": _fit_tokenizer, "corpus": _fit_corpus, "pretrain": _fit_pre
 # --- memory and time, for `llamatrain plan` --------------------------------------------------------------------------
 
 
-def _plan_pretrain(cfg: PretrainConfig, model: ModelConfig) -> Work:
+def _plan_tokenizer(cfg: TokenizerConfig, given: Given) -> Light:
+    return Light({"": cfg.vocab_size})
+
+
+def _plan_corpus(cfg: CorpusConfig, given: Given) -> Light:
+    return Light()
+
+
+def _plan_pretrain(cfg: PretrainConfig, given: Given) -> Work:
     assert cfg.seq_len is not None
+    if cfg.checkpoint is not None:
+        model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.model.activation_checkpointing)
+    else:
+        pieces = cfg.model.vocab_size or given.vocabulary(cfg.tokenizer)
+        if pieces is None:
+            raise UserError(f"tokenizer={cfg.tokenizer}: it is not made yet; need model.vocab_size to count parameters")
+        model = cfg.model.with_vocabulary(pieces)
     return Work(
         model,
         cfg.zero.dtype,
@@ -192,8 +210,10 @@ def _plan_pretrain(cfg: PretrainConfig, model: ModelConfig) -> Work:
         cfg.seq_len,
         cfg.micro_batch_size,
         segments=cfg.isolate_documents,
-        trained_tokens=cfg.total_steps * cfg.batch_tokens,
+        step_tokens=cfg.batch_tokens,
+        makes={"final": model},
+        **saves(cfg.run, cfg.total_steps, cfg.spikes.enabled),
     )
 
 
-PLANS: dict[str, Planner] = {"pretrain": _plan_pretrain}
+PLANS: dict[str, Planner] = {"tokenizer": _plan_tokenizer, "corpus": _plan_corpus, "pretrain": _plan_pretrain}

@@ -6,10 +6,10 @@ from dataclasses import replace
 from statistics import fmean
 
 from llamatrain.fitting import PAIRS_TO_RATE, Fitted, Sizes, Value, rhythm
-from llamatrain.model.config import ModelConfig
-from llamatrain.planning import Planner, Work
+from llamatrain.given import Given
+from llamatrain.planning import Light, Planner, Work, saves
 
-from .config import RewardConfig
+from .config import RewardConfig, RewardEvaluateConfig
 
 
 def _fit_reward(size: Sizes) -> Fitted:
@@ -36,11 +36,32 @@ def _fit_evaluate(size: Sizes) -> Fitted:
 FITS = {"reward": _fit_reward, "reward.evaluate": _fit_evaluate}
 
 
-def _plan_reward(cfg: RewardConfig, model: ModelConfig) -> Work:
-    model = replace(model, activation_checkpointing=cfg.activation_checkpointing)
-    pair = 2 * (cfg.max_length or model.max_seq_len)
-    zero, size = cfg.zero, cfg.micro_batch_size
-    return Work(model, zero.dtype, zero, cfg.batch_pairs, pair, size, learned=0, segments=True)
+def _plan_reward(cfg: RewardConfig, given: Given) -> Work:
+    model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
+    longest, pairs = cfg.max_length or model.max_seq_len, given.rows(cfg.train, "preference")
+    count = pairs.count / (1 - (cfg.mix_share or 0.0))
+    return Work(
+        model,
+        cfg.zero.dtype,
+        cfg.zero,
+        cfg.batch_pairs,
+        2 * longest,
+        cfg.micro_batch_size,
+        learned=0,
+        segments=True,
+        step_tokens=cfg.batch_pairs * 2 * min(pairs.tokens, longest),
+        makes={"final": model},
+        **saves(cfg.run, max(1, round(cfg.epochs * count / cfg.batch_pairs))),
+    )
 
 
-PLANS: dict[str, Planner] = {"reward": _plan_reward}
+def _plan_evaluate(cfg: RewardEvaluateConfig, given: Given) -> Work | Light:
+    if cfg.checkpoint is None:  # it pools what others measured
+        return Light()
+    model, pairs = given.model(cfg.checkpoint), given.rows(cfg.preferences, "preference")
+    longest = cfg.max_length or model.max_seq_len
+    read = pairs.count * 2 * min(pairs.tokens, longest)
+    return Work(model, cfg.dtype, tokens=longest, read_rows=2 * cfg.micro_batch_size, read_tokens=read, parallel=False)
+
+
+PLANS: dict[str, Planner] = {"reward": _plan_reward, "reward.evaluate": _plan_evaluate}

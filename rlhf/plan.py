@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llamatrain.fitting import PAIRS_TO_RATE, Fitted, Sizes, Value, rhythm, sampling
-from llamatrain.model.config import ModelConfig
-from llamatrain.planning import Planner, Work
+from llamatrain.given import Given, written
+from llamatrain.planning import Planner, Rows, Work, saves
+from llamatrain.responses.config import ResponsesConfig
 
 from .config import CompareConfig, PPOConfig, RejectionSamplingConfig, SampleConfig
 
@@ -88,9 +89,19 @@ FITS = {
 }
 
 
-def _plan_ppo(cfg: PPOConfig, model: ModelConfig) -> Work:
+def _asked(cfg: PPOConfig | CompareConfig | ResponsesConfig, given: Given) -> tuple[float, float, float]:
+    """Return how many prompts there are, and the tokens of one and of a response to it, on average."""
+    prompts = given.rows(cfg.prompts, "prompt")
+    return min(prompts.count, cfg.max_prompts or prompts.count), prompts.tokens, written(cfg.sampling.max_new_tokens)
+
+
+def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
     """Policy and critic learn; reference and both reward models are read. The policy samples beside them all."""
-    model = replace(model, activation_checkpointing=cfg.activation_checkpointing)
+    model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
+    _, prompt, answer = _asked(cfg, given)
+    row = min(prompt + answer, model.max_seq_len)
+    responses = cfg.iterations * cfg.rollout_prompts
+    made = {**saves(cfg.run, cfg.iterations), "steps": cfg.iterations * cfg.updates_per_iteration}
     return Work(
         model,
         cfg.zero.dtype,
@@ -103,21 +114,72 @@ def _plan_ppo(cfg: PPOConfig, model: ModelConfig) -> Work:
         learned=min(cfg.sampling.max_new_tokens, model.max_seq_len),
         segments=True,
         stays=True,
+        at_once=cfg.generation_batch_size,
+        step_tokens=cfg.mini_batch_prompts * row,
+        sampled=responses,
+        prompt_tokens=prompt,
+        written_tokens=answer,
+        read_tokens=5 * responses * row,
+        makes={"final": model},
+        **made,
     )
 
 
-def _plan_rejection_sampling(cfg: RejectionSamplingConfig, model: ModelConfig) -> Work:
-    model = replace(model, activation_checkpointing=cfg.activation_checkpointing)
-    length, size = cfg.max_length or model.max_seq_len, cfg.micro_batch_size
-    return Work(model, cfg.dtype, cfg.zero, cfg.batch_sequences, length, size, segments=True, whole=3)
+def _plan_rejection_sampling(cfg: RejectionSamplingConfig, given: Given) -> Work:
+    model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
+    prompts, prompt, answer = _asked(cfg, given)
+    length, responses = cfg.max_length or model.max_seq_len, prompts * cfg.samples_per_prompt
+    row = min(prompt + answer, model.max_seq_len)
+    return Work(
+        model,
+        cfg.dtype,
+        cfg.zero,
+        cfg.batch_sequences,
+        length,
+        cfg.micro_batch_size,
+        segments=True,
+        whole=3,
+        at_once=cfg.generation_batch_size,
+        step_tokens=cfg.batch_sequences * length,
+        sampled=responses,
+        prompt_tokens=prompt,
+        written_tokens=answer,
+        read_tokens=2 * responses * row,
+        makes={"final": model, "responses.jsonl": Rows(responses, row), "best.jsonl": Rows(prompts, row)},
+        **saves(cfg.run, cfg.steps),
+    )
 
 
-def _plan_sample(cfg: SampleConfig, model: ModelConfig) -> Work:
-    return Work(model, cfg.dtype, whole=1 + sum(one is not None for one in (cfg.helpfulness, cfg.safety)))
+def _plan_sample(cfg: SampleConfig, given: Given) -> Work:
+    prompts, prompt, answer = _asked(cfg, given)
+    scorers, model = sum(one is not None for one in (cfg.helpfulness, cfg.safety)), given.model(cfg.checkpoint)
+    responses, row = prompts * cfg.samples_per_prompt, min(prompt + answer, model.max_seq_len)
+    return Work(
+        model,
+        cfg.dtype,
+        whole=1 + scorers,
+        at_once=cfg.generation_batch_size,
+        sampled=responses,
+        prompt_tokens=prompt,
+        written_tokens=answer,
+        read_tokens=scorers * responses * row,
+        makes={"responses.jsonl": Rows(responses, row)},
+    )
 
 
-def _plan_compare(cfg: CompareConfig, model: ModelConfig) -> Work:
-    return Work(model, cfg.dtype, whole=1)  # where there are two checkpoints, one after the other
+def _plan_compare(cfg: CompareConfig, given: Given) -> Work:
+    prompts, prompt, answer = _asked(cfg, given)
+    pairs = prompts * cfg.pairs_per_prompt
+    return Work(
+        given.model(cfg.checkpoint_a, "checkpoint_a"),
+        cfg.dtype,
+        whole=1,  # where there are two checkpoints, one after the other
+        at_once=cfg.generation_batch_size,
+        sampled=2 * pairs,
+        prompt_tokens=prompt,
+        written_tokens=answer,
+        makes={"comparisons.jsonl": Rows(pairs, prompt + answer)},
+    )
 
 
 PLANS: dict[str, Planner] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llamatrain.fitting import Fitted, Sizes, Value, rhythm, sampling
-from llamatrain.model.config import ModelConfig
-from llamatrain.planning import Planner, Work
+from llamatrain.given import Given, written
+from llamatrain.planning import Planner, Rows, Work, packed_rows, saves
 
 from .config import DistillConfig, SFTConfig
 
@@ -37,14 +37,41 @@ def _fit_distill(size: Sizes) -> Fitted:
 FITS = {"sft": _fit_sft, "distill": _fit_distill}
 
 
-def _plan_sft(cfg: SFTConfig, model: ModelConfig) -> Work:
-    model = replace(model, activation_checkpointing=cfg.activation_checkpointing)
-    length = cfg.max_length or model.max_seq_len
-    return Work(model, cfg.zero.dtype, cfg.zero, cfg.batch_sequences, length, cfg.micro_batch_size, segments=True)
+def _plan_sft(cfg: SFTConfig, given: Given) -> Work:
+    model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
+    length, batch, rows = cfg.max_length or model.max_seq_len, cfg.batch_sequences, given.rows(cfg.train, "dialogue")
+    packed = packed_rows(rows, length) / (1 - cfg.replay_fraction)
+    return Work(
+        model,
+        cfg.zero.dtype,
+        cfg.zero,
+        batch,
+        length,
+        cfg.micro_batch_size,
+        segments=True,
+        step_tokens=batch * length,
+        makes={"final": model},
+        **saves(cfg.run, max(1, round(cfg.epochs * packed / batch))),
+    )
 
 
-def _plan_distill(cfg: DistillConfig, model: ModelConfig) -> Work:
-    return Work(model, cfg.dtype, whole=2)
+def _plan_distill(cfg: DistillConfig, given: Given) -> Work:
+    """Two answers to each adversarial prompt, which the safety model reads; adversarial may be all prompts."""
+    prompts, model = given.rows(cfg.prompts, "prompt"), given.model(cfg.checkpoint)
+    pairs = min(prompts.count, cfg.max_prompts or prompts.count) * cfg.samples_per_prompt
+    answer = written(cfg.sampling.max_new_tokens)
+    row = min(prompts.tokens + answer, model.max_seq_len)
+    return Work(
+        model,
+        cfg.dtype,
+        whole=2,
+        at_once=cfg.generation_batch_size,
+        sampled=2 * pairs,
+        prompt_tokens=prompts.tokens,
+        written_tokens=answer,
+        read_tokens=2 * pairs * row,
+        makes={"distilled.jsonl": Rows(pairs, row)},
+    )
 
 
 PLANS: dict[str, Planner] = {"sft": _plan_sft, "distill": _plan_distill}

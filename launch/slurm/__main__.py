@@ -12,60 +12,26 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from llamatrain.config import program
-from llamatrain.config.help import DRY_RUN
 from llamatrain.config.options import asks
-from llamatrain.config.presets import YAML, preset_overrides
-from llamatrain.errors import UserError, show
+from llamatrain.errors import UserError
 from llamatrain.exits import EXIT_FAILURE
-from llamatrain.keys import flatten
-from llamatrain.yaml_files import read_yaml
 
-from ..programs import NAME, quoted, with_keys
+from ..programs import NAME, with_keys
+from .arguments import split
 from .config import SlurmConfig
 from .queue import ClusterError
 from .submission import submit
 
-FREE = ("cluster.environment.", "cluster.nccl.")  # names below these are the user's own
-OWN = ("program", "cluster", "resources", "dry_run")  # keys of this program; all others are those of what it submits
-
-
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divide a command line into this program's own overrides and those of the program that is submitted."""
-    own, theirs = list[str](), list[str]()
-    for argument in arguments:
-        if argument == DRY_RUN:
-            own.append("dry_run=true")
-        elif argument.lstrip("+~").partition("=")[0].partition(".")[0] in OWN:
-            own += _spelt(argument)
-        else:
-            theirs.append(argument)
-    presets = [argument.partition("=")[2] for argument in theirs if argument.startswith("preset=")]
-    return [*(one for name in presets for one in preset_overrides("slurm", name)), *own], theirs
-
-
-def _spelt(argument: str) -> Iterator[str]:
-    """Yield what an argument stands for: cluster=FILE.yaml for the values in a file of the user's own."""
-    path = Path(argument.removeprefix("cluster="))
-    if not argument.startswith("cluster=") or path.suffix not in YAML:
-        yield f"++{argument}" if argument.startswith(FREE) else argument
-        return
-    try:
-        values = read_yaml(path)
-    except FileNotFoundError:
-        raise UserError(f"{argument}: there is no such file") from None
-    if not isinstance(values, dict) or not isinstance(values.get("like", ""), str):
-        raise UserError(f"{argument}: found {show(values)}, need `key: value`, as in configs/cluster/, or like: CHOICE")
-    yield f"cluster={values.pop('like', 'single_node')}"
-    lists = {key: value for key, value in values.items() if isinstance(value, list)}
-    for key, value in flatten({key: value for key, value in values.items() if key not in lists}).items():
-        shown = "null" if value is None else quoted(value) if isinstance(value, str) else str(value).lower()
-        yield f"{'++' * f'cluster.{key}'.startswith(FREE)}cluster.{key}={shown}"
-    for key, items in lists.items():
-        yield f"cluster.{key}=[{','.join(quoted(str(item)) for item in items)}]"
+OWN = (
+    "program",
+    "cluster",
+    "resources",
+    "check_fit",
+    "dry_run",
+)  # keys of this program; all others are those of what it submits
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wrong: Exception | None = None
     own, theirs = list[str](), list[str]()
     try:
-        own, theirs = split(keyed)
+        own, theirs = split(keyed, OWN, OWN)
     except (UserError, OSError) as error:  # said where a program's mistakes are
         wrong = error
 

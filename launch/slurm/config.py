@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from llamatrain.errors import UserError
+from llamatrain.hardware import Hardware, Machine
 from llamatrain.keys import check_values, least, one_of
 from llamatrain.progress import counted
+
+from ..programs import PROGRAMS, schema_of
 
 CONTAINERS = ("none", "apptainer", "pyxis")
 TIME = re.compile(r"(\d+-)?\d+:\d\d(:\d\d)?")
@@ -64,6 +67,7 @@ class Cluster:
     environment: dict[str, str]
     nccl: dict[str, str]
     container: Container
+    hardware: Hardware
     sbatch: list[str]
     srun: list[str]
 
@@ -114,6 +118,7 @@ class SlurmConfig:
     program: str
     cluster: Cluster
     resources: dict[str, Resources]
+    check_fit: bool
     dry_run: bool
 
 
@@ -133,6 +138,11 @@ class Need:
     def ranks(self) -> int:
         """How many processes share the work."""
         return self.nodes * self.ranks_per_node
+
+    def machine(self, hardware: Hardware) -> Machine:
+        """Return what the ranks run on, for plans; without a limit of the job's memory it has all of its nodes'."""
+        size = bytes_of(self.memory) if self.memory else 0.0
+        return Machine(hardware, self.nodes, self.ranks_per_node, bool(self.gpus_per_node), self.cpus_per_rank, size)
 
     def __str__(self) -> str:
         """Say it for people."""
@@ -158,6 +168,23 @@ def need(cluster: Cluster, parallel: bool, model: bool, asked: Resources) -> Nee
         time=asked.time or cluster.time,
         partition=asked.partition or ((aside and cluster.cpu_partition) or cluster.partition),
     )
+
+
+def need_of(cluster: Cluster, resources: Mapping[str, Resources], program: str, stage: str) -> Need:
+    """Return what a stage's job needs; UserError where its program cannot use it."""
+    about = PROGRAMS[program]
+    # It has a precision, or starts programs that do, on checkpoints: it runs a model.
+    model = bool({"zero", "dtype", "checkpoints"} & {one.name for one in fields(schema_of(program))})
+    found = need(cluster, about.parallel, model, asked_of(resources, program, stage))
+    if found.ranks > 1 and not about.parallel:
+        raise UserError(f"resources of {stage}: {program} does not share its work among ranks; need one")
+    return found
+
+
+def bytes_of(memory: str) -> float:
+    """Return the bytes of a size as Slurm takes it, in mebibytes where it has no unit; 0 is all of a node's."""
+    unit = memory[-1] if memory[-1] in "KMGT" else ""
+    return float(memory.removesuffix(unit)) * 1024.0 ** "KMGT".find(unit or "M") * 1024
 
 
 def asked_of(resources: Mapping[str, Resources], program: str, stage: str) -> Resources:

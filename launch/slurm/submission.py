@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,17 +20,20 @@ from llamatrain import atomic
 from llamatrain.config.compose import compose
 from llamatrain.config.presets import preset_overrides
 from llamatrain.errors import UserError
+from llamatrain.given import Given
 from llamatrain.keys import files_read
 from llamatrain.lock import Lock
 from llamatrain.text_files import DamagedFileError, read_json
 
+from ..estimate.chain import estimated, given_of, of_stages, on_cluster
+from ..estimate.fit import check
 from ..outside import look
 from ..pipeline import Pipeline, PipelineConfig, divided
 from ..plan import Decision, Planned
 from ..programs import NAME, PROGRAMS, find, nearest, schema_of
 from ..stage import console, read_plan
 from . import queue
-from .config import Resources, SlurmConfig, asked_of, need
+from .config import Resources, SlurmConfig, asked_of, need, need_of
 from .queue import ClusterError, Queued
 from .script import Job, render
 
@@ -101,6 +104,8 @@ def _program(cfg: SlurmConfig, name: str, theirs: Sequence[str], written_by: str
     _check_home(cfg, run)
     if cfg.dry_run:
         _show([job], cfg, written_by)
+    _check_fit(cfg, [(program, program, settings)], given_of(theirs), told)
+    if cfg.dry_run:
         return
     queue.reach()
     try:
@@ -159,6 +164,8 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
     _check_home(cfg, folder)
     if cfg.dry_run:
         _show_chain(cfg, pipeline, _to_submit(decisions, told, pipeline), jobs, parents, written_by)
+    _check_fit(cfg, of_stages(planned[: pipeline.last], pipeline.place.data_root), Given(), told)
+    if cfg.dry_run:
         return
     queue.reach()
     with _clean(pipeline.held()):
@@ -271,13 +278,7 @@ def _refuse_other_plan(folder: Path, planned: Sequence[Planned], queued: Mapping
 def _job(
     cfg: SlurmConfig, folder: Path, run: Path, name: str, program: str, stage: str, arguments: Sequence[str]
 ) -> Job:
-    about = PROGRAMS[program]
-    # It has a precision, or starts programs that do, on checkpoints: it runs a model.
-    model = bool({"zero", "dtype", "checkpoints"} & {one.name for one in fields(schema_of(program))})
-    asked = need(cfg.cluster, about.parallel, model, asked_of(cfg.resources, program, stage))
-    if asked.ranks > 1 and not about.parallel:
-        raise UserError(f"resources of {stage}: {program} does not share its work among ranks; need one")
-    return Job(name, folder, run, Path.cwd(), arguments, asked)
+    return Job(name, folder, run, Path.cwd(), arguments, need_of(cfg.cluster, cfg.resources, program, stage))
 
 
 def _check_names(
@@ -288,6 +289,12 @@ def _check_names(
         if name not in known:
             unknown = f"there is no such stage or program here{nearest(name, sorted(known))}"
             raise UserError(f"resources.{name}: {why_absent(name) or unknown}")
+
+
+def _check_fit(cfg: SlurmConfig, stages: Iterable[tuple[str, str, Any]], given: Given, told: Console) -> None:
+    """Refuse what cannot fit the memory of GPUs and nodes, at the end of a dry run, too."""
+    found = estimated(stages, given, on_cluster(cfg.cluster, cfg.resources))
+    check(found, cfg.cluster.gpus_per_node or 1, cfg.check_fit, lambda line: _line(told, "!", "", line))
 
 
 def _check_home(cfg: SlurmConfig, folder: Path) -> None:
@@ -340,5 +347,5 @@ def _note(folder: Path, made: Mapping[str, Submitted]) -> None:
 
 
 def _line(told: Console, mark: str, name: str, text: str) -> None:
-    colour = {"✓": "green", "◇": "yellow", "▶": "cyan", "=": "cyan"}[mark]
+    colour = {"✓": "green", "◇": "yellow", "▶": "cyan", "=": "cyan", "!": "yellow"}[mark]
     told.print(f"[{colour}]{mark}[/{colour}] [bold]{name}[/bold]  {escape(text)}", highlight=False, soft_wrap=True)

@@ -20,7 +20,8 @@ from launch.pipeline import PipelineConfig, divided
 from launch.plan import Composed
 from launch.plan import compose as compose_stage
 from launch.programs import PROGRAMS, with_keys
-from launch.slurm.__main__ import split
+from launch.slurm.__main__ import OWN
+from launch.slurm.arguments import split
 from launch.slurm.config import SlurmConfig
 from llamatrain.config.compose import compose, compose_dict
 from llamatrain.config.presets import preset_overrides
@@ -90,7 +91,7 @@ def test_a_command_composes(program: str, arguments: list[str], monkeypatch: pyt
     if "--multirun" in arguments:  # of several values the first
         overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", override) for override in overrides]
     if program == "slurm" and overrides:
-        own, overrides = split([re.sub(r"^cluster=my\S+\.yaml", "cluster=cpu", one) for one in overrides])
+        own, overrides = split([re.sub(r"^cluster=my\S+\.yaml", "cluster=cpu", one) for one in overrides], OWN, OWN)
         program = compose("slurm", SlurmConfig, own).program
     if program == "pipeline":
         _composes_all_stages(overrides)

@@ -1,0 +1,63 @@
+"""Whether stages fit the memory of their devices and hosts, and the smallest change with which one would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from llamatrain.capacity import USED
+from llamatrain.errors import UserError
+from llamatrain.planning import Work, changes, smallest_change
+
+from .chain import Estimated, grouped
+
+MANY = 1024  # GPUs, among which shards are small
+
+
+def refusals(found: Sequence[Estimated], node: int) -> Iterator[str]:
+    """Yield a line for each stage that does not fit: its name, what it needs, what there is, and what would do."""
+    for one in found:
+        work, machine = one.work, one.machine
+        if work is None:
+            continue
+        names = f"{', '.join(one.names)} {'does' if len(one.names) == 1 else 'do'} not fit"
+        if not one.fits:
+            phase, held = max(
+                ((name, held.total) for name, held, _ in work.phases(machine.usable, machine.ranks, machine.device)),
+                key=lambda pair: pair[1],
+            )
+            unit = "GPU" if machine.gpus else "rank"
+            told = advice(work, machine.memory, machine.ranks, node, machine.device)
+            yield (
+                f"{names} {machine}: {phase} needs {held / 1e9:,.1f} GB per {unit}, of its {machine.memory / 1e9:,.0f} GB "
+                f"{machine.usable / 1e9:,.0f} can be used; {told}"
+            )
+        needed, _ = work.host(machine)
+        if machine.gpus and needed > machine.host:
+            yield (
+                f"{names} {machine}: needs {needed / 1e9:,.0f} GB of host memory per node, a job may use "
+                f"{machine.host / 1e9:,.0f}; it would on more nodes, or with zero.offload_optimizer=false"
+            )
+
+
+def check(found: Sequence[Estimated], node: int, refuses: bool, said: Callable[[str], None]) -> None:
+    """Refuse stages that cannot fit, all of them in one UserError, or else say so."""
+    told = list(refusals(grouped(found), node))
+    if told and refuses:
+        lines = "\n  ".join(told)
+        raise UserError(
+            f"these jobs could only fail; need other settings or nodes (cluster.hardware says what a GPU and a node have), or "
+            f"check_fit=false to submit them all the same:\n  {lines}"
+        )
+    for line in told:
+        said(line)
+
+
+def advice(work: Work, memory: float, ranks: int, node: int, device: str = "cuda") -> str:
+    """Return the smallest change that makes work fit, or how much memory a GPU would need whatever their number."""
+    change = smallest_change(work, memory, ranks, node, device)
+    if change is not None:
+        return f"it would fit with {change}"
+    least = min(one.most(USED * memory, MANY, device) for one, _ in changes(work)) / USED / 1e9
+    if device == "cpu":
+        return f"no setting helps; need {least:,.1f} GB per rank, or a smaller model"
+    return f"no setting or number of GPUs helps, as models that sample or are measured are whole: need GPUs of {least:,.0f} GB or a smaller model"

@@ -1,0 +1,128 @@
+"""How long work takes on a machine, in seconds, from the least to the most: floating-point operations at a share of the peak,
+weights and caches at a share of the memory's bandwidth, and what the ranks exchange.
+
+The ranges and where they are from stand in hardware.py. They hold what GPUs were seen to do elsewhere: ours have shown
+nothing yet. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from . import footprint
+from .flops import flops_per_token
+from .footprint import WIDTH
+from .hardware import READ_SHARE, Machine
+from .planning import Work
+from .shares import passes
+
+Range = tuple[float, float]
+NOTHING = (0.0, 0.0)
+# Seconds of a micro-batch, and of a generated token, that do not shrink with the model: operators started one by one. Of CPUs
+# as measured on the demo; a GPU's are in its shares.
+STEP_FLOOR = 0.012
+TOKEN_FLOOR = 0.0012
+START = 8.0  # seconds of a stage that loads torch
+RECOMPUTED = (
+    4 / 3
+)  # of the operations of a training step where all activations are recomputed: one more forward pass of three
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a program takes."""
+
+    step: Range  # seconds of an optimizer step; nothing where there are none
+    network: float  # of them, that the ranks need to exchange what the ZeRO stage asks; beside the rest
+    training: Range  # in all
+    sampling: Range
+    reading: Range  # tokens that models pass forward only
+
+    @property
+    def seconds(self) -> Range:
+        """All of it, without queues, start-ups and failures."""
+        parts = self.training, self.sampling, self.reading
+        return sum(low for low, _ in parts), sum(high for _, high in parts)
+
+
+def pace(work: Work, machine: Machine) -> Pace:
+    """Return how long work takes; a training whose length the data say has no time of its own."""
+    step, network = NOTHING, 0.0
+    if work.zero is not None:
+        network = exchanged(work, machine) / machine.joined if machine.ranks > 1 and machine.gpus else 0.0
+        step = _step(work, machine, network)
+    steps = work.steps or 0.0
+    return Pace(step, network, _times(steps, step), _sampling(work, machine), _reading(work, machine))
+
+
+def _times(count: float, each: Range) -> Range:
+    return count * each[0], count * each[1]
+
+
+def _at(operations: float, work: Work, machine: Machine) -> Range:
+    low, high = machine.speed(work.zero.dtype if work.zero is not None else work.dtype)
+    return operations / high, operations / low
+
+
+def _step(work: Work, machine: Machine, network: float) -> Range:
+    size, ranks = work.size(machine.usable, machine.ranks, machine.device), machine.ranks
+    many = passes(work.rows, size, ranks)
+    padding = many * size * ranks / work.rows
+    # On small models attention counts; the paper's GPU hours are by 6N, which leaves it out.
+    each = flops_per_token(work.model.parameters, work.model, work.tokens, attention=not machine.gpus)
+    again = RECOMPUTED if work.model.activation_checkpointing == "full" else 1.0
+    fast, slow = _at(work.learning * work.step_tokens * padding * each * again / ranks, work, machine)
+    floor = 0.0 if machine.gpus else work.learning * many * STEP_FLOOR
+    return max(fast + floor, network), max(slow + floor, network)
+
+
+def exchanged(work: Work, machine: Machine) -> float:
+    """Return the bytes that a rank sends in an optimizer step, by rings: as many arrive.
+
+    Stage 0 and 1 reduce gradients once a step, 2 and 3 with every micro-batch; 1 and 2 gather the updated weights once a
+    step, 3 all weights twice with every micro-batch, forward and backward.
+    """
+    zero = work.zero
+    assert zero is not None
+    ranks = machine.ranks
+    many = passes(work.rows, work.size(machine.usable, ranks, machine.device), ranks)
+    number, part = footprint.parameters(work.model), (ranks - 1) / ranks
+    weights = number * WIDTH[zero.dtype] * part
+    gradients = number * WIDTH[zero.reduce_dtype or zero.dtype] * part
+    sent = {
+        0: 2 * gradients,
+        1: 2 * gradients + weights,
+        2: many * gradients + weights,
+        3: many * (2 * weights + gradients),
+    }[zero.stage]
+    read = many * work.reading * weights if zero.stage == 3 else 0.0  # models that are read are sharded, too
+    return work.learning * sent + read
+
+
+def _sampling(work: Work, machine: Machine) -> Range:
+    """Return the seconds in which responses are written, `count` at a time on each rank, one token of each after the other."""
+    if not work.sampled:
+        return NOTHING
+    ranks = machine.ranks if work.parallel else 1
+    mine = math.ceil(work.sampled / ranks)
+    count = min(mine, work.responses(machine.usable, ranks, machine.device))
+    tokens = mine * work.written_tokens / count  # one after the other
+    number = work.model.parameters
+    # What is read for a token of each response: the weights once, and keys and values of what stands before it.
+    before = int(work.prompt_tokens + work.written_tokens / 2)
+    read = number * WIDTH[work.dtype] + count * footprint.cache(work.model, work.dtype, before)
+    computed = _at(2.0 * number * count, work, machine)
+    prompts = _at(2.0 * number * mine * work.prompt_tokens, work, machine)
+    if machine.gpus:
+        low, high = (read / (share * machine.hardware.gpu_bandwidth * 1e9) for share in reversed(READ_SHARE))
+    else:
+        low = high = TOKEN_FLOOR * work.model.n_layers / 4
+        computed = _at(4.0 * number * count, work, machine)  # rows this narrow reach half of a core's speed
+    each = max(low, computed[0]), max(high, computed[1])
+    return tokens * each[0] + prompts[0], tokens * each[1] + prompts[1]
+
+
+def _reading(work: Work, machine: Machine) -> Range:
+    ranks = machine.ranks if work.parallel else 1
+    return _at(2.0 * work.model.parameters * work.read_tokens / ranks, work, machine)
