@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from llamatrain.capacity import USED
 from llamatrain.errors import UserError
+from llamatrain.given import Given
 from llamatrain.planning import Work, changes, smallest_change
 
-from .chain import Estimated, grouped
+from ..slurm.config import Cluster, Resources
+from .chain import Estimated, estimated, grouped, on_cluster
 
 MANY = 1024  # GPUs, among which shards are small
 
@@ -39,17 +42,23 @@ def refusals(found: Sequence[Estimated], node: int) -> Iterator[str]:
             )
 
 
-def check(found: Sequence[Estimated], node: int, refuses: bool, said: Callable[[str], None]) -> None:
-    """Refuse stages that cannot fit, all of them in one UserError, or else say so."""
-    told = list(refusals(grouped(found), node))
+def unfit(
+    stages: Iterable[tuple[str, str, Any]],
+    given: Given,
+    cluster: Cluster,
+    resources: Mapping[str, Resources],
+    refuses: bool,
+) -> list[str]:
+    """Return what does not fit of stages on a cluster, a line each; with `refuses` UserError with all of them."""
+    found = grouped(estimated(stages, given, on_cluster(cluster, resources)))
+    told = list(refusals(found, cluster.gpus_per_node or 1))
     if told and refuses:
         lines = "\n  ".join(told)
         raise UserError(
-            f"these jobs could only fail; need other settings or nodes (cluster.hardware says what a GPU and a node have), or "
+            "these jobs could only fail; need other settings or nodes (cluster.hardware says what a GPU and a node have), or "
             f"check_fit=false to submit them all the same:\n  {lines}"
         )
-    for line in told:
-        said(line)
+    return told
 
 
 def advice(work: Work, memory: float, ranks: int, node: int, device: str = "cuda") -> str:

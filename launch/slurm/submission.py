@@ -25,8 +25,8 @@ from llamatrain.keys import files_read
 from llamatrain.lock import Lock
 from llamatrain.text_files import DamagedFileError, read_json
 
-from ..estimate.chain import estimated, given_of, of_stages, on_cluster
-from ..estimate.fit import check
+from ..estimate.chain import given_of, of_stages
+from ..estimate.fit import unfit
 from ..outside import look
 from ..pipeline import Pipeline, PipelineConfig, divided
 from ..plan import Decision, Planned
@@ -292,9 +292,9 @@ def _check_names(
 
 
 def _check_fit(cfg: SlurmConfig, stages: Iterable[tuple[str, str, Any]], given: Given, told: Console) -> None:
-    """Refuse what cannot fit the memory of GPUs and nodes, at the end of a dry run, too."""
-    found = estimated(stages, given, on_cluster(cfg.cluster, cfg.resources))
-    check(found, cfg.cluster.gpus_per_node or 1, cfg.check_fit, lambda line: _line(told, "!", "", line))
+    """Refuse what cannot fit the memory of GPUs and nodes, at the end of a dry run, too; or say so."""
+    for line in unfit(stages, given, cfg.cluster, cfg.resources, cfg.check_fit):
+        _line(told, "!", "", line)
 
 
 def _check_home(cfg: SlurmConfig, folder: Path) -> None:
