@@ -14,6 +14,8 @@ import pytest
 
 from launch import new
 from launch.cli import ranks_asked
+from launch.estimate.__main__ import OWN as PLANNED
+from launch.estimate.config import PlanConfig
 from launch.graph import Graph, distributed
 from launch.graphs.chat import chat, with_files_to_come
 from launch.pipeline import PipelineConfig, divided
@@ -93,6 +95,10 @@ def test_a_command_composes(program: str, arguments: list[str], monkeypatch: pyt
     if program == "slurm" and overrides:
         own, overrides = split([re.sub(r"^cluster=my\S+\.yaml", "cluster=cpu", one) for one in overrides], OWN, OWN)
         program = compose("slurm", SlurmConfig, own).program
+    if program == "plan":
+        own, overrides = split(overrides, PLANNED, ("cluster", "resources"))
+        program = compose("plan", PlanConfig, own).program
+        overrides += ["dry_run=true"] * (program == "pipeline")  # data may be to come
     if program == "pipeline":
         _composes_all_stages(overrides)
     else:
