@@ -177,12 +177,13 @@ def _pace(folder: Path) -> float | None:
 
 
 def _incident(folder: Path, ends: Sequence[int | None]) -> str:
-    """Return the last thing that went wrong and was got over: a loss spike, or what a restart followed."""
+    """Return the last thing that went wrong and was got over: a loss spike, what a guard flagged, or what a restart followed."""
     told = []
     for line in end_of(folder / INCIDENTS).splitlines()[-1:]:
         try:
             row = json.loads(line)
-            told.append(f"loss spike at step {row['step']}, back to {row['back_to']}")
+            what = f"guard {row['guard']}" if "guard" in row else "loss spike"
+            told.append(f"{what} at step {row['step']}, back to {row['back_to']}")
         except (ValueError, KeyError, TypeError):
             continue
     if ends:

@@ -1,5 +1,5 @@
-"""incidents.jsonl: the loss spikes of a run that it went back from (`llamatrain.spikes`), in the order they were found;
-and which checkpoints they leave to go back to.
+"""incidents.jsonl: what went wrong in a run, loss spikes (`llamatrain.spikes`) and what PPO's guards flag, in the order it was
+found; and which checkpoints it leaves to go back to.
 
 Rank 0 reads and writes; every rank holds them all.
 """
@@ -23,7 +23,7 @@ def read_incidents(folder: Path) -> list[dict[str, Any]]:
     path = folder / INCIDENTS
     if not path.is_file():
         return []
-    mend = "it lists the samples to skip: repair it, or start from scratch with another run.name"
+    mend = "it says what was rolled back and skipped: repair it, or start from scratch with another run.name"
     found = [{**incident} for incident in read_lines(path, Incident, mend, grows=True)]
     if not path.read_bytes().endswith(b"\n"):  # cut short by a kill: the run finds the incident again
         atomic.write_text(path, "".join(f"{json.dumps(incident)}\n" for incident in found))
@@ -50,7 +50,7 @@ def checkpoint_before(checkpoints: Path, step: int) -> int:
     good = max((saved for saved in steps if saved <= step), default=None)
     if good is None:
         raise UserError(
-            f"a spike starts at step {step + 1}, and no checkpoint in {checkpoints} is older: "
+            f"it starts at step {step + 1}, and no checkpoint in {checkpoints} is older: "
             "raise run.keep or run.save_every to keep older ones"
         )
     return good

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 STATUS, METRICS, INCIDENTS, SAMPLES = "status.json", "metrics.jsonl", "incidents.jsonl", "samples.jsonl"
 BEATS, HANGS = ".beats", "hangs"  # where the ranks stand, and what was found where they hung (`llamatrain.watch`)
@@ -37,15 +37,17 @@ class Logged(TypedDict):
 
 
 class Incident(TypedDict):
-    """What a line of incidents.jsonl must have (`llamatrain.spikes`)."""
+    """What a line of incidents.jsonl must have: a loss spike (`llamatrain.spikes`), or what a guard of PPO flagged."""
 
     incident: int
     step: int
     first_step: int
     back_to: int
     threshold: float | None
-    norm_before: float
-    samples: list[Passed]
+    norm_before: NotRequired[float]
+    samples: NotRequired[list[Passed]]
+    guard: NotRequired[str]
+    rolled_back: NotRequired[bool]
 
 
 class Passed(TypedDict):

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .kl import estimate
+from .ppo_config import K1
+
 EPSILON = 1e-8
 
 
@@ -22,6 +25,7 @@ class Credit:
     returns: Tensor
     following: Tensor  # the discounted rewards from each token on, which no value enters
     whitened: Tensor  # the scores (N,) after whitening
+    raw: Tensor  # the advantages before whitening
 
 
 def whiten(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -32,18 +36,20 @@ def whiten(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
     # In float64: over many tokens a float32 mean is off by more than the result's own rounding.
-    exact, count = values.double() * mask, mask.sum()
+    exact, count = values.double().masked_fill(~mask, 0), mask.sum()  # not 0 * value: that of a NaN would be one
     mean = exact.sum() / count
     variance = ((exact - mean).square() * mask).sum() / count
     return ((exact - mean) * (variance + EPSILON).rsqrt() * mask).to(values.dtype)
 
 
-def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """Return the reward of each token (N, R): -kl_coef * (logprob - reference), and the score (N,) at the last token.
+def token_rewards(
+    scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, kl_coef: float, estimator: str = K1
+) -> Tensor:
+    """Return the reward of each token (N, R): -kl_coef * the estimated KL, and the score (N,) at the last token.
 
-    The sum over a response is equation 4 with the one-sample estimate (k1) of the KL divergence.
+    With k1, logprob - reference, the sum over a response is equation 4 with the one-sample estimate of the divergence.
     """
-    rewards = -kl_coef * (logprobs - reference) * mask
+    rewards = (-kl_coef * estimate(logprobs - reference, estimator)).masked_fill(~mask, 0)
     last = mask.sum(1) - 1  # (N,)
     rewards[torch.arange(len(rewards)), last] += scores.to(rewards.dtype)  # at EOS itself, not at padding behind it
     return rewards
@@ -51,7 +57,7 @@ def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Ten
 
 def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float) -> Tensor:
     """Return the advantages (N, R) of Schulman et al. 2016; after a response's last token there is no value."""
-    values = values * mask
+    values = values.masked_fill(~mask, 0)
     advantages = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[:, 0])  # (N,): the advantage one token on
     next_values = torch.zeros_like(following)  # 0 behind the last token: a response ends there
@@ -87,15 +93,16 @@ def assign(
     kl_coef: float,
     gamma: float,
     gae_lambda: float,
+    estimator: str = K1,
 ) -> Credit:
-    """Return the credit of a whole rollout batch.
+    """Return the credit of a whole rollout batch; with `kl_coef` 0 the rewards are the scores alone.
 
     The order: whitened scores, the KL term, advantages, returns = advantages + values, whitened advantages. Returns are
     not whitened: they are what the critic learns.
     """
-    rewards = token_rewards(whitened, logprobs, reference, mask, kl_coef)
+    rewards = token_rewards(whitened, logprobs, reference, mask, kl_coef, estimator)
     advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)
-    returns = (advantages + values) * mask
+    returns = (advantages + values).masked_fill(~mask, 0)
     # With values of 0 and lambda 1 the "advantages" are the discounted sums of the rewards themselves.
     following = generalized_advantages(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)
-    return Credit(rewards, whiten(advantages, mask), returns, following, whitened)
+    return Credit(rewards, whiten(advantages, mask), returns, following, whitened, advantages)

@@ -1,7 +1,7 @@
 """A critic that fits the rewards before the policy moves (the paper is silent on the critic).
 
-The critic starts as a copy of the helpfulness reward model, whose scores are logits; what it has to predict are whitened
-scores with a KL term. Values of another scale make advantages that say little about the response and much about the
+The critic starts as a copy of the helpfulness reward model, whose scores are logits, or of the policy with a new head; what
+it has to predict are whitened scores with a KL term. Values of another scale make advantages that say little about the response and much about the
 offset, which falls on the last token: from it the policy would learn not to end. So until the policy moves
 the head is rescaled to the returns of each batch, in closed form.
 
@@ -22,8 +22,8 @@ from llamatrain.responses.rollouts import pack_rollouts, portions
 from llamatrain.shares import largest_share
 from llamatrain.start import SCORE
 
-from .config import PPOConfig
 from .experience import Batch, Judged, gather
+from .ppo_config import PPOConfig
 
 
 def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[Judged]:

@@ -5,7 +5,6 @@ Shapes: N rollouts of the whole batch, R response tokens (padded on the right), 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,9 @@ from llamatrain.engine.learning import Engine
 from llamatrain.responses.rollouts import Rollout, pack_rollouts, portions
 from llamatrain.responses.scoring import check_zero, combined_logits, gate_closes, hold_back, scores_at_end
 
-from .config import KIND, PPOConfig
 from .credit import Credit, assign, whiten_scores
 from .losses import entropies, token_logprobs
+from .ppo_config import KIND, REWARD, PPOConfig
 
 NO_ANSWER_QUANTILE = 0.05  # of the answers' scores, below which a response that is no answer is held
 
@@ -59,8 +58,10 @@ class Batch:
     gated: Tensor  # (N,): the safety model calls the response unsafe
     mask: Tensor
     logprobs: Tensor
+    reference: Tensor
     values: Tensor
     credit: Credit
+    kl_coef: float  # the weight of the KL penalty, in the rewards or in the loss
 
 
 @torch.no_grad()
@@ -124,8 +125,8 @@ def zero_problems(cfg: PPOConfig, judged: list[Judged]) -> list[str]:
     return check_zero(helpfulness, [j.safety for j in judged if j.rollout.prompt.is_adversarial], cfg.gate)
 
 
-def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
-    """Assign credit over the whole batch."""
+def credit(cfg: PPOConfig, judged: list[Judged], kl_coef: float) -> Batch:
+    """Assign credit over the whole batch, with the KL penalty at this weight."""
     logprobs, reference, values = (
         pad_sequence([getattr(j, name) for j in judged], batch_first=True)
         for name in ("logprobs", "reference", "values")
@@ -134,68 +135,6 @@ def credit(cfg: PPOConfig, judged: list[Judged]) -> Batch:
     combined, gated = rewarded(cfg, judged)
     adversarial = torch.tensor([j.rollout.prompt.is_adversarial for j in judged])
     whitened = whiten_scores(combined, adversarial, apart=cfg.whiten == KIND)
-    assigned = assign(whitened, logprobs, reference, values, mask, cfg.kl_coef, cfg.gamma, cfg.gae_lambda)
-    return Batch(judged, combined, gated, mask, logprobs, values, assigned)
-
-
-def batch_metrics(batch: Batch) -> dict[str, float]:
-    """Return an iteration's measures; scores are raw (logits) and not whitened, so that they show progress.
-
-    By kind of prompt: the reward models' scores, the share that the gate calls unsafe, and the spread that is left of
-    the whitened scores (1 over all: what a kind has less of, it learns with less strength).
-    """
-    judged, mask = batch.judged, batch.mask
-    lengths = mask.sum(1).float()
-    # Estimated from the sampled tokens alone: the sum over a response is the one-sample estimate k1 of its KL.
-    kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])  # (N,)
-    sampler = torch.tensor([p for j in judged for p in j.rollout.sampler_logprobs])
-    ratios = torch.cat([j.reference - j.logprobs for j in judged]).double()  # (n,): log of reference over policy
-    return {
-        "ppo/score_combined": float(batch.combined.mean()),
-        "ppo/helpfulness": mean([j.helpfulness for j in judged]),
-        "ppo/safety": mean([j.safety for j in judged]),
-        **kind_metrics(batch),
-        "ppo/kl": float(kl.mean()),
-        "ppo/kl_per_token": float(kl.sum() / lengths.sum()),
-        "ppo/kl_k3": float((ratios.exp() - 1 - ratios).mean()),  # per token, to the reference; never below 0
-        "ppo/entropy": float(torch.cat([j.entropy for j in judged]).mean()),
-        "ppo/explained_variance": explained_variance(batch.values[mask], batch.credit.following[mask]),
-        "ppo/response_length": float(lengths.mean()),
-        "ppo/finished": mean([float(j.rollout.finished) for j in judged]),
-        # Rounding alone; more means that another distribution is trained than was sampled (a wrong temperature, a cache).
-        "ppo/sampler_mismatch": float((sampler - batch.logprobs[mask]).abs().max()),
-    }
-
-
-def kind_metrics(batch: Batch) -> dict[str, float]:
-    """Return measures by kind of prompt; none for a kind that is not in the batch."""
-    metrics: dict[str, float] = {}
-    adversarial = [j.rollout.prompt.is_adversarial for j in batch.judged]
-    for name, kind in (("harmless", False), ("adversarial", True)):
-        own = [i for i, is_adversarial in enumerate(adversarial) if is_adversarial is kind]
-        if own:
-            judged = [batch.judged[i] for i in own]
-            metrics |= {
-                f"ppo/helpfulness_{name}": mean([j.helpfulness for j in judged]),
-                f"ppo/safety_{name}": mean([j.safety for j in judged]),
-                f"ppo/gated_{name}": float(batch.gated[own].double().mean()),
-                f"ppo/finished_{name}": mean([float(j.rollout.finished) for j in judged]),
-                f"ppo/spread_{name}": float(batch.combined[own].double().std(unbiased=False)),
-                f"ppo/whitened_spread_{name}": float(batch.credit.whitened[own].double().std(unbiased=False)),
-            }
-    return metrics
-
-
-def explained_variance(values: Tensor, following: Tensor) -> float:
-    """Return which share of the variance of the rewards that follow (n,) the critic's values explain.
-
-    Below 0 they only mislead. The critic's own returns would be a milder judge: its values enter them.
-    """
-    seen, expected = values.double(), following.double()
-    spread = expected.var(unbiased=False)
-    return float(1 - (expected - seen).var(unbiased=False) / spread) if spread > 0 else 0.0
-
-
-def mean(values: list[float]) -> float:
-    """Return the mean of numbers."""
-    return math.fsum(values) / len(values)
+    weight, estimator = kl_coef if cfg.kl.place == REWARD else 0.0, cfg.kl.estimator
+    assigned = assign(whitened, logprobs, reference, values, mask, weight, cfg.gamma, cfg.gae_lambda, estimator)
+    return Batch(judged, combined, gated, mask, logprobs, reference, values, assigned, kl_coef)

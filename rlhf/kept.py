@@ -25,8 +25,8 @@ from llamatrain.run import Run
 from llamatrain.shares import largest_share
 from llamatrain.tokenizer import Tokenizer
 
-from .config import PPOConfig
 from .experience import Judged, Models, judge
+from .ppo_config import PPOConfig
 
 R = TypeVar("R", bound=Mapping[str, object])
 

@@ -5,6 +5,7 @@ Shapes: (N, R) as in experience; n response tokens of a micro-batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,9 +17,11 @@ from llamatrain.data.order import mix, permuted
 from llamatrain.responses.rollouts import pack_rollouts, portions
 from llamatrain.shares import largest_share
 
-from .config import PPOConfig
 from .experience import Batch, Models
+from .kl import estimate
 from .losses import log_ratio, policy_loss, token_logprobs, value_loss
+from .ppo_config import LOSS, PPOConfig
+from .replay import Replay
 
 
 def mini_batches(cfg: PPOConfig, iteration: int) -> Iterator[list[int]]:
@@ -39,27 +42,36 @@ def learn(
     context: int,
     hold: bool,
     pause: Callable[[], None] | None = None,
+    replay: Replay | None = None,
 ) -> dict[str, float]:
     """Update critic and (unless on `hold`) policy once per mini-batch; return the means over the iteration's tokens.
 
-    Before each mini-batch all ranks call `pause` together, which may end the run.
+    Before each mini-batch all ranks call `pause` together, which may end the run. The text of `replay` is learned by the
+    policy beside each.
     """
     sums: dict[str, Tensor] = {}
     norms: list[tuple[float, float]] = []
+    replayed: list[float] = []
+    extremes = Extremes()
     total = 0
     for numbers in mini_batches(cfg, iteration):
         if pause is not None:
             pause()
         tokens = int(batch.mask[numbers].sum())  # every rank holds the whole batch, so all know the global number
-        for name, value in accumulate(cfg, models, batch, numbers, tokens, context, hold).items():
+        for name, value in accumulate(cfg, models, batch, numbers, tokens, context, hold, extremes).items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value
+        if replay is not None and not hold:
+            replayed.append(replay.accumulate(models.policy))
         norms.append((0.0 if hold else models.policy.step(), models.critic.step()))  # one update of each
         total += tokens
     means = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / total
     metrics = {f"ppo/{name}": float(mean) for name, mean in zip(sums, means, strict=True)}
     policy_norm, critic_norm = np.mean(norms, axis=0).tolist()
+    if replayed:
+        metrics["ppo/replay_loss"] = float(np.mean(replayed))
     return {
         **metrics,
+        **extremes.metrics(),
         "ppo/grad_norm": policy_norm,
         "ppo/critic_grad_norm": critic_norm,
         "ppo/lr": models.policy.lr,
@@ -67,8 +79,32 @@ def learn(
     }
 
 
+class Extremes:
+    """The smallest and the largest ratio of the policy to the one that sampled, over an iteration's tokens of all ranks."""
+
+    def __init__(self) -> None:
+        self.low, self.high = 0.0, 0.0  # logarithms: before its first update the policy is the one that sampled
+
+    def see(self, log_ratios: Tensor) -> None:
+        """Take some tokens' log-ratios (n,) into account."""
+        if len(log_ratios):
+            self.low, self.high = min(self.low, float(log_ratios.min())), max(self.high, float(log_ratios.max()))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the ratios, on all ranks alike."""
+        lows, highs = zip(*distributed.gather_objects((self.low, self.high)), strict=True)
+        return {"ppo/ratio_min": math.exp(min(lows)), "ppo/ratio_max": math.exp(max(highs))}
+
+
 def accumulate(
-    cfg: PPOConfig, models: Models, batch: Batch, numbers: list[int], tokens: int, context: int, hold: bool
+    cfg: PPOConfig,
+    models: Models,
+    batch: Batch,
+    numbers: list[int],
+    tokens: int,
+    context: int,
+    hold: bool,
+    extremes: Extremes,
 ) -> dict[str, Tensor]:
     """Accumulate the gradients of a mini-batch that has so many response tokens on all ranks; return sums over tokens.
 
@@ -83,17 +119,28 @@ def accumulate(
         rows = list(portion)
         chosen = batch.mask[rows]
         # (N, R) to (n,): the response tokens one after the other, as `packed` reads the models' outputs.
-        old, old_values, advantages, returns = (
+        old, reference, old_values, advantages, returns = (
             values[rows][chosen].to(packed.targets.device)
-            for values in (batch.logprobs, batch.values, batch.credit.advantages, batch.credit.returns)
+            for values in (
+                batch.logprobs,
+                batch.reference,
+                batch.values,
+                batch.credit.advantages,
+                batch.credit.returns,
+            )
         )
         found: dict[str, Tensor] = {}
         if not hold:
             logits = models.policy(**packed.inputs, select=packed.before)
-            ratios = log_ratio(token_logprobs(logits, packed.targets, cfg.sampling.temperature), old)
+            logprobs = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
+            ratios = log_ratio(logprobs, old)
             losses = policy_loss(ratios, advantages, cfg.clip)
-            models.policy.backward(losses.sum() / tokens)  # of the mini-batch on all ranks: each token counts alike
             found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}
+            extremes.see(ratios.detach())
+            if cfg.kl.place == LOSS:
+                found["kl_loss"] = batch.kl_coef * estimate(logprobs - reference, cfg.kl.estimator)
+                losses = losses + found["kl_loss"]
+            models.policy.backward(losses.sum() / tokens)  # of the mini-batch on all ranks: each token counts alike
         values = packed.at(models.critic(**packed.inputs), packed.before)
         losses = value_loss(values, old_values, returns, cfg.value_clip)
         models.critic.backward(losses.sum() / tokens)

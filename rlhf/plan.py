@@ -9,7 +9,8 @@ from llamatrain.given import Given, written
 from llamatrain.planning import Planner, Rows, Work, saves
 from llamatrain.responses.config import ResponsesConfig
 
-from .config import CompareConfig, PPOConfig, RejectionSamplingConfig, SampleConfig
+from .config import CompareConfig, RejectionSamplingConfig, SampleConfig
+from .ppo_config import PPOConfig
 
 BEST_OF, STEPS = 6, 60  # responses to a prompt and updates of rejection sampling
 BEST_SHARE, PPO_SHARE = 0.1, 0.15  # of all stages' seconds, at most

@@ -6,9 +6,9 @@ Each iteration, over a batch of prompts:
     3. credit   whitened scores and the KL penalty -> rewards -> advantages and returns, over the whole batch
     4. learn    one update of policy and critic per mini-batch
 
-What the paper leaves open: the critic is a model of its own, started from the helpfulness reward model and rescaled
-to the returns of the first batch; gamma 1, lambda 0.95, value clip 0.2, no entropy bonus. The reference is the
-checkpoint that PPO starts from. Every rank judges its share of the responses; then all ranks hold all of them (tokens
+What the paper leaves open: the critic is a model of its own, started from the helpfulness reward model (or the policy) and
+rescaled to the returns of the first batch; gamma 1, lambda 0.95, value clip 0.2, no entropy bonus; where the KL penalty
+stands, by which estimator and at which weight (kl.py). The reference is the checkpoint that PPO starts from. Every rank judges its share of the responses; then all ranks hold all of them (tokens
 and four numbers per token), so that neither whitening nor the mini-batches know of ranks.
 
 A signal ends the run at the next token, at the next micro-batch that is judged, at the next mini-batch where the
@@ -17,12 +17,13 @@ iteration's start is on disk, or else after the iteration. What is sampled and j
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,6 @@ from llamatrain import distributed, heartbeat, hf_tokenizer
 from llamatrain.config.program import main
 from llamatrain.data.order import shuffled
 from llamatrain.data.skipped import BadRows
-from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.length import check_length
 from llamatrain.memory import models_bytes, responses_at_once
@@ -44,79 +44,96 @@ from llamatrain.shares import padding_in_words
 from llamatrain.start import language_engine, rows_at_once, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
-from .config import PROGRAMS, PPOConfig
+from .config import PROGRAMS
+from .course import Course
 from .critic import rescale
-from .experience import Batch, Models, batch_metrics, credit, explained_variance, zero_problems
-from .kept import Kept, act, forget_others, judge_all, kept_key
+from .experience import Batch, Models, credit, zero_problems
+from .held_out import HeldOut
+from .kept import Kept, act, judge_all, kept_key
 from .learning import learn
-from .samples_log import SamplesLog
+from .measures import batch_metrics, explained_variance
+from .ppo_config import HELPFULNESS, PPOConfig
+from .replay import Replay
 
 PATIENCE = 20  # iterations beyond critic_warmup in which the policy waits for its critic
+
+
+@dataclass
+class Inputs:
+    """What a run reads beside its models."""
+
+    tokenizer: Tokenizer
+    context: int
+    prompts: list[Prompt]
+    held_out: HeldOut
+    replay: Replay | None
 
 
 def train(cfg: PPOConfig) -> None:
     """Train a chat model against the reward models."""
     distributed.setup()
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
-    tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
-    choose_sizes(cfg, parents["checkpoint"], context, distributed.world_size())
-    prompts, text = plan(cfg, tokenizer, context, distributed.world_size())
+    inputs, text = plan(cfg, parents, distributed.world_size())
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("rollout_prompts", "max_prompts", "too_long")
+    if inputs.replay is not None:
+        data["replay"] = inputs.replay.batches.fingerprint
     with Run(cfg.run, "ppo", cfg, parents, data, fixed, then=PROGRAMS["ppo"].then) as run:
         run.print(text)
         models = load_models(cfg, parents, run.resumes())
-        engines = {"policy": models.policy, "critic": models.critic}
-        start, _ = run.resume(engines)
+        course = Course(cfg, run, models, inputs.tokenizer)
+        iteration = course.resume()
         run.expect(cfg.iterations)
         if run.is_main:
-            hf_tokenizer.announce(tokenizer, run.print)
-        samples = SamplesLog(run, start, cfg.samples_every, cfg.samples_kept, tokenizer)
-        key = kept_key(cfg, parents, run)
-        forget_others(run, start)
-        with run.progress(cfg.iterations, "ppo", "iterations", done=start, every=cfg.run.log_every) as bar:
-            for iteration in range(start, cfg.iterations):
-                heartbeat.at_step(iteration)
-                clock, kept = Clock(), Kept(run, key, iteration, cfg.rollout_prompts, cfg.chunk_responses)
-                leave = partial(leave_if_asked, run, engines, tokenizer, iteration)
-                with clock("act"):  # 1.
-                    wanted = rollout_prompts(cfg, prompts, iteration)
-                    rollouts = act(cfg, models.policy, wanted, tokenizer, kept, leave)
-                with clock("judge"):  # 2.
-                    judged = judge_all(cfg, models, rollouts, context, kept, leave)
-                    if iteration == 0:
-                        require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
-                with clock("credit"):  # 3.
-                    batch = credit(cfg, judged)
-                    # Until the policy's first update: the critic's head is fit to the returns, then credit given again.
-                    if models.policy.steps_done == 0:
-                        batch = credit(cfg, rescale(cfg, models.critic, batch, context))
-                hold = holds(cfg, models.policy.steps_done, iteration, batch)
-                with clock("learn"):  # 4.
-                    # What is half learned is learned again, from weights that are on disk.
-                    pause = leave if run.saved == iteration else None
-                    learned = learn(cfg, models, batch, iteration, context, hold, pause)
-                step = iteration + 1
-                metrics = {**batch_metrics(batch), **learned, "ppo/held": hold, **clock.seconds}
-                check_finite(metrics, step, run.checkpoints)
-                run.log(step, metrics)
-                samples.write(step, batch)
-                kept.forget()
-                bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
-                run.saver.check()
-                stop = run.stop_requested()
-                if stop or run.config.saves_after(step) or step == cfg.iterations:
-                    run.save(step, engines, tokenizer)
-                if stop and step < cfg.iterations:
-                    run.stop(step)
-        run.finish(max(start, cfg.iterations))
+            hf_tokenizer.announce(inputs.tokenizer, run.print)
+        if iteration == 0 and inputs.held_out.prompts:
+            run.log(0, inputs.held_out.measure(models))
+        iterate(cfg, run, models, inputs, course, kept_key(cfg, parents, run), iteration)
 
 
-def leave_if_asked(run: Run, engines: Mapping[str, Engine], tokenizer: Tokenizer, iteration: int) -> None:
-    """End the run where a signal asks to, in an iteration that has changed no weight yet; all ranks together."""
-    if run.stop_requested():
-        if run.saved < iteration:
-            run.save(iteration, engines, tokenizer)
-        run.stop(iteration)
+def iterate(
+    cfg: PPOConfig, run: Run, models: Models, inputs: Inputs, course: Course, key: dict[str, Any], iteration: int
+) -> None:
+    """Take the iterations from `iteration` on; `key` is that of what is kept of them."""
+    with run.progress(cfg.iterations, "ppo", "iterations", done=iteration, every=cfg.run.log_every) as bar:
+        while iteration < cfg.iterations:
+            heartbeat.at_step(iteration)
+            clock, kept = Clock(), Kept(run, key, iteration, cfg.rollout_prompts, cfg.chunk_responses)
+            leave = partial(course.leave_if_asked, iteration)
+            with clock("act"):  # 1.
+                wanted = rollout_prompts(cfg, inputs.prompts, iteration)
+                rollouts = act(cfg, models.policy, wanted, inputs.tokenizer, kept, leave)
+            with clock("judge"):  # 2.
+                judged = judge_all(cfg, models, rollouts, inputs.context, kept, leave)
+                if iteration == 0:
+                    require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
+            with clock("credit"):  # 3.
+                batch = credit(cfg, judged, course.kl.value)
+                # Until the policy's first update: the critic's head is fit to the returns, then credit given again.
+                if models.policy.steps_done == 0:
+                    judged = rescale(cfg, models.critic, batch, inputs.context)
+                    batch = credit(cfg, judged, course.kl.value)
+            hold = holds(cfg, models.policy.steps_done, iteration, batch)
+            with clock("learn"):  # 4.
+                # What is half learned is learned again, from weights that are on disk.
+                pause = leave if run.saved == iteration else None
+                learned = learn(cfg, models, batch, iteration, inputs.context, hold, pause, inputs.replay)
+            step = iteration + 1
+            metrics = {**batch_metrics(cfg, batch), **learned, "ppo/held": hold, **clock.seconds}
+            if (found := course.guards.check(metrics)) is not None:
+                iteration = course.answer(found, metrics, step)
+                bar.back(iteration)
+                continue
+            if not hold:
+                course.kl.adapt(metrics["ppo/kl"], cfg.rollout_prompts)
+            if inputs.held_out.prompts and cfg.run.evaluates_after(step, cfg.iterations):
+                metrics |= inputs.held_out.measure(models)
+            run.log(step, metrics)
+            course.samples.write(step, batch)
+            kept.forget()
+            bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
+            course.save_or_stop(step)
+            iteration = step
+    run.finish(iteration)
 
 
 def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
@@ -136,9 +153,10 @@ def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
     return True
 
 
-def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int, ranks: int) -> tuple[list[Prompt], str]:
-    """Return the prompts, and in words what will be trained on them."""
-    assert cfg.micro_batch_size is not None
+def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, str]:
+    """Choose sizes for so many ranks and read the prompts; return them, and in words what will be trained on them."""
+    tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
+    choose_sizes(cfg, parents["checkpoint"], context, ranks)
     notes: list[str] = []
     bad = BadRows(cfg.bad_rows)
     prompts = load_prompts(
@@ -155,21 +173,21 @@ def plan(cfg: PPOConfig, tokenizer: Tokenizer, context: int, ranks: int) -> tupl
     batch = ("rollout_prompts", cfg.rollout_prompts)
     check_length(batch, len(prompts), "prompts", epochs, ("iterations",), cfg.run.given)
     updates = f"{cfg.updates_per_iteration:,} update{'s' if cfg.updates_per_iteration > 1 else ''}"
+    assert cfg.micro_batch_size is not None
     notes.append(
         f"{counted(cfg.iterations, 'iteration')} of {cfg.rollout_prompts:,} prompts and {updates}: "
         f"{counted(epochs, 'epoch', '.3g')} of {len(prompts):,} prompts; {cfg.micro_batch_size} responses per rank at once"
         f"{padding_in_words(cfg.mini_batch_prompts, cfg.micro_batch_size, ranks)}"
     )
-    return prompts, "\n".join(notes)
+    held_out = HeldOut(cfg, tokenizer, context, prompts, notes.append)
+    replay = Replay(cfg, cfg.replay, tokenizer, context) if cfg.replay is not None else None
+    return Inputs(tokenizer, context, prompts, held_out, replay), "\n".join(notes)
 
 
 def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
-    ranks = ranks or distributed.world_size()
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
-    context = shared_context(parents)
-    choose_sizes(cfg, parents["checkpoint"], context, ranks)
-    return plan(cfg, shared_tokenizer(parents, cfg.tokenizer), context, ranks)[1]
+    return plan(cfg, parents, ranks or distributed.world_size())[1]
 
 
 def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None:
@@ -195,7 +213,15 @@ def load_models(cfg: PPOConfig, parents: dict[str, Path], resumes: bool) -> Mode
     zero, checkpointing, seed = cfg.zero, cfg.activation_checkpointing, cfg.run.seed
     return Models(
         policy=language_engine(policy, cfg.optim, zero, moves, checkpointing, resumes=resumes),
-        critic=scalar_engine(helpful, cfg.critic_optim, zero, updates, seed, checkpointing, resumes),
+        critic=scalar_engine(
+            helpful if cfg.critic == HELPFULNESS else policy,
+            cfg.critic_optim,
+            zero,
+            updates,
+            seed,
+            checkpointing,
+            resumes,
+        ),
         reference=frozen_model(policy, cfg.zero, scalar=False),
         helpfulness=frozen_model(helpful, cfg.zero, scalar=True),
         safety=frozen_model(safe, cfg.zero, scalar=True),
@@ -211,16 +237,6 @@ def rollout_prompts(cfg: PPOConfig, prompts: list[Prompt], iteration: int) -> li
     places = np.arange(iteration * cfg.rollout_prompts, (iteration + 1) * cfg.rollout_prompts)
     chosen, epochs = shuffled(places, len(prompts), cfg.run.seed).tolist(), (places // len(prompts)).tolist()
     return [(prompts[place], epoch) for place, epoch in zip(chosen, epochs, strict=True)]
-
-
-def check_finite(metrics: dict[str, float], step: int, checkpoints: Path) -> None:
-    """Stop a run whose metrics are no longer finite."""
-    broken = sorted(key for key, value in metrics.items() if not math.isfinite(value))
-    if broken:
-        raise UserError(
-            f"{broken[0]} is {metrics[broken[0]]} at iteration {step}: lower optim.lr or critic_optim.lr; "
-            f"the last checkpoint in {checkpoints} is from before it"
-        )
 
 
 class Clock:

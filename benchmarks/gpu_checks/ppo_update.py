@@ -17,9 +17,10 @@ from llamatrain.model.transformer import Transformer
 from llamatrain.responses.prompts import Prompt
 from llamatrain.responses.rollouts import Rollout
 from llamatrain.settings import ZeroConfig
-from rlhf.config import PPOConfig
-from rlhf.experience import Models, batch_metrics, credit, judge
+from rlhf.experience import Models, credit, judge
 from rlhf.learning import learn
+from rlhf.measures import batch_metrics
+from rlhf.ppo_config import PPOConfig
 
 GIVEN = ["checkpoint=x", "helpfulness=x", "safety=x", "prompts=[x]", "run.name=x", "gate.unfinished_logit=100"]
 
@@ -56,9 +57,9 @@ def update(dtype: str) -> dict[str, Tensor]:
     cfg = settings(16, "micro_batch_size=4")
     rollouts = random_rollouts(16, 512)
     before = {name: weight.detach().float().cpu() for name, weight in five.policy.state.parameters_by_name()}
-    batch = credit(cfg, judge(cfg, five, rollouts, len(rollouts), 256))
+    batch = credit(cfg, judge(cfg, five, rollouts, len(rollouts), 256), cfg.kl_coef)
     learned = learn(cfg, five, batch, 0, 256, hold=False)
-    metrics = {**batch_metrics(batch), **learned}
+    metrics = {**batch_metrics(cfg, batch), **learned}
     wanted = ("kl_per_token", "entropy", "policy_loss", "value_loss", "grad_norm", "critic_grad_norm")
     found = {f"ppo.{name}": torch.tensor(metrics[f"ppo/{name}"]) for name in wanted}
     found["ppo.helpfulness"] = torch.tensor([j.helpfulness for j in batch.judged])

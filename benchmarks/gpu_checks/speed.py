@@ -197,7 +197,10 @@ def proximal() -> Iterator[dict[str, Any]]:
 
     for _ in range(2):  # the first to warm up
         timed("act", act)
-        batch = timed("judge and credit", lambda: credit(cfg, judge(cfg, five, asked, len(asked), config.max_seq_len)))
+        batch = timed(
+            "judge and credit",
+            lambda: credit(cfg, judge(cfg, five, asked, len(asked), config.max_seq_len), cfg.kl_coef),
+        )
         timed("learn", partial(learn, cfg, five, batch, 0, config.max_seq_len, hold=False))
     yield figure("episodes per second", count / sum(seconds.values()))
     for phase, took in seconds.items():

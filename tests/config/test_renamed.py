@@ -11,7 +11,7 @@ from llamatrain.config.compose import compose, compose_dict
 from llamatrain.config.meanings import meanings
 from llamatrain.config.renamed import ANY, KEYS, now_called, older
 from llamatrain.errors import UserError
-from rlhf.config import PPOConfig
+from rlhf.ppo_config import PPOConfig
 
 
 def test_every_new_name_is_a_key_and_no_former_one_is() -> None:

@@ -10,9 +10,9 @@ import torch
 from llamatrain import distributed
 from llamatrain.config.compose import compose
 from llamatrain.run import Run
-from rlhf.config import PPOConfig
 from rlhf.experience import Judged
 from rlhf.kept import Kept, forget_others, judged_of, judged_part, rollout_of, rollout_part
+from rlhf.ppo_config import PPOConfig
 
 from .worlds import overrides, random_rollouts
 

@@ -22,44 +22,15 @@ from llamatrain.noise import noise_key
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.scoring import scores_at_end
 from llamatrain.tokenizer import Tokenizer
-from rlhf.config import PPOConfig
 from rlhf.critic import rescale
-from rlhf.experience import Judged, credit, explained_variance, judge, kind_metrics, rewarded
+from rlhf.experience import Judged, credit, judge, rewarded
 from rlhf.kept import respond
-from rlhf.ppo import dry_run, load_models, rollout_prompts, train
+from rlhf.measures import explained_variance, kind_metrics
+from rlhf.ppo import dry_run, load_models, rollout_prompts
+from rlhf.ppo_config import PPOConfig
 
-from .worlds import overrides, random_rollouts, read_jsonl, save_checkpoint, write_prompts
-
-SMALL = [
-    "rollout_prompts=8",
-    "mini_batch_prompts=4",
-    "micro_batch_size=2",
-    "generation_batch_size=8",
-    "sampling.max_new_tokens=8",
-    "optim.lr=1e-3",
-    "critic_optim.lr=1e-3",
-    "samples_every=1",
-    "gate.unfinished_logit=100",  # an untrained model hardly ever finishes
-]
-
-
-def composed(world: dict[str, str], folder: Path, name: str, *more: str) -> PPOConfig:
-    return compose("ppo", PPOConfig, overrides(world, folder, name, *SMALL, *more))
-
-
-def ppo(world: dict[str, str], folder: Path, name: str, *more: str) -> Path:
-    train(composed(world, folder, name, *more))
-    return folder / name
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(hf_folder.load_weights((folder / "final").resolve()))
-
-
-def measures(folder: Path) -> list[dict[str, float]]:
-    """Return the metrics without what time changes."""
-    rows = read_jsonl(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "time" and "seconds" not in k} for row in rows]
+from .small import composed, measures, ppo, weights
+from .worlds import overrides, random_rollouts, save_checkpoint, write_prompts
 
 
 def test_defaults_are_the_papers(tmp_path: Path, world: dict[str, str]) -> None:
@@ -157,10 +128,10 @@ def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Pat
     prompts = load_prompts(cfg.prompts, tokenizer, 128, 8, None, "stop", print)
     with models.policy.generating() as model:
         rollouts = respond(cfg, model, rollout_prompts(cfg, prompts, 0), tokenizer)
-    batch = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128))
+    batch = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128), cfg.kl_coef)
     before = explained_variance(batch.values[batch.mask], batch.credit.following[batch.mask])
-    fitted = credit(cfg, rescale(cfg, models.critic, batch, 128))
-    again = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128))
+    fitted = credit(cfg, rescale(cfg, models.critic, batch, 128), cfg.kl_coef)
+    again = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128), cfg.kl_coef)
     torch.testing.assert_close(fitted.values, again.values, atol=1e-4, rtol=1e-4)
     after = explained_variance(fitted.values[batch.mask], fitted.credit.following[batch.mask])
     assert before < 0 < after
@@ -205,7 +176,7 @@ def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> No
         for rollout, pair in zip(random_rollouts(4), scores, strict=True)
     ]
     judged[1] = dataclasses.replace(judged[1], safety=-3.0)
-    batch = credit(cfg, judged)
+    batch = credit(cfg, judged, cfg.kl_coef)
     assert batch.combined.tolist() == [-5.0, -3.0, 1.0, -2.0]
     found = kind_metrics(batch)
     assert (found["ppo/gated_harmless"], found["ppo/gated_adversarial"]) == (0.5, 1.0)
@@ -214,7 +185,7 @@ def test_measures_by_kind_of_prompt(world: dict[str, str], tmp_path: Path) -> No
         (1.0, 1.0)
     )
     assert (found["ppo/spread_harmless"], found["ppo/spread_adversarial"]) == (2.0, 1.5)
-    found = kind_metrics(credit(dataclasses.replace(cfg, whiten="batch"), judged))
+    found = kind_metrics(credit(dataclasses.replace(cfg, whiten="batch"), judged, cfg.kl_coef))
     spread = torch.tensor([-5.0, -3.0, 1.0, -2.0]).std(unbiased=False)
     assert found["ppo/whitened_spread_harmless"] == pytest.approx(2.0 / float(spread))
     assert found["ppo/whitened_spread_adversarial"] == pytest.approx(1.5 / float(spread))
@@ -268,6 +239,7 @@ def test_it_learns_what_is_rewarded(
         "sampling.max_new_tokens=3",
         "optim.lr=1e-2",
         "critic_optim.lr=1e-2",
+        "guards.kl_per_token=null",  # far from a reference of random weights, as it should be
     )
     scores = [row["ppo/score_combined"] for row in measures(folder)]
     limit = 0.1 * 32**0.5  # of one axis after the norm

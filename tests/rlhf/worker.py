@@ -10,8 +10,9 @@ import torch
 
 from llamatrain.config.compose import compose
 from rlhf.compare import compare
-from rlhf.config import CompareConfig, PPOConfig, RejectionSamplingConfig
+from rlhf.config import CompareConfig, RejectionSamplingConfig
 from rlhf.ppo import train as ppo
+from rlhf.ppo_config import PPOConfig
 from rlhf.rejection_sampling import train as rejection_sampling
 
 from .worlds import overrides

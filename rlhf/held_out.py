@@ -1,0 +1,106 @@
+"""The policy on held-out prompts: answers, scored by the reward models (the paper stops PPO by them, 3.2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from llamatrain import distributed
+from llamatrain.errors import UserError
+from llamatrain.responses.prompts import Prompt, load_prompts
+from llamatrain.responses.rollouts import Rollout, pack_rollouts, portions, sample_rollouts
+from llamatrain.responses.scoring import combined_logits, gate_closes, hold_back, scores_at_end
+from llamatrain.settings import Sampling
+from llamatrain.shares import largest_share
+from llamatrain.tokenizer import Tokenizer
+
+from .experience import NO_ANSWER_QUANTILE, Models
+from .measures import mean
+from .ppo_config import PPOConfig
+
+SCORE = "eval/score_combined"  # by which the best checkpoint is chosen
+Scored = tuple[int, Rollout, float, float]  # place among the prompts, answer, helpfulness and safety
+
+
+class HeldOut:
+    """Held-out prompts, which are answered greedily or by noise of their own: at every iteration by the same."""
+
+    def __init__(
+        self,
+        cfg: PPOConfig,
+        tokenizer: Tokenizer,
+        context: int,
+        learned_from: list[Prompt],
+        say: Callable[[str], None],
+    ) -> None:
+        """Read the prompts; without any nothing is measured. UserError where one is among those that PPO learns from."""
+        self.cfg, self.tokenizer, self.context = cfg, tokenizer, context
+        self.prompts: list[Prompt] = []
+        if cfg.prompts_eval:
+            room = cfg.sampling.max_new_tokens
+            self.prompts = load_prompts(
+                cfg.prompts_eval, tokenizer, context, room, cfg.max_prompts_eval, cfg.too_long, say
+            )
+            self._refuse_known(learned_from)
+            say(f"{len(self.prompts):,} held-out prompts, answered every {cfg.run.eval_every} iterations")
+        self.sampling = Sampling(cfg.eval_temperature, 1.0, cfg.sampling.max_new_tokens, cfg.run.seed, "ppo_eval")
+
+    def _refuse_known(self, learned_from: list[Prompt]) -> None:
+        known = {tuple(prompt.tokens) for prompt in learned_from}
+        twice = [prompt.id for prompt in self.prompts if tuple(prompt.tokens) in known]
+        if twice:
+            raise UserError(
+                f"prompts_eval: {len(twice)} of {len(self.prompts)} prompts are also in prompts (the first is {twice[0]!r}): "
+                "need prompts that are not learned from"
+            )
+
+    def measure(self, models: Models) -> dict[str, float]:
+        """Answer and score; return the means as eval/<name>, on all ranks alike."""
+        with models.policy.generating() as model:  # under ZeRO-3 it needs all ranks
+            own = distributed.shard(enumerate(self.prompts))
+            rollouts = sample_rollouts(
+                model,
+                [prompt for _, prompt in own],
+                [0] * len(own),
+                self.sampling,
+                self.tokenizer,
+                self.cfg.generation_batch_size,
+            )
+        scores = self._scores(models, rollouts)
+        rows = [(place, rollout, *pair) for (place, _), rollout, pair in zip(own, rollouts, scores, strict=True)]
+        # In the prompts' order: sums do not know of ranks.
+        return self._means(
+            sorted((row for part in distributed.gather_objects(rows) for row in part), key=lambda r: r[0])
+        )
+
+    @torch.no_grad()
+    def _scores(self, models: Models, rollouts: list[Rollout]) -> list[tuple[float, float]]:
+        """Return helpfulness and safety of this rank's answers, with as many forward passes as any rank makes."""
+        share = largest_share(len(self.prompts), distributed.world_size())
+        found: list[tuple[float, float]] = []
+        for portion in portions(rollouts, self.cfg.micro_batch_size, share):
+            packed = pack_rollouts(portion, self.context, distributed.device())
+            pair = (scores_at_end(model, packed).tolist() for model in (models.helpfulness, models.safety))
+            found += zip(*pair, strict=True)
+        return found
+
+    def _means(self, rows: list[Scored]) -> dict[str, float]:
+        cfg, rollouts = self.cfg, [row[1] for row in rows]
+        helpfulness, safety = torch.tensor([row[2] for row in rows]), torch.tensor([row[3] for row in rows])
+        adversarial = [rollout.prompt.is_adversarial for rollout in rollouts]
+        combined = combined_logits(helpfulness, safety, torch.tensor(adversarial), cfg.gate)
+        is_answer = torch.tensor([rollout.is_answer for rollout in rollouts])
+        held = hold_back(combined, is_answer, adversarial, NO_ANSWER_QUANTILE, cfg.gate).tolist()
+        gated = gate_closes(safety, cfg.gate).tolist()
+        kinds = {"harmless": False, "adversarial": True}
+        of_kind = {name: [i for i, one in enumerate(adversarial) if one is kind] for name, kind in kinds.items()}
+        found = {SCORE: mean(held)}
+        if own := of_kind["harmless"]:
+            found["eval/helpfulness_harmless"] = mean([float(helpfulness[i]) for i in own])
+            found["eval/gated_harmless"] = mean([float(gated[i]) for i in own])
+        if own := of_kind["adversarial"]:
+            found["eval/safety_adversarial"] = mean([float(safety[i]) for i in own])
+        found["eval/finished"] = mean([float(rollout.finished) for rollout in rollouts])
+        found["eval/response_length"] = mean([float(len(rollout.tokens)) for rollout in rollouts])
+        return found

@@ -1,0 +1,92 @@
+"""What PPO measures of an iteration's batch of experience; `learning` adds what its updates did.
+
+Shapes: N rollouts of the whole batch, R response tokens (padded on the right), n response tokens of all of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .experience import Batch
+from .kl import estimate
+from .ppo_config import K3, PPOConfig
+
+
+def batch_metrics(cfg: PPOConfig, batch: Batch) -> dict[str, float]:
+    """Return an iteration's measures; scores are raw (logits) and not whitened, so that they show progress.
+
+    By kind of prompt: the reward models' scores, the share that the gate calls unsafe, and the mean and the spread that
+    are left of the whitened scores (spread 1 over all: what a kind has less of, it learns with less strength).
+    """
+    judged, mask = batch.judged, batch.mask
+    lengths = mask.sum(1).float()
+    # Estimated from the sampled tokens alone: the sum over a response is the one-sample estimate k1 of its KL.
+    kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])  # (N,)
+    sampler = torch.tensor([p for j in judged for p in j.rollout.sampler_logprobs])
+    mismatch = (sampler - batch.logprobs[mask]).abs().double()  # (n,)
+    ratios = torch.cat([j.logprobs - j.reference for j in judged]).double()  # (n,): log of policy over reference
+    raw, whitened = batch.credit.raw[mask].double(), batch.credit.advantages[mask]
+    return {
+        "ppo/score_combined": float(batch.combined.mean()),
+        "ppo/helpfulness": mean([j.helpfulness for j in judged]),
+        "ppo/safety": mean([j.safety for j in judged]),
+        **kind_metrics(batch),
+        "ppo/kl": float(kl.mean()),
+        # What is subtracted, by the estimator that is learned from: in the reward or, as it begins, in the loss.
+        "ppo/kl_penalty": batch.kl_coef * float(estimate(ratios, cfg.kl.estimator).sum() / len(judged)),
+        "ppo/kl_coef": batch.kl_coef,
+        "ppo/kl_per_token": float(kl.sum() / lengths.sum()),
+        "ppo/kl_k3": float(estimate(ratios, K3).mean()),  # per token, to the reference; never below 0
+        "ppo/entropy": float(torch.cat([j.entropy for j in judged]).mean()),
+        "ppo/explained_variance": explained_variance(batch.values[mask], batch.credit.following[mask]),
+        "ppo/advantage_mean": float(raw.mean()),
+        "ppo/advantage_std": float(raw.std(unbiased=False)),
+        "ppo/advantage_min": float(
+            whitened.min()
+        ),  # after whitening: how many standard deviations the extremes are off
+        "ppo/advantage_max": float(whitened.max()),
+        "ppo/response_length": float(lengths.mean()),
+        "ppo/response_length_max": float(lengths.max()),
+        "ppo/finished": mean([float(j.rollout.finished) for j in judged]),
+        # Rounding alone; more means that another distribution is trained than was sampled (a wrong temperature, a cache).
+        "ppo/sampler_mismatch": float(mismatch.max()),
+        "ppo/sampler_mismatch_mean": float(mismatch.mean()),
+    }
+
+
+def kind_metrics(batch: Batch) -> dict[str, float]:
+    """Return measures by kind of prompt; none for a kind that is not in the batch."""
+    metrics: dict[str, float] = {}
+    adversarial = [j.rollout.prompt.is_adversarial for j in batch.judged]
+    for name, kind in (("harmless", False), ("adversarial", True)):
+        own = [i for i, is_adversarial in enumerate(adversarial) if is_adversarial is kind]
+        if own:
+            judged = [batch.judged[i] for i in own]
+            metrics |= {
+                f"ppo/helpfulness_{name}": mean([j.helpfulness for j in judged]),
+                f"ppo/safety_{name}": mean([j.safety for j in judged]),
+                f"ppo/gated_{name}": float(batch.gated[own].double().mean()),
+                f"ppo/finished_{name}": mean([float(j.rollout.finished) for j in judged]),
+                f"ppo/spread_{name}": float(batch.combined[own].double().std(unbiased=False)),
+                f"ppo/whitened_score_{name}": float(batch.credit.whitened[own].double().mean()),
+                f"ppo/whitened_spread_{name}": float(batch.credit.whitened[own].double().std(unbiased=False)),
+            }
+    return metrics
+
+
+def explained_variance(values: Tensor, following: Tensor) -> float:
+    """Return which share of the variance of the rewards that follow (n,) the critic's values explain.
+
+    Below 0 they only mislead. The critic's own returns would be a milder judge: its values enter them.
+    """
+    seen, expected = values.double(), following.double()
+    spread = expected.var(unbiased=False)
+    return float(1 - (expected - seen).var(unbiased=False) / spread) if spread > 0 else 0.0
+
+
+def mean(values: list[float]) -> float:
+    """Return the mean of numbers."""
+    return math.fsum(values) / len(values)

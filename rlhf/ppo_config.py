@@ -1,0 +1,181 @@
+"""Settings of the program `ppo`, and what it is (paper 3.2.3). Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llamatrain.data.skipped import BAD_ROWS
+from llamatrain.description import Against, Chart, Headline, Program, Table
+from llamatrain.errors import UserError
+from llamatrain.keys import KEEPS, MEASURES, SPEED, above, check_values, least, one_of, reads
+from llamatrain.responses.config import TOO_LONG, LearningGateConfig
+from llamatrain.settings import OptimConfig, RunConfig, SamplingConfig, ZeroConfig
+
+KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
+HELPFULNESS, POLICY = "helpfulness", "policy"  # what the critic starts from
+REWARD, LOSS = "reward", "loss"  # where the KL penalty stands
+K1, K2, K3 = "k1", "k2", "k3"  # estimators of the KL divergence
+STOP, ROLLBACK = "stop", "rollback"  # what becomes of a run that a guard flags
+
+
+@dataclass
+class KLConfig:
+    """The KL penalty beside its coefficient; configs/ppo.yaml says what each key means."""
+
+    place: str = field(metadata=one_of((REWARD, LOSS)))
+    estimator: str = field(metadata=one_of((K1, K2, K3)))
+    target: float | None = field(metadata=above(0))
+    horizon: int = field(metadata=least(1))
+
+    def __post_init__(self) -> None:
+        """Check values, and that the penalty is one."""
+        check_values(self, "kl.")
+        if self.place == LOSS and self.estimator == K1:
+            raise UserError(
+                "kl.place=loss kl.estimator=k1: need k2 or k3, as the gradient of k1 has an expectation of 0: no penalty"
+            )
+
+
+@dataclass
+class GuardsConfig:
+    """Beyond which values a run goes wrong, and what becomes of it; configs/guards/default.yaml says what each key means."""
+
+    action: str = field(metadata=one_of((STOP, ROLLBACK)))
+    max_rollbacks: int = field(metadata=least(0))
+    rollback_lr: float = field(metadata=above(0, most=1))
+    kl_per_token: float | None = field(metadata=above(0))
+    entropy_fraction: float | None = field(metadata=above(0, 1))
+    length_growth: float | None = field(metadata=above(1))
+    unfinished_rise: float | None = field(metadata=above(0, most=1))
+    ratio: float | None = field(metadata=above(0))
+    value_loss: float | None = field(metadata=above(0))
+    sampler_mismatch: float | None = field(metadata=above(0))
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self, "guards.")
+
+
+@dataclass
+class PPOConfig:
+    """PPO's settings; configs/ppo.yaml says what each key means."""
+
+    run: RunConfig
+    optim: OptimConfig
+    critic_optim: OptimConfig
+    zero: ZeroConfig
+    checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
+    helpfulness: str = field(metadata=reads("checkpoint", "reward"))
+    safety: str = field(metadata=reads("checkpoint", "reward"))
+    prompts: list[str] = field(metadata=reads("prompt"))
+    max_prompts: int | None = field(metadata=least(1))
+    prompts_eval: list[str] = field(metadata=reads("prompt") | MEASURES)
+    max_prompts_eval: int | None = field(metadata=least(1) | MEASURES)
+    eval_temperature: float = field(metadata=least(0) | MEASURES)
+    too_long: str = field(metadata=one_of(TOO_LONG))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+    iterations: int = field(metadata=least(1))
+    rollout_prompts: int = field(metadata=least(2))  # a score counts by how far it is from the others'
+    mini_batch_prompts: int = field(metadata=least(1))
+    epochs: int = field(metadata=least(1))
+    micro_batch_size: int | None = field(metadata=least(1) | SPEED)
+    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
+    chunk_responses: int = field(metadata=least(1) | SPEED)
+    sampling: SamplingConfig
+    kl_coef: float = field(metadata=least(0))
+    kl: KLConfig
+    clip: float = field(metadata=above(0))
+    value_clip: float = field(metadata=above(0))
+    gamma: float = field(metadata=least(0, 1))
+    gae_lambda: float = field(metadata=least(0, 1))
+    critic: str = field(metadata=one_of((HELPFULNESS, POLICY)))
+    critic_warmup: int = field(metadata=least(0))
+    replay: str | None = field(metadata=reads("corpus"))
+    replay_sequences: int = field(metadata=least(1))
+    replay_coef: float = field(metadata=above(0))
+    guards: GuardsConfig = field(metadata=KEEPS)  # a run that none of them flags is the same whatever they say
+    gate: LearningGateConfig
+    whiten: str = field(metadata=one_of((KIND, BATCH)))
+    samples_every: int = field(metadata=least(0) | KEEPS)
+    samples_kept: int = field(metadata=least(0) | KEEPS)
+    activation_checkpointing: str = field(metadata=SPEED)
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self)
+        if self.sampling.temperature == 0:
+            raise UserError(
+                "sampling.temperature=0: need a number above 0, as PPO learns from differences between samples"
+            )
+        if self.sampling.top_p < 1:
+            raise UserError(
+                f"sampling.top_p={self.sampling.top_p}: need 1, as PPO's log-probabilities are those of the full distribution, and "
+                f"samples from part of it would be another policy's"
+            )
+        if self.rollout_prompts % self.mini_batch_prompts:
+            raise UserError(
+                f"rollout_prompts={self.rollout_prompts}: need a multiple of mini_batch_prompts={self.mini_batch_prompts}"
+            )
+        if self.kl.target is not None and self.kl_coef == 0:
+            raise UserError("kl_coef=0: need a number above 0, as kl.target adapts it by factors")
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Return the optimizer steps of an iteration."""
+        return self.epochs * (self.rollout_prompts // self.mini_batch_prompts)
+
+
+PPO_CHARTS = (
+    Chart("Score", "of the reward models, combined", "mean logit of a batch", {"ppo/score_combined": "combined"}),
+    Chart("KL", "distance from the initial policy", "nats per response", {"ppo/kl": "KL"}),
+    Chart(
+        "Score on the prompts each model governs",
+        "of the helpfulness and the safety model",
+        "mean logit of a batch",
+        {"ppo/helpfulness_harmless": "helpfulness, harmless", "ppo/safety_adversarial": "safety, adversarial"},
+    ),
+    Chart(
+        "Gated",
+        "responses below the safety threshold",
+        "share",
+        {"ppo/gated_harmless": "harmless", "ppo/gated_adversarial": "adversarial"},
+    ),
+    Chart(
+        "Spread of scores",
+        "within each kind of prompt, before whitening",
+        "standard deviation, logits",
+        {"ppo/spread_harmless": "harmless", "ppo/spread_adversarial": "adversarial"},
+    ),
+    Chart("Finished", "responses that end with EOS", "share", {"ppo/finished": "finished"}),
+    Chart("Response length", "", "tokens", {"ppo/response_length": "length"}),
+    Chart("Entropy", "of the policy", "nats per token", {"ppo/entropy": "entropy"}),
+    Chart(
+        "Critic",
+        "share of the returns' variance that it explains; values below −1 are drawn at −1",
+        "share",
+        {"ppo/explained_variance": "explained variance"},
+        (-1.0, 1.0),
+    ),
+    Chart("Clip fraction", "tokens clipped by PPO", "share", {"ppo/clip_fraction": "clip fraction"}),
+)
+PPO = Program(
+    "rlhf.ppo",
+    "Training",
+    "PPO against the reward models, kept near the reference by a KL penalty",
+    parallel=True,
+    plans=True,
+    schema=PPOConfig,
+    makes=("final", "samples.jsonl"),
+    then="chat checkpoint={made}",
+    headline=Headline(
+        {"ppo/score_combined": "score (logit)", "ppo/kl": "KL", "ppo/response_length": "tokens per response"}
+    ),
+    model="Reinforcement learning from human feedback (RLHF) by PPO: raises the reward models' score of its answers, with "
+    "a penalty for moving away from the initial policy.",
+    size="{step} × {rollout_prompts} responses",
+    trained_on="{step} iterations of {rollout_prompts} responses",
+    chats=True,
+    charts=(Against("samples.jsonl", "kl", "KL", "KL from the start, nats per response"), *PPO_CHARTS),
+    learns_from=(Table("PPO's batches", "rollout", file="samples.jsonl"),),
+)
