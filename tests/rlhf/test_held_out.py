@@ -1,0 +1,73 @@
+"""PPO on held-out prompts: what is measured, and that measuring changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamatrain import hf_folder
+from llamatrain.errors import UserError
+from llamatrain.generation import generate
+from llamatrain.responses.prompts import load_prompts
+from llamatrain.settings import Sampling
+from rlhf.held_out import HeldOut
+from rlhf.ppo import dry_run
+
+from . import plain
+from .small import composed, five_models, measures, ppo, weights
+from .worlds import write_prompts
+
+
+@pytest.fixture
+def prompts_eval(tmp_path: Path) -> str:
+    rows = write_prompts(tmp_path / "all.jsonl", 18)
+    text = (tmp_path / "all.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "held_out.jsonl").write_text("".join(text[12:]))  # the world's prompts are the first twelve
+    assert len(rows) == 18
+    return f"prompts_eval=[{tmp_path / 'held_out.jsonl'}]"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_answers_and_scores_are_those_of_a_plain_loop(
+    temperature: float, world: dict[str, str], tmp_path: Path, prompts_eval: str
+) -> None:
+    cfg = composed(world, tmp_path, "ppo", prompts_eval, f"eval_temperature={temperature}", "micro_batch_size=4")
+    models, tokenizer = five_models(cfg, world), hf_folder.load_tokenizer(Path(world["checkpoint"]))
+    prompts = load_prompts(cfg.prompts_eval, tokenizer, 128, 8, None, "stop", print)
+    found = HeldOut(cfg, tokenizer, 128, [], print).measure(models)
+    sampling = Sampling(temperature, 1.0, 8, 0, "ppo_eval")
+    helpful, safe, combined, lengths = [], [], [], []
+    for prompt in prompts:
+        [answer] = generate(models.policy.module, [prompt.tokens], [(prompt.id, 0)], sampling, tokenizer.eos_id, 1)
+        pair = [plain.own_score(m, prompt.tokens, answer.tokens) for m in (models.helpfulness, models.safety)]
+        (safe if prompt.is_adversarial else helpful).append(pair[prompt.is_adversarial])
+        combined.append(pair[1] if prompt.is_adversarial or pair[1] < -1.7346 else pair[0])
+        lengths.append(len(answer.tokens))
+    assert found["eval/helpfulness_harmless"] == pytest.approx(sum(helpful) / len(helpful), abs=1e-5)
+    assert found["eval/safety_adversarial"] == pytest.approx(sum(safe) / len(safe), abs=1e-5)
+    assert found["eval/response_length"] == sum(lengths) / 6
+    if found["eval/finished"] == 0:  # no answer is a finished one, so that none is held back
+        assert found["eval/score_combined"] == pytest.approx(sum(combined) / 6, abs=1e-5)
+
+
+def test_measuring_changes_nothing_and_is_done_when_it_is_due(
+    world: dict[str, str], tmp_path: Path, prompts_eval: str
+) -> None:
+    without = ppo(world, tmp_path, "without", "iterations=3")
+    folder = ppo(world, tmp_path, "with", "iterations=3", prompts_eval, "run.eval_every=2", "eval_temperature=1")
+    first, second = weights(without), weights(folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    rows = measures(folder)
+    assert [row["step"] for row in rows if "eval/score_combined" in row] == [0, 2, 3]
+    assert [{k: v for k, v in row.items() if "eval/" not in k} for row in rows[1:]] == measures(without)
+
+
+def test_prompts_that_are_learned_from_are_refused(world: dict[str, str], tmp_path: Path, prompts_eval: str) -> None:
+    assert "6 held-out prompts, answered every 20" in dry_run(
+        composed(world, tmp_path, "a", prompts_eval, "iterations=3"), 1
+    )
+    both = f"prompts_eval={world['prompts']}"
+    with pytest.raises(UserError, match=r"prompts_eval: 12 of 12 prompts are also in prompts \(the first is 'p0'\)"):
+        dry_run(composed(world, tmp_path, "b", both, "iterations=3"), 1)
