@@ -43,12 +43,12 @@ class Course:
         """Save a checkpoint."""
         self.run.save(step, self.engines, self.tokenizer, {**self.kl.state(), **self.guards.state()})
 
-    def save_or_stop(self, step: int) -> None:
-        """Save where a checkpoint is due or a signal asked to stop, and then stop, unless this was the last iteration."""
+    def save_or_stop(self, step: int, best: bool) -> None:
+        """Save where the best is reached, a checkpoint is due, or a signal asked to stop, and then stop, unless this was the last iteration."""
         run = self.run
         run.saver.check()
-        stop, last = run.stop_requested(), step == self.cfg.iterations
-        if stop or last or run.config.saves_after(step):
+        stop, last = run.stop_requested(), step == self.cfg.iterations or run.best.exhausted()
+        if stop or best or last or run.config.saves_after(step):
             self.save(step)
         if stop and not last:
             run.stop(step)

@@ -48,7 +48,7 @@ from .config import PROGRAMS
 from .course import Course
 from .critic import rescale
 from .experience import Batch, Models, credit, zero_problems
-from .held_out import HeldOut
+from .held_out import SCORE, HeldOut
 from .kept import Kept, act, judge_all, kept_key
 from .learning import learn
 from .measures import batch_metrics, explained_variance
@@ -95,7 +95,7 @@ def iterate(
 ) -> None:
     """Take the iterations from `iteration` on; `key` is that of what is kept of them."""
     with run.progress(cfg.iterations, "ppo", "iterations", done=iteration, every=cfg.run.log_every) as bar:
-        while iteration < cfg.iterations:
+        while iteration < cfg.iterations and not run.best.exhausted():
             heartbeat.at_step(iteration)
             clock, kept = Clock(), Kept(run, key, iteration, cfg.rollout_prompts, cfg.chunk_responses)
             leave = partial(course.leave_if_asked, iteration)
@@ -128,10 +128,11 @@ def iterate(
             if inputs.held_out.prompts and cfg.run.evaluates_after(step, cfg.iterations):
                 metrics |= inputs.held_out.measure(models)
             run.log(step, metrics)
+            best = SCORE in metrics and run.best.add(step, metrics[SCORE], more_is_better=True)
             course.samples.write(step, batch)
             kept.forget()
             bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
-            course.save_or_stop(step)
+            course.save_or_stop(step, best)
             iteration = step
     run.finish(iteration)
 

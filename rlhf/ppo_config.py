@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import Against, Chart, Headline, Program, Table
 from llamatrain.errors import UserError
-from llamatrain.keys import KEEPS, MEASURES, SPEED, above, check_values, least, one_of, reads
+from llamatrain.keys import KEEPS, MEASURES, SPEED, above, check_values, formerly, least, one_of, reads
 from llamatrain.responses.config import TOO_LONG, LearningGateConfig
 from llamatrain.settings import OptimConfig, RunConfig, SamplingConfig, ZeroConfig
 
@@ -22,10 +22,10 @@ STOP, ROLLBACK = "stop", "rollback"  # what becomes of a run that a guard flags
 class KLConfig:
     """The KL penalty beside its coefficient; configs/ppo.yaml says what each key means."""
 
-    place: str = field(metadata=one_of((REWARD, LOSS)))
-    estimator: str = field(metadata=one_of((K1, K2, K3)))
-    target: float | None = field(metadata=above(0))
-    horizon: int = field(metadata=least(1))
+    place: str = field(metadata=one_of((REWARD, LOSS)) | formerly(REWARD))
+    estimator: str = field(metadata=one_of((K1, K2, K3)) | formerly(K1))
+    target: float | None = field(metadata=above(0) | formerly(None))
+    horizon: int = field(metadata=least(1) | formerly(10000))
 
     def __post_init__(self) -> None:
         """Check values, and that the penalty is one."""
@@ -70,9 +70,9 @@ class PPOConfig:
     safety: str = field(metadata=reads("checkpoint", "reward"))
     prompts: list[str] = field(metadata=reads("prompt"))
     max_prompts: int | None = field(metadata=least(1))
-    prompts_eval: list[str] = field(metadata=reads("prompt") | MEASURES)
-    max_prompts_eval: int | None = field(metadata=least(1) | MEASURES)
-    eval_temperature: float = field(metadata=least(0) | MEASURES)
+    prompts_eval: list[str] = field(metadata=reads("prompt") | MEASURES | formerly([]))
+    max_prompts_eval: int | None = field(metadata=least(1) | MEASURES | formerly(None))
+    eval_temperature: float = field(metadata=least(0) | MEASURES | formerly(0.0))
     too_long: str = field(metadata=one_of(TOO_LONG))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
     iterations: int = field(metadata=least(1))
@@ -89,11 +89,11 @@ class PPOConfig:
     value_clip: float = field(metadata=above(0))
     gamma: float = field(metadata=least(0, 1))
     gae_lambda: float = field(metadata=least(0, 1))
-    critic: str = field(metadata=one_of((HELPFULNESS, POLICY)))
+    critic: str = field(metadata=one_of((HELPFULNESS, POLICY)) | formerly(HELPFULNESS))
     critic_warmup: int = field(metadata=least(0))
-    replay: str | None = field(metadata=reads("corpus"))
-    replay_sequences: int = field(metadata=least(1))
-    replay_coef: float = field(metadata=above(0))
+    replay: str | None = field(metadata=reads("corpus") | formerly(None))
+    replay_sequences: int = field(metadata=least(1) | formerly(8))
+    replay_coef: float = field(metadata=above(0) | formerly(1.0))
     guards: GuardsConfig = field(metadata=KEEPS)  # a run that none of them flags is the same whatever they say
     gate: LearningGateConfig
     whiten: str = field(metadata=one_of((KIND, BATCH)))
@@ -104,6 +104,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Check values."""
         check_values(self)
+        self.run.need_held_out(bool(self.prompts_eval), "held-out prompts to stop early by (prompts_eval)")
         if self.sampling.temperature == 0:
             raise UserError(
                 "sampling.temperature=0: need a number above 0, as PPO learns from differences between samples"
@@ -146,6 +147,16 @@ PPO_CHARTS = (
         "within each kind of prompt, before whitening",
         "standard deviation, logits",
         {"ppo/spread_harmless": "harmless", "ppo/spread_adversarial": "adversarial"},
+    ),
+    Chart(
+        "Held-out prompts",
+        "scored by the same reward models",
+        "mean logit",
+        {
+            "eval/score_combined": "combined",
+            "eval/helpfulness_harmless": "helpfulness, harmless",
+            "eval/safety_adversarial": "safety, adversarial",
+        },
     ),
     Chart("Finished", "responses that end with EOS", "share", {"ppo/finished": "finished"}),
     Chart("Response length", "", "tokens", {"ppo/response_length": "length"}),

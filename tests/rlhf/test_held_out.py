@@ -71,3 +71,22 @@ def test_prompts_that_are_learned_from_are_refused(world: dict[str, str], tmp_pa
     both = f"prompts_eval={world['prompts']}"
     with pytest.raises(UserError, match=r"prompts_eval: 12 of 12 prompts are also in prompts \(the first is 'p0'\)"):
         dry_run(composed(world, tmp_path, "b", both, "iterations=3"), 1)
+
+
+def test_the_run_stops_by_held_out_scores_and_ends_with_the_best(
+    world: dict[str, str], tmp_path: Path, prompts_eval: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: scores that rise to iteration 2 and fall from there on, as a policy that is over-optimised."""
+    course = iter([0.0, 1.0, 2.0, 1.5, 1.9])
+    monkeypatch.setattr(HeldOut, "measure", lambda *_: {"eval/score_combined": next(course)})
+    more = ["iterations=6", prompts_eval, "run.eval_every=1", "run.patience=2", "run.save_every=0", "run.keep=1"]
+    folder = ppo(world, tmp_path, "ppo", *more)
+    assert [row["step"] for row in measures(folder)] == [0, 1, 2, 3, 4]
+    for link in ("final", "best"):
+        assert (folder / link).resolve().name == "step_00000002"
+    assert ppo(world, tmp_path, "ppo", *more) == folder  # nothing is left to be done: nothing is measured again
+
+
+def test_stopping_early_needs_held_out_prompts(world: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.patience=2: need held-out prompts to stop early by \(prompts_eval\)"):
+        composed(world, tmp_path, "ppo", "run.patience=2")
