@@ -7,8 +7,8 @@ from pathlib import Path
 from llamatrain import distributed
 from llamatrain.data.sequences import TokenBatches
 from llamatrain.engine.learning import Engine
-from llamatrain.fit import on_device
 from llamatrain.losses import language_model_loss
+from llamatrain.prefetch import on_device
 from llamatrain.tokenizer import Tokenizer
 
 from .ppo_config import PPOConfig
