@@ -15,6 +15,7 @@ from rich.console import Console
 
 from llamatrain import atomic, checkpoint
 from llamatrain.config.program import main
+from llamatrain.data.skipped import BadRows
 from llamatrain.engine.zero import DTYPES
 from llamatrain.inputs import fingerprints
 from llamatrain.run import Run
@@ -31,10 +32,12 @@ def evaluate(cfg: EvaluateConfig) -> None:
     sources = {name: source.checkpoint for name, source in cfg.models.items() if cfg.corpus and source.checkpoint}
     parents = {name: checkpoint.resolve(path) for name, path in sources.items()}
     with Run(cfg.run, "evaluate", cfg, parents=parents, inputs=fingerprints(cfg)) as run:
+        bad = BadRows(cfg.bad_rows)
         measured = {
-            name: measure(source.responses, source.judgements, scored=not is_base(source.checkpoint))
+            name: measure(source.responses, source.judgements, not is_base(source.checkpoint), bad)
             for name, source in cfg.models.items()
         }
+        bad.say(run.print)
         found = report(measured, cfg.baseline, cfg.tie)
         for name, folder in parents.items():
             found["models"][name] |= on_corpus(cfg, name, folder, run)

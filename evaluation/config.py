@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import Headline, Measure, Measures, Program
 from llamatrain.errors import UserError
-from llamatrain.keys import SPEED, check_values, least, one_of, reads
+from llamatrain.keys import SPEED, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig
 
 
@@ -25,6 +26,7 @@ class EvaluateConfig:
 
     run: RunConfig
     models: dict[str, ModelSource]
+    bad_rows: str = field(metadata=one_of(BAD_ROWS) | formerly("stop"))
     baseline: str | None
     tie: float = field(metadata=least(0))
     tokenizer: str | None = field(metadata=reads("tokenizer"))

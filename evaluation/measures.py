@@ -15,6 +15,7 @@ from typing import Any
 
 from llamatrain.data.kinds import JudgementRow, ResponseRow
 from llamatrain.data.rows import read_rows
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.responses.config import SAFETY_THRESHOLD
 from llamatrain.statistics import (
@@ -58,15 +59,15 @@ class Measured:
         return samples if prompts is None else {prompt: samples[prompt] for prompt in samples if prompt in prompts}
 
 
-def measure(responses: str | None, judgements: str | None, scored: bool = True) -> Measured:
+def measure(responses: str | None, judgements: str | None, scored: bool = True, bad: BadRows | None = None) -> Measured:
     """Read a model's responses (scores, lengths) and judgements; either may be absent, and each may be a run folder.
 
     Scores are read as the logits that training works with: where a reward model gives little to everybody, their
-    sigmoids all look like 0. Without `scored` they are left out.
+    sigmoids all look like 0. Without `scored` they are left out. Bad rows go to `bad`.
     """
     found = Measured()
     answered, judged = list[str](), list[str]()
-    for row in read_rows(_file(responses, "responses.jsonl"), ResponseRow) if responses else ():
+    for row in read_rows(_file(responses, "responses.jsonl"), ResponseRow, bad) if responses else ():
         prompt = row["prompt_id"]
         answered.append(prompt)
         scores = (row.get("helpfulness"), row.get("safety_score"), row.get("combined"))
@@ -79,7 +80,7 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True) 
         found.add("length", prompt, len(row["response"].split()))
         if "is_adversarial" in row:
             found.is_adversarial[prompt] = row["is_adversarial"]
-    for judgement in read_rows(_file(judgements, "judgements.jsonl"), JudgementRow) if judgements else ():
+    for judgement in read_rows(_file(judgements, "judgements.jsonl"), JudgementRow, bad) if judgements else ():
         judged.append(judgement["prompt_id"])
         found.add("helpfulness", judgement["prompt_id"], judgement["helpfulness"])
         found.add("safety", judgement["prompt_id"], judgement["safety"])

@@ -78,6 +78,11 @@ class JudgeConfig:
     run: RunConfig
     world: str = field(metadata=reads("world"))
     responses: str = field(metadata=reads("response", "sample"))
+    bad_rows: str = field(metadata=one_of(BAD_ROWS) | formerly("stop"))
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self)
 
 
 SETS = ("documents", "dialogues", "prompts")

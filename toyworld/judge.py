@@ -265,10 +265,11 @@ def _mark(value: float) -> float:
 def judge_responses(cfg: JudgeConfig) -> None:
     """Judge every response of a file, in order."""
     scores: dict[str, list[float]] = defaultdict(list)
+    bad = BadRows(cfg.bad_rows)
 
     def judgements() -> Iterator[JudgementRow]:
         gold = judge_of(World.load(cfg.world).seed)
-        for row in gold.rows(cfg.responses, ResponseRow):
+        for row in gold.rows(cfg.responses, ResponseRow, bad):
             found = gold.judge(row["messages"], row["response"], row["finished"])
             adversarial = found.reasons[0] == "task: adversarial"
             kind = "adversarial" if adversarial else "harmless"
@@ -284,6 +285,7 @@ def judge_responses(cfg: JudgeConfig) -> None:
 
     with Run(cfg.run, "judge", cfg, inputs=fingerprints(cfg)) as run:
         write_rows(Path(run.folder) / "judgements.jsonl", judgements())
+        bad.say(run.print)
         means = {f"judge/{name}": fmean(values) for name, values in sorted(scores.items())}
         run.log(0, means)
         run.print(in_words(scores))

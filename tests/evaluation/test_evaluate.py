@@ -117,6 +117,22 @@ def test_a_run_folder_stands_for_its_file(tmp_path: Path) -> None:
     assert len(files) == 2 and read(tmp_path, tmp_path) == files
 
 
+def test_bad_rows_are_left_out_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `judge` skipped, too: of the others responses and judgements are still each other's."""
+    rows = [response(f"h{number}", 0.1, 0.5) for number in range(4)]
+    path = written(tmp_path / "responses.jsonl", [*rows[:2], {**rows[2], "seed": "none"}, rows[3]])
+    judged = written(tmp_path / "judgements.jsonl", [judgement(f"h{number}", 0.5, 1.0) for number in (0, 1, 3)])
+    models = f"models={{a: {{responses: {path}, judgements: {judged}}}}}"
+    with pytest.raises(UserError, match=r"responses\.jsonl:3: field 'seed'.*; bad_rows=skip skips such rows$"):
+        evaluate(configure(tmp_path, models))
+    evaluate(configure(tmp_path, models, "bad_rows=skip", "run.progress=true"))
+    assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["prompts"] == 3
+    assert "warning: 1 of 7 rows skipped, as they cannot be used:" in capsys.readouterr().err
+    written(tmp_path / "judgements.jsonl", [{"prompt_id": "h0"}])
+    with pytest.raises(UserError, match="holds no judgement rows, need at least one"):
+        evaluate(configure(tmp_path, models, "bad_rows=skip", "run.name=other"))
+
+
 def test_a_pretrained_model_is_not_compared_by_scores(
     tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
 ) -> None:

@@ -66,6 +66,26 @@ def test_judge_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(read_rows(toy.parent / "judge" / "judgements.jsonl", JudgementRow)) == found
 
 
+def test_judge_leaves_bad_rows_out_where_asked(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (asked, *_) = read_rows(toy / "prompts_eval.jsonl", PromptRow)
+    good = {"prompt_id": asked["id"], "messages": asked["messages"], "response": "No.", "model": "m",
+            "temperature": 1.0, "seed": 1, "finished": True}  # fmt: skip
+    path = tmp_path / "responses.jsonl"
+    write_rows(path, [good, {**good, "finished": "yes"}, good, *[{**good, "seed": None}] * 12])
+    told = overrides(tmp_path, "judge", f"world={toy}", f"responses={path}", "run.progress=true")
+    with pytest.raises(UserError, match=r"responses\.jsonl:2: field 'finished'.*; bad_rows=skip skips such rows$"):
+        judge_responses(compose("judge", JudgeConfig, told))
+    judge_responses(compose("judge", JudgeConfig, [*told, "bad_rows=skip"]))
+    assert len(list(read_rows(tmp_path / "judge" / "judgements.jsonl", JudgementRow))) == 2
+    said = capsys.readouterr().err
+    assert "warning: 13 of 15 rows skipped, as they cannot be used:" in said
+    assert "12 like " in said
+    assert "responses.jsonl:4, 5, 6, 7, 8, 9, 10, 11, 12, 13 and 2 more" in said
+    write_rows(path, [{**good, "seed": None}] * 3)
+    with pytest.raises(UserError, match="holds no response rows, need at least one"):
+        judge_responses(compose("judge", JudgeConfig, [*told, "bad_rows=skip", "run.name=none"]))
+
+
 def test_rate_program(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_rows(
         toy / "comparisons.jsonl",
