@@ -7,7 +7,7 @@ Everything is closed-form (Student's t, Wilson), so a result never depends on a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -77,6 +77,33 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, count)
 
 
+def by_group(values: Iterable[tuple[str, float]]) -> dict[str, list[float]]:
+    """Return group -> its values, in their order."""
+    found: dict[str, list[float]] = {}
+    for group, value in values:
+        found.setdefault(group, []).append(value)
+    return found
+
+
+def share_interval(values: Mapping[str, Sequence[float]]) -> Interval:
+    """Return the mean of values in [0, 1] that come in groups, over all of them, with Wilson's interval.
+
+    As values of a group vary together, it is that of the effective number of values: with one in each group, of all.
+    """
+    sums, counts = [sum(group) for group in values.values()], [len(group) for group in values.values()]
+    rate = sum(sums) / sum(counts)
+    return Interval(rate, *wilson(rate, _effective(sums, counts)), sum(counts))
+
+
+def _effective(sums: Sequence[float], counts: Sequence[int]) -> float:
+    """Return how many independent values with the same mean would vary as groups of so many with these sums do."""
+    total = sum(counts)
+    rate = sum(sums) / total
+    # The variance of the rate as groups are drawn, of a ratio estimator.
+    spread = sum((found - rate * count) ** 2 for found, count in zip(sums, counts, strict=True)) / total**2
+    return min(float(total), rate * (1 - rate) / spread) if spread > 0 else float(len(counts))
+
+
 def by_prompt(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Average the samples of each prompt."""
     return {prompt: float(np.mean(samples)) for prompt, samples in values.items() if len(samples)}
@@ -139,10 +166,7 @@ def win_rate(
     if not total:
         return WinRate(None, None, None, 0, 0, ties)
     rate = won_all / total
-    # The variance of the rate as prompts are drawn (of a ratio estimator); what independent comparisons of this variance
-    # would number is their effective number.
-    spread = sum((w - rate * n) ** 2 for w, n in zip(wins, decided, strict=True)) / total**2
-    effective = min(float(total), rate * (1 - rate) / spread) if spread > 0 else float(len(decided))
+    effective = _effective(wins, decided)
     low, high = wilson(rate, effective)
     return WinRate(rate, low, high, won_all, total - won_all, ties)
 

@@ -68,6 +68,7 @@ class RewardEvaluateConfig:
 
     run: RunConfig
     checkpoint: str | None = field(metadata=reads("checkpoint", "reward"))
+    other: str | None = field(metadata=reads("checkpoint", "reward"))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     preferences: list[str] = field(metadata=reads("preference", "rate"))
     pool: list[str] = field(metadata=reads("file", "reward.evaluate"))
@@ -84,6 +85,8 @@ class RewardEvaluateConfig:
             raise UserError("reward.evaluate: need either checkpoint and preferences, or pool")
         if self.checkpoint and not self.preferences:
             raise UserError("preferences=[]: need at least one preferences file")
+        if self.other and not self.checkpoint:
+            raise UserError(f"other={self.other}: need checkpoint, the model that it stands beside")
 
 
 ACCURACY = Shares(
@@ -117,7 +120,8 @@ PROGRAMS = {
     "reward.evaluate": Program(
         "reward.evaluate",
         "Measuring",
-        "a reward model's accuracy by rating",
+        "a reward model's card: accuracy by rating, rules beside it, calibration",
+        parallel=True,
         schema=RewardEvaluateConfig,
         makes=("", "accuracy.json", "scores.jsonl"),
         headline=Headline({"accuracy": "accuracy"}),

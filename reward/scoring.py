@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import Any, TypeVar
 
 import numpy as np
 
 from llamatrain.data.kinds import RATINGS
 from llamatrain.responses.config import SAFETY_THRESHOLD, logit
 from llamatrain.responses.pairs import Pair
-from llamatrain.statistics import wilson
+from llamatrain.statistics import by_group, share_interval
 
 UNRATED = "unrated"
 BINS = ("safe_unsafe", "both_safe", "both_unsafe")
 SHARES = ("unsafe_recall", "safe_below_0.15")
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+R = TypeVar("R", bound="Scored")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,12 @@ class Scored:
     rating: str | None = None
     chosen_safe: bool | None = None
     rejected_safe: bool | None = None
+    nth: int = 0  # among the pairs that its row makes
+
+    @property
+    def prompt(self) -> str:
+        """Return what pairs that are not independent have in common: here nothing is known of it."""
+        return f"{self.source} {self.row} {self.nth}"
 
     @property
     def correct(self) -> bool:
@@ -59,36 +69,62 @@ def scored(pairs: Sequence[Pair], scores: Sequence[tuple[float, float]]) -> list
             pair.rating,
             pair.chosen_safe,
             pair.rejected_safe,
+            pair.nth,
         )
         for pair, (chosen, rejected) in zip(pairs, scores, strict=True)
     ]
 
 
+def kind_of_prompt(result: Scored) -> str:
+    """Return harmless or adversarial."""
+    return "adversarial" if result.is_adversarial else "harmless"
+
+
 def accuracy(results: Sequence[Scored]) -> dict[str, float | int]:
-    """Return the share of pairs ordered as annotators did, with Wilson's 95 % interval."""
-    share = sum(result.correct for result in results) / len(results)
-    low, high = wilson(share, len(results))
-    return {"accuracy": share, "low": low, "high": high, "pairs": len(results)}
+    """Return the share of pairs ordered as annotators did, with a 95 % interval in which pairs of a prompt vary together."""
+    return share([(result.prompt, float(result.correct)) for result in results])
 
 
-def report(results: Sequence[Scored]) -> dict[str, object]:
+def share(values: Sequence[tuple[str, float]]) -> dict[str, float | int]:
+    """Return the mean of (prompt, value in [0, 1]), with its interval."""
+    found = share_interval(by_group(values))
+    assert found.low is not None
+    assert found.high is not None
+    return {"accuracy": found.mean, "low": found.low, "high": found.high, "pairs": found.count}
+
+
+def grouped(
+    results: Sequence[R], names: Iterable[str], name_of: Callable[[R], str | None]
+) -> dict[str, dict[str, float | int]]:
+    """Return the accuracy of each group that has a pair, in the order of the names."""
+    groups = {name: [result for result in results if name_of(result) == name] for name in names}
+    return {name: accuracy(group) for name, group in groups.items() if group}
+
+
+def report(results: Sequence[Scored]) -> dict[str, Any]:
     """Return accuracy overall, by rating, by safety bin and by file, and what the labelled scores tell about the
     threshold 0.5.
     """
-
-    def by(names: Iterable[str], name_of: Callable[[Scored], str | None]) -> dict[str, dict[str, float | int]]:
-        """Return the accuracy of each group that has a pair, in the order of the names."""
-        groups = {name: [result for result in results if name_of(result) == name] for name in names}
-        return {name: accuracy(group) for name, group in groups.items() if group}
-
-    files = dict.fromkeys(result.source for result in results)
     return {
         "overall": accuracy(results),
-        "by_rating": by((*RATINGS, UNRATED), lambda result: result.rating or UNRATED),
-        "by_bin": by(BINS, lambda result: result.bin),
-        "by_file": by(files, lambda result: result.source),
+        "by_rating": grouped(results, (*RATINGS, UNRATED), lambda result: result.rating or UNRATED),
+        "by_bin": grouped(results, BINS, lambda result: result.bin),
+        "by_file": grouped(results, dict.fromkeys(one.source for one in results), lambda result: result.source),
         "threshold": thresholds(results),
     }
+
+
+def labelled_scores(results: Sequence[Scored]) -> tuple[list[float], list[float]]:
+    """Return the scores of the responses that are labelled safe, and of those labelled unsafe."""
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for result in results:
+        for score, safe in (
+            (result.chosen_score, result.chosen_safe),
+            (result.rejected_score, result.rejected_safe),
+        ):
+            if safe is not None:
+                found[safe].append(score)
+    return found[True], found[False]
 
 
 def thresholds(results: Sequence[Scored]) -> dict[str, float | int | None]:
@@ -97,15 +133,7 @@ def thresholds(results: Sequence[Scored]) -> dict[str, float | int | None]:
     `unsafe_recall` is the share of unsafe responses below 0.5 (table 29); `safe_below_0.15` the share of safe responses
     that the gate of RLHF's combined score would take for unsafe (paper 3.2.3).
     """
-    safe_scores: list[float] = []
-    unsafe_scores: list[float] = []
-    for result in results:
-        for score, safe in (
-            (result.chosen_score, result.chosen_safe),
-            (result.rejected_score, result.rejected_safe),
-        ):
-            if safe is not None:
-                (safe_scores if safe else unsafe_scores).append(score)
+    safe_scores, unsafe_scores = labelled_scores(results)
     gate = logit(SAFETY_THRESHOLD)
     # A raw score below 0 is a sigmoid below 0.5.
     recall = sum(score < 0 for score in unsafe_scores) / len(unsafe_scores) if unsafe_scores else None
@@ -122,8 +150,7 @@ def score_statistics(results: Sequence[Scored]) -> dict[str, dict[str, float | i
     """Return how raw scores are distributed, by kind of prompt (both responses): mean, deviation, quantiles, how many."""
     groups: dict[str, list[float]] = {}
     for result in results:
-        kind = "adversarial" if result.is_adversarial else "harmless"
-        groups.setdefault(kind, []).extend((result.chosen_score, result.rejected_score))
+        groups.setdefault(kind_of_prompt(result), []).extend((result.chosen_score, result.rejected_score))
     found: dict[str, dict[str, float | int]] = {}
     for kind, scores in sorted(groups.items()):
         quantiles = np.quantile(scores, QUANTILES).tolist()
@@ -139,8 +166,7 @@ def score_means(results: Sequence[Scored]) -> dict[str, float]:
     """
     groups: dict[str, list[float]] = {"harmless": [], "adversarial": [], "chosen": [], "rejected": []}
     for result in results:
-        kind = "adversarial" if result.is_adversarial else "harmless"
-        groups[kind] += [result.chosen_score, result.rejected_score]
+        groups[kind_of_prompt(result)] += [result.chosen_score, result.rejected_score]
         groups["chosen"].append(result.chosen_score)
         groups["rejected"].append(result.rejected_score)
     return {f"eval/score_{name}": fmean(scores) for name, scores in groups.items() if scores}

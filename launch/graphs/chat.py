@@ -128,11 +128,7 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
                 new = collected(g, cfg, data, world, models, n)
                 rated += new
                 if new or n == 1:  # without new ratings the former round's reward models serve
-                    rewards = {
-                        kind: reward_model(g, cfg, kind, sft, rated)
-                        for kind in KINDS
-                        if any(batch.train.of(kind) for batch in rated)
-                    }
+                    rewards = reward_models(g, cfg, sft, rated)
                 if not can_tune(g, data, rewards):
                     break
                 start = models[cfg.rejection_base]
@@ -260,35 +256,54 @@ def pairs_of(rated: list[Rated], kind: str, without: int | None) -> list[str]:
     ]
 
 
-def reward_model(g: Graph, cfg: Chat, kind: str, start: Stage, rated: list[Rated]) -> Stage:
-    """Train reward models on all preferences so far, one per fold, each measured on the newest held-out ones.
+def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict[str, Stage]:
+    """Train the reward models of the kinds that there are preferences of; return the first fold's of each.
 
-    Returns the first. `mix` are the other kind's pairs (paper 3.2.2).
+    Each is measured on the newest held-out preferences of its kind, with the other kind's model beside it (table 8).
     """
-    (other,) = (one for one in KINDS if one != kind)
-    newest, made, measured = rated[-1], list[Stage](), list[Stage]()
-    # Cross-validation: fold k is held out from model k, so that together they measure every pair once,
-    # but for ratings in more parts than folds.
-    for k in range(cfg.folds):
-        end, without = ("", None) if cfg.folds == 1 else (f"_{k}", k)
-        train, rest = (pairs_of(rated, one, without) for one in (kind, other))
-        held_out = newest.held_out.of(kind)
-        if cfg.folds > 1:
-            held_out = [f"{source}@fold{k}/{newest.parts}" for source in newest.train.of(kind)]
-        share = cfg.mix_share[kind]
-        mix = {"mix": rest, "mix_share": share} if rest and share != 0 else {}
-        made.append(
-            g.add("reward", f"reward_{kind}{end}", kind=kind, checkpoint=start.final, train=train, eval=held_out, **mix)
-        )
-        if held_out:
-            measured.append(
-                g.add("reward.evaluate", f"accuracy_{kind}{end}", checkpoint=made[-1].final, preferences=held_out)
+    kinds = [kind for kind in KINDS if any(batch.train.of(kind) for batch in rated)]
+    made = {kind: [reward_model(g, cfg, kind, k, start, rated) for k in range(cfg.folds)] for kind in kinds}
+    for kind in kinds:
+        beside = [stage.final for other in kinds if other != kind for stage in made[other]] or [None] * cfg.folds
+        measured = [
+            g.add(
+                "reward.evaluate",
+                f"accuracy_{kind}{'' if cfg.folds == 1 else f'_{k}'}",
+                checkpoint=made[kind][k].final,
+                preferences=held_out,
+                **({"other": beside[k]} if beside[k] else {}),
             )
-    if not measured:
-        g.leave_out(f"the accuracy of the {kind} reward model", f"data.preferences_eval.{kind}, or folds=5")
-    elif cfg.folds > 1:
-        g.add("reward.evaluate", f"accuracy_{kind}", pool=measured)
-    return made[0]
+            for k in range(cfg.folds)
+            if (held_out := held_out_of(cfg, kind, k, rated[-1]))
+        ]
+        if not measured:
+            g.leave_out(f"the accuracy of the {kind} reward model", f"data.preferences_eval.{kind}, or folds=5")
+        elif cfg.folds > 1:
+            g.add("reward.evaluate", f"accuracy_{kind}", pool=measured)
+    return {kind: made[kind][0] for kind in kinds}
+
+
+def held_out_of(cfg: Chat, kind: str, k: int, newest: Rated) -> list[str]:
+    """Return the newest held-out preferences of a kind, in cross-validation fold k of those that are trained on.
+
+    Fold k is held out from model k, so that together the models measure every pair once, but for ratings in more parts
+    than folds.
+    """
+    if cfg.folds == 1:
+        return newest.held_out.of(kind)
+    return [f"{source}@fold{k}/{newest.parts}" for source in newest.train.of(kind)]
+
+
+def reward_model(g: Graph, cfg: Chat, kind: str, k: int, start: Stage, rated: list[Rated]) -> Stage:
+    """Train a reward model on all preferences so far but those of its fold; `mix` are the other kind's (paper 3.2.2)."""
+    (other,) = (one for one in KINDS if one != kind)
+    end, without = ("", None) if cfg.folds == 1 else (f"_{k}", k)
+    train, rest = (pairs_of(rated, one, without) for one in (kind, other))
+    share = cfg.mix_share[kind]
+    mix = {"mix": rest, "mix_share": share} if rest and share != 0 else {}
+    held_out = held_out_of(cfg, kind, k, rated[-1])
+    own = {"kind": kind, "checkpoint": start.final, "train": train, "eval": held_out}
+    return g.add("reward", f"reward_{kind}{end}", **own, **mix)
 
 
 def can_tune(g: Graph, data: Data, rewards: Mapping[str, Stage]) -> bool:
