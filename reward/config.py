@@ -8,7 +8,7 @@ from llamatrain.data.kinds import RATINGS
 from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSS, LOSSES, Headline, Program, Shares, Table
 from llamatrain.errors import UserError
-from llamatrain.keys import MEASURES, SHARE, SPEED, above, check_values, least, one_of, reads
+from llamatrain.keys import MEASURES, SHARE, SPEED, above, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
 
 MARGINS = {  # in the order of RATINGS; paper A.3.3, table 27; an unrated pair has margin 0
@@ -68,7 +68,7 @@ class RewardEvaluateConfig:
 
     run: RunConfig
     checkpoint: str | None = field(metadata=reads("checkpoint", "reward"))
-    other: str | None = field(metadata=reads("checkpoint", "reward"))
+    other: str | None = field(metadata=reads("checkpoint", "reward") | formerly(None))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
     preferences: list[str] = field(metadata=reads("preference", "rate"))
     pool: list[str] = field(metadata=reads("file", "reward.evaluate"))

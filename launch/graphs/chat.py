@@ -284,14 +284,12 @@ def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict
 
 
 def held_out_of(cfg: Chat, kind: str, k: int, newest: Rated) -> list[str]:
-    """Return the newest held-out preferences of a kind, in cross-validation fold k of those that are trained on.
+    """Return the newest held-out preferences of a kind; in cross-validation fold k, which model k does not see.
 
-    Fold k is held out from model k, so that together the models measure every pair once, but for ratings in more parts
-    than folds.
+    So the models together measure every pair once, but for ratings in more parts than folds.
     """
-    if cfg.folds == 1:
-        return newest.held_out.of(kind)
-    return [f"{source}@fold{k}/{newest.parts}" for source in newest.train.of(kind)]
+    folds = [f"{source}@fold{k}/{newest.parts}" for source in newest.train.of(kind)]
+    return folds if cfg.folds > 1 else newest.held_out.of(kind)
 
 
 def reward_model(g: Graph, cfg: Chat, kind: str, k: int, start: Stage, rated: list[Rated]) -> Stage:

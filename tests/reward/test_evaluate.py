@@ -22,6 +22,7 @@ from reward.evaluate import evaluate
 from reward.scoring import Scored, report, score_means, summary
 from tests.checkpoints import quiet, read_jsonl, save_checkpoint
 
+from .card.test_rows import made_row
 from .test_reward import write_preferences
 
 RESULTS = [
@@ -96,6 +97,30 @@ def test_evaluates_files_and_folds_pool_to_the_whole(
         run(tmp_path, "overlap", f"pool=[{whole},{folds[1]}]")
 
 
+def test_two_models_are_measured_on_the_same_pairs(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    first, second = (
+        save_checkpoint(tmp_path / name, ScalarModel(model_config, seed=seed), tokenizer)
+        for seed, name in enumerate(("rm", "other"))
+    )
+    pairs = write_preferences(tmp_path / "p.jsonl", 20, "safety", labels=True)
+    files = f"preferences=[{pairs}]"
+    both = run(tmp_path, "both", f"checkpoint={first}", f"other={second}", files)
+    alone = run(tmp_path, "alone", f"checkpoint={second}", files)
+    found, other = (json.loads((folder / "accuracy.json").read_text()) for folder in (both, alone))
+    assert found["models"]["other"]["by_kind"]["safety"]["all"] == other["overall"]
+    assert found["models"]["checkpoint"]["by_kind"]["safety"]["all"] == found["overall"]
+    assert 0 < found["compared"]["ordered_differently"] < 1
+    assert other["compared"] is None
+    rows = read_jsonl(both / "scores.jsonl")
+    assert [row["other_chosen_score"] for row in rows] == [
+        pytest.approx(row["chosen_score"], abs=1e-5) for row in read_jsonl(alone / "scores.jsonl")
+    ]
+    pool = run(tmp_path, "pool", f"pool=[{both}]")
+    assert json.loads((pool / "accuracy.json").read_text()) == found
+
+
 def test_mistakes_are_named(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(UserError, match=r"pool=.*empty\.jsonl: there is no scored pair in it; need one at least"):
@@ -104,10 +129,12 @@ def test_mistakes_are_named(tmp_path: Path, model_config: ModelConfig, tokenizer
         run(tmp_path, "x")
     with pytest.raises(UserError, match=r"preferences=\[\]: need at least one"):
         run(tmp_path, "x", "checkpoint=y")
+    with pytest.raises(UserError, match="other=z: need checkpoint, the model that it stands beside"):
+        run(tmp_path, "x", "pool=[y]", "other=z")
     with pytest.raises(MissingFileError, match=r"llamatrain reward\.evaluate"):
         run(tmp_path, "x", f"pool=[{tmp_path / 'none.jsonl'}]")
-    write_rows(tmp_path / "twice.jsonl", [asdict(RESULTS[0]), asdict(RESULTS[0])])
-    with pytest.raises(UserError, match=r"twice.jsonl:2: row 0 of a is scored twice"):
+    write_rows(tmp_path / "twice.jsonl", [asdict(made_row(0)), asdict(made_row(0))])
+    with pytest.raises(UserError, match=r"twice.jsonl:2: row 0 of a.jsonl is scored twice"):
         run(tmp_path, "x", f"pool=[{tmp_path / 'twice.jsonl'}]")
     write_rows(tmp_path / "other.jsonl", [{"text": "?"}])
     with pytest.raises(UserError, match=r"other.jsonl:1 is damaged: source is missing; .*reward\.evaluate"):
