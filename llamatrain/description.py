@@ -43,6 +43,31 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Shares of several models on several kinds of rows in a JSON file, under `models`: all, and by each of the groups."""
+
+    file: str
+    groups: Mapping[str, str]  # key in the file -> what it is called
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predicted probabilities and what came of them in a JSON file, in bins, under `key` by what is predicted."""
+
+    file: str
+    key: str
+    parts: Mapping[str, str]  # key in the file -> what is predicted
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Pairs of responses in a JSON file that are worth reading."""
+
+    file: str
+    lists: Mapping[str, str]  # dotted key in the file -> what the pairs are
+
+
+@dataclass(frozen=True)
 class BestOf:
     """A file of several scored responses to each prompt: what keeping the best of K brings."""
 
@@ -135,5 +160,5 @@ class Program:
     judgements: str = ""  # its file of gold judgements, of the rows of its `responses`
     measures: Measures | None = None
     follows: str = ""  # the setting that names checkpoints, of each of which its metrics tell at its step
-    charts: tuple[Chart | Shares | BestOf | Trials | Against, ...] = ()
+    charts: tuple[Chart | Shares | Beside | Reliability | Cases | BestOf | Trials | Against, ...] = ()
     learns_from: tuple[Table, ...] = ()

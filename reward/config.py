@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from llamatrain.data.kinds import RATINGS
 from llamatrain.data.skipped import BAD_ROWS
-from llamatrain.description import LOSS, LOSSES, Headline, Program, Shares, Table
+from llamatrain.description import LOSS, LOSSES, Beside, Cases, Headline, Program, Reliability, Shares, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SHARE, SPEED, above, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
@@ -89,18 +89,36 @@ class RewardEvaluateConfig:
             raise UserError(f"other={self.other}: need checkpoint, the model that it stands beside")
 
 
-ACCURACY = Shares(
-    "accuracy.json",
-    {
-        "by_rating": {rating: rating.replace("_", " ") for rating in (*RATINGS, "unrated")},
-        "by_bin": {
-            "safe_unsafe": "safe against unsafe",
-            "both_safe": "both safe",
-            "both_unsafe": "both unsafe",
+_FILE = "accuracy.json"
+_RATED = {rating: rating.replace("_", " ") for rating in (*RATINGS, "unrated")}
+CARD = (
+    Shares(
+        _FILE,
+        {
+            "by_rating": _RATED,
+            "by_bin": {
+                "safe_unsafe": "safe against unsafe",
+                "both_safe": "both safe",
+                "both_unsafe": "both unsafe",
+            },
+            "by_length": {
+                "matched": "equally long",
+                "chosen_longer": "chosen is longer",
+                "chosen_shorter": "chosen is shorter",
+            },
+            "rulers": {
+                "longer": "longer wins",
+                "shorter": "shorter wins",
+                "refusal": "refusing wins",
+                "random": "random",
+            },
         },
-    },
-    of="checkpoint",
-    pools="pool",
+        of="checkpoint",
+        pools="pool",
+    ),
+    Beside(_FILE, {"all": "All", **{rating: words.capitalize() for rating, words in _RATED.items()}}),
+    Reliability(_FILE, "calibration", {"pairs": "the better scored one is chosen", "safe": "a response is safe"}),
+    Cases(_FILE, {"compared.cases": "ordered differently by the two models", "mistakes": "the surest mistakes"}),
 )
 PROGRAMS = {
     "reward": Program(
@@ -126,6 +144,6 @@ PROGRAMS = {
         makes=("", "accuracy.json", "scores.jsonl"),
         headline=Headline({"accuracy": "accuracy"}),
         size="{rows of scores} pairs",
-        charts=(ACCURACY,),
+        charts=CARD,
     ),
 }

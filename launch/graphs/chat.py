@@ -259,23 +259,18 @@ def pairs_of(rated: list[Rated], kind: str, without: int | None) -> list[str]:
 def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict[str, Stage]:
     """Train the reward models of the kinds that there are preferences of; return the first fold's of each.
 
-    Each is measured on the newest held-out preferences of its kind, with the other kind's model beside it (table 8).
+    Each is measured on held-out preferences of its kind, with the other kind's model beside it (table 8).
     """
     kinds = [kind for kind in KINDS if any(batch.train.of(kind) for batch in rated)]
     made = {kind: [reward_model(g, cfg, kind, k, start, rated) for k in range(cfg.folds)] for kind in kinds}
     for kind in kinds:
-        beside = [stage.final for other in kinds if other != kind for stage in made[other]] or [None] * cfg.folds
-        measured = [
-            g.add(
-                "reward.evaluate",
-                f"accuracy_{kind}{'' if cfg.folds == 1 else f'_{k}'}",
-                checkpoint=made[kind][k].final,
-                preferences=held_out,
-                **({"other": beside[k]} if beside[k] else {}),
-            )
-            for k in range(cfg.folds)
-            if (held_out := held_out_of(cfg, kind, k, rated[-1]))
-        ]
+        measured = list[Stage]()
+        for k, model in enumerate(made[kind]):
+            held_out = held_out_of(cfg, kind, k, rated[-1])
+            other = next((made[one][k].final for one in kinds if one != kind), None)
+            about = {"checkpoint": model.final, "other": other, "preferences": held_out}
+            name = f"accuracy_{kind}{'' if cfg.folds == 1 else f'_{k}'}"
+            measured += [g.add("reward.evaluate", name, **about)] if held_out else []
         if not measured:
             g.leave_out(f"the accuracy of the {kind} reward model", f"data.preferences_eval.{kind}, or folds=5")
         elif cfg.folds > 1:

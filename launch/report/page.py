@@ -23,9 +23,10 @@ from .learned_from import learned_from
 from .ledger import cost, lineage
 from .overview import examples, overview, stages
 from .results import results
+from .rewards import reward_models
 from .samples import samples
 from .scores import scores
-from .training import courses, kept, learning, reward_models
+from .training import courses, kept, learning
 
 
 class Section(NamedTuple):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from llamatrain.description import Chart, Measure, Shares
+from llamatrain.description import Chart, Measure
 
-from ..runs import Row, Shared, decimals, figure, is_number, read_json
+from ..runs import Row, figure
 from ..stage_run import StageRun
 from ..story import Story
 from . import figures
 from .drawing import Points
-from .figures import NARROW, WIDE, Interval, Line
+from .figures import NARROW, WIDE, Line
 from .parts import Card
 from .results import measure_of
 
@@ -130,44 +130,3 @@ def _smoothed(name: str, points: Points, colour: int) -> list[Line]:
 
 def _words(metric: str) -> str:
     return metric.partition("/")[2].replace("_", " ") or metric
-
-
-# --- shares ------------------------------------------------------------------------------------------------------
-
-
-def reward_models(story: Story) -> Row | None:
-    """Return how often the reward models order held-out pairs as the annotators did."""
-    cards = []
-    for number, (stage, about) in enumerate(_measured(story)):
-        found = read_json(stage.folder / about.file, Shared)
-        rows = _shares(found, about, (1, 2, 4, 3)[number % 4])
-        if rows:
-            whose = next(iter(stage.reads(about.of)), stage.name)
-            pairs = (found.get("overall") or {}).get("pairs")
-            note = f"{pairs:,} held-out pairs" if is_number(pairs) else ""
-            drawn = figures.intervals(rows, f"accuracy of {whose}", zero=0.5, bounds=(0.5, 1.0))
-            cards.append(Card(whose, note, drawn))
-    return {"cards": cards} if cards else None
-
-
-def _measured(story: Story) -> list[tuple[StageRun, Shares]]:
-    """Return the stages that measured shares, without those that another one pools."""
-    found = [(stage, chart) for stage in story.stages for chart in stage.about.charts if isinstance(chart, Shares)]
-    pooled = {name for stage, chart in found for name in stage.reads(chart.pools)}
-    return [(stage, chart) for stage, chart in found if stage.name not in pooled]
-
-
-def _shares(found: Row, about: Shares, colour: int) -> list[Interval]:
-    parts = [("all pairs", found.get("overall"), 0)]
-    for (key, names), shade in zip(about.groups.items(), (colour, 5, 3), strict=False):
-        there = found.get(key) or {}
-        parts += [
-            (names.get(part, part), there[part], shade) for part in dict.fromkeys([*names, *there]) if part in there
-        ]
-    if [part for _, part, _ in parts].count(parts[0][1]) > 1:  # pairs of one kind only: they are all pairs
-        parts = parts[:1]
-    return [
-        Interval(name, part["accuracy"], part.get("low"), part.get("high"), shade, decimals(part["accuracy"], 2))
-        for name, part, shade in parts
-        if isinstance(part, dict) and is_number(part.get("accuracy"))
-    ]

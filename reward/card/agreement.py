@@ -102,7 +102,7 @@ def _case(row: ScoredRow, other_gap: float | None = None) -> dict[str, Any]:
     shown: Mapping[str, Any] = {
         "source": row.source,
         "row": row.row,
-        "prompt": row.messages[-1]["content"],
+        "prompt": " / ".join(message["content"] for message in row.messages),
         "chosen": row.chosen,
         "rejected": row.rejected,
         "rating": row.rating,

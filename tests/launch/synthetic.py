@@ -182,6 +182,17 @@ def _ppo(draw: random.Random) -> Iterable[dict[str, Any]]:
         }
 
 
+CASE: dict[str, Any] = {
+    "source": "pairs.jsonl",
+    "row": 6,
+    "prompt": "Where does <Ann> live?",
+    "chosen": "In the wood.",
+    "rejected": "",
+    "rating": None,
+    "gap": -2.25,
+}
+
+
 def _accuracy(best: float) -> dict[str, Any]:
     def part(value: float, pairs: int) -> dict[str, Any]:
         half = 1.96 * math.sqrt(value * (1 - value) / pairs)
@@ -192,6 +203,23 @@ def _accuracy(best: float) -> dict[str, Any]:
         "overall": part(best - 0.12, 600),
         "by_rating": {rating: part(best - 0.11 * k, 150) for k, rating in enumerate(ratings)},
         "by_bin": {"safe_unsafe": part(best, 120), "both_safe": part(best - 0.2, 90)},
+        "by_length": {"matched": part(best - 0.2, 100)},
+        "rulers": {"longer": part(0.58, 600), "random": {"accuracy": 0.5, "low": None, "high": None, "pairs": 600}},
+        "models": {
+            model: {"by_kind": {"safety": {"all": part(best - 0.1 * k, 600), "better": part(best, 150)}}}
+            for k, model in enumerate(("safety", "helpfulness"))
+        },
+        "calibration": {
+            "pairs": {
+                "ece": 0.034,
+                "bins": [
+                    {"predicted": 0.5 + k / 20, "observed": 0.5 + k / 25, "low": 0.4, "high": 0.95, "count": 60}
+                    for k in range(10)
+                ],
+            }
+        },
+        "compared": {"cases": [{**CASE, "other_gap": 1.5}]},
+        "mistakes": [CASE],
     }
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -119,6 +122,28 @@ def test_two_models_are_measured_on_the_same_pairs(
     ]
     pool = run(tmp_path, "pool", f"pool=[{both}]")
     assert json.loads((pool / "accuracy.json").read_text()) == found
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_ranks_write_what_one_writes(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer, repository: Path
+) -> None:
+    first, second = (
+        save_checkpoint(tmp_path / name, ScalarModel(model_config, seed=seed), tokenizer)
+        for seed, name in enumerate(("rm", "other"))
+    )
+    pairs = write_preferences(tmp_path / "p.jsonl", 25, "safety", labels=True)
+    about = [f"checkpoint={first}", f"other={second}", f"preferences=[{pairs}]", "micro_batch_size=4"]
+    one = run(tmp_path, "one", *about)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.reward.worker"]
+    environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    command = [sys.executable, *launcher, str(tmp_path), *about]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr[-4000:]
+    two = tmp_path / "two"
+    for file in ("accuracy.json", "scores.jsonl"):
+        assert (two / file).read_bytes() == (one / file).read_bytes()
 
 
 def test_mistakes_are_named(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> None:
