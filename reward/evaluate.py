@@ -24,7 +24,7 @@ from llamatrain.errors import UserError, missing
 from llamatrain.inputs import fingerprints
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.progress import Progress
-from llamatrain.responses.pairs import Pair, score_pairs
+from llamatrain.responses.pairs import Pairs, score_pairs
 from llamatrain.run import Run
 from llamatrain.text_files import read_json, read_lines
 from llamatrain.tokenizer import Tokenizer
@@ -108,7 +108,7 @@ def _model(cfg: RewardEvaluateConfig, key: str, folder: Path) -> ScalarModel:
     return model.eval()
 
 
-def _pairs(cfg: RewardEvaluateConfig, path: str, tokenizer: Tokenizer, max_length: int, run: Run) -> list[Pair]:
+def _pairs(cfg: RewardEvaluateConfig, path: str, tokenizer: Tokenizer, max_length: int, run: Run) -> Pairs:
     bad = BadRows(cfg.bad_rows)
     pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, bad=bad)
     bad.say(run.print)
