@@ -7,7 +7,7 @@ from llamatrain.planning import Light, Planner, Work
 
 from .config import EvaluateConfig
 
-SEQUENCES = 1_000  # of held-out text that each model reads where no number is given (an assumption)
+SEQUENCES = 300  # of held-out text that each model reads where no number is given (an assumption)
 
 
 def _plan_evaluate(cfg: EvaluateConfig, given: Given) -> Work | Light:

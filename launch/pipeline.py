@@ -29,6 +29,7 @@ from llamatrain.settings import check_run_name
 from llamatrain.yaml_files import read_yaml
 
 from .answers import side_by_side, three
+from .estimate.brief import brief
 from .graph import Graph, Stage, distributed, split_overrides
 from .graphs.absent import why_absent
 from .graphs.chat import Chat, Data, chat, refuse_other_start, with_files_to_come
@@ -127,6 +128,9 @@ class Pipeline:
             if self.cfg.dry_run:
                 for decision in decisions:
                     tell(runner, decision)
+                own = [decision.stage.name for decision in decisions if decision.action != "done"]
+                for line in brief(planned[: self.last], self.place.data_root, self.cfg.ranks, own):
+                    self.console.print(f"  [dim]{escape(line)}[/dim]", soft_wrap=True)
                 return 0
             to_run = [decision.stage.name for decision in decisions if decision.action not in ("done", "wait")]
             return self._run_stages(runner, planned, to_run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 from .capacity import USED
@@ -16,7 +15,6 @@ CORE_SHARE = 0.7, 1.3
 # Of its memory's bandwidth that a GPU reaches as it writes tokens, one after the other (an assumption).
 READ_SHARE = 0.3, 0.6
 SINGLE_PEAK = 1 / 16  # of the peak in bfloat16 that float32 has: A100 19.5 of 312 TFLOP/s
-HERE_DISK = 0.5  # GB/s that a machine without a cluster's configuration writes (an assumption)
 
 
 @dataclass
@@ -94,8 +92,3 @@ class Machine:
             return f"{self.ranks:,} rank{'s' * (self.ranks > 1)} of {self.cores_per_rank:g} cores"
         nodes = f" ({self.nodes:,} nodes of {self.ranks_per_node})" if self.nodes > 1 else ""
         return f"{self.ranks:,} {self.hardware.gpu}{nodes}"
-
-
-def cores_here() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0))

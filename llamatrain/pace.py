@@ -21,9 +21,9 @@ Range = tuple[float, float]
 NOTHING = (0.0, 0.0)
 # Seconds of a micro-batch, and of a generated token, that do not shrink with the model: operators started one by one. Of CPUs
 # as measured on the demo; a GPU's are in its shares.
-STEP_FLOOR = 0.012
+STEP_FLOOR = 0.004
 TOKEN_FLOOR = 0.0012
-START = 8.0  # seconds of a stage that loads torch
+START = 3.0  # seconds of a stage that loads torch, on a quiet CPU
 RECOMPUTED = (
     4 / 3
 )  # of the operations of a training step where all activations are recomputed: one more forward pass of three

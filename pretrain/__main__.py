@@ -23,6 +23,7 @@ from llamatrain.losses import language_model_loss, text_measures
 from llamatrain.memory import micro_batch
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
+from llamatrain.outlook import told
 from llamatrain.prefetch import on_device
 from llamatrain.run import Run
 from llamatrain.spikes import Guard
@@ -30,7 +31,7 @@ from llamatrain.start import language_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PROGRAMS, PretrainConfig
-from .plan import check_epochs, costs, epochs, plan
+from .plan import PLANS, check_epochs, costs, epochs, plan
 
 
 def train(cfg: PretrainConfig) -> None:
@@ -110,7 +111,10 @@ def dry_run(cfg: PretrainConfig, ranks: int | None) -> str:
         check_epochs(cfg, found)
         length = epochs(cfg, found)
     size = rows_at_once(cfg, model, ranks)
-    return "\n".join([start_told(folder), plan(cfg, model, ranks, size, length), costs(cfg, model, ranks)])
+    cfg.model, cfg.micro_batch_size = model, size
+    memory, time, _ = told(PLANS["pretrain"], cfg, ranks).splitlines()
+    shown = plan(cfg, model, ranks, size, length), costs(cfg, model, ranks), memory, time
+    return "\n".join([start_told(folder), *shown])
 
 
 def _start(cfg: PretrainConfig) -> tuple[Path | None, int]:

@@ -23,7 +23,6 @@ from llamatrain.shares import padding_in_words, passes
 from .config import PretrainConfig, TokenizerConfig
 from .corpus.config import CorpusConfig
 
-UTILISATION = 0.4  # of the peak; the paper's GPU hours make it 0.35 to 0.43 (2.2.1, table 2)
 LIGHT = 2.0  # seconds of a start without torch
 MANY = 4  # epochs of a source; up to four are about as good as new text (Muennighoff et al. 2023, 2305.16264)
 
@@ -77,7 +76,7 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, size: int, length:
 def costs(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> str:
     """Say what the run takes: memory on every rank, room for checkpoints, operations and hours."""
     number = model.parameters
-    return "\n".join([_memory(cfg.zero, model, ranks), _checkpoints(cfg, number), _work(cfg, model, number, ranks)])
+    return "\n".join([_memory(cfg.zero, model, ranks), _checkpoints(cfg, number), _work(cfg, model, number)])
 
 
 def _memory(zero: ZeroConfig, model: ModelConfig, ranks: int) -> str:
@@ -111,18 +110,11 @@ def _checkpoints(cfg: PretrainConfig, number: int) -> str:
     return f"checkpoints: {when}, {count:,} of {size} GB each{first}; {kept}"
 
 
-def _work(cfg: PretrainConfig, model: ModelConfig, number: int, ranks: int) -> str:
+def _work(cfg: PretrainConfig, model: ModelConfig, number: int) -> str:
     assert cfg.seq_len is not None
     tokens = cfg.total_steps * cfg.batch_tokens
     plain, whole = (tokens * flops_per_token(number, model, cfg.seq_len, attention) for attention in (False, True))
-    work = f"work: {plain:.3g} floating-point operations by 6N, {whole:.3g} by 6N + attention"
-    if cfg.peak_tflops is None:
-        return f"{work}; no time estimate, as peak_tflops=null"
-    hours = plain / (UTILISATION * cfg.peak_tflops * 1e12) / 3600  # operations over operations per second
-    return (
-        f"{work}\ntime: {hours:,.0f} device hours at {UTILISATION:.0%} (6N) of {cfg.peak_tflops:g} TFLOP/s, "
-        f"{hours / ranks:,.0f} hours = {hours / ranks / 24:,.1f} days on {_count(ranks, 'rank')}"
-    )
+    return f"work: {plain:.3g} floating-point operations by 6N, {whole:.3g} by 6N + attention"
 
 
 def _count(number: int, unit: str, plural: str = "s") -> str:

@@ -25,6 +25,8 @@ from llamatrain.distributed import rank, world_size
 from llamatrain.engine.learning import Engine
 from llamatrain.fit import fit
 from llamatrain.length import check_length
+from llamatrain.outlook import told
+from llamatrain.planning import saves
 from llamatrain.progress import counted
 from llamatrain.responses.pairs import Pair, Pairs, Picked, score_pairs, scores_at_ends
 from llamatrain.run import Run
@@ -35,6 +37,7 @@ from llamatrain.tokenizer import Tokenizer
 from .config import PROGRAMS, RewardConfig
 from .data import PairBatches, load_pairs, mix_pairs, most_tokens
 from .losses import auxiliary_loss, centring_loss, ranking_loss
+from .plan import PLANS
 from .scoring import score_means, score_statistics, scored, summary
 
 LOSS = ("margin", "auxiliary_weight", "center_weight")  # what the loss is: a half-trained run keeps it
@@ -117,7 +120,10 @@ def dry_run(cfg: RewardConfig, ranks: int | None) -> str:
     data = load(cfg, tokenizer, max_length, Cache.of(cfg.run, keep=False))
     labelled = count_labelled(data.pairs)
     cfg.center_weight = centering(cfg, labelled)
-    return plan(cfg, data, labelled, total_steps(cfg, len(data.pairs)), ranks)
+    steps = total_steps(cfg, len(data.pairs))
+    return "\n".join(
+        [plan(cfg, data, labelled, steps, ranks), told(PLANS["reward"], cfg, ranks, **saves(cfg.run, steps))]
+    )
 
 
 def pairs_at_once(cfg: RewardConfig, start: Path, ranks: int) -> int:

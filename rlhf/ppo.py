@@ -35,6 +35,7 @@ from llamatrain.errors import UserError
 from llamatrain.length import check_length
 from llamatrain.memory import models_bytes, responses_at_once
 from llamatrain.model.config import load_config
+from llamatrain.outlook import told
 from llamatrain.progress import counted
 from llamatrain.responses.models import frozen_model, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
@@ -52,6 +53,7 @@ from .held_out import SCORE, HeldOut
 from .kept import Kept, act, judge_all, kept_key
 from .learning import learn
 from .measures import batch_metrics, explained_variance
+from .plan import PLANS
 from .ppo_config import HELPFULNESS, PPOConfig
 from .replay import Replay
 
@@ -188,7 +190,8 @@ def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, 
 def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
     parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
-    return plan(cfg, parents, ranks or distributed.world_size())[1]
+    ranks = ranks or distributed.world_size()
+    return "\n".join([plan(cfg, parents, ranks)[1], told(PLANS["ppo"], cfg, ranks)])
 
 
 def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None:

@@ -33,6 +33,7 @@ from llamatrain.hf_folder import load_tokenizer
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.model.config import load_config
+from llamatrain.outlook import told
 from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks
 from llamatrain.responses.config import noise_of
@@ -46,6 +47,7 @@ from llamatrain.start import language_engine, rows_at_once
 
 from .best_of import best_in_words, best_rows, sampling_metrics, zero_problems
 from .config import PROGRAMS, RejectionSamplingConfig
+from .plan import PLANS
 from .temperatures import choose, trials_in_words
 
 SAMPLED = (  # what the samples follow from, beside the models and the prompts
@@ -166,7 +168,7 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
         f"{cfg.steps:,} steps of {cfg.batch_sequences} rows {split_in_words(cfg.batch_sequences, size, ranks)}, packed from "
         f"at most {len(prompts):,} best responses and dialogues, {share} the {sft:,} in sft_train; the number of epochs is known once the best are",
     ]
-    return "\n".join(notes)
+    return "\n".join([*notes, told(PLANS["rejection_sampling"], cfg, ranks)])
 
 
 def row_length(cfg: RejectionSamplingConfig, base: Path) -> int:

@@ -23,6 +23,8 @@ from llamatrain.fit import evaluate_loss, fit
 from llamatrain.length import check_length
 from llamatrain.losses import language_model_loss
 from llamatrain.model.config import load_config
+from llamatrain.outlook import told
+from llamatrain.planning import saves
 from llamatrain.progress import counted
 from llamatrain.run import Run
 from llamatrain.shares import split_in_words
@@ -30,6 +32,7 @@ from llamatrain.start import language_engine, rows_at_once
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PROGRAMS, SFTConfig
+from .plan import PLANS
 from .samples import Samples
 
 
@@ -77,7 +80,8 @@ def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
         Cache.of(cfg.run, keep=False),
     )
     batches, _ = load(cfg, tokenizer, max_length, bad, cached)
-    return plan(cfg, batches, total_steps(cfg, batches), ranks)
+    steps = total_steps(cfg, batches)
+    return "\n".join([plan(cfg, batches, steps, ranks), told(PLANS["sft"], cfg, ranks, **saves(cfg.run, steps))])
 
 
 def context(start: Path, max_length: int | None) -> int:

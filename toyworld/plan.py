@@ -7,7 +7,8 @@ from llamatrain.planning import Light, Planner, Rows
 
 from .config import KINDS, JudgeConfig, RateConfig, ToyworldConfig
 
-DIALOGUE, PROMPT = 64.0, 28.0  # tokens of a row on average, by a tokenizer of 1,024 pieces
+DIALOGUE, PROMPT = 54.0, 22.0  # tokens of a row on average, by a tokenizer of 1,024 pieces
+RATED = {"helpfulness": 0.6, "safety": 0.4}  # pairs of a kind, as a share of the comparisons: the demo's
 
 
 def _plan_toyworld(cfg: ToyworldConfig, given: Given) -> Light:
@@ -22,11 +23,14 @@ def _plan_toyworld(cfg: ToyworldConfig, given: Given) -> Light:
 
 
 def _plan_rate(cfg: RateConfig, given: Given) -> Light:
-    """Each kind gets the pairs of its own prompts, about half of all."""
-    pairs = given.rows(cfg.comparisons, "preference")
-    shares = {"": (1 - cfg.eval_fraction) / 2, "_eval": cfg.eval_fraction / 2}
+    """Each kind gets the pairs of its own prompts, safety some of the other kind's beside them."""
+    pairs, ends = given.rows(cfg.comparisons, "preference"), {"": 1 - cfg.eval_fraction, "_eval": cfg.eval_fraction}
     return Light(
-        {f"preferences_{kind}{end}.jsonl": pairs.part(share) for kind in KINDS for end, share in shares.items()}
+        {
+            f"preferences_{kind}{end}.jsonl": pairs.part(RATED[kind] * share)
+            for kind in KINDS
+            for end, share in ends.items()
+        }
     )
 
 

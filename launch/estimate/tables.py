@@ -8,31 +8,12 @@ from rich.table import Table
 
 from llamatrain.energy import ENERGIES, MASSES, Rates, cost, energy_kwh, gpu_watts, tonnes_co2, unit_for
 from llamatrain.errors import UserError
-from llamatrain.footprint import Footprint
 from llamatrain.given import Given
 from llamatrain.hardware import CORE_SHARE, MFU, READ_SHARE, Machine
 from llamatrain.model.config import ModelConfig
+from llamatrain.outlook import PARTS, Range, bytes_in_words, clock, parts, short, span
 
 from .chain import Estimated
-
-PARTS = ("weights", "grad.", "opt.", "gather", "activ.", "logits", "cache")
-Range = tuple[float, float]
-LEAST = 0.01  # of a figure in a table
-
-
-def parts(held: Footprint) -> dict[str, float]:
-    """Return what a device holds in a phase, by kind, in bytes; without what of the states lies in host memory.
-
-    `gather` are whole weights at stage 3 and the buffers of communication.
-    """
-    states, there, own = held.states, held.states.host, list[float]()
-    # Offloaded are the optimizer's states first, then gradients, then weights.
-    for part in (states.masters + states.moments, states.gradients, states.weights):
-        own.append(max(0.0, part - there))
-        there = max(0.0, there - part)
-    optimizer, gradients, weights = own
-    rest = held.gathered + held.buckets, held.activations + held.working, held.logits, held.cache
-    return dict(zip(PARTS, (weights + held.read, gradients, optimizer, *rest), strict=True))
 
 
 def memory(found: Sequence[Estimated]) -> Table:
@@ -97,8 +78,8 @@ def times(found: Sequence[Estimated], rates: Rates) -> Table:
     def costs(hours: Range, kwh: Range) -> list[str]:
         mean = sum(kwh) / 2
         carbon = tonnes_co2(mean, rates.pue, rates.carbon_intensity) * per_tonne
-        money = [] if price is None else [_short(cost(sum(hours) / 2, price))]
-        return [span(hours), _short(mean * per_kwh), _short(carbon), *money]
+        money = [] if price is None else [short(cost(sum(hours) / 2, price))]
+        return [span(hours), short(mean * per_kwh), short(carbon), *money]
 
     for one in own:
         assert one.work is not None and one.pace is not None
@@ -109,7 +90,7 @@ def times(found: Sequence[Estimated], rates: Rates) -> Table:
             clock(one.hours),
             *costs(device_hours(one), energy(one, rates)),
             f"{kept * len(one.names)} x {bytes_in_words(one.work.checkpoint_bytes)}" if kept else "–",
-            f"{_short(write_seconds(one))} s" if kept else "–",
+            f"{short(write_seconds(one))} s" if kept else "–",
         )
     disk = sum(len(one.names) * one.work.kept_bytes for one in own if one.work)
     whole = ["all in turn", "", clock(total(one.hours for one in own)), *costs(hours, kwh), bytes_in_words(disk), ""]
@@ -190,35 +171,6 @@ def reasons(found: Sequence[Estimated], given: Given, rates: Rates) -> Iterator[
     )
     if given.assumed:
         yield f"data that are not there yet count as {'; '.join(given.assumed)}"
-
-
-def span(pair: Range) -> str:
-    """Write a range shortly: 8.1–9.9, 350–430, 1.2k–1.5k."""
-    low, high = (_short(value) for value in pair)
-    return high if low == high else f"{low}–{high}"
-
-
-def clock(hours: Range) -> str:
-    """Write a range of hours in the unit that suits it."""
-    for least, unit, each in ((48.0, "days", 24.0), (1.0, "h", 1.0), (1 / 60, "min", 1 / 60)):
-        if hours[1] >= least:
-            return f"{span((hours[0] / each, hours[1] / each))} {unit}"
-    return f"{span((hours[0] * 3600, hours[1] * 3600))} s"
-
-
-def _short(value: float) -> str:
-    for least, unit in ((1e6, "M"), (1e3, "k")):
-        if value >= least:
-            return f"{value / least:.3g}{unit}"
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}" if value >= LEAST else f"<{LEAST}" if value else "0"
-
-
-def bytes_in_words(value: float) -> str:
-    """Write bytes with three digits: 966 GB, 1.93 TB."""
-    for least, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if value >= least:
-            return f"{value / least:.3g} {unit}"
-    return f"{value / 1e3:.3g} kB"
 
 
 def _amount(value: float, unit: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from llamatrain.config import program
 from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
+from llamatrain.outlook import span
 from pretrain.__main__ import dry_run, train
 from pretrain.config import PretrainConfig
 
@@ -54,8 +55,10 @@ def test_presets_print_their_plan(
     assert "the corpus does not exist yet" in text
     size = re.search(r"every 500 steps, 955 of ([\d.,]+) GB each, the first before step 1", text)
     assert size is not None and float(size[1]) == pytest.approx(14 * count / 1e9, rel=0.005)
-    hours = 6 * count * 476_837 * 4_194_304 / (0.4 * 312e12) / 3600
-    assert f"{hours:,.0f} device hours at 40% (6N) of 312 TFLOP/s" in text
+    assert f"on {ranks} A100 ({ranks // 8} nodes of 8), at 35% to 43% of 312 TFLOP/s" in text
+    # 6N, and a third more as these models recompute their activations, without padding.
+    days = [6 * 4 / 3 * count * 476_837 * 4_194_304 / (share * 312e12) / 86400 / ranks for share in (0.43, 0.35)]
+    assert f"{span((days[0], days[1]))} days in all" in text
     assert not list(tmp_path.iterdir())
 
 
@@ -93,7 +96,11 @@ def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.C
 def test_one_rank_and_no_peak_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert start("model=tiny", "model.vocab_size=1024", "batch_tokens=1024", "micro_batch_size=8", "--dry-run") == 0
     text = capsys.readouterr().out
-    assert "= 1 rank x 1 accumulated micro-batch x 8 rows" in text and "no time estimate, as peak_tflops=null" in text
+    assert (
+        "= 1 rank x 1 accumulated micro-batch x 8 rows" in text
+        and "on 1 rank of " in text
+        and "GFLOP/s per core" in text
+    )
     assert "of 1 rank in float32" in text and "every 500 steps" in text
 
 

@@ -13,7 +13,8 @@ from launch.estimate.config import PlanConfig
 from launch.programs import PROGRAMS, plans, schema_of
 from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
-from llamatrain.planning import Light, Work
+from llamatrain.planning import PACKED, Light, Work
+from toyworld.plan import DIALOGUE
 
 A100 = 85e9
 
@@ -43,7 +44,7 @@ def test_a_pipelines_plan_reads_what_earlier_stages_will_make() -> None:
     pretrain, sft, ppo = (by_name[name].work for name in ("pretrain", "sft", "ppo"))
     assert pretrain is not None and pretrain.model.vocab_size == 1024, "the tokenizer's configured size"
     assert sft is not None and sft.model.dim == ppo.model.dim == 128  # type: ignore[union-attr]
-    assert sft.steps == round(2 * 4500 * 64 / (0.95 * 128) / 0.8 / 8)
+    assert sft.steps == round(2 * 4500 * DIALOGUE / (PACKED * 128) / 0.8 / 8)
     assert ppo is not None and ppo.sampled == 30 * 128 and ppo.steps == 30 * 2
     assert by_name["tokenizer"].work is None and len(found) == 24
     assert any(len(one.names) == 4 and one.program == "sample" for one in grouped(found))
