@@ -89,6 +89,7 @@ class Machine:
     def __str__(self) -> str:
         """Say it for people."""
         if not self.gpus:
-            return f"{self.ranks:,} rank{'s' * (self.ranks > 1)} of {self.cores_per_rank:g} cores"
+            cores = f"{self.cores_per_rank:g} core{'s' * (self.cores_per_rank != 1)}"
+            return f"{self.ranks:,} rank{'s' * (self.ranks > 1)} of {cores}"
         nodes = f" ({self.nodes:,} nodes of {self.ranks_per_node})" if self.nodes > 1 else ""
         return f"{self.ranks:,} {self.hardware.gpu}{nodes}"
