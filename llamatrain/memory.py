@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import distributed, footprint
 from .capacity import USED, responses_that_fit, rows_that_fit
+from .footprint import Footprint
 from .model.config import ModelConfig
 from .settings import ZeroConfig
 from .shares import largest_share
@@ -61,6 +62,11 @@ def models_bytes(
 ) -> float:
     """Return what a rank holds of models in training and of models that are only read, in bytes of its device."""
     return footprint.models(model, zero, ranks, trained, read, device).total
+
+
+def spare(ranks: int, *phases: Footprint) -> float:
+    """Return the bytes of a rank's memory that no phase takes, of those that may be used; negative where one takes more."""
+    return USED * _memory(ranks) - max(phase.total for phase in phases)
 
 
 def machine_memory() -> int:

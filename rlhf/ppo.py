@@ -33,8 +33,6 @@ from llamatrain.data.order import shuffled
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.length import check_length
-from llamatrain.memory import models_bytes, responses_at_once
-from llamatrain.model.config import load_config
 from llamatrain.outlook import told
 from llamatrain.progress import counted
 from llamatrain.responses.models import frozen_model, sampled_and_scored_by, shared_context, shared_tokenizer
@@ -42,7 +40,7 @@ from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerpri
 from llamatrain.responses.scoring import require_zero
 from llamatrain.run import Run
 from llamatrain.shares import padding_in_words
-from llamatrain.start import language_engine, rows_at_once, scalar_engine
+from llamatrain.start import language_engine, scalar_engine
 from llamatrain.tokenizer import Tokenizer
 
 from .config import PROGRAMS
@@ -56,6 +54,7 @@ from .measures import batch_metrics, explained_variance
 from .plan import PLANS
 from .ppo_config import HELPFULNESS, PPOConfig
 from .replay import Replay
+from .sizes import choose_sizes
 
 PATIENCE = 20  # iterations beyond critic_warmup in which the policy waits for its critic
 
@@ -69,6 +68,7 @@ class Inputs:
     prompts: list[Prompt]
     held_out: HeldOut
     replay: Replay | None
+    whole: bool  # are the models that are only read, at ZeRO-3
 
 
 def train(cfg: PPOConfig) -> None:
@@ -81,7 +81,7 @@ def train(cfg: PPOConfig) -> None:
         data["replay"] = inputs.replay.batches.fingerprint
     with Run(cfg.run, "ppo", cfg, parents, data, fixed, then=PROGRAMS["ppo"].then) as run:
         run.print(text)
-        models = load_models(cfg, parents, run.resumes())
+        models = load_models(cfg, parents, run.resumes(), inputs.whole)
         course = Course(cfg, run, models, inputs.tokenizer)
         iteration = course.resume()
         run.expect(cfg.iterations)
@@ -159,7 +159,7 @@ def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
 def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, str]:
     """Choose sizes for so many ranks and read the prompts; return them, and in words what will be trained on them."""
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
-    choose_sizes(cfg, parents["checkpoint"], context, ranks)
+    whole, where = choose_sizes(cfg, parents["checkpoint"], context, ranks)
     notes: list[str] = []
     bad = BadRows(cfg.bad_rows)
     prompts = load_prompts(
@@ -184,7 +184,7 @@ def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, 
     )
     held_out = HeldOut(cfg, tokenizer, context, prompts, notes.append)
     replay = Replay(cfg, cfg.replay, tokenizer, context) if cfg.replay is not None else None
-    return Inputs(tokenizer, context, prompts, held_out, replay), "\n".join(notes)
+    return Inputs(tokenizer, context, prompts, held_out, replay, whole), "\n".join([*notes, *where])
 
 
 def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
@@ -194,22 +194,8 @@ def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
     return "\n".join([plan(cfg, parents, ranks)[1], told(PLANS["ppo"], cfg, ranks)])
 
 
-def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> None:
-    """Fill in how many responses a rank learns from and generates at once, where that is left to its memory.
-
-    It trains two models and reads three. Under ZeRO-3 the policy is gathered while it generates.
-    """
-    learned = min(context, cfg.sampling.max_new_tokens)
-    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, 2, 3, learned)
-    model = load_config(policy)[0]
-    held = models_bytes(model, cfg.zero, ranks, 2, 3, distributed.device().type)
-    cfg.generation_batch_size = responses_at_once(
-        cfg.generation_batch_size, model, cfg.zero.dtype, int(cfg.zero.stage == 3), ranks, held
-    )
-
-
-def load_models(cfg: PPOConfig, parents: dict[str, Path], resumes: bool) -> Models:
-    """Load the five models; with `resumes` policy and critic have no weights yet."""
+def load_models(cfg: PPOConfig, parents: dict[str, Path], resumes: bool, whole: bool) -> Models:
+    """Load the five models, the three that are only read `whole` or sharded; with `resumes` policy and critic are empty."""
     policy, helpful, safe = parents["checkpoint"], parents["helpfulness"], parents["safety"]
     updates = cfg.iterations * cfg.updates_per_iteration
     # The policy's schedule counts its own updates, which are those that it does not wait for its critic.
@@ -226,9 +212,9 @@ def load_models(cfg: PPOConfig, parents: dict[str, Path], resumes: bool) -> Mode
             checkpointing,
             resumes,
         ),
-        reference=frozen_model(policy, cfg.zero, scalar=False),
-        helpfulness=frozen_model(helpful, cfg.zero, scalar=True),
-        safety=frozen_model(safe, cfg.zero, scalar=True),
+        reference=frozen_model(policy, cfg.zero, scalar=False, whole=whole),
+        helpfulness=frozen_model(helpful, cfg.zero, scalar=True, whole=whole),
+        safety=frozen_model(safe, cfg.zero, scalar=True, whole=whole),
     )
 
 

@@ -68,15 +68,15 @@ def load_inference(folder: Path, device: torch.device, dtype: str, *, scalar: bo
     return load_model(folder, device, DTYPES[dtype]).requires_grad_(False).eval()
 
 
-def frozen_model(folder: Path, zero: ZeroConfig, *, scalar: bool) -> Any:
+def frozen_model(folder: Path, zero: ZeroConfig, *, scalar: bool, whole: bool = False) -> Any:
     """Return a checkpoint's model that is only read (reference, reward models), in the training precision.
 
-    Every rank holds all of it. Under ZeRO-3 it is sharded over the ranks from its first weight on, and every forward
-    pass needs them all. UserError where it is of the other kind.
+    Every rank holds all of it. Under ZeRO-3, unless it is to stay `whole`, it is sharded over the ranks from its first
+    weight on, and every forward pass needs them all. UserError where it is of the other kind.
     """
     config, found = load_config(folder)
     _check_kind(folder, found, scalar)
-    if not divides(zero):
+    if whole or not divides(zero):
         kernels.measure(config)
         return load_model(folder, distributed.device(), DTYPES[zero.dtype]).requires_grad_(False).eval()
     model = build(lambda: ScalarModel(config, None) if scalar else Transformer(config, None), zero)

@@ -49,4 +49,4 @@ def measures(folder: Path) -> list[dict[str, float]]:
 def five_models(cfg: PPOConfig, world: dict[str, str]) -> Models:
     """Return the models that PPO of these settings starts with."""
     parents = {key: checkpoint.resolve(world[key]) for key in ("checkpoint", "helpfulness", "safety")}
-    return load_models(cfg, parents, resumes=False)
+    return load_models(cfg, parents, resumes=False, whole=True)

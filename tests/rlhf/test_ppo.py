@@ -123,7 +123,7 @@ def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Pat
     """The values that the batch has after the rescaling are those of the model that goes on."""
     cfg = composed(world, tmp_path, "ppo", "rollout_prompts=16", "mini_batch_prompts=16")
     parents = {key: checkpoint.resolve(world[key]) for key in ("checkpoint", "helpfulness", "safety")}
-    models = load_models(cfg, parents, resumes=False)
+    models = load_models(cfg, parents, resumes=False, whole=True)
     tokenizer = hf_folder.load_tokenizer(parents["checkpoint"])
     prompts = load_prompts(cfg.prompts, tokenizer, 128, 8, None, "stop", print)
     with models.policy.generating() as model:

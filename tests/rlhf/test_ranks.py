@@ -1,4 +1,4 @@
-"""Two ranks give what one gives, at ZeRO stages 0 and 3, though responses differ in length."""
+"""Two ranks give what one gives, at ZeRO stages 0 and 3, with whole and sharded models to read, though responses differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .worlds import read_jsonl
 def test_two_ranks_give_what_one_gives(world: dict[str, str], tmp_path: Path, repository: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.rlhf.worker"]
-    command = [sys.executable, *launcher, json.dumps(world), str(two), "0,3"]
+    command = [sys.executable, *launcher, json.dumps(world), str(two), "0,3,3s"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     run_all(world, one, ["0"])
@@ -30,7 +30,7 @@ def test_two_ranks_give_what_one_gives(world: dict[str, str], tmp_path: Path, re
         for a, b in zip(read_jsonl(one / file), read_jsonl(two / file), strict=True):
             assert a.pop("combined", 0.0) == pytest.approx(b.pop("combined", 0.0), abs=2e-6)
             assert a == b
-    runs = [(f"{kind}0", f"{kind}{stage}") for kind in ("ppo", "uneven") for stage in (0, 3)]
+    runs = [(f"{kind}0", f"{kind}{stage}") for kind in ("ppo", "uneven") for stage in ("0", "3", "3s")]
     for name, other in (("rejection_sampling",) * 2, *runs):
         first, second = (dict(hf_folder.load_weights((p / "final").resolve())) for p in (one / name, two / other))
         for key in first:
@@ -41,3 +41,8 @@ def test_two_ranks_give_what_one_gives(world: dict[str, str], tmp_path: Path, re
             for key in a.keys() - {"time"}:
                 if "seconds" not in key:
                     assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-4), (other, key)
+    # Whether the models that are only read are whole or sharded changes nothing.
+    for kind in ("ppo", "uneven"):
+        first, second = (dict(hf_folder.load_weights((two / f"{kind}{s}" / "final").resolve())) for s in ("3", "3s"))
+        for key in first:
+            assert torch.allclose(first[key], second[key], rtol=0, atol=1e-6), (kind, key)

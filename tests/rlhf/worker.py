@@ -1,16 +1,29 @@
-"""The programs of rlhf in one launch, on as many ranks as there are; arguments: world (JSON), folder, ZeRO stages."""
+"""The programs of rlhf in one launch, on as many ranks as there are; arguments: world (JSON), folder, ZeRO stages.
+
+A stage `3s` is one at which there is no room for whole reference and reward models.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
+import rlhf.ppo
+import rlhf.sizes
 from llamatrain.config.compose import compose
+from llamatrain.model.scalar_head import ScalarModel
+from llamatrain.model.transformer import Transformer
 from rlhf.compare import compare
 from rlhf.config import CompareConfig, RejectionSamplingConfig
+from rlhf.experience import Models
+from rlhf.ppo import load_models
 from rlhf.ppo import train as ppo
 from rlhf.ppo_config import PPOConfig
 from rlhf.rejection_sampling import train as rejection_sampling
@@ -29,6 +42,7 @@ PPO = [
 UNEVEN = ["rollout_prompts=3", "mini_batch_prompts=1", "epochs=1"]
 RATES = ["optim.lr=1e-3", "critic_optim.lr=1e-3"]
 SAMPLING = ["sampling.max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=32"]
+SHARDED = "s"
 TUNING = ["steps=2", "batch_sequences=3", "micro_batch_size=1"]
 
 
@@ -40,10 +54,25 @@ def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
     arguments = overrides(world, folder, "rejection_sampling", *SAMPLING, *TUNING, base)
     rejection_sampling(compose("rejection_sampling", RejectionSamplingConfig, arguments))
     for stage in stages:
-        arguments = overrides(world, folder, f"ppo{stage}", *PPO, *RATES, f"zero=stage{stage}")
-        ppo(compose("ppo", PPOConfig, arguments))
-        arguments = overrides(world, folder, f"uneven{stage}", *PPO, *RATES, f"zero=stage{stage}", *UNEVEN)
-        ppo(compose("ppo", PPOConfig, arguments))
+        settings = [*PPO, *RATES, f"zero=stage{stage[0]}"]
+        with room(0 if stage.endswith(SHARDED) else 1e12, whole=not stage.endswith(SHARDED)):
+            ppo(compose("ppo", PPOConfig, overrides(world, folder, f"ppo{stage}", *settings)))
+            ppo(compose("ppo", PPOConfig, overrides(world, folder, f"uneven{stage}", *settings, *UNEVEN)))
+
+
+@contextmanager
+def room(left: float, whole: bool) -> Iterator[None]:
+    """Leave so much memory beside what PPO needs, and see that the models that it only reads are then `whole`."""
+
+    def load(*arguments: Any) -> Models:
+        models = load_models(*arguments)
+        assert isinstance(models.reference, Transformer) is isinstance(models.safety, ScalarModel) is whole
+        return models
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rlhf.sizes, "spare", lambda *_: left)
+        patch.setattr(rlhf.ppo, "load_models", load)
+        yield
 
 
 if __name__ == "__main__":
