@@ -136,11 +136,17 @@ def in_blocks(device: str, dtype: str, tokens: int) -> bool:
     return device == "cpu" and dtype == "float32" and 1 < tokens <= LONGEST
 
 
+def in_runs(device: str, dtype: str) -> bool:
+    """Tell whether packed rows need neither masks nor copies of keys (varlen.py)."""
+    return device == "cuda" and dtype == "bfloat16"
+
+
 def attention(model: ModelConfig, zero: ZeroConfig, tokens: int, segments: bool, device: str) -> float:
     """Return the bytes per token that attention of a layer keeps, from the projections' output to its own."""
     width, dim, narrow = WIDTH[zero.dtype], model.dim, model.n_kv_heads * model.head_dim
     if in_blocks(device, zero.dtype, tokens):
         return width * (2 * dim + 2 * narrow + model.n_heads * _mean_end(tokens, BLOCK))
+    segments = segments and not in_runs(device, zero.dtype)
     # Values are a view of the projections' joint output, which stage 3, where weights do not lie joined, does not have.
     values = narrow if zero.stage == 3 else dim + 2 * narrow
     keys = narrow
@@ -175,7 +181,7 @@ def kept(model: ModelConfig, zero: ZeroConfig, tokens: int, segments: bool = Fal
 
 def masks(dtype: str, tokens: int, segments: bool, device: str) -> float:
     """Return the bytes per token of what several segments see, made once for all layers."""
-    if not segments:
+    if not segments or in_runs(device, dtype):
         return 0.0
     return WIDTH[dtype] * _mean_end(tokens, BLOCK if in_blocks(device, dtype, tokens) else MASKED_BLOCK)
 

@@ -19,7 +19,7 @@ from llamatrain.losses import language_model_loss
 from llamatrain.model.transformer import Transformer
 from llamatrain.settings import Sampling
 
-ATTENTION = ("flash", "fmha", "attention", "cudnn_sdpa", "causalblocks")
+ATTENTION = ("flash", "fmha", "attention", "cudnn_sdpa", "causalblocks", "varlen")
 READS = ("aten::_local_scalar_dense", "aten::nonzero")  # the processor needs the device's answer
 NEW = 64
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llamatrain.model.varlen import Runs, attend_to_runs, has_varlen, segment_runs
+
 Rotary = tuple[Tensor, Tensor]
 # A segment id may name a branch of a segment, `id + BRANCH * n` with n from 1: its tokens see those of segment `id` that
 # stand outside any branch, and those of their own branch. So two answers share a prompt without seeing each other.
@@ -26,12 +28,14 @@ class Places:
     """Where a batch's tokens stand and what they see: made once, used by every layer.
 
     `hidden` is what is added to the scores of each block of `rows` queries, 0 or -inf, for the last of the keys up to
-    the block's end; None: plain causal attention. `in_blocks` says that `_CausalBlocks` serves.
+    the block's end; None: plain causal attention, within `runs` where there are any. `in_blocks` says that `_CausalBlocks`
+    serves.
     """
 
     rotary: Rotary
     hidden: list[Tensor] | None
     in_blocks: bool
+    runs: Runs | None = None
 
 
 def places(position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, theta: float, dtype: torch.dtype) -> Places:
@@ -39,6 +43,10 @@ def places(position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, thet
     if len(position_ids) > 1 and bool((position_ids == position_ids[:1]).all()):
         position_ids = position_ids[:1]  # rows alike: the tables of one serve all by broadcasting
     length, segments = position_ids.shape[1], several_segments(segment_ids)
+    rotary = rotary_table(position_ids, head_dim, theta, dtype)
+    # Of a branch the keys are not its neighbours alone, as the kernel for runs needs them.
+    if segments is not None and has_varlen(segments.device, dtype, head_dim) and not bool((segments >= BRANCH).any()):
+        return Places(rotary, None, False, segment_runs(segments))
     blocks = _in_blocks(position_ids.device, dtype, length)
     rows = _ROWS if blocks else _MASKED_ROWS
     hidden = None
@@ -47,7 +55,7 @@ def places(position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, thet
     elif blocks:
         later = torch.full((rows, rows), float("-inf"), dtype=dtype).triu_(1)
         hidden = [later[: length - start, : length - start] for start in range(0, length, rows)]
-    return Places(rotary_table(position_ids, head_dim, theta, dtype), hidden, blocks)
+    return Places(rotary, hidden, blocks)
 
 
 def rotary_table(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
@@ -90,7 +98,10 @@ def attend_to_batch(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -
     if at.in_blocks:
         mixed: Tensor = _CausalBlocks.apply(queries, keys, values, at.rotary, at.hidden)  # type: ignore[no-untyped-call]
         return mixed
-    queries, keys = rotate(queries, at.rotary).transpose(1, 2), rotate(keys, at.rotary).transpose(1, 2)
+    queries, keys = rotate(queries, at.rotary), rotate(keys, at.rotary)
+    if at.runs is not None:
+        return attend_to_runs(queries, keys, values, at.runs)
+    queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
     if at.hidden is None:
         return attend(queries, keys, values.transpose(1, 2)).transpose(1, 2)
     return _by_segment(queries, *_repeated(queries, keys, values.transpose(1, 2)), at.hidden).transpose(1, 2)

@@ -44,7 +44,7 @@ def _keep_narrow(config: ModelConfig, ctx: Any, op: Any, *args: Any, **kwargs: A
         wide = {(config.hidden_dim, config.dim), (2 * config.hidden_dim, config.dim)}
         kept = not wide & {tuple(args[0].shape), tuple(second.shape)}
     else:
-        kept = "scaled_dot_product" in str(packet)
+        kept = "scaled_dot_product" in str(packet) or "varlen_attn" in str(packet)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
