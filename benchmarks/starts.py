@@ -130,9 +130,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def arguments(folder: Path, program: str) -> list[str]:
+def arguments(folder: Path, program: str, more: list[str] | None = None) -> list[str]:
     """Return the overrides of a program's run below `folder`."""
-    return [*commands(folder)[program], f"run.dir={folder}", f"run.name={program}", "run.progress=false"]
+    return [*commands(folder)[program], *(more or []), f"run.dir={folder}", f"run.name={program}", "run.progress=false"]
 
 
 def environments(ranks: int) -> list[dict[str, str]]:
@@ -147,9 +147,11 @@ def environments(ranks: int) -> list[dict[str, str]]:
     return [own | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
-def start(checkout: Path, folder: Path, program: str, ranks: int) -> tuple[list[int], str]:
+def start(
+    checkout: Path, folder: Path, program: str, ranks: int, more: list[str] | None = None
+) -> tuple[list[int], str]:
     """Run a program on so many ranks to its end; return their exit codes and what they said."""
-    command = [sys.executable, "-m", MODULES.get(program, program), *arguments(folder, program)]
+    command = [sys.executable, "-m", MODULES.get(program, program), *arguments(folder, program, more)]
     with tempfile.TemporaryFile("w+") as log:
         running = [
             subprocess.Popen(
