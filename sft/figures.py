@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llamatrain.data.faults import LeftOutPairs, fault
-from llamatrain.data.rows import conversation_key
+from llamatrain.data.rows import conversation_key, row_number
 from llamatrain.data.skipped import NAMED
 
 LANGUAGES_OF = 2_000  # rows whose language is detected: it takes a while
@@ -35,7 +39,7 @@ class Mean:
 
 @dataclass
 class Figures:
-    """What rows of one kind hold. Nothing is kept of a row but hashes of eight bytes, and the places of what is strange."""
+    """What rows of one kind hold. Of a row some numbers are kept, 24 bytes, or 41 of a preference; `finish` compares them."""
 
     kind: str
     measure: Measure
@@ -51,26 +55,52 @@ class Figures:
     gap: Mean = field(default_factory=Mean)  # by how much a chosen answer is longer
     longer_wins: Mean = field(default_factory=Mean)
     faults: LeftOutPairs = field(default_factory=LeftOutPairs)
-    prompts: set[int] = field(default_factory=set)
+    prompts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # hashes of the different ones
     strange: dict[str, list[str]] = field(default_factory=dict)  # what is wrong -> where it stands, the first NAMED
     strange_counts: Counter[str] = field(default_factory=Counter)
-    _seen: set[int] = field(default_factory=set)
-    _verdicts: dict[int, bool] = field(default_factory=dict)
+    _place: str = ""  # where rows stand, without their number
+    _numbers: array[int] = field(default_factory=lambda: array("q"))
+    _asked: array[int] = field(default_factory=lambda: array("Q"))  # hashes of prompts, then of whole rows
+    _whole: array[int] = field(default_factory=lambda: array("Q"))
+    _pairs: array[int] = field(default_factory=lambda: array("Q"))  # of pairs with their answers in alphabetical order
+    _verdicts: bytearray = field(default_factory=bytearray)  # of each pair: was the first of these chosen
+    _of_pairs: array[int] = field(default_factory=lambda: array("q"))  # the pairs' rows
 
     def add(self, row: Mapping[str, Any], where: str) -> None:
         """Count a row that stands at `where` (file:line)."""
         self.rows += 1
         messages = row.get("messages", ())
-        self.prompts.add(prompt_hash(row))
-        whole = _hash(*(f"{one['role']}:{one['content']}" for one in messages), row.get("text"), *_answers(row))
-        if whole in self._seen:
-            self.note("duplicates: the same row as an earlier one", where)
-        self._seen.add(whole)
+        number = row_number(where)
+        self._place = where.removesuffix(str(number))
+        self._numbers.append(number)
+        self._asked.append(prompt_hash(row))
+        self._whole.append(
+            _hash(*(f"{one['role']}:{one['content']}" for one in messages), row.get("text"), *_answers(row))
+        )
         self._sizes(row)
         if self.kind == "preference":
             self._pair(row, where)
         if self.rows <= LANGUAGES_OF and (language := detected(conversation_key(dict(row)))):
             self._count("languages", language)
+
+    def finish(self) -> None:
+        """Find what stands twice and what contradicts, once all rows are counted."""
+        self.prompts = np.unique(np.asarray(self._asked, np.uint64))
+        again, _ = _repeated(np.asarray(self._whole, np.uint64))
+        self._note_rows("duplicates: the same row as an earlier one", again)
+        again, earlier = _repeated(np.asarray(self._pairs, np.uint64))
+        verdicts = np.frombuffer(bytes(self._verdicts), np.bool_)
+        contrary = again[verdicts[again] != verdicts[earlier]]
+        self._note_rows(
+            "contradictions: the same two answers as in an earlier pair, the opposite verdict",
+            np.asarray(self._of_pairs, np.int64)[contrary],
+        )
+        self.strange = dict(sorted(self.strange.items(), key=lambda found: row_number(found[1][0])))
+
+    def _note_rows(self, what: str, rows: NDArray[np.int64]) -> None:
+        if len(rows):
+            self.strange_counts[what] = len(rows)
+            self.strange[what] = [f"{self._place}{self._numbers[row]}" for row in rows[:NAMED].tolist()]
 
     def note(self, what: str, where: str) -> None:
         """Note something strange."""
@@ -81,7 +111,7 @@ class Figures:
 
     def overlap(self, other: Figures) -> int:
         """Return how many different prompts (documents) stand in both."""
-        return len(self.prompts & other.prompts)
+        return len(np.intersect1d(self.prompts, other.prompts, assume_unique=True))
 
     def _sizes(self, row: Mapping[str, Any]) -> None:
         asked = [self.measure(one["content"]) for one in row.get("messages", ()) if one["role"] != "assistant"]
@@ -111,13 +141,24 @@ class Figures:
         self.gap.add(self.measure(row["chosen"]) - self.measure(row["rejected"]))
         self.longer_wins.add(1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0)
         first, second = sorted([row["chosen"].strip(), row["rejected"].strip()])
-        pair = _hash(str(prompt_hash(row)), first, second, row["kind"])
-        verdict = row["chosen"].strip() == first
-        if self._verdicts.setdefault(pair, verdict) != verdict:
-            self.note("contradictions: the same two answers as in an earlier pair, the opposite verdict", where)
+        self._pairs.append(_hash(str(prompt_hash(row)), first, second, row["kind"]))
+        self._verdicts.append(row["chosen"].strip() == first)
+        self._of_pairs.append(self.rows - 1)
 
     def _count(self, what: str, word: str) -> None:
         self.counts.setdefault(what, Counter())[word] += 1
+
+
+def _repeated(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of what stood earlier already, in order, and where each stood first."""
+    order = np.argsort(hashes, kind="stable")
+    if not len(order):
+        return order, order
+    begins = np.concatenate([[True], np.diff(hashes[order]) != 0])
+    first = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    again = order[~begins]
+    rank = np.argsort(again)
+    return again[rank], first[~begins][rank]
 
 
 def prompt_hash(row: Mapping[str, Any]) -> int:

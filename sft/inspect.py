@@ -22,20 +22,22 @@ from rich.table import Table
 from rich.text import Text
 
 from llamatrain import atomic
+from llamatrain.chat import encode_dialogue
 from llamatrain.config.program import main
 from llamatrain.data.faults import FAULTS
 from llamatrain.data.kinds import KINDS
-from llamatrain.data.rows import placed_rows, whole_source
-from llamatrain.data.shapes import look
+from llamatrain.data.rows import count_rows, placed_rows, whole_source
+from llamatrain.data.shapes import recognize
 from llamatrain.data.skipped import BadRows, named
 from llamatrain.errors import UserError
-from llamatrain.progress import counted
+from llamatrain.progress import Progress, counted
 from llamatrain.tokenizer import Tokenizer
 
 from .config import InspectConfig
 from .figures import LANGUAGES_OF, Figures, Measure
-from .masks import Run, by_messages, dialogues, encoded, loss_of
+from .masks import Run, by_messages, dialogues, encoded, fault, loss_of
 
+MANY = 10_000  # rows, from which on progress is shown
 TRAINED = "bold green"  # how a target of the loss is shown in the terminal
 
 
@@ -81,19 +83,23 @@ def inspect(cfg: InspectConfig) -> None:
 
 
 def inspected(source: str, cfg: InspectConfig, tokenizer: Tokenizer | None) -> Inspected:
-    """Read a source through. UserError where nothing reads it."""
+    """Read a source through, once. UserError where nothing reads it."""
     whole = whole_source(source)
-    shape = look(whole)
+    shape = recognize(whole)
     if shape.kind is None:
         raise UserError(f"{source}: {shape.why}")
     measure: Measure = (lambda text: len(text.split())) if tokenizer is None else _counting(tokenizer)
     figures, bad, lines = Figures(shape.kind, measure, cfg.max_length), BadRows(cfg.bad_rows), list[str]()
     made = Inspected(shape.spelled + source.removeprefix(whole), figures, lines)
-    for where, row in placed_rows(made.source, KINDS[shape.kind], bad):
-        figures.add(row, where)
-        example = _example(made, row, where, cfg, tokenizer)
-        if len(made.examples) < cfg.examples and example.dialogues:
-            made.examples.append(example)
+    count = count_rows(shape.spelled)
+    with Progress(count, f"inspecting {source}", "rows", show=count > MANY) as bar:
+        for where, row in placed_rows(made.source, KINDS[shape.kind], bad):
+            figures.add(row, where)
+            _check(made, row, where, cfg, tokenizer)
+            if len(made.examples) < cfg.examples and (shown := _shown(row, shape.kind, cfg, tokenizer)):
+                made.examples.append(Example(where, shown))
+            bar.update()
+    figures.finish()
     bad.say(lines.append)
     return made
 
@@ -102,18 +108,27 @@ def _counting(tokenizer: Tokenizer) -> Measure:
     return lambda text: len(tokenizer.encode(text))
 
 
-def _example(made: Inspected, row: Any, where: str, cfg: InspectConfig, tokenizer: Tokenizer | None) -> Example:
-    """Return a row as it would be trained, and note what is wrong with its mask."""
-    kind = made.figures.kind
-    shown: dict[str, list[Run]] = {}
-    for name, messages in dialogues(row, kind).items():
-        loss = loss_of(row, kind, cfg.loss)
-        runs, wrong = by_messages(messages, loss) if tokenizer is None else encoded(messages, loss, tokenizer)
-        shown[name] = runs
-        if wrong is not None and kind == "dialogue":  # of a pair an empty answer is left out, and counted
-            made.errors[:] = made.errors or [f"{where}: {wrong}"]
-            made.figures.note(f"errors: {wrong}", where)
-    return Example(where, shown)
+def _shown(row: Any, kind: str, cfg: InspectConfig, tokenizer: Tokenizer | None) -> dict[str, list[Run]]:
+    """Return a row as it would be trained."""
+    loss = loss_of(row, kind, cfg.loss)
+    return {
+        name: by_messages(messages, loss)[0] if tokenizer is None else encoded(messages, loss, tokenizer)
+        for name, messages in dialogues(row, kind).items()
+    }
+
+
+def _check(made: Inspected, row: Any, where: str, cfg: InspectConfig, tokenizer: Tokenizer | None) -> None:
+    """Note what is wrong with a dialogue's mask; of a pair an empty answer is left out, and counted."""
+    if made.figures.kind != "dialogue":
+        return
+    loss = loss_of(row, "dialogue", cfg.loss)
+    if tokenizer is None:
+        wrong = by_messages(row["messages"], loss)[1]
+    else:
+        wrong = fault(*encode_dialogue(row["messages"], tokenizer, loss), tokenizer)
+    if wrong is not None:
+        made.errors[:] = made.errors or [f"{where}: {wrong}"]
+        made.figures.note(f"errors: {wrong}", where)
 
 
 def _overlap(test: Inspected, train: Inspected) -> str:

@@ -29,10 +29,8 @@ def loss_of(row: Mapping[str, Any], kind: str, loss: str) -> Literal["all", "las
     return "last" if last else "all"
 
 
-def encoded(
-    messages: list[Message], loss: Literal["all", "last"], tokenizer: Tokenizer
-) -> tuple[list[Run], str | None]:
-    """Return the runs of a dialogue's tokens, and what is wrong with its mask."""
+def encoded(messages: list[Message], loss: Literal["all", "last"], tokenizer: Tokenizer) -> list[Run]:
+    """Return the runs of a dialogue's tokens."""
     tokens, mask = encode_dialogue(messages, tokenizer, loss)
     runs: list[Run] = []
     for trained, group in groupby(zip(tokens, mask, strict=True), key=lambda pair: pair[1]):
@@ -40,7 +38,7 @@ def encoded(
         runs.append(
             (f" {text}" if trained else text, trained)
         )  # an answer is encoded by itself: its space is not decoded
-    return runs, fault(tokens, mask, tokenizer)
+    return runs
 
 
 def fault(tokens: Sequence[int], mask: Sequence[bool], tokenizer: Tokenizer) -> str | None:

@@ -150,7 +150,7 @@ def stackexchange(row: Row, source: str) -> Iterator[Row]:
 def webgpt(row: Row, source: str) -> Iterator[Row]:
     """Read OpenAI's WebGPT comparisons: `question.full_text`, `answer_0`, `answer_1`, and `score_0` from -1 to 1.
 
-    The score is the strength of the preference for the first: its size becomes the rating. At 0 there is no preference.
+    So its card on the hub has them. The score is the strength of the preference for the first: its size becomes the rating. At 0 there is no preference.
     """
     score = float(row["score_0"])
     if score == 0:
@@ -164,8 +164,10 @@ def webgpt(row: Row, source: str) -> Iterator[Row]:
 def summarize(row: Row, source: str) -> Iterator[Row]:
     """Read OpenAI's summaries: `info` (`title`, `post` or `article`), two `summaries` with `text`, `choice` (0 or 1).
 
-    `extra.confidence`, where it is given, is on a scale from 1 (surely the first) to 9 (surely the second): how far it is
-    from the middle becomes the rating. Where it contradicts the choice the pair is unrated.
+    `extra.confidence`, where it is given, is read as a scale from 1 (surely the first) to 9 (surely the second): how far it
+    is from the middle becomes the rating. That is our reading, unverified: what the number means is not said where the set is
+    published (the README of openai/summarize-from-feedback), whose one row has confidence 8 and choice 1. Where it
+    contradicts the choice, as it would on another scale, the pair is unrated.
     """
     info, choice = row["info"], whole(row["choice"], 0, 1)
     text = info.get("post") or info.get("article")

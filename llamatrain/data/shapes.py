@@ -73,7 +73,13 @@ class Shape:
 
 
 def look(source: str) -> Shape:
-    """Return what a file holds, or a data set of the hub: a path or a name, an adapter before it or not.
+    """Return what a file holds, or a data set of the hub, and how much of it: `recognize`, and read through."""
+    shape = recognize(source)
+    return _read_through(shape) if shape.kind is not None else shape
+
+
+def recognize(source: str) -> Shape:
+    """Return what a file holds, or a data set of the hub, by its first rows: a path or a name, an adapter before it or not.
 
     OSError or UserError where it cannot be read at all.
     """
@@ -81,7 +87,7 @@ def look(source: str) -> Shape:
     path = Path(name)
     local = path.is_file()
     if local and files.is_text(path):
-        return _read_through(Shape(name, given, "document"))
+        return Shape(name, given, "document")
     rows, wrong = _first(path) if local else (_hub(name), "")
     if given is not None:
         kind = next((kind for kind in adapters.ADAPTERS[given] if _passes(rows, given, kind, name)), None)
@@ -90,7 +96,7 @@ def look(source: str) -> Shape:
         shape = _recognized(Shape(name), rows, wrong)
     if not local and shape.kind is not None and shape.adapter is None:
         shape.adapter = "hf"
-    return _read_through(shape) if shape.kind is not None else shape
+    return shape
 
 
 def _given(source: str) -> tuple[str | None, str]:

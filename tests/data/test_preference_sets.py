@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from llamatrain.data.faults import LeftOutPairs, fault
@@ -54,6 +55,14 @@ def test_a_published_row_becomes_preferences(adapter: str, made: list[Any], tmp_
     assert prompt["messages"] == rows[0]["messages"] and prompt["id"].startswith(f"{adapter}-")
     [dialogue] = read_rows(f"{adapter}:{path}", DialogueRow)
     assert (dialogue["messages"][-1]["content"], dialogue["loss"]) == (made[0][0], "last")
+
+
+@pytest.mark.parametrize(("adapter", "row"), [("webgpt", WEBGPT), ("summarize", SUMMARIZE)])
+def test_parquet_with_the_hubs_columns_reads_alike(adapter: str, row: dict[str, Any], tmp_path: Path) -> None:
+    """Structs and lists of structs, in which what a row lacks is null."""
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    assert list(read_rows(f"{adapter}:{path}", PreferenceRow)) == pairs(tmp_path, adapter, row)
 
 
 def test_what_the_post_to_summarize_is(tmp_path: Path) -> None:

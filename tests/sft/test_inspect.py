@@ -66,6 +66,17 @@ def test_figures_are_those_counted_by_hand(tmp_path: Path) -> None:
     ]
 
 
+def test_a_contradiction_is_one_to_the_first_of_its_pairs() -> None:
+    figures = Figures("preference", len)
+    for number, (chosen, rejected) in enumerate(["ab", "cd", "ba", "ab", "dc", "ba"], start=1):
+        figures.add(pair(chosen, rejected), f"p:{number}")
+    figures.finish()
+    contradictions, duplicates = figures.strange.values()
+    assert (contradictions, duplicates) == (["p:3", "p:5", "p:6"], ["p:4", "p:6"])
+    assert list(figures.strange_counts.values()) == [2, 3]
+    assert len(figures.prompts) == 1
+
+
 def test_tokens_are_those_of_the_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
     figures = Figures("dialogue", lambda text: len(tokenizer.encode(text)))
     figures.add({"messages": TALK}, "x:1")
@@ -84,13 +95,13 @@ def test_overlap_of_train_and_test(tmp_path: Path, capsys: Capture) -> None:
 
 @pytest.mark.parametrize("loss", ["all", "last"])
 def test_what_is_shown_as_trained_is_what_is_trained(loss: Any, tokenizer: Tokenizer) -> None:
-    runs, wrong = encoded(TALK, loss, tokenizer)
+    runs = encoded(TALK, loss, tokenizer)
     answers = ["Because it is.", "So <b>be</b> it."][0 if loss == "all" else 1 :]
     assert [text.strip() for text, trained in runs if trained] == [f"{answer} </s>" for answer in answers]
-    plain, wrong_too = by_messages(TALK, loss)
+    plain, wrong = by_messages(TALK, loss)
     assert "".join(text for text, _ in runs).split() == "".join(text for text, _ in plain).split()
     assert [text.split() for text, trained in plain if trained] == [f"{answer} </s>".split() for answer in answers]
-    assert wrong is wrong_too is None
+    assert wrong is None
 
 
 def test_faults_of_masks(tokenizer: Tokenizer) -> None:
