@@ -19,6 +19,7 @@ import pytest
 
 from launch import status
 from launch.plan import Place, Planned
+from launch.slurm import queue
 from launch.slurm.attempts import note
 from launch.slurm.queue import Queued
 from launch.stage import write_plan
@@ -217,6 +218,27 @@ def test_a_stage_whose_program_is_on_its_way_is_starting(tmp_path: Path) -> None
     assert by_name(folder)["sft"].state == "not started"
     with Lock(folder):
         assert by_name(folder)["sft"].state == "starting"
+
+
+def test_a_queue_that_does_not_answer_does_not_end_watching(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pipeline(tmp_path, pretrain="done")
+    submitted(folder, sft="14")
+    answers = iter([False, True])
+
+    def jobs() -> list[Queued]:
+        if not next(answers):
+            raise queue.ClusterError("squeue failed: timed out")
+        return []
+
+    monkeypatch.setattr(queue, "jobs", jobs)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(status, "EVERY", 0)
+    assert asked(str(folder), "--watch") == 0
+    said = capsys.readouterr().out
+    assert said.count("warning: squeue failed: timed out; what is queued is not shown") == 1
+    assert "job 14 left the queue" in said.partition("warning: ")[2]
 
 
 def test_watching_writes_over_itself_and_ctrl_c_leaves_it(tmp_path: Path, repository: Path) -> None:
