@@ -47,7 +47,7 @@ setup(
     package_data={
         "llamatrain.configs": ["**/*.yaml"],
         "llamatrain.launch": ["report/templates/*", "slurm/templates/*"],
-        "llamatrain.sft": ["templates/*"],
+        "llamatrain.sft": ["templates/*", "*.yaml"],
     },
     include_package_data=False,
     install_requires=[

@@ -121,6 +121,59 @@ class DistillConfig:
             )
 
 
+@dataclass
+class ConversationConfig:
+    """Which model answers which dialogues' users under which instructions, turn by turn."""
+
+    run: RunConfig
+    checkpoint: str = field(metadata=reads("checkpoint", "sft"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
+    dialogues: list[str] = field(metadata=reads("dialogue"))
+    max_dialogues: int | None = field(metadata=least(1))
+    constraints: str | None = field(metadata=reads("file", "toyworld"))
+    sampling: SamplingConfig
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
+    chunk_dialogues: int = field(metadata=least(1) | SPEED)
+    dtype: str = field(metadata=one_of(PRECISIONS))
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self)
+        if not self.dialogues:
+            raise UserError("dialogues=[]: need at least one dialogues file")
+
+
+@dataclass
+class GAttConfig(ConversationConfig):
+    """What Ghost Attention trains on; configs/gatt.yaml says what each key means."""
+
+    min_turns: int = field(metadata=least(1))
+    max_turns: int = field(metadata=least(1))
+    rows_per_dialogue: int = field(metadata=least(1))
+    short_fraction: float = field(metadata=least(0, 1))
+    round: int | None = field(metadata=least(1))
+
+    def __post_init__(self) -> None:
+        """Check values and their order."""
+        super().__post_init__()
+        if self.max_turns < self.min_turns:
+            raise UserError(f"max_turns={self.max_turns}: need min_turns={self.min_turns} or more")
+
+
+@dataclass
+class RecallConfig(ConversationConfig):
+    """How long a model keeps to an instruction; configs/recall.yaml says what each key means."""
+
+    turns: list[int]
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        super().__post_init__()
+        if not self.turns or min(self.turns) < 1 or sorted(set(self.turns)) != list(self.turns):
+            raise UserError(f"turns={self.turns}: need rising numbers of turns, from 1")
+
+
 PROGRAMS = {
     "inspect": Program(
         "sft.inspect",
@@ -159,5 +212,26 @@ PROGRAMS = {
             Table("Distilled answers", "distilled", file="distilled.jsonl"),
             Table("Refused by distillation", "refused", file="refused.jsonl"),
         ),
+    ),
+    "gatt": Program(
+        "sft.gatt",
+        "Data",
+        "Ghost Attention: dialogues that keep to an instruction of their first turn",
+        parallel=True,
+        schema=GAttConfig,
+        makes=("gatt.jsonl",),
+        headline=Headline({"gatt/rows": "rows", "gatt/dialogues": "dialogues"}, counts=True),
+        size="{gatt/rows} rows of {gatt/dialogues} dialogues",
+        learns_from=(Table("Ghost Attention", "dialogue", file="gatt.jsonl"),),
+    ),
+    "recall": Program(
+        "sft.recall",
+        "Measuring",
+        "how long a chat model keeps to an instruction of the first turn",
+        parallel=True,
+        schema=RecallConfig,
+        makes=("recall.jsonl",),
+        headline=Headline({f"recall/turn_{turn}": f"at turn {turn}" for turn in (2, 4, 6, 20)}, whose="recall "),
+        size="{recall/dialogues} dialogues",
     ),
 }

@@ -12,6 +12,7 @@ from llamatrain.run import Run
 from .config import ToyworldConfig
 from .dialogues import dialogues, prompts
 from .documents import documents
+from .instructions import instructed, save_constraints, turns
 from .requests import Requests
 from .world import World
 
@@ -32,8 +33,16 @@ def make(cfg: ToyworldConfig) -> None:
         "prompts_eval": prompts(requests, cfg.prompts_eval, adversarial, borderline, held_out=True),
         "prompts_borderline": prompts(requests, cfg.prompts_borderline, 0.0, 1.0, held_out=True),
     }
+    if cfg.turns:
+        files |= {
+            "turns": turns(requests, cfg.turns, held_out=False),
+            "turns_eval": turns(requests, cfg.turns_eval, held_out=True),
+            "instructed": instructed(requests, cfg.instructed),
+        }
     with Run(cfg.run, "toyworld", cfg, dashboard=False) as run:
         world.save(run.folder)
+        if cfg.turns:
+            save_constraints(run.folder)
         for name, rows in files.items():
             counts: Counter[str] = Counter()
             write_rows(run.folder / f"{name}.jsonl", _counted(rows, counts))

@@ -13,6 +13,7 @@ from llamatrain.settings import RunConfig
 
 from .answers import QUALITIES, SAFETY_QUALITIES
 from .dialogues import check_shares
+from .instructions import CONSTRAINTS_FILE
 
 
 @dataclass
@@ -34,6 +35,9 @@ class ToyworldConfig:
     guided_fraction: float = field(metadata=least(0, 1) | formerly(0.0))
     qualities: dict[str, float]
     safety_qualities: dict[str, float]
+    turns: int = field(metadata=least(0) | formerly(0))
+    turns_eval: int = field(metadata=least(1) | formerly(100))
+    instructed: int = field(metadata=least(1) | formerly(3000))
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -93,7 +97,12 @@ PROGRAMS = {
         "Data",
         "a small simulated world: documents, dialogues, prompts",
         schema=ToyworldConfig,
-        makes=("", *(f"{name}{end}.jsonl" for name in SETS for end in ("", "_eval")), "prompts_borderline.jsonl"),
+        makes=(
+            "",
+            *(f"{name}{end}.jsonl" for name in (*SETS, "turns") for end in ("", "_eval")),
+            *("prompts_borderline.jsonl", "instructed.jsonl"),
+            CONSTRAINTS_FILE,
+        ),
         headline=Headline({"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"}, counts=True),
         size="{toyworld/documents} documents, {toyworld/dialogues} dialogues, {toyworld/prompts} prompts",
     ),
