@@ -21,7 +21,7 @@ from llamatrain.inputs import fingerprints
 from llamatrain.run import Run
 
 from .config import EvaluateConfig
-from .measures import measure, report
+from .measures import measure, recalled, report
 from .perplexity import held_out, perplexity
 from .tables import tables
 
@@ -39,6 +39,8 @@ def evaluate(cfg: EvaluateConfig) -> None:
         }
         bad.say(run.print)
         found = report(measured, cfg.baseline, cfg.tie)
+        for name, source in cfg.models.items():
+            found["models"][name] |= recalled(source.recall) if source.recall else {}
         for name, folder in parents.items():
             found["models"][name] |= on_corpus(cfg, name, folder, run)
         if run.is_main:

@@ -18,6 +18,7 @@ class ModelSource:
     checkpoint: str | None = field(default=None, metadata=reads("checkpoint"))
     responses: str | None = field(default=None, metadata=reads("response", "sample"))
     judgements: str | None = field(default=None, metadata=reads("judgement", "judge"))
+    recall: str | None = field(default=None, metadata=reads("file", "recall"))
 
 
 @dataclass
@@ -45,14 +46,15 @@ class EvaluateConfig:
                 "models={}: need at least one, as models={sft: {checkpoint: ..., responses: ..., judgements: ...}}"
             )
         for name, source in self.models.items():
-            if not (source.responses or source.judgements or (source.checkpoint and self.corpus)):
-                raise UserError(f"models.{name}: need responses, judgements, or a checkpoint and corpus")
+            if not (source.responses or source.judgements or source.recall or (source.checkpoint and self.corpus)):
+                raise UserError(f"models.{name}: need responses, judgements, recall, or a checkpoint and corpus")
         if self.baseline is not None and self.baseline not in names:
             raise UserError(f"baseline={self.baseline}: need one of {', '.join(names)}")
         if self.corpus and not any(source.checkpoint for source in self.models.values()):
             raise UserError(f"corpus={self.corpus}: need a checkpoint in one of the models to measure on it")
 
 
+RECALLED = (2, 4, 6, 20)  # turns at which the paper asks what is recalled of an instruction (table 30)
 GOLD, SCORES = "by the gold judge", "by the reward models"
 MEASURES = Measures(
     "evaluation.json",
@@ -71,6 +73,7 @@ MEASURES = Measures(
         "gated": Measure("Scored unsafe"),
         "finished": Measure("Finished"),
         "length": Measure("Words per response", digits=1),
+        **{f"recall_turn_{turn}": Measure(f"Recalled at turn {turn}", bounds=(0, 1)) for turn in RECALLED},
     },
     by={
         GOLD: "The gold judge knows the truth of the toy world: its scores are what counts, and nothing is trained on them.",

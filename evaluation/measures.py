@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from llamatrain.data.kinds import JudgementRow, ResponseRow
 from llamatrain.data.rows import read_rows
@@ -27,6 +27,7 @@ from llamatrain.statistics import (
     win_rate,
     win_rate_at_equal_length,
 )
+from llamatrain.text_files import read_lines
 
 JUDGED = ("helpfulness", "safety")  # gold judgements, in [0, 1]
 SCORED = ("score_helpfulness", "score_safety", "score_combined")  # the reward models' logits
@@ -38,6 +39,15 @@ AGREEMENT = {
     "adversarial": {"spearman_safety": ("score_safety", "safety")},
 }
 KINDS = {"harmless": False, "adversarial": True}  # kind of prompt -> its `is_adversarial`
+
+
+class Recalled(TypedDict):
+    """What is read of a line of recall.jsonl."""
+
+    dialogue: str
+    turn: int
+    kept: dict[str, bool | None]
+
 
 Samples = dict[str, list[float]]  # prompt -> the values of its samples
 
@@ -96,6 +106,19 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True, 
             "their order: `llamatrain judge` makes them"
         )
     return found
+
+
+def recalled(path: str) -> dict[str, Any]:
+    """Return which share of an instruction's attributes a model still keeps to, by turn, with 95 % intervals over dialogues.
+
+    Reads recall.jsonl; what only a reader can tell is left out, and so are turns of which nothing is told.
+    """
+    shares: dict[int, dict[str, float]] = {}
+    for row in read_lines(_file(path, "recall.jsonl"), Recalled, "`llamatrain recall` makes it"):
+        told = [kept for kept in row["kept"].values() if kept is not None]
+        if told:
+            shares.setdefault(row["turn"], {})[row["dialogue"]] = math.fsum(told) / len(told)
+    return {f"recall_turn_{turn}": mean_interval(list(by.values())).as_dict() for turn, by in sorted(shares.items())}
 
 
 def logit(share: float) -> float:

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from llamatrain.progress import counted
 
+from .config import RECALLED
+
 SCORES = {"score_helpfulness": "helpfulness", "score_safety": "safety", "score_combined": "combined"}
 AGREEMENT = {"spearman_helpfulness": "helpfulness", "spearman_safety": "safety"}
 RESPONSES = {
@@ -19,11 +21,13 @@ RESPONSES = {
     "length": "length in words",
 }
 TEXT = {"perplexity": "perplexity", "bits_per_byte": "bits per byte"}
+RECALL = {f"recall_turn_{turn}": f"at turn {turn}" for turn in RECALLED}
 GROUPS = {  # who says so -> metric -> its name there
     "by the gold judge": {"helpfulness": "helpfulness", "safety": "safety"},
     "by the reward models": SCORES,
     "Spearman with judge": AGREEMENT,
     "of the responses": RESPONSES,
+    "instruction recalled": RECALL,
     "on held-out text": TEXT,
 }
 NOTE = (

@@ -64,6 +64,7 @@ def method(roles: Roles) -> Chat:
         replay=dict.fromkeys(REPLAYED, text),
         measure_kept=[],
         ppo=True,
+        gatt=4,
         distill=None,
         continue_pretraining=bool(roles.data.checkpoint and roles.data.documents),
     )

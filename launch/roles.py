@@ -201,6 +201,8 @@ def assigned(files: Sequence[File], folds: int = 1, checkpoint: str | None = Non
         documents_eval=text.held_out,
         dialogues=dialogues.train,
         dialogues_eval=dialogues.held_out,
+        long_dialogues=[],
+        long_dialogues_eval=[],
         prompts=prompts.train,
         prompts_eval=prompts.held_out,
         preferences=Pairs(**{kind: parts[kind].train for kind in KINDS}),

@@ -8,9 +8,14 @@ from llamatrain.fitting import Fitted, Sizes, Value, rhythm, sampling
 from llamatrain.given import Given, written
 from llamatrain.planning import Planner, Rows, Work, packed_rows, saves
 
-from .config import DistillConfig, SFTConfig
+from .config import ConversationConfig, DistillConfig, SFTConfig
 
 DISTILLED = 200  # prompts, at most
+TALKS, TURNS, MEASURED = (
+    200,
+    6,
+    50,
+)  # dialogues of Ghost Attention and their turns, and dialogues in which recall is measured
 
 
 def _fit_sft(size: Sizes) -> Fitted:
@@ -34,7 +39,25 @@ def _fit_distill(size: Sizes) -> Fitted:
     return Fitted(values, 2 * prompts * (size.written + size.pair_tokens * size.learned / 3))
 
 
-FITS = {"sft": _fit_sft, "distill": _fit_distill}
+def _fit_gatt(size: Sizes) -> Fitted:
+    talks = int(min(size.dialogues, TALKS))
+    values = [
+        Value(f"max_dialogues={talks}", "answered turn by turn, where the pipeline's gatt asks for it"),
+        Value(f"max_turns={TURNS}", "of each"),
+        Value(f"sampling.max_new_tokens={size.answer}", "nine of ten written answers are shorter"),
+    ]
+    return Fitted(values, talks * TURNS * size.written)
+
+
+def _fit_recall(size: Sizes) -> Fitted:
+    values = [
+        Value(f"max_dialogues={MEASURED}", "held-out dialogues, joined until they have so many turns"),
+        Value(f"sampling.max_new_tokens={size.answer}", "nine of ten written answers are shorter"),
+    ]
+    return Fitted(values, MEASURED * 20 * size.written)
+
+
+FITS = {"sft": _fit_sft, "distill": _fit_distill, "gatt": _fit_gatt, "recall": _fit_recall}
 
 
 def _plan_sft(cfg: SFTConfig, given: Given) -> Work:
@@ -74,4 +97,8 @@ def _plan_distill(cfg: DistillConfig, given: Given) -> Work:
     )
 
 
-PLANS: dict[str, Planner] = {"sft": _plan_sft, "distill": _plan_distill}
+def _plan_talks(cfg: ConversationConfig, model: ModelConfig) -> Work:
+    return Work(model, cfg.dtype, whole=1)
+
+
+PLANS: dict[str, Planner] = {"sft": _plan_sft, "distill": _plan_distill, "gatt": _plan_talks, "recall": _plan_talks}

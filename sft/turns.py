@@ -15,10 +15,10 @@ from llamatrain.chat import TAGS, Message, decode_response, encode_prompt, too_m
 from llamatrain.constraints import Instruction, draw_instruction, read_constraints
 from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.rows import read_rows
-from llamatrain.data.skipped import BadRows, warned
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.model.config import load_config
-from llamatrain.progress import Progress
+from llamatrain.progress import Progress, counted
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.models import load_inference, shared_tokenizer
 from llamatrain.responses.prompts import Prompt
@@ -64,29 +64,40 @@ def read_talks(
     wanted: Callable[[int, random.Random], int],
     say: Callable[[str], None],
 ) -> list[Talk]:
-    """Read the dialogues of at least so many turns; `wanted` draws, of a number of turns, how many are answered.
+    """Read harmless dialogues, joining shorter ones until they have `least` turns.
 
-    A talk is a function of the run's seed, `noise` and its place, so that ranks and restarts have the same.
+    `wanted` draws, of a number of turns, how many are answered. A talk is a function of the run's seed, `noise` and its
+    place, so that ranks and restarts have the same.
     """
-    constraints = read_constraints(
-        Path(cfg.constraints) if cfg.constraints else Path(__file__).with_name("constraints.yaml")
-    )
-    bad, talks, short = BadRows(cfg.bad_rows), list[Talk](), 0
-    for number, row in enumerate(itertools.chain.from_iterable(read_rows(p, DialogueRow, bad) for p in cfg.dialogues)):
+    path = Path(cfg.constraints) if cfg.constraints else Path(__file__).with_name("constraints.yaml")
+    constraints, bad, talks, joined = read_constraints(path), BadRows(cfg.bad_rows), list[Talk](), 0
+
+    def add(users: list[str], source: str) -> None:
+        rng = random.Random(f"{noise}/{cfg.run.seed}/{len(talks)}")
+        turns = wanted(len(users), rng)
+        talks.append(Talk(f"{len(talks)}", users, turns, draw_instruction(constraints, rng), source))
+
+    pending: list[str] = []  # turns of shorter dialogues
+    for row in itertools.chain.from_iterable(read_rows(path, DialogueRow, bad) for path in cfg.dialogues):
         if len(talks) == cfg.max_dialogues:
             break
+        if row.get("is_adversarial"):  # nobody has seen whether its answers are safe
+            continue
         users = [message["content"] for message in row["messages"] if message["role"] == "user"]
         if len(users) < least:
-            short += 1
-            continue
-        rng = random.Random(f"{noise}/{cfg.run.seed}/{number}")
-        turns = wanted(len(users), rng)
-        talks.append(Talk(f"{number}", users, turns, draw_instruction(constraints, rng), row.get("source", "")))
+            pending, users = [], [*pending, *users]
+            joined += 1
+        if len(users) < least:
+            pending = users
+        else:
+            add(users, row.get("source", ""))
     bad.say(say)
     if not talks:
-        raise UserError(f"dialogues={', '.join(cfg.dialogues)}: none has {least} turns; need dialogues of so many")
-    if short:
-        say(warned(f"{short:,} dialogues left out: fewer than {least} turns", 0, short + len(talks)))
+        raise UserError(
+            f"dialogues={', '.join(cfg.dialogues)}: harmless ones have {len(pending)} turns in all; need {least}"
+        )
+    if joined:
+        say(f"{counted(joined, 'dialogue')} of fewer than {least} turns joined")
     return talks
 
 

@@ -41,8 +41,7 @@ def make(cfg: ToyworldConfig) -> None:
         }
     with Run(cfg.run, "toyworld", cfg, dashboard=False) as run:
         world.save(run.folder)
-        if cfg.turns:
-            save_constraints(run.folder)
+        save_constraints(run.folder)
         for name, rows in files.items():
             counts: Counter[str] = Counter()
             write_rows(run.folder / f"{name}.jsonl", _counted(rows, counts))

@@ -19,6 +19,7 @@ from llamatrain.keys import check_values, least, one_of
 
 from ..graph import Graph, Stage
 from ..measure.stages import measure_kept
+from .attention import ghost_attention, recall
 
 KINDS = ("helpfulness", "safety")
 BASES = ("base", "sft")
@@ -53,6 +54,8 @@ class Data:
     documents_eval: list[str]
     dialogues: list[str]
     dialogues_eval: list[str]
+    long_dialogues: list[str]
+    long_dialogues_eval: list[str]
     prompts: list[str]
     prompts_eval: list[str]
     preferences: Pairs
@@ -71,6 +74,7 @@ class Chat:
     rejection_base: str = field(metadata=one_of(BASES))
     replay: dict[str, float]
     ppo: bool
+    gatt: int | None = field(metadata=least(1))
     distill: int | None = field(metadata=least(1))
     measure_kept: list[str]
 
@@ -96,7 +100,7 @@ def with_files_to_come(cfg: Chat, data: Data) -> tuple[Data, list[str]]:
 
     So the whole chain can be looked at before there are data. Data with any file stay as they are.
     """
-    roles = [field.name for field in fields(Data) if field.name not in ("root", "world")]
+    roles = [field.name for field in fields(Data) if field.name not in ("root", "world") and "long_" not in field.name]
     if data.world or any(getattr(data, role) for role in roles):
         return data, []
     roles = [role for role in roles if role != "checkpoint" or cfg.continue_pretraining]
@@ -116,10 +120,10 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
     models = {"base": base}
     rewards: dict[str, Stage] = {}
     sampled: list[Stage] = []  # by rejection sampling, a stage per round
-    distilled: list[Stage] = []
+    further: list[str] = []  # rows of distillation and of Ghost Attention so far
     if data.dialogues:
-        text = {"eval": data.dialogues_eval, **replay(g, cfg, corpus, "sft")}
-        sft = g.add("sft", checkpoint=base, train=data.dialogues, **text)
+        text = replay(g, cfg, corpus, "sft")
+        sft = g.add("sft", checkpoint=base, train=data.dialogues, eval=data.dialogues_eval, **text)
         models["sft"] = policy = sft.final
         rated = [Rated(data.preferences, data.preferences_eval, cfg.folds)] if data.preferences else []
         for n in range(1, cfg.rounds + 1):
@@ -134,10 +138,11 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
                 start = models[cfg.rejection_base]
                 if cfg.distill is not None and n >= cfg.distill:
                     read = {"checkpoint": policy, "safety": rewards["safety"].final}
-                    distilled.append(g.add("distill", prompts=data.prompts, round=later(n), **read))
+                    further.append(g.add("distill", prompts=data.prompts, round=later(n), **read) / "distilled.jsonl")
+                if cfg.gatt is not None and n >= cfg.gatt:
+                    further.append(ghost_attention(g, data, world, policy, later(n)))
                 # The best of all earlier rounds: the paper's V3, tuned on its last round alone, forgot how to rhyme.
-                kept = [stage / "best.jsonl" for stage in sampled] + [one / "distilled.jsonl" for one in distilled]
-                earlier = {"earlier": kept or None}
+                earlier = {"earlier": [*(stage / "best.jsonl" for stage in sampled), *further] or None}
                 tuned = {"prompts": data.prompts, "round": later(n), **finals(rewards)}
                 own = {"sft_train": data.dialogues, **replay(g, cfg, corpus, "rejection_sampling"), **earlier}
                 sampled.append(g.add("rejection_sampling", checkpoint=policy, base=start, **tuned, **own))
@@ -325,7 +330,8 @@ def measure(
     corpus: Stage | None,
 ) -> None:
     """Sample every model on held-out prompts, judge where there is a world, compare."""
-    rows: dict[str, dict[str, str | None]] = {name: {"checkpoint": model} for name, model in models.items()}
+    recalled = recall(g, data, world, models)
+    rows = {name: {"checkpoint": model, **recalled.get(name, {})} for name, model in models.items()}
     if not data.prompts_eval:
         g.leave_out("the models' answers to held-out prompts", "data.prompts_eval")
     for name, model in models.items() if data.prompts_eval else ():
@@ -336,9 +342,8 @@ def measure(
         rows[name]["judgements"] = judge / "judgements.jsonl"
     text = corpus if data.documents_eval else None
     if text is None:
-        g.leave_out(
-            "the models' perplexity", "data.documents_eval" if corpus else "data.documents, data.documents_eval"
-        )
+        lack = "data.documents_eval" if corpus else "data.documents, data.documents_eval"
+        g.leave_out("the models' perplexity", lack)
     if text is not None or data.prompts_eval:
         # Of several rounds the course is told by one baseline: win rates against SFT (paper figure 11).
         baseline = "sft" if "rs_v2" in models else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.measures import Measured, compare, measure, pairs_of, report, summarise
+from evaluation.measures import Measured, compare, measure, pairs_of, recalled, report, summarise
 from llamatrain.data.rows import write_rows
 from llamatrain.errors import UserError
 
@@ -130,3 +130,20 @@ def test_judgements_of_other_responses_are_refused(tmp_path: Path) -> None:
     files = written(tmp_path / "r.jsonl", rows), written(tmp_path / "j.jsonl", [judgement("h1", 0.5, 1.0)])
     with pytest.raises(UserError, match=r"j\.jsonl has 1 judgements, not those of the 2 responses of .*r\.jsonl"):
         measure(*files)
+
+
+def test_recall_by_turn_is_a_mean_over_dialogues(tmp_path: Path) -> None:
+    kept: list[tuple[str, int, dict[str, bool | None]]] = [
+        ("a", 2, {"hobby": True, "figure": True}),
+        ("b", 2, {"hobby": True, "figure": False, "language": None}),  # of one kind only a reader can tell
+        ("a", 20, {"hobby": False, "figure": False}),
+        ("c", 20, {"language": None}),
+    ]
+    rows = [{"dialogue": dialogue, "turn": turn, "kept": of} for dialogue, turn, of in kept]
+    found = recalled(written(tmp_path / "recall.jsonl", rows))
+    assert found["recall_turn_2"]["mean"] == 0.75 and found["recall_turn_2"]["count"] == 2
+    assert found["recall_turn_20"] == {**found["recall_turn_20"], "mean": 0.0, "count": 1}
+    assert recalled(str(tmp_path)) == found  # a run folder will do
+    (tmp_path / "other.jsonl").write_text('{"dialogue": "a"}\n')
+    with pytest.raises(UserError, match=r"other.jsonl:1 is damaged: turn is missing; `llamatrain recall` makes it"):
+        recalled(str(tmp_path / "other.jsonl"))

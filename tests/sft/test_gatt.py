@@ -56,11 +56,11 @@ class Model:
 
 @pytest.fixture
 def start(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> Path:
-    """A chat checkpoint, beside dialogues of 1 to 6 turns."""
+    """A chat checkpoint, beside dialogues of 2 to 6 turns."""
     rows = []
     for number in range(30):
         said: list[dict[str, str]] = []
-        for question in QUESTIONS[: 1 + number % 6]:
+        for question in QUESTIONS[: 2 + number % 5]:
             said += [{"role": "user", "content": question}, {"role": "assistant", "content": "a written answer"}]
         rows.append({"messages": said})
     write_rows(tmp_path / "dialogues.jsonl", rows)
@@ -98,7 +98,7 @@ def test_the_instruction_is_heard_in_every_turn_and_trained_in_the_first(
         }  # fmt: skip
         assert not any("written" in one["content"] for one in messages)
     found = list(read_rows(start.parent / "rows" / "gatt.jsonl", DialogueRow))
-    assert len(found) == 25  # not the five of one turn
+    assert len(found) == 30
     assert {len(row["messages"]) // 2 for row in found} == {2, 3, 4, 5, 6}  # a drawn number of turns of each
     for row in found:
         first, *later = [one["content"] for one in row["messages"] if one["role"] == "user"]
@@ -112,7 +112,7 @@ def test_the_instruction_is_heard_in_every_turn_and_trained_in_the_first(
         )
     assert 5 < sum(row["meta"]["short"] for row in found) < 20
     (told,) = read_jsonl(start.parent / "rows" / "metrics.jsonl")
-    assert (told["gatt/rows"], told["gatt/dialogues"], told["gatt/kept_to"]) == (25, 25, 1.0)
+    assert (told["gatt/rows"], told["gatt/dialogues"], told["gatt/kept_to"]) == (30, 30, 1.0)
 
 
 def test_a_killed_run_ends_with_the_same_file(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +150,19 @@ def test_a_dialogue_ends_where_an_answer_does_not_or_the_context_is_full(
         synthesise(configured(start, "none", "min_turns=6", "max_dialogues=2"))
 
 
+def test_short_dialogues_are_joined_and_adversarial_ones_left_out(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(question: str, **more: Any) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "."}], **more}
+
+    write_rows(
+        start.parent / "dialogues.jsonl", [row("one"), row("bad", is_adversarial=True), *map(row, ("two", "three"))]
+    )
+    speaks(monkeypatch, lambda prompt, turn: "Ahoy")
+    synthesise(configured(start, "joined"))
+    (made,) = read_jsonl(start.parent / "joined" / "gatt.jsonl")
+    assert made["messages"][0]["content"].endswith(" one") and made["messages"][2]["content"] == "two"
+
+
 def test_recall_is_what_is_kept_to_at_each_turn(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = speaks(monkeypatch, lambda prompt, turn: "" if turn == 1 else "Ahoy!" if turn == 2 else f"No {turn}")
     about = [
@@ -160,9 +173,9 @@ def test_recall_is_what_is_kept_to_at_each_turn(start: Path, monkeypatch: pytest
     ]
     recall.recall(compose("recall", RecallConfig, [*quiet(start.parent, "recall"), *about]))
     (told,) = read_jsonl(start.parent / "recall" / "metrics.jsonl")
-    assert (told["recall/turn_2"], told["recall/turn_4"], told["recall/dialogues"]) == (1.0, 0.0, 15)
+    assert (told["recall/turn_2"], told["recall/turn_4"], told["recall/dialogues"]) == (1.0, 0.0, 24)
     found = read_jsonl(start.parent / "recall" / "recall.jsonl")
-    assert [row["turn"] for row in found] == [2, 4] * 15
+    assert [row["turn"] for row in found] == [2, 4] * 24  # six of two and six of three turns are joined
     assert {kept for row in found for kind, kept in row["kept"].items() if kind == "hobby"} == {None}  # it has no rule
     last = [one["content"] for one in model.asked[-1] if one["role"] == "user"]
     assert last[1:] == list(QUESTIONS[1:4])  # the instruction stands in the first turn alone
@@ -172,7 +185,7 @@ def test_recall_is_what_is_kept_to_at_each_turn(start: Path, monkeypatch: pytest
     ("overrides", "message"),
     [
         (["constraints=nowhere.yaml"], "constraints=nowhere.yaml: there is no such file; null takes those of"),
-        (["min_turns=7"], "none has 7 turns; need dialogues of so many"),
+        (["min_turns=500", "max_turns=500"], "harmless ones have 120 turns in all; need 500"),
         (["max_turns=1"], "max_turns=1: need min_turns=2 or more"),
         (["short_fraction=2"], "short_fraction=2.0: need a number in"),
         (["dialogues=[]"], r"dialogues=\[\]: need at least one"),

@@ -67,6 +67,26 @@ def test_distillation_feeds_the_fine_tuning_of_its_round_and_of_all_later_ones()
     assert settings(built, "v3_rejection_sampling")["earlier"][2:] == [f"@v{n}_distill/distilled.jsonl" for n in (2, 3)]
 
 
+def test_ghost_attention_is_learned_from_after_v3_and_measured() -> None:
+    assert not any("gatt" in name or "recall" in name for name in graph("preset=demo", "rounds=3").stages)
+    built = graph("preset=demo", "rounds=5")  # the paper's rounds
+    assert [name for name in built.stages if "gatt" in name] == ["v4_gatt", "v5_gatt"]
+    own = settings(built, "v4_gatt")
+    assert (own["checkpoint"], own["round"]) == ("@v3_rejection_sampling/final", 4)
+    assert (own["dialogues"], own["constraints"]) == (["@world/dialogues.jsonl"], "@world/constraints.json")
+    tuned = settings(built, "v5_rejection_sampling")["earlier"]
+    assert tuned[-2:] == ["@v4_gatt/gatt.jsonl", "@v5_gatt/gatt.jsonl"] and len(tuned) == 6
+    compared = settings(built, "evaluate")["models"]
+    assert {name for name, of in compared.items() if "recall" in of} == set(compared) - {"base"}
+    assert settings(built, "recall_rs_v5")["checkpoint"] == compared["rs_v5"]["checkpoint"]
+    people = graph("rounds=1", "gatt=1", **OWN, **PAIRS)
+    assert "constraints" not in settings(people, "v1_gatt")  # our own lists
+    without = graph("rounds=1", "gatt=1", **{role: f for role, f in OWN.items() if role != "dialogues_eval"}, **PAIRS)
+    assert not any("recall" in name for name in without.stages)
+    assert "how long the models keep to an instruction: need data.dialogues_eval" in without.left_out
+    assert "v1_gatt" not in graph("rounds=1", "gatt=null", **OWN, **PAIRS).stages
+
+
 def test_a_later_round_remembers_the_best_samples_and_all_preferences_so_far() -> None:
     built = graph("preset=demo", "rounds=3")
     third = settings(built, "v3_rejection_sampling")
