@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from llamatrain.fitting import Fitted, Sizes, Value, rhythm, sampling
 from llamatrain.given import Given, written
 from llamatrain.planning import Planner, Rows, Work, packed_rows, saves
 
-from .config import ConversationConfig, DistillConfig, SFTConfig
+from .config import ConversationConfig, DistillConfig, GAttConfig, RecallConfig, SFTConfig
 
 DISTILLED = 200  # prompts, at most
-TALKS, TURNS, MEASURED = (
-    200,
-    6,
-    50,
-)  # dialogues of Ghost Attention and their turns, and dialogues in which recall is measured
+TALKS, TURNS = 200, 6  # dialogues of Ghost Attention, and their turns
+MEASURED = 50  # dialogues in which recall is measured
 
 
 def _fit_sft(size: Sizes) -> Fitted:
@@ -97,8 +95,34 @@ def _plan_distill(cfg: DistillConfig, given: Given) -> Work:
     )
 
 
-def _plan_talks(cfg: ConversationConfig, model: ModelConfig) -> Work:
-    return Work(model, cfg.dtype, whole=1)
+def _plan_gatt(cfg: GAttConfig, given: Given) -> Work:
+    """Each dialogue up to a turn between min_turns and max_turns, where it has so many; a row of each."""
+    talks = _talks(cfg, given)
+    rows = talks.count * cfg.rows_per_dialogue
+    return _spoken(cfg, given, talks, (cfg.min_turns + cfg.max_turns) / 2, {"gatt.jsonl": Rows(rows, talks.tokens)})
 
 
-PLANS: dict[str, Planner] = {"sft": _plan_sft, "distill": _plan_distill, "gatt": _plan_talks, "recall": _plan_talks}
+def _plan_recall(cfg: RecallConfig, given: Given) -> Work:
+    return _spoken(cfg, given, _talks(cfg, given), max(cfg.turns), {})
+
+
+def _talks(cfg: ConversationConfig, given: Given) -> Rows:
+    rows = given.rows(cfg.dialogues, "dialogue")
+    return Rows(min(rows.count, cfg.max_dialogues or rows.count), rows.tokens)
+
+
+def _spoken(cfg: ConversationConfig, given: Given, talks: Rows, turns: float, makes: Mapping[str, Rows]) -> Work:
+    model = given.model(cfg.checkpoint)
+    return Work(
+        model,
+        cfg.dtype,
+        whole=1,
+        at_once=cfg.generation_batch_size,
+        sampled=round(talks.count * turns),
+        prompt_tokens=talks.tokens / 2,  # on the way through a dialogue
+        written_tokens=written(cfg.sampling.max_new_tokens),
+        makes=dict(makes),
+    )
+
+
+PLANS: dict[str, Planner] = {"sft": _plan_sft, "distill": _plan_distill, "gatt": _plan_gatt, "recall": _plan_recall}

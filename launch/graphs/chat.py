@@ -19,7 +19,8 @@ from llamatrain.keys import check_values, least, one_of
 
 from ..graph import Graph, Stage
 from ..measure.stages import measure_kept
-from .attention import ghost_attention, recall
+from .attention import ghost_attention
+from .measuring import finals, judge_what_was_learned_from, measure
 
 KINDS = ("helpfulness", "safety")
 BASES = ("base", "sft")
@@ -311,49 +312,3 @@ def can_tune(g: Graph, data: Data, rewards: Mapping[str, Stage]) -> bool:
     if need:
         g.leave_out("rejection sampling and PPO", " and ".join(need))
     return not need
-
-
-def finals(stages: Mapping[str, Stage]) -> dict[str, str]:
-    """Return kind -> checkpoint."""
-    return {kind: stage.final for kind, stage in stages.items()}
-
-
-# --- measuring ---------------------------------------------------------------------------------------------------
-
-
-def measure(
-    g: Graph,
-    data: Data,
-    world: Stage | None,
-    models: Mapping[str, str],
-    rewards: Mapping[str, Stage],
-    corpus: Stage | None,
-) -> None:
-    """Sample every model on held-out prompts, judge where there is a world, compare."""
-    recalled = recall(g, data, world, models)
-    rows = {name: {"checkpoint": model, **recalled.get(name, {})} for name, model in models.items()}
-    if not data.prompts_eval:
-        g.leave_out("the models' answers to held-out prompts", "data.prompts_eval")
-    for name, model in models.items() if data.prompts_eval else ():
-        sample = g.add("sample", f"sample_{name}", checkpoint=model, prompts=data.prompts_eval, **finals(rewards))
-        rows[name] |= {"responses": sample / "responses.jsonl", "judgements": None}
-    for name in rows if world is not None else ():
-        judge = g.add("judge", f"judge_{name}", world=world, responses=rows[name]["responses"])
-        rows[name]["judgements"] = judge / "judgements.jsonl"
-    text = corpus if data.documents_eval else None
-    if text is None:
-        lack = "data.documents_eval" if corpus else "data.documents, data.documents_eval"
-        g.leave_out("the models' perplexity", lack)
-    if text is not None or data.prompts_eval:
-        # Of several rounds the course is told by one baseline: win rates against SFT (paper figure 11).
-        baseline = "sft" if "rs_v2" in models else None
-        g.add("evaluate", models=rows, corpus=text, baseline=baseline)
-
-
-def judge_what_was_learned_from(g: Graph, world: Stage, sampled: list[Stage], ppo: bool) -> None:
-    """Judge, for the report alone, what rejection sampling chose from and what PPO sampled."""
-    for n, stage in enumerate(sampled, 1):
-        with g.round(n):
-            g.add("judge", "judge_rs_candidates", world=world, responses=stage / "responses.jsonl")
-    if ppo:
-        g.add("judge", "judge_ppo_rollouts", world=world, responses="@ppo/samples.jsonl")

@@ -1,0 +1,55 @@
+"""What measures the models of the graph: samples, judgements, recall of instructions, and their comparison (paper 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..graph import Graph, Stage
+from .attention import recall
+
+if TYPE_CHECKING:
+    from .chat import Data
+
+
+def finals(stages: Mapping[str, Stage]) -> dict[str, str]:
+    """Return kind -> checkpoint."""
+    return {kind: stage.final for kind, stage in stages.items()}
+
+
+def measure(
+    g: Graph,
+    data: Data,
+    world: Stage | None,
+    models: Mapping[str, str],
+    rewards: Mapping[str, Stage],
+    corpus: Stage | None,
+) -> None:
+    """Sample every model on held-out prompts, judge where there is a world, compare."""
+    recalled = recall(g, data, world, models)
+    rows = {name: {"checkpoint": model, **recalled.get(name, {})} for name, model in models.items()}
+    if not data.prompts_eval:
+        g.leave_out("the models' answers to held-out prompts", "data.prompts_eval")
+    for name, model in models.items() if data.prompts_eval else ():
+        sample = g.add("sample", f"sample_{name}", checkpoint=model, prompts=data.prompts_eval, **finals(rewards))
+        rows[name] |= {"responses": sample / "responses.jsonl", "judgements": None}
+    for name in rows if world is not None else ():
+        judge = g.add("judge", f"judge_{name}", world=world, responses=rows[name]["responses"])
+        rows[name]["judgements"] = judge / "judgements.jsonl"
+    text = corpus if data.documents_eval else None
+    if text is None:
+        lack = "data.documents_eval" if corpus else "data.documents, data.documents_eval"
+        g.leave_out("the models' perplexity", lack)
+    if text is not None or data.prompts_eval:
+        # Of several rounds the course is told by one baseline: win rates against SFT (paper figure 11).
+        baseline = "sft" if "rs_v2" in models else None
+        g.add("evaluate", models=rows, corpus=text, baseline=baseline)
+
+
+def judge_what_was_learned_from(g: Graph, world: Stage, sampled: list[Stage], ppo: bool) -> None:
+    """Judge, for the report alone, what rejection sampling chose from and what PPO sampled."""
+    for n, stage in enumerate(sampled, 1):
+        with g.round(n):
+            g.add("judge", "judge_rs_candidates", world=world, responses=stage / "responses.jsonl")
+    if ppo:
+        g.add("judge", "judge_ppo_rollouts", world=world, responses="@ppo/samples.jsonl")
