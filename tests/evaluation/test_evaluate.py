@@ -149,7 +149,7 @@ def test_a_pretrained_model_is_not_compared_by_scores(
     ("overrides", "message"),
     [
         ([], "need a value for models"),
-        (["models={a: {}}"], r"models\.a: need responses, judgements, or a checkpoint and corpus"),
+        (["models={a: {}}"], r"models\.a: need responses, judgements, recall, or a checkpoint and corpus"),
         (["models={a: {responses: r}}", "baseline=b"], "baseline=b: need one of a"),
         (["models={a: {responses: r}}", "corpus=c"], "corpus=c: need a checkpoint"),
         (["models={a: {answers: r}}"], r"unknown key 'models\.a\.answers'"),
