@@ -102,6 +102,12 @@ OWN = {
         positional=("checkpoints",),
         follows="checkpoints",
     ),
+    "scaling": Program(
+        "launch.scaling",
+        "Measuring",
+        "reward model accuracy over data and model size: a run of `reward` repeated on shares of its pairs",
+        positional=("like",),
+    ),
     "carbon": Program(
         "launch.carbon",
         TOGETHER,

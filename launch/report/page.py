@@ -56,7 +56,8 @@ SECTIONS = (
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Return where the templates are read from."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -69,19 +70,19 @@ def _templates() -> Environment:
 def page(story: Story) -> str:
     """Return the page's HTML."""
     made = [(section, body) for section in SECTIONS if (body := _body(section, story))]
-    return _templates().get_template("page.html").render(story=story, sections=made)
+    return templates().get_template("page.html").render(story=story, sections=made)
 
 
 def _body(section: Section, story: Story) -> str:
     """Return a section's HTML; where the files behind it hold what no program writes, a page without it is better than none."""
     try:
         found = section.gather(story)
-        return _templates().get_template(f"{section.anchor}.html").render(found) if found else ""
+        return templates().get_template(f"{section.anchor}.html").render(found) if found else ""
     except Exception as error:
         what = f"the section '{section.title}' cannot be made from {story.folder}"
         text = f"{what} ({type(error).__name__}: {error})"
         warn(text)
-        return _templates().get_template("failed.html").render(text=text)
+        return templates().get_template("failed.html").render(text=text)
 
 
 def write(folder: Path, samples: int = 5, rates: Rates | None = None) -> Path:

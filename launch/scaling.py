@@ -1,0 +1,215 @@
+"""Reward model accuracy over data and model size (paper 3.2.2, figure 6): the same training on shares of its pairs.
+
+    llamatrain scaling runs/demo/v1_reward_helpfulness
+    llamatrain scaling runs/my_reward "checkpoints=[runs/small/sft/final,runs/large/sft/final]" "seeds=[0,1,2]"
+
+The run says how: its pairs, held-out pairs, optimizer and batch. Each start, share and seed is trained for one pass in a run
+of its own below `folder` (RUN_scaling). What is finished is not trained again: the same command resumes. scaling.jsonl
+has a line per run, scaling.html the picture.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from llamatrain import atomic
+from llamatrain.config import program
+from llamatrain.config.compose import write_settings
+from llamatrain.config.options import FROM_FILE
+from llamatrain.data.kinds import RATINGS
+from llamatrain.errors import UserError, missing
+from llamatrain.keys import check_values, least, reads
+from llamatrain.statistics import mean_interval, wilson
+from llamatrain.stopping import EXIT_STOPPED
+from llamatrain.yaml_files import read_yaml
+
+from .processes import Processes, ended
+from .programs import PROGRAMS, command, typed, with_keys
+from .report.scaling import write_picture
+from .runs import Row, read_json, read_series, read_status
+from .stage_run import Amount, parameters
+
+PROGRAM = "reward"
+LINES, PICTURE = "scaling.jsonl", "scaling.html"
+ACCURACY = {"accuracy": "all pairs", **{f"accuracy_{rating}": rating.replace("_", " ") for rating in RATINGS}}
+
+
+@dataclass
+class ScalingConfig:
+    """configs/scaling.yaml says what each key means."""
+
+    like: str = field(metadata=reads("file", PROGRAM))
+    checkpoints: list[str] = field(metadata=reads("checkpoint", "sft"))
+    shares: list[float]
+    seeds: list[int]
+    ranks: int = field(metadata=least(1))
+    folder: str | None
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self)
+        for share in self.shares:
+            if not 0 < share <= 1:
+                raise UserError(f"shares={share}: need numbers above 0, at most 1")
+        for key in ("shares", "seeds"):
+            if not getattr(self, key):
+                raise UserError(f"{key}=[]: need at least one")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training of a curve: where its run lies, and the settings that it has."""
+
+    folder: Path
+    start: str
+    share: float
+    seed: int
+    settings: Row
+
+
+def points(cfg: ScalingConfig) -> list[Point]:
+    """Return the trainings, the small shares of all starts and seeds first; UserError where the run is none to go by."""
+    template, out = _template(Path(cfg.like)), Path(cfg.folder or f"{cfg.like.rstrip('/')}_scaling")
+    starts = cfg.checkpoints or [template["checkpoint"]]
+    found = []
+    for share, (number, start), seed in itertools.product(sorted(cfg.shares), enumerate(starts), cfg.seeds):
+        name = f"{number}_share{share:g}_seed{seed}"
+        settings = copy.deepcopy(template)
+        settings |= {"checkpoint": start, "epochs": share}
+        own = {"name": name, "dir": str(out), "seed": seed, "resume": "auto", "keep": 1, "given": []}
+        # Measured at the end alone: what a curve shows is the last checkpoint of each.
+        settings["run"] |= {**own, "eval_every": 0, "keep_best": False, "patience": None}
+        settings["run"]["wandb"]["mode"] = "disabled"
+        found.append(Point(out / name, start, share, seed, settings))
+    return found
+
+
+def _template(run: Path) -> Row:
+    """Return the settings of a run of `reward`."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise missing(file, PROGRAM)
+    settings, program_ = read_yaml(file), read_status(run).get("program")
+    if not isinstance(settings, dict) or program_ != PROGRAM:
+        raise UserError(f"like={run}: is a run of {program_}; need one of `llamatrain {PROGRAM}`")
+    if not settings.get("eval"):
+        raise UserError(f"like={run}: was trained without held-out pairs, so that nothing was measured; need eval")
+    return settings
+
+
+def line(point: Point) -> Row:
+    """Return what a finished training found: how many pairs it saw, and its accuracy on held-out ones by rating."""
+    last = {name: series[-1][1] for name, series in read_series(point.folder).items()}
+    final = point.folder / "final"
+    scores = read_json(final / "llamatrain.json").get("scores") or {}
+    held_out = sum(one["responses"] for one in scores.values() if isinstance(one, dict)) // 2
+    low, high = wilson(last["eval/accuracy"], held_out)
+    return {
+        "checkpoint": point.start,
+        "parameters": parameters(final),
+        "share": point.share,
+        "seed": point.seed,
+        "pairs": int(read_status(point.folder)["step"]) * point.settings["batch_pairs"],
+        "held_out": held_out,
+        **{key: last[f"eval/{key}"] for key in ACCURACY if f"eval/{key}" in last},
+        "low": low,
+        "high": high,
+    }
+
+
+def curves(lines: Sequence[Row], metric: str) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Return each start's curve: pairs, and the mean over seeds with its interval (of one seed the mean alone)."""
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    keyed = sorted(
+        (one for one in lines if metric in one), key=lambda one: (one["parameters"], one["checkpoint"], one["pairs"])
+    )
+    for (start, _), alike in itertools.groupby(keyed, key=lambda one: (one["checkpoint"], one["pairs"])):
+        rows = list(alike)
+        mean = mean_interval([one[metric] for one in rows])
+        low, high = (mean.mean if end is None else end for end in (mean.low, mean.high))
+        found.setdefault(start, []).append((rows[0]["pairs"], mean.mean, low, high))
+    return found
+
+
+def names(lines: Sequence[Row]) -> dict[str, str]:
+    """Return what the starts are called: by their size where that tells them apart, else by their path."""
+    sizes = {one["checkpoint"]: f"{Amount(one['parameters'])} parameters" for one in lines}
+    return sizes if len(set(sizes.values())) == len(sizes) else {start: start for start in sizes}
+
+
+def table(lines: Sequence[Row]) -> Table:
+    """Return the curves for the terminal, seeds averaged."""
+    shown, named = Table(box=None), names(lines)
+    for title in ("start", "pairs", *ACCURACY.values()):
+        shown.add_column(title, justify="left" if title == "start" else "right")
+    every = {metric: curves(lines, metric) for metric in ACCURACY}
+    for start, curve in every["accuracy"].items():
+        for pairs, *_ in curve:
+            cells = (next((m for x, m, _, _ in every[key].get(start, []) if x == pairs), None) for key in ACCURACY)
+            shown.add_row(named[start], f"{pairs:,.0f}", *("–" if cell is None else f"{cell:.3f}" for cell in cells))
+    return shown
+
+
+def scale(cfg: ScalingConfig) -> None:
+    """Train what is not yet trained, write a line per finished run after each, and draw the curves."""
+    todo = points(cfg)
+    out = todo[0].folder.parent
+    out.mkdir(parents=True, exist_ok=True)
+    with Processes() as processes:
+        for number, point in enumerate(todo, 1):
+            if read_status(point.folder).get("state") != "done":
+                print(f"{number} of {len(todo)}: {point.folder}", flush=True)
+                _train(point, processes, cfg.ranks)
+            _write(out, list(_finished(todo)), cfg.like)
+    lines = list(_finished(todo))
+    Console().print(table(lines))
+    print(f"{out / LINES} has a line per run, {out / PICTURE} the curves")
+
+
+def _train(point: Point, processes: Processes, ranks: int) -> None:
+    """Train one in processes of its own; ends this one where it fails or is stopped."""
+    point.folder.mkdir(parents=True, exist_ok=True)
+    settings = point.folder / "config.yaml"
+    write_settings(settings, point.settings)
+    code = processes.run([*command(PROGRAMS[PROGRAM].module), f"{FROM_FILE}={settings}"], ranks)
+    if read_status(point.folder).get("state") == "done":
+        return
+    if code == EXIT_STOPPED or processes.stopped:
+        print(f"interrupted; resume with:\n  {typed(['scaling', *sys.argv[1:]])}", file=sys.stderr)
+        raise SystemExit(EXIT_STOPPED)
+    print(f"error: {point.folder} failed ({ended(code)}): see its message above", file=sys.stderr)
+    raise SystemExit(code or 1)
+
+
+def _finished(todo: Sequence[Point]) -> Iterator[Row]:
+    for point in todo:
+        if read_status(point.folder).get("state") == "done":
+            yield line(point)
+
+
+def _write(out: Path, lines: Sequence[Row], like: str) -> None:
+    atomic.write_text(out / LINES, "".join(json.dumps(one) + "\n" for one in lines))
+    named = names(lines)
+    drawn = {
+        title: {named[start]: curve for start, curve in curves(lines, metric).items()}
+        for metric, title in ACCURACY.items()
+    }
+    write_picture(out / PICTURE, like, {title: curve for title, curve in drawn.items() if curve})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Take the run without its key: `llamatrain scaling runs/demo/v1_reward_helpfulness`."""
+    program.main("scaling", ScalingConfig, scale, with_keys("scaling", argv))
+
+
+if __name__ == "__main__":
+    main()
