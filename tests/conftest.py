@@ -101,7 +101,12 @@ def tokenizer(tokenizer_path: Path) -> Tokenizer:
 
 @pytest.fixture
 def model_config() -> ModelConfig:
-    """A model of some 60 thousand parameters with grouped-query attention, for the vocabulary of `tokenizer`."""
+    """A model for the vocabulary of `tokenizer`."""
+    return tiny_config()
+
+
+def tiny_config() -> ModelConfig:
+    """Return a model of some 60 thousand parameters with grouped-query attention."""
     from llamatrain.model.config import ModelConfig
 
     return ModelConfig(
