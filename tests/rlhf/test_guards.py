@@ -16,14 +16,13 @@ import torch
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
-from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
 from rlhf.experience import Models
 from rlhf.guards import Guards
 from rlhf.learning import learn
 
 from .small import composed, measures, ppo, weights
-from .worlds import read_jsonl, save_checkpoint
+from .worlds import ending, read_jsonl
 
 HEALTHY = {
     "ppo/kl_per_token": 0.05,
@@ -105,15 +104,6 @@ def scaled(engine: Engine, name: str, factor: float) -> None:
         dict(engine.module.named_parameters())[name].mul_(factor)
 
 
-def ends_soon(world: dict[str, str], folder: Path, shape: ModelConfig, tokenizer: Tokenizer) -> dict[str, str]:
-    """Return a world whose policy likes EOS: its responses end after a token or two."""
-    policy = Transformer(shape, seed=1)
-    with torch.no_grad():
-        policy.model.embed_tokens.weight[:, 0] = 3.0
-        policy.lm_head.weight[tokenizer.eos_id, 0] = 3.0
-    return {**world, "checkpoint": str(save_checkpoint(folder / "ends", policy, tokenizer))}
-
-
 @contextmanager
 def stale(engine: Engine) -> Iterator[Any]:
     """Give the model for generation that was there first, as an engine that never hears of new weights."""
@@ -163,7 +153,7 @@ def test_responses_without_an_end_trip(
     monkeypatch.setattr("rlhf.ppo.learn", endless)
     other = "unfinished_rise" if guard == "length_growth" else "length_growth"
     calm = [*CALM[:2], *CALM[3:], f"guards.{other}=null"]
-    _, incident = stopped(ends_soon(world, tmp_path, model_config, tokenizer), tmp_path, *calm)
+    _, incident = stopped(ending(world, tmp_path, model_config, tokenizer, eagerness=3.0), tmp_path, *calm)
     assert incident["guard"] == guard
     assert incident["step"] == 2
 

@@ -40,6 +40,11 @@ PPO = [
 ]
 # Two ranks cannot share the rollouts equally, and of each mini-batch the second has none.
 UNEVEN = ["rollout_prompts=3", "mini_batch_prompts=1", "epochs=1"]
+# All that PPO can do beside its defaults; the text's sequences are shared unequally, too.
+SETTINGS = [
+    *("kl.place=loss", "kl.estimator=k3", "kl.target=0.5", "kl.horizon=20", "kl_coef=0.2", "critic=policy"),
+    *("replay_sequences=3", "run.eval_every=1", "max_prompts_eval=5"),
+]
 RATES = ["optim.lr=1e-3", "critic_optim.lr=1e-3"]
 SAMPLING = ["sampling.max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=32"]
 SHARDED = "s"
@@ -47,7 +52,9 @@ TUNING = ["steps=2", "batch_sequences=3", "micro_batch_size=1"]
 
 
 def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
-    """Run compare, rejection sampling, and PPO at each ZeRO stage."""
+    """Run compare, rejection sampling, and PPO at each ZeRO stage; `world` also names a corpus and held-out prompts."""
+    more = [f"{key}={world[key]}" for key in ("replay", "prompts_eval")]
+    world = {key: value for key, value in world.items() if key not in ("replay", "prompts_eval")}
     pairs = {"checkpoint_a": world["checkpoint"], "prompts": world["prompts"]}
     compare(compose("compare", CompareConfig, overrides(pairs, folder, "compare", "sampling.max_new_tokens=8")))
     base = f"base={world['checkpoint']}"
@@ -58,6 +65,7 @@ def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
         with room(0 if stage.endswith(SHARDED) else 1e12, whole=not stage.endswith(SHARDED)):
             ppo(compose("ppo", PPOConfig, overrides(world, folder, f"ppo{stage}", *settings)))
             ppo(compose("ppo", PPOConfig, overrides(world, folder, f"uneven{stage}", *settings, *UNEVEN)))
+            ppo(compose("ppo", PPOConfig, overrides(world, folder, f"settings{stage}", *settings, *SETTINGS, *more)))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -48,6 +49,17 @@ def make_world(folder: Path, config: ModelConfig, tokenizer: Tokenizer, prompts:
         "safety": str(safety),
         "prompts": f"[{folder / 'prompts.jsonl'}]",
     }
+
+
+def ending(
+    world: dict[str, str], folder: Path, config: ModelConfig, tokenizer: Tokenizer, eagerness: float
+) -> dict[str, str]:
+    """Return a world whose policy likes EOS: at an eagerness of 3 responses end at once, at 1 anywhere."""
+    policy = Transformer(config, seed=1)
+    with torch.no_grad():
+        policy.model.embed_tokens.weight[:, 0] = 3.0  # whatever was read
+        policy.lm_head.weight[tokenizer.eos_id, 0] = eagerness
+    return {**world, "checkpoint": str(save_checkpoint(folder / "ending", policy, tokenizer))}
 
 
 def write_prompts(path: Path, count: int) -> list[dict[str, Any]]:
