@@ -286,8 +286,10 @@ def test_mistakes_are_named(override: str, message: str, world: dict[str, str], 
 
 def test_ranks_that_do_not_divide_a_mini_batch_are_told_what_is_idle(world: dict[str, str], tmp_path: Path) -> None:
     assert "padding" not in dry_run(composed(world, tmp_path, "ppo", "iterations=1"), 4)
-    assert dry_run(composed(world, tmp_path, "ppo", "iterations=1"), 6).partition("\nmemory: ")[0].endswith(
-        "(33.3% of the work is padding: 4 rows on 6 ranks)"
+    assert (
+        dry_run(composed(world, tmp_path, "ppo", "iterations=1"), 6)
+        .partition("\nmemory: ")[0]
+        .endswith("(33.3% of the work is padding: 4 rows on 6 ranks)")
     )
 
 
@@ -303,7 +305,9 @@ def test_a_batch_above_all_prompts_and_an_endless_default_are_refused(world: dic
         ppo(world, tmp_path, "wide", "rollout_prompts=16")
     with pytest.raises(UserError, match="iterations: the default would train 267 epochs of 12 prompts"):
         ppo(world, tmp_path, "long")
-    assert dry_run(composed(world, tmp_path, "plan", "iterations=3"), 2).partition("\nmemory: ")[0].endswith(
-        "3 iterations of 8 prompts and 2 updates: 2 epochs of 12 prompts; 2 responses per rank at once"
+    assert (
+        dry_run(composed(world, tmp_path, "plan", "iterations=3"), 2)
+        .partition("\nmemory: ")[0]
+        .endswith("3 iterations of 8 prompts and 2 updates: 2 epochs of 12 prompts; 2 responses per rank at once")
     )
     assert not [name for name in ("wide", "long", "plan") if (tmp_path / name).exists()]
