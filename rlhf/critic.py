@@ -18,11 +18,11 @@ from torch import Tensor
 
 from llamatrain import distributed
 from llamatrain.engine.learning import Engine
-from llamatrain.responses.rollouts import pack_rollouts, portions
-from llamatrain.shares import largest_share
+from llamatrain.responses.rollouts import pack_rollouts
 from llamatrain.start import SCORE
 
 from .experience import Batch, Judged, gather
+from .passes import passes
 from .ppo_config import PPOConfig
 
 
@@ -41,11 +41,10 @@ def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[
     old = torch.cat([none, *(j.values for j in own)]).double()
 
     # Two passes over the batch, each a micro-batch at a time: the hidden states of all tokens are never held.
-    share = largest_share(len(batch.judged), distributed.world_size())
-    total = torch.stack([hidden.sum(0) for hidden in hidden_states(cfg, critic, own, share, context)]).sum(0)
+    total = torch.stack([hidden.sum(0) for hidden in hidden_states(cfg, critic, own, context)]).sum(0)
     mean = distributed.all_reduce_sum(total) / distributed.all_reduce_sum(float(len(old)))
     direction = mean / mean.square().sum()  # (D,), 1 at the mean hidden state
-    offset = torch.cat([hidden @ direction for hidden in hidden_states(cfg, critic, own, share, context)])
+    offset = torch.cat([hidden @ direction for hidden in hidden_states(cfg, critic, own, context)])
 
     # The normal equations: five sums over tokens, which add up over the ranks.
     features = torch.stack([old, offset], 1)  # (n, 2)
@@ -62,16 +61,14 @@ def rescale(cfg: PPOConfig, critic: Engine, batch: Batch, context: int) -> list[
 
 
 @torch.no_grad()
-def hidden_states(cfg: PPOConfig, critic: Engine, own: list[Judged], share: int, context: int) -> Iterator[Tensor]:
-    """Yield what the head reads at each response token (n, D), float64 on the CPU, a micro-batch at a time.
-
-    As many of them as a rank with `share` rollouts makes.
-    """
+def hidden_states(cfg: PPOConfig, critic: Engine, own: list[Judged], context: int) -> Iterator[Tensor]:
+    """Yield what the head reads at each response token (n, D), float64 on the CPU, a pass at a time: as many on every rank."""
     read: list[Tensor] = []
     hook = critic.module.score.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     try:
-        for portion in portions([j.rollout for j in own], cfg.micro_batch_size, share):
-            packed = pack_rollouts(portion, context, distributed.device())
+        rollouts = [j.rollout for j in own]
+        for part in passes(cfg, rollouts, context):
+            packed = pack_rollouts(rollouts[part], context, distributed.device())
             critic(**packed.inputs)
             yield read.pop().flatten(0, 1)[packed.before].double().cpu()
     finally:

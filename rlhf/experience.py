@@ -15,11 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llamatrain import distributed
 from llamatrain.engine.learning import Engine
-from llamatrain.responses.rollouts import Rollout, pack_rollouts, portions
+from llamatrain.responses.rollouts import Rollout, pack_rollouts
 from llamatrain.responses.scoring import check_zero, combined_logits, gate_closes, hold_back, scores_at_end
 
 from .credit import Credit, assign, whiten_scores
 from .losses import entropies, token_logprobs
+from .passes import passes
 from .ppo_config import KIND, REWARD, PPOConfig
 
 NO_ANSWER_QUANTILE = 0.05  # of the answers' scores, below which a response that is no answer is held
@@ -69,17 +70,17 @@ def judge(
     cfg: PPOConfig,
     models: Models,
     rollouts: list[Rollout],
-    share: int,
     context: int,
     leave: Callable[[], None] = lambda: None,
 ) -> list[Judged]:
-    """Judge this rank's rollouts, with as many forward passes as the rank makes that has the largest `share` of them.
+    """Judge this rank's rollouts, with as many forward passes as every rank makes.
 
     Before each micro-batch all ranks call `leave` together.
     """
     judged: list[Judged] = []
-    for portion in portions(rollouts, cfg.micro_batch_size, share):
+    for part in passes(cfg, rollouts, context):
         leave()
+        portion = rollouts[part]
         packed = pack_rollouts(portion, context, distributed.device())
         logits = models.policy(**packed.inputs, select=packed.before)
         # Measured again although the sampler knows them: its cache rounds otherwise, and the first ratio must be 1.

@@ -9,14 +9,14 @@ import torch
 from llamatrain import distributed
 from llamatrain.errors import UserError
 from llamatrain.responses.prompts import Prompt, load_prompts
-from llamatrain.responses.rollouts import Rollout, pack_rollouts, portions, sample_rollouts
+from llamatrain.responses.rollouts import Rollout, pack_rollouts, sample_rollouts
 from llamatrain.responses.scoring import combined_logits, gate_closes, hold_back, scores_at_end
 from llamatrain.settings import Sampling
-from llamatrain.shares import largest_share
 from llamatrain.tokenizer import Tokenizer
 
 from .experience import NO_ANSWER_QUANTILE, Models
 from .measures import mean
+from .passes import passes
 from .ppo_config import PPOConfig
 
 SCORE = "eval/score_combined"  # by which the best checkpoint is chosen
@@ -76,11 +76,10 @@ class HeldOut:
 
     @torch.no_grad()
     def _scores(self, models: Models, rollouts: list[Rollout]) -> list[tuple[float, float]]:
-        """Return helpfulness and safety of this rank's answers, with as many forward passes as any rank makes."""
-        share = largest_share(len(self.prompts), distributed.world_size())
+        """Return helpfulness and safety of this rank's answers, with as many forward passes as every rank makes."""
         found: list[tuple[float, float]] = []
-        for portion in portions(rollouts, self.cfg.micro_batch_size, share):
-            packed = pack_rollouts(portion, self.context, distributed.device())
+        for part in passes(self.cfg, rollouts, self.context):
+            packed = pack_rollouts(rollouts[part], self.context, distributed.device())
             pair = (scores_at_end(model, packed).tolist() for model in (models.helpfulness, models.safety))
             found += zip(*pair, strict=True)
         return found

@@ -149,7 +149,7 @@ def judge_all(
 
         def rows_of(items: range) -> list[JudgedPart]:
             own = [rollouts[kept.order[item]] for item in items]
-            return [judged_part(judged) for judged in judge(cfg, models, own, kept.share, context, leave)]
+            return [judged_part(judged) for judged in judge(cfg, models, own, context, leave)]
 
         chunks.make(rows_of)
         leave()

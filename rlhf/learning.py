@@ -14,12 +14,12 @@ from torch import Tensor
 
 from llamatrain import distributed
 from llamatrain.data.order import mix, permuted
-from llamatrain.responses.rollouts import pack_rollouts, portions
-from llamatrain.shares import largest_share
+from llamatrain.responses.rollouts import pack_rollouts
 
 from .experience import Batch, Models
 from .kl import estimate
 from .losses import log_ratio, policy_loss, token_logprobs, value_loss
+from .passes import passes
 from .ppo_config import LOSS, PPOConfig
 from .replay import Replay
 
@@ -113,10 +113,10 @@ def accumulate(
     # Longest first, in turn: the ranks' shares are about as long, so that none waits for another.
     own = distributed.shard(sorted(numbers, key=lambda i: -len(batch.judged[i].logprobs)))
     sums: dict[str, Tensor] = {}
-    share = largest_share(len(numbers), distributed.world_size())
-    for portion in portions(own, cfg.micro_batch_size, share):
-        packed = pack_rollouts([batch.judged[i].rollout for i in portion], context, distributed.device())
-        rows = list(portion)
+    rollouts = [batch.judged[i].rollout for i in own]
+    for part in passes(cfg, rollouts, context):
+        packed = pack_rollouts(rollouts[part], context, distributed.device())
+        rows = own[part]
         chosen = batch.mask[rows]
         # (N, R) to (n,): the response tokens one after the other, as `packed` reads the models' outputs.
         old, reference, old_values, advantages, returns = (

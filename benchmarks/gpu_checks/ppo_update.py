@@ -57,7 +57,7 @@ def update(dtype: str) -> dict[str, Tensor]:
     cfg = settings(16, "micro_batch_size=4")
     rollouts = random_rollouts(16, 512)
     before = {name: weight.detach().float().cpu() for name, weight in five.policy.state.parameters_by_name()}
-    batch = credit(cfg, judge(cfg, five, rollouts, len(rollouts), 256), cfg.kl_coef)
+    batch = credit(cfg, judge(cfg, five, rollouts, 256), cfg.kl_coef)
     learned = learn(cfg, five, batch, 0, 256, hold=False)
     metrics = {**batch_metrics(cfg, batch), **learned}
     wanted = ("kl_per_token", "entropy", "policy_loss", "value_loss", "grad_norm", "critic_grad_norm")

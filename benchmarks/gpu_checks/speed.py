@@ -199,7 +199,7 @@ def proximal() -> Iterator[dict[str, Any]]:
         timed("act", act)
         batch = timed(
             "judge and credit",
-            lambda: credit(cfg, judge(cfg, five, asked, len(asked), config.max_seq_len), cfg.kl_coef),
+            lambda: credit(cfg, judge(cfg, five, asked, config.max_seq_len), cfg.kl_coef),
         )
         timed("learn", partial(learn, cfg, five, batch, 0, config.max_seq_len, hold=False))
     yield figure("episodes per second", count / sum(seconds.values()))

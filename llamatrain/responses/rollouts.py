@@ -109,8 +109,8 @@ def pack_rollouts(rollouts: Sequence[Rollout], context: int, device: torch.devic
     )
 
 
-def portions(items: Sequence[T], size: int | None, count: int | None = None) -> Iterator[Sequence[T]]:
-    """Yield consecutive portions of `size` items, the last ones perhaps shorter or empty: as many as `count` items make."""
+def portions(items: Sequence[T], size: int | None) -> Iterator[Sequence[T]]:
+    """Yield consecutive portions of `size` items, the last one perhaps shorter."""
     assert size is not None, "a program fills in what is left to the memory"
-    for start in range(0, len(items) if count is None else count, size):
+    for start in range(0, len(items), size):
         yield items[start : start + size]

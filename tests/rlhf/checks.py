@@ -45,7 +45,7 @@ class Lab:
 
     def judged(self) -> list[experience.Judged]:
         """Return random responses of uneven lengths, every second one finished, as PPO judges them."""
-        return experience.judge(self.cfg, self.models, random_rollouts(COUNT), COUNT, CONTEXT)
+        return experience.judge(self.cfg, self.models, random_rollouts(COUNT), CONTEXT)
 
     def batch(self) -> Batch:
         """Return them with credit, as an earlier policy and critic would have left them."""

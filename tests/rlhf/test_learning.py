@@ -38,7 +38,7 @@ def moved(cfg: PPOConfig, world: dict[str, str], tmp_path: Path, shape: ModelCon
 def a_batch(cfg: PPOConfig, models: Models) -> Batch:
     """Return a judged batch of random responses, as an earlier policy and critic would have left it."""
     rollouts = random_rollouts(COUNT)
-    batch = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128), cfg.kl_coef)
+    batch = credit(cfg, judge(cfg, models, rollouts, 128), cfg.kl_coef)
     generator = torch.Generator().manual_seed(1)
     for values in (batch.logprobs, batch.values):
         values += 0.2 * torch.randn(values.shape, generator=generator) * batch.mask
@@ -115,7 +115,7 @@ def test_replayed_text_is_a_term_of_the_policys_loss(
         torch.testing.assert_close(found, gradient, **TOLERANCE)
     models.policy.module.zero_grad()
 
-    batch = credit(cfg, judge(cfg, models, random_rollouts(8), 8, 128), cfg.kl_coef)
+    batch = credit(cfg, judge(cfg, models, random_rollouts(8), 128), cfg.kl_coef)
     learned = learn(cfg, models, batch, 0, 128, hold=False, replay=replay)
     assert learned["ppo/replay_loss"] == pytest.approx(loss, abs=0.5)
     assert "ppo/replay_loss" not in learn(cfg, models, batch, 0, 128, hold=True, replay=replay)

@@ -128,10 +128,10 @@ def test_the_rescaled_critic_is_what_learns(world: dict[str, str], tmp_path: Pat
     prompts = load_prompts(cfg.prompts, tokenizer, 128, 8, None, "stop", print)
     with models.policy.generating() as model:
         rollouts = respond(cfg, model, rollout_prompts(cfg, prompts, 0), tokenizer)
-    batch = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128), cfg.kl_coef)
+    batch = credit(cfg, judge(cfg, models, rollouts, 128), cfg.kl_coef)
     before = explained_variance(batch.values[batch.mask], batch.credit.following[batch.mask])
     fitted = credit(cfg, rescale(cfg, models.critic, batch, 128), cfg.kl_coef)
-    again = credit(cfg, judge(cfg, models, rollouts, len(rollouts), 128), cfg.kl_coef)
+    again = credit(cfg, judge(cfg, models, rollouts, 128), cfg.kl_coef)
     torch.testing.assert_close(fitted.values, again.values, atol=1e-4, rtol=1e-4)
     after = explained_variance(fitted.values[batch.mask], fitted.credit.following[batch.mask])
     assert before < 0 < after

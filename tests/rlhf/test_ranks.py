@@ -19,7 +19,6 @@ from tests.corpora import write_corpus
 from .worker import run_all
 from .worlds import ending, read_jsonl, write_prompts
 
-
 STAGES = ("0", "1", "2", "3", "3s")
 
 
