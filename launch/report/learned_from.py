@@ -242,7 +242,7 @@ def _own(story: Story, stage: StageRun, about: Table) -> Iterable[Row]:
     """Return the rows of a stage's own file: dialogues, or responses with what the gold judge says of them."""
     if about.rows == "best":
         return _kept(story, stage)
-    if about.rows == "distilled":
+    if about.rows in ("distilled", "dialogue"):
         return _rows(str(stage.folder / about.file), "dialogue")
     return story.judged(stage, about.file)
 
@@ -306,6 +306,10 @@ def _shown(row: Row) -> Row:
     marks += [] if value is None else [f"gold {name} {decimals(value, 2)}"]
     marks += [f"KL {decimals(row['kl'], 2)}"] if is_number(row.get("kl")) else []
     marks += ["gated"] if row.get("gated") is True else []
+    meta = row.get("meta") if isinstance(row.get("meta"), dict) else {}
+    marks += (
+        [f"turn {meta['turn']}, first told: “{meta['instruction']}”"] if {"turn", "instruction"} <= meta.keys() else []
+    )
     return {
         "prompt": _text(question(messages)),
         "texts": [("", "", _text(_answer(row)))],

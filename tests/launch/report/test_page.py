@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from launch.programs import PROGRAMS
 from launch.report import page as report
 from launch.report.__main__ import make as make_report
 from launch.report.config import ReportConfig
+from launch.report.learned_from import _files, _shown, read
 from launch.runs import decimals
 from launch.spent import default_rates
 from launch.story import Story
@@ -158,6 +160,41 @@ def test_a_section_needs_its_files(demo: Path, gone: list[str], section: str) ->
     page = Page(report.write(demo).read_text())
     assert section not in page.links
     assert "cost" in page.links
+
+
+def test_answers_during_training_are_shown_by_step(demo: Path) -> None:
+    asked = [{"role": "user", "content": "Who <b>lives</b> there?"}]
+    rows = [
+        {
+            "step": step,
+            "prompt_id": "p",
+            "messages": asked,
+            "response": f"answer {step}",
+            "finished": step > 1,
+            "written": "Tom.",
+        }
+        for step in (1, 20, 300)
+    ]
+    write_lines(demo / "sft" / "samples.jsonl", rows)
+    (demo / "sft" / "samples.jsonl").open("a").write('{"step": 400, "resp')  # cut by a kill
+    page = report.page(Story(demo))
+    assert "Answers during training" in page and "answer 1 <span" in page and "answer 300</td>" in page
+    assert "Who &lt;b&gt;lives&lt;/b&gt; there?" in page and "Tom." in page and "answer 400" not in page
+
+
+def test_rows_of_ghost_attention_show_their_instruction(demo: Path) -> None:
+    said = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
+    write_lines(
+        demo / "sft" / "gatt.jsonl",
+        [{"messages": said, "loss": "last", "meta": {"turn": 2, "instruction": "Act as a king."}}],
+    )
+    stage = next(one for one in Story(demo).stages if one.name == "sft")
+    (file,) = _files(Story(demo), replace(stage, program="gatt"))
+    (row,) = read(file.rows, file.rules).drawn
+    assert (
+        file.title == "Ghost Attention: gatt.jsonl"
+        and _shown(row[1])["marks"] == "turn 2, first told: “Act as a king.”"
+    )
 
 
 def test_broken_and_empty_files_are_passed_over(demo: Path) -> None:
