@@ -100,6 +100,13 @@ def test_programs_that_measure_stop_at_a_signal_to_one_rank(
             ],
             *("llamatrain.generation._step", 20, "distilled.jsonl"),
         ),
+        "recall": (
+            [
+                *(f"checkpoint={world / 'policy'}", f"dialogues=[{world / 'sft.jsonl'}]", "turns=[1,2]"),
+                *("chunk_dialogues=1", "max_dialogues=6", short),
+            ],
+            *("llamatrain.generation._step", 20, "recall.jsonl"),
+        ),
         "reward.evaluate": (
             [f"checkpoint={world / 'helpfulness'}", f"preferences=[{tmp_path / 'pairs.jsonl'}]", "micro_batch_size=1"],
             *("llamatrain.responses.pairs.scores_at_ends", 2, "scores.jsonl"),
