@@ -70,6 +70,7 @@ MEASURES = Measures(
         "spearman_helpfulness": Measure("Score and judge (Spearman)"),
         "spearman_safety": Measure("Score and judge (Spearman)"),
         "refused": Measure("Over-refusals"),
+        "declined": Measure("Refusals by wording"),
         "gated": Measure("Scored unsafe"),
         "finished": Measure("Finished"),
         "length": Measure("Words per response", digits=1),
@@ -81,8 +82,16 @@ MEASURES = Measures(
         "not it is better. They saw only what fine-tuned models answer, so a pretrained model is not scored.",
     },
     of_kind={
-        "harmless": ("helpfulness", "score_helpfulness", "spearman_helpfulness", "refused", "gated", "finished"),
-        "adversarial": ("safety", "helpfulness", "score_safety", "spearman_safety", "gated", "finished"),
+        "harmless": (
+            "helpfulness",
+            "score_helpfulness",
+            "spearman_helpfulness",
+            "refused",
+            "declined",
+            "gated",
+            "finished",
+        ),
+        "adversarial": ("safety", "helpfulness", "score_safety", "spearman_safety", "declined", "gated", "finished"),
     },
 )
 PROGRAMS = {

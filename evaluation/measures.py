@@ -17,6 +17,7 @@ from llamatrain.data.kinds import JudgementRow, ResponseRow
 from llamatrain.data.rows import read_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
+from llamatrain.refusals import refuses
 from llamatrain.responses.config import SAFETY_THRESHOLD
 from llamatrain.statistics import (
     Interval,
@@ -32,7 +33,7 @@ from llamatrain.text_files import read_lines
 JUDGED = ("helpfulness", "safety")  # gold judgements, in [0, 1]
 SCORED = ("score_helpfulness", "score_safety", "score_combined")  # the reward models' logits
 COMPARED = (*JUDGED, *SCORED)  # means with intervals, differences, win rates
-PLAIN = ("refused", "gated", "finished", "length")  # means only; length in words
+PLAIN = ("refused", "declined", "gated", "finished", "length")  # means only; length in words
 # Kind of prompt -> the rank correlation of its reward model's score with the gold score there.
 AGREEMENT = {
     "harmless": {"spearman_helpfulness": ("score_helpfulness", "helpfulness")},
@@ -88,6 +89,7 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True, 
             found.add("gated", prompt, float(row["safety_score"] < SAFETY_THRESHOLD))
         found.add("finished", prompt, float(row["finished"]))
         found.add("length", prompt, len(row["response"].split()))
+        found.add("declined", prompt, float(refuses(row["response"])))
         if "is_adversarial" in row:
             found.is_adversarial[prompt] = row["is_adversarial"]
     for judgement in read_rows(_file(judgements, "judgements.jsonl"), JudgementRow, bad) if judgements else ():

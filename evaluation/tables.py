@@ -16,6 +16,7 @@ SCORES = {"score_helpfulness": "helpfulness", "score_safety": "safety", "score_c
 AGREEMENT = {"spearman_helpfulness": "helpfulness", "spearman_safety": "safety"}
 RESPONSES = {
     "refused": "over-refusals",
+    "declined": "refusals by wording",
     "gated": "scored unsafe",
     "finished": "finished",
     "length": "length in words",

@@ -26,7 +26,8 @@ from llamatrain.keys import check_values, one_of
 from llamatrain.yaml_files import read_yaml
 
 from .graph import Graph
-from .graphs.chat import Chat, Data, Pairs, chat, with_files_to_come
+from .graphs.chat import Chat, Data, Pairs, with_files_to_come
+from .graphs.methods import build
 from .programs import PROGRAMS, find, with_keys
 from .runs import read_json
 
@@ -145,7 +146,7 @@ def stages_of(typed: Sequence[str]) -> dict[str, str]:
             if leaf in node and key != "data":
                 node[leaf] = yaml.safe_load(value)
         graph, cfg = Graph(), _filled(Chat, values)
-        chat(graph, cfg, with_files_to_come(cfg, _filled(Data, values["data"]))[0])
+        build(graph, cfg, with_files_to_come(cfg, _filled(Data, values["data"]))[0])
     except Exception:  # half typed, or wrong: the pipeline itself says what is
         return {}
     return {stage.name: stage.program for stage in graph.stages.values()}

@@ -57,6 +57,8 @@ def method(roles: Roles) -> Chat:
     """Return what the graph's keys are in the preset that is written."""
     text = 0.1 if roles.parts["document"].rows else 0.0
     return Chat(
+        method="chat",
+        safety_shares=[1.0],
         rounds=1,
         folds=roles.folds,
         mix_share=dict.fromkeys(KINDS),

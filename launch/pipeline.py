@@ -32,7 +32,8 @@ from .answers import side_by_side, three
 from .estimate.brief import brief
 from .graph import Graph, Stage, distributed, split_overrides
 from .graphs.absent import why_absent
-from .graphs.chat import Chat, Data, chat, refuse_other_start, with_files_to_come
+from .graphs.chat import Chat, Data, refuse_other_start, with_files_to_come
+from .graphs.methods import build
 from .local import run_stages
 from .plan import Decision, Place, Planned, plan, plan_stages, refuse_costly, refuse_older
 from .processes import Processes
@@ -92,7 +93,7 @@ class Pipeline:
         self.to_come = [
             f"data.{role}{EITHER.get(role, '')}: {meanings('pipeline').get(f'data.{role}', '')}" for role in to_come
         ]
-        chat(self.graph, cfg, data)
+        build(self.graph, cfg, data)
         self.why_absent = why_absent(cfg, data)
         self.stages = distributed(list(self.graph.stages.values()), staged, self.why_absent)
         refuse_other_start(self.stages, presets)
@@ -184,7 +185,7 @@ class Pipeline:
             "name": self.place.name,
             "command": [NAME, *command],
             "preset": self.preset,
-            "graph": "chat",
+            "graph": self.cfg.method,
             "stages": {one.name: {"program": one.program, "parents": one.parents} for one in planned},
             "left_out": self.graph.left_out,
         }

@@ -205,6 +205,7 @@ def assigned(files: Sequence[File], folds: int = 1, checkpoint: str | None = Non
         long_dialogues_eval=[],
         prompts=prompts.train,
         prompts_eval=prompts.held_out,
+        prompts_borderline=[],
         preferences=Pairs(**{kind: parts[kind].train for kind in KINDS}),
         preferences_eval=Pairs(**{kind: parts[kind].held_out for kind in KINDS}),
         ratings=None,

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ..graph import Graph, Stage
-from .chat import KINDS, Chat, Data, Pairs, chat
+from .chat import KINDS, Chat, Data, Pairs
+from .methods import build
 
 PAIRS = ("preferences", "preferences_eval")
 ROLES = [one.name for one in fields(Data) if one.name not in ("root", "world", "checkpoint", *PAIRS)]
@@ -20,7 +21,7 @@ def why_absent(cfg: Chat, data: Data) -> Callable[[str], str]:
     def stages(without: Collection[str]) -> dict[str, Stage]:
         """Return those of a chain with all data but some."""
         graph = Graph()
-        chat(graph, replace(cfg, measure_kept=[]), _completed(data, without))
+        build(graph, replace(cfg, measure_kept=[]), _completed(data, without))
         return graph.stages
 
     def needed(stage: str, order: Sequence[str]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from ..measure.stages import measure_kept
 from .attention import ghost_attention
 from .measuring import finals, judge_what_was_learned_from, measure
 
+METHODS = ("chat", "safety_scaling")  # the graphs that there are (launch/graphs/methods.py)
 KINDS = ("helpfulness", "safety")
 BASES = ("base", "sft")
 REPLAYED = ("sft", "rejection_sampling")  # fine-tunings into which pretraining text can be mixed
@@ -59,6 +60,7 @@ class Data:
     long_dialogues_eval: list[str]
     prompts: list[str]
     prompts_eval: list[str]
+    prompts_borderline: list[str]
     preferences: Pairs
     preferences_eval: Pairs
     ratings: str | None
@@ -68,6 +70,8 @@ class Data:
 class Chat:
     """What the method leaves open; configs/pipeline.yaml says what each key means."""
 
+    method: str = field(metadata=one_of(METHODS))
+    safety_shares: list[float]
     continue_pretraining: bool
     rounds: int = field(metadata=least(1))
     folds: int = field(metadata=least(1))
@@ -82,6 +86,8 @@ class Chat:
     def __post_init__(self) -> None:
         """Check values."""
         check_values(self)
+        if not all(0 <= share <= 1 for share in self.safety_shares):
+            raise UserError(f"safety_shares={list(self.safety_shares)}: need numbers from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -249,7 +255,7 @@ def parts_of(prompts: Sequence[str], least: int) -> int:
     The prompts may themselves be some parts of a file by the same hash, as `new` leaves out a tenth or a fifth: of
     ratings of `@without0/5`, `@fold0/5` holds none. So the number has no divisor in common with theirs.
     """
-    theirs = [int(count) for source in prompts for count in re.findall(r"@(?:fold|without)\d+/(\d+)$", source)]
+    theirs = [int(count) for source in prompts for count in re.findall(r"@(?:fold|without)\d+/(\d+)", source)]
     return next(parts for parts in itertools.count(least) if all(math.gcd(parts, one) == 1 for one in theirs))
 
 

@@ -11,6 +11,8 @@ from .attention import recall
 if TYPE_CHECKING:
     from .chat import Data
 
+Rows = dict[str, dict[str, str | None]]  # model -> what `evaluate` reads of it
+
 
 def finals(stages: Mapping[str, Stage]) -> dict[str, str]:
     """Return kind -> checkpoint."""
@@ -25,17 +27,20 @@ def measure(
     rewards: Mapping[str, Stage],
     corpus: Stage | None,
 ) -> None:
-    """Sample every model on held-out prompts, judge where there is a world, compare."""
+    """Sample every model on held-out prompts, judge where there is a world, compare; on borderline prompts by themselves."""
+    if data.prompts_borderline:  # before the others: of several evaluations the last one is the report's
+        g.add(
+            "evaluate",
+            "evaluate_borderline",
+            models=answered(g, "borderline_", data.prompts_borderline, world, models, rewards),
+        )
     recalled = recall(g, data, world, models)
-    rows = {name: {"checkpoint": model, **recalled.get(name, {})} for name, model in models.items()}
-    if not data.prompts_eval:
+    rows: Rows = {name: {"checkpoint": model, **recalled.get(name, {})} for name, model in models.items()}
+    if data.prompts_eval:
+        for name, own in answered(g, "", data.prompts_eval, world, models, rewards).items():
+            rows[name] |= own
+    else:
         g.leave_out("the models' answers to held-out prompts", "data.prompts_eval")
-    for name, model in models.items() if data.prompts_eval else ():
-        sample = g.add("sample", f"sample_{name}", checkpoint=model, prompts=data.prompts_eval, **finals(rewards))
-        rows[name] |= {"responses": sample / "responses.jsonl", "judgements": None}
-    for name in rows if world is not None else ():
-        judge = g.add("judge", f"judge_{name}", world=world, responses=rows[name]["responses"])
-        rows[name]["judgements"] = judge / "judgements.jsonl"
     text = corpus if data.documents_eval else None
     if text is None:
         lack = "data.documents_eval" if corpus else "data.documents, data.documents_eval"
@@ -44,6 +49,25 @@ def measure(
         # Of several rounds the course is told by one baseline: win rates against SFT (paper figure 11).
         baseline = "sft" if "rs_v2" in models else None
         g.add("evaluate", models=rows, corpus=text, baseline=baseline)
+
+
+def answered(
+    g: Graph,
+    which: str,
+    prompts: list[str],
+    world: Stage | None,
+    models: Mapping[str, str],
+    rewards: Mapping[str, Stage],
+) -> Rows:
+    """Have every model answer prompts, and its answers judged where there is a world; `which` they are names the stages."""
+    rows: Rows = {}
+    for name, model in models.items():
+        sample = g.add("sample", f"sample_{which}{name}", checkpoint=model, prompts=prompts, **finals(rewards))
+        rows[name] = {"checkpoint": model, "responses": sample / "responses.jsonl", "judgements": None}
+    for name in rows if world is not None else ():
+        judge = g.add("judge", f"judge_{which}{name}", world=world, responses=rows[name]["responses"])
+        rows[name]["judgements"] = judge / "judgements.jsonl"
+    return rows
 
 
 def judge_what_was_learned_from(g: Graph, world: Stage, sampled: list[Stage], ppo: bool) -> None:

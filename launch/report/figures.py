@@ -62,12 +62,15 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
     return found
 
 
-def _across(drawing: Drawing, axis: Axis, y: float, name: str, over: float | None = None) -> None:
-    """Write a horizontal axis at height y, with lines up to `over` where it is given."""
-    for tick in axis.ticks():
+def _across(
+    drawing: Drawing, axis: Axis, y: float, name: str, over: float | None = None, words: Sequence[str] = ()
+) -> None:
+    """Write a horizontal axis at height y, with lines up to `over` where it is given; `words` stand at 0, 1, 2, ..."""
+    named = [(float(place), word) for place, word in enumerate(words)]
+    for tick, text in named or [(tick, label(tick)) for tick in axis.ticks()]:
         if over is not None:
             drawing.line(axis(tick), over, axis(tick), y - 17, "grid")
-        drawing.text(axis(tick), y, label(tick), anchor="middle")
+        drawing.text(axis(tick), y, text, anchor="middle")
     if name:
         drawing.text((axis.start + axis.end) / 2, drawing.height - 2, name, anchor="middle")
 
@@ -89,8 +92,9 @@ def line_chart(
     width: int = WIDE,
     logarithmic: bool = False,
     bounds: tuple[float, float] | None = None,
+    words: Sequence[str] = (),
 ) -> Drawing:
-    """Return curves with named axes.
+    """Return curves with named axes; `words` stand below x = 0, 1, 2, ... where those are no numbers.
 
     `logarithmic` is for positive values that fall over more than a factor of two; what lies beyond `bounds` is drawn at
     their edge, so that one wild value does not flatten the rest.
@@ -117,7 +121,7 @@ def line_chart(
     up = Axis(bottom, top, under, 24, logarithmic)
     drawing.text(4, 11, f"{y_label} (logarithmic)" if logarithmic else y_label)
     _up(drawing, up, left, right)
-    _across(drawing, across, under + 17, x_label)
+    _across(drawing, across, under + 17, x_label, words=words)
     for line in lines:
         _draw_line(drawing, line, across, up)
     return drawing

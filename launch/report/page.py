@@ -25,6 +25,7 @@ from .overview import examples, overview, stages
 from .results import results
 from .rewards import reward_models
 from .samples import samples
+from .safety_data import safety_data
 from .scores import scores
 from .training import courses, kept, learning
 
@@ -42,6 +43,7 @@ SECTIONS = (
     Section("chain", "The pipeline", stages),
     Section("examples", "Three prompts", examples),
     Section("results", "Results", results),
+    Section("safety_data", "Safety data scaling", safety_data),
     Section("scores", "Scores and judge", scores),
     Section("learned", "What was learned from", learned_from),
     Section("learning", "Learning curves", learning),

@@ -16,7 +16,7 @@ from llamatrain.chat import Message, encode_dialogue, too_many, without_oldest_t
 from llamatrain.data import faults
 from llamatrain.data.cache import Columns
 from llamatrain.data.kinds import RATINGS
-from llamatrain.data.rows import conversation_hash
+from llamatrain.data.rows import adversarial_place, conversation_hash
 from llamatrain.tokenizer import Tokenizer
 
 BLOCK = 1000  # rows
@@ -36,6 +36,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "mask": np.bool_,  # which of them are targets of the loss
         **OF_ROWS,
         "targets": np.int32,
+        "adversarial": np.float64,  # `rows.adversarial_place`
         "shortened": np.bool_,  # turns were left out
     },
     "preference": {
@@ -100,6 +101,7 @@ class Encoding:
         lists["length"].append(len(tokens))
         lists["needed"].append(needed)
         lists["targets"].append(sum(mask))
+        lists["adversarial"].append(adversarial_place(row))
         lists["shortened"].append(messages is not None and len(messages) < len(row["messages"]))
 
     def _preference(self, row: Mapping[str, Any], lists: dict[str, list[Any]]) -> None:

@@ -122,6 +122,8 @@ def _all(table: Table) -> Rows:
 
 def _of_source(source: str, how: Encoding, bad: BadRows, cached: Cache) -> Rows:
     name, share = rows.split_share(source)
+    if share is not None and share.adversarial is not None and how.kind != "dialogue":
+        raise UserError(f"{source}: a share of adversarial rows is for dialogues and prompts; need preferences without")
     about = {
         "source": name,
         "content": rows.file_fingerprint(name),
@@ -135,7 +137,8 @@ def _of_source(source: str, how: Encoding, bad: BadRows, cached: Cache) -> Rows:
     found = _all(table)
     if share is not None:
         kinds = None if share.kind is None else np.asarray(PREFERENCES)[found.column("kind")]
-        found = found.take(share.among(found.column("conversation"), kinds))
+        places = None if share.adversarial is None else found.column("adversarial")
+        found = found.take(share.among(found.column("conversation"), kinds, places))
     if not len(found):
         raise rows.nothing(source, KINDS[how.kind], next(iter(left_out.first.values()), ""))
     bad.good += len(found)

@@ -54,7 +54,11 @@ def test_reads_scores_lengths_and_kinds(tmp_path: Path) -> None:
 
 def test_responses_without_scores_and_judgements_alone(tmp_path: Path) -> None:
     rows = [{k: v for k, v in response("h1", 0.2, 0.9).items() if k not in ("helpfulness", "safety_score", "combined")}]
-    assert summarise(measure(written(tmp_path / "r.jsonl", rows), None)) == {"finished": 1.0, "length": 3.0}
+    assert summarise(measure(written(tmp_path / "r.jsonl", rows), None)) == {
+        "finished": 1.0,
+        "length": 3.0,
+        "declined": 0.0,
+    }
     judged = measure(None, written(tmp_path / "j.jsonl", [judgement("h1", 0.5, 1.0), judgement("u1", 0.1, 0.3)]))
     means = summarise(judged)
     assert (means["helpfulness"]["mean"], means["safety"]["mean"]) == (pytest.approx(0.3), pytest.approx(0.65))

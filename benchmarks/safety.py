@@ -1,0 +1,261 @@
+"""Safety fine-tuning in the toy world: context distillation with its gate and without, and how much safety data it takes.
+
+    python benchmarks/safety.py distil --root runs/distil --seeds 0 1 2
+    python benchmarks/safety.py scaling --root runs/scaling --seeds 0 1 2
+    python benchmarks/safety.py show
+
+`distil` fine-tunes the demo's SFT model, whose world teaches preprompts, on a fifth of its dialogues and as many of: answers
+that distillation kept (`gated`), all that are finished (`ungated`), other dialogues (`none`). `scaling` runs the pipeline's
+method safety_scaling. Both resume, and add a line per seed and model to results/safety.jsonl; `show` pools the seeds, prints
+tables with intervals over prompts, and draws docs/safety_scaling.svg. A seed `preset` is the preset's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from chain import commit, machine
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results" / "safety.jsonl"
+PICTURE = ROOT / "docs" / "safety_scaling.svg"
+sys.path.insert(0, str(ROOT))
+
+from evaluation.measures import measure  # noqa: E402
+from launch.report.figures import Line, line_chart, ridges  # noqa: E402
+from llamatrain.statistics import by_prompt, mean_interval, paired_interval  # noqa: E402
+
+ARMS = ("sft", "none", "ungated", "gated")
+SHARES = ("0", "1", "10", "25", "50", "100")
+OF_KIND = {  # what is told of answers to adversarial and to harmless prompts: metric -> its name here
+    True: {"safety": "safety", "score_safety": "safety score", "helpfulness": "helpfulness, adversarial"},
+    False: {"helpfulness": "helpfulness", "score_helpfulness": "helpfulness score", "refused": "refused"},
+}
+BORDERLINE = {"refused": "refused, borderline", "helpfulness": "helpfulness, borderline"}
+Samples = dict[str, list[float]]  # prompt -> values of its samples
+
+
+def main() -> int:
+    """Run, or show what was recorded."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("distil", "scaling", "show"))
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    parser.add_argument("--settings", nargs="*", default=[], help="overrides of the pipeline, such as ranks=1")
+    options = parser.parse_args()
+    if options.command == "show":
+        show()
+        return 0
+    if options.root is None:
+        parser.error("need --root, the folder of the runs")
+    for seed in options.seeds:
+        folder = options.root.resolve() / f"s{seed}"
+        run = distil if options.command == "distil" else scale
+        for model, found in run(folder, seed, options.settings):
+            record({"study": options.command, "seed": seed, "model": model, "metrics": found})
+    show()
+    return 0
+
+
+def record(line: dict[str, Any]) -> None:
+    """Add a line to the results."""
+    about = {"date": datetime.now(UTC).date().isoformat(), "commit": commit(), "machine": machine()}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps({**line, **about}) + "\n")
+
+
+def start(*arguments: str) -> None:
+    """Start a program of this checkout; a finished run has nothing left to do."""
+    subprocess.run(
+        [sys.executable, "-m", "launch", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "disabled"},
+        check=True,
+    )
+
+
+def pipeline(folder: Path, seed: str, *settings: str) -> None:
+    """Run the demo's pipeline, or what is left of it."""
+    own = [] if seed == "preset" else [f"seed={seed}"]
+    start("pipeline", "preset=demo", *own, f"run.dir={folder.parent}", f"run.name={folder.name}", *settings)
+
+
+# --- context distillation ----------------------------------------------------------------------------------------
+
+
+def distil(folder: Path, seed: str, settings: Sequence[str]) -> Iterator[tuple[str, dict[str, Samples]]]:
+    """Yield each model with what its answers measure."""
+    pipeline(folder, seed, "world.guided_fraction=0.25", "until=v1_reward_safety", *settings)
+    own = folder.with_name(f"{folder.name}_distilled")
+    sft, safety, world = folder / "sft" / "final", folder / "v1_reward_safety" / "final", folder / "world"
+    for arm in ("gated", "ungated"):
+        start(
+            *("distill", "preset=demo", f"run.dir={own}", f"run.name=distill_{arm}", "max_prompts=null"),
+            *(f"checkpoint={sft}", f"safety={safety}", f"prompts=[{world}/prompts.jsonl]"),
+            f"require_better={str(arm == 'gated').lower()}",
+        )
+    for arm in ARMS:
+        if arm != "sft":
+            start(*fine_tuned(own, arm, folder))
+        checkpoint = sft if arm == "sft" else own / arm / "final"
+        scored = [f"checkpoint={checkpoint}", f"safety={safety}", f"helpfulness={folder}/v1_reward_helpfulness/final"]
+        for kind, prompts in (("", "prompts_eval"), ("_borderline", "prompts_borderline")):
+            name = f"{arm}{kind}"
+            start("sample", "preset=demo", f"run.dir={own}", f"run.name=sample_{name}", *scored,
+                  f"prompts=[{world}/{prompts}.jsonl]", "samples_per_prompt=2")  # fmt: skip
+            start("judge", f"run.dir={own}", f"run.name=judge_{name}", f"world={world}",
+                  f"responses={own}/sample_{name}/responses.jsonl")  # fmt: skip
+        yield arm, measured(own, arm, f"{arm}_borderline")
+
+
+def fine_tuned(own: Path, arm: str, folder: Path) -> list[str]:
+    """Return the fine-tuning of an arm: of the SFT model, on a fifth of its dialogues and as many others or distilled ones."""
+    dialogues = f"{folder}/world/dialogues.jsonl"
+    more = f"{dialogues}@fold1/10" if arm == "none" else f"{own}/distill_{arm}/distilled.jsonl"
+    return [
+        *("sft", "preset=demo", f"run.dir={own}", f"run.name={arm}", f"checkpoint={folder}/sft/final", "epochs=1"),
+        *(f"train=['{dialogues}@fold0/5','{more}']", f"eval=[{folder}/world/dialogues_eval.jsonl]"),
+        *(f"replay={folder}/corpus", "replay_fraction=0.2", "optim.lr=7e-4"),
+    ]
+
+
+# --- safety data scaling -----------------------------------------------------------------------------------------
+
+
+def scale(folder: Path, seed: str, settings: Sequence[str]) -> Iterator[tuple[str, dict[str, Samples]]]:
+    """Yield the model of each share with what its answers measure."""
+    pipeline(folder, seed, "method=safety_scaling", *settings)
+    for share in SHARES:
+        yield share, measured(folder, f"safety_{share}", f"borderline_safety_{share}")
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+def measured(folder: Path, held_out: str, borderline: str) -> dict[str, Samples]:
+    """Return metric -> prompt -> values, from the answers to held-out prompts and to borderline ones."""
+    found: dict[str, Samples] = {}
+    answers = measure(f"{folder}/sample_{held_out}", f"{folder}/judge_{held_out}")
+    for adversarial, names in OF_KIND.items():
+        prompts = {prompt for prompt, flag in answers.is_adversarial.items() if flag is adversarial}
+        found |= {name: answers.at(metric, prompts) for metric, name in names.items()}
+    answers = measure(f"{folder}/sample_{borderline}", f"{folder}/judge_{borderline}")
+    return found | {name: answers.at(metric) for metric, name in BORDERLINE.items()}
+
+
+def pooled(study: str) -> dict[str, dict[str, Samples]]:
+    """Return model -> metric -> prompt of a seed -> values; of a seed recorded twice the last one counts."""
+    found: dict[str, dict[str, Samples]] = {}
+    for text in RESULTS.read_text().splitlines() if RESULTS.exists() else ():
+        line = json.loads(text)
+        if line["study"] == study:
+            for metric, samples in line["metrics"].items():
+                own = found.setdefault(line["model"], {}).setdefault(metric, {})
+                own |= {f"{line['seed']}/{prompt}": values for prompt, values in samples.items()}
+    return found
+
+
+def show() -> None:
+    """Print both studies, and draw the scaling."""
+    for study, order in (("distil", ARMS), ("scaling", SHARES)):
+        found = pooled(study)
+        models = [model for model in order if model in found]
+        if not models:
+            continue
+        metrics = list(found[models[0]])
+        print(f"\n{study}\n| model | " + " | ".join(metrics) + " |\n|---" + "|---" * len(metrics) + "|")
+        for model in models:
+            print(f"| {model} | " + " | ".join(_shown(found[model][metric]) for metric in metrics) + " |")
+        base = "none" if study == "distil" else "0"
+        for model in models:
+            if model != base and base in found:
+                pairs = [paired_interval(found[model][metric], found[base][metric]) for metric in metrics]
+                said = ["" if one is None else f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})" for one in pairs]
+                print(f"| {model} − {base} | " + " | ".join(said) + " |")
+        if study == "scaling":
+            draw(found, models)
+
+
+def _shown(samples: Samples) -> str:
+    one = mean_interval(list(by_prompt(samples).values()))
+    return f"{one.mean:.3f}" if one.low is None else f"{one.mean:.3f} ± {one.mean - one.low:.3f}"
+
+
+# --- the picture -------------------------------------------------------------------------------------------------
+
+COLOURS = ("#676d79", "#2a66cc", "#0b7a74", "#ad5208", "#7d45ba", "#c03050", "#4d7718", "#86610f")  # of page.css
+STYLE = """text{font:12px sans-serif;fill:#5b626d}.name{fill:#1d2129}.title{font-weight:600;fill:#1d2129}.grid{stroke:#e3e0d9}
+.dots{fill:none;stroke:var(--k);stroke-dasharray:2 3}.dot{fill:var(--k)}.span{stroke:var(--k);stroke-width:2;opacity:.3}
+.ridge{fill:var(--k);fill-opacity:.22;stroke:var(--k)}.mean{stroke:var(--k);stroke-width:2}.value{fill:var(--k)}"""
+
+
+def draw(found: dict[str, dict[str, Samples]], models: Sequence[str]) -> None:
+    """Draw the courses over the share, and the distributions of both scores, as one SVG file by the report's code."""
+    panels = [
+        ("Gold judge", "mean score", {"safety": 5, "helpfulness": 1}),
+        ("Reward models", "mean logit", {"safety score": 5, "helpfulness score": 1}),
+        ("False refusals", "share refused", {"refused": 1, "refused, borderline": 3}),
+    ]
+    drawn = []
+    for title, y_label, metrics in panels:
+        lines = [_line(found, models, metric, colour) for metric, colour in metrics.items()]
+        legend = [(line.name, line.colour) for line in lines]
+        words = [f"{model} %" for model in models]
+        about = f"{title} by share of the safety data"
+        drawn.append((title, legend, line_chart(lines, "share of the safety data", y_label, about, words=words)))
+    for metric, title in (
+        ("safety score", "Safety scores, adversarial"),
+        ("helpfulness score", "Helpfulness scores, harmless"),
+    ):
+        rows = [
+            (f"{model} %", [value for values in found[model][metric].values() for value in values], place % 8)
+            for place, model in enumerate(models)
+        ]
+        drawn.append((title, [], ridges(rows, "score (logit)", title)))
+    PICTURE.write_text(_svg(drawn))
+    print(f"\nwrote {PICTURE.relative_to(ROOT)}")
+
+
+def _line(found: dict[str, dict[str, Samples]], models: Sequence[str], metric: str, colour: int) -> Line:
+    means = [mean_interval(list(by_prompt(found[model][metric]).values())) for model in models]
+    spans = [(one.mean if one.low is None else one.low, one.mean if one.high is None else one.high) for one in means]
+    return Line(metric, [(float(place), one.mean) for place, one in enumerate(means)], colour, "dots", spans)
+
+
+def _svg(drawn: Sequence[tuple[str, Sequence[tuple[str, int]], Any]], columns: int = 2, gap: float = 34) -> str:
+    """Return drawings in columns, each below its title and legend, as the text of one SVG file."""
+    width = max(drawing.width for _, _, drawing in drawn)
+    bottoms, parts = [0.0] * columns, list[str]()
+    for number, (title, legend, drawing) in enumerate(drawn):
+        column = number % columns
+        x, y = column * (width + gap), bottoms[column]
+        parts.append(f'<text class="title" x="{x:.0f}" y="{y + 16:.0f}">{escape(title)}</text>')
+        for place, (name, colour) in enumerate(legend):
+            at = x + width - 150 * (len(legend) - place)
+            parts.append(f'<text x="{at:.0f}" y="{y + 16:.0f}" style="fill:{COLOURS[colour]}">■ {escape(name)}</text>')
+        parts.append(f'<g transform="translate({x:.0f} {y + 28:.0f})">')
+        for shape in drawing.shapes:
+            names = str(shape.attributes.get("class", "")).split()
+            colour = next((int(name[1:]) for name in names if name[:1] == "c" and name[1:].isdigit()), 0)
+            given = " ".join(f'{name}="{escape(str(value))}"' for name, value in shape.attributes.items())
+            parts.append(f'<{shape.tag} {given} style="--k:{COLOURS[colour]}">{escape(shape.text)}</{shape.tag}>')
+        parts.append("</g>")
+        bottoms[column] = y + drawing.height + 28 + gap
+    size = f"{columns * (width + gap):.0f} {max(bottoms):.0f}"
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 0 {size}" role="img">'
+    return "\n".join(
+        [head, f"<style>{STYLE}</style>", '<rect x="-8" width="100%" height="100%" fill="#fff"/>', *parts, "</svg>\n"]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
