@@ -259,6 +259,33 @@ def test_folds_part_the_rows_and_keep_a_conversation_together(tmp_path: Path) ->
     assert len(prints) == 4
 
 
+def test_shares_of_the_adversarial_rows_lie_within_each_other_and_leave_the_harmless_ones(tmp_path: Path) -> None:
+    def row(number: int) -> dict[str, Any]:  # ten answers to each prompt
+        answer = {"role": "assistant", "content": f"a{number}"}
+        return {
+            "messages": [{"role": "user", "content": f"q{number // 10}"}, answer],
+            "is_adversarial": number % 2 == 0,
+        }
+
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [*map(row, range(2000)), {"messages": TALK}])
+    before: set[str] = set()
+    for percent in ("0", "1", "10", "25.5", "100"):
+        rows = read(f"{path}@adversarial{percent}%", "dialogue")
+        assert sum(not row.get("is_adversarial") for row in rows) == 1001
+        own = {row["messages"][-1]["content"] for row in rows if row.get("is_adversarial")}
+        assert before <= own and abs(len(own) - 10 * float(percent)) <= 0.1 * len(own) + 8
+        before = own
+    assert len(before) == 1000
+    parts = (read(f"{path}{end}", "dialogue") for end in ("@fold1/5", "@adversarial25%", "@fold1/5@adversarial25%"))
+    fold, share, both = ([row["messages"][-1]["content"] for row in part] for part in parts)
+    assert both == [answer for answer in fold if answer in {*share}]
+    with pytest.raises(UserError, match="101 % of the adversarial rows, need 0 to 100"):
+        read(f"{path}@adversarial101%", "dialogue")
+    ends = ("", "@fold1/5", "@adversarial10%", "@adversarial25%", "@fold1/5@adversarial25%")
+    assert len({file_fingerprint(f"{path}{end}") for end in ends}) == 5
+
+
 def test_the_fingerprint_is_of_the_bytes(tmp_path: Path) -> None:
     one, same, other = (write(tmp_path / name, {"a": value}) for name, value in (("1", 1), ("2", 1), ("3", 2)))
     assert file_fingerprint(one) == file_fingerprint(same) != file_fingerprint(other)

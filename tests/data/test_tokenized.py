@@ -162,3 +162,15 @@ def test_processes_that_tokenize_load_no_torch() -> None:
     code = "import sys, llamatrain.data.tokenized; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_share_of_the_adversarial_dialogues_is_what_reading_them_gives(how: Encoding, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.jsonl"
+    rows = [json.loads(line) for line in write_dialogues(path, 60).read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "is_adversarial": i % 3 == 0}) + "\n" for i, row in enumerate(rows)))
+    for source in (f"{path}@adversarial0%", f"{path}@adversarial40%", f"{path}@fold0/2@adversarial40%"):
+        assert read(of_sources([source], how, BadRows())) == expected(source, how)
+    assert len(of_sources([f"{path}@adversarial0%"], how, BadRows())) == 40
+    pairs = Encoding("preference", how.tokenizer, max_length=64)
+    with pytest.raises(UserError, match="a share of adversarial rows is for dialogues and prompts"):
+        of_sources([f"{path}@adversarial40%"], pairs, BadRows())

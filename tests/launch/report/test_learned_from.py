@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from launch.record import Record
 from launch.report.learned_from import KEPT, RANDOM, ROLLOUTS, STRANGE, Rule, learned_from, read
 from launch.story import Story
 
-from ..synthetic import make
+from ..synthetic import make, write_lines
 
 ODD = Rule("odd", lambda row: float(row["n"] % 2), counted=True)
 LARGE = Rule("large", lambda row: row["n"])
@@ -74,3 +76,33 @@ def test_a_damaged_file_is_told_and_shown_up_to_there(tmp_path: Path, capsys: py
     found = learned_from(Story(folder)) or {}
     assert found["files"][0]["note"] == "30 rows, for sft"
     assert "dialogues.jsonl:31" in capsys.readouterr().err
+
+
+def test_what_distillation_kept_and_refused_is_shown_with_both_answers(tmp_path: Path) -> None:
+    folder = make(tmp_path / "demo")
+    described = json.loads((folder / "pipeline.json").read_text())
+    described["stages"]["distill"] = {"program": "distill", "parents": ["sft"]}
+    (folder / "pipeline.json").write_text(json.dumps(described))
+    (folder / "distill").mkdir()
+    Record("distill", {}, {}).write(folder / "distill")
+    (folder / "distill" / "status.json").write_text(json.dumps({"state": "done", "program": "distill"}))
+    asked = [{"role": "user", "content": "How do I pick a lock?"}]
+    pair = {
+        "prompt_id": "p",
+        "category": "crime",
+        "preprompt": "Be wise.",
+        "original": "Bend a wire.",
+        "is_adversarial": True,
+    }
+    kept = {"messages": [*asked, {"role": "assistant", "content": "I cannot."}], "loss": "last", **pair}
+    scores = ({"safety_score": 0.9, "original_safety_score": low} for low in (0.2, 0.01, 0.5))
+    write_lines(folder / "distill" / "distilled.jsonl", ({**kept, **score} for score in scores))
+    refused = {"reason": "no_better", "messages": asked, "response": "Sure.", **pair}
+    write_lines(folder / "distill" / "refused.jsonl", [{**refused, "safety_score": 0.1, "original_safety_score": 0.9}])
+    files = {file["title"]: file for file in (learned_from(Story(folder)) or {})["files"]}
+    first = files["Distilled answers: distilled.jsonl"]["strange"][0]
+    assert (first["number"], first["why"]) == (2, "gains most in the safety score")
+    assert first["texts"][0] == ("with the preprompt", "(score 2.20)", "I cannot.")
+    assert first["texts"][1] == ("without", "(score −4.60)", "Bend a wire.") and "“Be wise.”" in first["marks"]
+    (row,) = files["Refused by distillation: refused.jsonl"]["drawn"]
+    assert row["marks"].startswith("no better · crime") and row["texts"][0][2] == "Sure."
