@@ -34,7 +34,8 @@ def why_absent(cfg: Chat, data: Data) -> Callable[[str], str]:
 
     def why(name: str) -> str:
         known = stages(()).values()
-        asked = [one.name for one in known if name in (one.name, one.program, one.program.replace(".", "_"))]
+        asked = [one.name for one in known if name == one.name]
+        asked = asked or [one.name for one in known if name in (one.program, one.program.replace(".", "_"))]
         if not asked:
             return ""
         sets = dict.fromkeys(

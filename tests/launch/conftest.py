@@ -49,7 +49,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> 
     for program in ("pipeline", "stage"):
         shutil.copy(repository / "configs" / f"{program}.yaml", folder)
     shutil.copytree(repository / "configs" / "data", folder / "data")
-    monkeypatch.setattr(pipeline, "chat", trio)
+    monkeypatch.setattr(pipeline, "build", trio)
     monkeypatch.setattr(presets, "config_folder", lambda: folder)
     monkeypatch.setitem(programs.PROGRAMS, "fake", FAKE_PROGRAM)
     monkeypatch.chdir(tmp_path)

@@ -59,7 +59,7 @@ def test_it_ends_with_what_was_left_out_and_the_rows_that_it_needs(
         trio(g, cfg, data)
         g.leave_out("tuning", "data.preferences.safety (or data.ratings)")
 
-    monkeypatch.setattr(pipeline, "chat", short)
+    monkeypatch.setattr(pipeline, "build", short)
     assert start() == 0
     begun, _, ended = capsys.readouterr().out.partition("✓ trio")
     assert "– left out: tuning: need data.preferences.safety (or data.ratings)" in begun
@@ -280,7 +280,7 @@ def at_work(folder: Path, repository: Path, *overrides: str) -> subprocess.Popen
         "from pathlib import Path; from launch import pipeline, programs; from llamatrain.config import presets\n"
         "presets.config_folder = lambda: Path('configs').resolve()\n"
         "from tests.launch.conftest import FAKE_PROGRAM, trio\n"
-        "pipeline.chat, programs.PROGRAMS['fake'] = trio, FAKE_PROGRAM\n"
+        "pipeline.build, programs.PROGRAMS['fake'] = trio, FAKE_PROGRAM\n"
         "pipeline.main()"
     )
     command = [sys.executable, "-c", code, "preset=trio", "first.wait=20", *overrides]
@@ -518,7 +518,7 @@ def test_a_data_file_of_ones_own_gives_the_roles(
         seen.append(data)
         trio(g, cfg, data)
 
-    monkeypatch.setattr(pipeline, "chat", keep)
+    monkeypatch.setattr(pipeline, "build", keep)
     assert start("data=mine.yaml", "data.prompts=p.jsonl", "data.world=false", "graph=true") == 0
     (data,) = seen
     assert (data.root, data.documents, data.dialogues) == ("it's", ["a b.jsonl", "hf:x/y"], ["d.jsonl"])
@@ -542,7 +542,7 @@ def waits(g: Graph, cfg: Chat, data: Data) -> None:
 def test_a_stage_waits_for_a_file_that_people_make(
     start: Start, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(pipeline, "chat", waits)
+    monkeypatch.setattr(pipeline, "build", waits)
     assert start("--dry-run") == 0
     lines = [line.split(None, 2)[1:] for line in capsys.readouterr().out.splitlines() if line.startswith(("▶", "◇"))]
     assert lines == [

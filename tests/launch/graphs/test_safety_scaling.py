@@ -61,7 +61,7 @@ def test_own_data_need_dialogues_and_what_else_is_missing_is_named() -> None:
     assert settings(built, "sft_safety_10")["train"] == ["d.jsonl@without0/10@adversarial10%"]
     assert any(line.startswith("false refusals of borderline prompts") for line in built.left_out)
     assert any(line.startswith("safety scores: need data.preferences.safety") for line in built.left_out)
-    with pytest.raises(UserError, match="method=safety_scaling: need data.dialogues"):
+    with pytest.raises(UserError, match=r"method=safety_scaling: need data\.dialogues"):
         graph("data.documents=t.jsonl")
     with pytest.raises(UserError, match=r"safety_shares=\[0\.0, 2\.0\]: need numbers from 0 to 1"):
         graph("safety_shares=[0,2]")
