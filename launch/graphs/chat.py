@@ -24,6 +24,7 @@ from .measuring import finals, judge_what_was_learned_from, measure
 
 METHODS = ("chat", "safety_scaling")  # the graphs that there are (launch/graphs/methods.py)
 KINDS = ("helpfulness", "safety")
+EXTRA = ("long_dialogues", "long_dialogues_eval", "prompts_borderline")  # roles without which nothing usual is left out
 BASES = ("base", "sft")
 REPLAYED = ("sft", "rejection_sampling")  # fine-tunings into which pretraining text can be mixed
 HELD_OUT = 11  # of people's ratings one part in so many, by the hash of the prompt
@@ -107,7 +108,7 @@ def with_files_to_come(cfg: Chat, data: Data) -> tuple[Data, list[str]]:
 
     So the whole chain can be looked at before there are data. Data with any file stay as they are.
     """
-    roles = [field.name for field in fields(Data) if field.name not in ("root", "world") and "long_" not in field.name]
+    roles = [field.name for field in fields(Data) if field.name not in ("root", "world", *EXTRA)]
     if data.world or any(getattr(data, role) for role in roles):
         return data, []
     roles = [role for role in roles if role != "checkpoint" or cfg.continue_pretraining]

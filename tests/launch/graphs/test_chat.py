@@ -236,7 +236,7 @@ def test_the_whole_chain_is_planned_at_any_size_before_there_are_data(
     said = capsys.readouterr().out.splitlines()
     nameless = [line.partition("no file yet: data.")[2].partition(":")[0] for line in said if "no file yet" in line]
     either = ["preferences (or data.ratings)", "preferences_eval", "ratings (or data.preferences)"]
-    assert nameless == [*ROLES, "prompts_borderline", *either]
+    assert nameless == [*ROLES, *either]
     stages = {line.split()[1]: line.split()[2] for line in said if line[0] in "▶◇"}
     assert [name for name, word in stages.items() if word == "new"] == [
         "tokenizer", "corpus", "pretrain", "sft", "v1_compare"
