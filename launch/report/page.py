@@ -24,8 +24,8 @@ from .ledger import cost, lineage
 from .overview import examples, overview, stages
 from .results import results
 from .rewards import reward_models
-from .samples import samples
 from .safety_data import safety_data
+from .samples import samples
 from .scores import scores
 from .training import courses, kept, learning
 

@@ -9,7 +9,7 @@ import pytest
 
 from launch.record import Record, known_record
 from launch.report.page import page
-from launch.report.scaling import scaling, variants
+from launch.report.safety_data import safety_data, variants
 from launch.story import Story
 
 from ..synthetic import make
@@ -42,7 +42,7 @@ def test_variants_stand_by_share_and_the_whole_is_one_of_them(folder: Path) -> N
 
 def test_safety_helpfulness_and_false_refusals_are_drawn(folder: Path) -> None:
     story = Story(folder)
-    found = scaling(story) or {}
+    found = safety_data(story) or {}
     titles = [(card.title, card.note) for card in found["cards_"]]
     assert titles[0] == ("Safety and helpfulness", "by the gold judge")
     drawing = found["cards_"][0].drawing
@@ -50,13 +50,13 @@ def test_safety_helpfulness_and_false_refusals_are_drawn(folder: Path) -> None:
     assert "10 %" in texts and "100 %" in texts
     assert len([shape for shape in drawing.shapes if shape.tag == "circle"]) == 4  # two measures of two variants
     assert not found["alike"] and [row[2] for row in found["table_"].rows] == ["900", "4,500"]
-    assert 'id="scaling"' in page(story)
+    assert 'id="safety_data"' in page(story)
 
 
 def test_equal_variants_are_said_and_a_usual_pipeline_has_no_such_section(folder: Path, tmp_path: Path) -> None:
     for name in ("sft", "rs"):
         with (folder / name / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": 1000, "sft/dialogues": 7.0}) + "\n")
-    found = scaling(Story(folder)) or {}
+    found = safety_data(Story(folder)) or {}
     assert found["alike"]
-    assert scaling(Story(make(tmp_path / "usual"))) is None
+    assert safety_data(Story(make(tmp_path / "usual"))) is None
