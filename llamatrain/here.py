@@ -15,12 +15,17 @@ NODE = 8  # GPUs of a node
 DISK = 0.5  # GB/s that a machine writes, where nobody configured it (an assumption)
 
 
+def hardware_here() -> Hardware:
+    """Return the default cluster's hardware, with the disk of a machine that nobody configured."""
+    return replace(Hardware(**read_yaml(config_folder() / "cluster" / "single_node.yaml")["hardware"]), disk=DISK)
+
+
 def here(ranks: int, dtype: str, peak_tflops: float | None = None) -> Machine:
     """Return what so many ranks have on this machine: its GPUs, where torch is loaded and sees some, or its cores.
 
     In bfloat16 without GPUs it is a plan for elsewhere: nodes of eight as configs/cluster/single_node.yaml has them.
     """
-    hardware = Hardware(**read_yaml(config_folder() / "cluster" / "single_node.yaml")["hardware"])
+    hardware = hardware_here()
     if peak_tflops is not None:
         hardware = replace(hardware, gpu_tflops=peak_tflops)
     torch = sys.modules.get("torch")
@@ -30,5 +35,4 @@ def here(ranks: int, dtype: str, peak_tflops: float | None = None) -> Machine:
     if dtype == "bfloat16":
         return Machine(hardware, -(-ranks // NODE), min(NODE, ranks), gpus=True)
     cores = len(os.sched_getaffinity(0))
-    slower = replace(hardware, disk=DISK)
-    return Machine(slower, 1, ranks, False, max(1.0, cores / ranks), float(machine_memory()))
+    return Machine(hardware, 1, ranks, False, max(1.0, cores / ranks), float(machine_memory()))

@@ -61,6 +61,7 @@ class Work:
     tokens: int = 1  # of a row, at most
     micro_batch: int | None = None
     learning: int = 1  # models in training
+    scalars: int = 0  # of these without a language model's head
     reading: int = 0  # and read beside them in training
     learned: int | None = None  # tokens of a row whose logits are held whole; None: the loss takes them in chunks
     segments: bool = False  # rows are packed with several
@@ -90,7 +91,9 @@ class Work:
         """What a checkpoint takes on disk, with what resume needs; 0 where none is written."""
         if self.zero is None:
             return 0.0
-        return float(self.learning * footprint.checkpoint(footprint.parameters(self.model), self.zero.dtype))
+        scalar, whole = footprint.parameters(self.model, scalar=True), footprint.parameters(self.model)
+        number = self.scalars * scalar + (self.learning - self.scalars) * whole
+        return float(footprint.checkpoint(number, self.zero.dtype))
 
     @property
     def kept_bytes(self) -> float:

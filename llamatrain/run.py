@@ -92,7 +92,7 @@ class Run:
         self.found: dict[str, Any] = {}  # what else was measured of the model, for the next checkpoints' lineage
         self._resumes = False
         self.best = Best(config, self.folder)
-        self.saver = Saver(self.best.published, self.print, self._gone)
+        self.saver = Saver(self.best.published, self.print, self._gone, self._home.measured)
         try:
             # Rank 0 opens the folder; where that fails all raise the same error, none waits for it.
             distributed.fail_together(self._opened_or_why_not(type(settings), free) if self.is_main else "")

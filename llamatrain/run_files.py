@@ -27,6 +27,9 @@ class Status(TypedDict, total=False):
     made_from: dict[str, Any]  # the fingerprints of what it reads
     environment: dict[str, Any]
     kernels: dict[str, str]  # product -> library, MKL or oneDNN
+    measured: dict[
+        str, float
+    ]  # of this attempt, rank 0's: seconds of its checkpoints (saver.py), bytes of memory at most
     power: dict[str, Any]  # what the devices of all nodes took, over all attempts, where the machines count it
 
 

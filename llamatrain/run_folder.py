@@ -16,7 +16,7 @@ import yaml
 
 from . import atomic, distributed, kernels, lock, manifest
 from .config.renamed import older
-from .environment import environment
+from .environment import environment, peak_memory
 from .errors import UserError
 from .lock import Lock
 from .power import read_power
@@ -41,6 +41,7 @@ class RunFolder:
         self.total: int | None = None  # steps, where the program has any
         self.restarts, self.repeated = 0, 0  # starts after the first, and steps that were taken again after them
         self._opened, self._before = time.time(), 0.0  # seconds that earlier attempts took
+        self.measured: dict[str, float] = {}  # of this attempt's checkpoints
         self._made_from: dict[str, str | None] = {}
         self._environment: dict[str, Any] = {}
         self._lock: Lock | None = None
@@ -160,6 +161,7 @@ class RunFolder:
             "made_from": self._made_from,
             "environment": self._environment,
             "kernels": kernels.used(),
+            "measured": {**self.measured, "memory_bytes": peak_memory()},
             **({} if taken is None else {"power": {**asdict(taken), "watts": round(taken.watts, 2)}}),
         }
         atomic.write_json(self.path / STATUS, content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,15 @@ class Saver:
     """Writes checkpoints one after the other.
 
     On rank 0 `saved` is called once one is published, `say` told how they are written, and where one cannot be, `gone` asked
-    whether the run's folder is there no more.
+    whether the run's folder is there no more. `measured` gets the mean seconds for which training stands still
+    (save_seconds) and until a checkpoint is published (publish_seconds).
     """
 
-    def __init__(self, saved: Callable[[], None], say: Callable[[str], None], gone: Callable[[], str]) -> None:
-        self._saved, self._say, self._gone = saved, say, gone
+    def __init__(
+        self, saved: Callable[[], None], say: Callable[[str], None], gone: Callable[[], str], measured: dict[str, float]
+    ) -> None:
+        self._saved, self._say, self._gone, self._measured = saved, say, gone, measured
+        self._count = 0
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._group: Any = None
@@ -40,21 +45,27 @@ class Saver:
 
     def save(self, saving: Saving) -> None:
         """Begin to write a checkpoint, after the one before; called by all ranks together, as all of these."""
+        started = time.perf_counter()
         self.wait()
         behind, why = _fits(saving.snapshot_bytes())
         if why != self._said:  # once; where training goes on there is nothing to say
             self._say(why)
             self._said = why
         saving.prepare()
+        self._count += 1
         if not behind:
-            self._write(saving, None)
+            self._write(saving, None, started)
             self._end()
+            self._took("save_seconds", started)
             return
         if not self._grouped:
             self._group, self._grouped = distributed.new_group(), True
         saving.snapshot()
-        self._thread = threading.Thread(target=self._write, args=(saving, self._group), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._write, args=(saving, self._group, started), name="checkpoint", daemon=True
+        )
         self._thread.start()
+        self._took("save_seconds", started)
 
     def check(self) -> None:
         """Raise what went wrong with a checkpoint that is written no more; called by all ranks together."""
@@ -83,7 +94,12 @@ class Saver:
             return found
         return None
 
-    def _write(self, saving: Saving, group: Any) -> None:
+    def _took(self, key: str, started: float) -> None:
+        """Take the seconds since `started` into a mean."""
+        mean = self._measured.get(key, 0.0)
+        self._measured[key] = mean + (time.perf_counter() - started - mean) / self._count
+
+    def _write(self, saving: Saving, group: Any, started: float) -> None:
         self._error = None
         try:
             try:
@@ -93,6 +109,7 @@ class Saver:
                 raise
             if distributed.is_main():
                 self._saved()
+            self._took("publish_seconds", started)
         except BaseException as error:
             self._error = error
 

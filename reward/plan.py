@@ -47,6 +47,7 @@ def _plan_reward(cfg: RewardConfig, given: Given) -> Work:
         cfg.batch_pairs,
         2 * longest,
         cfg.micro_batch_size,
+        scalars=1,
         learned=0,
         segments=True,
         step_tokens=cfg.batch_pairs * 2 * min(pairs.tokens, longest),

@@ -111,6 +111,7 @@ def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
         model.max_seq_len,
         cfg.micro_batch_size,
         learning=2,
+        scalars=1,
         reading=3,
         learned=min(cfg.sampling.max_new_tokens, model.max_seq_len),
         segments=True,

@@ -22,6 +22,7 @@ from .during import during
 from .learned_from import learned_from
 from .ledger import cost, lineage
 from .overview import examples, overview, stages
+from .planned import planned
 from .results import results
 from .rewards import reward_models
 from .safety_data import safety_data
@@ -53,6 +54,7 @@ SECTIONS = (
     Section("reward", "Reward models", reward_models),
     Section("samples", "Samples side by side", samples),
     Section("cost", "Time and cost", cost),
+    Section("planned", "Predicted and measured", planned),
     Section("lineage", "Lineage", lineage),
 )
 

@@ -58,6 +58,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     assert found == [True, True, True]
     assert steps_in(tmp_path) == [3, 6, 8]
     assert weights(tmp_path) == weights(tmp_path / "waits")
+    measured = json.loads((tmp_path / "job" / "status.json").read_text())["measured"]
+    # It stands still for less than it takes to publish, and holds more than the weights.
+    assert 0 < measured["save_seconds"] < measured["publish_seconds"]
+    assert measured["memory_bytes"] > len(weights(tmp_path))
     # It is the state of its step, not of when it was written.
     for step in (6, 8):
         monkeypatch.undo()
