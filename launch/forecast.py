@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from llamatrain import atomic
 from llamatrain.errors import UserError
 from llamatrain.interruptions import DAY, Job, daly, expected, mean_seconds_between
 from llamatrain.keys import above, check_values, least
@@ -20,7 +22,7 @@ class Failures:
 
     per_node_day: float = field(metadata=least(0))
     save_seconds: float = field(metadata=least(0))
-    publish_seconds: float = field(metadata=least(0))
+    publish_seconds: float | None = field(metadata=least(0))
     start_seconds: float = field(metadata=above(0))
     queue_seconds: float = field(metadata=least(0))
 
@@ -38,7 +40,7 @@ def job_of(failures: Failures, steps: int, gpu_hours: float, gpus: int, gpus_per
         failures_per_node_day=failures.per_node_day,
         save_every=save_every,
         save_seconds=failures.save_seconds,
-        publish_seconds=failures.publish_seconds,
+        publish_seconds=failures.publish_seconds or 0.0,
         start_seconds=failures.start_seconds,
         queue_seconds=failures.queue_seconds,
         gpus_per_node=min(gpus, gpus_per_node),
@@ -59,11 +61,17 @@ def drawn_out(fastest: Job, slowest: Job) -> Iterator[str]:
         yield f"checkpoints: every {slowest.interval:,} steps; {max(1, round(best)):,} would cost the least time (Daly 2006)"
 
 
-def played(job: Job, seed: int) -> Iterator[str]:
-    """Yield what playing a run through finds."""
-    from .simulation import simulate, told  # numpy, which a plan's --help does without
+def played(job: Job, seed: int, drawing: Path, title: str) -> Iterator[str]:
+    """Yield what playing a run through finds, and draw it into a file."""
+    from .simulation import drawn, simulate, told  # numpy, which a plan's --help does without
 
     try:
-        yield from told(simulate(job, seed=seed))
+        found = simulate(job, seed=seed)
+        yield from told(found)
+        drawing.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(drawing, drawn(found, title))
     except ValueError as error:
         raise UserError(f"simulate=true: {error}") from None
+    except OSError as error:
+        raise UserError(f"drawing={drawing}: cannot be written ({error.strerror})") from None
+    yield f"drawn in {drawing}"

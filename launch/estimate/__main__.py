@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -33,8 +34,9 @@ from . import tables
 from .chain import Estimated, estimated, grouped, of_program, of_stages, on_cluster
 from .config import PlanConfig
 from .fit import refusals
+from .measured import known
 
-OWN = ("program", "cluster", "resources", "gpus", "rates", "failures", "simulate", "trials_seed")
+OWN = ("program", "cluster", "resources", "gpus", "rates", "failures", "simulate", "trials_seed", "drawing", "measured")
 WIDTH = 100
 
 
@@ -69,14 +71,16 @@ def forecast(cfg: PlanConfig, found: Sequence[Estimated]) -> Iterator[str]:
             continue
         hours = one.device_hours
         node = one.machine.ranks_per_node
+        failures, basis = known(cfg.failures, one, Path(cfg.measured) if cfg.measured else None)
         ends = [
-            job_of(cfg.failures, int(one.work.steps), each, one.machine.ranks, node, one.work.save_every)
-            for each in hours
+            job_of(failures, int(one.work.steps), each, one.machine.ranks, node, one.work.save_every) for each in hours
         ]
         yield from drawn_out(ends[0], ends[1])
+        yield basis
         if cfg.simulate:
+            title = f"{tables.parameters(one.work.model)} on {one.machine}"
             yield ""
-            yield from played(ends[1], cfg.trials_seed)
+            yield from played(ends[1], cfg.trials_seed, Path(cfg.drawing), title)
 
 
 def run(cfg: PlanConfig, theirs: Sequence[str]) -> None:

@@ -24,6 +24,8 @@ class PlanConfig:
     failures: Failures
     simulate: bool
     trials_seed: int
+    drawing: str
+    measured: str | None
 
     def __post_init__(self) -> None:
         """Check values, and spread `gpus` over nodes."""

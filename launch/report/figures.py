@@ -244,3 +244,29 @@ def shares(parts: Sequence[tuple[str, float, str]], about: str) -> Drawing:
             drawing.text(x + wide / 2, 19.5, name, "on", "middle")
         x += wide
     return drawing
+
+
+def histogram(
+    values: Sequence[float], x_label: str, about: str, marks: Sequence[tuple[str, float]], colour: int = 1
+) -> Drawing:
+    """Return a distribution as bars, and a line at each of some named values."""
+    bins = 40
+    drawing = Drawing(WIDE, 190, about)
+    left, right, under, over = 16.0, drawing.width - 16.0, drawing.height - 40, 34.0
+    low, high = min(values), max(values)
+    across = Axis(*((low, high) if high > low else (low - 1, high + 1)), left, right)
+    counts = [0] * bins
+    for value in values:
+        counts[min(bins - 1, int((across(value) - left) / (right - left) * bins))] += 1
+    _across(drawing, across, under + 17, x_label)
+    wide = (right - left) / bins
+    for number, count in enumerate(counts):
+        tall = (under - over) * count / max(counts)
+        title = f"{count / len(values):.1%}"
+        place = {"x": left + number * wide, "y": under - tall, "width": wide - 1, "height": tall}
+        if count:
+            drawing.add("rect", f"bar c{colour}", "", title, **place)
+    for number, (name, value) in enumerate(marks):
+        drawing.line(across(value), over - 4, across(value), under, "zero")
+        drawing.text(across(value), 12 + 12 * (number % 2), f"{name} {label(float(f'{value:.4g}'))}", anchor="middle")
+    return drawing

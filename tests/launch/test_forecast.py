@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from launch.forecast import Failures, drawn_out, job_of, played
@@ -22,4 +24,4 @@ def test_failures_draw_a_run_out_as_the_closed_form_says() -> None:
 def test_a_run_that_never_ends_is_refused() -> None:
     job = job_of(Failures(90.0, 5, 60, 300, 600), 1000, 16_000, 64, 8, 500)
     with pytest.raises(UserError, match=r"simulate=true: .* do not end"):
-        list(played(job, seed=0))
+        list(played(job, 0, Path("never.svg"), ""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from launch.estimate.__main__ import main
@@ -34,9 +36,13 @@ def test_what_runs_no_model_has_nothing_to_plan(capsys: pytest.CaptureFixture[st
     assert said(capsys, "tokenizer", "preset=llama2_7b") == (0, "tokenizer: nothing to plan, it runs no model\n")
 
 
-def test_a_plan_plays_pretraining_through(capsys: pytest.CaptureFixture[str]) -> None:
-    code, text = said(capsys, "pretrain", "preset=llama2_7b", "gpus=64", "simulate=true")
+def test_a_plan_plays_pretraining_through_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawing = tmp_path / "made" / "days.svg"
+    code, text = said(capsys, "pretrain", "preset=llama2_7b", "gpus=64", "simulate=true", f"drawing={drawing}")
     assert code == 0 and "10,000 trials on 8 nodes" in text and "lost GPU hours" in text
+    assert f"drawn in {drawing}" in text and "6.7B parameters on 64 A100" in drawing.read_text()
+    code, text = said(capsys, "pretrain", "preset=llama2_7b", "gpus=64", "simulate=true", f"drawing={tmp_path}")
+    assert code == 2 and f"drawing={tmp_path}: cannot be written" in text
 
 
 def test_mistakes_are_named(capsys: pytest.CaptureFixture[str]) -> None:
