@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +29,7 @@ from llamatrain.config.options import FROM_FILE
 from llamatrain.data.kinds import RATINGS
 from llamatrain.errors import UserError, missing
 from llamatrain.keys import check_values, least, reads
-from llamatrain.statistics import mean_interval, wilson
+from llamatrain.statistics import wilson
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.yaml_files import read_yaml
 
@@ -127,16 +128,17 @@ def line(point: Point) -> Row:
 
 
 def curves(lines: Sequence[Row], metric: str) -> dict[str, list[tuple[float, float, float, float]]]:
-    """Return each start's curve: pairs, and the mean over seeds with its interval (of one seed the mean alone)."""
+    """Return each start's curve: pairs, and of the seeds the mean, the lowest and the highest.
+
+    Of two or three seeds an interval for their mean would reach beyond 0 and 1.
+    """
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     keyed = sorted(
         (one for one in lines if metric in one), key=lambda one: (one["parameters"], one["checkpoint"], one["pairs"])
     )
-    for (start, _), alike in itertools.groupby(keyed, key=lambda one: (one["checkpoint"], one["pairs"])):
-        rows = list(alike)
-        mean = mean_interval([one[metric] for one in rows])
-        low, high = (mean.mean if end is None else end for end in (mean.low, mean.high))
-        found.setdefault(start, []).append((rows[0]["pairs"], mean.mean, low, high))
+    for (start, pairs), alike in itertools.groupby(keyed, key=lambda one: (one["checkpoint"], one["pairs"])):
+        values = [one[metric] for one in alike]
+        found.setdefault(start, []).append((pairs, fmean(values), min(values), max(values)))
     return found
 
 
@@ -148,14 +150,16 @@ def names(lines: Sequence[Row]) -> dict[str, str]:
 
 def table(lines: Sequence[Row]) -> Table:
     """Return the curves for the terminal, seeds averaged."""
-    shown, named = Table(box=None), names(lines)
-    for title in ("start", "pairs", *ACCURACY.values()):
+    named = names(lines)
+    shown = Table(box=None, title=next(iter(named.values())) if len(named) == 1 else None, title_justify="left")
+    for title in (*(["start"] if len(named) > 1 else []), "pairs", *ACCURACY.values()):
         shown.add_column(title, justify="left" if title == "start" else "right")
     every = {metric: curves(lines, metric) for metric in ACCURACY}
     for start, curve in every["accuracy"].items():
         for pairs, *_ in curve:
             cells = (next((m for x, m, _, _ in every[key].get(start, []) if x == pairs), None) for key in ACCURACY)
-            shown.add_row(named[start], f"{pairs:,.0f}", *("–" if cell is None else f"{cell:.3f}" for cell in cells))
+            start_cell = [named[start]] if len(named) > 1 else []
+            shown.add_row(*start_cell, f"{pairs:,.0f}", *("–" if cell is None else f"{cell:.3f}" for cell in cells))
     return shown
 
 
@@ -203,7 +207,9 @@ def _write(out: Path, lines: Sequence[Row], like: str) -> None:
         title: {named[start]: curve for start, curve in curves(lines, metric).items()}
         for metric, title in ACCURACY.items()
     }
-    write_picture(out / PICTURE, like, {title: curve for title, curve in drawn.items() if curve})
+    half = max((one["high"] - one["low"] for one in lines), default=0.0) / 2
+    chance = f"One accuracy on {lines[0]['held_out']:,} held-out pairs is known to within {half:.3f}." if lines else ""
+    write_picture(out / PICTURE, like, chance, {title: curve for title, curve in drawn.items() if curve})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

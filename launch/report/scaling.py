@@ -12,11 +12,13 @@ from .figures import Line
 from .page import templates
 from .parts import Card
 
-Curve = Sequence[tuple[float, float, float, float]]  # pairs, mean accuracy, the interval's ends
+Curve = Sequence[
+    tuple[float, float, float, float]
+]  # pairs, and of the seeds the mean accuracy, the lowest, the highest
 
 
-def write_picture(path: Path, like: str, curves: Mapping[str, Mapping[str, Curve]]) -> None:
-    """Write the page: title of a figure -> name of a line -> its curve."""
+def write_picture(path: Path, like: str, chance: str, curves: Mapping[str, Mapping[str, Curve]]) -> None:
+    """Write the page: title of a figure -> name of a line -> its curve; `chance` says how far one accuracy can be off."""
     cards = []
     for title, lines in curves.items():
         drawn = [
@@ -26,5 +28,5 @@ def write_picture(path: Path, like: str, curves: Mapping[str, Mapping[str, Curve
         legend = [(one.name, one.colour) for one in drawn]
         about = f"accuracy on {title} over the pairs trained on"
         cards.append(Card(title, "", figures.line_chart(drawn, "pairs trained on", "accuracy", about), legend))
-    page = templates().get_template("scaling.html").render(like=like, cards=cards)
+    page = templates().get_template("scaling.html").render(like=like, chance=chance, cards=cards)
     atomic.write_bytes(path, page.encode(errors="replace"))
