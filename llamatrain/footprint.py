@@ -87,20 +87,20 @@ def trained(model: ModelConfig, zero: ZeroConfig, ranks: int, scalar: bool = Fal
     kept = whole * SINGLE if stage == 1 else share * SINGLE
     if stage == 1 and zero.dtype == "bfloat16" and not zero.offload_optimizer:
         kept = padded * SINGLE + whole * width
-    moments, masters = share * 2 * SINGLE, share * SINGLE
+    weights, moments, masters = padded * width, share * 2 * SINGLE, share * SINGLE
     host = 0
     if zero.offload_optimizer:
-        kept += share * SINGLE if stage == 1 else 0  # the host has its own copy of its share
-        host = moments + masters + share * SINGLE
-    return States(padded * width, kept, masters, moments, host)
+        # The host has a copy of its share of the sum, which is made on the device, and its share of the updated weights.
+        kept += share * SINGLE
+        weights += share * width
+        host = moments + masters + share * SINGLE + share * width
+    return States(weights, kept, masters, moments, host)
 
 
 def _sharded(model: ModelConfig, zero: ZeroConfig, ranks: int, scalar: bool, device: str) -> States:
     share = sum(-(-size // ranks) * count for size, count, _ in sizes(model, scalar))  # each weight is padded by itself
     weights = share * WIDTH[zero.dtype] + persistent(model, zero.dtype, ranks, scalar, device)
-    # In float32 the shard of the weights is its own master.
-    masters = 0 if zero.dtype == "float32" and not zero.offload_optimizer else share * SINGLE
-    gradients, moments, host = share * SINGLE, share * 2 * SINGLE, 0
+    masters, gradients, moments, host = share * SINGLE, share * SINGLE, share * 2 * SINGLE, 0
     if zero.offload_optimizer:
         gradients += share * SINGLE  # what is accumulated, and what AdamW reads
         host = gradients + masters + moments

@@ -33,7 +33,7 @@ def test_ranges_are_short() -> None:
 def test_a_dry_run_says_memory_time_and_checkpoints() -> None:
     work = work_of("sft", ["preset=llama2_7b"])
     memory, time, checkpoints = outlook(work, here(64, "bfloat16"))
-    assert memory.startswith("memory: 20.4 GB per GPU while training (weights 13.5 GB, ")
+    assert memory.startswith("memory: 20.3 GB per GPU while training (weights 13.5 GB, ")
     assert "of which the network needs " in time and "on 64 A100 (8 nodes of 8), at 35% to 43% of 312 TFLOP/s" in time
     assert checkpoints == "checkpoints: 1 of 94.3 GB; the newest 2 are kept: 94.3 GB"
 
