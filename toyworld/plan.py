@@ -8,18 +8,20 @@ from llamatrain.planning import Light, Planner, Rows
 from .config import KINDS, JudgeConfig, RateConfig, ToyworldConfig
 
 DIALOGUE, PROMPT = 54.0, 22.0  # tokens of a row on average, by a tokenizer of 1,024 pieces
+TURN, INSTRUCTED = 33.0, 138.0  # of one turn of a long dialogue, and of a dialogue with instructions
 RATED = {"helpfulness": 0.6, "safety": 0.4}  # pairs of a kind, as a share of the comparisons: the demo's
 
 
 def _plan_toyworld(cfg: ToyworldConfig, given: Given) -> Light:
-    counts = {"dialogues": DIALOGUE, "prompts": PROMPT}
-    return Light(
-        {
-            f"{name}{end}.jsonl": Rows(getattr(cfg, f"{name}{end}"), tokens)
-            for name, tokens in counts.items()
-            for end in ("", "_eval")
-        }
-    )
+    counts = {"dialogues": (DIALOGUE, DIALOGUE), "prompts": (PROMPT, PROMPT)}
+    if cfg.turns:
+        counts["turns"] = (11 * TURN, 20 * TURN)  # of 2 to 20 turns, and of 20
+    made = {
+        f"{name}{end}.jsonl": Rows(getattr(cfg, f"{name}{end}"), tokens)
+        for name, sizes in counts.items()
+        for end, tokens in zip(("", "_eval"), sizes, strict=True)
+    }
+    return Light({**made, **({"instructed.jsonl": Rows(cfg.instructed, INSTRUCTED)} if cfg.turns else {})})
 
 
 def _plan_rate(cfg: RateConfig, given: Given) -> Light:
