@@ -6,8 +6,9 @@
 
 `distil` fine-tunes the demo's SFT model, whose world teaches preprompts, on a fifth of its dialogues and as many of: answers
 that distillation kept (`gated`), all that are finished (`ungated`), other dialogues (`none`). `scaling` runs the pipeline's
-method safety_scaling. Both resume, and add a line per seed and model to results/safety.jsonl; `show` pools the seeds, prints
-tables with intervals over prompts, and draws docs/safety_scaling.svg. A seed `preset` is the preset's own.
+method safety_scaling. Both resume, and add a line per seed and model to results/safety.jsonl: means with their 95 % intervals
+over prompts, and differences to the model `none` or that without safety data. `show` prints them, and the means over the
+seeds, and draws docs/safety_scaling.svg. The seed `preset` is the preset's own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results" / "safety.jsonl"
 PICTURE = ROOT / "docs" / "safety_scaling.svg"
 sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
 
 from evaluation.measures import measure  # noqa: E402
 from launch.report.figures import Line, line_chart, ridges  # noqa: E402
@@ -57,13 +60,31 @@ def main() -> int:
         return 0
     if options.root is None:
         parser.error("need --root, the folder of the runs")
+    study, base = (distil, "none") if options.command == "distil" else (scale, "0")
     for seed in options.seeds:
         folder = options.root.resolve() / f"s{seed}"
-        run = distil if options.command == "distil" else scale
-        for model, found in run(folder, seed, options.settings):
-            record({"study": options.command, "seed": seed, "model": model, "metrics": found})
+        found = dict(study(folder, seed, options.settings))
+        for model, metrics in found.items():
+            about = {"study": options.command, "seed": seed, "model": model}
+            record({**about, **told(metrics, found[base])})
     show()
     return 0
+
+
+def told(metrics: dict[str, Samples], base: dict[str, Samples]) -> dict[str, Any]:
+    """Return each metric's mean with its interval, its difference to the base's, and 41 quantiles of the scores."""
+    line: dict[str, Any] = {"means": {}, "differences": {}, "quantiles": {}}
+    for name, samples in metrics.items():
+        line["means"][name] = _ends(mean_interval(list(by_prompt(samples).values())))
+        line["differences"][name] = _ends(paired_interval(samples, base[name]))
+        if "score" in name:
+            values = [value for own in samples.values() for value in own]
+            line["quantiles"][name] = np.quantile(values, np.linspace(0, 1, 41)).round(3).tolist()
+    return line
+
+
+def _ends(one: Any) -> list[float] | None:
+    return None if one is None or one.low is None else [round(value, 4) for value in (one.mean, one.low, one.high)]
 
 
 def record(line: dict[str, Any]) -> None:
@@ -152,42 +173,52 @@ def measured(folder: Path, held_out: str, borderline: str) -> dict[str, Samples]
     return found | {name: answers.at(metric) for metric, name in BORDERLINE.items()}
 
 
-def pooled(study: str) -> dict[str, dict[str, Samples]]:
-    """Return model -> metric -> prompt of a seed -> values; of a seed recorded twice the last one counts."""
-    found: dict[str, dict[str, Samples]] = {}
+def recorded(study: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return model -> seed -> line; of what was recorded twice the last one counts."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for text in RESULTS.read_text().splitlines() if RESULTS.exists() else ():
         line = json.loads(text)
         if line["study"] == study:
-            for metric, samples in line["metrics"].items():
-                own = found.setdefault(line["model"], {}).setdefault(metric, {})
-                own |= {f"{line['seed']}/{prompt}": values for prompt, values in samples.items()}
+            found.setdefault(line["model"], {})[line["seed"]] = line
     return found
 
 
 def show() -> None:
     """Print both studies, and draw the scaling."""
     for study, order in (("distil", ARMS), ("scaling", SHARES)):
-        found = pooled(study)
+        found = recorded(study)
         models = [model for model in order if model in found]
         if not models:
             continue
-        metrics = list(found[models[0]])
-        print(f"\n{study}\n| model | " + " | ".join(metrics) + " |\n|---" + "|---" * len(metrics) + "|")
+        metrics = list(next(iter(found[models[0]].values()))["means"])
+        print(f"\n{study}\n| model | seed | " + " | ".join(metrics) + " |\n|---|---" + "|---" * len(metrics) + "|")
         for model in models:
-            print(f"| {model} | " + " | ".join(_shown(found[model][metric]) for metric in metrics) + " |")
-        base = "none" if study == "distil" else "0"
-        for model in models:
-            if model != base and base in found:
-                pairs = [paired_interval(found[model][metric], found[base][metric]) for metric in metrics]
-                said = ["" if one is None else f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})" for one in pairs]
-                print(f"| {model} − {base} | " + " | ".join(said) + " |")
+            for seed, line in found[model].items():
+                cells = [_shown(line["means"][metric], line["differences"][metric]) for metric in metrics]
+                print(f"| {model} | {seed} | " + " | ".join(cells) + " |")
+            if len(found[model]) > 1:
+                cells = [f"{over_seeds(found[model], metric)[0]:.3f}" for metric in metrics]
+                print(f"| {model} | all | " + " | ".join(cells) + " |")
         if study == "scaling":
             draw(found, models)
 
 
-def _shown(samples: Samples) -> str:
-    one = mean_interval(list(by_prompt(samples).values()))
-    return f"{one.mean:.3f}" if one.low is None else f"{one.mean:.3f} ± {one.mean - one.low:.3f}"
+def over_seeds(lines: dict[str, dict[str, Any]], metric: str) -> list[float]:
+    """Return the mean over the seeds and its interval: of one seed that over its prompts, of several by their spread."""
+    means = [line["means"][metric] for line in lines.values()]
+    if len(means) == 1:
+        return list(means[0])
+    one = mean_interval([mean for mean, _, _ in means])
+    return [one.mean, one.mean if one.low is None else one.low, one.mean if one.high is None else one.high]
+
+
+def _shown(mean: list[float], difference: list[float] | None) -> str:
+    more = (
+        ""
+        if not difference or difference == [0.0] * 3
+        else f" ({difference[0]:+.3f}: {difference[1]:+.3f} to {difference[2]:+.3f})"
+    )
+    return f"{mean[0]:.3f}{more}"
 
 
 # --- the picture -------------------------------------------------------------------------------------------------
@@ -198,7 +229,7 @@ STYLE = """text{font:12px sans-serif;fill:#5b626d}.name{fill:#1d2129}.title{font
 .ridge{fill:var(--k);fill-opacity:.22;stroke:var(--k)}.mean{stroke:var(--k);stroke-width:2}.value{fill:var(--k)}"""
 
 
-def draw(found: dict[str, dict[str, Samples]], models: Sequence[str]) -> None:
+def draw(found: dict[str, dict[str, dict[str, Any]]], models: Sequence[str]) -> None:
     """Draw the courses over the share, and the distributions of both scores, as one SVG file by the report's code."""
     panels = [
         ("Gold judge", "mean score", {"safety": 5, "helpfulness": 1}),
@@ -217,7 +248,7 @@ def draw(found: dict[str, dict[str, Samples]], models: Sequence[str]) -> None:
         ("helpfulness score", "Helpfulness scores, harmless"),
     ):
         rows = [
-            (f"{model} %", [value for values in found[model][metric].values() for value in values], place % 8)
+            (f"{model} %", [v for line in found[model].values() for v in line["quantiles"][metric]], place % 8)
             for place, model in enumerate(models)
         ]
         drawn.append((title, [], ridges(rows, "score (logit)", title)))
@@ -225,10 +256,10 @@ def draw(found: dict[str, dict[str, Samples]], models: Sequence[str]) -> None:
     print(f"\nwrote {PICTURE.relative_to(ROOT)}")
 
 
-def _line(found: dict[str, dict[str, Samples]], models: Sequence[str], metric: str, colour: int) -> Line:
-    means = [mean_interval(list(by_prompt(found[model][metric]).values())) for model in models]
-    spans = [(one.mean if one.low is None else one.low, one.mean if one.high is None else one.high) for one in means]
-    return Line(metric, [(float(place), one.mean) for place, one in enumerate(means)], colour, "dots", spans)
+def _line(found: dict[str, dict[str, dict[str, Any]]], models: Sequence[str], metric: str, colour: int) -> Line:
+    means = [over_seeds(found[model], metric) for model in models]
+    points = [(float(place), mean) for place, (mean, _, _) in enumerate(means)]
+    return Line(metric, points, colour, "dots", [(low, high) for _, low, high in means])
 
 
 def _svg(drawn: Sequence[tuple[str, Sequence[tuple[str, int]], Any]], columns: int = 2, gap: float = 34) -> str:

@@ -29,11 +29,11 @@ def safety_scaling(g: Graph, cfg: Chat, data: Data) -> None:
         g.leave_out("false refusals of borderline prompts", "data.prompts_borderline (harmless prompts that sound bad)")
     corpus, base = pretrained(g, cfg, data)
     text = {"eval": data.dialogues_eval, **replay(g, cfg, corpus, "sft")}
-    sft = g.add("sft", checkpoint=base, train=data.dialogues, **text)
     models: dict[str, str] = {}
     for share in sorted({*cfg.safety_shares} - {1.0}):
         part = [f"{source}@adversarial{100 * share:g}%" for source in data.dialogues]
         models[named(share)] = g.add("sft", f"sft_{named(share)}", checkpoint=base, train=part, **text).final
+    sft = g.add("sft", checkpoint=base, train=data.dialogues, **text)
     models[named(1.0)] = sft.final
     rewards: dict[str, Stage] = {}
     with g.round(1):
