@@ -306,7 +306,8 @@ def _shown(row: Row) -> Row:
     marks += [] if value is None else [f"gold {name} {decimals(value, 2)}"]
     marks += [f"KL {decimals(row['kl'], 2)}"] if is_number(row.get("kl")) else []
     marks += ["gated"] if row.get("gated") is True else []
-    meta = row.get("meta") if isinstance(row.get("meta"), dict) else {}
+    about = row.get("meta")
+    meta = about if isinstance(about, dict) else {}
     marks += (
         [f"turn {meta['turn']}, first told: “{meta['instruction']}”"] if {"turn", "instruction"} <= meta.keys() else []
     )
