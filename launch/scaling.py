@@ -29,7 +29,6 @@ from llamatrain.config.options import FROM_FILE
 from llamatrain.data.kinds import RATINGS
 from llamatrain.errors import UserError, missing
 from llamatrain.keys import check_values, least, reads
-from llamatrain.statistics import wilson
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.yaml_files import read_yaml
 
@@ -109,6 +108,8 @@ def _template(run: Path) -> Row:
 
 def line(point: Point) -> Row:
     """Return what a finished training found: how many pairs it saw, and its accuracy on held-out ones by rating."""
+    from llamatrain.statistics import wilson  # with numpy, which `--help` does without
+
     last = {name: series[-1][1] for name, series in read_series(point.folder).items()}
     final = point.folder / "final"
     scores = read_json(final / "llamatrain.json").get("scores") or {}
