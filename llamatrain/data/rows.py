@@ -23,10 +23,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llamatrain import atomic, heartbeat
 from llamatrain.data import adapters, files, hub
@@ -35,6 +32,10 @@ from llamatrain.data.hub import NEWEST, Version
 from llamatrain.data.kinds import FIELDS, PromptRow, check_row, name_of
 from llamatrain.data.skipped import BadRows, LeftOut
 from llamatrain.errors import MissingFileError, UserError
+
+if TYPE_CHECKING:  # numpy: programs that only tell of themselves do without it
+    import numpy as np
+    from numpy.typing import NDArray
 
 R = TypeVar("R")  # a kind of rows
 SHARE = re.compile(r"(.+?)(?:@(helpfulness|safety))?(?:@(fold|without)(\d+)/(\d+))?(?:@adversarial(\d+(?:\.\d+)?)%)?")
@@ -274,7 +275,7 @@ class Share:
         adversarial: NDArray[np.float64] | None = None,
     ) -> NDArray[np.bool_]:
         """Tell the same of many rows: by the hashes of their conversations, kinds of preferences, `adversarial_place`s."""
-        held: NDArray[np.bool_] = (conversations % np.uint64(self.count) == self.part) != self.without
+        held: NDArray[np.bool_] = (conversations % self.count == self.part) != self.without
         if self.adversarial is not None:
             assert adversarial is not None, "dialogues have it"
             held &= adversarial < self.adversarial
