@@ -13,8 +13,9 @@ import pickle
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -218,8 +219,10 @@ def _on_cores(parts: Sequence[Part], how: Encoding, policy: str | None, workers:
             while True:
                 try:
                     block = pickle.load(pipes[number % workers])
-                except EOFError:
-                    raise RuntimeError("a process that tokenizes was killed, most likely out of memory") from None
+                except (EOFError, pickle.UnpicklingError):
+                    raise RuntimeError(
+                        "a process that tokenizes has ended, most likely killed for want of memory"
+                    ) from None
                 if isinstance(block, Exception):
                     raise block
                 yield block
@@ -238,8 +241,9 @@ def _processes(parts: Sequence[Part], how: Encoding, policy: str | None, workers
         for number in range(workers):
             started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment))
             job = _Job(how.tokenizer.path, how.settings, list(parts[number::workers]), policy)
-            _input(started[-1]).write(pickle.dumps(job))
-            _input(started[-1]).flush()
+            with suppress(BrokenPipeError):  # it has ended already, as its output shows
+                _input(started[-1]).write(pickle.dumps(job))
+                _input(started[-1]).flush()
         yield [process.stdout for process in started if process.stdout is not None]
     finally:
         for process in started:
@@ -268,7 +272,10 @@ def _work() -> None:
             out.flush()
     except (UserError, OSError) as error:
         pickle.dump(error, out)
+    except Exception:  # a fault of ours, which the other end takes for a kill
+        traceback.print_exc()
     out.flush()
+    os._exit(0)  # the thread holds standard input, which an exit in order would wait for
 
 
 if __name__ == "__main__":

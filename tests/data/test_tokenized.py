@@ -81,7 +81,8 @@ def test_processes_make_what_one_makes(
         assert read(rows) == expected(path + share, how, plain)
         assert counted(bad) == counted(plain)
     assert len(list((tmp_path / ".cache").iterdir())) == 1  # the folds share one table
-    assert "tokenizing" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "tokenizing" in said and "Fatal" not in said
     monkeypatch.setattr(tokenized.os, "sched_getaffinity", lambda _: {0})
     alone = of_sources([path], how, BadRows("skip"), Cache(tmp_path / "other"))
     assert all((rows.tables[0][name] == alone.tables[0][name]).all() for name in alone.tables[0].columns)
@@ -100,6 +101,27 @@ def test_the_first_bad_row_stops_as_it_does_when_rows_are_read(tmp_path: Path, h
         with pytest.raises(UserError) as tokenized_row:
             of_sources([path], how, BadRows(policy), cached)
         assert str(tokenized_row.value) == str(read_row.value)
+
+
+@pytest.mark.usefixtures("on_two_cores")
+def test_a_process_that_is_killed_is_told_and_ends_with_its_parent(
+    tmp_path: Path, how: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Killed(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            started.append(self)
+            if len(started) == 2:
+                self.kill()
+
+    monkeypatch.setattr(tokenized.subprocess, "Popen", Killed)
+    path = str(write_dialogues(tmp_path / "rows.jsonl", 60))
+    with pytest.raises(RuntimeError, match="a process that tokenizes has ended"):
+        of_sources([path], how, BadRows("skip"), Cache(tmp_path / ".cache", show=False))
+    assert [process.poll() is not None for process in started] == [True, True]
+    assert [file.name for file in (tmp_path / ".cache").glob("*/*")] == [".lock"]
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
