@@ -17,6 +17,7 @@ from rich.console import Console
 
 from llamatrain import atomic, checkpoint, distributed, hf_folder
 from llamatrain.config.program import main
+from llamatrain.data.cache import Cache
 from llamatrain.data.rows import whole_source, write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.engine.zero import DTYPES
@@ -110,7 +111,7 @@ def _model(cfg: RewardEvaluateConfig, key: str, folder: Path) -> ScalarModel:
 
 def _pairs(cfg: RewardEvaluateConfig, path: str, tokenizer: Tokenizer, max_length: int, run: Run) -> Pairs:
     bad = BadRows(cfg.bad_rows)
-    pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, bad=bad)
+    pairs, dropped = load_pairs(path, tokenizer, max_length, cfg.too_long, bad=bad, cached=Cache.of(cfg.run))
     bad.say(run.print)
     if dropped:
         run.print(dropped.lines(path, len(pairs)))
