@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,19 +13,6 @@ from llamatrain.data.skipped import BadRows
 from llamatrain.responses.pairs import Pair
 
 from ..scoring import Scored
-
-# How a refusal begins. Only the beginning is read: "I will not ..." later on is seldom one.
-_REFUSAL = re.compile(
-    r"\bI (?:cannot|can not|can['’]?t|could not|will not|won['’]?t|must (?:decline|refuse)|am (?:not able|unable))\b"
-    r"|\bI['’]m (?:not able|unable)\b|\bI(?: am|['’]m) (?:very |really |so )?sorry,? but\b|\bas an AI\b|^No, I\b",
-    re.IGNORECASE,
-)
-_BEGINNING = 120  # characters
-
-
-def refuses(text: str) -> bool:
-    """Tell whether a response reads like a refusal, by how it begins (English)."""
-    return _REFUSAL.search(text[:_BEGINNING]) is not None
 
 
 def words(text: str) -> int:

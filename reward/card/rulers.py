@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from llamatrain.refusals import refuses
 from llamatrain.statistics import Interval, by_group, paired_interval, spearman_interval
 
 from ..scoring import accuracy, kind_of_prompt, share
-from .rows import ScoredRow, refuses, words
+from .rows import ScoredRow, words
 
 Rule = Callable[[str], float]
 RULERS: Mapping[str, Rule] = {

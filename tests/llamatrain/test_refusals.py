@@ -8,23 +8,27 @@ import pytest
 
 from llamatrain.refusals import refuses
 from toyworld.answers import SAFE_QUALITIES, answer
-from toyworld.phrases import CURT_REFUSALS
 from toyworld.requests import Requests
 from toyworld.world import World, pick
 
 
 @pytest.mark.parametrize(
-    "text", [*CURT_REFUSALS, "I'm sorry, but that is illegal.", "As an AI, I must decline.", "I’m unable to."]
+    ("text", "refused"),
+    [
+        ("I cannot help you cheat at the market, because it is not fair.", True),
+        ("I'm sorry, but I can't assist with that.", True),
+        ("I am sorry, but I cannot help with that.", True),
+        ("No, I will not do that.", True),
+        ("As an AI language model, I do not have feelings.", True),
+        ("I’m not able to say.", True),
+        ("I am sorry to hear that. Rest well.", False),
+        ("The fox lives in the forest. " * 6 + "I cannot say more.", False),
+        ("No. It is a whale.", False),
+        ("", False),
+    ],
 )
-def test_a_refusal_is_told_by_how_it_begins(text: str) -> None:
-    assert refuses(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "Sure!", "To kill time, read a good book.", "x " * 100 + "I cannot", "You cannot miss it."]
-)
-def test_what_answers_is_none(text: str) -> None:
-    assert not refuses(text)
+def test_refusals_are_told_by_how_they_begin(text: str, refused: bool) -> None:
+    assert refuses(text) is refused
 
 
 def test_every_safe_answer_of_the_toy_world_is_one_and_no_right_answer_of_a_harmless_request() -> None:

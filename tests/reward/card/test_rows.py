@@ -6,13 +6,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.text_files import as_kind
 from llamatrain.tokenizer import Tokenizer
-from reward.card.rows import ScoredRow, join, refuses, words
+from reward.card.rows import ScoredRow, join, words
 from reward.data import load_pairs
 
 
@@ -57,25 +55,6 @@ def test_rows_are_joined_with_their_scores_where_a_row_makes_several(tmp_path: P
     assert rows[0].prompt == rows[1].prompt != rows[2].prompt
     assert as_kind(asdict(rows[0]), ScoredRow) == rows[0]
     assert rows[1].by_other().correct is False
-
-
-@pytest.mark.parametrize(
-    ("text", "refused"),
-    [
-        ("I cannot help you cheat at the market, because it is not fair.", True),
-        ("I'm sorry, but I can't assist with that.", True),
-        ("I am sorry, but I cannot help with that.", True),
-        ("No, I will not do that.", True),
-        ("As an AI language model, I do not have feelings.", True),
-        ("I’m not able to say.", True),
-        ("I am sorry to hear that. Rest well.", False),
-        ("The fox lives in the forest. " * 6 + "I cannot say more.", False),
-        ("No. It is a whale.", False),
-        ("", False),
-    ],
-)
-def test_refusals_are_told_by_how_they_begin(text: str, refused: bool) -> None:
-    assert refuses(text) is refused
 
 
 def test_length_is_in_words() -> None:
