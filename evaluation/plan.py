@@ -17,9 +17,7 @@ def _plan_evaluate(cfg: EvaluateConfig, given: Given) -> Work | Light:
         return Light()
     model = given.model(measured[-1])
     read = len(measured) * (cfg.corpus_sequences or SEQUENCES) * model.max_seq_len
-    return Work(
-        model, cfg.dtype, tokens=model.max_seq_len, read_rows=cfg.micro_batch_size, read_tokens=read, parallel=False
-    )
+    return Work(model, cfg.dtype, tokens=model.max_seq_len, read_rows=cfg.micro_batch_size, read_tokens=read)
 
 
 PLANS: dict[str, Planner] = {"evaluate": _plan_evaluate}

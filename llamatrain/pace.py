@@ -104,7 +104,7 @@ def _sampling(work: Work, machine: Machine) -> Range:
     """Return the seconds in which responses are written, `count` at a time on each rank, one token of each after the other."""
     if not work.sampled:
         return NOTHING
-    ranks = machine.ranks if work.parallel else 1
+    ranks = machine.ranks
     mine = math.ceil(work.sampled / ranks)
     count = min(mine, work.responses(machine.usable, ranks, machine.device))
     tokens = mine * work.written_tokens / count  # one after the other
@@ -124,5 +124,5 @@ def _sampling(work: Work, machine: Machine) -> Range:
 
 
 def _reading(work: Work, machine: Machine) -> Range:
-    ranks = machine.ranks if work.parallel else 1
+    ranks = machine.ranks
     return _at(2.0 * work.model.parameters * work.read_tokens / ranks, work, machine)

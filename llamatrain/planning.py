@@ -78,7 +78,6 @@ class Work:
     save_every: int = 0  # steps between checkpoints (0: at the end alone)
     keep: int = 0  # of them (0: all)
     saved: float = 0.0  # checkpoints that are written in all
-    parallel: bool = True  # shares its work among ranks
     makes: Files = field(default_factory=dict)
 
     @property

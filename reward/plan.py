@@ -62,7 +62,7 @@ def _plan_evaluate(cfg: RewardEvaluateConfig, given: Given) -> Work | Light:
     model, pairs = given.model(cfg.checkpoint), given.rows(cfg.preferences, "preference")
     longest = cfg.max_length or model.max_seq_len
     read = pairs.count * 2 * min(pairs.tokens, longest)
-    return Work(model, cfg.dtype, tokens=longest, read_rows=2 * cfg.micro_batch_size, read_tokens=read, parallel=False)
+    return Work(model, cfg.dtype, tokens=longest, read_rows=2 * cfg.micro_batch_size, read_tokens=read)
 
 
 PLANS: dict[str, Planner] = {"reward": _plan_reward, "reward.evaluate": _plan_evaluate}

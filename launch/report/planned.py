@@ -29,6 +29,7 @@ from ..stage_run import StageRun
 from ..story import Story
 from .parts import Cell, Table
 
+NARROW = "\u202f"  # a space at which no line breaks
 NODE = 8  # GPUs of a node, at most
 HEAD = ["Stage", "s per step", "measured", "Time", "measured", "Memory", "measured", "Checkpoint", "measured"]
 
@@ -46,8 +47,9 @@ def planned(story: Story) -> Row | None:
     for one, stage in pairs:
         used = stage.spent.use("", story.rates)
         own = [f"{energy(one, story.rates)[1] * per_kwh:.2g}", f"{used.kwh * per_kwh:.2g}"] if used else ["–", "–"]
-        rows.append([Cell(stage.name, strong=True), *_cells(one, stage), *(own if kwh else [])])
-    head = [*HEAD, *([f"Energy, {unit}, at most", "at its power"] if kwh else [])]
+        cells = [cell.replace(" ", NARROW).replace(f",{NARROW}", ", ") for cell in _cells(one, stage)]
+        rows.append([Cell(stage.name, strong=True), *cells, *(own if kwh else [])])
+    head = [*HEAD, *([f"Energy, {unit}", "measured"] if kwh else [])]
     machine = pairs[0][0].machine
     return {"table": Table(head, rows), "basis": basis(machine), "start": f"{START:g}", "gpus": machine.gpus}
 
