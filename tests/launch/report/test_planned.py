@@ -46,7 +46,10 @@ def story(tmp_path: Path) -> Story:
 def test_predicted_stands_beside_measured(story: Story) -> None:
     found = planned(story)
     assert found is not None and found["basis"] == "28 to 52 GFLOP/s per core"
-    pretrain, sft = ([(one.text if isinstance(one, Cell) else one).replace("\u202f", " ") for one in row] for row in found["table"].rows)
+    pretrain, sft = (
+        [(one.text if isinstance(one, Cell) else one).replace("\u202f", " ") for one in row]
+        for row in found["table"].rows
+    )
     assert len(found["table"].head) == len(pretrain) == 11
     assert pretrain[0] == "pretrain" and pretrain[2] == "0.1" and pretrain[4] == "1.5 min"
     assert pretrain[6] == "500 MB" and pretrain[7].startswith(f"{checkpoint(1_066_368, 'float32') / 1e6:.3g} MB, ")
