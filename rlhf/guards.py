@@ -187,7 +187,12 @@ def incident_of(found: Found, step: int, first: int, goal: int, rolled_back: boo
 
 def _ending(found: Found, step: int, run: Run, cfg: PPOConfig, back: int) -> str:
     """Return in a line what ended the run and how it can go on."""
-    told = f"iteration {step}: {found}; the last checkpoint in {run.checkpoints} is from before it"
+    kept = (
+        f"the last checkpoint in {run.checkpoints} is from before it"
+        if run.saved
+        else "no checkpoint was saved before it"
+    )
+    told = f"iteration {step}: {found}; {kept}"
     if back:
         return f"{told} (rolled back {back} times, guards.max_rollbacks={cfg.guards.max_rollbacks})"
     return f"{told}; guards.action=rollback goes back to the last good one and on with lower learning rates"
