@@ -41,7 +41,6 @@ from llamatrain.text_files import read_json
 PLACE = ".cache"  # in the folder of runs
 NAME = re.compile("[0-9a-f]{24}")
 TABLE, INDEX, LOCK = "table", "table.json", ".lock"
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 WAIT, SPEAK = 0.1, 5.0  # seconds between looks at what another builds, and until that is said
 
 Columns = dict[str, NDArray[Any]]
@@ -162,9 +161,9 @@ def _made(place: Path) -> bool:
         place.mkdir(parents=True, exist_ok=True)
         (place / LOCK).touch()
     except OSError as error:
-        if error.errno in READ_ONLY:
-            return False
-        raise _full(place, error) from None
+        if no_space(error):
+            raise _full(place, error) from None
+        return False  # a run that cannot write there either says so itself
     return True
 
 

@@ -72,7 +72,7 @@ def test_what_is_not_kept_is_used_where_it_is_there(tmp_path: Path) -> None:
     assert calls == [0, 1]
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOTDIR])
 def test_where_nobody_can_write_everyone_builds_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
