@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamatrain.data.faults import LeftOutPairs, fault
-from llamatrain.data.rows import conversation_key, row_number
+from llamatrain.data.folds import conversation_key
+from llamatrain.data.rows import row_number
 from llamatrain.data.skipped import NAMED
 
 LANGUAGES_OF = 2_000  # rows whose language is detected: it takes a while

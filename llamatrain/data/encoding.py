@@ -15,8 +15,8 @@ import numpy as np
 from llamatrain.chat import Message, encode_dialogue, too_many, without_oldest_turn
 from llamatrain.data import faults
 from llamatrain.data.cache import Columns
+from llamatrain.data.folds import adversarial_place, conversation_hash
 from llamatrain.data.kinds import RATINGS
-from llamatrain.data.rows import adversarial_place, conversation_hash
 from llamatrain.tokenizer import Tokenizer
 
 BLOCK = 1000  # rows

@@ -17,8 +17,9 @@ from typing import Any
 
 from llamatrain.data import adapters, files, hub
 from llamatrain.data.files import Place, Row
+from llamatrain.data.folds import conversation_hash
 from llamatrain.data.kinds import EXAMPLES, KINDS, check_row
-from llamatrain.data.rows import Part, conversation_hash, count_rows, read_part
+from llamatrain.data.rows import Part, count_rows, read_part
 from llamatrain.data.skipped import BadRows, LeftOut
 from llamatrain.errors import UserError
 

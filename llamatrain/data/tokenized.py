@@ -29,6 +29,7 @@ from llamatrain import chat, heartbeat
 from llamatrain.data import rows
 from llamatrain.data.cache import UNKEPT, Blocks, Cache, Columns, Table, in_memory
 from llamatrain.data.encoding import PREFERENCES, Encoding
+from llamatrain.data.folds import split_share
 from llamatrain.data.kinds import KINDS
 from llamatrain.data.order import Places
 from llamatrain.data.rows import Part
@@ -122,7 +123,7 @@ def _all(table: Table) -> Rows:
 
 
 def _of_source(source: str, how: Encoding, bad: BadRows, cached: Cache) -> Rows:
-    name, share = rows.split_share(source)
+    name, share = split_share(source)
     if share is not None and share.adversarial is not None and how.kind != "dialogue":
         raise UserError(f"{source}: a share of adversarial rows is for dialogues and prompts; need preferences without")
     about = {

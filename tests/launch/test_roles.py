@@ -12,8 +12,9 @@ import pytest
 from launch import roles
 from launch.graph import resolve
 from launch.roles import File, Roles, assigned, divisible, found
+from llamatrain.data.folds import conversation_hash, conversation_key
 from llamatrain.data.kinds import KINDS
-from llamatrain.data.rows import conversation_hash, conversation_key, read_rows
+from llamatrain.data.rows import read_rows
 from llamatrain.data.shapes import Shape
 from llamatrain.errors import UserError
 
