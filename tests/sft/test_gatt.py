@@ -105,8 +105,8 @@ def test_the_instruction_is_heard_in_every_turn_and_trained_in_the_first(
         assert first == f"{row['meta']['instruction']} {QUESTIONS[0]}" and later == list(QUESTIONS[1 : 1 + len(later)])
         assert row["meta"]["instruction"].startswith(("Figure", "Hobby")) is row["meta"]["short"]
         assert row["loss"] == "last"
-        shown, wrong = encoded(row["messages"], row["loss"], tokenizer)
-        assert wrong is None and [text for text, trained in shown if trained] == [f" Ahoy {1 + len(later)} </s>"]
+        shown = encoded(row["messages"], row["loss"], tokenizer)
+        assert [text for text, trained in shown if trained] == [f" Ahoy {1 + len(later)} </s>"]
         assert sum(encode_dialogue(row["messages"], tokenizer, "last")[1]) < sum(
             encode_dialogue(row["messages"], tokenizer)[1]
         )
