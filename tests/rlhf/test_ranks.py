@@ -63,3 +63,9 @@ def test_two_ranks_give_what_one_gives(
         first, second = (dict(hf_folder.load_weights((two / f"{kind}{s}" / "final").resolve())) for s in ("3", "3s"))
         for key in first:
             assert torch.allclose(first[key], second[key], rtol=0, atol=1e-6), (kind, key)
+    for stage in STAGES:
+        first, second = (read_jsonl(p / "incidents.jsonl") for p in (one / "flagged0", two / f"flagged{stage}"))
+        for a, b in zip(first, second, strict=True):
+            assert a.pop("value") == pytest.approx(b.pop("value"), rel=1e-3)
+            assert a | {"time": 0} == b | {"time": 0}
+        assert [row["rolled_back"] for row in first] == [True, False]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 import rlhf.ppo
 import rlhf.sizes
 from llamatrain.config.compose import compose
+from llamatrain.errors import UserError
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
 from rlhf.compare import compare
@@ -45,6 +46,8 @@ SETTINGS = [
     *("kl.place=loss", "kl.estimator=k3", "kl.target=0.5", "kl.horizon=20", "kl_coef=0.2", "critic=policy"),
     *("replay_sequences=3", "run.eval_every=1", "max_prompts_eval=5"),
 ]
+# Rolled back once by a limit that no critic keeps.
+FLAGGED = ["guards.action=rollback", "guards.max_rollbacks=1", "guards.value_loss=1e-9"]
 RATES = ["optim.lr=1e-3", "critic_optim.lr=1e-3"]
 SAMPLING = ["sampling.max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=32"]
 SHARDED = "s"
@@ -66,6 +69,8 @@ def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
             ppo(compose("ppo", PPOConfig, overrides(world, folder, f"ppo{stage}", *settings)))
             ppo(compose("ppo", PPOConfig, overrides(world, folder, f"uneven{stage}", *settings, *UNEVEN)))
             ppo(compose("ppo", PPOConfig, overrides(world, folder, f"settings{stage}", *settings, *SETTINGS, *more)))
+            with suppress(UserError):  # the second time it is flagged the run ends, on all ranks
+                ppo(compose("ppo", PPOConfig, overrides(world, folder, f"flagged{stage}", *settings, *FLAGGED)))
 
 
 @contextmanager
