@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,8 @@ def pairs_of_any_length(tmp_path: Path, tokenizer: Tokenizer) -> list[Pair]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> tuple[ScalarModel, Path]:
-    """A reward model and the folder it is saved in."""
-    model = ScalarModel(model_config, seed=3)
+    """A reward model, of heads as wide as vLLM's CPU kernels take them, and the folder it is saved in."""
+    model = ScalarModel(replace(model_config, dim=64, n_heads=2, n_kv_heads=1), seed=3)
     return model, save_checkpoint(tmp_path / "rm", model, tokenizer)
 
 
