@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamatrain.config import program
-from llamatrain.data import cache
 from llamatrain.errors import UserError
 from llamatrain.progress import duration
 from llamatrain.replaced import MARK, NAME, bytes_of, size
@@ -27,6 +27,9 @@ from llamatrain.replaced import MARK, NAME, bytes_of, size
 from .programs import with_keys
 from .record import known_record
 from .runs import read_status
+
+if TYPE_CHECKING:
+    from llamatrain.data.cache import Kept
 
 PASSED_OVER = {"checkpoints", "wandb", "chunks", "work"}  # of a run's own: no run lies in them
 
@@ -51,8 +54,10 @@ def replaced(folder: Path) -> Iterator[Path]:
             names[:] = sorted(name for name in names if name not in PASSED_OVER)
 
 
-def tokenized(folder: Path) -> Iterator[cache.Kept]:
+def tokenized(folder: Path) -> Iterator[Kept]:
     """Yield the tables of tokenized rows at and below a folder."""
+    from llamatrain.data import cache  # loads numpy, which telling of this program does not need
+
     if folder.parent.name == cache.PLACE:
         yield from (one for one in cache.kept(folder.parent) if one.place == folder)
     for place, names, _ in os.walk(folder):
@@ -66,6 +71,8 @@ def tokenized(folder: Path) -> Iterator[cache.Kept]:
 
 def clean(cfg: CleanConfig) -> None:
     """List the replaced results and tokenized data, or remove them."""
+    from llamatrain.data import cache
+
     folder = Path(cfg.folder)
     if not folder.is_dir():
         raise UserError(f"folder={folder}: there is no such folder")

@@ -94,7 +94,7 @@ class Pipeline:
             f"data.{role}{EITHER.get(role, '')}: {meanings('pipeline').get(f'data.{role}', '')}" for role in to_come
         ]
         build(self.graph, cfg, data)
-        self.why_absent = why_absent(cfg, data)
+        self.why_absent = why_absent(build, cfg, data)
         self.stages = distributed(list(self.graph.stages.values()), staged, self.why_absent)
         refuse_other_start(self.stages, presets)
         names = [stage.name for stage in self.stages]

@@ -8,14 +8,14 @@ from typing import Any
 
 from ..graph import Graph, Stage
 from .chat import KINDS, Chat, Data, Pairs
-from .methods import build
 
+Builder = Callable[[Graph, Any, Any], None]
 PAIRS = ("preferences", "preferences_eval")
 ROLES = [one.name for one in fields(Data) if one.name not in ("root", "world", "checkpoint", *PAIRS)]
 ALL = [*ROLES, *(f"{role}.{kind}" for role in PAIRS for kind in KINDS)]
 
 
-def why_absent(cfg: Chat, data: Data) -> Callable[[str], str]:
+def why_absent(build: Builder, cfg: Chat, data: Data) -> Callable[[str], str]:
     """Return what says, of a stage or program that a chain does not have, which data it lacks; empty where none help."""
 
     def stages(without: Collection[str]) -> dict[str, Stage]:

@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from llamatrain.data.files import Row
 from llamatrain.errors import UserError
+
+if TYPE_CHECKING:  # who asks about many rows has loaded it
+    import numpy as np
+    from numpy.typing import NDArray
 
 SHARE = re.compile(r"(.+?)(?:@(helpfulness|safety))?(?:@(fold|without)(\d+)/(\d+))?(?:@adversarial(\d+(?:\.\d+)?)%)?")
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from launch.programs import ROOT, command
-from launch.slurm.__main__ import split
+from launch.slurm.__main__ import OWN, split
 from launch.slurm.config import SlurmConfig, asked_of, need
 from launch.slurm.script import Job, render
 from llamatrain.config.compose import compose
@@ -28,7 +28,7 @@ def rendered(folder: Path) -> str:
     file.write_text(block("yaml", "like: "))
     command_line = block("", "llamatrain slurm pipeline preset=llama2_7b ").strip()
     given = shlex.split(command_line.replace("my_cluster.yaml", str(file)))[2:]
-    own, _ = split(["program=pipeline", *given[1:]])
+    own, _ = split(["program=pipeline", *given[1:]], OWN, OWN)
     asked = compose("slurm", SlurmConfig, own)
     resources = asked_of(asked.resources, "pretrain", "pretrain")
     runs, needs = HOME / "runs/llama2_7b", need(asked.cluster, True, True, resources)

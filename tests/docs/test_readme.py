@@ -89,7 +89,9 @@ def test_a_command_composes(program: str, arguments: list[str], monkeypatch: pyt
     _, arguments = ranks_asked(program, with_keys(program, arguments))
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
     for argument in set(arguments) - set(overrides):
-        assert argument in ("...", "--help", "--cfg", "job", "--multirun") or argument.startswith("--dry-run")
+        assert argument in ("...", "--help", "--cfg", "job", "--multirun", "--watch") or argument.startswith(
+            "--dry-run"
+        )
     if "--multirun" in arguments:  # of several values the first
         overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", override) for override in overrides]
     if program == "slurm" and overrides:

@@ -58,9 +58,9 @@ def test_a_pipeline_without_data_is_planned_with_the_papers_figures() -> None:
 
 def test_resources_choose_a_stages_nodes() -> None:
     own = ["cluster=a100_40g_infiniband", "cluster.nodes=16", "+resources.ppo.nodes=3"]
-    _, by_name = plan_of(*own, pipeline=("preset=llama2_7b", "until=ppo"))
+    _, by_name = plan_of(*own, pipeline=("preset=llama2_7b",))
     assert by_name["pretrain"].machine.ranks == 128 and by_name["ppo"].machine.ranks == 24
-    assert by_name["v1_accuracy_safety"].machine.ranks == 1, "it does not share its work"
+    assert by_name["evaluate"].machine.ranks == 1, "it does not share its work"
     assert by_name["ppo"].machine.memory == 42e9
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launch.graphs.absent import why_absent
+from launch.graphs.methods import build
 from launch.pipeline import PipelineConfig
 from llamatrain.config.compose import compose
 
@@ -34,5 +35,5 @@ PAIRS = "data.preferences.helpfulness and data.preferences.safety"
 )
 def test_the_data_that_a_stage_lacks_are_named(given: list[str], name: str, need: str) -> None:
     cfg = compose("pipeline", PipelineConfig, ["data=mine", *given])
-    said = why_absent(cfg, cfg.data)(name)
+    said = why_absent(build, cfg, cfg.data)(name)
     assert said == (f"'{name}' is left out for lack of data: need {need}" if need else "")
