@@ -16,6 +16,7 @@ from llamatrain.responses.scoring import (
     check_zero,
     combine,
     combined_logits,
+    gate_closes,
     hold_back,
     require_zero,
     score,
@@ -23,7 +24,7 @@ from llamatrain.responses.scoring import (
 )
 from tests.rlhf.worlds import random_rollouts
 
-GATE = GateConfig(safety_threshold=0.15, unfinished_logit=-1.0)
+GATE = GateConfig("both", safety_threshold=0.15, unfinished_logit=-1.0)
 EDGE = math.log(0.15 / 0.85)
 
 
@@ -128,10 +129,10 @@ def test_a_model_without_its_zero_is_said_or_stops(shift: float) -> None:
     assert safe.startswith("the safety model's scores on adversarial prompts")
     assert check_zero([], [], GATE) == []
     said: list[str] = []
-    require_zero([helpful, safe], LearningGateConfig(0.15, -1.0, require_centred=False), said.append)
+    require_zero([helpful, safe], LearningGateConfig("both", 0.15, -1.0, require_centred=False), said.append)
     assert said == [f"warning: {helpful}", f"warning: {safe}"]
     with pytest.raises(UserError, match=r"far from 0: need -3 to 3.*gate\.require_centred=false"):
-        require_zero([helpful, safe], LearningGateConfig(0.15, -1.0, require_centred=True), said.append)
+        require_zero([helpful, safe], LearningGateConfig("both", 0.15, -1.0, require_centred=True), said.append)
 
 
 def test_a_safe_policy_is_no_fault_of_the_safety_model() -> None:
@@ -145,7 +146,7 @@ def test_sigmoid_at_far_logits() -> None:
 
 def test_threshold_outside_0_and_1_is_refused() -> None:
     with pytest.raises(UserError, match=r"gate\.safety_threshold=1\.5"):
-        GateConfig(1.5, -1.0)
+        GateConfig("both", 1.5, -1.0)
 
 
 def test_combined_needs_both_models() -> None:
@@ -161,3 +162,12 @@ def test_packed_scores_are_those_of_each_response_alone(model_config: ModelConfi
     for rollout, packed in zip(rollouts, scores.tolist(), strict=True):
         alone = model(torch.tensor([[*rollout.prompt.tokens, *rollout.tokens]]))
         assert packed == pytest.approx(alone[0, -1].item(), abs=1e-5)
+
+
+def test_one_model_scores_alone_whatever_the_prompt_and_the_threshold() -> None:
+    helpfulness, safety = torch.tensor([2.0, 2.0, -1.0]), torch.tensor([1.0, -5.0, -5.0])
+    is_adversarial = torch.tensor([True, False, False])
+    for models, expected in (("helpfulness", helpfulness), ("safety", safety)):
+        gate = GateConfig(models, 0.15, -1.0)
+        assert torch.equal(combined_logits(helpfulness, safety, is_adversarial, gate), expected)
+        assert not gate_closes(safety, gate).any()
