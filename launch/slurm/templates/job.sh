@@ -27,7 +27,7 @@ export {{ name }}={{ value }}
 export TMPDIR="{{ scratch }}"
 {% endif %}
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)  # where rank 0 is
-export MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))                             # of no other job
+export MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))                             # jobs whose numbers are 15,000 apart share one
 logs={{ logs }}
 restart=${SLURM_RESTART_COUNT:-0}
 echo "=== job $SLURM_JOB_ID, restart $restart, on $SLURM_JOB_NODELIST, $(date '+%F %T'); rank 0's log: $logs/rank_0000.log"
