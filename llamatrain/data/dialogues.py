@@ -35,8 +35,8 @@ class DialogueBatches(Batches):
     They are rows that are tokenized here and held in memory, or were (`tokenized`, with the same settings). The packing is
     fixed by the seed and kept in `cached`; the packed rows are shuffled in each epoch. A row with the field `loss`
     overrides `loss`. `too_long` says what becomes of a dialogue longer than max_length: `skip` it, `stop`, or
-    `drop_turns`, which leaves out its oldest turns and skips it only if its last one alone is too long. `counts` has
-    dialogues, kept, skipped, shortened, rows, tokens, target_tokens. `replay_fraction` of all rows are sequences of the
+    `drop_turns`, which leaves out its oldest turns and skips it only if its last one alone is too long, or if its first
+    one holds an instruction for all (`meta.instruction`). `counts` has dialogues, kept, skipped, shortened, rows, tokens, target_tokens. `replay_fraction` of all rows are sequences of the
     corpus `replay` instead (a small model forgets without them).
     """
 

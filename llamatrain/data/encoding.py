@@ -57,8 +57,9 @@ COLUMNS: dict[str, dict[str, Any]] = {
 class Encoding:
     """How the rows of a kind become tokens.
 
-    What is longer than `max_length` gets no tokens; with `drop_turns` a dialogue loses its oldest turns first. `loss`:
-    which answers of a dialogue are targets, where the row does not say.
+    What is longer than `max_length` gets no tokens; with `drop_turns` a dialogue loses its oldest turns first, unless an
+    instruction stands in them (`meta.instruction`). `loss`: which answers of a dialogue are targets, where the row does
+    not say.
     """
 
     kind: Literal["dialogue", "preference"]
@@ -91,11 +92,13 @@ class Encoding:
     def _dialogue(self, row: Mapping[str, Any], lists: dict[str, list[Any]]) -> None:
         messages: list[Message] | None = row["messages"]
         tokens, mask, needed = list[int](), list[bool](), 0
+        # Without its first turn a row of Ghost Attention would train an answer that obeys what nobody said.
+        drops = self.drop_turns and not _instructed(row)
         while messages is not None:  # as it is, then without its oldest turn, and so on
             needed, tokens, mask = self._encoded(messages, row.get("loss", self.loss))
             if tokens:
                 break
-            messages = without_oldest_turn(messages) if self.drop_turns else None
+            messages = without_oldest_turn(messages) if drops else None
         lists["ids"] += tokens
         lists["mask"] += mask
         lists["length"].append(len(tokens))
@@ -132,3 +135,9 @@ class Encoding:
                 return len(tokens), tokens, mask
             needed = len(tokens)
         return needed, [], []
+
+
+def _instructed(row: Mapping[str, Any]) -> bool:
+    """Tell whether an instruction for the whole dialogue stands in the first turn, as in the rows of `gatt`."""
+    meta = row.get("meta")
+    return isinstance(meta, Mapping) and bool(meta.get("instruction"))

@@ -335,6 +335,14 @@ def test_too_long_dialogues_are_skipped_stopped_or_shortened(tokenizer: Tokenize
     assert pack_dialogues(both, tokenizer, max_length=length, too_long="stop").counts["kept"] == 2
 
 
+def test_a_dialogue_under_an_instruction_is_never_shortened(tokenizer: Tokenizer) -> None:
+    under = {**LONG, "loss": "last", "meta": {"instruction": "Act as a king."}}
+    length = pack_dialogues([under], tokenizer, max_length=1000, too_long="drop_turns").counts["tokens"]  # it fits
+    both = [under, LONG, {**LONG, "meta": "a note"}]  # what is no mapping holds no instruction
+    batches = pack_dialogues(both, tokenizer, max_length=length - 1, too_long="drop_turns")
+    assert [batches.counts[name] for name in ("kept", "skipped", "shortened")] == [2, 1, 2]
+
+
 def test_a_dialogue_far_too_long_is_not_encoded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "Where does the red fox live? " * 5_000
     long = {"messages": [{"role": "user", "content": words}, {"role": "assistant", "content": "There."}], "source": "x"}
