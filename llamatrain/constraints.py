@@ -1,12 +1,13 @@
 """Instructions that hold for a whole dialogue: random combinations of constraints (paper 3.3, A.3.5). Imports no torch.
 
 A file of constraints is YAML or JSON, kind -> `full` and `short` wordings, in which {} is the value, and `values`: a list, or value ->
-the words that an answer which keeps to it holds (null where only a reader can tell).
+the words that every answer which keeps to it holds, whatever was asked (null where only a reader can tell).
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,12 @@ class Instruction:
     marks: dict[str, str | None]
 
     def kept(self, response: str) -> dict[str, bool | None]:
-        """Tell of each kind whether the response keeps to it; None where only a reader can tell."""
-        said = response.lower()
-        return {kind: None if mark is None else mark.lower() in said for kind, mark in self.marks.items()}
+        """Tell of each kind whether the response holds its words as whole words; None where only a reader can tell."""
+        return {kind: None if mark is None else _holds(response, mark) for kind, mark in self.marks.items()}
+
+
+def _holds(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def draw_instruction(constraints: Mapping[str, Constraint], rng: random.Random) -> Instruction:

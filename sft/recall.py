@@ -1,7 +1,7 @@
 """How long a chat model keeps to an instruction that stands in the first turn alone (paper A.3.5, table 30).
 
 The model's own answers stand in the later turns. By kind of constraint a rule tells whether an answer keeps to it: whether it
-holds the value's words (configs/constraints/). Where there is no rule, recall.jsonl is for people to read.
+holds the value's words. Where it has none, as in sft/constraints.yaml, recall.jsonl is for people to read.
 """
 
 from __future__ import annotations

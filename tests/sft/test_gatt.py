@@ -12,7 +12,7 @@ import pytest
 
 from llamatrain.chat import encode_dialogue
 from llamatrain.config.compose import compose
-from llamatrain.constraints import draw_instruction, read_constraints
+from llamatrain.constraints import Instruction, draw_instruction, read_constraints
 from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
@@ -216,9 +216,26 @@ def test_a_file_of_constraints_says_what_it_lacks(tmp_path: Path, content: str, 
         read_constraints(path)
 
 
+@pytest.mark.parametrize(
+    ("mark", "answer", "kept"),
+    [
+        ("Ahoy", "ahoy, mate!", True),
+        ("Ahoy", "He said: 'AHOY'", True),
+        ("hik", "Chikago hall", False),
+        ("Boo", "A book.", False),
+        ("the violin", "I play the violin.", True),
+        ("c++", "I enjoy C++.", True),
+        (None, "The capital of France is Paris.", None),
+    ],
+)
+def test_words_are_held_as_whole_words(mark: str | None, answer: str, kept: bool | None) -> None:
+    assert Instruction("", "", {"a": "x"}, {"a": mark}).kept(answer) == {"a": kept}
+
+
 def test_our_own_constraints_are_the_papers_kinds() -> None:
     own = read_constraints(Path(turns.__file__).with_name("constraints.yaml"))
     assert set(own) == {"hobby", "language", "figure"}
+    assert {mark for one in own.values() for mark in one.values.values()} == {None}  # of no answer a word could tell
     rng = random.Random(0)
     drawn = [draw_instruction(own, rng) for _ in range(500)]
     assert {len(one.chosen) for one in drawn} == {1, 2, 3}  # random combinations
