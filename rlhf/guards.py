@@ -148,18 +148,23 @@ class Guards:
     ) -> tuple[int, dict[str, Any]]:
         """Record what was found after iteration `step`, and roll back: return the iteration to go on from, and its state.
 
-        UserError where the run is to stop, or was rolled back too often.
+        UserError where the run is to stop, was rolled back too often, or has no checkpoint that is old enough.
         """
         run.saver.wait()  # it may be the one to go back to
         back = sum(bool(incident.get("rolled_back")) for incident in run.incidents)
         again = self.rolls_back and back < self.cfg.guards.max_rollbacks
-        first = step - found.steps + 1 if again else step  # a run that stops keeps all checkpoints
-        goal = checkpoint_before(run.checkpoints, first - 1) if again else run.saved
+        first, goal, lacking = step, run.saved, ""  # a run that stops keeps all checkpoints
+        if again:
+            try:
+                goal = checkpoint_before(run.checkpoints, step - found.steps)
+                first = step - found.steps + 1
+            except UserError as error:  # on all ranks alike
+                again, lacking = False, str(error)
         if not again:
             run.log(step, {key: value for key, value in metrics.items() if math.isfinite(value)})
         run.record(incident_of(found, step, first, goal, again, run))
         if not again:
-            raise UserError(_ending(found, step, run, self.cfg, back))
+            raise UserError(_ending(found, step, run, self.cfg, back, lacking))
         restored, state = run.go_back(engines)
         run.print(
             f"iteration {step}: {found}. Rolled back to iteration {restored}, learning rates times "
@@ -185,8 +190,10 @@ def incident_of(found: Found, step: int, first: int, goal: int, rolled_back: boo
     }
 
 
-def _ending(found: Found, step: int, run: Run, cfg: PPOConfig, back: int) -> str:
-    """Return in a line what ended the run and how it can go on."""
+def _ending(found: Found, step: int, run: Run, cfg: PPOConfig, back: int, lacking: str) -> str:
+    """Return in a line what ended the run and how it can go on; `lacking`: why a rollback had nowhere to go."""
+    if lacking:
+        return f"iteration {step}: {found}; nothing to roll back to: {lacking}"
     kept = (
         f"the last checkpoint in {run.checkpoints} is from before it"
         if run.saved

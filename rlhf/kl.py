@@ -27,8 +27,11 @@ def estimate(log_ratios: Tensor, estimator: str) -> Tensor:
         return log_ratios
     if estimator == K2:
         return 0.5 * log_ratios.square()
-    # One absurd token must not make everything infinite.
-    return torch.expm1((-log_ratios).clamp(max=MAX_LOG_RATIO)) + log_ratios
+    # One absurd token must not make everything infinite. Both terms are held: below -20 the gradient is 0, as that of the
+    # policy's clamped ratio. Held in the first alone it would turn round, and push away from the reference; a slope of
+    # exp(20) would drown all other tokens.
+    held = log_ratios.clamp(min=-MAX_LOG_RATIO)
+    return torch.expm1(-held) + held
 
 
 class Coefficient:

@@ -246,3 +246,18 @@ def test_too_many_rollbacks_end_the_run(world: dict[str, str], tmp_path: Path, m
         ppo(world, tmp_path, "ppo", "iterations=3", "guards.action=rollback", "guards.max_rollbacks=1")
     rows = read_jsonl(tmp_path / "ppo" / "incidents.jsonl")
     assert [row["rolled_back"] for row in rows] == [True, False]
+
+
+def test_a_rollback_without_an_old_checkpoint_ends_the_run_like_a_stop(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Iterations 3 (half as far) and 4 are bad, and of the checkpoints only that of 3 is kept."""
+    monkeypatch.setattr("rlhf.ppo.learn", blown_up_once(at=3, rising=(2,)))
+    why, incident = stopped(world, tmp_path, "run.keep=1", "guards.action=rollback")
+    assert why.startswith("iteration 4: ppo/value_loss is 1e+06, beyond 20 (guards.value_loss): the critic diverges")
+    assert "; nothing to roll back to: it starts at step 3, and no checkpoint in " in why
+    assert "raise run.keep" in why
+    wanted = {"guard": "value_loss", "step": 4, "value": 1e6, "threshold": 20.0, "back_to": 3, "rolled_back": False}
+    assert {key: incident[key] for key in wanted} == wanted
+    assert read_jsonl(tmp_path / "ppo" / "metrics.jsonl")[-1]["ppo/value_loss"] == 1e6  # to be looked at
+    assert [path.name for path in (tmp_path / "ppo" / "checkpoints").iterdir()] == ["step_00000003"]

@@ -51,6 +51,14 @@ def test_as_a_loss_k2_pulls_towards_the_reference_and_k1_does_not_pull() -> None
     assert torch.dot(expected("k3"), wanted) > 0
 
 
+def test_the_gradient_of_k3_never_points_away_from_the_reference() -> None:
+    ratios = torch.tensor([-25.0, -15.0, -1.0, 1.0, 25.0], dtype=torch.float64, requires_grad=True)
+    [slopes] = torch.autograd.grad(estimate(ratios, "k3").sum(), ratios)
+    wanted = [0.0, *(1 - math.exp(-x) for x in (-15.0, -1.0, 1.0, 25.0))]  # none beyond what is held
+    assert slopes.tolist() == pytest.approx(wanted, rel=1e-12)
+    assert (slopes * ratios.detach() >= 0).all()
+
+
 def test_the_weight_follows_its_target_by_at_most_a_fifth(world: dict[str, str], tmp_path: Path) -> None:
     cfg = composed(world, tmp_path, "ppo", "kl_coef=0.1", "kl.target=4", "kl.horizon=100")
     kl = Coefficient(cfg)
