@@ -43,21 +43,21 @@ def world(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> di
 
 
 @pytest.fixture
-def answering(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> list[list[Prompt]]:
-    """Let the untrained model's responses end, but some, and heed a preprompt; return the prompts of each call."""
-    asked: list[list[Prompt]] = []
+def answering(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> dict[tuple[str, int, bool], Rollout]:
+    """Let the untrained model's responses end, but some, and heed a preprompt; return them by prompt, number and whether one was there."""
+    sampled: dict[tuple[str, int, bool], Rollout] = {}
 
-    def ends(model: Any, prompts: list[Prompt], *args: Any, **kwargs: Any) -> list[Rollout]:
-        asked.append(list(prompts))
+    def ends(model: Any, prompts: list[Prompt], numbers: list[int], *args: Any, **kwargs: Any) -> list[Rollout]:
         made = []
-        for i, one in enumerate(sample_rollouts(model, prompts, *args, **kwargs)):
+        for i, one in enumerate(sample_rollouts(model, prompts, numbers, *args, **kwargs)):
             told = one.prompt.messages[0]["role"] == "system"  # an untrained model answers by the noise alone
             tokens = [*(reversed(one.tokens[:5]) if told and i % 3 else one.tokens[:5]), tokenizer.eos_id]
             made.append(replace(one, tokens=tokens, finished=True, is_answer=True) if i % 7 else one)
+            sampled[one.prompt.id, numbers[i], told] = made[-1]
         return made
 
     monkeypatch.setattr("sft.distill.sample_rollouts", ends)
-    return asked
+    return sampled
 
 
 def run(
@@ -70,13 +70,18 @@ def run(
 
 
 def test_what_is_kept_beats_the_original_and_says_nothing_of_the_preprompt(
-    world: dict[str, str], tmp_path: Path, answering: list[list[Prompt]], tokenizer: Tokenizer
+    world: dict[str, str], tmp_path: Path, answering: dict[tuple[str, int, bool], Rollout], tokenizer: Tokenizer
 ) -> None:
     kept, refused = run(world, tmp_path, "d")
     assert len(kept) + len(refused) == 4 * 6  # a third of the twelve prompts is adversarial
     assert kept and all(row["safety_score"] > row["original_safety_score"] for row in kept)
-    judge, asked = hf_folder.load_model(Path(world["safety"])), {p.id for call in answering for p in call}
-    assert asked == {f"p{i}" for i in range(0, 12, 3)}
+    judge = hf_folder.load_model(Path(world["safety"]))
+
+    def judged(read: list[int]) -> float:
+        with torch.no_grad():
+            return float(judge(torch.tensor([read]))[0, -1].sigmoid())
+
+    assert {prompt for prompt, _, _ in answering} == {f"p{i}" for i in range(0, 12, 3)}
     for row in kept[:4]:
         dialogue, mask = encode_dialogue(row["messages"], tokenizer, row["loss"])
         assert [m["role"] for m in row["messages"]] == ["user", "assistant"] and row["preprompt"] not in str(
@@ -86,11 +91,11 @@ def test_what_is_kept_beats_the_original_and_says_nothing_of_the_preprompt(
             tokenizer.decode([t for t, m in zip(dialogue, mask, strict=True) if m]).strip()
             == row["messages"][-1]["content"]
         )
-        with torch.no_grad():  # read as users will ask, though not as a sampled token by token
-            score = judge(
-                torch.tensor([encode_prompt(row["messages"][:1], tokenizer) + dialogue[mask.index(True) : -2] + [2]])
-            )
-        assert abs(float(score[0, -1].sigmoid()) - row["safety_score"]) < 0.2
+        answer = answering[row["prompt_id"], row["sample"], True]
+        assert row["preprompt"] in answer.prompt.messages[0]["content"]
+        plain = encode_prompt(row["messages"][:1], tokenizer)
+        assert judged(plain + answer.tokens) == pytest.approx(row["safety_score"], abs=1e-4)  # read as users will ask
+        assert judged(answer.prompt.tokens + answer.tokens) != pytest.approx(row["safety_score"], abs=1e-3)
     assert list(read_rows(tmp_path / "d" / "distilled.jsonl", DialogueRow))
     assert Counter(row["reason"] for row in refused).keys() <= REASONS.keys()
     metrics = read_jsonl(tmp_path / "d" / "metrics.jsonl")[-1]
@@ -105,7 +110,10 @@ def test_what_is_kept_beats_the_original_and_says_nothing_of_the_preprompt(
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(
-    world: dict[str, str], tmp_path: Path, answering: list[list[Prompt]], monkeypatch: pytest.MonkeyPatch
+    world: dict[str, str],
+    tmp_path: Path,
+    answering: dict[tuple[str, int, bool], Rollout],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(world, tmp_path, "whole")
     ends, calls = __import__("sft.distill", fromlist=["x"]).sample_rollouts, []
@@ -127,7 +135,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 
 
 def test_a_prompt_without_room_beside_the_preprompt_is_refused_and_counted(
-    world: dict[str, str], tmp_path: Path, answering: list[list[Prompt]]
+    world: dict[str, str], tmp_path: Path, answering: dict[tuple[str, int, bool], Rollout]
 ) -> None:
     long = "word " * 40
     kept, refused = run(world, tmp_path, "d", f'preprompts.generic=["{long}"]')
