@@ -91,7 +91,7 @@ def clean(cfg: CleanConfig) -> None:
         stays = cfg.remove and not cache.remove(table.place)
         total += 0 if stays else table.bytes
         age = duration(max(0.0, time.time() - table.used))
-        what = "in use, stays: " if stays else "removed " if cfg.remove else ""
+        what = "in use, or without locks to tell; stays: " if stays else "removed " if cfg.remove else ""
         print(f"{what}{table.place}  {size(table.bytes)}, {table.about}, last used {age} ago", flush=True)
     if not found and not tables:
         print(f"no replaced results and no tokenized data below {folder}")

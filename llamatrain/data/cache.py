@@ -168,8 +168,11 @@ def _made(place: Path) -> bool:
 
 
 @contextmanager
-def _building(place: Path) -> Iterator[bool]:
-    """Hold a table's lock, which ends with the process however that ends; yield whether it could be had."""
+def _building(place: Path, without_locks: bool = True) -> Iterator[bool]:
+    """Hold a table's lock, which ends with the process however that ends; yield whether it could be had.
+
+    Where the file system knows no locks, yield `without_locks`.
+    """
     try:
         file = (place / LOCK).open("rb+")
     except FileNotFoundError:  # removed meanwhile: look again
@@ -179,15 +182,16 @@ def _building(place: Path) -> Iterator[bool]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
+            mine = False
         except OSError as error:
             if error.errno not in NO_FLOCK:
                 raise
+            mine = without_locks
         else:  # what lies there of this machine's was left by a kill
+            mine = True
             for left in place.glob(f".{socket.gethostname()}-*"):
                 shutil.rmtree(left, ignore_errors=True)
-        yield True
+        yield mine
 
 
 def _write(place: Path, about: Mapping[str, Any], build: Callable[[], Blocks]) -> None:
@@ -273,8 +277,8 @@ def kept(folder: Path) -> Iterator[Kept]:
 
 
 def remove(place: Path) -> bool:
-    """Delete a table; False where a process of this machine, or of one that shares its locks, uses or builds it."""
-    with _building(place) as mine:
+    """Delete a table; False where a process uses or builds it, or where no locks tell whether one does."""
+    with _building(place, without_locks=False) as mine:
         if mine:
             shutil.rmtree(place)
     return mine

@@ -71,6 +71,8 @@ class DialogueBatches(Batches):
         if not isinstance(dialogues, Rows):
             how = Encoding("dialogue", tokenizer, max_length, loss, drop_turns=too_long == "drop_turns")
             dialogues = of_rows(dialogues, how)
+        # What has no key cannot be told from other rows of that number, whose packing would be taken.
+        assert cached.folder is None or all(table.key for table in dialogues.tables)
         self._dialogues = self._kept(dialogues, too_long)
         self.replay = None
         if replay is not None:

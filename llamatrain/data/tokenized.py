@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import sentencepiece
 from numpy.typing import NDArray
 
 import llamatrain
-from llamatrain import chat, heartbeat
+from llamatrain import chat, heartbeat, tokenizer
 from llamatrain.data import rows
 from llamatrain.data.cache import UNKEPT, Blocks, Cache, Columns, Table, in_memory
 from llamatrain.data.encoding import PREFERENCES, Encoding
@@ -104,7 +105,7 @@ def of_sources(sources: Sequence[str], how: Encoding, bad: BadRows, cached: Cach
 
 
 def of_rows(given: Iterable[Any], how: Encoding) -> Rows:
-    """Return rows that were read already, held in memory; they are named by their number."""
+    """Return rows that were read already, held in memory; they are named by their number, and their table has no key."""
 
     def build() -> Blocks:
         starts = _Starts()
@@ -150,8 +151,8 @@ def _of_source(source: str, how: Encoding, bad: BadRows, cached: Cache) -> Rows:
 @cache
 def _code() -> str:
     """Return a hash of what makes rows and tokens: what another version of it made is of no use."""
-    digest = hashlib.sha256()
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(chat.__file__)]:
+    digest = hashlib.sha256(sentencepiece.__version__.encode())
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(chat.__file__), Path(tokenizer.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

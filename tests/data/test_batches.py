@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from llamatrain.chat import encode_dialogue, too_many
+from llamatrain.data.cache import Cache
 from llamatrain.data.dialogues import DialogueBatches
 from llamatrain.data.packing import Batch
 from llamatrain.data.rows import write_rows
@@ -292,6 +293,13 @@ def answers(batches: DialogueBatches, tokenizer: Tokenizer) -> list[str]:
             found.append(tokenizer.decode(targets[:end]))
             targets = targets[end + 1 :]
     return sorted(found)
+
+
+def test_the_packing_of_rows_in_memory_is_not_cached(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Nothing would tell it from that of as many other rows."""
+    with pytest.raises(AssertionError):
+        pack_dialogues(DIALOGUES, tokenizer, cached=Cache(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_targets_are_exactly_the_answers(tokenizer: Tokenizer) -> None:

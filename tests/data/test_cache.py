@@ -143,7 +143,10 @@ def test_without_locks_the_first_to_finish_is_taken(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(cache.os, "getpid", iter(range(10)).__next__)
     assert len(Cache(tmp_path).table(ABOUT, build)["ids"]) == 30
-    assert sorted(path.name for path in (tmp_path / key_of(ABOUT)).iterdir()) == [LOCK, TABLE]
+    place = tmp_path / key_of(ABOUT)
+    assert sorted(path.name for path in place.iterdir()) == [LOCK, TABLE]
+    assert not remove(place)  # nothing tells whether somebody uses it
+    assert sorted(path.name for path in place.iterdir()) == [LOCK, TABLE]
 
 
 def test_tables_are_listed_and_those_in_use_stay(tmp_path: Path) -> None:

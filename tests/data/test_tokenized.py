@@ -152,6 +152,29 @@ def test_another_content_tokenizer_or_length_makes_another_table(tmp_path: Path,
     assert made == 5
 
 
+def test_other_code_or_another_sentencepiece_makes_another_table(
+    tmp_path: Path, how: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(write_dialogues(tmp_path / "rows.jsonl", 4))
+
+    def key() -> str:
+        tokenized._code.cache_clear()
+        return of_sources([path], how, BadRows()).tables[0].key
+
+    keys = [key()]
+    for module in (tokenized.tokenizer, tokenized.chat):
+        changed = tmp_path / "changed.py"
+        changed.write_text(Path(str(module.__file__)).read_text() + "# changed")
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "__file__", str(changed))
+            keys.append(key())
+    with monkeypatch.context() as patched:
+        patched.setattr(tokenized.sentencepiece, "__version__", "0.0.0")
+        keys.append(key())
+    assert len(set(keys)) == 4
+    assert key() == keys[0]
+
+
 def test_a_local_data_set_of_the_hub_goes_the_same_way(
     tmp_path: Path, how: Encoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
