@@ -13,7 +13,8 @@ from llamatrain.settings import RunConfig
 
 from .answers import QUALITIES, SAFETY_QUALITIES
 from .dialogues import check_shares
-from .instructions import CONSTRAINTS_FILE
+
+CONSTRAINTS_FILE = "constraints.json"
 
 
 @dataclass

@@ -12,9 +12,9 @@ from llamatrain.constraints import Constraint, Instruction, draw_instruction
 from llamatrain.data.kinds import DialogueRow
 
 from .answers import right_answer
+from .config import CONSTRAINTS_FILE
 from .requests import Messages, Request, Requests
 
-CONSTRAINTS_FILE = "constraints.json"
 HOBBIES = ("chess", "kites", "drums", "songs", "boats", "bells", "cards", "dolls")
 TONGUES = {
     "cat": "Meow",

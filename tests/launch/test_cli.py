@@ -127,7 +127,10 @@ def test_the_program_replaces_the_process(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["corpus", "ranks=2"], "ranks=2: corpus does not share its work among ranks; those that do are pretrain, sft"),
+        (
+            ["corpus", "ranks=2"],
+            "ranks=2: corpus does not share its work among ranks; those that do are distill, gatt, pretrain, sft",
+        ),
         (["sft", "ranks=two"], "ranks=two: need a whole number, 1 or more"),
         (["sft", "ranks=0"], "ranks=0: need a whole number, 1 or more"),
         (["sft", "ranks=2", "--multirun", "seed=1,2"], "ranks=2: --multirun starts one process for each value"),

@@ -7,7 +7,8 @@ from pathlib import Path
 from llamatrain.constraints import Instruction, read_constraints
 from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.rows import read_rows, write_rows
-from toyworld.instructions import CONSTRAINTS, CONSTRAINTS_FILE, MOST_TURNS, instructed, save_constraints, turns
+from toyworld.config import CONSTRAINTS_FILE
+from toyworld.instructions import CONSTRAINTS, MOST_TURNS, instructed, save_constraints, turns
 from toyworld.judge import Judge
 from toyworld.requests import Requests
 

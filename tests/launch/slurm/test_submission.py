@@ -142,10 +142,7 @@ def test_one_program_is_one_job(submit: Submit, cluster: Path, capsys: Capture) 
             [*PIPELINE, "resources.thrid.nodes=2"],
             "resources.thrid: there is no such stage or program here; did you mean",
         ),
-        (
-            [*PIPELINE, "data=mine", "data.documents=[d.jsonl]", "resources.sft.nodes=2"],
-            "resources.sft: 'sft' is left out for lack of data: need data.dialogues",
-        ),
+        ([*PIPELINE, "resources.sft.nodes=2"], "resources.sft: there is no such stage or program here"),
         ([*PIPELINE, "resources.third.nods=2"], "resources.third.nods"),
         ([*PIPELINE, "resources.third.nodes=2"], "fake does not share its work among ranks; need one"),
         ([*PIPELINE, "cluster=nowhere"], "cluster=nowhere: no such choice; there are a100_40g_infiniband"),
