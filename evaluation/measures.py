@@ -113,7 +113,8 @@ def measure(responses: str | None, judgements: str | None, scored: bool = True, 
 def recalled(path: str) -> dict[str, Any]:
     """Return which share of an instruction's attributes a model still keeps to, by turn, with 95 % intervals over dialogues.
 
-    Reads recall.jsonl; what only a reader can tell is left out, and so are turns of which nothing is told.
+    Reads recall.jsonl; what only a reader can tell is left out, and so are turns of which nothing is told. A turn's share is
+    over the dialogues that reach it, `count` of them: one that ends before has no part in it.
     """
     shares: dict[int, dict[str, float]] = {}
     for row in read_lines(_file(path, "recall.jsonl"), Recalled, "`llamatrain recall` makes it"):

@@ -64,6 +64,8 @@ def models_table(found: dict[str, Any]) -> Table:
             for name, words in metrics.items():
                 digits = 2 if name in SCORES else 3  # logits are larger numbers than shares
                 table.add_row(f"  {words}", *(_mean(means.get(name), digits) for means in measured.values()))
+                if name in RECALL:  # fewer reach a later turn: what is recalled there is of other dialogues
+                    table.add_row("    dialogues", *(_count(means.get(name)) for means in measured.values()))
     return table
 
 
@@ -93,6 +95,10 @@ def _mean(value: Any, digits: int) -> str:
     if not isinstance(value, dict):
         return f"{value:.{digits}f}" if value < 100 else f"{value:,.1f}"
     return f"{value['mean']:.{digits}f}{_half(value, digits)}"
+
+
+def _count(interval: dict[str, Any] | None) -> str:
+    return "-" if interval is None else f"{interval['count']:,}"
 
 
 def _difference(row: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import TypedDict
 from llamatrain import checkpoint
 from llamatrain.config.program import main
 from llamatrain.data.rows import write_rows
+from llamatrain.progress import counted
 from llamatrain.responses.models import generated_at_once
 from llamatrain.responses.prompts import prompts_fingerprint
 from llamatrain.run import Run
@@ -81,7 +82,11 @@ def measures(found: Iterable[RecallRow]) -> dict[str, float]:
 
 def in_words(turns: Iterable[int], metrics: dict[str, float]) -> str:
     """Return the result for the terminal."""
-    told = [f"{metrics[key]:.0%} at turn {turn}" for turn in turns if (key := f"recall/turn_{turn}") in metrics]
+    told = [
+        f"{metrics[key]:.0%} at turn {turn} ({counted(metrics[f'recall/reached_{turn}'], 'dialogue')})"
+        for turn in turns
+        if (key := f"recall/turn_{turn}") in metrics
+    ]
     return (
         f"attributes recalled: {', '.join(told)}"
         if told

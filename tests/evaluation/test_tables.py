@@ -9,6 +9,7 @@ from rich.console import Console
 
 from evaluation.measures import COMPARED, Measured, report
 from evaluation.tables import tables
+from llamatrain.statistics import mean_interval
 
 
 def printed(found: dict[str, Any]) -> str:
@@ -43,6 +44,14 @@ def test_who_says_what_in_which_unit_on_80_columns() -> None:
     assert "a pretrained model's responses are not scored here" in " ".join(text.split())
     assert "safety, gold judge" in text and "safety, reward models" in text
     assert "1 adversarial prompt\n" in "\n".join(map(str.rstrip, text.splitlines()))
+
+
+def test_recall_stands_beside_how_many_dialogues_reach_the_turn() -> None:
+    found = report({"a": Measured(), "b": Measured()}, None, 0.001)
+    found["models"]["a"] |= {"recall_turn_2": mean_interval([1.0] * 40).as_dict()}
+    found["models"]["b"] |= {f"recall_turn_{turn}": mean_interval([0.5] * (60 - turn)).as_dict() for turn in (2, 20)}
+    rows = [line.split() for line in printed(found).splitlines()]
+    assert ["dialogues", "40", "58"] in rows and ["dialogues", "-", "40"] in rows
 
 
 def test_without_reward_models_there_is_no_word_of_them() -> None:

@@ -174,6 +174,9 @@ def test_recall_is_what_is_kept_to_at_each_turn(start: Path, monkeypatch: pytest
     recall.recall(compose("recall", RecallConfig, [*quiet(start.parent, "recall"), *about]))
     (told,) = read_jsonl(start.parent / "recall" / "metrics.jsonl")
     assert (told["recall/turn_2"], told["recall/turn_4"], told["recall/dialogues"]) == (1.0, 0.0, 24)
+    assert recall.in_words([2, 4], told | {"recall/reached_4": 1}) == (
+        "attributes recalled: 100% at turn 2 (24 dialogues), 0% at turn 4 (1 dialogue)"
+    )
     found = read_jsonl(start.parent / "recall" / "recall.jsonl")
     assert [row["turn"] for row in found] == [2, 4] * 24  # six of two and six of three turns are joined
     assert {kept for row in found for kind, kept in row["kept"].items() if kind == "hobby"} == {None}  # it has no rule
