@@ -71,7 +71,7 @@ def test_a_forward_pass_keeps_what_is_predicted(kind: str, segments: int, tokens
     [(0, False, "float32"), *itertools.product((1, 2, 3), (False, True), ("float32", "bfloat16"))],
 )
 def test_an_engine_holds_the_states_that_are_predicted(stage: int, offload: bool, dtype: str) -> None:
-    """To the byte, between the backward pass and the update; benchmarks/planned_memory.py has two and four ranks."""
+    """But for some counters, between the backward pass and the update; benchmarks/planned_memory.py has two and four ranks."""
     zero = ZeroConfig(stage, dtype, offload, False)
     with Alive([]) as alive:
         engine = Engine(build(lambda: Transformer(TINY, 0), zero), OPTIM, zero, 10)
