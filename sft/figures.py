@@ -17,6 +17,7 @@ from llamatrain.data.faults import LeftOutPairs, fault
 from llamatrain.data.folds import conversation_key
 from llamatrain.data.rows import row_number
 from llamatrain.data.skipped import NAMED
+from llamatrain.words import won, words
 
 LANGUAGES_OF = 2_000  # rows whose language is detected: it takes a while
 
@@ -54,7 +55,7 @@ class Figures:
     too_long: int = 0
     counts: dict[str, Counter[str]] = field(default_factory=dict)  # ratings, kinds, safety, languages -> word -> rows
     gap: Mean = field(default_factory=Mean)  # by how much a chosen answer is longer
-    longer_wins: Mean = field(default_factory=Mean)
+    longer_wins: Mean = field(default_factory=Mean)  # in words, as on a reward model's card
     faults: LeftOutPairs = field(default_factory=LeftOutPairs)
     prompts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # hashes of the different ones
     strange: dict[str, list[str]] = field(default_factory=dict)  # what is wrong -> where it stands, the first NAMED
@@ -138,9 +139,8 @@ class Figures:
         if why is not None:
             self.faults.note(why, where)
             return
-        chosen, rejected = (len(row[side].strip()) for side in ("chosen", "rejected"))
         self.gap.add(self.measure(row["chosen"]) - self.measure(row["rejected"]))
-        self.longer_wins.add(1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0)
+        self.longer_wins.add(won(words(row["chosen"]), words(row["rejected"])))
         first, second = sorted([row["chosen"].strip(), row["rejected"].strip()])
         self._pairs.append(_hash(str(prompt_hash(row)), first, second, row["kind"]))
         self._verdicts.append(row["chosen"].strip() == first)

@@ -15,11 +15,6 @@ from llamatrain.responses.pairs import Pair
 from ..scoring import Scored
 
 
-def words(text: str) -> int:
-    """Return the length of a response in words."""
-    return len(text.split())
-
-
 @dataclass(frozen=True, kw_only=True)
 class ScoredRow(Scored):
     """A line of scores.jsonl: a preference with its scores, and those of a second model where there is one."""

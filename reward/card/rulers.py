@@ -7,9 +7,10 @@ from typing import Any
 
 from llamatrain.refusals import refuses
 from llamatrain.statistics import Interval, by_group, paired_interval, spearman_interval
+from llamatrain.words import won, words
 
 from ..scoring import accuracy, kind_of_prompt, share
-from .rows import ScoredRow, words
+from .rows import ScoredRow
 
 Rule = Callable[[str], float]
 RULERS: Mapping[str, Rule] = {
@@ -25,16 +26,12 @@ def rulers(rows: Sequence[ScoredRow]) -> dict[str, dict[str, Any]]:
     model = by_group((row.prompt, float(row.correct)) for row in rows)
     found: dict[str, dict[str, Any]] = {}
     for name, rule in RULERS.items():
-        right = [(row.prompt, _won(rule(row.chosen), rule(row.rejected))) for row in rows]
+        right = [(row.prompt, won(rule(row.chosen), rule(row.rejected))) for row in rows]
         lead = paired_interval(model, by_group(right))
         assert lead is not None
         found[name] = {**share(right), "lead": _spread(lead)}
     # Nothing to measure: it is right half of the time.
     return {**found, "random": {"accuracy": 0.5, "low": None, "high": None, "pairs": len(rows)}}
-
-
-def _won(chosen: float, rejected: float) -> float:
-    return 0.5 if chosen == rejected else float(chosen > rejected)
 
 
 def _spread(interval: Interval) -> dict[str, float | None]:

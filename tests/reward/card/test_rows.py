@@ -10,7 +10,7 @@ from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.text_files import as_kind
 from llamatrain.tokenizer import Tokenizer
-from reward.card.rows import ScoredRow, join, words
+from reward.card.rows import ScoredRow, join
 from reward.data import load_pairs
 
 
@@ -55,7 +55,3 @@ def test_rows_are_joined_with_their_scores_where_a_row_makes_several(tmp_path: P
     assert rows[0].prompt == rows[1].prompt != rows[2].prompt
     assert as_kind(asdict(rows[0]), ScoredRow) == rows[0]
     assert rows[1].by_other().correct is False
-
-
-def test_length_is_in_words() -> None:
-    assert words(" In the  forest.\n") == 3
