@@ -316,8 +316,7 @@ def _clean(lock: Lock) -> Iterator[None]:
 
 def _queued(active: Sequence[Queued], run: Path, noted: Submitted | None) -> Queued | None:
     """Return the job that makes a run, where one waits or runs: by its comment, or by what was noted."""
-    number = noted["job"] if noted is not None else None
-    return next((job for job in active if job.run == str(run) or job.number == number), None)
+    return next((job for job in active if job.run == str(run) or (noted and job.number == noted["job"])), None)
 
 
 def _behind(name: str, after: Sequence[str]) -> str:
