@@ -81,7 +81,7 @@ def exchanged(work: Work, machine: Machine) -> float:
     """Return the bytes that a rank sends in an optimizer step, by rings: as many arrive.
 
     Stage 0 and 1 reduce gradients once a step, 2 and 3 with every micro-batch; 1 and 2 gather the updated weights once a
-    step, 3 all weights twice with every micro-batch, forward and backward.
+    step, 3 all weights twice with every micro-batch, forward and backward. Models that only read: `gathered`.
     """
     zero = work.zero
     assert zero is not None
@@ -96,18 +96,30 @@ def exchanged(work: Work, machine: Machine) -> float:
         2: many * gradients + weights,
         3: many * (2 * weights + gradients),
     }[zero.stage]
-    read = many * work.reading * weights if zero.stage == 3 else 0.0  # models that are read are sharded, too
-    return work.learning * sent + read
+    return work.learning * sent
+
+
+def gathered(work: Work, machine: Machine) -> float:
+    """Return the bytes of weights that reach a rank while models that ZeRO-3 shards read what was sampled, in all.
+
+    All models read a round once, a micro-batch at a time, those that learn, too. Where a rank has room for whole ones, less.
+    """
+    if work.zero is None or work.zero.stage < 3 or not work.reading:
+        return 0.0
+    ranks = machine.ranks
+    many = math.ceil(work.share(ranks) / work.size(machine.usable, ranks, machine.device))
+    weights = footprint.parameters(work.model) * WIDTH[work.zero.dtype] * (ranks - 1) / ranks
+    return work.rounds * many * (work.learning + work.reading) * weights
 
 
 def _sampling(work: Work, machine: Machine) -> Range:
-    """Return the seconds in which responses are written, `count` at a time on each rank, one token of each after the other."""
+    """Return the seconds in which responses are written, round by round, `count` at a time on each rank, token by token."""
     if not work.sampled:
         return NOTHING
     ranks = machine.ranks
-    mine = math.ceil(work.sampled / ranks)
-    count = min(mine, work.responses(machine.usable, ranks, machine.device))
-    tokens = mine * work.written_tokens / count  # one after the other
+    share, count = work.share(ranks), work.responses(machine.usable, ranks, machine.device)
+    mine = work.rounds * share
+    tokens = work.rounds * math.ceil(share / count) * work.written_tokens  # one after the other
     number = work.model.parameters
     # What is read for a token of each response: the weights once, and keys and values of what stands before it.
     before = int(work.prompt_tokens + work.written_tokens / 2)
@@ -124,5 +136,8 @@ def _sampling(work: Work, machine: Machine) -> Range:
 
 
 def _reading(work: Work, machine: Machine) -> Range:
-    ranks = machine.ranks
-    return _at(2.0 * work.model.parameters * work.read_tokens / ranks, work, machine)
+    """Return the seconds in which models read; of responses the rank with the most in a round takes the longest."""
+    own = work.rounds * work.share(machine.ranks) / work.sampled if work.sampled else 1 / machine.ranks
+    fast, slow = _at(2.0 * work.model.parameters * work.read_tokens * own, work, machine)
+    network = gathered(work, machine) / machine.joined if machine.gpus else 0.0
+    return max(fast, network), max(slow, network)

@@ -7,6 +7,7 @@ where it runs no model. How long work takes says pace.py. Imports no torch.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ class Work:
     steps: float | None = None  # optimizer updates in all; None: the data say
     step_tokens: float = 0.0  # that an update learns from, in each model
     sampled: float = 0.0  # responses in all
+    rounds: int = 1  # that share them, one after the other: PPO's iterations
     prompt_tokens: float = 0.0  # of one, and of its prompt, on average
     written_tokens: float = 0.0
     read_rows: int = 0  # rows that are read at once where nothing else is done
@@ -107,11 +109,16 @@ class Work:
         return self.micro_batch or rows_that_fit(memory, self.rows, self.tokens, self.model, self.zero, ranks, *shared)
 
     def responses(self, memory: float, ranks: int, device: str = "cuda") -> int:
-        """Return how many responses a rank generates together."""
+        """Return how many responses a rank generates together: no more than its share of a round."""
         beside = self._beside(ranks, device)
-        return self.at_once or responses_that_fit(
+        count = self.at_once or responses_that_fit(
             memory, self.model, self.dtype, self._whole, beside.total if beside is not None else 0.0
         )
+        return min(count, self.share(ranks)) if self.sampled else count
+
+    def share(self, ranks: int) -> int:
+        """Return the responses of a round on the rank with the most."""
+        return math.ceil(self.sampled / self.rounds / ranks)
 
     @property
     def _whole(self) -> int:
@@ -152,16 +159,17 @@ class Work:
         )
 
     def host(self, machine: Machine) -> tuple[float, float]:
-        """Return the bytes of a node's memory that it needs, and those that copies of checkpoints take beside them.
-
-        Where there is no room for the copies, training waits while a checkpoint is written.
-        """
+        """Return the bytes of a node's memory that it needs, and those that copies of checkpoints take beside them."""
         each = 0.0 if self.zero is None or not machine.gpus else PROCESS
         if self.zero is not None:
             own = footprint.models(self.model, self.zero, machine.ranks, self.learning, self.reading, machine.device)
             each += own.states.host
         copies = self.checkpoint_bytes / machine.ranks * (2 if machine.gpus else 1)
         return machine.ranks_per_node * each, machine.ranks_per_node * copies
+
+    def waits(self, machine: Machine) -> bool:
+        """Tell whether training waits while a checkpoint is written, as a node has no room for the copies."""
+        return sum(self.host(machine)) > machine.host
 
     def most(self, memory: float, ranks: int, device: str = "cuda") -> float:
         """Return the bytes of the phase that takes the most."""

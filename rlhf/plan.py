@@ -119,6 +119,7 @@ def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
         at_once=cfg.generation_batch_size,
         step_tokens=cfg.mini_batch_prompts * row,
         sampled=responses,
+        rounds=cfg.iterations,
         prompt_tokens=prompt,
         written_tokens=answer,
         read_tokens=5 * responses * row,

@@ -10,7 +10,7 @@ from launch.slurm.config import SlurmConfig
 from llamatrain.config.compose import compose
 from llamatrain.hardware import MFU, Machine
 from llamatrain.model.config import ModelConfig
-from llamatrain.pace import RECOMPUTED, exchanged, pace
+from llamatrain.pace import RECOMPUTED, exchanged, gathered, pace
 from llamatrain.planning import Work
 from llamatrain.settings import ZeroConfig
 
@@ -62,3 +62,34 @@ def test_sampling_reads_the_weights_once_per_token() -> None:
     assert 100 * 2 * MODEL.parameters / 2039e9 < low < high
     together = replace(one, sampled=8 * 16, at_once=16)
     assert pace(together, machine(1)).sampling[1] < 3 * high, "sixteen at once, hardly longer than one"
+
+
+def test_an_iteration_samples_its_own_share_and_no_more() -> None:
+    """Ten iterations of 64 responses on 8 ranks are ten times 8 at once, however many would fit; on 128 ranks ten times one."""
+    one = Work(MODEL, "bfloat16", whole=1, sampled=64, written_tokens=100, at_once=32, read_tokens=64 * 500)
+    ten = replace(one, sampled=640, rounds=10, read_tokens=640 * 500)
+    assert ten.responses(68e9, 8) == 8 and replace(ten, rounds=1).responses(68e9, 8) == 32
+    for nodes in (1, 2, 16):
+        alone, found = pace(one, machine(nodes)), pace(ten, machine(nodes))
+        assert found.sampling == pytest.approx(tuple(10 * each for each in alone.sampling))
+        assert found.reading == pytest.approx(tuple(10 * each for each in alone.reading))
+    weights = 2 * MODEL.parameters / (0.6 * 2039e9)
+    assert pace(ten, machine(16)).sampling[0] == pytest.approx(10 * 100 * weights, rel=0.01), "one response at a time"
+    assert pace(ten, machine(16)).reading == pytest.approx(pace(ten, machine(8)).reading), "half of the ranks have none"
+    assert pace(replace(ten, at_once=5), machine(1)).sampling[0] > 1.9 * pace(ten, machine(1)).sampling[0], (
+        "5 and then 3"
+    )
+
+
+def test_models_that_are_read_are_gathered_once_an_iteration() -> None:
+    """Of 16 responses of a rank, four at once: four passes of each of five models; updates exchange only what learns."""
+    learning = replace(work(3), micro_batch=4, rows=512, learning=2, sampled=1024.0, rounds=1, steps=2)
+    own = replace(learning, reading=3)
+    assert exchanged(own, machine(8)) == exchanged(learning, machine(8))
+    assert gathered(own, machine(8)) == pytest.approx(4 * 5 * 2 * MODEL.parameters * 63 / 64)
+    assert gathered(replace(own, sampled=3 * 1024.0, rounds=3), machine(8)) == pytest.approx(
+        3 * gathered(own, machine(8))
+    )
+    assert gathered(learning, machine(8)) == gathered(replace(own, zero=work(2).zero), machine(8)) == 0
+    slow = replace(machine(8), hardware=replace(HARDWARE, network=0.01))
+    assert pace(own, slow).reading == pytest.approx((gathered(own, slow) / 0.08e9,) * 2)
