@@ -52,13 +52,13 @@ def drawn_out(fastest: Job, slowest: Job) -> Iterator[str]:
     ends = [expected(job) for job in (fastest, slowest)]
     mean = mean_seconds_between(slowest.nodes, slowest.failures_per_node_day)
     yield (
-        f"failures: one in {mean / 3600:,.3g} h on {slowest.nodes:,} nodes, {ends[0].interruptions:,.3g} to "
+        f"failures: one in {mean / 3600:,.3g} h on {slowest.nodes:,} node{'s' * (slowest.nodes != 1)}, {ends[0].interruptions:,.3g} to "
         f"{ends[1].interruptions:,.3g} in all; effective time {ends[1].effective:.1%} to {ends[0].effective:.1%}: "
         f"{ends[0].seconds / DAY:,.4g} to {ends[1].seconds / DAY:,.4g} days"
     )
     best = daly(slowest.save_seconds, mean) / slowest.step_seconds
     if best < slowest.steps:
-        yield f"checkpoints: every {slowest.interval:,} steps; {max(1, round(best)):,} would cost the least time (Daly 2006)"
+        yield f"checkpoints: every {slowest.interval:,} steps; {max(1, round(best)):,} would cost the least time at the slowest (Daly 2006)"
 
 
 def played(job: Job, seed: int, drawing: Path, title: str) -> Iterator[str]:

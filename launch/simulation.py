@@ -106,7 +106,7 @@ def drawn(found: Simulated, title: str) -> str:
 def told(found: Simulated) -> Iterator[str]:
     """Yield in lines what a simulation found: the distribution of days and of lost GPU hours, and what they consist of."""
     job, trials = found.job, len(found.seconds)
-    yield f"{trials:,} trials on {job.nodes:,} nodes, {job.productive_seconds / DAY:,.1f} days without failures or checkpoints"
+    yield f"{trials:,} trials at the slowest on {job.nodes:,} node{'s' * (job.nodes != 1)}, {job.productive_seconds / DAY:,.1f} days without failures or checkpoints"
     shown = (
         ("days", found.days),
         ("lost GPU hours", found.lost_gpu_hours),

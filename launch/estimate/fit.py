@@ -62,11 +62,21 @@ def unfit(
 
 
 def advice(work: Work, memory: float, ranks: int, node: int, device: str = "cuda") -> str:
-    """Return the smallest change that makes work fit, or how much memory a GPU would need whatever their number."""
+    """Return the smallest change that makes work fit, or how much memory a GPU would need: as it is, and on 1,024."""
     change = smallest_change(work, memory, ranks, node, device)
     if change is not None:
         return f"it would fit with {change}"
-    least = min(one.most(USED * memory, MANY, device) for one, _ in changes(work)) / USED / 1e9
-    if device == "cpu":
-        return f"no setting helps; need {least:,.1f} GB per rank, or a smaller model"
-    return f"no setting or number of GPUs helps, as models that sample or are measured are whole: need GPUs of {least:,.0f} GB or a smaller model"
+    unit, digits = ("ranks", 1) if device == "cpu" else ("GPUs", 0)
+    many = max(ranks, MANY)
+    own = work.most(USED * memory, ranks, device)
+    changed, told = min(changes(work), key=lambda pair: pair[0].most(USED * memory, many, device))
+    phase, least = max(
+        ((name, held.total) for name, held, _ in changed.phases(USED * memory, many, device)), key=lambda pair: pair[1]
+    )
+    # Among so many shards are small: what is too large there is whole, or a single row's activations.
+    whole = "" if phase == "training" else ", as models that sample or are measured are whole"
+    need = f"{own / USED / 1e9:,.{digits}f} GB"
+    if least < own:
+        need += f" on {ranks:,} as it is, or of {least / USED / 1e9:,.{digits}f} GB on {many:,}"
+        need += f" with {', '.join(told)}," if told else ","
+    return f"no setting or number of {unit} helps{whole}: need {unit} of {need} or a smaller model"

@@ -34,6 +34,10 @@ def known(failures: Failures, one: Estimated, folder: Path | None) -> tuple[Fail
         made = replace(made, publish_seconds=write_seconds(one))
         words.append(f"{_listed({'publish_seconds': made.publish_seconds or 0.0})} by cluster.hardware.disk")
     rest = {name: getattr(failures, name) for name in NAMES if name not in seen and getattr(failures, name) is not None}
+    if one.work is not None and one.work.waits(one.machine) and made.publish_seconds is not None:
+        made = replace(made, save_seconds=made.publish_seconds, publish_seconds=0.0)
+        rest.pop("save_seconds", None)
+        words.append(f"training stands still for all of {short(made.save_seconds)} s, for want of room for copies")
     words.append(f"{_listed(rest)} as configs/failures assumes" if rest else "")
     return made, f"of starts and checkpoints: {'; '.join(filter(None, words))}"
 

@@ -148,6 +148,8 @@ def reasons(found: Sequence[Estimated], given: Given, rates: Rates) -> Iterator[
             "paper's GPU hours imply (2.2.1, table 2), a third more where activations are recomputed, or as long as the "
             f"network takes: {hardware.network:g} GB/s per GPU between nodes, {hardware.link:g} within one (cluster.hardware)"
         )
+        if any(one.work.zero.offload_optimizer for one in own if one.work and one.work.zero):
+            yield "step: without the time that CPUs take to update offloaded states, and that these take to reach them"
         if any(one.work.sampled for one in own if one.work):
             yield (
                 f"sampling: weights and caches are read once per token at {READ_SHARE[0]:.0%} to {READ_SHARE[1]:.0%} of "
@@ -159,8 +161,9 @@ def reasons(found: Sequence[Estimated], given: Given, rates: Rates) -> Iterator[
             "per core, which pretraining reached on the machines of benchmarks/, and a little for each micro-batch"
         )
     if any(one.work.checkpoint_bytes for one in own if one.work):
-        needed, copies = max((one.work.host(one.machine) for one in own if one.work), key=sum)
-        room = "" if needed + copies <= machine.host else "; for want of that, training waits while they are written"
+        copies = max((one.work.host(one.machine) for one in own if one.work), key=sum)[1]
+        waits = any(one.work.waits(one.machine) for one in own if one.work and one.work.checkpoint_bytes)
+        room = "; for want of that, training waits while they are written" if waits else ""
         yield (
             f"checkpoints: as many as run.keep says stay; written at {hardware.disk:g} GB/s per node (cluster.hardware.disk) while "
             f"training goes on: copies take up to {bytes_in_words(copies)} of a node's {bytes_in_words(machine.host)}{room}"

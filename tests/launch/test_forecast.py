@@ -8,7 +8,7 @@ import pytest
 
 from launch.forecast import Failures, drawn_out, job_of, played
 from llamatrain.errors import UserError
-from llamatrain.interruptions import DAY, expected
+from llamatrain.interruptions import DAY, daly, expected
 
 FAILURES = Failures(per_node_day=6.5e-3, save_seconds=5, publish_seconds=60, start_seconds=300, queue_seconds=600)
 
@@ -19,6 +19,14 @@ def test_failures_draw_a_run_out_as_the_closed_form_says() -> None:
     told = list(drawn_out(fast, slow))
     assert f"{expected(fast).seconds / DAY:,.4g} to {expected(slow).seconds / DAY:,.4g} days" in told[0]
     assert told[1].startswith("checkpoints: every 100 steps; ")
+
+
+def test_daly_takes_the_slow_end_and_one_node_is_one() -> None:
+    fast, slow = (job_of(FAILURES, 100_000, hours, 8, 8, 100) for hours in (16_000, 20_000))
+    told = list(drawn_out(fast, slow))
+    assert " on 1 node, " in told[0]
+    steps = daly(5, DAY / 6.5e-3) / (20_000 * 3600 / 8 / 100_000)
+    assert told[1].endswith(f"; {steps:,.0f} would cost the least time at the slowest (Daly 2006)")
 
 
 def test_a_run_that_never_ends_is_refused() -> None:

@@ -79,6 +79,6 @@ def test_the_histogram_has_all_trials() -> None:
 
 def test_what_is_told_names_its_quantiles() -> None:
     lines = list(told(simulate(replace(LARGE, steps=20_000), 200)))
-    assert lines[0].startswith("200 trials on 250 nodes, 1.5 days")
+    assert lines[0].startswith("200 trials at the slowest on 250 nodes, 1.5 days")
     assert any(line.startswith("days ") and "5 to 95 %" in line for line in lines)
     assert sum("█" in line for line in lines) >= 12

@@ -29,6 +29,16 @@ def test_whole_models_of_34b_and_70b_do_not_sample_on_80_gb(preset: str) -> None
         assert "of its 85 GB 68 can be used" in told and "need GPUs of " in told
 
 
+def test_what_a_gpu_needs_holds_for_the_number_that_is_named() -> None:
+    work = work_of("ppo", ["preset=llama2_70b"])
+    shown = advice(work, A100, 8, 8)
+    assert f"need GPUs of {work.most(0.8 * A100, 8) / 0.8e9:,.0f} GB on 8 as it is, or of " in shown
+    assert "GB on 1,024 with zero.offload_optimizer=true, or a smaller model" in shown and "are whole" in shown
+    large = work_of("pretrain", ["preset=llama2_70b"])
+    row = advice(large, 5e9, 8, 8)  # a row's activations exceed it on any number: no whole model is to blame
+    assert "whole" not in row and f"{large.most(4e9, 8) / 0.8e9:,.0f} GB on 8 as it is" in row
+
+
 def test_the_smallest_change_is_one_that_fits() -> None:
     work = work_of("pretrain", ["preset=llama2_13b"])
     assert work.fits(A100, 64)

@@ -39,7 +39,7 @@ def test_what_runs_no_model_has_nothing_to_plan(capsys: pytest.CaptureFixture[st
 def test_a_plan_plays_pretraining_through_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawing = tmp_path / "made" / "days.svg"
     code, text = said(capsys, "pretrain", "preset=llama2_7b", "gpus=64", "simulate=true", f"drawing={drawing}")
-    assert code == 0 and "10,000 trials on 8 nodes" in text and "lost GPU hours" in text
+    assert code == 0 and "10,000 trials at the slowest on 8 nodes" in text and "lost GPU hours" in text
     assert f"drawn in {drawing}" in text and "6.7B parameters on 64 A100" in drawing.read_text()
     code, text = said(capsys, "pretrain", "preset=llama2_7b", "gpus=64", "simulate=true", f"drawing={tmp_path}")
     assert code == 2 and f"drawing={tmp_path}: cannot be written" in text

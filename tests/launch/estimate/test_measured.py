@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ def test_without_a_run_they_are_assumed(pretrain: Estimated) -> None:
     assert found.start_seconds == 300 and found.publish_seconds == pytest.approx(94.3e9 / (8 * 2e9), rel=1e-3)
     assert told.endswith("start_seconds 300, save_seconds 5, queue_seconds 600 as configs/failures assumes")
     assert "publish_seconds 5.9 by cluster.hardware.disk" in told
+
+
+def test_without_room_for_copies_training_waits_until_they_are_written(pretrain: Estimated, tmp_path: Path) -> None:
+    small = replace(pretrain, machine=replace(pretrain.machine, node_bytes=60e9))  # 8 x 5 GB of processes, 24 of copies
+    assert pretrain.work is not None
+    assert pretrain.work.waits(small.machine) and not pretrain.work.waits(pretrain.machine)
+    found, told = known(FAILURES, small, None)
+    assert found.save_seconds == pytest.approx(94.3e9 / (8 * 2e9), rel=1e-3) and found.publish_seconds == 0
+    assert "training stands still for all of 5.9 s" in told and "save_seconds 5" not in told
+    measured = {"save_seconds": 0.01, "publish_seconds": 0.02}
+    found, told = known(FAILURES, small, run(tmp_path / "run", measured=measured))
+    assert found.save_seconds == pytest.approx(0.02 * (pretrain.work.checkpoint_bytes / 8) / 2e6)
 
 
 def test_a_runs_own_are_taken_and_scaled(pretrain: Estimated, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from launch.estimate.__main__ import planned
 from launch.estimate.chain import grouped
 from launch.estimate.config import PlanConfig
-from launch.estimate.tables import device_hours, energy, total, watts
+from launch.estimate.tables import device_hours, energy, reasons, total, watts
 from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
 
@@ -26,3 +26,11 @@ def test_a_gpu_of_unknown_power_is_refused_with_the_key() -> None:
         UserError, match=r"cluster\.hardware\.gpu=nothing: its power is not known, need rates\.gpu_watts"
     ):
         watts(found[0].machine, cfg.rates)
+
+
+def test_a_step_is_said_to_leave_out_what_cpus_do_for_offloaded_states() -> None:
+    cfg = compose("plan", PlanConfig, ["program=pretrain", "gpus=64"])
+    for offloads in (False, True):
+        found, given, _ = planned(cfg, ["preset=llama2_7b", f"zero.offload_optimizer={offloads}"])
+        said = any("without the time that CPUs take" in line for line in reasons(found, given, cfg.rates))
+        assert said == offloads
