@@ -107,7 +107,10 @@ def _template(run: Path) -> Row:
 
 
 def line(point: Point) -> Row:
-    """Return what a finished training found: how many pairs it saw, and its accuracy on held-out ones by rating."""
+    """Return what a finished training found: how many pairs it saw, and its accuracy on held-out ones by rating.
+
+    `low` and `high` are Wilson's interval as if pairs were independent: a run does not record which share a prompt.
+    """
     from llamatrain.statistics import wilson  # with numpy, which `--help` does without
 
     last = {name: series[-1][1] for name, series in read_series(point.folder).items()}

@@ -104,6 +104,22 @@ def _effective(sums: Sequence[float], counts: Sequence[int]) -> float:
     return min(float(total), rate * (1 - rate) / spread) if spread > 0 else float(len(counts))
 
 
+def clustered_interval(values: Mapping[str, Sequence[float]]) -> Interval:
+    """Return the mean of values that come in groups, over all of them, with Student's t interval; `count` is of groups.
+
+    As values of a group vary together, its variance is that of a ratio estimator, as groups are drawn. With one value in
+    each it is `mean_interval`.
+    """
+    sums, counts = [sum(group) for group in values.values()], [len(group) for group in values.values()]
+    groups, total = len(counts), sum(counts)
+    mean = sum(sums) / total
+    if groups < 2:
+        return Interval(mean, None, None, groups)
+    spread = sum((found - mean * count) ** 2 for found, count in zip(sums, counts, strict=True)) / total**2
+    half = t_quantile(groups - 1) * math.sqrt(spread * groups / (groups - 1))
+    return Interval(mean, mean - half, mean + half, groups)
+
+
 def by_prompt(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Average the samples of each prompt."""
     return {prompt: float(np.mean(samples)) for prompt, samples in values.items() if len(samples)}

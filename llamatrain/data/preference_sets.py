@@ -251,21 +251,23 @@ def prompt_pairs(row: Row, source: str) -> Iterator[Row]:
 def rewardbench2(row: Row, source: str) -> Iterator[Row]:
     """Read RewardBench 2: a `prompt`, lists of answers `chosen` (one, but of Ties more) and `rejected` (three or more).
 
-    Every chosen one against every rejected one; `meta` has the row's `id` and its `subset`, so that best-of-4 can be
-    counted. `Safety` is of that kind, all others are of helpfulness. Unrated.
+    Every chosen one against every rejected one; `meta` has the row's `id`, its `subset` and how many different
+    `answers` there are, so that best-of-4 can be counted. `Safety` is of that kind, all others are of helpfulness. Unrated.
     """
     if not isinstance(row["chosen"], list) or not isinstance(row["rejected"], list):
         raise UserError("field 'chosen': need a list of texts")
     safety = row["subset"] == "Safety"
-    for chosen in row["chosen"]:
-        for rejected in row["rejected"]:
+    right, wrong = ([answer.strip() for answer in row[side]] for side in ("chosen", "rejected"))
+    answers = len(set(right)) + len(set(wrong))
+    for chosen in right:
+        for rejected in wrong:
             yield {
                 "messages": asked(row["prompt"]),
-                "chosen": chosen.strip(),
-                "rejected": rejected.strip(),
+                "chosen": chosen,
+                "rejected": rejected,
                 "kind": "safety" if safety else "helpfulness",
                 "source": "rewardbench2",
-                "meta": {"id": str(row["id"]), "subset": row["subset"]},
+                "meta": {"id": str(row["id"]), "subset": row["subset"], "answers": answers},
             }
 
 

@@ -8,7 +8,7 @@ from math import comb
 from typing import Any
 
 from llamatrain.data.kinds import RATINGS
-from llamatrain.statistics import by_group, paired_interval
+from llamatrain.statistics import by_group, clustered_interval
 
 from ..scoring import UNRATED, accuracy, grouped, share
 from .rows import ScoredRow
@@ -19,13 +19,16 @@ CASES = 10  # that are shown
 def annotators(rows: Sequence[ScoredRow]) -> dict[str, Any] | None:
     """Return how far annotators of the same two answers agree; None where no pair has several.
 
+    Of an annotator who rated a pair twice the first vote counts; rows that do not name their annotator are no votes.
     `agreement` is how often two of them choose alike; `ceiling` the share of their votes that go with the majority: more
     of them no model gets right; `accuracy` is the model's share on the same votes. Means over pairs, with 95 % intervals.
     """
-    votes: dict[tuple[str, ...], list[ScoredRow]] = {}
+    votes: dict[tuple[str, ...], dict[str, ScoredRow]] = {}
     for row in rows:
-        votes.setdefault((row.prompt, *sorted((row.chosen, row.rejected))), []).append(row)
-    several = [group for group in votes.values() if len(group) > 1]
+        if row.annotator is not None:
+            pair = (row.prompt, *sorted((row.chosen, row.rejected)))
+            votes.setdefault(pair, {}).setdefault(row.annotator, row)
+    several = [list(group.values()) for group in votes.values() if len(group) > 1]
     if not several:
         return None
     measured: dict[str, list[tuple[str, float]]] = {"agreement": [], "ceiling": [], "accuracy": []}
@@ -54,7 +57,7 @@ def by_model(rows: Sequence[ScoredRow], names: Sequence[str]) -> dict[str, dict[
 
 
 def compared(rows: Sequence[ScoredRow]) -> dict[str, Any] | None:
-    """Return by how much the first model is more often right than the second, paired over prompts, and where they part.
+    """Return by how much the first model is more often right than the second, paired over pairs, and where they part.
 
     `cases` are the pairs that they order differently, those first on which the less sure of the two is surest. None
     without a second model.
@@ -62,9 +65,9 @@ def compared(rows: Sequence[ScoredRow]) -> dict[str, Any] | None:
     if len(models := _models(rows)) < 2:
         return None
     first, second = models
-    right = [by_group((row.prompt, float(row.correct)) for row in own) for own in models]
-    lead = paired_interval(*right)
-    assert lead is not None
+    lead = clustered_interval(
+        by_group((one.prompt, float(one.correct) - other.correct) for one, other in zip(first, second, strict=True))
+    )
     apart = [
         (min(abs(_gap(one)), abs(_gap(other))), one, other)
         for one, other in zip(first, second, strict=True)

@@ -19,6 +19,12 @@ class Question:
 
     right: dict[str, float] = field(default_factory=dict)
     wrong: dict[str, float] = field(default_factory=dict)
+    answers: int | None = None  # that it has, scored or not
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether all its answers have a score: one that was too long is in no pair, and best of 4 would be of 3."""
+        return len(self.right) + len(self.wrong) == self.answers
 
     @property
     def won(self) -> float:
@@ -41,23 +47,28 @@ class Question:
 def best_of(rows: Sequence[ScoredRow]) -> dict[str, Any] | None:
     """Return the score of each subset, of all as their mean, and how many questions there are; None without any.
 
-    The score of `Ties` is that of `ties`, of the others the share of questions won.
+    The score of `Ties` is that of `ties`, of the others the share of questions won. Questions of which an answer has no
+    score, or that do not say how many they have, are left out and counted (`incomplete`); a subset of these alone has no
+    score.
     """
     subsets: dict[str, dict[str, Question]] = {}
     for row in rows:
         if row.group is not None and row.subset is not None:
-            question = subsets.setdefault(row.subset, {}).setdefault(row.group, Question())
+            question = subsets.setdefault(row.subset, {}).setdefault(row.group, Question(answers=row.answers))
             question.right[row.chosen], question.wrong[row.rejected] = row.chosen_score, row.rejected_score
     if not subsets:
         return None
-    found = {
-        name: {
-            "score": ties(questions) if name == TIES else fmean(one.won for one in questions.values()),
-            "questions": len(questions),
-        }
-        for name, questions in subsets.items()
-    }
-    return {"score": fmean(one["score"] for one in found.values()), "subsets": found}
+    found = {name: _subset(name, questions) for name, questions in subsets.items()}
+    scores = [one["score"] for one in found.values() if one["score"] is not None]
+    return {"score": fmean(scores) if scores else None, "subsets": found}
+
+
+def _subset(name: str, questions: dict[str, Question]) -> dict[str, Any]:
+    whole = {group: one for group, one in questions.items() if one.complete}
+    score = None
+    if whole:
+        score = ties(whole) if name == TIES else fmean(one.won for one in whole.values())
+    return {"score": score, "questions": len(whole), "incomplete": len(questions) - len(whole)}
 
 
 def ties(questions: dict[str, Question]) -> float:

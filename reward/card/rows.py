@@ -26,6 +26,7 @@ class ScoredRow(Scored):
     annotator: str | None = None
     group: str | None = None  # of a test set: the id of the question that several pairs share
     subset: str | None = None
+    answers: int | None = None  # how many that question has
     other_chosen_score: float | None = None
     other_rejected_score: float | None = None
 
@@ -89,6 +90,7 @@ def _row(pair: Pair, row: PreferenceRow, scores: tuple[float, float], other: tup
         annotator=row.get("annotator"),
         group=meta.get("id"),
         subset=meta.get("subset"),
+        answers=meta.get("answers"),
         other_chosen_score=None if other is None else other[0],
         other_rejected_score=None if other is None else other[1],
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llamatrain.refusals import refuses
-from llamatrain.statistics import Interval, by_group, paired_interval, spearman_interval
+from llamatrain.statistics import Interval, by_group, clustered_interval, spearman_interval
 from llamatrain.words import won, words
 
 from ..scoring import accuracy, kind_of_prompt, share
@@ -22,13 +22,12 @@ MATCHED = 0.1  # of the longer answer's words: how far apart two answers of like
 
 
 def rulers(rows: Sequence[ScoredRow]) -> dict[str, dict[str, Any]]:
-    """Return how often each rule is right (a tie is half right), and the model's lead over it, paired over prompts."""
-    model = by_group((row.prompt, float(row.correct)) for row in rows)
+    """Return how often each rule is right (a tie is half right), and the model's lead over it, paired over pairs."""
     found: dict[str, dict[str, Any]] = {}
     for name, rule in RULERS.items():
         right = [(row.prompt, won(rule(row.chosen), rule(row.rejected))) for row in rows]
-        lead = paired_interval(model, by_group(right))
-        assert lead is not None
+        leads = ((row.prompt, row.correct - ruled) for row, (_, ruled) in zip(rows, right, strict=True))
+        lead = clustered_interval(by_group(leads))
         found[name] = {**share(right), "lead": _spread(lead)}
     # Nothing to measure: it is right half of the time.
     return {**found, "random": {"accuracy": 0.5, "low": None, "high": None, "pairs": len(rows)}}

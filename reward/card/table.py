@@ -66,8 +66,8 @@ def _figures(found: Figures) -> Iterator[tuple[str, str, str, str]]:
         yield f"{names[0]} minus {names[1]}", f"{lead['difference']:+.3f}", _interval(lead), ""
         yield "ordered differently", f"{compared['ordered_differently']:.3f}", "", ""
     if (unsafe := found["unsafe"]) and "recall_by_precision" in unsafe:
-        how = f"precision {unsafe['precision_by_precision']:.2f}, below {unsafe['threshold_by_precision']:.2f}"
-        yield "recall of unsafe", f"{unsafe['recall_by_precision']:.3f}", how, ""
+        how = f"precision {unsafe['precision_by_precision']:.2f} at {unsafe['threshold_by_precision']:.2f} at most"
+        yield "recall of unsafe, threshold chosen here", f"{unsafe['recall_by_precision']:.3f}", how, ""
     for name, one in found["calibration"].items():
         count = sum(part["count"] for part in one["bins"])
         yield f"calibration error, {name}", f"{one['ece']:.3f}", "", f"{count:,}"
@@ -80,5 +80,8 @@ def _figures(found: Figures) -> Iterator[tuple[str, str, str, str]]:
             yield words, f"{several[name]['accuracy']:.3f}", _interval(several[name]), f"{several['pairs']:,}"
     if (won := found["best_of"]) is not None:
         for name, one in won["subsets"].items():
-            yield f"best of several, {escape(name)}", f"{one['score']:.3f}", "", f"{one['questions']:,}"
-        yield "best of several, mean", f"{won['score']:.3f}", "", ""
+            left_out = f"{one['incomplete']:,} incomplete left out" if one["incomplete"] else ""
+            score = "–" if one["score"] is None else f"{one['score']:.3f}"
+            yield f"best of several, {escape(name)}", score, left_out, f"{one['questions']:,}"
+        if won["score"] is not None:
+            yield "best of several, mean", f"{won['score']:.3f}", "", ""

@@ -160,6 +160,7 @@ def test_rewardbench_keeps_what_best_of_4_is_counted_by(tmp_path: Path) -> None:
     safety = {**REWARDBENCH2, "id": "19", "subset": "Safety"}
     rows = pairs(tmp_path, "rewardbench2", REWARDBENCH2, ties, safety)
     assert Counter(row["meta"]["id"] for row in rows) == {"17": 3, "18": 6, "19": 3}
+    assert {row["meta"]["id"]: row["meta"]["answers"] for row in rows} == {"17": 4, "18": 5, "19": 4}
     assert Counter((row["meta"]["subset"], row["kind"]) for row in rows)[("Safety", "safety")] == 3
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from llamatrain.statistics import (
     by_prompt,
+    clustered_interval,
     mean_interval,
     paired_interval,
     spearman_interval,
@@ -44,6 +45,14 @@ def test_samples_of_a_prompt_are_averaged_before_the_interval() -> None:
     assert by_prompt(often) == {"a": 1.0, "b": 3.0, "c": 2.0}
     zero = {prompt: [0.0] for prompt in once}
     assert paired_interval(often, zero) == paired_interval(once, zero)
+
+
+def test_clustered_interval_weighs_values_not_groups() -> None:
+    alone = {"a": [1.0], "b": [3.0], "c": [2.0]}
+    plain, clustered = mean_interval([1.0, 3.0, 2.0]), clustered_interval(alone)
+    assert (clustered.mean, clustered.low, clustered.high) == pytest.approx((plain.mean, plain.low, plain.high))
+    assert clustered_interval({"a": [1.0] * 3, "b": [0.0]}).mean == pytest.approx(0.75)
+    assert clustered_interval({"a": [1.0, 0.0]}).low is None
 
 
 def test_paired_interval_uses_common_prompts_only() -> None:

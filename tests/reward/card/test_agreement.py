@@ -12,12 +12,13 @@ from .test_rows import made_row
 def test_the_ceiling_of_annotators_who_do_not_all_agree() -> None:
     first, second = "In the forest.", "At the river."
     votes = [
-        made_row(0, 1.0, 0.0, chosen=first, rejected=second),
-        made_row(0, 1.0, 0.0, chosen=first, rejected=second),
-        made_row(0, 0.0, 1.0, chosen=second, rejected=first),  # the same two answers, the other way round
-        made_row(1, 1.0, 0.0),
-        made_row(1, 1.0, 0.0),
-        made_row(2),
+        made_row(0, 1.0, 0.0, chosen=first, rejected=second, annotator="a"),
+        made_row(0, 1.0, 0.0, chosen=first, rejected=second, annotator="b"),
+        # The same two answers, the other way round.
+        made_row(0, 0.0, 1.0, chosen=second, rejected=first, annotator="c"),
+        made_row(1, 1.0, 0.0, annotator="a"),
+        made_row(1, 1.0, 0.0, annotator="b"),
+        made_row(2, annotator="a"),
     ]
     found = annotators(votes)
     assert found is not None
@@ -26,6 +27,24 @@ def test_the_ceiling_of_annotators_who_do_not_all_agree() -> None:
     assert found["ceiling"]["accuracy"] == found["accuracy"]["accuracy"] == pytest.approx((2 / 3 + 1) / 2)
     assert found["ceiling"]["low"] < 0.9
     assert annotators(votes[3:4]) is None
+    assert annotators([*votes, *votes]) == found  # the same rows twice are no further votes
+    assert annotators([votes[3], votes[3]]) is None
+    assert annotators([made_row(1), made_row(1)]) is None  # nobody knows whether two people rated it
+
+
+def test_the_difference_is_that_of_the_accuracies() -> None:
+    """Of prompts with unequally many pairs, which a mean of the prompts' means would weigh otherwise."""
+    other = {"other_chosen_score": 1.0, "other_rejected_score": 0.0}
+    rows = [
+        *(made_row(0, 1.0, 0.0, nth=nth, other_chosen_score=0.0, other_rejected_score=1.0) for nth in range(5)),
+        made_row(1, 0.0, 1.0, **other),
+        made_row(2, 1.0, 0.0, **other),
+    ]
+    both, found = by_model(rows, ["a", "b"]), compared(rows)
+    assert found is not None
+    first, second = (both[name]["by_kind"]["helpfulness"]["all"]["accuracy"] for name in ("a", "b"))
+    assert found["difference"]["difference"] == pytest.approx(first - second)
+    assert (first, second) == (pytest.approx(6 / 7), pytest.approx(2 / 7))
 
 
 def test_two_models_on_both_kinds() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,7 @@ def test_ties_are_scored_as_upstream() -> None:
 def test_a_question_is_won_by_the_highest_score() -> None:
     def pairs(group: str, right: float, wrong: list[float], subset: str = "Math") -> list:
         return [
-            made_row(i, right, score, rejected=f"wrong {i}", group=group, subset=subset)
+            made_row(i, right, score, rejected=f"wrong {i}", group=group, subset=subset, answers=4)
             for i, score in enumerate(wrong)
         ]
 
@@ -57,6 +59,22 @@ def test_a_question_is_won_by_the_highest_score() -> None:
     ]
     found = best_of(rows)
     assert found is not None
-    assert found["subsets"] == {"Math": {"score": 0.5, "questions": 3}, "Focus": {"score": 1.0, "questions": 1}}
+    assert found["subsets"] == {
+        "Math": {"score": 0.5, "questions": 3, "incomplete": 0},
+        "Focus": {"score": 1.0, "questions": 1, "incomplete": 0},
+    }
     assert found["score"] == 0.75
+    # Best of 3 is easier: a question of which an answer was left out is none, and neither is one of unknown length.
+    short = [*pairs("3", 2.0, [1.0, 0.0]), *pairs("0", 2.0, [1.0], "Safety")]
+    unknown = [replace(row, answers=None) for row in pairs("4", 2.0, [1.0, 0.0, 0.0])]
+    fewer = best_of([*rows, *short, *unknown])
+    assert fewer is not None
+    assert fewer["subsets"] == {
+        "Math": {"score": 0.5, "questions": 3, "incomplete": 2},
+        "Focus": {"score": 1.0, "questions": 1, "incomplete": 0},
+        "Safety": {"score": None, "questions": 0, "incomplete": 1},
+    }
+    assert fewer["score"] == 0.75
+    none = best_of(short[2:])
+    assert none is not None and none["score"] is None
     assert best_of([made_row(0)]) is None

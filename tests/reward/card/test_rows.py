@@ -51,7 +51,7 @@ def test_rows_are_joined_with_their_scores_where_a_row_makes_several(tmp_path: P
     rows = join(source, pairs, scores, [(0.0, float(i)) for i in range(6)], BadRows())
     assert [row.rejected for row in rows] == ["There.", "No."] * 3
     assert [(row.chosen_score, row.other_rejected_score) for row in rows] == [(float(i), float(i)) for i in range(6)]
-    assert [(row.group, row.subset) for row in rows[::2]] == [(str(i), "Math") for i in range(3)]
+    assert [(row.group, row.subset, row.answers) for row in rows[::2]] == [(str(i), "Math", 4) for i in range(3)]
     assert rows[0].prompt == rows[1].prompt != rows[2].prompt
     assert as_kind(asdict(rows[0]), ScoredRow) == rows[0]
     assert rows[1].by_other().correct is False

@@ -51,5 +51,8 @@ def test_correlations_are_by_kind_of_prompt() -> None:
 def test_pairs_of_one_prompt_count_for_less() -> None:
     apart = [made_row(i, float(i % 2)) for i in range(20)]
     alike = [made_row(i // 10, float(i // 10)) for i in range(20)]  # two prompts, all of one right, all of one wrong
+    for rows in (apart, alike, [*apart, *alike, *ROWS]):  # the lead is that of the accuracies beside it
+        right, longer = sum(row.correct for row in rows) / len(rows), rulers(rows)["longer"]
+        assert longer["lead"]["difference"] == pytest.approx(right - longer["accuracy"])
     wide, narrow = (rulers(rows)["longer"]["lead"] for rows in (alike, apart))
     assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])

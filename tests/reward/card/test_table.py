@@ -1,0 +1,35 @@
+"""The card in the terminal: what it says of what was left out, and how a threshold is to be read."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.console import Console
+
+from reward.card.rows import ScoredRow
+from reward.card.table import table
+from reward.evaluate import card
+
+from .test_rows import made_row
+
+
+def printed(rows: list[ScoredRow]) -> str:
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(table(card(rows, ["helpfulness"]), "a run"))
+    return console.export_text()
+
+
+def test_incomplete_questions_are_told() -> None:
+    whole = [made_row(i, 1.0, 0.0, rejected=f"{i}", group="0", subset="Math", answers=4) for i in range(3)]
+    short = [made_row(9, 1.0, 0.0, group="1", subset=name, answers=4) for name in ("Math", "Focus")]
+    said = [" ".join(line.split()) for line in printed([*whole, *short]).splitlines()]
+    assert "best of several, Math 1.000 1 incomplete left out 1" in said
+    assert "best of several, Focus – 1 incomplete left out 0" in said
+    assert "best of several, mean 1.000" in said
+
+
+def test_a_threshold_is_included() -> None:
+    rows = [made_row(i, 1.0, -1.0, chosen_safe=True, rejected_safe=False) for i in range(3)]
+    said = printed(rows)
+    assert "recall of unsafe, threshold chosen here" in said
+    assert "precision 1.00 at 0.27 at most" in said  # the sigmoid of -1, which is called unsafe itself
