@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -27,19 +28,22 @@ from llamatrain.config import program
 from llamatrain.config.compose import write_settings
 from llamatrain.config.options import FROM_FILE
 from llamatrain.data.kinds import RATINGS
+from llamatrain.data.rows import file_fingerprint
 from llamatrain.errors import UserError, missing
-from llamatrain.keys import check_values, least, reads
+from llamatrain.keys import check_values, decisive, flatten, least, reads
+from llamatrain.resuming import parent_hash
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.yaml_files import read_yaml
 
 from .processes import Processes, ended
-from .programs import PROGRAMS, command, typed, with_keys
+from .programs import PROGRAMS, command, schema_of, typed, with_keys
 from .report.scaling import write_picture
 from .runs import Row, read_json, read_series, read_status
 from .stage_run import Amount, parameters
 
 PROGRAM = "reward"
 LINES, PICTURE = "scaling.jsonl", "scaling.html"
+MADE_FROM = "made_from.json"  # in each run's folder: hashes of its files and its start, as they were when it began
 ACCURACY = {"accuracy": "all pairs", **{f"accuracy_{rating}": rating.replace("_", " ") for rating in RATINGS}}
 
 
@@ -167,9 +171,46 @@ def table(lines: Sequence[Row]) -> Table:
     return shown
 
 
+def made_from(point: Point) -> Row:
+    """Return name -> hash of the files and the checkpoint that a training reads; none of what is not there."""
+    named = [*point.settings.get("train", []), *point.settings["eval"], *point.settings.get("mix", [])]
+    found: Row = {"checkpoint": parent_hash(Path(point.start))}
+    for file in named:
+        with suppress(UserError):  # the program reports it when it reads it
+            found[file] = file_fingerprint(file)
+    return found
+
+
+def refuse_others(todo: Sequence[Point]) -> None:
+    """Refuse folders of trainings that were made with other settings or from other files: no curve is of both."""
+    mend = "need another folder=; nothing was touched"
+    for point in todo:
+        file = point.folder / "config.yaml"
+        if not file.is_file():
+            continue
+        was, now = _compared(read_yaml(file)), _compared(point.settings)
+        for key in was | now:
+            # An earlier version did without some keys; items of lists are keys too.
+            known = (key in was and key in now) or key.rpartition(".")[2].isdigit()
+            if known and was.get(key) != now.get(key):
+                raise UserError(f"{key}={now.get(key)}: {point.folder} was trained with {was.get(key)}; {mend}")
+        if (noted := point.folder / MADE_FROM).is_file():
+            before, present = read_json(noted), made_from(point)
+            for name in present:
+                if before.get(name) != present[name]:
+                    raise UserError(f"{name} changed since {point.folder} was trained from it; {mend}")
+
+
+def _compared(settings: Row) -> Row:
+    """Return the flat settings that change what a curve shows: the result, and what it is measured on."""
+    flat = flatten(settings)
+    return decisive(schema_of(PROGRAM), flat) | {key: flat[key] for key in flat if key.partition(".")[0] == "eval"}
+
+
 def scale(cfg: ScalingConfig) -> None:
     """Train what is not yet trained, write a line per finished run after each, and draw the curves."""
     todo = points(cfg)
+    refuse_others(todo)
     out = todo[0].folder.parent
     out.mkdir(parents=True, exist_ok=True)
     with Processes() as processes:
@@ -187,6 +228,8 @@ def _train(point: Point, processes: Processes, ranks: int) -> None:
     """Train one in processes of its own; ends this one where it fails or is stopped."""
     point.folder.mkdir(parents=True, exist_ok=True)
     settings = point.folder / "config.yaml"
+    if not settings.is_file():  # what a run goes on with has been compared
+        atomic.write_json(point.folder / MADE_FROM, made_from(point))
     write_settings(settings, point.settings)
     code = processes.run([*command(PROGRAMS[PROGRAM].module), f"{FROM_FILE}={settings}"], ranks)
     if read_status(point.folder).get("state") == "done":

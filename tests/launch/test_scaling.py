@@ -83,6 +83,36 @@ def test_every_share_and_seed_is_trained_once_as_the_run_was(tmp_path: Path, tra
     assert [one["epochs"] for one in trained[4:]] == [0.5, 0.5]
 
 
+def test_runs_made_otherwise_are_refused(
+    tmp_path: Path, trained: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """RUN was trained again with another rate, from other data, or other starts are asked for: no curve is of both."""
+    held, out = tmp_path / "held.jsonl", tmp_path / "out"
+    held.write_text("{}\n")
+    again = ["shares=[0.5]", "checkpoints=[a,b]", f"folder={out}"]
+    run = make_run(tmp_path / "rm", optim={"lr": 0.5}, eval=[str(held)])
+    assert scale(run, *again) == 0
+    other = make_run(tmp_path / "other", optim={"lr": 0.25}, eval=[str(held)])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert scale(other, *again) == 2
+    assert (
+        "optim.lr=0.25: " in (said := capsys.readouterr().err) and "was trained with 0.5; need another folder=" in said
+    )
+    more = make_run(tmp_path / "more", optim={"lr": 0.5}, eval=[str(held), "more.jsonl"])
+    assert scale(more, *again) == 2
+    assert "eval.1=more.jsonl: " in capsys.readouterr().err
+    assert scale(run, "shares=[0.5]", "checkpoints=[b]", f"folder={out}") == 2
+    assert "checkpoint=b: " in capsys.readouterr().err
+    held.write_text("{}\n{}\n")
+    assert scale(run, *again) == 2
+    assert f"{held} changed since" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    held.write_text("{}\n")
+    assert scale(run, *again) == 0
+    assert len(trained) == 2
+
+
 def test_what_fails_keeps_what_is_known(
     tmp_path: Path, trained: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
