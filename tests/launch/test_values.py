@@ -58,7 +58,9 @@ def test_every_stage_composes_with_batches_that_suit(files: list[File], machine:
     assert reward.batch_pairs <= min(roles.parts[kind].rows for kind in KINDS)
     assert stages["ppo"].rollout_prompts <= roles.parts["prompt"].rows
     assert 2 * stages["ppo"].sampling.max_new_tokens <= base.model.max_seq_len
-    assert all(stage.bad_rows == "skip" for stage in stages.values() if hasattr(stage, "bad_rows"))
+    # What stages made themselves has no bad rows: evaluate keeps stopping at one.
+    stopping = {name for name, stage in stages.items() if getattr(stage, "bad_rows", "skip") != "skip"}
+    assert stopping == {"evaluate"}
     assert base.zero.dtype == sft.zero.dtype == ("bfloat16" if machine.gpus else "float32")
 
 
