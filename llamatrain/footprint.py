@@ -266,11 +266,16 @@ class Footprint:
         return self.states.device + sum(parts)
 
 
-def models(model: ModelConfig, zero: ZeroConfig, ranks: int, learning: int, reading: int, device: str) -> Footprint:
-    """Return what models of one shape take that learn, and that are only read, without any of their work."""
-    own = trained(model, zero, ranks, device=device)
+def models(
+    model: ModelConfig, zero: ZeroConfig, ranks: int, learning: int, reading: int, device: str, scalars: int = 0
+) -> Footprint:
+    """Return what models of one shape take that learn, and that are only read, without any of their work.
+
+    `scalars` of those that learn have a scalar head in the place of the language model's.
+    """
+    language, scalar = (trained(model, zero, ranks, kind, device) for kind in (False, True))
     others = read(model, zero.dtype, ranks if zero.stage == 3 else 1, device=device)
-    states = sum((own for _ in range(learning)), States())
+    states = sum((scalar if number < scalars else language for number in range(learning)), States())
     return Footprint(
         states,
         reading * others.weights,
@@ -293,14 +298,15 @@ def training(
     learning: int = 1,
     reading: int = 0,
     learned: int | None = None,
+    scalars: int = 0,
 ) -> Footprint:
     """Return what a rank holds in the backward pass of a micro-batch: `rows` of `tokens` tokens.
 
-    `learning` models are trained, one after the other, beside `reading` ones; with `learned` tokens of each row the logits
+    `learning` models are trained (`scalars` of them with a scalar head), one after the other, beside `reading` ones; with `learned` tokens of each row the logits
     of these are held whole, as PPO does.
     """
     number = rows * tokens
-    held = models(model, zero, ranks, learning, reading, device)
+    held = models(model, zero, ranks, learning, reading, device, scalars)
     head = (
         loss_head(model, zero.dtype, number, device) if learned is None else logits(model, zero.dtype, rows * learned)
     )

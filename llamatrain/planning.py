@@ -127,14 +127,14 @@ class Work:
     def _beside(self, ranks: int, device: str) -> Footprint | None:
         if self.zero is None or not self.stays:
             return None
-        return footprint.models(self.model, self.zero, ranks, self.learning, self.reading, device)
+        return footprint.models(self.model, self.zero, ranks, self.learning, self.reading, device, self.scalars)
 
     def phases(self, memory: float, ranks: int, device: str = "cuda") -> Iterator[tuple[str, Footprint, str]]:
         """Yield each phase's name, footprint and batch in words, for so many bytes per rank that may be used."""
         zero = self.zero
         if zero is not None:
             size = self.size(memory, ranks, device)
-            shape = self.tokens, self.segments, device, self.learning, self.reading, self.learned
+            shape = self.tokens, self.segments, device, self.learning, self.reading, self.learned, self.scalars
             held = footprint.training(self.model, zero, ranks, size, *shape)
             yield "training", held, f"{size} x {self.tokens:,} tokens per rank"
         if self.whole or self.stays:
@@ -162,7 +162,8 @@ class Work:
         """Return the bytes of a node's memory that it needs, and those that copies of checkpoints take beside them."""
         each = 0.0 if self.zero is None or not machine.gpus else PROCESS
         if self.zero is not None:
-            own = footprint.models(self.model, self.zero, machine.ranks, self.learning, self.reading, machine.device)
+            counts = self.learning, self.reading, machine.device, self.scalars
+            own = footprint.models(self.model, self.zero, machine.ranks, *counts)
             each += own.states.host
         copies = self.checkpoint_bytes / machine.ranks * (2 if machine.gpus else 1)
         return machine.ranks_per_node * each, machine.ranks_per_node * copies

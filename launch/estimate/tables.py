@@ -62,6 +62,8 @@ def batches(found: Sequence[Estimated]) -> Iterator[str]:
             steps = f"{work.steps:,.0f} steps of " if work.steps else ""
             network = f"; network {one.pace.network:.2g} s of a step" if one.pace.network else ""
             yield f"{one.name}: {steps}{work.batch(machine.usable, machine.ranks, machine.device)}{network}"
+            if machine.gpus and machine.ranks > work.rows:
+                yield f"{one.name}: GPUs above the {work.rows:,} rows of a global batch buy nothing"
 
 
 def times(found: Sequence[Estimated], rates: Rates) -> Table:

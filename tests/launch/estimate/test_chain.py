@@ -13,6 +13,7 @@ from launch.estimate.config import PlanConfig
 from launch.programs import PROGRAMS, plans, schema_of
 from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
+from llamatrain.footprint import trained
 from llamatrain.planning import PACKED, Light, Work
 from toyworld.plan import DIALOGUE
 
@@ -86,3 +87,13 @@ def test_without_a_preset_nobody_knows_the_model() -> None:
         work_of("sft", [])
     with pytest.raises(UserError, match=r"there is no plan of 'ppoo'; did you mean 'ppo'\?; need pipeline or "):
         work_of("ppoo", [])
+
+
+def test_a_reward_models_states_are_those_of_a_scalar_model() -> None:
+    _, by_name = plan_of("cluster=cpu", pipeline=("preset=demo",))
+    one = next(one for one in by_name.values() if one.program == "reward")
+    work, machine = one.work, one.machine
+    assert work is not None and work.zero is not None
+    ((_, held, _),) = work.phases(machine.usable, machine.ranks, "cpu")
+    scalar, language = (trained(work.model, work.zero, machine.ranks, kind, "cpu").device for kind in (True, False))
+    assert held.states.device == scalar < language

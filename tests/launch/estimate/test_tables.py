@@ -7,7 +7,7 @@ import pytest
 from launch.estimate.__main__ import planned
 from launch.estimate.chain import grouped
 from launch.estimate.config import PlanConfig
-from launch.estimate.tables import device_hours, energy, reasons, total, watts
+from launch.estimate.tables import batches, device_hours, energy, reasons, total, watts
 from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
 
@@ -34,3 +34,12 @@ def test_a_step_is_said_to_leave_out_what_cpus_do_for_offloaded_states() -> None
         found, given, _ = planned(cfg, ["preset=llama2_7b", f"zero.offload_optimizer={offloads}"])
         said = any("without the time that CPUs take" in line for line in reasons(found, given, cfg.rates))
         assert said == offloads
+
+
+def test_gpus_above_the_rows_of_a_batch_are_said_to_buy_nothing() -> None:
+    told = {}
+    for gpus in (1024, 2048):
+        found, _, _ = planned(compose("plan", PlanConfig, [f"gpus={gpus}", "program=pretrain"]), ["preset=llama2_70b"])
+        told[gpus] = list(batches(found))
+    assert len(told[1024]) == 1
+    assert told[2048][1] == "pretrain: GPUs above the 1,024 rows of a global batch buy nothing"
