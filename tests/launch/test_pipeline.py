@@ -277,6 +277,7 @@ def at_work(folder: Path, repository: Path, *overrides: str) -> subprocess.Popen
     """Return a pipeline of fake programs in a process of its own, as its first stage is at work."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell has it ignored
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and nohup this one
         "from pathlib import Path; from launch import pipeline, programs; from llamatrain.config import presets\n"
         "presets.config_folder = lambda: Path('configs').resolve()\n"
         "from tests.launch.conftest import FAKE_PROGRAM, trio\n"

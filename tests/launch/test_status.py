@@ -246,7 +246,9 @@ def test_watching_writes_over_itself_and_ctrl_c_leaves_it(tmp_path: Path, reposi
     pipeline(tmp_path, pretrain="done")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 40))
-    command = [sys.executable, "-m", "launch", "status", str(tmp_path), "--watch"]
+    heard = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background shell has it ignored
+    code = f"{heard}; runpy.run_module('launch', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", code, "status", str(tmp_path), "--watch"]
     environ = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
     with Lock(tmp_path):
         watching = subprocess.Popen(
