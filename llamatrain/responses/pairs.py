@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -56,48 +57,12 @@ class Pair:
         return max(len(self.chosen), len(self.rejected))
 
 
-class Pairs(Sequence[Pair]):
-    """The pairs of a source, made from its tokenized rows when they are asked for."""
+class Made(Sequence[Pair], ABC):
+    """Pairs that are made when they are asked for."""
 
-    def __init__(self, rows: Rows, nth: NDArray[np.int64], source: str) -> None:
-        self.rows, self.nth, self.source = rows, nth, source
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @overload
-    def __getitem__(self, number: int) -> Pair: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Pair]: ...
-    def __getitem__(self, number: int | slice) -> Pair | list[Pair]:
-        """Return a pair by its place, or some of them."""
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
-        table, span = self.rows.span(number)
-        row, ids = self.rows.row[number], table["ids"][span]
-        chosen, rating = int(table["chosen"][row]), int(table["rating"][row])
-        return Pair(
-            chosen=ids[:chosen],
-            rejected=ids[chosen:],
-            rating=None if rating == NONE else RATINGS[rating],
-            chosen_safe=LABELLED[int(table["chosen_safe"][row])],
-            rejected_safe=LABELLED[int(table["rejected_safe"][row])],
-            is_adversarial=bool(table["is_adversarial"][row]),
-            source=self.source,
-            row=int(table["number"][row]) - 1,
-            nth=int(self.nth[number]),
-        )
-
-
-class Picked(Sequence[Pair]):
-    """Pairs of several sequences one after the other, or those of them with the given numbers; none is copied."""
-
-    def __init__(self, parts: Sequence[Sequence[Pair]], numbers: NDArray[np.int64] | None = None) -> None:
-        self.parts, self.numbers = parts, numbers
-        self.ends = list(itertools.accumulate(map(len, parts)))
-
-    def __len__(self) -> int:
-        return len(self.numbers) if self.numbers is not None else (self.ends or [0])[-1]
+    @abstractmethod
+    def at(self, place: int) -> Pair:
+        """Return a pair by its place, from 0."""
 
     @overload
     def __getitem__(self, number: int) -> Pair: ...
@@ -109,7 +74,49 @@ class Picked(Sequence[Pair]):
             return [self[place] for place in range(*number.indices(len(self)))]
         if not -len(self) <= number < len(self):
             raise IndexError(number)
-        place = number % len(self) if self.numbers is None else int(self.numbers[number])
+        return self.at(number % len(self))
+
+
+class Pairs(Made):
+    """The pairs of a source, made from its tokenized rows when they are asked for."""
+
+    def __init__(self, rows: Rows, nth: NDArray[np.int64], source: str) -> None:
+        self.rows, self.nth, self.source = rows, nth, source
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, place: int) -> Pair:
+        """Return a pair by its place."""
+        table, span = self.rows.span(place)
+        row, ids = self.rows.row[place], table["ids"][span]
+        chosen, rating = int(table["chosen"][row]), int(table["rating"][row])
+        return Pair(
+            chosen=ids[:chosen],
+            rejected=ids[chosen:],
+            rating=None if rating == NONE else RATINGS[rating],
+            chosen_safe=LABELLED[int(table["chosen_safe"][row])],
+            rejected_safe=LABELLED[int(table["rejected_safe"][row])],
+            is_adversarial=bool(table["is_adversarial"][row]),
+            source=self.source,
+            row=int(table["number"][row]) - 1,
+            nth=int(self.nth[place]),
+        )
+
+
+class Picked(Made):
+    """Pairs of several sequences one after the other, or those of them with the given numbers; none is copied."""
+
+    def __init__(self, parts: Sequence[Sequence[Pair]], numbers: NDArray[np.int64] | None = None) -> None:
+        self.parts, self.numbers = parts, numbers
+        self.ends = list(itertools.accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return len(self.numbers) if self.numbers is not None else (self.ends or [0])[-1]
+
+    def at(self, place: int) -> Pair:
+        """Return a pair by its place."""
+        place = place if self.numbers is None else int(self.numbers[place])
         part = bisect.bisect_right(self.ends, place)
         return self.parts[part][place - (self.ends[part - 1] if part else 0)]
 
