@@ -68,8 +68,9 @@ def test_distillation_feeds_the_fine_tuning_of_its_round_and_of_all_later_ones()
 
 
 def test_ghost_attention_is_learned_from_after_v3_and_measured() -> None:
-    assert not any("gatt" in name or "recall" in name for name in graph("preset=demo", "rounds=3").stages)
-    built = graph("preset=demo", "rounds=5")  # the paper's rounds
+    assert not any("gatt" in name or "recall" in name for name in graph("preset=demo", "rounds=5").stages)
+    assert "v4_gatt" in graph("rounds=4", **OWN, **PAIRS).stages  # by default as in the paper
+    built = graph("preset=demo", "rounds=5", "gatt=4")  # the paper's rounds
     assert [name for name in built.stages if "gatt" in name] == ["v4_gatt", "v5_gatt"]
     own = settings(built, "v4_gatt")
     assert (own["checkpoint"], own["round"]) == ("@v3_rejection_sampling/final", 4)
