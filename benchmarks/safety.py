@@ -1,10 +1,10 @@
 """Safety fine-tuning in the toy world: context distillation with its gate and without, and how much safety data it takes.
 
-    python benchmarks/safety.py distil --root runs/distil --seeds 0 1 2
+    python benchmarks/safety.py distill --root runs/distill --seeds 0 1 2
     python benchmarks/safety.py scaling --root runs/scaling --seeds 0 1 2
     python benchmarks/safety.py show
 
-`distil` fine-tunes the demo's SFT model, whose world teaches preprompts, on a fifth of its dialogues and as many of: answers
+`distill` fine-tunes the demo's SFT model, whose world teaches preprompts, on a fifth of its dialogues and as many of: answers
 that distillation kept (`gated`), all that are finished (`ungated`), other dialogues (`none`). `scaling` runs the pipeline's
 method safety_scaling. Both resume, and add a line per seed and model to results/safety.jsonl: means with their 95 % intervals
 over prompts, and differences to the model `none` or that without safety data. `show` prints them, and the means over the
@@ -50,7 +50,7 @@ Samples = dict[str, list[float]]  # prompt -> values of its samples
 def main() -> int:
     """Run, or show what was recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("distil", "scaling", "show"))
+    parser.add_argument("command", choices=("distill", "scaling", "show"))
     parser.add_argument("--root", type=Path)
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--settings", nargs="*", default=[], help="overrides of the pipeline, such as ranks=1")
@@ -60,7 +60,7 @@ def main() -> int:
         return 0
     if options.root is None:
         parser.error("need --root, the folder of the runs")
-    study, base = (distil, "none") if options.command == "distil" else (scale, "0")
+    study, base = (distill, "none") if options.command == "distill" else (scale, "0")
     for seed in options.seeds:
         folder = options.root.resolve() / f"s{seed}"
         found = dict(study(folder, seed, options.settings))
@@ -113,7 +113,7 @@ def pipeline(folder: Path, seed: str, *settings: str) -> None:
 # --- context distillation ----------------------------------------------------------------------------------------
 
 
-def distil(folder: Path, seed: str, settings: Sequence[str]) -> Iterator[tuple[str, dict[str, Samples]]]:
+def distill(folder: Path, seed: str, settings: Sequence[str]) -> Iterator[tuple[str, dict[str, Samples]]]:
     """Yield each model with what its answers measure."""
     pipeline(folder, seed, "world.guided_fraction=0.25", "until=v1_reward_safety", *settings)
     own = folder.with_name(f"{folder.name}_distilled")
@@ -185,7 +185,7 @@ def recorded(study: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 def show() -> None:
     """Print both studies, and draw the scaling."""
-    for study, order in (("distil", ARMS), ("scaling", SHARES)):
+    for study, order in (("distill", ARMS), ("scaling", SHARES)):
         found = recorded(study)
         models = [model for model in order if model in found]
         if not models:
