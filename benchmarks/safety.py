@@ -14,20 +14,13 @@ seeds, and draws docs/safety_scaling.svg. The seed `preset` is the preset's own.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from chain import commit, machine
+from recorded import ROOT, add, ends, lines_of, start, svg
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).resolve().parent / "results" / "safety.jsonl"
 PICTURE = ROOT / "docs" / "safety_scaling.svg"
 sys.path.insert(0, str(ROOT))
 
@@ -66,7 +59,7 @@ def main() -> int:
         found = dict(study(folder, seed, options.settings))
         for model, metrics in found.items():
             about = {"study": options.command, "seed": seed, "model": model}
-            record({**about, **told(metrics, found[base])})
+            add("safety", {**about, **told(metrics, found[base])})
     show()
     return 0
 
@@ -75,33 +68,12 @@ def told(metrics: dict[str, Samples], base: dict[str, Samples]) -> dict[str, Any
     """Return each metric's mean with its interval, its difference to the base's, and 41 quantiles of the scores."""
     line: dict[str, Any] = {"means": {}, "differences": {}, "quantiles": {}}
     for name, samples in metrics.items():
-        line["means"][name] = _ends(mean_interval(list(by_prompt(samples).values())))
-        line["differences"][name] = _ends(paired_interval(samples, base[name]))
+        line["means"][name] = ends(mean_interval(list(by_prompt(samples).values())))
+        line["differences"][name] = ends(paired_interval(samples, base[name]))
         if "score" in name:
             values = [value for own in samples.values() for value in own]
             line["quantiles"][name] = np.quantile(values, np.linspace(0, 1, 41)).round(3).tolist()
     return line
-
-
-def _ends(one: Any) -> list[float] | None:
-    return None if one is None or one.low is None else [round(value, 4) for value in (one.mean, one.low, one.high)]
-
-
-def record(line: dict[str, Any]) -> None:
-    """Add a line to the results."""
-    about = {"date": datetime.now(UTC).date().isoformat(), "commit": commit(), "machine": machine()}
-    with RESULTS.open("a") as file:
-        file.write(json.dumps({**line, **about}) + "\n")
-
-
-def start(*arguments: str) -> None:
-    """Start a program of this checkout; a finished run has nothing left to do."""
-    subprocess.run(
-        [sys.executable, "-m", "launch", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "WANDB_MODE": "disabled"},
-        check=True,
-    )
 
 
 def pipeline(folder: Path, seed: str, *settings: str) -> None:
@@ -176,8 +148,7 @@ def measured(folder: Path, held_out: str, borderline: str) -> dict[str, Samples]
 def recorded(study: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Return model -> seed -> line; of what was recorded twice the last one counts."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for text in RESULTS.read_text().splitlines() if RESULTS.exists() else ():
-        line = json.loads(text)
+    for line in lines_of("safety"):
         if line["study"] == study:
             found.setdefault(line["model"], {})[line["seed"]] = line
     return found
@@ -223,11 +194,6 @@ def _shown(mean: list[float], difference: list[float] | None) -> str:
 
 # --- the picture -------------------------------------------------------------------------------------------------
 
-COLOURS = ("#676d79", "#2a66cc", "#0b7a74", "#ad5208", "#7d45ba", "#c03050", "#4d7718", "#86610f")  # of page.css
-STYLE = """text{font:12px sans-serif;fill:#5b626d}.name{fill:#1d2129}.title{font-weight:600;fill:#1d2129}.grid{stroke:#e3e0d9}
-.dots{fill:none;stroke:var(--k);stroke-dasharray:2 3}.dot{fill:var(--k)}.span{stroke:var(--k);stroke-width:2;opacity:.3}
-.ridge{fill:var(--k);fill-opacity:.22;stroke:var(--k)}.mean{stroke:var(--k);stroke-width:2}.value{fill:var(--k)}"""
-
 
 def draw(found: dict[str, dict[str, dict[str, Any]]], models: Sequence[str]) -> None:
     """Draw the courses over the share, and the distributions of both scores, as one SVG file by the report's code."""
@@ -252,7 +218,7 @@ def draw(found: dict[str, dict[str, dict[str, Any]]], models: Sequence[str]) -> 
             for place, model in enumerate(models)
         ]
         drawn.append((title, [], ridges(rows, "score (logit)", title)))
-    PICTURE.write_text(_svg(drawn))
+    PICTURE.write_text(svg(drawn))
     print(f"\nwrote {PICTURE.relative_to(ROOT)}")
 
 
@@ -260,32 +226,6 @@ def _line(found: dict[str, dict[str, dict[str, Any]]], models: Sequence[str], me
     means = [over_seeds(found[model], metric) for model in models]
     points = [(float(place), mean) for place, (mean, _, _) in enumerate(means)]
     return Line(metric, points, colour, "dots", [(low, high) for _, low, high in means])
-
-
-def _svg(drawn: Sequence[tuple[str, Sequence[tuple[str, int]], Any]], columns: int = 2, gap: float = 34) -> str:
-    """Return drawings in columns, each below its title and legend, as the text of one SVG file."""
-    width = max(drawing.width for _, _, drawing in drawn)
-    bottoms, parts = [0.0] * columns, list[str]()
-    for number, (title, legend, drawing) in enumerate(drawn):
-        column = number % columns
-        x, y = column * (width + gap), bottoms[column]
-        parts.append(f'<text class="title" x="{x:.0f}" y="{y + 16:.0f}">{escape(title)}</text>')
-        for place, (name, colour) in enumerate(legend):
-            at = x + width - 150 * (len(legend) - place)
-            parts.append(f'<text x="{at:.0f}" y="{y + 16:.0f}" style="fill:{COLOURS[colour]}">■ {escape(name)}</text>')
-        parts.append(f'<g transform="translate({x:.0f} {y + 28:.0f})">')
-        for shape in drawing.shapes:
-            names = str(shape.attributes.get("class", "")).split()
-            colour = next((int(name[1:]) for name in names if name[:1] == "c" and name[1:].isdigit()), 0)
-            given = " ".join(f'{name}="{escape(str(value))}"' for name, value in shape.attributes.items())
-            parts.append(f'<{shape.tag} {given} style="--k:{COLOURS[colour]}">{escape(shape.text)}</{shape.tag}>')
-        parts.append("</g>")
-        bottoms[column] = y + drawing.height + 28 + gap
-    size = f"{columns * (width + gap):.0f} {max(bottoms):.0f}"
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 0 {size}" role="img">'
-    return "\n".join(
-        [head, f"<style>{STYLE}</style>", '<rect x="-8" width="100%" height="100%" fill="#fff"/>', *parts, "</svg>\n"]
-    )
 
 
 if __name__ == "__main__":

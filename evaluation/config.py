@@ -78,8 +78,9 @@ MEASURES = Measures(
     },
     by={
         GOLD: "The gold judge knows the truth of the toy world: its scores are what counts, and nothing is trained on them.",
-        SCORES: "The reward models' scores are logits, and the training signal's own view: what tuning raised, whether or "
-        "not it is better. They saw only what fine-tuned models answer, so a pretrained model is not scored.",
+        SCORES: "The reward models' scores are logits. With folds they are those of models that nothing was tuned by; without, "
+        "the training signal's own view: what tuning raised, whether or not it is better. These models saw only what "
+        "fine-tuned models answer, so a pretrained model is not scored.",
     },
     of_kind={
         "harmless": (

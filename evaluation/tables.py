@@ -32,7 +32,7 @@ GROUPS = {  # who says so -> metric -> its name there
     "on held-out text": TEXT,
 }
 NOTE = (
-    "The reward models' scores are logits, and the training signal's own view. These models saw only what fine-tuned models answer, "
+    "The reward models' scores are logits: without folds the training signal's own view. These models saw only what fine-tuned models answer, "
     "so a pretrained model's responses are not scored here."
 )
 

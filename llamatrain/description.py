@@ -83,12 +83,17 @@ class Trials:
 
 @dataclass(frozen=True)
 class Against:
-    """A file of scored responses from the course of a run, against a number that each row has."""
+    """A file of scored responses from the course of a run, against a number that each row has.
+
+    Where given, `held_out` is a metric that is measured now and then, against the metric `over` which has that number.
+    """
 
     file: str
     key: str
     title: str
     x_label: str
+    held_out: str = ""
+    over: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from llamatrain import distributed
+from llamatrain.data.folds import conversation_key
 from llamatrain.errors import UserError
+from llamatrain.responses.models import frozen_model
 from llamatrain.responses.prompts import Prompt, load_prompts
 from llamatrain.responses.rollouts import Rollout, pack_rollouts, sample_rollouts
 from llamatrain.responses.scoring import combined_logits, gate_closes, hold_back, scores_at_end
@@ -20,11 +25,15 @@ from .passes import passes
 from .ppo_config import PPOConfig
 
 SCORE = "eval/score_combined"  # by which the best checkpoint is chosen
+LARGEST = 10  # of so many prompts one is held out, at most
 Scored = tuple[int, Rollout, float, float]  # place among the prompts, answer, helpfulness and safety
 
 
 class HeldOut:
-    """Held-out prompts, which are answered greedily or by noise of their own: at every iteration by the same."""
+    """Held-out prompts, which are answered greedily or by noise of their own: at every iteration by the same.
+
+    `learned_from` are the prompts that are left to learn from.
+    """
 
     def __init__(
         self,
@@ -36,15 +45,24 @@ class HeldOut:
     ) -> None:
         """Read the prompts; without any nothing is measured. UserError where one is among those that PPO learns from."""
         self.cfg, self.tokenizer, self.context = cfg, tokenizer, context
-        self.prompts: list[Prompt] = []
+        self.learned_from, self.prompts = learned_from, list[Prompt]()
+        self.scored_apart_by: dict[str, Any] = {}  # key -> reward model
         if cfg.prompts_eval:
             room = cfg.sampling.max_new_tokens
             self.prompts = load_prompts(
                 cfg.prompts_eval, tokenizer, context, room, cfg.max_prompts_eval, cfg.too_long, say
             )
             self._refuse_known(learned_from)
+        elif cfg.hold_out:
+            self.learned_from, self.prompts = divided(learned_from, cfg.hold_out)
+        if self.prompts:
             say(f"{len(self.prompts):,} held-out prompts, answered every {cfg.run.eval_every} iterations")
         self.sampling = Sampling(cfg.eval_temperature, 1.0, cfg.sampling.max_new_tokens, cfg.run.seed, "ppo_eval")
+
+    def load(self, parents: Mapping[str, Path], whole: bool) -> None:
+        """Load the reward models that score these answers alone, as the others are loaded."""
+        for key in self.cfg.scored_apart_by:
+            self.scored_apart_by[key] = frozen_model(parents[key], self.cfg.zero, scalar=True, whole=whole)
 
     def _refuse_known(self, learned_from: list[Prompt]) -> None:
         known = {tuple(prompt.tokens) for prompt in learned_from}
@@ -77,10 +95,11 @@ class HeldOut:
     @torch.no_grad()
     def _scores(self, models: Models, rollouts: list[Rollout]) -> list[tuple[float, float]]:
         """Return helpfulness and safety of this rank's answers, with as many forward passes as every rank makes."""
-        found: list[tuple[float, float]] = []
+        apart, found = self.scored_apart_by, list[tuple[float, float]]()
+        judges = apart.get("eval_helpfulness", models.helpfulness), apart.get("eval_safety", models.safety)
         for part in passes(self.cfg, rollouts, self.context):
             packed = pack_rollouts(rollouts[part], self.context, distributed.device())
-            pair = (scores_at_end(model, packed).tolist() for model in (models.helpfulness, models.safety))
+            pair = (scores_at_end(model, packed).tolist() for model in judges)
             found += zip(*pair, strict=True)
         return found
 
@@ -103,3 +122,18 @@ class HeldOut:
         found["eval/finished"] = mean([float(rollout.finished) for rollout in rollouts])
         found["eval/response_length"] = mean([float(len(rollout.tokens)) for rollout in rollouts])
         return found
+
+
+def divided(prompts: list[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Return the prompts to learn from and `count` to hold out, at most one in LARGEST, whose opening no other shares.
+
+    By a hash of a conversation's first question, and by another one than that of folds, by which prompts may be chosen.
+    """
+    places: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(conversation_key({"messages": prompt.messages}), []).append(place)
+    held, wanted = set[int](), min(count, max(1, len(prompts) // LARGEST))
+    for key in sorted(places, key=lambda key: hashlib.sha256(f"held out of PPO/{key}".encode()).digest()):
+        if len(held) + len(places[key]) <= wanted:
+            held.update(places[key])
+    return [p for i, p in enumerate(prompts) if i not in held], [prompts[i] for i in sorted(held)]

@@ -112,7 +112,7 @@ def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
         cfg.micro_batch_size,
         learning=2,
         scalars=1,
-        reading=3,
+        reading=3 + len(cfg.scored_apart_by),
         learned=min(cfg.sampling.max_new_tokens, model.max_seq_len),
         segments=True,
         stays=True,

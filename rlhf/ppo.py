@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from llamatrain import distributed, heartbeat, hf_tokenizer
+from llamatrain import checkpoint, distributed, heartbeat, hf_tokenizer
 from llamatrain.config.program import main
 from llamatrain.data.order import shuffled
 from llamatrain.data.skipped import BadRows
@@ -74,7 +74,7 @@ class Inputs:
 def train(cfg: PPOConfig) -> None:
     """Train a chat model against the reward models."""
     distributed.setup()
-    parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
+    parents = parents_of(cfg)
     inputs, text = plan(cfg, parents, distributed.world_size())
     data, fixed = {"prompts": prompts_fingerprint(cfg.prompts)}, ("rollout_prompts", "max_prompts", "too_long")
     if inputs.replay is not None:
@@ -82,6 +82,7 @@ def train(cfg: PPOConfig) -> None:
     with Run(cfg.run, "ppo", cfg, parents, data, fixed, then=PROGRAMS["ppo"].then) as run:
         run.print(text)
         models = load_models(cfg, parents, run.resumes(), inputs.whole)
+        inputs.held_out.load(parents, inputs.whole)
         course = Course(cfg, run, models, inputs.tokenizer)
         iteration = course.resume()
         run.expect(cfg.iterations)
@@ -156,6 +157,12 @@ def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
     return True
 
 
+def parents_of(cfg: PPOConfig) -> dict[str, Path]:
+    """Return the verified folders of the models that are read, by their configuration keys."""
+    apart = {key: checkpoint.resolve(path, "reward") for key, path in cfg.scored_apart_by.items()}
+    return sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety) | apart
+
+
 def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, str]:
     """Choose sizes for so many ranks and read the prompts; return them, and in words what will be trained on them."""
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
@@ -172,6 +179,8 @@ def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, 
         notes.append,
         bad,
     )
+    held_out = HeldOut(cfg, tokenizer, context, prompts, notes.append)
+    prompts = held_out.learned_from
     epochs = cfg.iterations * cfg.rollout_prompts / len(prompts)
     batch = ("rollout_prompts", cfg.rollout_prompts)
     check_length(batch, len(prompts), "prompts", epochs, ("iterations",), cfg.run.given)
@@ -182,14 +191,13 @@ def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, 
         f"{counted(epochs, 'epoch', '.3g')} of {len(prompts):,} prompts; {cfg.micro_batch_size} responses per rank at once"
         f"{padding_in_words(cfg.mini_batch_prompts, cfg.micro_batch_size, ranks)}"
     )
-    held_out = HeldOut(cfg, tokenizer, context, prompts, notes.append)
     replay = Replay(cfg, cfg.replay, tokenizer, context) if cfg.replay is not None else None
     return Inputs(tokenizer, context, prompts, held_out, replay, whole), "\n".join([*notes, *where])
 
 
 def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
     """Return the plan for so many ranks (None: those of the launcher); nothing is written."""
-    parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
+    parents = parents_of(cfg)
     ranks = ranks or distributed.world_size()
     return "\n".join([plan(cfg, parents, ranks)[1], told(PLANS["ppo"], cfg, ranks)])
 

@@ -72,6 +72,9 @@ class PPOConfig:
     max_prompts: int | None = field(metadata=least(1))
     prompts_eval: list[str] = field(metadata=reads("prompt") | MEASURES | formerly([]))
     max_prompts_eval: int | None = field(metadata=least(1) | MEASURES | formerly(None))
+    hold_out: int = field(metadata=least(0) | formerly(0))  # so many are not learned from: it can change the result
+    eval_helpfulness: str | None = field(metadata=reads("checkpoint", "reward") | MEASURES | formerly(None))
+    eval_safety: str | None = field(metadata=reads("checkpoint", "reward") | MEASURES | formerly(None))
     eval_temperature: float = field(metadata=least(0) | MEASURES | formerly(0.0))
     too_long: str = field(metadata=one_of(TOO_LONG))
     bad_rows: str = field(metadata=one_of(BAD_ROWS))
@@ -104,7 +107,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Check values."""
         check_values(self)
-        self.run.need_held_out(bool(self.prompts_eval), "held-out prompts to stop early by (prompts_eval)")
+        self.run.need_held_out(self.holds_out, "held-out prompts to stop early by (prompts_eval or hold_out)")
         if self.sampling.temperature == 0:
             raise UserError(
                 "sampling.temperature=0: need a number above 0, as PPO learns from differences between samples"
@@ -120,6 +123,17 @@ class PPOConfig:
             )
         if self.kl.target is not None and self.kl_coef == 0:
             raise UserError("kl_coef=0: need a number above 0, as kl.target adapts it by factors")
+
+    @property
+    def holds_out(self) -> bool:
+        """Tell whether held-out prompts are answered while it learns."""
+        return bool(self.prompts_eval or self.hold_out)
+
+    @property
+    def scored_apart_by(self) -> dict[str, str]:
+        """Return key -> checkpoint of the reward models that score held-out answers alone."""
+        models = {"eval_helpfulness": self.eval_helpfulness, "eval_safety": self.eval_safety} if self.holds_out else {}
+        return {key: path for key, path in models.items() if path is not None}
 
     @property
     def updates_per_iteration(self) -> int:
@@ -150,7 +164,7 @@ PPO_CHARTS = (
     ),
     Chart(
         "Held-out prompts",
-        "scored by the same reward models",
+        "scored by the same reward models, or by those of eval_helpfulness and eval_safety",
         "mean logit",
         {
             "eval/score_combined": "combined",
@@ -187,6 +201,16 @@ PPO = Program(
     size="{step} × {rollout_prompts} responses",
     trained_on="{step} iterations of {rollout_prompts} responses",
     chats=True,
-    charts=(Against("samples.jsonl", "kl", "KL", "KL from the start, nats per response"), *PPO_CHARTS),
+    charts=(
+        Against(
+            "samples.jsonl",
+            "kl",
+            "KL",
+            "KL from the start, nats per response",
+            held_out="eval/score_combined",
+            over="ppo/kl",
+        ),
+        *PPO_CHARTS,
+    ),
     learns_from=(Table("PPO's batches", "rollout", file="samples.jsonl"),),
 )

@@ -14,7 +14,7 @@ from llamatrain.start import rows_at_once
 
 from .ppo_config import PPOConfig
 
-LEARNING, READING = 2, 3  # models
+LEARNING, READING = 2, 3  # models, but those that score held-out answers alone
 
 
 def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> tuple[bool, list[str]]:
@@ -23,10 +23,10 @@ def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> tupl
     Returns whether the models that are only read stay whole (`keeps_whole`). Under ZeRO-3 the policy is gathered while it
     generates.
     """
-    learned = min(context, cfg.sampling.max_new_tokens)
-    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, LEARNING, READING, learned)
+    learned, reading = min(context, cfg.sampling.max_new_tokens), READING + len(cfg.scored_apart_by)
+    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, LEARNING, reading, learned)
     model = load_config(policy)[0]
-    held = models_bytes(model, cfg.zero, ranks, LEARNING, READING, distributed.device().type)
+    held = models_bytes(model, cfg.zero, ranks, LEARNING, reading, distributed.device().type)
     cfg.generation_batch_size = responses_at_once(
         cfg.generation_batch_size, model, cfg.zero.dtype, int(cfg.zero.stage == 3), ranks, held
     )
@@ -45,14 +45,15 @@ def keeps_whole(cfg: PPOConfig, model: ModelConfig, context: int, ranks: int) ->
     assert cfg.generation_batch_size is not None
     model, zero = replace(model, activation_checkpointing=cfg.activation_checkpointing), cfg.zero
     device, learned = distributed.device().type, min(context, cfg.sampling.max_new_tokens)
+    reading = READING + len(cfg.scored_apart_by)
     learning = footprint.training(
-        model, zero, ranks, cfg.micro_batch_size, context, True, device, LEARNING, READING, learned
+        model, zero, ranks, cfg.micro_batch_size, context, True, device, LEARNING, reading, learned
     )
     responses = min(cfg.generation_batch_size, largest_share(cfg.rollout_prompts, ranks))
-    beside = footprint.models(model, zero, ranks, LEARNING, READING, device)
+    beside = footprint.models(model, zero, ranks, LEARNING, reading, device)
     sampling = footprint.sampling(model, zero.dtype, responses, context, 1, beside)
     unsharded, shard = (footprint.read(model, zero.dtype, many, device=device).weights for many in (1, ranks))
-    more, left = READING * (unsharded - shard), spare(ranks, learning, sampling)
+    more, left = reading * (unsharded - shard), spare(ranks, learning, sampling)
     whole = left >= more and not zero.offload_parameters
     kept = "whole on every rank" if whole else "sharded over the ranks"
     return whole, [

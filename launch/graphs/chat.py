@@ -20,7 +20,7 @@ from llamatrain.keys import check_values, least, one_of
 from ..graph import Graph, Stage
 from ..measure.stages import measure_kept
 from .attention import ghost_attention
-from .measuring import finals, judge_what_was_learned_from, measure
+from .measuring import Rewards, finals, judge_what_was_learned_from, measure
 
 METHODS = ("chat", "safety_scaling")  # the graphs that there are (launch/graphs/methods.py)
 KINDS = ("helpfulness", "safety")
@@ -126,7 +126,7 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
         data = made_by(world, data)
     corpus, base = pretrained(g, cfg, data)
     models = {"base": base}
-    rewards: dict[str, Stage] = {}
+    rewards: dict[str, list[Stage]] = {}
     sampled: list[Stage] = []  # by rejection sampling, a stage per round
     further: list[str] = []  # rows of distillation and of Ghost Attention so far
     if data.dialogues:
@@ -145,7 +145,7 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
                     break
                 start = models[cfg.rejection_base]
                 if cfg.distill is not None and n >= cfg.distill:
-                    read = {"checkpoint": policy, "safety": rewards["safety"].final}
+                    read = {"checkpoint": policy, "safety": rewards["safety"][0].final}
                     further.append(g.add("distill", prompts=data.prompts, round=later(n), **read) / "distilled.jsonl")
                 if cfg.gatt is not None and n >= cfg.gatt:
                     further.append(ghost_attention(g, data, world, policy, later(n)))
@@ -156,7 +156,8 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
                 sampled.append(g.add("rejection_sampling", checkpoint=policy, base=start, **tuned, **own))
                 models[f"rs_v{n}"] = policy = sampled[-1].final
         if sampled and cfg.ppo:
-            ppo = g.add("ppo", checkpoint=policy, prompts=data.prompts, **finals(rewards))
+            apart = {f"eval_{kind}": model for kind, model in finals(rewards, unused=True).items() if cfg.folds > 1}
+            ppo = g.add("ppo", checkpoint=policy, prompts=data.prompts, **finals(rewards), **apart)
             models["ppo"] = ppo.final
     else:
         g.leave_out("fine-tuning and all later stages", "data.dialogues")
@@ -269,8 +270,8 @@ def pairs_of(rated: list[Rated], kind: str, without: int | None) -> list[str]:
     ]
 
 
-def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict[str, Stage]:
-    """Train the reward models of the kinds that there are preferences of; return the first fold's of each.
+def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict[str, list[Stage]]:
+    """Train the reward models of the kinds that there are preferences of; return those of all folds.
 
     Each is measured on held-out preferences of its kind, with the other kind's model beside it (table 8).
     """
@@ -288,7 +289,7 @@ def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict
             g.leave_out(f"the accuracy of the {kind} reward model", f"data.preferences_eval.{kind}, or folds=5")
         elif cfg.folds > 1:
             g.add("reward.evaluate", f"accuracy_{kind}", pool=measured)
-    return {kind: made[kind][0] for kind in kinds}
+    return made
 
 
 def held_out_of(cfg: Chat, kind: str, k: int, newest: Rated) -> list[str]:
@@ -312,7 +313,7 @@ def reward_model(g: Graph, cfg: Chat, kind: str, k: int, start: Stage, rated: li
     return g.add("reward", f"reward_{kind}{end}", **own, **mix)
 
 
-def can_tune(g: Graph, data: Data, rewards: Mapping[str, Stage]) -> bool:
+def can_tune(g: Graph, data: Data, rewards: Rewards) -> bool:
     """Tell whether there is what rejection sampling and PPO need; note it where there is not."""
     need = [f"data.preferences.{kind} (or data.ratings)" for kind in KINDS if kind not in rewards]
     need += [] if data.prompts else ["data.prompts"]

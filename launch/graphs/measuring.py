@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..graph import Graph, Stage
@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from .chat import Data
 
 Rows = dict[str, dict[str, str | None]]  # model -> what `evaluate` reads of it
+Rewards = Mapping[str, Sequence[Stage]]  # kind -> a reward model per fold
 
 
-def finals(stages: Mapping[str, Stage]) -> dict[str, str]:
-    """Return kind -> checkpoint."""
-    return {kind: stage.final for kind, stage in stages.items()}
+def finals(rewards: Rewards, unused: bool = False) -> dict[str, str]:
+    """Return kind -> checkpoint of the reward model of fold 0, which models learn from.
+
+    Those that are `unused` are of fold 1, where there is one: what they score higher is not their own fault.
+    """
+    return {kind: models[min(int(unused), len(models) - 1)].final for kind, models in rewards.items()}
 
 
 def measure(
@@ -24,7 +28,7 @@ def measure(
     data: Data,
     world: Stage | None,
     models: Mapping[str, str],
-    rewards: Mapping[str, Stage],
+    rewards: Rewards,
     corpus: Stage | None,
 ) -> None:
     """Sample every model on held-out prompts, judge where there is a world, compare; on borderline prompts by themselves."""
@@ -57,12 +61,14 @@ def answered(
     prompts: list[str],
     world: Stage | None,
     models: Mapping[str, str],
-    rewards: Mapping[str, Stage],
+    rewards: Rewards,
 ) -> Rows:
     """Have every model answer prompts, and its answers judged where there is a world; `which` they are names the stages."""
     rows: Rows = {}
     for name, model in models.items():
-        sample = g.add("sample", f"sample_{which}{name}", checkpoint=model, prompts=prompts, **finals(rewards))
+        sample = g.add(
+            "sample", f"sample_{which}{name}", checkpoint=model, prompts=prompts, **finals(rewards, unused=True)
+        )
         rows[name] = {"checkpoint": model, "responses": sample / "responses.jsonl", "judgements": None}
     for name in rows if world is not None else ():
         judge = g.add("judge", f"judge_{which}{name}", world=world, responses=rows[name]["responses"])

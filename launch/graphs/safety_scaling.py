@@ -35,7 +35,7 @@ def safety_scaling(g: Graph, cfg: Chat, data: Data) -> None:
         models[named(share)] = g.add("sft", f"sft_{named(share)}", checkpoint=base, train=part, **text).final
     sft = g.add("sft", checkpoint=base, train=data.dialogues, **text)
     models[named(1.0)] = sft.final
-    rewards: dict[str, Stage] = {}
+    rewards: dict[str, list[Stage]] = {}
     with g.round(1):
         rated = [Rated(data.preferences, data.preferences_eval, cfg.folds)] if data.preferences else []
         rated += collected(g, cfg, data, world, {"base": base, "sft": sft.final}, 1)

@@ -177,15 +177,26 @@ def over_course(story: Story, stage: StageRun, about: Against) -> list[Card]:
                 lines.append(Line(name, points, colour, "dots", spans))
         if lines:
             card = _card(title, stage, lines, y_label, about.x_label)
-            cards.append(replace(card, note=f"{stage.name}: {_best(rows, about)}") if value is gold else card)
-    return cards
+            whole = [(x, y) for x, y, _, _ in _dots(rows, about.key, gold)]  # of all prompts together
+            cards.append(replace(card, note=f"{stage.name}: {_best(whole, about, 'gold')}") if value is gold else card)
+    return [*cards, *_held_out(stage, about)]
 
 
-def _best(rows: Sequence[Row], about: Against) -> str:
-    """Return in words where the gold score of all prompts together is best: beyond it the policy is over-optimised."""
-    steps = [(x, y) for x, y, _, _ in _dots(rows, about.key, gold)]
-    x, y = max(steps, key=lambda dot: dot[1])
-    return f"best gold score {y:.3f} at {about.title} {x:.2f}, {steps[-1][1]:.3f} at the largest"
+def _held_out(stage: StageRun, about: Against) -> list[Card]:
+    """Return the score of held-out prompts in the course of a run, by models that may be others than it learns from."""
+    known = {0.0: 0.0, **dict(stage.series.get(about.over, ()))}  # nothing has moved before the first step
+    dots = sorted((known[step], value) for step, value in stage.series.get(about.held_out, ()) if step in known)
+    if len(dots) < 2:
+        return []
+    title = f"Held-out prompts against {about.title}"
+    card = _card(title, stage, [Line("held-out", dots, 1, "dots")], "combined score (logit)", about.x_label)
+    return [replace(card, note=f"{stage.name}: {_best(dots, about, 'held-out')}", legend=())]
+
+
+def _best(dots: Sequence[tuple[float, float]], about: Against, whose: str) -> str:
+    """Return in words where a score is best: beyond it the policy is over-optimised."""
+    x, y = max(dots, key=lambda dot: dot[1])
+    return f"best {whose} score {y:.3f} at {about.title} {x:.2f}, {dots[-1][1]:.3f} at the largest"
 
 
 def _dots(

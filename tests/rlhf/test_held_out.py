@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from llamatrain.errors import UserError
 from llamatrain.generation import generate
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.settings import Sampling
-from rlhf.held_out import HeldOut
+from rlhf.held_out import HeldOut, divided
 from rlhf.ppo import dry_run
 
 from . import plain
@@ -73,6 +74,40 @@ def test_prompts_that_are_learned_from_are_refused(world: dict[str, str], tmp_pa
         dry_run(composed(world, tmp_path, "b", both, "iterations=3"), 1)
 
 
+def test_some_prompts_are_held_out_where_no_file_is_given(world: dict[str, str], tmp_path: Path) -> None:
+    cfg = composed(world, tmp_path, "ppo")
+    tokenizer = hf_folder.load_tokenizer(Path(world["checkpoint"]))
+    write_prompts(tmp_path / "all.jsonl", 60)
+    prompts = load_prompts([str(tmp_path / "all.jsonl")], tokenizer, 128, 8, None, "stop", print)
+    [(few, two), (fewer, most)] = (divided(prompts, count) for count in (2, 30))
+    assert len(two) == 2 and len(most) == 6 and {p.id for p in two} < {p.id for p in most}  # at most a tenth
+    assert [p for p in prompts if p not in two] == few and len(fewer) == 54
+    twice = [*prompts, *(replace(p, id=f"{p.id}/again") for p in prompts)]
+    learned, held = divided(twice, 8)
+    assert not {str(p.messages) for p in learned} & {str(p.messages) for p in held}  # a question is on one side
+    said = list[str]()
+    assert HeldOut(replace(cfg, hold_out=2), tokenizer, 128, prompts, said.append).learned_from == few
+    assert said == ["2 held-out prompts, answered every 20 iterations"]
+
+
+def test_held_out_answers_are_scored_by_models_of_their_own(
+    world: dict[str, str], tmp_path: Path, prompts_eval: str
+) -> None:
+    """With the two models exchanged the scores are each other's, and what is learned stays the same."""
+    more = ["iterations=2", "run.eval_every=2", prompts_eval]
+    apart = [f"eval_helpfulness={world['safety']}", f"eval_safety={world['helpfulness']}"]
+    one, other = ppo(world, tmp_path, "one", *more), ppo(world, tmp_path, "other", *more, *apart)
+    first, second = weights(one), weights(other)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    cfg = composed(world, tmp_path, "ppo", prompts_eval, *apart)
+    models = five_models(cfg, world)
+    exchanged = replace(models, helpfulness=models.safety, safety=models.helpfulness)
+    tokenizer = hf_folder.load_tokenizer(Path(world["checkpoint"]))
+    expected = HeldOut(cfg, tokenizer, 128, [], print).measure(exchanged)
+    assert measures(other)[0] == pytest.approx({"step": 0, **expected}, abs=1e-5)
+    assert measures(one)[0] != measures(other)[0]
+
+
 def test_the_run_stops_by_held_out_scores_and_ends_with_the_best(
     world: dict[str, str], tmp_path: Path, prompts_eval: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,5 +123,7 @@ def test_the_run_stops_by_held_out_scores_and_ends_with_the_best(
 
 
 def test_stopping_early_needs_held_out_prompts(world: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"run\.patience=2: need held-out prompts to stop early by \(prompts_eval\)"):
+    with pytest.raises(
+        UserError, match=r"run\.patience=2: need held-out prompts to stop early by \(prompts_eval or hold_out\)"
+    ):
         composed(world, tmp_path, "ppo", "run.patience=2")

@@ -209,6 +209,17 @@ def test_folds_of_ratings_leave_those_of_earlier_preferences_as_they_are() -> No
     assert reward["eval"] == ["rated/v1_preferences.jsonl@safety@fold3/6"]
 
 
+def test_with_folds_models_are_measured_by_reward_models_that_nothing_learned_from() -> None:
+    built = graph("preset=demo", "rounds=2", "folds=3")
+    for kind in KINDS:
+        for stage in ("v2_rejection_sampling", "ppo"):
+            assert settings(built, stage)[kind] == f"@v2_reward_{kind}_0/final"
+        for stage in ("sample_sft", "sample_ppo"):
+            assert settings(built, stage)[kind] == f"@v2_reward_{kind}_1/final"
+        assert settings(built, "ppo")[f"eval_{kind}"] == f"@v2_reward_{kind}_1/final"
+        assert f"eval_{kind}" not in settings(graph("preset=demo"), "ppo")
+
+
 def test_preferences_that_do_not_change_train_reward_models_once() -> None:
     built = graph("rounds=2", **OWN, **PAIRS)
     assert [name for name in built.stages if "reward" in name] == ["v1_reward_helpfulness", "v1_reward_safety"]

@@ -10,6 +10,7 @@ import pytest
 
 from launch.report import scores
 from launch.report.parts import Card
+from launch.stage_run import StageRun
 from launch.story import Story
 from llamatrain.data.rows import write_rows
 from llamatrain.description import Against
@@ -72,12 +73,27 @@ def test_the_temperatures_that_were_tried_are_drawn(tmp_path: Path) -> None:
     assert len(paths) >= 3
 
 
-def test_the_best_gold_score_is_named_over_the_kl(tmp_path: Path) -> None:
-    """Planted: the score rises to the end, the gold score to the middle."""
+def test_the_best_score_is_named_over_the_kl(tmp_path: Path) -> None:
+    """Planted: the score rises to the end, the gold score to the middle, and that of held-out prompts to the third of four."""
+    folder = tmp_path / "ppo"
     rows = [
-        {"step": step, "kl": float(step), "is_adversarial": False, "combined": 0.5, "judgement": {"helpfulness": gold}}
-        for step, gold in enumerate((0.2, 0.5, 0.7, 0.6, 0.3))
+        {"step": step, "kl": float(step), "is_adversarial": False, "combined": 0.5, "prompt_id": "p", "response": "r"}
+        for step in range(5)
         for _ in range(3)
     ]
-    about = Against("samples.jsonl", "kl", "KL", "KL, nats")
-    assert scores._best(rows, about) == "best gold score 0.700 at KL 2.00, 0.300 at the largest"
+    marks = [{"prompt_id": "p", "helpfulness": gold} for gold in (0.2, 0.5, 0.7, 0.6, 0.3) for _ in range(3)]
+    measured = zip((0, 2, 4, 6), (0.5, 1.0, 1.5, 1.25), strict=True)
+    metrics = [{"step": step, "time": 0, "eval/score": score, "kl": step / 2} for step, score in measured]
+    write_rows(folder / "samples.jsonl", rows)
+    write_rows(
+        folder / "metrics.jsonl", [{k: v for k, v in row.items() if k != "kl" or row["step"]} for row in metrics]
+    )
+    write_rows(tmp_path / "judge" / "judgements.jsonl", marks)
+    story = Story(tmp_path)
+    stage = StageRun("ppo", "ppo", folder, [])
+    story.judgements = lambda _: marks  # type: ignore[method-assign]
+    about = Against("samples.jsonl", "kl", "KL", "KL, nats", held_out="eval/score", over="kl")
+    cards = {card.title: card for card in scores.over_course(story, stage, about)}
+    assert cards["Gold judge against KL"].note == "ppo: best gold score 0.700 at KL 2.00, 0.300 at the largest"
+    held_out = cards["Held-out prompts against KL"]
+    assert held_out.note == "ppo: best held-out score 1.500 at KL 2.00, 1.250 at the largest"

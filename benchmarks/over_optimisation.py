@@ -1,0 +1,205 @@
+"""PPO against reward models of three strengths: where their score goes on rising and the gold judge's falls (Gao et al. 2022).
+
+    python benchmarks/over_optimisation.py run --demo runs/demo --root runs/over_optimisation --seeds 0 1 2
+    python benchmarks/over_optimisation.py show
+
+From a finished demo come the SFT model, which PPO starts from without a KL penalty, its pairs and its harmless prompts. A reward
+model is trained on a share of the pairs; one of the same strength, on other pairs, scores the answers to held-out prompts, by
+which a run can stop. PPO's rollouts are judged. A line per seed goes to results/over_optimisation.jsonl, with the fit of
+R(d) = R(0) + d (a - b ln d), d the root of the KL divergence; a seed that has one for this commit is passed over. About ten minutes of
+processor time per seed. `show` prints the lines and draws docs/over_optimisation.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from chain import commit
+from recorded import ROOT, add, lines_of, start, svg
+
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+from evaluation.measures import logit
+from launch.report.figures import Line, line_chart
+from llamatrain.data.kinds import JudgementRow, PromptRow, RolloutRow
+from llamatrain.data.rows import read_rows, write_rows
+
+NAME = "over_optimisation"
+PARTS = {"weak": 16, "middle": 4, "strong": 2}  # strength -> one of so many parts of the pairs
+ITERATIONS, EVERY, ROLLOUTS, PATIENCE = 100, 5, 64, 3  # of PPO; evaluations without a better one
+GUARDS = ("kl_per_token", "entropy_fraction", "length_growth", "unfinished_rise", "ratio", "value_loss")
+PICTURE = ROOT / "docs" / "over_optimisation.svg"
+
+
+def main() -> int:
+    """Run, or show what was recorded."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "show"))
+    parser.add_argument("--demo", type=Path, help="a finished demo")
+    parser.add_argument("--root", type=Path, help="folder of the runs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = parser.parse_args()
+    if options.command == "run":
+        if options.demo is None or options.root is None:
+            parser.error("need --demo, a finished demo, and --root, the folder of the runs")
+        known = {(line["seed"], line["commit"]) for line in lines_of(NAME)}
+        for seed in options.seeds:
+            if (seed, commit()) not in known:
+                add(NAME, {"seed": seed, **run(options.demo.resolve(), options.root.resolve() / f"s{seed}", seed)})
+    show()
+    return 0
+
+
+# --- a seed ------------------------------------------------------------------------------------------------------
+
+
+def run(demo: Path, own: Path, seed: int) -> dict[str, Any]:
+    """Train against each strength and judge it; return what a line tells."""
+    own.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(demo / "world" / "prompts.jsonl", PromptRow)
+    write_rows(own / "prompts.jsonl", (row for row in rows if not row["is_adversarial"]))
+    found: dict[str, Any] = {}
+    for name, parts in PARTS.items():
+        trained, other = (reward_model(demo, own, seed, f"{name}_{fold}", f"fold{fold}/{parts}") for fold in (0, 1))
+        policy(demo, own, seed, name, trained, other)
+        start("judge", f"run.dir={own}", f"run.name=judge_{name}", f"world={demo}/world",
+              f"responses={own}/ppo_{name}/samples.jsonl")  # fmt: skip
+        accuracy = [series(folder, "eval/accuracy")[-1][1] for folder in (trained, other)]
+        found[name] = {"accuracy": accuracy, **course(own / f"ppo_{name}", own / f"judge_{name}")}
+    return {"strengths": found}
+
+
+def reward_model(demo: Path, own: Path, seed: int, name: str, share: str) -> Path:
+    """Train a helpfulness reward model on a share of the demo's pairs."""
+    pairs = demo / "v1_rate" / "preferences_helpfulness"
+    start("reward", "preset=demo", "kind=helpfulness", f"run.dir={own}", f"run.name=reward_{name}", f"run.seed={seed}",
+          f"checkpoint={demo}/sft/final", f"train=['{pairs}.jsonl@{share}']", f"eval=[{pairs}_eval.jsonl]")  # fmt: skip
+    return own / f"reward_{name}"
+
+
+def policy(demo: Path, own: Path, seed: int, name: str, trained: Path, other: Path) -> None:
+    """Run PPO against a reward model alone, followed on held-out prompts by another one."""
+    start("ppo", "preset=demo", f"run.dir={own}", f"run.name=ppo_{name}", f"run.seed={seed}", f"checkpoint={demo}/sft/final",
+          f"helpfulness={trained}/final", f"safety={demo}/v1_reward_safety/final", f"prompts=[{own}/prompts.jsonl]",
+          "gate.models=helpfulness", "kl_coef=0", "optim.lr=3e-4", f"iterations={ITERATIONS}", f"rollout_prompts={ROLLOUTS}",
+          f"mini_batch_prompts={ROLLOUTS}", "samples_every=1", f"samples_kept={ROLLOUTS}", "hold_out=128",
+          "eval_temperature=1", f"run.eval_every={EVERY}", f"eval_helpfulness={other}/final",
+          *(f"guards.{guard}=null" for guard in GUARDS))  # fmt: skip
+
+
+def series(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """Return (step, value) of a metric, of the steps that have it."""
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(row["step"], row[metric]) for row in rows if metric in row]
+
+
+def course(folder: Path, judged: Path) -> dict[str, Any]:
+    """Return KL, score and gold score by iteration, the fits, and where held-out scores and the gold judge would stop."""
+    steps: dict[int, list[tuple[float, float, float]]] = {}
+    rows = read_rows(folder / "samples.jsonl", RolloutRow)
+    for row, mark in zip(rows, read_rows(judged / "judgements.jsonl", JudgementRow), strict=True):
+        steps.setdefault(row["step"], []).append((row["kl"], logit(row["helpfulness"]), mark["helpfulness"]))
+    means = [tuple(map(fmean, zip(*own, strict=True))) for own in steps.values()]
+    kl, score, gold = (list(column) for column in zip(*means, strict=True))
+    held_out = series(folder, "eval/score_combined")
+    windows = {step: fmean(gold[max(0, step - 1 - EVERY // 2) : step + EVERY // 2]) for step, _ in held_out[1:]}
+    best = max(windows, key=lambda step: windows[step])
+    stopped = stop(held_out[1:], PATIENCE)
+    return {
+        "kl": _rounded(kl),
+        "score": _rounded(score),
+        "gold": _rounded(gold),
+        "held_out": [(step, round(value, 3)) for step, value in held_out],
+        "fit": {"score": fitted(kl, score), "gold": fitted(kl, gold)},
+        "gold_best": {"step": best, "gold": round(windows[best], 4), "kl": round(_around(kl, best), 3)},
+        "held_out_best": {"step": stopped, "gold": round(windows[stopped], 4), "kl": round(_around(kl, stopped), 3)},
+        "last": {"step": len(gold), "gold": round(fmean(gold[-EVERY:]), 4), "kl": round(fmean(kl[-EVERY:]), 3)},
+    }
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
+def _around(values: list[float], step: int) -> float:
+    return fmean(values[max(0, step - 1 - EVERY // 2) : step + EVERY // 2])
+
+
+def stop(measured: list[tuple[int, float]], patience: int) -> int:
+    """Return the step of the best measurement when a run with this patience ends."""
+    best_step, best, since = 0, -np.inf, 0
+    for step, value in measured:
+        best_step, best, since = (step, value, 0) if value > best else (best_step, best, since + 1)
+        if since >= patience:
+            break
+    return best_step
+
+
+def fitted(kl: list[float], values: list[float]) -> dict[str, float]:
+    """Return the least-squares fit of R(0), a and b in R(d) = R(0) + d (a - b ln d), and the d at which it is highest."""
+    d = np.sqrt(np.maximum(np.array(kl), 1e-6))
+    zero, a, b = (
+        float(x)
+        for x in np.linalg.lstsq(np.stack([np.ones_like(d), d, -d * np.log(d)], axis=1), np.array(values), rcond=None)[
+            0
+        ]
+    )
+    found = {"zero": round(zero, 4), "a": round(a, 4), "b": round(b, 4)}
+    return found | ({"best_d": round(float(np.exp(a / b - 1)), 3)} if b > 0 else {})
+
+
+# --- what is shown -----------------------------------------------------------------------------------------------
+
+
+def show() -> None:
+    """Print the newest line of each seed, and draw the first one's curves."""
+    found = {line["seed"]: line["strengths"] for line in lines_of(NAME)}
+    print(
+        "| seed | reward model | accuracy | gold, start | gold, best | at KL | at iteration | held-out scores stop at | gold there | gold, last | KL, last |"
+    )
+    print("|---" * 11 + "|")
+    for seed, strengths in found.items():
+        for name, own in strengths.items():
+            top, early, last = own["gold_best"], own["held_out_best"], own["last"]
+            cells = [f"{own['accuracy'][0]:.3f}", f"{fmean(own['gold'][:EVERY]):.3f}", f"{top['gold']:.3f}", f"{top['kl']:.2f}", top["step"],
+                     early["step"], f"{early['gold']:.3f}", f"{last['gold']:.3f}", f"{last['kl']:.2f}"]  # fmt: skip
+            print(f"| {seed} | {name} | " + " | ".join(map(str, cells)) + " |")
+    draw(found)
+
+
+def draw(found: dict[int, dict[str, Any]]) -> None:
+    """Draw score and gold score over the root of the KL divergence, of all seeds together."""
+    drawn = []
+    for title, key, label in (
+        ("Gold judge", "gold", "gold score"),
+        ("Reward model that PPO learns from", "score", "mean logit"),
+    ):
+        lines = []
+        for colour, name in enumerate(PARTS, 1):
+            for strengths in found.values():
+                own = strengths[name]
+                points = [
+                    (float(np.sqrt(max(0.0, fmean(k)))), fmean(v))
+                    for k, v in zip(_windows(own["kl"]), _windows(own[key]), strict=True)
+                ]
+                lines.append(Line(name, sorted(points), colour))
+        legend = list(zip(PARTS, itertools.count(1), strict=False))
+        drawn.append((title, legend, line_chart(lines, "root of the KL divergence", label, title)))
+    PICTURE.write_text(svg(drawn))
+    print(f"\nwrote {PICTURE.relative_to(ROOT)}")
+
+
+def _windows(values: list[float]) -> list[list[float]]:
+    return [values[start : start + EVERY] for start in range(0, len(values), EVERY)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
