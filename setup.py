@@ -46,6 +46,7 @@ setup(
     package_dir={f"llamatrain.{name}": name for name in (*NESTED, "configs")},
     package_data={
         "llamatrain.configs": ["**/*.yaml"],
+        "llamatrain.evaluation": ["people/templates/*", "people/static/*", "people/guidelines/*"],
         "llamatrain.launch": ["report/templates/*", "slurm/templates/*"],
         "llamatrain.sft": ["templates/*", "*.yaml"],
     },
@@ -73,9 +74,14 @@ setup(
     ],
     extras_require={
         "language": ["py3langid>=0.4,<0.5"],
+        "people": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.9,<0.1"],
         "power": ["nvidia-ml-py>=12.535,<14"],
         "test": [
             "py3langid>=0.4,<0.5",
+            "fastapi>=0.115,<1",
+            "uvicorn>=0.30,<1",
+            "python-multipart>=0.0.9,<0.1",
+            "httpx>=0.28,<1",
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
             "coverage>=7.10,<8",

@@ -10,6 +10,8 @@ from llamatrain.errors import UserError
 from llamatrain.keys import SPEED, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig
 
+from .people import config as people
+
 
 @dataclass
 class ModelSource:
@@ -95,7 +97,7 @@ MEASURES = Measures(
         "adversarial": ("safety", "helpfulness", "score_safety", "spearman_safety", "declined", "gated", "finished"),
     },
 )
-PROGRAMS = {
+PROGRAMS = people.PROGRAMS | {
     "evaluate": Program(
         "evaluation",
         "Measuring",

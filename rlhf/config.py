@@ -11,8 +11,8 @@ from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import LOSS, LOSSES, BestOf, Headline, Program, Table, Trials
 from llamatrain.errors import UserError
 from llamatrain.keys import SPEED, check_values, formerly, least, one_of, reads
-from llamatrain.responses.config import BOTH, TOO_LONG, LearningGateConfig, ResponsesConfig
-from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, SamplingConfig, ZeroConfig
+from llamatrain.responses.config import BOTH, TOO_LONG, LearningGateConfig, ResponsesConfig, VariedSamplingConfig
+from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
 
 from .ppo_config import PPO
 
@@ -20,26 +20,6 @@ from .ppo_config import PPO
 @dataclass
 class SampleConfig(ResponsesConfig):
     """What is sampled and how; configs/sample.yaml says what each key means."""
-
-
-@dataclass
-class VariedSamplingConfig:
-    """How tokens are drawn where temperatures vary; configs/sampling/varied.yaml says what each key means."""
-
-    temperatures: list[float]
-    top_p: float
-    max_new_tokens: int
-
-    def __post_init__(self) -> None:
-        """Check values."""
-        if not self.temperatures:
-            raise UserError("sampling.temperatures=[]: need at least one")
-        for temperature in self.temperatures:
-            self.at(temperature)
-
-    def at(self, temperature: float) -> SamplingConfig:
-        """Return how tokens are drawn at one of the temperatures."""
-        return SamplingConfig(temperature, self.top_p, self.max_new_tokens)
 
 
 @dataclass

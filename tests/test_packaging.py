@@ -15,7 +15,13 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 STAGES = {"pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld", "launch"}
 FOLDERS = {"llamatrain", *STAGES}
-OPTIONAL = {"py3langid", "pynvml", "transformers"}  # imported where they are used, with a message where they are absent
+OPTIONAL = {
+    "fastapi",
+    "py3langid",
+    "pynvml",
+    "transformers",
+    "uvicorn",
+}  # imported where they are used, with a message where they are absent
 IMPORTED_AS = {"hydra-core": "hydra", "PyYAML": "yaml", "python-stdnum": "stdnum"}
 
 

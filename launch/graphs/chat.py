@@ -19,6 +19,7 @@ from llamatrain.keys import check_values, least, one_of
 
 from ..graph import Graph, Stage
 from ..measure.stages import measure_kept
+from ..programs import typed
 from .attention import ghost_attention
 from .measuring import Rewards, finals, judge_what_was_learned_from, measure
 
@@ -75,6 +76,7 @@ class Chat:
     safety_shares: list[float]
     continue_pretraining: bool
     rounds: int = field(metadata=least(1))
+    people_from: int = field(metadata=least(1))
     folds: int = field(metadata=least(1))
     mix_share: dict[str, float | None]
     rejection_base: str = field(metadata=one_of(BASES))
@@ -224,7 +226,8 @@ def replay(g: Graph, cfg: Chat, corpus: Stage | None, program: str) -> dict[str,
 
 def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapping[str, str], n: int) -> list[Rated]:
     """Have comparisons of the newest model and the one before it rated: by the world's annotators, or by people."""
-    if not data.ratings and (world is None or data.preferences):
+    ratings = data.ratings if n >= cfg.people_from else None
+    if not ratings and (world is None or data.preferences):
         return []
     if not data.prompts:
         g.leave_out(f"comparisons of round {n}", "data.prompts")
@@ -232,11 +235,11 @@ def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapp
     newest, before = list(models.values())[-1], list(models.values())[-2]
     variants = {"checkpoint_a": newest, "checkpoint_b": before if n > 1 else None}
     pairs = g.add("compare", prompts=data.prompts, round=later(n), **variants)
-    if data.ratings:
-        path = g.wait_for(
-            f"{data.ratings}/v{n}_preferences.jsonl",
-            f"preferences between the responses in {pairs / 'comparisons.jsonl'}, rows of {EXAMPLES['preference']}",
-        )
+    if ratings:
+        file, compared = f"{ratings}/v{n}_preferences.jsonl", pairs / "comparisons.jsonl"
+        page = typed(["collect", f"comparisons={compared}", f"out={file}"])
+        need = f"preferences between the responses in {compared}, rows of {EXAMPLES['preference']}"
+        path = g.wait_for(file, f"{need}; a page to rate them on: {page}")
         parts = parts_of(data.prompts, cfg.folds if cfg.folds > 1 else HELD_OUT)
         rest = "" if cfg.folds > 1 else f"@without0/{parts}"  # folds hold out their own
         train = {kind: [f"{path}@{kind}{rest}"] for kind in KINDS}

@@ -29,6 +29,26 @@ def noise_of(program: str, number: int | None) -> str:
 
 
 @dataclass
+class VariedSamplingConfig:
+    """How tokens are drawn where temperatures vary; configs/sampling/varied.yaml says what each key means."""
+
+    temperatures: list[float]
+    top_p: float
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if not self.temperatures:
+            raise UserError("sampling.temperatures=[]: need at least one")
+        for temperature in self.temperatures:
+            self.at(temperature)
+
+    def at(self, temperature: float) -> SamplingConfig:
+        """Return how tokens are drawn at one of the temperatures."""
+        return SamplingConfig(temperature, self.top_p, self.max_new_tokens)
+
+
+@dataclass
 class GateConfig:
     """The rule of the combined score."""
 

@@ -1,0 +1,76 @@
+"""Settings of the program `collect`. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llamatrain.data.skipped import BAD_ROWS
+from llamatrain.description import Program
+from llamatrain.errors import UserError
+from llamatrain.keys import check_values, least, one_of, reads
+from llamatrain.responses.config import VariedSamplingConfig
+from llamatrain.settings import PRECISIONS
+
+TASKS = ("compare",)  # a page each: the module of this name, with a class Task, and the template of this name
+KINDS = ("helpfulness", "safety")
+NAME = re.compile(r"[\w .@+-]{1,40}")  # of a rater
+
+
+@dataclass
+class CollectConfig:
+    """What people rate; configs/collect.yaml says what each key means."""
+
+    task: str = field(metadata=one_of(TASKS))
+    comparisons: str | None = field(metadata=reads("comparison", "compare"))
+    checkpoint_a: str | None = field(metadata=reads("checkpoint", "sft"))
+    checkpoint_b: str | None = field(metadata=reads("checkpoint", "sft"))
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
+    sampling: VariedSamplingConfig
+    dtype: str = field(metadata=one_of(PRECISIONS))
+    out: str
+    kind: str | None = field(metadata=one_of(KINDS))
+    raters: list[str]
+    raters_per_item: int = field(metadata=least(1))
+    gold: str | None = field(metadata=reads("preference"))
+    gold_every: int = field(metadata=least(1))
+    guidelines: str | None
+    host: str
+    port: int = field(metadata=least(0, 65535))
+    seed: int
+    bad_rows: str = field(metadata=one_of(BAD_ROWS))
+
+    def __post_init__(self) -> None:
+        """Check values; a run folder of `compare` stands for its file."""
+        check_values(self)
+        if not self.out.endswith(".jsonl"):
+            raise UserError(f"out={self.out}: need a file's name that ends in .jsonl")
+        if self.comparisons is None and self.checkpoint_a is None:
+            raise UserError(
+                "comparisons=null: need a file of `llamatrain compare`, or checkpoint_a to sample from as people ask"
+            )
+        if self.checkpoint_b is not None and self.checkpoint_a is None:
+            raise UserError(f"checkpoint_b={self.checkpoint_b}: need checkpoint_a, too")
+        if self.comparisons is not None and Path(self.comparisons).is_dir():
+            self.comparisons = str(Path(self.comparisons) / "comparisons.jsonl")
+        for name in self.raters:
+            check_name(name)
+        if not self.raters or len(set(self.raters)) < len(self.raters):
+            raise UserError(f"raters={list(self.raters)}: need one name at least, each once")
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no rater's name."""
+    if not NAME.fullmatch(name) or name != name.strip():
+        raise UserError(f"raters={name}: need names of letters, digits, spaces and . @ + - _, at most 40 of them")
+
+
+PROGRAMS = {
+    "collect": Program(
+        "evaluation.people.collect",
+        "Preferences",
+        "a page in the browser where people rate comparisons -> preferences",
+        schema=CollectConfig,
+    )
+}
