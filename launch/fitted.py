@@ -60,6 +60,7 @@ def method(roles: Roles) -> Chat:
         method="chat",
         safety_shares=[1.0],
         rounds=1,
+        people_from=1,
         folds=roles.folds,
         mix_share=dict.fromkeys(KINDS),
         rejection_base="sft",
