@@ -19,7 +19,19 @@ from llamatrain.errors import UserError
 from llamatrain.exits import EXIT_USER
 from llamatrain.streams import open_closed
 
-from .programs import NAME, PREFIX, PROGRAMS, ROOT, command, environment, find, missing_packages, nearest
+from .programs import (
+    NAME,
+    OWN,
+    PREFIX,
+    PROGRAMS,
+    ROOT,
+    command,
+    environment,
+    find,
+    missing_packages,
+    nearest,
+    with_keys,
+)
 from .ranks import launched
 
 EXAMPLES = {
@@ -100,6 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USER) from None
+    if program not in OWN:  # which do so themselves
+        rest = with_keys(program, rest)
     start = [*command(PROGRAMS[program].module), *rest]
     sys.stdout.flush()
     if ranks > 1:

@@ -1,4 +1,4 @@
-"""Settings of the program `collect`. Imports no torch."""
+"""Settings of the programs `collect` and `ratings`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from llamatrain.settings import PRECISIONS
 
 TASKS = ("compare",)  # a page each: the module of this name, with a class Task, and the template of this name
 KINDS = ("helpfulness", "safety")
+OUTCOMES = ("majority", "mean", "each")
+WEIGHTS = ("identity", "linear", "quadratic", "ordinal")
 NAME = re.compile(r"[\w .@+-]{1,40}")  # of a rater
 
 
@@ -66,11 +68,32 @@ def check_name(name: str) -> None:
         raise UserError(f"raters={name}: need names of letters, digits, spaces and . @ + - _, at most 40 of them")
 
 
+@dataclass
+class RatingsConfig:
+    """What is made of ratings; configs/ratings.yaml says what each key means."""
+
+    folder: str = field(metadata=reads("file", "collect"))
+    outcome: str = field(metadata=one_of(OUTCOMES))
+    weights: str = field(metadata=one_of(WEIGHTS))
+    attacks: list[str] = field(metadata=reads("file", "collect"))
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self)
+
+
 PROGRAMS = {
     "collect": Program(
         "evaluation.people.collect",
         "Preferences",
         "a page in the browser where people rate comparisons -> preferences",
         schema=CollectConfig,
-    )
+    ),
+    "ratings": Program(
+        "evaluation.people.ratings",
+        "Measuring",
+        "what people's ratings say: wins, violations, agreement, gamma, with intervals",
+        schema=RatingsConfig,
+        positional=("folder",),
+    ),
 }
