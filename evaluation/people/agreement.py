@@ -8,7 +8,7 @@ those of safe answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from llamatrain.statistics import t_quantile
 R = TypeVar("R", bound=Hashable)
 
 # How much of an agreement two ratings are that are so many of the `last` points of the scale apart: 1 where equal.
-WEIGHTS = {
+WEIGHTS: Mapping[str, Callable[[int, int], float]] = {
     "identity": lambda apart, last: float(apart == 0),
     "linear": lambda apart, last: 1 - apart / last,
     "quadratic": lambda apart, last: 1 - (apart / last) ** 2,

@@ -11,7 +11,10 @@ from llamatrain.statistics import Interval, mean_interval, share_interval
 from .agreement import agreement
 from .verdicts import SAFETY_SCALE, VIOLATING, VIOLATION, AttackRow, SafetyRow
 
-TURNS = {"single turn": lambda turns: turns == 1, "multi turn": lambda turns: turns > 1}
+TURNS: Mapping[str, Callable[[int], bool]] = {
+    "single turn": lambda turns: turns == 1,
+    "multi turn": lambda turns: turns > 1,
+}
 
 
 # --- ratings of answers ------------------------------------------------------------------------------------------
