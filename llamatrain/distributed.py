@@ -79,8 +79,10 @@ def _meet() -> Any:
         )
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        if keeps:
+        if keeps and not ("SLURM_PROCID" in env and "EADDRINUSE" in reason):
             raise UserError(f"rank 0 cannot be met at {address}: {reason}") from None
+        if keeps:  # the job's script found the port free a moment ago: queued again, it finds another
+            raise LostRankError(f"another process has just taken the port of {address}") from None
         raise LostRankError(f"rank 0 of {world_size()} never arrived at {address}: {reason}") from None
     store.set(f"rank {rank()}", "")
     if store.add("arrived", 1) == world_size():

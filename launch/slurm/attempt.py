@@ -3,7 +3,7 @@
     llamatrain slurm.attempt folder=runs/demo/jobs/ppo run_folder=runs/demo/ppo restarts=3
 
 Progress is a new checkpoint, or any new file in the run folder. A job that was saved and stopped on request before it got
-anywhere, by a preemption say, does not count. After the last restart the exit code is 1, and the reason with the last
+anywhere, by a preemption say, does not count. After the last restart the exit code is 77, and the reason with the last
 lines of every rank's log stands in the run's status.json and in the job's log.
 """
 
@@ -17,13 +17,12 @@ from pathlib import Path
 
 from llamatrain import atomic
 from llamatrain.config import program
-from llamatrain.exits import EXIT_FAILURE
 from llamatrain.keys import check_values, least
 from llamatrain.progress import counted
 from llamatrain.run_files import STATUS
 
 from ..runs import read_status
-from .attempts import last_words, note, stuck
+from .attempts import EXIT_GAVE_UP, last_words, note, stuck
 
 
 @dataclass
@@ -52,7 +51,7 @@ def begin(cfg: AttemptConfig) -> None:
         atomic.write_json(run / STATUS, {**status, "state": "failed", "reason": reason, "updated": time.time()})
     print(f"error: gave up after {restarts} without progress; the ranks' last lines:", file=sys.stderr)
     print("".join(f"  {line}\n" for line in words), end="", file=sys.stderr)
-    raise SystemExit(EXIT_FAILURE)
+    raise SystemExit(EXIT_GAVE_UP)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from llamatrain.text_files import read_lines
 from ..runs import skip
 
 ATTEMPTS, EXIT_CODE = "attempts.jsonl", "exit_code"
+EXIT_GAVE_UP = 77  # of `slurm.attempt`, where the start is one too many; srun's own failures have others
 HEAD = "=== "  # begins the lines that the script writes into a log
 TAIL = 1 << 14  # bytes of a log in which its last words are looked for
 LINES = 3

@@ -13,9 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from llamatrain.errors import UserError
 
 from ..programs import PREFIX, ROOT, command
+from .attempts import EXIT_GAVE_UP
 from .config import Cluster, Need
 
 SCRIPT = "job.sh"
+TO_NOTE = 600  # seconds in which a start has to be noted: a process that sleeps is nobody else's to see
 TO_FOLLOW = 30  # seconds that ranks have to end after the first has
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUTF8": "1"}  # as `programs.environment` sets them on one machine
 
@@ -68,6 +70,8 @@ def render(job: Job, cluster: Cluster, written_by: str) -> str:
         restarts=cluster.restarts,
         attempt=shlex.join([*apptainer, *start, *attempt]),
         command=shlex.join([*apptainer, *start, *job.arguments]),
+        gave_up=EXIT_GAVE_UP,
+        to_note=TO_NOTE,
         wait=TO_FOLLOW,
         ranks=job.need.ranks,
         cpus=job.need.cpus_per_rank,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llamatrain import distributed
-from llamatrain.errors import UserError
+from llamatrain.errors import LostRankError, UserError
 
 CODE = """
 from llamatrain import distributed
@@ -84,6 +84,21 @@ def test_a_rank_that_never_comes_is_named_long_before_a_collective_ends(reposito
     for rank in range(2):
         _, err = alone[rank].communicate(timeout=120)
         assert f"LostRankError: rank {1 - rank} of 2 never arrived at MASTER_ADDR=127.0.0.1" in err
+
+
+def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_joined", lambda: False)
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        for name, value in {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(UserError, match=r"rank 0 cannot be met at MASTER_ADDR=127\.0\.0\.1"):
+            distributed._meet()
+        monkeypatch.setenv("SLURM_PROCID", "0")  # a job's port, which nobody chose: it queues again
+        with pytest.raises(LostRankError, match="has just taken the port"):
+            distributed._meet()
 
 
 def test_programs_of_files_alone_import_no_torch(repository: Path, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +122,42 @@ def test_preemption_a_killed_rank_and_a_hang_leave_no_trace(lab: Lab, chain: Pat
     assert losses(run) == losses(chain / "pretrain")  # neither gaps nor doubles
     assert weights(run) == weights(chain / "pretrain")
     assert "restarts" in lab.llamatrain("status", str(run))
+
+
+def test_starts_that_fail_before_the_ranks_do_queue_again(lab: Lab, chain: Path, tmp_path: Path) -> None:
+    """A refusal of srun, a note that sleeps, a port that is taken: the third start trains all the same."""
+    run, tools = tmp_path / "unlucky", tmp_path / "bin"
+    tools.mkdir()
+    once = f"[[ -e {tools}/refused ]] || {{ touch {tools}/refused; exit 1; }}"
+    (tools / "srun").write_text(f'#!/bin/bash\n{once}\nexec {shutil.which("srun")} "$@"\n')
+    (tools / "srun").chmod(0o755)
+    listen = f"{sys.executable} -m http.server $((15000 + SLURM_JOB_ID % 15000)) >/dev/null 2>&1 &"
+    given = [f"run.dir={tmp_path}", "run.name=unlucky", f"corpus={chain / 'corpus'}"]
+    given += [f"tokenizer={chain / 'tokenizer'}", "resources.pretrain.nodes=2"]
+    setup = f'cluster.setup=["export PATH={tools}:$PATH","{listen}"]'
+    shown = lab.llamatrain("slurm", "pretrain", PRESET, *given, setup, "dry_run=true")
+    script = tmp_path / "job.sh"
+    script.write_text(shown[shown.index("#!/bin/bash") :].replace("--kill-after=60 600 ", "--kill-after=5 20 "))
+    (run / "jobs").mkdir(parents=True)
+    lab.ask("sbatch", str(script))
+    lab.until(lambda: (tools / "refused").exists() and bool(_noting(run)))
+    os.kill(_noting(run)[0], signal.SIGSTOP)
+    lab.until_empty()
+    log = (run / "jobs/job.log").read_text()
+    assert re.findall(r"error: start (\d) could not be noted: code (\d+)", log) == [("0", "1"), ("1", "124")], log
+    assert [attempt["restart"] for attempt in _attempts(run)] == [2]
+    assert losses(run) == losses(chain / "pretrain")
+
+
+def _noting(run: Path) -> list[int]:
+    """Return the processes that note a start of a run's job."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if words[1:4] == [b"-m", b"launch", b"slurm.attempt"] and f"run_folder={run}".encode() in words:
+                found.append(int(folder.name))
+    return found
 
 
 def test_a_job_that_gets_nowhere_gives_up_and_says_why(lab: Lab, chain: Path, tmp_path: Path) -> None:

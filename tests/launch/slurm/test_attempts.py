@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.slurm import attempt
-from launch.slurm.attempts import last_words, made, note, read_attempts, stuck
+from launch.slurm.attempts import EXIT_GAVE_UP, last_words, made, note, read_attempts, stuck
 
 Capture = pytest.CaptureFixture[str]
 
@@ -44,7 +44,7 @@ def test_it_gives_up_after_restarts_without_progress(
     for rank, words in enumerate(("waiting for rank 1", "CUDA error: out of memory")):
         log = f"=== rank {rank} of 2\nold news\n=== rank {rank} of 2\nstep 3\n{words}\n"
         (run.parent / f"jobs/rank_{rank:04}.log").write_text(log)
-    assert [begin(run, restart, monkeypatch) for restart in range(4)] == [0, 0, 0, 1]
+    assert [begin(run, restart, monkeypatch) for restart in range(4)] == [0, 0, 0, EXIT_GAVE_UP]
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", 3)
     words = "rank 0: step 3 | waiting for rank 1; rank 1: step 3 | CUDA error: out of memory"
@@ -68,7 +68,7 @@ def test_a_job_of_its_own_has_all_its_restarts(run: Path, monkeypatch: pytest.Mo
     assert [begin(run, restart, monkeypatch, ended=None) for restart in range(3)] == [0, 0, 0]
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     monkeypatch.delenv("SLURM_RESTART_COUNT")
-    assert [begin(run, restart, monkeypatch) for restart in range(4)] == [0, 0, 0, 1]
+    assert [begin(run, restart, monkeypatch) for restart in range(4)] == [0, 0, 0, EXIT_GAVE_UP]
 
 
 def test_bookkeeping_is_no_progress(run: Path) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launch.slurm import script as templates
+from launch.slurm.attempts import EXIT_GAVE_UP
 from launch.slurm.config import Cluster, Container, Need, Resources, SlurmConfig, need
 from launch.slurm.script import Job, render, seconds_of
 from llamatrain.config.compose import compose
@@ -130,15 +134,19 @@ Script = Callable[..., tuple[int, list[str]]]
 
 SRUN = """\
 case "$*" in
-*slurm.attempt*) exit {attempt} ;;
+*slurm.attempt*) [[ {attempt} != sleeps ]] || exec sleep 60; exit {attempt} ;;
 esac
+echo "$MASTER_PORT" >{port}
+[[ {code} != refused ]] || exit 1
 for word in "$@"; do
     case "$word" in --output=*) log=${{word#--output=}} ;; esac
     shift
     [[ $word == append ]] || [[ $word == --open-mode=append ]] && break
 done
 trap 'echo told; exit 75' USR1
-SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 "$@" >>"${{log/\\%4t/0000}}" &
+log="${{log/\\%4t/0000}}"
+SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 "$@" >>"$log" &
+until [[ -s $log ]]; do sleep 0.01; done
 for i in $(seq {tenths}); do sleep 0.1; done
 exit {code}
 """
@@ -152,12 +160,18 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
     (tmp_path / "jobs/ppo").mkdir(parents=True)
 
     def run(
-        code: int, tenths: int = 0, attempt: int = 0, state: str = "RUNNING", send: int = 0
+        code: int | str,
+        tenths: int = 0,
+        attempt: int | str = 0,
+        state: str = "RUNNING",
+        send: int = 0,
+        restart: int = 0,
     ) -> tuple[int, list[str]]:
         asked = tmp_path / "asked"
         asked.unlink(missing_ok=True)
         control = f'case "$2" in hostnames) echo node1 ;; job) echo JobState={state} Reason=None ;; *) echo "$*" >>{asked} ;; esac'
-        for name, body in (("srun", SRUN.format(attempt=attempt, tenths=tenths, code=code)), ("scontrol", control)):
+        srun = SRUN.format(attempt=attempt, tenths=tenths, code=code, port=tmp_path / "port")
+        for name, body in (("srun", srun), ("scontrol", control)):
             (folder / name).write_text(f"#!/bin/bash\n{body}\n")
             (folder / name).chmod(0o755)
         for name in ("cat", "sort", "paste"):  # being queued again ends what a job is just running
@@ -168,6 +182,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
         path = tmp_path / "job.sh"
         path.write_text(render(job(tmp_path, Need(1, 2, 0, 1, None, "01:00:00", None)), cluster("cpu"), ""))
         environ = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        environ |= {"SLURM_RESTART_COUNT": str(restart)} if restart else {}
         process = subprocess.Popen(["bash", str(path)], env={**environ, "SLURM_JOB_NODELIST": "node1"}, cwd=tmp_path)
         if send:
             while not log.exists():
@@ -200,8 +215,40 @@ def test_signals_reach_the_ranks_and_their_code_counts(script: Script) -> None:
 
 
 def test_a_job_that_gets_nowhere_starts_no_ranks(script: Script, tmp_path: Path) -> None:
-    assert script(0, attempt=1) == (1, [])
+    for attempt, code in ((EXIT_GAVE_UP, 1), (2, 2)):
+        assert script(0, attempt=attempt) == (code, [])
     assert not (tmp_path / "jobs/ppo/rank_0000.log").exists()
+
+
+def test_a_start_that_cannot_be_noted_queues_again_so_many_times(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unnoted = tmp_path / "jobs/ppo/unnoted"
+    monkeypatch.setattr(templates, "TO_NOTE", 1)
+    for restart, attempt in enumerate((1, 137, "sleeps", 1)):  # srun's own failure, a killed process, one that sleeps
+        assert script(0, attempt=attempt, restart=restart) == (1, ["requeue 7"] if restart < 3 else []), restart
+        assert len(unnoted.read_text().splitlines()) == restart + 1
+    assert script(0, restart=4) == (0, []) and not unnoted.exists()  # what it counts stands in a row
+    assert script(0, attempt=1, state="CANCELLED") == (1, [])
+    assert script(0, attempt=1) == (1, ["requeue 7"]) and len(unnoted.read_text().splitlines()) == 1  # sent anew
+
+
+def test_ranks_that_srun_could_not_start_queue_again(script: Script, tmp_path: Path) -> None:
+    assert script("refused") == (1, ["requeue 7"])  # as often as its attempts are noted: that bounds it
+    assert not (tmp_path / "jobs/ppo/rank_0000.log").exists()
+
+
+def test_the_ranks_meet_at_the_first_port_that_nobody_has(script: Script, tmp_path: Path) -> None:
+    taken = []
+    for port in (15007, 15008):  # of job 7, and the next
+        taken.append(socket.socket())
+        with suppress(OSError):  # somebody else has it already
+            taken[-1].bind(("127.0.0.1", port))
+            taken[-1].listen()
+    script(0)
+    for one in taken:
+        one.close()
+    assert 15008 < int((tmp_path / "port").read_text()) < 16000
 
 
 def test_a_ranks_log_begins_with_who_it_is(script: Script, tmp_path: Path) -> None:
