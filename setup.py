@@ -46,7 +46,7 @@ setup(
     package_dir={f"llamatrain.{name}": name for name in (*NESTED, "configs")},
     package_data={
         "llamatrain.configs": ["**/*.yaml"],
-        "llamatrain.evaluation": ["people/templates/*", "people/static/*", "people/guidelines/*"],
+        "llamatrain.evaluation": ["people/templates/*", "people/static/*", "people/guidelines/*", "probes/*.jsonl"],
         "llamatrain.launch": ["report/templates/*", "slurm/templates/*"],
         "llamatrain.sft": ["templates/*", "*.yaml"],
     },
@@ -75,6 +75,7 @@ setup(
     extras_require={
         "language": ["py3langid>=0.4,<0.5"],
         "people": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.9,<0.1"],
+        "safety": ["vaderSentiment>=3.3.2,<4", "transformers>=5,<6"],
         "power": ["nvidia-ml-py>=12.535,<14"],
         "test": [
             "py3langid>=0.4,<0.5",
@@ -86,6 +87,7 @@ setup(
             "pytest-timeout>=2.4,<3",
             "coverage>=7.10,<8",
             "transformers>=5,<6",
+            "vaderSentiment>=3.3.2,<4",
             "ruff>=0.17,<0.18",
             "mypy>=2,<3",
             "import-linter>=2.16,<3",

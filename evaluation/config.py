@@ -11,6 +11,8 @@ from llamatrain.keys import SPEED, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig
 
 from .people import config as people
+from .probes import config as probes
+from .safety import config as safety
 
 
 @dataclass
@@ -97,7 +99,7 @@ MEASURES = Measures(
         "adversarial": ("safety", "helpfulness", "score_safety", "spearman_safety", "declined", "gated", "finished"),
     },
 )
-PROGRAMS = people.PROGRAMS | {
+PROGRAMS = people.PROGRAMS | safety.PROGRAMS | probes.PROGRAMS | {
     "evaluate": Program(
         "evaluation",
         "Measuring",
@@ -112,5 +114,5 @@ PROGRAMS = people.PROGRAMS | {
             }
         ),
         measures=MEASURES,
-    )
+    ),
 }

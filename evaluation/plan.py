@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from llamatrain.given import Given
+from llamatrain.given import Given, written
 from llamatrain.planning import Light, Planner, Work
 
 from .config import EvaluateConfig
+from .probes.config import TEMPERATURE, TOOLS, ProbeConfig
+from .safety.config import SafetyBenchmarkConfig
 
 SEQUENCES = 300  # of held-out text that each model reads where no number is given (an assumption)
 
@@ -20,4 +22,39 @@ def _plan_evaluate(cfg: EvaluateConfig, given: Given) -> Work | Light:
     return Work(model, cfg.dtype, tokens=model.max_seq_len, read_rows=cfg.micro_batch_size, read_tokens=read)
 
 
-PLANS: dict[str, Planner] = {"evaluate": _plan_evaluate}
+PROMPTS = {"truthfulqa": 817, "toxigen": 6541, "bold": 23638, "xstest": 450}  # of the published sets
+PROMPT = {"truthfulqa": 250.0, "toxigen": 30.0, "bold": 20.0, "xstest": 20.0}  # tokens of one, with the examples (ours)
+PROBES, PROBE = 200, 60.0  # that are asked, and tokens of one (an assumption)
+
+
+def _plan_safety(cfg: SafetyBenchmarkConfig, given: Given) -> Work | Light:
+    """Every prompt of the sets is answered once; judges are read from folders of any size, and not counted."""
+    if cfg.checkpoint is None:
+        return Light()
+    model = given.model(cfg.checkpoint)
+    prompts = {name: min(PROMPTS[name], cfg.max_prompts or PROMPTS[name]) for name in cfg.sets or PROMPTS}
+    count = sum(prompts.values())
+    return Work(
+        model,
+        cfg.dtype,
+        whole=1,
+        at_once=cfg.generation_batch_size,
+        sampled=count,
+        prompt_tokens=sum(PROMPT[name] * own for name, own in prompts.items()) / count,
+        written_tokens=written(cfg.sampling.max_new_tokens),
+    )
+
+
+def _plan_probe(cfg: ProbeConfig, given: Given) -> Work:
+    """An answer per probe; with tools and without, and after each call; or many at each temperature."""
+    answers = float(cfg.max_probes or (20 if cfg.kind == TEMPERATURE and not cfg.probes else PROBES))
+    if cfg.kind == TEMPERATURE:
+        answers *= cfg.temperature.samples_per_prompt * len(cfg.temperature.temperatures)
+    elif cfg.kind == TOOLS:
+        answers *= 3  # with one call
+    tokens = written(cfg.sampling.max_new_tokens)
+    model, batch = given.model(cfg.checkpoint), cfg.generation_batch_size
+    return Work(model, cfg.dtype, whole=1, at_once=batch, sampled=answers, prompt_tokens=PROBE, written_tokens=tokens)
+
+
+PLANS: dict[str, Planner] = {"evaluate": _plan_evaluate, "safety_benchmark": _plan_safety, "probe": _plan_probe}

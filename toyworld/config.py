@@ -90,6 +90,21 @@ class JudgeConfig:
         check_values(self)
 
 
+@dataclass
+class SetsConfig:
+    """configs/toyworld_sets.yaml explains the keys."""
+
+    run: RunConfig
+    world: str = field(metadata=reads("world"))
+    rows: int = field(metadata=least(1))
+    dialogues: int = field(metadata=least(1))
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self)
+
+
+ASKED = ("truthfulqa", "toxigen", "bold", "xstest", "temporal", "tools", "temperature")
 SETS = ("documents", "dialogues", "prompts")
 KINDS = ("helpfulness", "safety")
 PROGRAMS = {
@@ -106,6 +121,15 @@ PROGRAMS = {
         ),
         headline=Headline({"toyworld/documents": "documents", "toyworld/dialogues": "dialogues"}, counts=True),
         size="{toyworld/documents} documents, {toyworld/dialogues} dialogues, {toyworld/prompts} prompts",
+    ),
+    "toyworld.sets": Program(
+        "toyworld.sets",
+        "Data",
+        "the toy world's questions for safety_benchmark and probe",
+        schema=SetsConfig,
+        makes=("", *(f"{name}.jsonl" for name in (*ASKED, "dialogues_temporal", "dialogues_tools")), "toxic.txt"),
+        headline=Headline({"sets/truthfulqa": "questions for facts", "sets/tools": "for tools"}, counts=True),
+        size="{sets/truthfulqa} questions for facts",
     ),
     "rate": Program(
         "toyworld.rate",

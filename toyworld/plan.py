@@ -5,7 +5,7 @@ from __future__ import annotations
 from llamatrain.given import Given
 from llamatrain.planning import Light, Planner, Rows
 
-from .config import KINDS, JudgeConfig, RateConfig, ToyworldConfig
+from .config import KINDS, JudgeConfig, RateConfig, SetsConfig, ToyworldConfig
 
 DIALOGUE, PROMPT = 54.0, 22.0  # tokens of a row on average, by a tokenizer of 1,024 pieces
 TURN, INSTRUCTED = 33.0, 138.0  # of one turn of a long dialogue, and of a dialogue with instructions
@@ -36,8 +36,17 @@ def _plan_rate(cfg: RateConfig, given: Given) -> Light:
     )
 
 
+def _plan_sets(cfg: SetsConfig, given: Given) -> Light:
+    return Light({f"dialogues_{name}.jsonl": Rows(cfg.dialogues, DIALOGUE) for name in ("temporal", "tools")})
+
+
 def _plan_judge(cfg: JudgeConfig, given: Given) -> Light:
     return Light()
 
 
-PLANS: dict[str, Planner] = {"toyworld": _plan_toyworld, "rate": _plan_rate, "judge": _plan_judge}
+PLANS: dict[str, Planner] = {
+    "toyworld": _plan_toyworld,
+    "toyworld.sets": _plan_sets,
+    "rate": _plan_rate,
+    "judge": _plan_judge,
+}
