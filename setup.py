@@ -47,6 +47,7 @@ setup(
     package_data={
         "llamatrain.configs": ["**/*.yaml"],
         "llamatrain.evaluation": ["people/templates/*", "people/static/*", "people/guidelines/*", "probes/*.jsonl"],
+        "llamatrain.pages": ["templates/*"],
         "llamatrain.launch": ["report/templates/*", "slurm/templates/*"],
         "llamatrain.sft": ["templates/*", "*.yaml"],
     },

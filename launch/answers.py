@@ -14,9 +14,9 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from llamatrain.runs import Row, is_number
 from llamatrain.streams import shown
 
-from .runs import Row, is_number
 from .story import Story, gold, gold_score, is_adversarial, logit
 
 RIGHT = 0.9  # the gold score from which an answer is right

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from llamatrain.config import program
-from llamatrain.energy import ENERGIES, MASSES, Rates, Use, cost, tonnes_co2, truncated, unit_for
+from llamatrain.energy import Rates, Use, formula, table, tonnes_co2
 from llamatrain.errors import UserError
 from llamatrain.keys import check_values, one_of
+from llamatrain.spent import spent
 
 from .found import Folder, Found, run, runs_in, scan
 from .programs import with_keys
-from .spent import spent
 
 FORMATS = ("table", "markdown", "json")
 REPLACED = "replaced results"
@@ -108,46 +108,6 @@ def _row(name: str, runs: Sequence[Found], rates: Rates, now: float) -> Iterator
 
 
 # --- the table ---------------------------------------------------------------------------------------------------
-
-
-def table(found: Sequence[Use], rates: Rates) -> list[list[str]]:
-    """Return the cells of the model card's table, its head first and the total last."""
-    tonnes = [tonnes_co2(use.kwh, rates.pue, rates.carbon_intensity) for use in found]
-    (energy, per_kwh), (mass, per_tonne) = units(found, rates)
-    devices = {use.device for use in found}
-    priced = rates.gpu_hour_price is not None and "GPU" in devices
-    head = ["", f"{next(iter(devices))} hours" if len(devices) == 1 else "hours", "power (W)", f"energy ({energy})"]
-    rows = [[*head, f"carbon ({mass}CO2eq)", *([f"cost ({rates.currency})"] if priced else [])]]
-    for use, carbon in zip(found, tonnes, strict=True):
-        hours = f"{_hours(use.hours)}{f' ({use.device})' if len(devices) > 1 else ''}"
-        power = f"{use.watts:,.4g}{'' if use.measured else ' (stated)'}"
-        row = [use.name, hours, power, f"{use.kwh * per_kwh:,.3f}", truncated(carbon * per_tonne)]
-        rows.append([*row, *([_price(use, rates)] if priced else [])])
-    total = [_hours(sum(use.hours for use in found)) if len(devices) == 1 else "", ""]
-    total += [f"{sum(use.kwh for use in found) * per_kwh:,.3f}", truncated(sum(tonnes) * per_tonne)]
-    whole = sum(use.hours for use in found if use.device == "GPU")
-    total += [f"{cost(whole, rates.gpu_hour_price):,.2f}"] if priced and rates.gpu_hour_price is not None else []
-    return [*rows, ["total", *total]]
-
-
-def units(found: Sequence[Use], rates: Rates) -> tuple[tuple[str, float], tuple[str, float]]:
-    """Return the units that suit the total: of energy with how many make a kWh, and of mass with how many make a tonne."""
-    kwh = sum(use.kwh for use in found)
-    return unit_for(kwh, ENERGIES), unit_for(tonnes_co2(kwh, rates.pue, rates.carbon_intensity), MASSES)
-
-
-def _price(use: Use, rates: Rates) -> str:
-    price = rates.gpu_hour_price
-    return f"{cost(use.hours, price):,.2f}" if price is not None and use.device == "GPU" else ""
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 1000 else f"{hours:,.3f}"
-
-
-def formula(rates: Rates) -> str:
-    """Say how carbon follows."""
-    return f"hours x power x PUE {rates.pue:g} x {rates.carbon_intensity:g} kgCO2eq per kWh"
 
 
 def written(found: Sequence[Use], rates: Rates, form: str) -> str:

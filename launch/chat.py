@@ -24,6 +24,7 @@ from llamatrain.config import program
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.exits import EXIT_USER
 from llamatrain.keys import check_values, one_of
+from llamatrain.runs import read_json
 from llamatrain.settings import PRECISIONS, SamplingConfig
 from llamatrain.stopping import handling
 from llamatrain.streams import shown
@@ -32,7 +33,6 @@ from . import answers
 from .beside import beside, column
 from .dialogue import Chat, ask_all
 from .programs import PROGRAMS, with_keys
-from .runs import read_json
 from .wrapping import collapsed, wrapped
 
 HELP = "/quit ends   /reset starts over   /system TEXT sets the system message   Ctrl-C stops an answer"

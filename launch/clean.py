@@ -23,10 +23,10 @@ from llamatrain.config import program
 from llamatrain.errors import UserError
 from llamatrain.progress import duration
 from llamatrain.replaced import MARK, NAME, bytes_of, size
+from llamatrain.runs import read_status
 
 from .programs import with_keys
 from .record import known_record
-from .runs import read_status
 
 if TYPE_CHECKING:
     from llamatrain.data.cache import Kept

@@ -23,13 +23,13 @@ from llamatrain.config.meanings import choices_of, groups, meanings
 from llamatrain.config.presets import YAML, config_folder, known_presets, preset_overrides, yaml_name
 from llamatrain.exits import guarded
 from llamatrain.keys import check_values, one_of
+from llamatrain.runs import read_json
 from llamatrain.yaml_files import read_yaml
 
 from .graph import Graph
 from .graphs.chat import Chat, Data, Pairs, with_files_to_come
 from .graphs.methods import build
 from .programs import PROGRAMS, find, with_keys
-from .runs import read_json
 
 S = TypeVar("S")
 ASKED = "--line"

@@ -17,10 +17,10 @@ from llamatrain.description import Headline
 from llamatrain.errors import UserError
 from llamatrain.replaced import NAME as REPLACED
 from llamatrain.run_files import METRICS, STATUS, Status
+from llamatrain.runs import headline_figures, is_number
 from llamatrain.text_files import read_json
 
 from .programs import PROGRAMS
-from .runs import headline_figures, is_number
 
 PIPELINE = "pipeline.json"
 WRITTEN = "# Written by: "  # the line of a job's script (`slurm`) that has the command

@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from llamatrain.progress import duration
+from llamatrain.runs import read_status
 
 from .plan import Planned
 from .record import known_record
-from .runs import read_status
 from .stage import Runner
 
 

@@ -25,6 +25,7 @@ from llamatrain.config.presets import preset_overrides
 from llamatrain.errors import UserError, mistake, show
 from llamatrain.lock import Lock
 from llamatrain.progress import duration
+from llamatrain.runs import read_json
 from llamatrain.settings import check_run_name
 from llamatrain.yaml_files import read_yaml
 
@@ -40,7 +41,6 @@ from .processes import Processes
 from .programs import NAME, PROGRAMS, nearest, quoted, typed
 from .record import read_record
 from .report import page
-from .runs import read_json
 from .stage import Runner, console, write_plan
 from .story import Story
 

@@ -18,12 +18,12 @@ from llamatrain.config.presets import config_folder, is_own, preset_path
 from llamatrain.config.renamed import older
 from llamatrain.errors import UserError
 from llamatrain.keys import files_read, flatten
+from llamatrain.runs import read_status
 
 from .graph import DATA, REFERENCE, TO_COME, Stage, references, resolve
 from .outside import look
 from .programs import PROGRAMS, nearest, schema_of
 from .record import VALUE, Record, configs_hash, digest, make_record, read_record
-from .runs import read_status
 
 # done: nothing to do; perhaps: only if a parent's result comes out differently; wait: for people's file
 Action = Literal["done", "new", "resume", "again", "perhaps", "wait"]

@@ -32,14 +32,14 @@ from llamatrain.data.rows import file_fingerprint
 from llamatrain.errors import UserError, missing
 from llamatrain.keys import check_values, decisive, flatten, least, reads
 from llamatrain.resuming import parent_hash
+from llamatrain.runs import Row, parameters, read_json, read_series, read_status
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.yaml_files import read_yaml
 
 from .processes import Processes, ended
 from .programs import PROGRAMS, command, schema_of, typed, with_keys
 from .report.scaling import write_picture
-from .runs import Row, read_json, read_series, read_status
-from .stage_run import Amount, parameters
+from .stage_run import Amount
 
 PROGRAM = "reward"
 LINES, PICTURE = "scaling.jsonl", "scaling.html"

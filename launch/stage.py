@@ -18,7 +18,7 @@ from typing import TypedDict
 from rich.console import Console
 from rich.markup import escape
 
-from llamatrain import atomic
+from llamatrain import atomic, runs
 from llamatrain.config import program
 from llamatrain.config.compose import write_settings
 from llamatrain.config.help import DRY_RUN
@@ -30,16 +30,15 @@ from llamatrain.lock import Lock
 from llamatrain.progress import counted, duration
 from llamatrain.replaced import bytes_of, move_beside, size
 from llamatrain.run_files import STATUS
+from llamatrain.runs import headline, read_status
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.text_files import read_json
 
-from . import runs
 from .machine import used
 from .plan import Decision, Place, Planned, decide, refuse_costly, refuse_older
 from .processes import Processes, ended
 from .programs import PROGRAMS, command, nearest, typed, with_keys
 from .ranks import Ranks, launched
-from .runs import headline, read_status
 
 EXIT_WAITING = 3  # for a file that people make
 PLAN = "plan.json"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +10,13 @@ from typing import Any
 from llamatrain.description import Program
 from llamatrain.errors import UserError
 from llamatrain.keys import flatten
+from llamatrain.runs import Row, figure, is_number, parameters, read_series, read_status
+from llamatrain.spent import Spent, spent
 from llamatrain.yaml_files import read_yaml
 
 from .graph import DATA, REFERENCE
 from .programs import PROGRAMS
 from .record import VALUE, Record, known_record
-from .runs import Row, figure, is_number, read_series, read_status
-from .spent import Spent, spent
 
 UNKNOWN = Program("", "", "")  # of a folder that no known program made
 
@@ -152,20 +149,6 @@ class Amount(float):
             if value >= size:
                 return f"{value / size:.2f}{unit}"
         return f"{value:,.0f}" if value.is_integer() else figure(value)
-
-
-def parameters(folder: Path) -> int:
-    """Return how many parameters a checkpoint has; 0 where its weights cannot be read."""
-    count = 0
-    for path in folder.glob("*.safetensors"):
-        try:
-            with path.open("rb") as file:
-                # safetensors: eight bytes with the header's length, then the header, JSON with every tensor's shape.
-                header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-            count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError, OverflowError):
-            return 0
-    return count
 
 
 def _lines(source: str) -> int:

@@ -12,17 +12,17 @@ from llamatrain.errors import UserError
 from llamatrain.lock import at_work
 from llamatrain.progress import counted, duration
 from llamatrain.run_files import INCIDENTS, METRICS
+from llamatrain.runs import figure, read_json, read_status
+from llamatrain.spent import spent
 
 from .found import PIPELINE, Folder, end_of, newest, run
 from .graph import resolve
 from .listing import count
 from .programs import PROGRAMS
 from .record import NAME as RECORD
-from .runs import figure, read_json, read_status
 from .slurm.attempts import Attempt, read_attempts
 from .slurm.queue import Queued
 from .slurm.submission import JOBS, Submitted, read_jobs
-from .spent import spent
 from .stage import read_plan
 
 LOG = "job.log"  # a job's own

@@ -13,11 +13,11 @@ from llamatrain.config.renamed import older
 from llamatrain.description import Measures
 from llamatrain.energy import Rates
 from llamatrain.replaced import MARK
+from llamatrain.runs import Judged, Response, Row, is_number, read_json, read_lines, read_status
+from llamatrain.spent import default_rates
 
 from .graph import REFERENCE
 from .measure.stages import MEASURED
-from .runs import Judged, Response, Row, is_number, read_json, read_lines, read_status
-from .spent import default_rates
 from .stage_run import StageRun
 
 

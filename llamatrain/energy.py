@@ -93,3 +93,47 @@ def truncated(value: float, digits: int = 2) -> str:
 def unit_for(most: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:
     """Return the first of some units (MASSES, ENERGIES) in which the largest amount is 1 or more, and how many make one."""
     return next((unit for unit in units if most * unit[1] >= 1), units[-1])
+
+
+def units(found: Sequence[Use], rates: Rates) -> tuple[tuple[str, float], tuple[str, float]]:
+    """Return the units that suit the total: of energy with how many make a kWh, and of mass with how many make a tonne."""
+    kwh = sum(use.kwh for use in found)
+    return unit_for(kwh, ENERGIES), unit_for(tonnes_co2(kwh, rates.pue, rates.carbon_intensity), MASSES)
+
+
+def hours_text(hours: float) -> str:
+    """Write hours: whole ones where there are many."""
+    return f"{hours:,.0f}" if hours >= 1000 else f"{hours:,.3f}"
+
+
+def formula(rates: Rates) -> str:
+    """Say how carbon follows."""
+    return f"hours x power x PUE {rates.pue:g} x {rates.carbon_intensity:g} kgCO2eq per kWh"
+
+
+# --- as a table --------------------------------------------------------------------------------------------------
+
+
+def table(found: Sequence[Use], rates: Rates) -> list[list[str]]:
+    """Return the cells of the model card's table, its head first and the total last."""
+    tonnes = [tonnes_co2(use.kwh, rates.pue, rates.carbon_intensity) for use in found]
+    (energy, per_kwh), (mass, per_tonne) = units(found, rates)
+    devices = {use.device for use in found}
+    priced = rates.gpu_hour_price is not None and "GPU" in devices
+    head = ["", f"{next(iter(devices))} hours" if len(devices) == 1 else "hours", "power (W)", f"energy ({energy})"]
+    rows = [[*head, f"carbon ({mass}CO2eq)", *([f"cost ({rates.currency})"] if priced else [])]]
+    for use, carbon in zip(found, tonnes, strict=True):
+        hours = f"{hours_text(use.hours)}{f' ({use.device})' if len(devices) > 1 else ''}"
+        power = f"{use.watts:,.4g}{'' if use.measured else ' (stated)'}"
+        row = [use.name, hours, power, f"{use.kwh * per_kwh:,.3f}", truncated(carbon * per_tonne)]
+        rows.append([*row, *([_price(use, rates)] if priced else [])])
+    total = [hours_text(sum(use.hours for use in found)) if len(devices) == 1 else "", ""]
+    total += [f"{sum(use.kwh for use in found) * per_kwh:,.3f}", truncated(sum(tonnes) * per_tonne)]
+    whole = sum(use.hours for use in found if use.device == "GPU")
+    total += [f"{cost(whole, rates.gpu_hour_price):,.2f}"] if priced and rates.gpu_hour_price is not None else []
+    return [*rows, ["total", *total]]
+
+
+def _price(use: Use, rates: Rates) -> str:
+    price = rates.gpu_hour_price
+    return f"{cost(use.hours, price):,.2f}" if price is not None and use.device == "GPU" else ""

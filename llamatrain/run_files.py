@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict
 
 STATUS, METRICS, INCIDENTS, SAMPLES = "status.json", "metrics.jsonl", "incidents.jsonl", "samples.jsonl"
 BEATS, HANGS = ".beats", "hangs"  # where the ranks stand, and what was found where they hung (`llamatrain.watch`)
+STAGE = "stage.json"  # of a stage of a pipeline: what it was made from (`launch.record`)
 POWER = ".power"  # what each node's devices took (`llamatrain.power`)
 
 
@@ -31,6 +32,15 @@ class Status(TypedDict, total=False):
         str, float
     ]  # of this attempt, rank 0's: seconds of its checkpoints (saver.py), bytes of memory at most
     power: dict[str, Any]  # what the devices of all nodes took, over all attempts, where the machines count it
+
+
+class Made(TypedDict):
+    """What stage.json says of what making the stage took, over all attempts."""
+
+    seconds: float
+    ranks: int
+    cores: int
+    gpus: int
 
 
 class Logged(TypedDict):

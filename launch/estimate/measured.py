@@ -9,9 +9,9 @@ from llamatrain.errors import UserError
 from llamatrain.outlook import bytes_in_words, short
 from llamatrain.replaced import bytes_of
 from llamatrain.run_files import METRICS
+from llamatrain.runs import Row, is_number, read_lines, read_status
 
 from ..forecast import Failures
-from ..runs import Row, is_number, read_lines, read_status
 from ..slurm.attempts import read_attempts
 from ..slurm.submission import JOBS, read_jobs
 from .chain import Estimated

@@ -21,6 +21,7 @@ from typing import Any
 from llamatrain import manifest
 from llamatrain.config import program
 from llamatrain.errors import UserError
+from llamatrain.runs import read_series
 from llamatrain.stopping import EXIT_STOPPED
 
 from ..graph import references
@@ -28,7 +29,6 @@ from ..plan import Place, Planned, decide
 from ..processes import Processes, ended
 from ..programs import nearest, quoted, typed, with_keys
 from ..ranks import launched
-from ..runs import read_series
 from ..stage import Runner, console, read_plan
 from .config import MeasureConfig
 from .stages import MEASURED, measuring, of_checkpoint

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from .drawing import Drawing, Points
+from llamatrain.pages.drawing import Drawing, Points
+
 from .layout import Bend, Item, Layout, depths, layout, places
 
 GAP, BEND, CORNER = 22.0, 16.0, 7.0  # between columns; the height of a line that passes a column; the radius of turns

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from llamatrain.run_files import Logged
+from llamatrain.runs import Row, is_number
 from llamatrain.text_files import read_lines
 
-from ..runs import Row, is_number
 from ..stage_run import StageRun
 from ..story import Story
 from .samples import clipped

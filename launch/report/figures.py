@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .drawing import Axis, Drawing, Points, label, path
+from llamatrain.pages.drawing import Axis, Drawing, Points, label, path
 
 MOST_POINTS = 240  # of a line: more than its width in pixels shows
 WIDE, NARROW = 460, 300  # of figures in a page of two or of three columns

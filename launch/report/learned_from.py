@@ -18,10 +18,10 @@ from llamatrain.data.rows import read_rows
 from llamatrain.description import Table
 from llamatrain.errors import MissingFileError, UserError, mistake
 from llamatrain.progress import counted
+from llamatrain.runs import Row, decimals, is_number, warn
 
 from ..answers import question
 from ..record import VALUE
-from ..runs import Row, decimals, is_number, warn
 from ..stage_run import StageRun
 from ..story import Story, gold, is_adversarial, logit
 from .samples import clipped

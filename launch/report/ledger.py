@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from llamatrain.energy import tonnes_co2, truncated
+from llamatrain.energy import formula, tonnes_co2, truncated, units
+from llamatrain.pages.parts import Cell, Table
 from llamatrain.progress import duration
+from llamatrain.runs import Row, is_number
 
-from ..carbon import formula, units
-from ..runs import Row, is_number
 from ..stage_run import StageRun
 from ..story import Story
 from . import figures
 from .overview import hours_of
-from .parts import Cell, Table
 
 
 def cost(story: Story) -> Row | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from llamatrain.pages.parts import Cell, Table
 from llamatrain.progress import counted, duration
+from llamatrain.runs import Row, decimals, is_number, read_json
 
 from ..answers import three
-from ..runs import Row, decimals, is_number, read_json
 from ..stage_run import StageRun
 from ..story import Story
 from .chain import Box, chain
-from .parts import Cell, Table
 from .results import charts, measure_of
 from .samples import sample
 

@@ -7,16 +7,16 @@ there, so the page of a pipeline that is still under way is simply shorter. Ever
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from llamatrain import atomic
 from llamatrain.energy import Rates
+from llamatrain.pages import templates as pages
+from llamatrain.runs import Row, warn
 
-from ..runs import Row, warn
 from ..story import Story
 from .during import during
 from .learned_from import learned_from
@@ -59,16 +59,9 @@ SECTIONS = (
 )
 
 
-@cache
 def templates() -> Environment:
-    """Return where the templates are read from."""
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Return where the report's templates are read from."""
+    return pages.templates(Path(__file__).with_name("templates"))
 
 
 def page(story: Story) -> str:

@@ -17,17 +17,17 @@ from llamatrain.here import hardware_here
 from llamatrain.memory import machine_memory
 from llamatrain.outlook import basis, bytes_in_words, clock, short, span
 from llamatrain.pace import START
+from llamatrain.pages.parts import Cell, Table
 from llamatrain.replaced import bytes_of
+from llamatrain.runs import Row, is_number
 from llamatrain.yaml_files import read_yaml
 
 from ..estimate.chain import Estimated, estimated, of_data
 from ..estimate.tables import energy
 from ..machine import PEAKS
 from ..programs import plans, schema_of
-from ..runs import Row, is_number
 from ..stage_run import StageRun
 from ..story import Story
-from .parts import Cell, Table
 
 NARROW = "\u202f"  # a space at which no line breaks
 NODE = 8  # GPUs of a node, at most

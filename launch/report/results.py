@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llamatrain.description import Measure
+from llamatrain.pages.parts import Card, Cell, Table, spread
+from llamatrain.runs import Row, decimals, is_number
 
-from ..runs import Row, decimals, is_number
 from ..story import Story
 from . import figures
 from .figures import Interval
-from .parts import Card, Cell, Table, spread
 
 
 def measure_of(story: Story, metric: str) -> Measure:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from llamatrain.description import Beside, Cases, Reliability, Shares
+from llamatrain.pages.parts import Card, Cell, Table, spread
+from llamatrain.runs import Row, Shared, decimals, is_number, read_json
 
-from ..runs import Row, Shared, decimals, is_number, read_json
 from ..stage_run import StageRun
 from ..story import Story
 from . import figures
 from .figures import NARROW, Interval, Line
-from .parts import Card, Cell, Table, spread
 from .samples import clipped
 
 COLOURS = (1, 2, 4, 3)  # of the models

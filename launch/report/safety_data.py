@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..runs import Row, decimals, is_number, read_json
+from llamatrain.pages.parts import Card, Cell, Table
+from llamatrain.runs import Row, decimals, is_number, read_json
+
 from ..stage_run import StageRun
 from ..story import Story
 from . import figures
 from .figures import Line
-from .parts import Card, Cell, Table
 from .results import measure_of
 
 SHARE = re.compile(r"@adversarial([\d.]+)%$")  # of a source (llamatrain.data.rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..runs import Row, decimals, is_number
+from llamatrain.runs import Row, decimals, is_number
+
 from ..story import Story, gold, is_adversarial, logit
 
 LONGEST = 600  # characters that are shown of a text

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llamatrain import atomic
+from llamatrain.pages.parts import Card
 
 from . import figures
 from .figures import Line
 from .page import templates
-from .parts import Card
 
 Curve = Sequence[
     tuple[float, float, float, float]

@@ -10,13 +10,13 @@ from statistics import fmean, stdev
 from typing import TypedDict, TypeVar
 
 from llamatrain.description import Against, BestOf, Trials
+from llamatrain.pages.parts import Card
+from llamatrain.runs import Row, decimals, is_number, read_lines
 
-from ..runs import Row, decimals, is_number, read_lines
 from ..stage_run import StageRun
 from ..story import Story, gold, is_adversarial, logit
 from . import figures
 from .figures import NARROW, WIDE, Line
-from .parts import Card
 
 KINDS = {False: ("harmless prompts", 1), True: ("adversarial prompts", 5)}  # is it adversarial -> its name and colour
 MOST_SIZES = 24  # of K that are drawn

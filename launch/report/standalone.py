@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from .drawing import Drawing
+from llamatrain.pages.drawing import Drawing
+from llamatrain.pages.templates import SHARED
+
 from .page import templates
 
 OWN = """
@@ -33,6 +34,6 @@ def svg(title: str, drawings: Sequence[tuple[str, Drawing]]) -> str:
 
 def style() -> str:
     """Return what of the page's style drawings need: its colours and the rules of shapes."""
-    page = Path(__file__).with_name("templates").joinpath("page.css").read_text(encoding="utf-8")
+    page = (SHARED / "page.css").read_text(encoding="utf-8")
     colours, _, rest = page.partition("/* the page */")
     return colours + OWN + "\n".join(re.findall(r"^svg \.[^\n]*$", rest, re.M))

@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 
 from llamatrain.description import Chart, Measure
+from llamatrain.pages.drawing import Points
+from llamatrain.pages.parts import Card
+from llamatrain.runs import Row, figure
 
-from ..runs import Row, figure
 from ..stage_run import StageRun
 from ..story import Story
 from . import figures
-from .drawing import Points
 from .figures import NARROW, WIDE, Line
-from .parts import Card
 from .results import measure_of
 
 PLUMBING = re.compile(r"seconds|tokens_per_second|lr$|grad_norm|/tokens$")

@@ -20,8 +20,8 @@ from llamatrain.config import program
 from llamatrain.keys import check_values, least
 from llamatrain.progress import counted
 from llamatrain.run_files import STATUS
+from llamatrain.runs import read_status
 
-from ..runs import read_status
 from .attempts import EXIT_GAVE_UP, last_words, note, stuck
 
 

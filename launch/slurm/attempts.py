@@ -11,10 +11,9 @@ from typing import TypedDict
 
 from llamatrain import manifest
 from llamatrain.run_files import INCIDENTS, METRICS, STATUS
+from llamatrain.runs import skip
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.text_files import read_lines
-
-from ..runs import skip
 
 ATTEMPTS, EXIT_CODE = "attempts.jsonl", "exit_code"
 EXIT_GAVE_UP = 77  # of `slurm.attempt`, where the start is one too many; srun's own failures have others

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.stage_run import Amount, StageRun, parameters
+from launch.stage_run import Amount, StageRun
 from launch.story import Story
+from llamatrain.runs import parameters
 
 from .synthetic import make
 

@@ -18,11 +18,11 @@ from launch.report import page as report
 from launch.report.__main__ import make as make_report
 from launch.report.config import ReportConfig
 from launch.report.learned_from import _files, _shown, read
-from launch.runs import decimals
-from launch.spent import default_rates
 from launch.story import Story
 from llamatrain.description import Chart, Program, Table
 from llamatrain.errors import UserError
+from llamatrain.runs import decimals
+from llamatrain.spent import default_rates
 
 from ..synthetic import STAGES, make, write_lines
 

@@ -12,11 +12,11 @@ import yaml
 from launch.programs import schema_of
 from launch.record import Record
 from launch.report.page import page
-from launch.report.parts import Cell
 from launch.report.planned import planned
 from launch.story import Story
 from llamatrain.config.compose import compose_dict
 from llamatrain.footprint import checkpoint
+from llamatrain.pages.parts import Cell
 
 
 def stage(folder: Path, program: str, overrides: list[str], status: dict[str, Any], step: float) -> None:

@@ -9,11 +9,11 @@ from statistics import fmean, median
 import pytest
 
 from launch.report import scores
-from launch.report.parts import Card
 from launch.stage_run import StageRun
 from launch.story import Story
 from llamatrain.data.rows import write_rows
 from llamatrain.description import Against
+from llamatrain.pages.parts import Card
 
 from ..synthetic import make
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -84,6 +86,20 @@ def read_series(folder: Path) -> dict[str, list[tuple[float, float]]]:
             if name not in ("step", "time") and is_number(value):
                 series.setdefault(name, {})[float(step)] = float(value)
     return {name: sorted(points.items()) for name, points in series.items()}
+
+
+def parameters(folder: Path) -> int:
+    """Return how many parameters a checkpoint has; 0 where its weights cannot be read."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with path.open("rb") as file:
+                # safetensors: eight bytes with the header's length, then the header, JSON with every tensor's shape.
+                header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+            count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, MemoryError, OverflowError):
+            return 0
+    return count
 
 
 def is_number(value: Any) -> TypeGuard[float]:

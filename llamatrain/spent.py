@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamatrain.config.presets import config_folder
-from llamatrain.energy import Rates, Use, gpu_watts
-from llamatrain.power import Power, read_power
-from llamatrain.yaml_files import read_yaml
-
-from .record import known_record
-from .runs import is_number, read_status
+from .config.presets import config_folder
+from .energy import Rates, Use, gpu_watts
+from .power import Power, read_power
+from .run_files import STAGE, Made
+from .runs import is_number, read_json, read_status
+from .yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,14 @@ class Spent:
 
 def spent(folder: Path, running: bool = False, now: float = 0.0) -> Spent:
     """Return what went into a run; of a running one up to `now`."""
-    record, status = known_record(folder), read_status(folder)
+    made, status = read_json(folder / STAGE, Made), read_status(folder)
     environment = status.get("environment", {})
     seconds = status.get("seconds", 0.0)
     if running and is_number(status.get("updated")):
         seconds += max(0.0, now - status["updated"])
     name = str(environment.get("gpu") or "")
-    if record is not None:
-        return Spent(max(seconds, record.seconds), record.gpus, record.cores, name, read_power(folder))
+    if made:
+        return Spent(max(seconds, made["seconds"]), made["gpus"], made["cores"], name, read_power(folder))
     cores = environment.get("cores")
     gpus = status.get("ranks", 1) if name else 0
     return Spent(seconds, gpus, cores if isinstance(cores, int) else 1, name, read_power(folder))

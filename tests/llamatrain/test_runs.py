@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from launch.programs import PROGRAMS
-from launch.runs import headline
+from llamatrain.runs import headline
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What HTML pages are made of, whoever writes them: their style, tables, cards and drawings."""
