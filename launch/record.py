@@ -17,12 +17,13 @@ from typing import Any
 from llamatrain import atomic, manifest
 from llamatrain.errors import MissingFileError, UserError
 from llamatrain.keys import completed, decisive, flatten
-from llamatrain.run_files import HANGS
-from llamatrain.run_files import STAGE as NAME
+from llamatrain.run_files import HANGS, STAGE
 from llamatrain.runs import warn
 from llamatrain.text_files import read_json
 
 from .graph import DATA, REFERENCE
+
+NAME = STAGE
 
 # A value that may name a file: adapter:path@part, where adapter and part are for the program that reads it.
 VALUE = re.compile(r"(?P<adapter>\w+:)?(?P<path>@?[^@]+)(?P<part>@.*)?")

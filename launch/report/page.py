@@ -19,6 +19,7 @@ from llamatrain.runs import Row, warn
 
 from ..story import Story
 from .during import during
+from .evaluations import benchmarks, people
 from .learned_from import learned_from
 from .ledger import cost, lineage
 from .overview import examples, overview, stages
@@ -44,6 +45,8 @@ SECTIONS = (
     Section("chain", "The pipeline", stages),
     Section("examples", "Three prompts", examples),
     Section("results", "Results", results),
+    Section("benchmarks", "Benchmarks and probes", benchmarks),
+    Section("people", "What people say", people),
     Section("safety_data", "Safety data scaling", safety_data),
     Section("scores", "Scores and judge", scores),
     Section("learned", "What was learned from", learned_from),
