@@ -46,7 +46,13 @@ setup(
     package_dir={f"llamatrain.{name}": name for name in (*NESTED, "configs")},
     package_data={
         "llamatrain.configs": ["**/*.yaml"],
-        "llamatrain.evaluation": ["people/templates/*", "people/static/*", "people/guidelines/*", "probes/*.jsonl"],
+        "llamatrain.evaluation": [
+            "people/templates/*",
+            "people/static/*",
+            "people/guidelines/*",
+            "probes/*.jsonl",
+            "card/templates/*",
+        ],
         "llamatrain.pages": ["templates/*"],
         "llamatrain.launch": ["report/templates/*", "slurm/templates/*"],
         "llamatrain.sft": ["templates/*", "*.yaml"],

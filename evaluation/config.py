@@ -10,6 +10,7 @@ from llamatrain.errors import UserError
 from llamatrain.keys import SPEED, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig
 
+from .card import config as card
 from .people import config as people
 from .probes import config as probes
 from .safety import config as safety
@@ -99,7 +100,8 @@ MEASURES = Measures(
         "adversarial": ("safety", "helpfulness", "score_safety", "spearman_safety", "declined", "gated", "finished"),
     },
 )
-PROGRAMS = people.PROGRAMS | safety.PROGRAMS | probes.PROGRAMS | {
+PARTS = card.PROGRAMS | people.PROGRAMS | safety.PROGRAMS | probes.PROGRAMS  # each in a package of its own
+PROGRAMS = PARTS | {
     "evaluate": Program(
         "evaluation",
         "Measuring",

@@ -72,14 +72,24 @@ def matched(
         raise UserError(f"{where}: weight {sorted(left - set(fresh))[0]} is missing")
 
 
+def empty_model(folder: Path) -> Transformer | ScalarModel:
+    """Return a checkpoint folder's model without its weights: they appear once, where and as they are wanted."""
+    config, scalar = load_config(folder)
+    with torch.device("meta"):
+        return ScalarModel(config, seed=None) if scalar else Transformer(config, seed=None)
+
+
+def shapes_of(model: torch.nn.Module) -> Shapes:
+    """Return the shapes of a model's weights, by name."""
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
 def load_model(
     folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Transformer | ScalarModel:
     """Load a checkpoint folder (see `resolve`) as a `Transformer` or, where it is a reward model, a `ScalarModel`."""
-    config, scalar = load_config(folder)
-    with torch.device("meta"):  # the weights appear once, where and as they are wanted
-        model: Transformer | ScalarModel = ScalarModel(config, seed=None) if scalar else Transformer(config, seed=None)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    model = empty_model(folder)
+    shapes = shapes_of(model)
     for name, tensor in matched(load_weights(folder), shapes, str(folder)):
         # Module.to_empty would do, but imports torch's symbolic shapes: half a second.
         module, _, leaf = name.rpartition(".")

@@ -63,6 +63,11 @@ def in_words(error: Exception, program: str, overrides: Sequence[str], schema: t
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '([^']+)')", text)
     if unknown:
         return _unknown_key(str(key or unknown[1]), program, schema)
+    group = re.match(
+        r"Could not override '([^']+)'\. No match in the defaults list", text
+    )  # of a name that a group bears, too
+    if group:
+        return _unknown_key(group[1], program, schema)
     choice = re.search(
         r"Could not find '([^']+)/([^'/]+)'\s*Available options in '[^']+':\s*(.*?)\s*Config search", str(error), re.S
     )

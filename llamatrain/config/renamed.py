@@ -26,6 +26,7 @@ KEYS = {  # program -> former key -> what it is called now
     "sft": {"seq_len": "max_length"},
     "rejection_sampling": {"seq_len": "max_length"},
     "report": {"run": "folder"},  # run.name and run.dir
+    "card": {"run": "folder"},
 }
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.report import page
+from evaluation.card import page as card
+from launch.report import page as report
 from llamatrain.pages.templates import SHARED
 
-TEMPLATES = Path(page.__file__).with_name("templates")
+TEMPLATES = [SHARED, *(Path(str(page.__file__)).with_name("templates") for page in (report, card))]
 STYLE, PAPER = ((SHARED / f"{name}.css").read_text() for name in ("page", "print"))
 LIGHT, DARK = re.findall(r":root \{(.*?)\}", STYLE, re.S)
 SCHEMES = {"light": LIGHT, "dark": DARK, "paper": re.findall(r":root \{(.*?)\}", PAPER, re.S)[0]}
@@ -65,7 +66,7 @@ def test_every_class_of_a_template_or_drawing_is_styled() -> None:
     styled = set(re.findall(r"\.([a-z]\w*(?:-\w+)?)", re.sub(r"/\*.*?\*/|url\(.*?\)", "", STYLE + PAPER)))
     used = {
         name
-        for path in (*TEMPLATES.glob("*.html"), *SHARED.glob("*.html"))
+        for path in (path for folder in TEMPLATES for path in folder.glob("*.html"))
         for value in re.findall(r'class="([^"{]*)', path.read_text())
         for name in value.split()
     }
