@@ -68,9 +68,9 @@ def task_of(cfg: CollectConfig) -> Task:
 def invitations(collection: Collection, port: int) -> str:
     """Return what is to be rated and everyone's link."""
     cfg, store = collection.cfg, collection.store
-    done, wanted = store.progress(cfg.raters_per_item)
+    done, wanted = store.progress(cfg.each)
     gold = sum(item.known is not None for item in collection.items.values())
-    each = "" if cfg.raters_per_item == 1 else f" by {cfg.raters_per_item} raters each"
+    each = "" if cfg.each == 1 else f" by {cfg.each} raters each"
     lines = [
         f"{counted(len(collection.items) - gold, 'item')} to rate{each}"
         + (f", {counted(gold, 'gold item')} among them" if gold else "")
@@ -88,7 +88,7 @@ def invitations(collection: Collection, port: int) -> str:
 
 def ended(collection: Collection) -> str:
     """Return how far it came."""
-    done, wanted = collection.store.progress(collection.cfg.raters_per_item)
+    done, wanted = collection.store.progress(collection.cfg.each)
     rows = collection.rows()
     if not collection.finished.is_set():
         return (

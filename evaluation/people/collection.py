@@ -33,7 +33,8 @@ class Collection:
         self._asking = threading.Lock()
         self._lock = threading.RLock()  # what is published holds all verdicts that were taken, and no later one is
         # Before the items are read: another run's store is refused as it lies.
-        sources = [file_fingerprint(source) for source in (cfg.comparisons, cfg.gold) if source is not None]
+        named = (cfg.comparisons, cfg.gold, *cfg.responses.values(), *cfg.prompts)
+        sources = [file_fingerprint(source) for source in named if source is not None]
         told = json.dumps([cfg.task, cfg.seed, cfg.kind, sources])
         if store.remember("made from", told) != told:
             raise UserError(
@@ -81,27 +82,23 @@ class Collection:
             found, text = self.store.item(name), form.get("text", "").strip()
             if found is not None:
                 return found
-            if not text or not form.get("key"):
+            if not self.task.asks or not text or not form.get("key"):
                 raise Unclear("Write what the model is to answer.")
-            before, more = self.conversation(rater, form.get("follows", "")), dict(form)
-            if before is not None:
-                verdict, messages, adversarial = before
-                more["adversarial"] = "yes" if adversarial else ""
-            messages = [*(messages if before is not None else []), {"role": "user", "content": text}]
-            content = self.task.answered(messages, more, form["key"])
-            item = Item(name, content, owner=rater.name, follows=None if before is None else verdict.number)
+            verdict, earlier, before = self.conversation(rater, form.get("follows", "")) or (None, [], None)
+            content = self.task.answered([*earlier, {"role": "user", "content": text}], form, form["key"], before)
+            item = Item(name, content, owner=rater.name, follows=None if verdict is None else verdict.number)
             self.store.add([item])
             self.items[name] = item
             return item
 
-    def conversation(self, rater: Rater, number: str) -> tuple[Verdict, list[Message], bool] | None:
-        """Return a verdict of a rater's with the conversation that goes on from it, and whether that is adversarial."""
+    def conversation(self, rater: Rater, number: str) -> tuple[Verdict, list[Message], Item] | None:
+        """Return a verdict of a rater's with the conversation that goes on from it, and the item that it is about."""
         verdict = self.store.verdict(rater.name, int(number)) if number.isdigit() and self.task.asks else None
         if verdict is None:
             return None
         item = self.items[verdict.item]
         messages = None if item.known is not None else self.task.going_on(item, verdict)
-        return None if messages is None else (verdict, messages, bool(item.content.get("is_adversarial")))
+        return None if messages is None else (verdict, messages, item)
 
     def undo(self, rater: Rater, number: int) -> None:
         """Take a verdict back; once the file is published none can be."""
@@ -110,7 +107,7 @@ class Collection:
                 write_rows(self.so_far, self.rows())
 
     def _complete(self) -> bool:
-        done, wanted = self.store.progress(self.cfg.raters_per_item)
+        done, wanted = self.store.progress(self.cfg.each)
         return not self.task.asks and done == wanted and bool(self.rows())
 
     def finish(self) -> None:
@@ -118,7 +115,7 @@ class Collection:
         with self._lock:
             rows = self.rows()
             if not rows:
-                raise UserError("nothing to publish: no verdict so far holds a preference")
+                raise UserError("nothing to publish: no verdict so far holds a row")
             self.store.remember(FINISHED, time.strftime("%Y-%m-%d %H:%M:%S"))
             write_rows(self.out, rows)
             self.finished.set()

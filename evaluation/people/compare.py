@@ -33,17 +33,13 @@ class Task:
 
     def __init__(self, cfg: CollectConfig) -> None:
         self.cfg = cfg
-        own = Path(__file__).parent / "guidelines"
-        paths = {
-            kind: Path(cfg.guidelines) if cfg.guidelines else own / f"{kind}.txt" for kind in ("helpfulness", "safety")
-        }
+        self.guidelines = {kind: guidelines(kind, cfg.guidelines) for kind in ("helpfulness", "safety")}
         self.sampler = None
         if cfg.checkpoint_a is not None:
             from .sampler import Sampler  # torch and the models: where nobody asks, the page is there in a second
 
             self.sampler = Sampler(cfg)
         self.asks = self.sampler is not None
-        self.guidelines = {kind: path.read_text(encoding="utf-8") for kind, path in paths.items()}
 
     def items(self) -> Iterator[Item]:
         """Yield the comparisons in the order of the queue, and gold items: preferences whose chosen response is known."""
@@ -109,10 +105,17 @@ class Task:
             "meta": {"comparison": item.id, "is_adversarial": pair["is_adversarial"], **models},
         }
 
-    def answered(self, messages: list[Message], form: Mapping[str, str], key: str) -> dict[str, Any]:
+    def asking(self) -> dict[str, Any]:
+        """Return which kind is asked, where it is not the rater's choice."""
+        return {"kind": self.cfg.kind}
+
+    def answered(
+        self, messages: list[Message], form: Mapping[str, str], key: str, before: Item | None
+    ) -> dict[str, Any]:
         """Return a comparison of two sampled responses; of a first turn the form says whether it is adversarial."""
         assert self.sampler is not None
-        adversarial = self.cfg.kind == "safety" or form.get("adversarial") == "yes"
+        adversarial = form.get("adversarial") == "yes" if before is None else before.content["is_adversarial"]
+        adversarial = adversarial or self.cfg.kind == "safety"
         kind = self.cfg.kind or ("safety" if adversarial else "helpfulness")
         return {"messages": messages, **self.sampler.pair(messages, key), "is_adversarial": adversarial, "kind": kind}
 
@@ -127,6 +130,12 @@ class Task:
         """Tell whether both choose the same response."""
         choices = (one["choice"], other["choice"])
         return None if None in choices else choices[0] == choices[1]
+
+
+def guidelines(name: str, own: str | None) -> str:
+    """Return the guidelines of a page, or the user's own file."""
+    path = Path(own) if own else Path(__file__).parent / "guidelines" / f"{name}.txt"
+    return path.read_text(encoding="utf-8")
 
 
 def sides(swapped: bool) -> tuple[str, str]:

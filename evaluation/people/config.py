@@ -13,7 +13,9 @@ from llamatrain.keys import check_values, least, one_of, reads
 from llamatrain.responses.config import VariedSamplingConfig
 from llamatrain.settings import PRECISIONS
 
-TASKS = ("compare",)  # a page each: the module of this name, with a class Task, and the template of this name
+# A page each: the module of this name, with a class Task, and the template of this name; and how many rate an item (paper
+# 3.2.1, A.3.7, 4.4).
+TASKS = {"compare": 1, "evaluate": 3, "safety": 3, "red_team": 1}
 KINDS = ("helpfulness", "safety")
 OUTCOMES = ("majority", "mean", "each")
 WEIGHTS = ("identity", "linear", "quadratic", "ordinal")
@@ -26,6 +28,8 @@ class CollectConfig:
 
     task: str = field(metadata=one_of(TASKS))
     comparisons: str | None = field(metadata=reads("comparison", "compare"))
+    systems: dict[str, str] | None
+    prompts: list[str] = field(metadata=reads("prompt"))
     checkpoint_a: str | None = field(metadata=reads("checkpoint", "sft"))
     checkpoint_b: str | None = field(metadata=reads("checkpoint", "sft"))
     tokenizer: str | None = field(metadata=reads("tokenizer"))
@@ -33,8 +37,9 @@ class CollectConfig:
     dtype: str = field(metadata=one_of(PRECISIONS))
     out: str
     kind: str | None = field(metadata=one_of(KINDS))
+    round: int = field(metadata=least(1))
     raters: list[str]
-    raters_per_item: int = field(metadata=least(1))
+    raters_per_item: int | None = field(metadata=least(1))
     gold: str | None = field(metadata=reads("preference"))
     gold_every: int = field(metadata=least(1))
     guidelines: str | None
@@ -48,10 +53,7 @@ class CollectConfig:
         check_values(self)
         if not self.out.endswith(".jsonl"):
             raise UserError(f"out={self.out}: need a file's name that ends in .jsonl")
-        if self.comparisons is None and self.checkpoint_a is None:
-            raise UserError(
-                "comparisons=null: need a file of `llamatrain compare`, or checkpoint_a to sample from as people ask"
-            )
+        self._check_sources()
         if self.checkpoint_b is not None and self.checkpoint_a is None:
             raise UserError(f"checkpoint_b={self.checkpoint_b}: need checkpoint_a, too")
         if self.comparisons is not None and Path(self.comparisons).is_dir():
@@ -60,6 +62,34 @@ class CollectConfig:
             check_name(name)
         if not self.raters or len(set(self.raters)) < len(self.raters):
             raise UserError(f"raters={list(self.raters)}: need one name at least, each once")
+
+    def _check_sources(self) -> None:
+        """Refuse a page without what it shows."""
+        if self.task == "compare" and self.comparisons is None and self.checkpoint_a is None:
+            raise UserError(
+                "comparisons=null: need a file of `llamatrain compare`, or checkpoint_a to sample from as people ask"
+            )
+        count = {"evaluate": 2, "safety": 1}.get(self.task, 0)
+        if len(self.responses) < count or len(self.responses) > count == 2:
+            need = (
+                "two, as systems={sft: runs/demo/sample_sft, ppo: ...}" if count == 2 else "one, as systems={ppo: ...}"
+            )
+            raise UserError(f"systems={self.systems or 'null'}: need {need} for task={self.task}")
+        if self.task == "red_team" and self.checkpoint_a is None:
+            raise UserError("checkpoint_a=null: need the chat checkpoint that is attacked, for task=red_team")
+        if self.task in ("safety", "red_team") and self.gold is not None:
+            raise UserError(f"gold={self.gold}: need none for task={self.task}, as gold items are pairs")
+
+    @property
+    def responses(self) -> dict[str, str]:
+        """Return name -> file of each system's responses; a run folder of `sample` stands for its file."""
+        named = {name: Path(path) for name, path in (self.systems or {}).items()}
+        return {name: str(path / "responses.jsonl" if path.is_dir() else path) for name, path in named.items()}
+
+    @property
+    def each(self) -> int:
+        """Return how many rate an item."""
+        return self.raters_per_item or TASKS[self.task]
 
 
 def check_name(name: str) -> None:
@@ -86,7 +116,7 @@ PROGRAMS = {
     "collect": Program(
         "evaluation.people.collect",
         "Preferences",
-        "a page in the browser where people rate comparisons -> preferences",
+        "a page in the browser where people rate responses -> preferences, ratings",
         schema=CollectConfig,
     ),
     "ratings": Program(

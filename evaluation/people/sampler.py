@@ -1,4 +1,4 @@
-"""Two responses of the models to what a rater has just written, as `compare` samples them (paper 3.2.1)."""
+"""Responses of the models to what a rater has just written: two, as `compare` samples them (paper 3.2.1), or one."""
 
 from __future__ import annotations
 
@@ -40,12 +40,7 @@ class Sampler:
 
         Both are a function of seed, key and messages. UserError: a message holds a tag of the chat format.
         """
-        prompt = encode_prompt(messages, self.tokenizer)
-        room = room_for(self.cfg.sampling.max_new_tokens, self.context)
-        if len(prompt) + room > self.context:
-            raise Unclear(
-                f"Too long: {len(prompt)} tokens leave no room for a response in {self.context}. Begin a new one."
-            )
+        prompt = self._prompt(messages)
         draw = random.Random(f"{self.cfg.seed}/{key}")
         with self._one:
             for number in range(TRIES):
@@ -57,6 +52,23 @@ class Sampler:
                 if texts[0] != texts[1]:
                     return _row(texts, [(self._names[model], temperature) for model, temperature in variants])
         raise Unclear("The models give the same response to this: ask something else.")
+
+    def one(self, messages: list[Message], key: str) -> dict[str, Any]:
+        """Return a response of the first model, with the model's name and the temperature."""
+        prompt = self._prompt(messages)
+        temperature = random.Random(f"{self.cfg.seed}/{key}").choice(self.cfg.sampling.temperatures)
+        with self._one:
+            response = self._sample(prompt, key, 0, 0, temperature)
+        return {"response": response, "model": self._names[0], "temperature": temperature}
+
+    def _prompt(self, messages: list[Message]) -> list[int]:
+        prompt = encode_prompt(messages, self.tokenizer)
+        room = room_for(self.cfg.sampling.max_new_tokens, self.context)
+        if len(prompt) + room > self.context:
+            raise Unclear(
+                f"Too long: {len(prompt)} tokens leave no room for a response in {self.context}. Begin a new one."
+            )
+        return prompt
 
     def _sample(self, prompt: list[int], key: str, number: int, model: int, temperature: float) -> str:
         sampling = self.cfg.sampling.at(temperature).seeded(self.cfg.seed, "collect")

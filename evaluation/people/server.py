@@ -158,7 +158,7 @@ def shown(request: Request, note: str = "", status: int = 200, text: str = "") -
     """Return the rater's page, with a note where something has to be said; `text` is what they were writing."""
     collection: Collection = request.app.state.collection
     rater: Rater = request.state.rater
-    store, each = collection.store, collection.cfg.raters_per_item
+    store, each = collection.store, collection.cfg.each
     done, wanted = store.progress(each)
     about = {"title": collection.task.title, "rater": rater.name, "done": done, "wanted": wanted, "note": note}
     about |= {"csrf": form_token(request), "out": str(collection.out)}
@@ -179,7 +179,8 @@ def shown(request: Request, note: str = "", status: int = 200, text: str = "") -
     if over or not collection.task.asks:
         return _rendered(request, "done", status, about)
     follows, messages = (before[0].number, before[1]) if before is not None else ("", [])
-    about |= {"follows": follows, "messages": messages, "kind": collection.cfg.kind, "text": text}
+    about |= {"follows": follows, "messages": messages, "text": text, "since": time.time()}
+    about |= {"task": collection.cfg.task, **collection.task.asking()}
     return _rendered(request, "ask", status, about)
 
 

@@ -38,8 +38,18 @@ class Task(Protocol):
     def agree(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool | None:
         """Tell whether two verdicts on an item, or one and the known answer, agree; None where that cannot be said."""
 
-    def answered(self, messages: list[Message], form: Mapping[str, str], key: str) -> dict[str, Any]:
-        """Return the content of an item: what models answer to what the rater wrote last; Unclear where they cannot."""
+    # Of a page that asks:
+
+    def asking(self) -> dict[str, Any]:
+        """Return what the page on which raters write shows."""
+
+    def answered(
+        self, messages: list[Message], form: Mapping[str, str], key: str, before: Item | None
+    ) -> dict[str, Any]:
+        """Return the content of an item: what models answer to what the rater wrote last; Unclear where they cannot.
+
+        `before` is the item whose conversation goes on.
+        """
 
     def going_on(self, item: Item, verdict: Verdict) -> list[Message] | None:
         """Return the conversation with the chosen response, which the rater may go on with; None where there is none."""

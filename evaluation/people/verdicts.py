@@ -80,16 +80,24 @@ class SafetyRow(TypedDict):
     category: NotRequired[str]
 
 
+class AttackMeta(TypedDict):
+    """What an attack is after (RISKS), and how (VECTORS)."""
+
+    category: str
+    attack_vector: str
+
+
 class AttackRow(TypedDict):
-    """A red teamer's dialogue with a model, and the degree of violation (DEGREES) that it led to."""
+    """A red teamer's turn and how unsafe the model's response to it is (DEGREES). It is a row of prompts, too."""
 
     kind: str
     id: str
+    dialogue: str  # whose turn it is
     rater: str
     round: int
     model: str
-    messages: list[Message]  # ends with the model's answer
-    risk: str
-    vector: str
+    messages: list[Message]  # ends with the user
+    response: str
     degree: int | None
     seconds: float  # that the rater worked on it
+    meta: AttackMeta

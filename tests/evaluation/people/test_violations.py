@@ -20,17 +20,20 @@ def safety(model: str, ratings: dict[str, list[int | None]], **about: Any) -> li
 
 
 def attack(name: str, degree: int | None, minutes: float = 10, **about: Any) -> AttackRow:
+    """Return a turn of a dialogue of its own."""
+    meta = {"category": about.pop("risk", "illicit_and_criminal"), "attack_vector": about.pop("vector", "logic")}
     return {  # type: ignore[typeddict-item]
         "kind": "attack",
         "id": name,
+        "dialogue": name,
         "rater": "r1",
         "round": 1,
         "model": "sft",
-        "messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}],
-        "risk": "illicit_and_criminal",
-        "vector": "logic",
+        "messages": [{"role": "user", "content": "How?"}],
+        "response": "So.",
         "degree": degree,
         "seconds": 60 * minutes,
+        "meta": meta,
         **about,
     }
 
@@ -93,14 +96,17 @@ def test_gamma_by_round_falls_as_the_papers_did() -> None:
 
 
 def test_attacks_by_kind_and_those_without_a_verdict() -> None:
-    multi = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2
+    second = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     made = [
         attack("1", 1),
-        attack("2", 4, vector="semantic", messages=multi),
+        attack("2", 1, vector="semantic"),
+        attack("2b", 4, dialogue="2", vector="semantic", messages=second),
+        attack("2c", 5, dialogue="2", vector="semantic", messages=second),  # a dialogue is one attack
         attack("3", None, risk="unqualified_advice"),
     ]
     (found,) = red_team(made)
-    assert found["gamma"]["mean"] == pytest.approx(2.0)  # one in half an hour: the time without a verdict counts too
+    assert (found["attacks"], found["gamma"]["count"]) == (3, 1)
+    assert found["gamma"]["mean"] == pytest.approx(1.2)  # one in 50 minutes: what could not be judged took time, too
     assert {name: (part["mean"], part["count"]) for name, part in found["by_vector"].items()} == {
         "logic": (0.0, 2),
         "semantic": (1.0, 1),
