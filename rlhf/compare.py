@@ -77,6 +77,7 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
         cfg.too_long,
         run.print,
         BadRows(cfg.bad_rows),
+        round=cfg.round,
     )
     sampling = {**vars(cfg.sampling), "seed": cfg.run.seed, "program": noise_of("compare", cfg.round)}
     rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.dtype]

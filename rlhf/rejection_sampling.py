@@ -80,7 +80,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
         tuned, trials = choose(run, cfg, parents, noise)
 
         # 1. sample and score
-        chunks = make_responses(run, tuned, parents, noise)
+        chunks = make_responses(run, tuned, parents, noise, cfg.round)
 
         # 2. keep the best
         metrics = {**trials, **keep_best(run, cfg, chunks)}
@@ -156,6 +156,7 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
         cfg.too_long,
         notes.append,
         bad,
+        round=cfg.round,
     )
     left_out = BadRows(cfg.bad_rows)
     how = Encoding("dialogue", load_tokenizer(base, cfg.tokenizer), row_length(cfg, base))

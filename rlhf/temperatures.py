@@ -39,7 +39,9 @@ def choose(
         run.print(f"trying temperature {temperature:g} on {cfg.trial_prompts} prompts")
         sampling = replace(cfg.sampling, temperature=temperature)
         most = min(cfg.trial_prompts, cfg.max_prompts or cfg.trial_prompts)
-        trial = make_responses(run, replace(cfg, sampling=sampling, max_prompts=most), parents, f"{noise}/trial")
+        trial = make_responses(
+            run, replace(cfg, sampling=sampling, max_prompts=most), parents, f"{noise}/trial", cfg.round
+        )
         # Chunks lie on the disk that all ranks share; the first reads them for all.
         rows += distributed.broadcast_object(curve(temperature, list(trial.rows())) if run.is_main else [])
     best = {row["temperature"]: row["best"] for row in rows if row["k"] == cfg.samples_per_prompt}

@@ -124,7 +124,7 @@ def pairs(run: Run, cfg: DistillConfig, parents: dict[str, Path]) -> Chunks[Pair
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     new_tokens, bad = cfg.sampling.max_new_tokens, BadRows(cfg.bad_rows)
     prompts = load_prompts(
-        cfg.prompts, tokenizer, context, new_tokens, cfg.max_prompts, cfg.too_long, run.print, bad, True
+        cfg.prompts, tokenizer, context, new_tokens, cfg.max_prompts, cfg.too_long, run.print, bad, True, cfg.round
     )
     sampling = cfg.sampling.seeded(cfg.run.seed, noise_of("distill", cfg.round))
     each, longest = cfg.samples_per_prompt, context - room_for(new_tokens, context)

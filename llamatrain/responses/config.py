@@ -23,7 +23,7 @@ def logit(probability: float) -> float:
 def noise_of(program: str, number: int | None) -> str:
     """Return the name of the sampling noise of a program in a round of a pipeline (None: in the first).
 
-    A later round has the same prompts and, in part, the same models: with the same noise it would get former responses.
+    A later round may have the same prompts and, in part, the same models: with the same noise it would get former responses.
     """
     return program if number is None or number == 1 else f"{program}@{number}"
 

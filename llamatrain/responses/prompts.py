@@ -98,8 +98,12 @@ def load_prompts(
     say: Callable[[str], None],
     bad: BadRows | None = None,
     adversarial_only: bool = False,
+    round: int | None = None,
 ) -> list[Prompt]:
-    """Read the first `max_prompts` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
+    """Read `max_prompts` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
+
+    They are the first ones, in a later `round` of a pipeline the next, and after the last the first again: a model is
+    best on the prompts it was tuned on, so that their samples tell little of others.
 
     A prompt fits when it leaves room in the context for a response: `max_new_tokens`, or an eighth of the context where
     that is less. A response with less room could not end, and not ending is punished. `too_long` says what to do with
@@ -107,13 +111,14 @@ def load_prompts(
     prompts are passed over.
     """
     _check(sources, max_prompts, too_long)
+    most = None if max_prompts is None else max_prompts * (round or 1)
     room = room_for(max_new_tokens, context)
     bad = bad or BadRows()
     prompts: list[Prompt] = []
     seen: set[str] = set()
     skipped = harmless = 0
     for where, row in _in_turn(sources, bad):
-        if max_prompts is not None and len(prompts) == max_prompts:
+        if most is not None and len(prompts) == most:
             break
         if adversarial_only and not row["is_adversarial"]:
             harmless += 1
@@ -145,4 +150,12 @@ def load_prompts(
     if skipped:
         line = f"{skipped} prompts skipped: no room for {room} tokens of a response within the context of {context}"
         say(warned(line, skipped, skipped + len(prompts)))
-    return prompts
+    return _of_round(prompts, max_prompts, round or 1)
+
+
+def _of_round(prompts: list[Prompt], max_prompts: int | None, round: int) -> list[Prompt]:
+    """Return those of a round, in the order of the files, around their end: all where a round takes all there are."""
+    if max_prompts is None or max_prompts >= len(prompts):
+        return prompts
+    first = max_prompts * (round - 1)
+    return [prompts[(first + i) % len(prompts)] for i in range(max_prompts)]

@@ -26,8 +26,13 @@ from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 
-def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noise: str) -> Chunks[SampledRow]:
-    """Sample and score `samples_per_prompt` responses per prompt, as chunks on disk; `noise` names what they are drawn by."""
+def make_responses(
+    run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noise: str, round: int | None = None
+) -> Chunks[SampledRow]:
+    """Sample and score `samples_per_prompt` responses per prompt, as chunks on disk.
+
+    `noise` names what they are drawn by, `round` whose prompts they answer.
+    """
     tokenizer = shared_tokenizer(parents, cfg.tokenizer)
     context = shared_context(parents)
     prompts = load_prompts(
@@ -39,6 +44,7 @@ def make_responses(run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noi
         cfg.too_long,
         run.print,
         BadRows(cfg.bad_rows),
+        round=round,
     )
     sampling = cfg.sampling.seeded(cfg.run.seed, noise)
     rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.dtype]

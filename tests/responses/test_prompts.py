@@ -26,6 +26,18 @@ def test_prompts_end_in_inst_and_the_limit_holds(tmp_path: Path, tokenizer: Toke
     assert prompts[0].tokens[0] == tokenizer.bos_id
 
 
+def test_a_later_round_takes_the_next_prompts(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "prompts.jsonl"
+    write_rows(path, [row(name) for name in "abcde"])
+
+    def of_round(number: int | None, most: int | None = 2) -> str:
+        found = load_prompts([str(path)], tokenizer, 128, 4, most, "stop", pytest.fail, round=number)
+        return "".join(prompt.id for prompt in found)
+
+    assert [of_round(number) for number in (None, 1, 2, 3, 4)] == ["ab", "ab", "cd", "ea", "bc"]
+    assert of_round(3, None) == of_round(3, 9) == "abcde"  # all there are, in every round
+
+
 def test_prompts_without_room_for_a_response_are_counted_or_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "prompts.jsonl"
     write_rows(path, [row("a"), row("long", "fox " * 100), row("c")])
