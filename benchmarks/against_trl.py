@@ -6,7 +6,8 @@
 
 Both sides get the same tokens, model, settings, rates of each step and number of steps, `reward` the same batches too. The
 folds hold every pair (dialogue) out once per seed; both sides' models are scored by the same code. The difference is paired
-by pair (dialogue), its samples the seeds, and gets a 95 % interval. A line a comparison goes to results/against_trl.jsonl.
+by pair (dialogue), its samples the seeds, and gets a 95 % interval. A line a comparison goes to results/against_trl.jsonl. With
+`--folder` the folds that are done stay there, and the same command goes on from them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from llamatrain import checkpoint, hf_folder, hf_tokenizer  # noqa: E402
+from llamatrain import atomic, checkpoint, hf_folder, hf_tokenizer  # noqa: E402
 from llamatrain.chat import encode_dialogue  # noqa: E402
 from llamatrain.config.compose import compose_dict  # noqa: E402
 from llamatrain.data.dialogues import DialogueBatches  # noqa: E402
@@ -66,19 +67,36 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=16, help="pairs, or packed rows")
     parser.add_argument("--max-length", type=int, default=320)
+    parser.add_argument("--folder", type=Path, help="where the folds that are done stay")
     options = parser.parse_args()
     start = checkpoint.resolve(options.start, "sft")
-    compare = compare_reward if options.task == "reward" else compare_sft
     ours, theirs = Values(), Values()
     for seed in options.seeds:
         for fold in options.folds:
-            with tempfile.TemporaryDirectory() as scratch:
-                for side, found in zip((ours, theirs), compare(options, start, seed, fold, Path(scratch)), strict=True):
-                    for name, value in found.items():
-                        side.setdefault(name, []).append(value)
+            for side, found in zip((ours, theirs), of_fold(options, start, seed, fold), strict=True):
+                for name, value in found.items():
+                    side.setdefault(name, []).append(value)
             print(f"seed {seed}, fold {fold}: {told(ours, theirs)}", flush=True)
     record(options, ours, theirs)
     return 0
+
+
+def of_fold(options: argparse.Namespace, start: Path, seed: int, fold: int) -> list[dict[str, float]]:
+    """Compare on a fold, or read what was found before with the same settings and code."""
+    compare = compare_reward if options.task == "reward" else compare_sft
+    same = {
+        name: str(value) for name, value in vars(options).items() if name not in ("folder", "seeds", "folds", "peer")
+    }
+    about = {**same, "seed": seed, "fold": fold, "commit": commit()}
+    kept = options.folder / f"{options.task}_{seed}_{fold}.json" if options.folder else None
+    if kept and kept.is_file() and (found := json.loads(kept.read_text()))["about"] == about:
+        return list(found["values"])
+    with tempfile.TemporaryDirectory() as scratch:
+        values = list(compare(options, start, seed, fold, Path(scratch)))
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(kept, {"about": about, "values": values})
+    return values
 
 
 def compare_reward(
