@@ -1,4 +1,4 @@
-"""Self-BLEU: how much several answers to one prompt are alike (lower: more diverse), in percent.
+"""Self-BLEU: how much several answers to one prompt are alike (lower: more diverse), in [0, 1].
 
 Each answer is scored by BLEU-4 against all others as its references, and the mean is taken (Zhu et al. 2018). Precisions of
 n-grams without a match are smoothed by a tenth of a count, and of orders that an answer is too short for left out.
@@ -18,7 +18,7 @@ Gram = tuple[str, ...]
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """Return the mean BLEU of each text against all others, in [0, 100]; an empty one scores as another's copy or as 0."""
+    """Return the mean BLEU of each text against all others, in [0, 1]; an empty one scores 1 beside another empty one, else 0."""
     words = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts]
     grams = {order: [_grams(own, order) for own in words] for order in ORDERS}
     most = {order: _most(counts) for order, counts in grams.items()}
@@ -35,7 +35,7 @@ def self_bleu(texts: Sequence[str]) -> float:
             logs.append(math.log((matched or EPSILON) / counts.total()))
         nearest = min(lengths, key=lambda length: (abs(length - len(own)), length))
         scores.append(math.exp(fmean(logs) + min(0.0, 1 - nearest / len(own))))
-    return 100 * fmean(scores)
+    return fmean(scores)
 
 
 def _grams(words: Sequence[str], order: int) -> Counter[Gram]:
