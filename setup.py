@@ -47,6 +47,8 @@ setup(
     package_data={
         "llamatrain.configs": ["**/*.yaml"],
         "llamatrain.evaluation": [
+            "benchmarks/suites/*/*.yaml",
+            "benchmarks/tasks/*",
             "people/templates/*",
             "people/static/*",
             "people/guidelines/*",
@@ -80,6 +82,7 @@ setup(
         "python-stdnum>=2.2,<3",
     ],
     extras_require={
+        "benchmark": ["lm_eval>=0.4.13,<0.4.14"],
         "language": ["py3langid>=0.4,<0.5"],
         "people": ["fastapi>=0.115,<1", "uvicorn>=0.30,<1", "python-multipart>=0.0.9,<0.1"],
         "safety": ["vaderSentiment>=3.3.2,<4", "transformers>=5,<6"],
@@ -93,6 +96,8 @@ setup(
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
             "coverage>=7.10,<8",
+            "accelerate>=1,<2",  # of the harness's own `hf` model, which ours is compared with
+            "lm_eval>=0.4.13,<0.4.14",
             "transformers>=5,<6",
             "vaderSentiment>=3.3.2,<4",
             "ruff>=0.17,<0.18",

@@ -1,4 +1,4 @@
-"""Settings of the program `evaluate`. Imports no torch."""
+"""Settings of the program `evaluate`, and which programs this folder and its packages have. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from llamatrain.errors import UserError
 from llamatrain.keys import SPEED, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig
 
+from .benchmarks import config as benchmarks
 from .card import config as card
 from .people import config as people
 from .probes import config as probes
@@ -100,7 +101,8 @@ MEASURES = Measures(
         "adversarial": ("safety", "helpfulness", "score_safety", "spearman_safety", "declined", "gated", "finished"),
     },
 )
-PARTS = card.PROGRAMS | people.PROGRAMS | safety.PROGRAMS | probes.PROGRAMS  # each in a package of its own
+# Each in a package of its own.
+PARTS = benchmarks.PROGRAMS | card.PROGRAMS | people.PROGRAMS | safety.PROGRAMS | probes.PROGRAMS
 PROGRAMS = PARTS | {
     "evaluate": Program(
         "evaluation",

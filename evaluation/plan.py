@@ -1,15 +1,27 @@
-"""What comparing models will take. Imports no torch."""
+"""What comparing and benchmarking models will take. Imports no torch."""
 
 from __future__ import annotations
 
 from llamatrain.given import Given, written
 from llamatrain.planning import Light, Planner, Work
 
+from .benchmarks.config import BenchmarkConfig
 from .config import EvaluateConfig
 from .probes.config import TEMPERATURE, TOOLS, ProbeConfig
 from .safety.config import SafetyBenchmarkConfig
 
 SEQUENCES = 300  # of held-out text that each model reads where no number is given (an assumption)
+# Group of benchmarks -> sequences that are read, and tokens of one with its examples (assumptions, from the sets' sizes)
+SIZES = {
+    "commonsense": (65_000, 130),
+    "world_knowledge": (21_500, 250),
+    "reading": (22_400, 400),
+    "math": (6_300, 1_000),
+    "mmlu": (14_042, 700),
+    "bbh": (6_511, 900),
+    "agieval": (12_000, 1_200),
+    "code": (664, 600),
+}
 
 
 def _plan_evaluate(cfg: EvaluateConfig, given: Given) -> Work | Light:
@@ -57,4 +69,17 @@ def _plan_probe(cfg: ProbeConfig, given: Given) -> Work:
     return Work(model, cfg.dtype, whole=1, at_once=batch, sampled=answers, prompt_tokens=PROBE, written_tokens=tokens)
 
 
-PLANS: dict[str, Planner] = {"evaluate": _plan_evaluate, "safety_benchmark": _plan_safety, "probe": _plan_probe}
+def _plan_benchmark(cfg: BenchmarkConfig, given: Given) -> Work:
+    """Likelihoods of answers, read; what is written is a small part of the time and left out."""
+    model = given.model(cfg.checkpoint)
+    sizes = [SIZES[group.name] for group in cfg.groups() if group.name in SIZES]
+    read = sum(min(rows, cfg.max_rows or rows) * min(tokens, model.max_seq_len) for rows, tokens in sizes)
+    return Work(model, cfg.dtype, tokens=model.max_seq_len, read_rows=cfg.micro_batch_size, read_tokens=read)
+
+
+PLANS: dict[str, Planner] = {
+    "evaluate": _plan_evaluate,
+    "safety_benchmark": _plan_safety,
+    "probe": _plan_probe,
+    "benchmark": _plan_benchmark,
+}

@@ -55,11 +55,13 @@ def generate(
     on_done: Callable[[int], None] | None = None,
     temperatures: Sequence[float] | None = None,
     on_step: Callable[[], None] | None = None,
+    stops: Callable[[list[int]], bool] | None = None,
 ) -> list[Generated]:
     """Return a response to every prompt, in order; `keys` are (prompt id, sample number).
 
     `temperatures`, where given, are the responses' own, in place of the one in `sampling`. `on_done` hears the index of
     each response as it ends; `on_step` is called before each forward pass, and ends the sampling by what it raises.
+    `stops` tells of a response's tokens so far whether it is to end there, unfinished; it may get a few tokens more.
     UserError: an empty prompt, or one longer than the context.
     """
     if batch_size < 1:
@@ -72,7 +74,7 @@ def generate(
         size = min(batch_size, len(waiting))
         refill = max(1, size // 8)  # newcomers are prefilled together: one forward for several
         with _inference(model):
-            slots = _Slots(model, size, responses, limits, noise, sampling, temperatures, eos_id, on_done)
+            slots = _Slots(model, size, responses, limits, noise, sampling, temperatures, eos_id, on_done, stops)
             # Longest first, so that slots are alike in length: little padding, and the cache is as short as they are.
             # Equal prompts follow one another. Reversed, as they are taken from its end.
             waiting.sort(key=lambda i: (-len(prompts[i]), prompts[i]))
@@ -113,10 +115,12 @@ class _Slots:
         temperatures: Sequence[float] | None,
         eos_id: int,
         on_done: Callable[[int], None] | None,
+        stops: Callable[[list[int]], bool] | None,
     ) -> None:
         """Make room for `size` responses at a time, of `limits` tokens at most and with the keys `noise`."""
         self.model, self.responses, self.limits, self.noise = model, responses, limits, noise
         self.sampling, self.temperatures, self.eos_id, self.on_done = sampling, temperatures, eos_id, on_done
+        self.stops = stops
         needed = (
             len(response.prompt_tokens) + limit for response, limit in zip(responses, limits, strict=True) if limit
         )
@@ -199,6 +203,8 @@ class _Slots:
         if self.unseen < _LOOK.get(self.device.type, 8) and self.steps < self.over:
             return
         self.unseen = 0
+        if self.stops is not None:
+            self._end_stopped(self.stops)
         ended: list[int] = self.ended[: len(self.active)].nonzero().flatten().tolist()
         if not ended:
             return
@@ -215,6 +221,14 @@ class _Slots:
         if self.on_done is not None:
             for number in numbers:
                 self.on_done(number)
+
+    def _end_stopped(self, stops: Callable[[list[int]], bool]) -> None:
+        """Mark the responses as ended that have come to a stop."""
+        counts = self.count[: len(self.active)].tolist()
+        drawn = self.tokens[: len(self.active), : max(counts, default=0)].tolist()
+        for s, (tokens, count) in enumerate(zip(drawn, counts, strict=True)):
+            if stops(tokens[:count]):
+                self.ended[s] = True
 
     def _draw(self, rows: slice, logits: Tensor) -> None:
         """Draw a token in each of these slots from its logits (B, V)."""

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 STAGES = {"pretrain", "sft", "reward", "rlhf", "evaluation", "toyworld", "launch"}
 FOLDERS = {"llamatrain", *STAGES}
 OPTIONAL = {
+    "lm_eval",
+    "vaderSentiment",
     "fastapi",
     "py3langid",
     "pynvml",

@@ -59,6 +59,7 @@ FILES = {  # a file of the world -> its names on the pages
 }
 MIXTURE = "ours: {paths: [my_texts.jsonl], eval: [my_held_out.jsonl], epochs: 1, licence: our own}\n"
 SETS = '{"query": "Where does the fox live?", "choices": "forest"}\n' * 5
+PROBLEM = '{"prompt": "def f():\\n", "test": "def check(f): f()", "entry_point": "f", "canonical_solution": "pass"}\n'
 PREPARED = [  # what the pages' commands go on from
     "llamatrain toyworld run.name=world seed=7",
     "llamatrain tokenizer run.name=tokenizer documents=my_texts.jsonl",
@@ -76,6 +77,7 @@ ELSEWHERE = {  # what is left out -> why
     "deepspeed": "its launcher needs GPUs",
     "fairytales": "reads files that the project does not carry",
     "hh_rlhf:": "reads the hub",
+    "run.name=bench checkpoint=runs/demo/ppo/final": "reads the hub, or rows as those of the command that runs code",
     "mine from=": "with the two that follow it a test of its own (tests/launch/test_new.py)",
     "preset=mine": "the same",
     "runs/mine/ppo": "the same",
@@ -151,6 +153,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mixture.yaml").write_text(MIXTURE)
     (folder / "b.txt").write_text("The fox lives in the forest.\n" * 50)
     (folder / "piqa.jsonl").write_text(SETS)
+    (folder / "rows/openai/openai_humaneval").mkdir(parents=True)
+    (folder / "rows/openai/openai_humaneval/test.jsonl").write_text(PROBLEM)
     (folder / "piqa_7b.jsonl").write_text("".join(f'{{"sample": {n}, "score": {n % 2}}}\n' for n in range(5)))
     return folder
 
