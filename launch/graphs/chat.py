@@ -21,7 +21,7 @@ from ..graph import Graph, Stage
 from ..measure.stages import measure_kept
 from ..programs import typed
 from .attention import ghost_attention
-from .measuring import Rewards, finals, judge_what_was_learned_from, measure
+from .measuring import Rewards, benchmark, finals, judge_what_was_learned_from, measure
 
 METHODS = ("chat", "safety_scaling")  # the graphs that there are (launch/graphs/methods.py)
 KINDS = ("helpfulness", "safety")
@@ -84,6 +84,7 @@ class Chat:
     ppo: bool
     gatt: int | None = field(metadata=least(1))
     distill: int | None = field(metadata=least(1))
+    benchmark: str | None
     measure_kept: list[str]
 
     def __post_init__(self) -> None:
@@ -166,6 +167,8 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
     if world is not None:
         judge_what_was_learned_from(g, world, sampled, "ppo" in models)
     measure(g, data, world, models, rewards, corpus)
+    if cfg.benchmark is not None:
+        benchmark(g, cfg.benchmark, models)
     for name in cfg.measure_kept:
         measure_kept(g, name)
 

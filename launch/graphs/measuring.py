@@ -55,6 +55,12 @@ def measure(
         g.add("evaluate", models=rows, corpus=text, baseline=baseline)
 
 
+def benchmark(g: Graph, suite: str, models: Mapping[str, str]) -> None:
+    """Measure every model on a suite of academic benchmarks (paper 2.3, A.2.2): nothing waits for it."""
+    for name, model in models.items():
+        g.add("benchmark", f"benchmark_{name}", checkpoint=model, suite=suite)
+
+
 def answered(
     g: Graph,
     which: str,

@@ -11,6 +11,7 @@ import pytest
 from launch import pipeline
 from launch.graph import DATA, REFERENCE, Graph, references
 from launch.graphs.chat import KINDS, Chat, chat
+from launch.measure.stages import measuring
 from launch.pipeline import PipelineConfig
 from launch.programs import PROGRAMS
 from llamatrain.config.compose import compose as composed
@@ -285,3 +286,20 @@ def test_kept_checkpoints_are_measured_by_what_measures_the_last_one() -> None:
         graph("preset=demo", "measure_kept=[pop]")
     with pytest.raises(UserError, match="no stage 'world' that trains"):
         graph("preset=demo", "measure_kept=[world]")
+
+
+def test_a_suite_of_benchmarks_measures_every_model_and_what_was_kept_of_it() -> None:
+    """And no stage waits for it."""
+    built = graph("preset=demo", "benchmark=llama2", "measure_kept=[ppo]")
+    own = {name: stage.settings for name, stage in built.stages.items() if stage.program == "benchmark"}
+    assert {name: settings["checkpoint"] for name, settings in own.items()} == {
+        "benchmark_base": "@pretrain/final",
+        "benchmark_sft": "@sft/final",
+        "benchmark_rs_v1": "@v1_rejection_sampling/final",
+        "benchmark_ppo": "@ppo/final",
+    }
+    assert {settings["suite"] for settings in own.values()} == {"llama2"}
+    read = {name for stage in built.stages.values() for name in references(stage.settings)}
+    assert not read & set(own)
+    values = ((stage.name, stage.program, stage.settings) for stage in built.stages.values())
+    assert "benchmark_ppo" in measuring(values, "@ppo/final")
