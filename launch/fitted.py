@@ -65,6 +65,7 @@ def method(roles: Roles) -> Chat:
         mix_share=dict.fromkeys(KINDS),
         rejection_base="sft",
         replay=dict.fromkeys(REPLAYED, text),
+        benchmark=None,
         measure_kept=[],
         ppo=True,
         gatt=4,
