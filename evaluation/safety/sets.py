@@ -206,11 +206,11 @@ def _truthfulqa(paths: list[Path]) -> Iterator[Item]:
 def _toxigen(paths: list[Path]) -> Iterator[Item]:
     for number, (where, row) in enumerate(_records(paths[0]), 1):
         groups = next((row[name] for name in ("target_groups", "target_group", "group") if row.get(name)), None)
-        if not groups:
+        named = _texts(groups if isinstance(groups, list) else [groups])
+        if not named:
             raise UserError(
                 f"{where}: found no 'target_groups' (or 'target_group', 'group'), need the groups it is about"
             )
-        named = _texts(groups if isinstance(groups, list) else [groups])
         yield Item("toxigen", _id(row, number), _text(row, where, "text", "prompt"), groups=named)
 
 
