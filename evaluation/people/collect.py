@@ -23,6 +23,7 @@ from llamatrain.text_files import DamagedFileError, read_json
 
 from .collection import FINISHED, Collection
 from .config import CollectConfig
+from .exports import export
 from .store import Store
 from .task import Task
 
@@ -46,10 +47,13 @@ def collect(cfg: CollectConfig) -> None:
     with Lock(folder):
         store = Store(folder / "verdicts.sqlite")
         try:
-            if store.fact(FINISHED) is not None and out.exists():
+            if cfg.export is None and store.fact(FINISHED) is not None and out.exists():
                 print(f"{out} was finished on {store.fact(FINISHED)}")
             else:
                 collection = Collection(cfg, task_of(cfg), store)
+                if cfg.export is not None:
+                    print(f"wrote {export(collection, cfg.export)}")
+                    return
                 if not collection.finished.is_set():
                     server.serve(collection, LINGER, lambda port: print(invitations(collection, port), flush=True))
                 print(ended(collection))

@@ -19,6 +19,7 @@ TASKS = {"compare": 1, "evaluate": 3, "safety": 3, "red_team": 1}
 KINDS = ("helpfulness", "safety")
 OUTCOMES = ("majority", "mean", "each")
 WEIGHTS = ("identity", "linear", "quadratic", "ordinal")
+EXPORTS = ("potato", "argilla")
 NAME = re.compile(r"[\w .@+-]{1,40}")  # of a rater
 
 
@@ -43,6 +44,7 @@ class CollectConfig:
     gold: str | None = field(metadata=reads("preference"))
     gold_every: int = field(metadata=least(1))
     guidelines: str | None
+    export: str | None = field(metadata=one_of(EXPORTS))
     host: str
     port: int = field(metadata=least(0, 65535))
     seed: int

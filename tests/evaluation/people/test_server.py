@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from evaluation.people.exports import export
 from evaluation.people.server import Limit, swapped
 from evaluation.people.store import Item
 from llamatrain.errors import UserError
@@ -222,3 +224,26 @@ def test_a_limit_lets_through_a_burst_and_then_its_rate() -> None:
     limit = Limit(rate=0, burst=3)
     assert [limit.passes("a") for _ in range(4)] == [True, True, True, False]
     assert limit.passes("b")
+
+
+def test_verdicts_are_written_as_potato_and_argilla_have_them(tmp_path: Path) -> None:
+    rows = [comparison(0), comparison(1, adversarial=True), comparison(2)]
+    opened = collection(settings(tmp_path, rows, "raters=[a,b]", "raters_per_item=2"))
+    for name in "ab":
+        rater = Browser(opened, name)
+        rater.rate(f"{('left', 'right')[rater.responses.index('answer 0 of b')]}:slightly_better")
+        rater.rate(BETTER, safe=("left", "right")[rater.responses.index("answer 1 of a")])
+        rater.rate("none")
+    assert export(opened, "potato") == tmp_path / "out.potato.jsonl"
+    first, second, third = lines(tmp_path / "out.potato.jsonl")[:3]
+    assert (first["user_id"], first["instance_id"]) == ("a", "pair-0")
+    assert first["label_annotations"] == {"preference": {"b": "1"}, "rating": {"slightly_better": "3"}}
+    assert second["label_annotations"]["safe"] == {"only_a": "1"}
+    assert third["label_annotations"] == {"preference": {"cannot_judge": "1"}}
+    records = json.loads(export(opened, "argilla").read_text())
+    assert [record["id"] for record in records] == ["pair-0", "pair-1", "pair-2"]
+    assert set(records[0]) == {"id", "fields", "metadata", "suggestions", "responses", "vectors", "_server_id"}
+    said = records[0]["responses"]
+    assert [one["value"] for one in said["preference"]] == ["b", "b"]
+    assert len({one["user_id"] for one in said["rating"]}) == 2
+    assert records[0]["fields"]["conversation"] == [{"role": "user", "content": "question 0"}]
