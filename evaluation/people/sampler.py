@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamatrain import checkpoint, distributed
-from llamatrain.chat import Message, decode_response, encode_prompt
+from llamatrain.chat import Message, decode_response, encode_prompt, too_many
 from llamatrain.generation import generate
 from llamatrain.responses.models import load_inference, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import room_for
@@ -62,12 +62,10 @@ class Sampler:
         return {"response": response, "model": self._names[0], "temperature": temperature}
 
     def _prompt(self, messages: list[Message]) -> list[int]:
-        prompt = encode_prompt(messages, self.tokenizer)
         room = room_for(self.cfg.sampling.max_new_tokens, self.context)
-        if len(prompt) + room > self.context:
-            raise Unclear(
-                f"Too long: {len(prompt)} tokens leave no room for a response in {self.context}. Begin a new one."
-            )
+        prompt = [] if too_many(messages, self.tokenizer, self.context) else encode_prompt(messages, self.tokenizer)
+        if not 0 < len(prompt) <= self.context - room:
+            raise Unclear(f"Too long for the models: they read {self.context - room} tokens. Begin a new conversation.")
         return prompt
 
     def _sample(self, prompt: list[int], key: str, number: int, model: int, temperature: float) -> str:

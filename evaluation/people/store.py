@@ -174,14 +174,15 @@ class Store:
     def _next(self, rater: str, each: int, gold_every: int) -> Item | None:
         values = {"rater": rater, "leased": time.time() - LEASE, "each": each}
         fields = f"SELECT {COLUMNS} FROM items i"
-        free = f"(i.known IS NOT NULL OR i.owner = :rater OR {TAKEN} < :each)"
-        theirs = f"{fields} JOIN shown o ON o.item = i.id AND o.rater = :rater WHERE {UNRATED} AND {free} AND {STANDS}"
-        found = self._all(f"{theirs} ORDER BY o.since DESC LIMIT 1", **values)
-        own = f"(i.owner = :rater AND {STANDS})"
-        usual = f"{fields} WHERE i.known IS NULL AND {UNRATED} AND ({own} OR (i.owner IS NULL AND {TAKEN} < :each))"
-        gold = f"{fields} WHERE i.known IS NOT NULL AND {UNRATED}"
-        for query in (gold, usual) if self._gold_due(rater, gold_every) else (usual,):
-            found = found or self._all(f"{query} ORDER BY i.place LIMIT 1", **values)
+        # What they asked for and have not seen yet comes first, then what was shown last: an undone item before its successor.
+        theirs = f"""{fields} LEFT JOIN shown o ON o.item = i.id AND o.rater = :rater
+            WHERE (o.item IS NOT NULL OR i.owner = :rater) AND {UNRATED} AND {STANDS}
+            AND (i.known IS NOT NULL OR i.owner = :rater OR {TAKEN} < :each) ORDER BY coalesce(o.since, 9e99) DESC"""
+        gold = f"{fields} WHERE i.known IS NOT NULL AND {UNRATED} ORDER BY i.place"
+        usual = f"{fields} WHERE i.known IS NULL AND i.owner IS NULL AND {UNRATED} AND {TAKEN} < :each ORDER BY i.place"
+        found: list[Any] = []
+        for query in (theirs, gold, usual) if self._gold_due(rater, gold_every) else (theirs, usual):
+            found = found or self._all(f"{query} LIMIT 1", **values)
         return _item(*found[0]) if found else None
 
     def _gold_due(self, rater: str, every: int) -> bool:
