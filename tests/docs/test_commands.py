@@ -73,6 +73,8 @@ ELSEWHERE = {  # what is left out -> why
     "...": "the reader fills it in",
     "srun": "needs Slurm",
     "llamatrain slurm": "needs Slurm (tests/slurm)",
+    "llamatrain collect": "waits for people (tests/evaluation/people)",
+    "people_from=": "the same",
     "runs/llama2_7b": "nobody has trained it here",
     "deepspeed": "its launcher needs GPUs",
     "fairytales": "reads files that the project does not carry",

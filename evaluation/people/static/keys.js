@@ -2,6 +2,7 @@
 "use strict";
 
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.ctrlKey && event.target.form) { event.target.form.requestSubmit(); return; }
   const typing = event.target.matches("textarea, input:not([type=radio]):not([type=checkbox])");
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (typing && event.key !== "Escape") return;
