@@ -49,7 +49,7 @@ def answers(content: Mapping[str, Any]) -> dict[str, str]:
 
 def potato(item: Item, verdict: Verdict) -> dict[str, Any]:
     """Return a line: each question is a schema of radio buttons, with the label that was pressed and its place."""
-    places = {name: str(place) for place, name in enumerate(RATINGS, start=1)}
+    places: dict[str, str] = {name: str(place) for place, name in enumerate(RATINGS, start=1)}
     labels = {name: {answer: places.get(answer, "1")} for name, answer in answers(verdict.content).items()}
     shown = {"messages": item.content["messages"], "a": item.content["response_a"], "b": item.content["response_b"]}
     return {
