@@ -55,7 +55,7 @@ VARIANTS = {
         ("ppo.critic_warmup=0",),
         (
             ("rlhf/ppo.py", "if updates > 0 or (", "if True or ("),
-            ("rlhf/ppo.py", "judged = rescale(cfg, models.critic, batch, inputs.context)", "pass"),
+            ("rlhf/ppo.py", "judged = rescale(cfg, models.critic, batch, context)", "pass"),
         ),
     ),
     "unmixed": Variant(("mix_share.helpfulness=0", "mix_share.safety=0")),

@@ -167,3 +167,4 @@ class Program:
     follows: str = ""  # the setting that names checkpoints, of each of which its metrics tell at its step
     charts: tuple[Chart | Shares | Beside | Reliability | Cases | BestOf | Trials | Against, ...] = ()
     learns_from: tuple[Table, ...] = ()
+    experience: bool = False  # it stores the iterations that it learns from (`llamatrain.responses.stored`)

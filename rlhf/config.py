@@ -86,6 +86,19 @@ class RejectionSamplingConfig(ResponsesConfig):
         self.run.need_held_out(False, "null, as rejection_sampling measures no held-out data while it trains")
 
 
+@dataclass
+class ExperienceConfig:
+    """Which iteration is derived again; configs/experience.yaml says what each key means."""
+
+    folder: str
+    step: int = field(metadata=least(1))
+    tolerance: float = field(metadata=least(0))
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        check_values(self)
+
+
 PROGRAMS = {
     "rejection_sampling": Program(
         "rlhf.rejection_sampling",
@@ -127,5 +140,12 @@ PROGRAMS = {
         headline=Headline({"sample/responses": "responses", "sample/finished": "finished"}),
         size="{sample/responses} responses",
         answers="responses.jsonl",
+    ),
+    "experience": Program(
+        "rlhf.derivation",
+        "Measuring",
+        "an iteration of PPO derived again from the checkpoint before it and what was stored: does every figure come out?",
+        parallel=True,
+        schema=ExperienceConfig,
     ),
 }

@@ -10,7 +10,7 @@ from llamatrain.tokenizer import Tokenizer
 
 from .experience import Models
 from .guards import Found, Guards
-from .kept import forget_others
+from .kept import forget
 from .kl import Coefficient
 from .ppo_config import PPOConfig
 from .samples_log import SamplesLog
@@ -35,9 +35,9 @@ class Course:
     def _load(self, iteration: int, state: Mapping[str, Any]) -> None:
         self.kl.load(state)
         self.guards.load(state)
-        self.guards.slow_down(self.run, self.engines)
+        self.guards.slow_down(self.guards.rollbacks(self.run), self.engines)
         self.samples = SamplesLog(self.run, iteration, self.cfg.samples_every, self.cfg.samples_kept, self.tokenizer)
-        forget_others(self.run, iteration)
+        forget(self.run, but=iteration)
 
     def save(self, step: int) -> None:
         """Save a checkpoint."""

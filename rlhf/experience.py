@@ -6,7 +6,7 @@ Shapes: N rollouts of the whole batch, R response tokens (padded on the right), 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -63,6 +63,11 @@ class Batch:
     values: Tensor
     credit: Credit
     kl_coef: float  # the weight of the KL penalty, in the rewards or in the loss
+    log_ratios: Tensor = field(init=False)  # of the policy to the one that sampled, as it last learned from each token
+
+    def __post_init__(self) -> None:
+        """Begin before the first update."""
+        self.log_ratios = torch.zeros_like(self.logprobs)
 
 
 @torch.no_grad()

@@ -137,9 +137,13 @@ class Guards:
         """Tell whether a flagged run is rolled back."""
         return self.cfg.guards.action == ROLLBACK
 
-    def slow_down(self, run: Run, engines: Mapping[str, Engine]) -> None:
-        """Lower the learning rates for each rollback that the run has had, as incidents.jsonl says."""
-        factor = self.cfg.guards.rollback_lr ** sum(bool(incident.get("rolled_back")) for incident in run.incidents)
+    def rollbacks(self, run: Run) -> int:
+        """Return how many rollbacks the run has had, as incidents.jsonl says."""
+        return sum(bool(incident.get("rolled_back")) for incident in run.incidents)
+
+    def slow_down(self, rollbacks: int, engines: Mapping[str, Engine]) -> None:
+        """Lower the learning rates for each rollback."""
+        factor = self.cfg.guards.rollback_lr**rollbacks
         for name, optim in (("policy", self.cfg.optim), ("critic", self.cfg.critic_optim)):
             engines[name].optim = dataclasses.replace(optim, lr=optim.lr * factor)
 
@@ -151,7 +155,7 @@ class Guards:
         UserError where the run is to stop, was rolled back too often, or has no checkpoint that is old enough.
         """
         run.saver.wait()  # it may be the one to go back to
-        back = sum(bool(incident.get("rolled_back")) for incident in run.incidents)
+        back = self.rollbacks(run)
         again = self.rolls_back and back < self.cfg.guards.max_rollbacks
         first, goal, lacking = step, run.saved, ""  # a run that stops keeps all checkpoints
         if again:

@@ -1,7 +1,7 @@
-"""What an iteration of PPO has sampled and judged, kept on disk: interrupted, it goes on from there.
+"""What an iteration of PPO has sampled and judged so far, kept on disk: interrupted, it goes on from there.
 
-It is kept until it is learned from, and serves the run that starts at this very iteration again, with the same settings
-on as many ranks: the same weights would sample and judge the same, bit by bit. Numbers are float32, which JSON keeps.
+It is kept until all of it is stored (store.py), and serves the run that starts at this very iteration again, with the same
+settings on as many ranks: the same weights would sample and judge the same, bit by bit. Numbers are float32, which JSON keeps.
 
     runs/<name>/chunks/iteration_00000007/   the rollouts in chunks of `chunk_responses`, the verdicts in one per rank
 """
@@ -84,15 +84,10 @@ class Kept:
             rows[place] = row
         return rows  # type: ignore[return-value]
 
-    def forget(self) -> None:
-        """Delete the iteration's files, once it is learned from."""
-        if self.run.is_main:
-            shutil.rmtree(self.run.folder / self.place, ignore_errors=True)
 
-
-def kept_key(cfg: PPOConfig, parents: dict[str, Path], run: Run) -> dict[str, Any]:
+def kept_key(cfg: PPOConfig, parents: dict[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return all that rollouts and verdicts depend on beside the iteration: with other settings none is taken over."""
-    settings = {name: value for name, value in run.settings.items() if name != "run"}
+    settings = {name: value for name, value in settings.items() if name != "run"}
     return chunk_key(parents, cfg.prompts, settings=settings, seed=cfg.run.seed)
 
 
@@ -156,10 +151,10 @@ def judge_all(
     return [judged_of(rollout, part) for rollout, part in zip(rollouts, kept.in_order(chunks), strict=True)]
 
 
-def forget_others(run: Run, iteration: int) -> None:
-    """Delete what other iterations left: a run that starts at this one samples and judges them again."""
+def forget(run: Run, but: int | None = None) -> None:
+    """Delete what is kept of iterations, but of one: those that are stored, or that a run which starts there makes again."""
     for left in (run.folder / PLACE).glob("iteration_*") if run.is_main else ():
-        if left.name != f"iteration_{iteration:08d}":
+        if but is None or left.name != f"iteration_{but:08d}":
             shutil.rmtree(left, ignore_errors=True)
 
 

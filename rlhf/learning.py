@@ -46,7 +46,7 @@ def learn(
 ) -> dict[str, float]:
     """Update critic and (unless on `hold`) policy once per mini-batch; return the means over the iteration's tokens.
 
-    Before each mini-batch all ranks call `pause` together, which may end the run. The text of `replay` is learned by the
+    `batch.log_ratios` are filled in. Before each mini-batch all ranks call `pause` together, which may end the run. The text of `replay` is learned by the
     policy beside each.
     """
     sums: dict[str, Tensor] = {}
@@ -64,6 +64,7 @@ def learn(
             replayed.append(replay.accumulate(models.policy))
         norms.append((0.0 if hold else models.policy.step(), models.critic.step()))  # one update of each
         total += tokens
+    batch.log_ratios = distributed.all_reduce_sum(batch.log_ratios)  # each rank has filled in its own rows
     means = distributed.all_reduce_sum(torch.stack(list(sums.values()))) / total
     metrics = {f"ppo/{name}": float(mean) for name, mean in zip(sums, means, strict=True)}
     policy_norm, critic_norm = np.mean(norms, axis=0).tolist()
@@ -113,6 +114,7 @@ def accumulate(
     # Longest first, in turn: the ranks' shares are about as long, so that none waits for another.
     own = distributed.shard(sorted(numbers, key=lambda i: -len(batch.judged[i].logprobs)))
     sums: dict[str, Tensor] = {}
+    batch.log_ratios[numbers] = 0  # an earlier epoch's, perhaps another rank's
     rollouts = [batch.judged[i].rollout for i in own]
     for part in passes(cfg, rollouts, context):
         packed = pack_rollouts(rollouts[part], context, distributed.device())
@@ -137,6 +139,7 @@ def accumulate(
             losses = policy_loss(ratios, advantages, cfg.clip)
             found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}
             extremes.see(ratios.detach())
+            batch.log_ratios[rows] = batch.log_ratios[rows].masked_scatter(chosen, ratios.detach().float().cpu())
             if cfg.kl.place == LOSS:
                 found["kl_loss"] = batch.kl_coef * estimate(logprobs - reference, cfg.kl.estimator)
                 losses = losses + found["kl_loss"]

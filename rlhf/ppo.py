@@ -12,7 +12,8 @@ stands, by which estimator and at which weight (kl.py). The reference is the che
 and four numbers per token), so that neither whitening nor the mini-batches know of ranks.
 
 A signal ends the run at the next token, at the next micro-batch that is judged, at the next mini-batch where the
-iteration's start is on disk, or else after the iteration. What is sampled and judged is kept (kept.py).
+iteration's start is on disk, or else after the iteration. What is sampled and judged is kept (kept.py), and from 3. on stored
+(store.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -46,15 +46,16 @@ from llamatrain.tokenizer import Tokenizer
 from .config import PROGRAMS
 from .course import Course
 from .critic import rescale
-from .experience import Batch, Models, credit, zero_problems
+from .experience import Batch, Judged, Models, credit, zero_problems
 from .held_out import SCORE, HeldOut
-from .kept import Kept, act, judge_all, kept_key
+from .kept import Kept, act, forget, judge_all, kept_key
 from .learning import learn
 from .measures import batch_metrics, explained_variance
 from .plan import PLANS
 from .ppo_config import HELPFULNESS, PPOConfig
 from .replay import Replay
 from .sizes import choose_sizes
+from .store import Store
 
 PATIENCE = 20  # iterations beyond critic_warmup in which the policy waits for its critic
 
@@ -93,37 +94,40 @@ def train(cfg: PPOConfig) -> None:
             hf_tokenizer.announce(inputs.tokenizer, run.print)
         if iteration == 0 and inputs.held_out.prompts:
             run.log(0, inputs.held_out.measure(models))
-        iterate(cfg, run, models, inputs, course, kept_key(cfg, parents, run), iteration)
+        iterate(cfg, run, models, inputs, course, Store(cfg, run, kept_key(cfg, parents, run.settings)), iteration)
 
 
 def iterate(
-    cfg: PPOConfig, run: Run, models: Models, inputs: Inputs, course: Course, key: dict[str, Any], iteration: int
+    cfg: PPOConfig, run: Run, models: Models, inputs: Inputs, course: Course, store: Store, iteration: int
 ) -> None:
-    """Take the iterations from `iteration` on; `key` is that of what is kept of them."""
+    """Take the iterations from `iteration` on."""
     with run.progress(cfg.iterations, "ppo", "iterations", done=iteration, every=cfg.run.log_every) as bar:
         while iteration < cfg.iterations and not run.best.exhausted():
             heartbeat.at_step(iteration)
-            clock, kept = Clock(), Kept(run, key, iteration, cfg.rollout_prompts, cfg.chunk_responses)
+            step, clock = iteration + 1, Clock()
             leave = partial(course.leave_if_asked, iteration)
-            with clock("act"):  # 1.
-                wanted = rollout_prompts(cfg, inputs.prompts, iteration)
-                rollouts = act(cfg, models.policy, wanted, inputs.tokenizer, kept, leave)
-            with clock("judge"):  # 2.
-                judged = judge_all(cfg, models, rollouts, inputs.context, kept, leave)
-                if iteration == 0:
-                    require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
+            wanted, rollbacks = rollout_prompts(cfg, inputs.prompts, iteration), course.guards.rollbacks(run)
+            judged = store.find(step, wanted, rollbacks)  # what an interrupted run has sampled and judged
+            if judged is None:
+                kept = Kept(run, store.key, iteration, cfg.rollout_prompts, cfg.chunk_responses)
+                with clock("act"):  # 1.
+                    rollouts = act(cfg, models.policy, wanted, inputs.tokenizer, kept, leave)
+                with clock("judge"):  # 2.
+                    judged = judge_all(cfg, models, rollouts, inputs.context, kept, leave)
+            if iteration == 0:
+                require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
             with clock("credit"):  # 3.
-                batch = credit(cfg, judged, course.kl.value)
-                # Until the policy's first update: the critic's head is fit to the returns, then credit given again.
-                if models.policy.steps_done == 0:
-                    judged = rescale(cfg, models.critic, batch, inputs.context)
-                    batch = credit(cfg, judged, course.kl.value)
-            hold = holds(cfg, models.policy.steps_done, iteration, batch)
+                batch = credited(cfg, models, judged, inputs.context, course.kl.value)
+                hold = holds(cfg, models.policy.steps_done, iteration, batch)
+            with clock("store"):
+                store.keep(step, judged, batch, wanted, hold, rollbacks)
+                forget(run)
             with clock("learn"):  # 4.
                 # What is half learned is learned again, from weights that are on disk.
                 pause = leave if run.saved == iteration else None
                 learned = learn(cfg, models, batch, iteration, inputs.context, hold, pause, inputs.replay)
-            step = iteration + 1
+            if not hold:
+                store.add_ratios(batch)
             metrics = {**batch_metrics(cfg, batch), **learned, "ppo/held": hold, **clock.seconds}
             if (found := course.guards.check(metrics)) is not None:
                 iteration = course.answer(found, metrics, step)
@@ -136,11 +140,21 @@ def iterate(
             run.log(step, metrics)
             best = SCORE in metrics and run.best.add(step, metrics[SCORE], more_is_better=True)
             course.samples.write(step, batch)
-            kept.forget()
             bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
             course.save_or_stop(step, best)
+            store.prune(step)
             iteration = step
     run.finish(iteration)
+
+
+def credited(cfg: PPOConfig, models: Models, judged: list[Judged], context: int, kl_coef: float) -> Batch:
+    """Assign credit to an iteration's rollouts; before the policy's first update the critic is rescaled to them."""
+    batch = credit(cfg, judged, kl_coef)
+    # The critic's head is fit to the returns, then credit given again.
+    if models.policy.steps_done == 0:
+        judged = rescale(cfg, models.critic, batch, context)
+        batch = credit(cfg, judged, kl_coef)
+    return batch
 
 
 def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
@@ -244,7 +258,7 @@ class Clock:
     """Seconds of each phase, as ppo/seconds_<phase>."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds = {f"ppo/seconds_{phase}": 0.0 for phase in ("act", "judge", "credit", "store", "learn")}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:

@@ -102,6 +102,8 @@ class PPOConfig:
     whiten: str = field(metadata=one_of((KIND, BATCH)))
     samples_every: int = field(metadata=least(0) | KEEPS)
     samples_kept: int = field(metadata=least(0) | KEEPS)
+    experience_kept: int = field(metadata=least(0) | KEEPS)
+    experience_every: int = field(metadata=least(0) | KEEPS)
     activation_checkpointing: str = field(metadata=SPEED)
 
     def __post_init__(self) -> None:
@@ -213,4 +215,5 @@ PPO = Program(
         *PPO_CHARTS,
     ),
     learns_from=(Table("PPO's batches", "rollout", file="samples.jsonl"),),
+    experience=True,
 )

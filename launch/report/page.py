@@ -20,6 +20,7 @@ from llamatrain.runs import Row, warn
 from ..story import Story
 from .during import during
 from .evaluations import benchmarks, people
+from .experience import pages_of
 from .learned_from import learned_from
 from .ledger import cost, lineage
 from .overview import examples, overview, stages
@@ -86,8 +87,11 @@ def _body(section: Section, story: Story) -> str:
 
 
 def write(folder: Path, samples: int = 5, rates: Rates | None = None) -> Path:
-    """Write report.html into a pipeline's folder and return its path."""
-    target = folder / "report.html"
-    made = page(Story(folder, samples, rates))
-    atomic.write_bytes(target, made.encode(errors="replace"))  # JSON may hold half a surrogate pair
+    """Write report.html into a pipeline's folder, and beside it the pages of iterations; return its path."""
+    target, story = folder / "report.html", Story(folder, samples, rates)
+    atomic.write_bytes(target, page(story).encode(errors="replace"))  # JSON may hold half a surrogate pair
+    known = templates()
+    for path, template, shown in pages_of(story):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(path, known.get_template(template).render(shown).encode(errors="replace"))
     return target

@@ -13,6 +13,7 @@ from llamatrain.runs import Row, figure
 from ..stage_run import StageRun
 from ..story import Story
 from . import figures
+from .experience import where
 from .figures import NARROW, WIDE, Line
 from .results import measure_of
 
@@ -78,6 +79,7 @@ def courses(story: Story) -> Row | None:
                     "summary": stage.about.summary,
                     "cards": [_card(stage, chart, NARROW, chart.title, chart.note) for chart in charts],
                     "rest": [_card(stage, chart, NARROW, chart.title) for chart in others],
+                    "pages": where(stage),
                 }
             )
     return {"stages": found} if found else None
@@ -97,7 +99,9 @@ def kept(story: Story) -> Row | None:
         shown = marked or list(cards)[:3]
         rest = [card for metric, card in cards.items() if metric not in shown]
         if cards:
-            found.append({"stage": name, "summary": "", "cards": [cards[metric] for metric in shown], "rest": rest})
+            found.append(
+                {"stage": name, "summary": "", "cards": [cards[metric] for metric in shown], "rest": rest, "pages": ""}
+            )
     return {"stages": found} if found else None
 
 

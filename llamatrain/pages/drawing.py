@@ -14,12 +14,13 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Shape:
-    """An SVG element: its tag, its attributes, the text in it, and what a reader is told who points at it."""
+    """An SVG element: its tag, its attributes, the text in it, what a reader is told who points at it, and where it leads."""
 
     tag: str
     attributes: dict[str, str | float]
     text: str = ""
     title: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,15 @@ def kills(program: str) -> list[Hit]:
             Hit("llamatrain.run.Run.stop_requested", 2),  # between two chunks
             learning,
         ],
-        # step 3: responses are judged, nothing is learned from them; step 4
-        "ppo": [Hit("rlhf.experience.credit", 3, LAST), in_step(program, 2, LAST)],
+        "ppo": [
+            Hit("rlhf.experience.credit", 3, LAST),  # responses are judged, nothing is learned from them
+            Hit("llamatrain.responses.stored.write", 1),  # likewise, as the iteration is to be stored
+            Hit("rlhf.kept.forget", 2),  # it is stored, and what was kept of it is still there
+            in_step(program, 1, LAST),  # it is stored alone
+            Hit("llamatrain.responses.stored.write", 2),  # learned from; its ratios are not added
+            Hit("rlhf.store.Store.prune", 1),  # logged, not saved
+            in_step(program, 2, LAST),
+        ],
     }
     return [
         *before.get(program, [learning]),

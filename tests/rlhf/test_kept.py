@@ -11,7 +11,7 @@ from llamatrain import distributed
 from llamatrain.config.compose import compose
 from llamatrain.run import Run
 from rlhf.experience import Judged
-from rlhf.kept import Kept, forget_others, judged_of, judged_part, rollout_of, rollout_part
+from rlhf.kept import Kept, forget, judged_of, judged_part, rollout_of, rollout_part
 from rlhf.ppo_config import PPOConfig
 
 from .worlds import overrides, random_rollouts
@@ -40,7 +40,7 @@ def test_it_comes_back_bit_by_bit(run: Run) -> None:
             assert (new.helpfulness, new.safety) == (old.helpfulness, old.safety)
             for name in ("logprobs", "reference", "values", "entropy"):
                 assert torch.equal(getattr(new, name), getattr(old, name))
-    kept.forget()
+    forget(run)
     assert Kept(run, {}, 3, 6, 4).rollouts().missing() == 6
 
 
@@ -49,7 +49,7 @@ def test_only_the_iteration_at_the_start_is_taken_over(run: Run) -> None:
     for iteration in (2, 3):
         kept = Kept(run, {"lr": 1}, iteration, 4, 4)
         kept.rollouts().make(lambda items: [rollout_part(rollouts[i]) for i in items])
-    forget_others(run, 3)
+    forget(run, but=3)
     missing = [Kept(run, {"lr": lr}, i, 4, 4).rollouts().missing() for lr, i in ((1, 2), (1, 3), (2, 3))]
     assert missing == [4, 0, 4]
 
