@@ -111,12 +111,12 @@ def _index(stage: StageRun, shown: Sequence[int]) -> Row:
         (step, page_of(step), [figure(known[name][step]) if step in known[name] else "" for name in columns])
         for step in shown
     ]
-    cards = [
+    curves = [
         Card(title, note, _trend(stage, name, title, shown))
         for name, (title, note) in TRENDS.items()
         if len(known[name]) > 1
     ]
-    return {"cards": cards, "columns": list(columns.values()), "rows": rows}
+    return {"curves": curves, "columns": list(columns.values()), "rows": rows}
 
 
 def _trend(stage: StageRun, name: str, title: str, shown: Sequence[int]) -> Drawing:
