@@ -9,6 +9,7 @@ many steps spread evenly over those that are stored, so many samples of each, an
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,7 +179,7 @@ def _sample(found: Stored, number: int, rank: int, tokenizer: Tokenizer | None) 
     return {
         "rank": rank,
         "kind": "adversarial" if adversarial else "harmless",
-        "prompt": "".join(_written(token, tokenizer) for token in found.each("prompt_tokens")[number].tolist()).strip(),
+        "prompt": _text(found.each("prompt_tokens")[number].tolist(), tokenizer),
         "marks": marks,
         "gated": bool(own["gated"]),
         "finished": bool(own["finished"]),
@@ -190,9 +191,16 @@ def _sample(found: Stored, number: int, rank: int, tokenizer: Tokenizer | None) 
 PER_TOKEN = ("tokens", "logprobs", "reference", "values", "rewards", "advantages", "log_ratios")
 
 
+def _text(tokens: list[int], tokenizer: Tokenizer | None) -> str:
+    """Return tokens as text; their numbers where there is no tokenizer."""
+    return tokenizer.decode(tokens).strip() if tokenizer is not None else " ".join(map(str, tokens))
+
+
 def _written(token: int, tokenizer: Tokenizer | None) -> str:
-    """Return a token as text; its number where there is no tokenizer."""
-    return tokenizer.piece(token).replace(SPACE, " ") if tokenizer is not None else f" {token}"
+    """Return a token as it is in a text, with the space before it; a byte of a longer character stays as <0xE2>."""
+    piece = tokenizer.piece(token).replace(SPACE, " ") if tokenizer is not None else f" {token}"
+    byte = re.fullmatch("<0x([2-7][0-9A-F])>", piece)
+    return chr(int(byte[1], 16)) if byte else piece
 
 
 def _tint(advantage: float) -> str:
