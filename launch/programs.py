@@ -78,8 +78,8 @@ OWN = {
     "report": Program(
         "launch.report",
         TOGETHER,
-        "one self-contained HTML page from a pipeline's run folders",
-        positional=("folder",),
+        "one self-contained HTML page from a pipeline's run folders, or one that compares several",
+        positional=("folder", "others..."),
     ),
     "runs": Program(
         "launch.listing",

@@ -1,29 +1,48 @@
-"""`llamatrain report`: writes the report page of a pipeline beside its run folders."""
+"""Writes the report page of a pipeline beside its run folders; of several, one page that compares them.
+
+llamatrain report runs/demo                     runs/demo/report.html
+llamatrain report runs/a runs/b runs/c          runs/comparison.html: results with the spread over seeds, differences, curves
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from llamatrain import atomic
 from llamatrain.config.program import main
 from llamatrain.errors import UserError, missing
 
 from ..programs import with_keys
 from ..story import Story
+from .comparison import comparison
 from .config import ReportConfig
 from .page import write
 
 
 def make(cfg: ReportConfig) -> None:
-    """Write the report of a pipeline's folder."""
-    folder = Path(cfg.folder)
+    """Write the report of a pipeline's folder, or a page that compares several."""
+    stories = [_story(Path(folder), cfg) for folder in (cfg.folder, *cfg.others)]
+    if len(stories) == 1 and cfg.output is not None:
+        raise UserError(f"output={cfg.output}: need several folders; the report of one lies in its folder")
+    if len(stories) == 1:
+        print(write(stories[0].folder, cfg.samples, cfg.rates))
+        return
+    target = Path(cfg.output) if cfg.output else stories[0].folder.absolute().parent / "comparison.html"
+    if not target.parent.is_dir():
+        raise UserError(f"output={target}: there is no folder {target.parent}")
+    atomic.write_bytes(target, comparison(stories).encode(errors="replace"))
+    print(target)
+
+
+def _story(folder: Path, cfg: ReportConfig) -> Story:
     if not folder.is_dir():
         raise missing(folder, "pipeline")
-    story = Story(folder)
+    story = Story(folder, cfg.samples, cfg.rates)
     if not story.stages:
         raise UserError(f"folder={folder}: no run folder below it has a status.json")
     if story.older:
         raise UserError(f"{folder} was made by an earlier version ({story.older}): that version writes its report")
-    print(write(folder, cfg.samples, cfg.rates))
+    return story
 
 
 if __name__ == "__main__":

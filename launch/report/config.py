@@ -12,5 +12,7 @@ class ReportConfig:
     """configs/report.yaml says what each key means."""
 
     folder: str
+    others: list[str]
     samples: int
+    output: str | None
     rates: Rates
