@@ -6,11 +6,14 @@ Rank 0 alone writes. metrics.jsonl is the record; the dashboard is a view of it,
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,38 @@ class Dashboard:
             self._run = None
             print(f"run.wandb: {_reason(error)}; continuing without a dashboard", file=sys.stderr, flush=True)
             _end_wandb()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a dashboard shows of a whole pipeline: tables by name (columns, rows), numbers, and a page."""
+
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]
+    numbers: Mapping[str, float]
+    page: Path
+
+
+def publish(config: WandbConfig, folder: Path, name: str, shown: Shown) -> bool:
+    """Put a pipeline's tables and its page on wandb, as a run of its own beside its stages'; tell whether that went well.
+
+    The same folder's is the same run: what it showed is replaced.
+    """
+    run_id = f"report_{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]}"
+    board = Dashboard(config, folder, run_id, name, "report", {})
+
+    def show(run: Any) -> None:
+        import wandb
+
+        tables = {key: wandb.Table(columns=list(head), data=list(rows)) for key, (head, rows) in shown.tables.items()}
+        run.log(tables)
+        run.summary.update(dict(shown.numbers))
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", f"report-{name}"), type="report")
+        artifact.add_file(str(shown.page))
+        run.log_artifact(artifact)
+
+    board._tell(show)
+    board.finish(failed=False)
+    return board._run is not None
 
 
 def _opened(mode: str, about: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from ..programs import with_keys
 from ..story import Story
 from .comparison import comparison
 from .config import ReportConfig
+from .dashboard import show
 from .page import write
 
 
@@ -24,8 +25,13 @@ def make(cfg: ReportConfig) -> None:
     stories = [_story(Path(folder), cfg) for folder in (cfg.folder, *cfg.others)]
     if len(stories) == 1 and cfg.output is not None:
         raise UserError(f"output={cfg.output}: need several folders; the report of one lies in its folder")
+    if len(stories) > 1 and cfg.wandb is not None:
+        raise UserError(f"wandb={cfg.wandb}: need a single folder; a comparison is a page alone")
     if len(stories) == 1:
-        print(write(stories[0].folder, cfg.samples, cfg.rates))
+        page = write(stories[0].folder, cfg.samples, cfg.rates)
+        print(page)
+        if cfg.wandb is not None and show(stories[0], cfg.wandb, page):
+            print(f"results, samples and the page are on wandb ({cfg.wandb}), group {stories[0].name}")
         return
     target = Path(cfg.output) if cfg.output else stories[0].folder.absolute().parent / "comparison.html"
     if not target.parent.is_dir():

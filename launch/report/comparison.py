@@ -132,8 +132,8 @@ class Comparison:
                 last = [list((story.evaluation.get("models") or {}).items())[-1:] for story in group.stories]
                 found = [one for pair in last for _, model in pair if (one := _value(model.get(metric))) is not None]
                 if found:
-                    ends = (min(found), max(found)) if len(found) > 1 else (None, None)
-                    rows.append(Interval(group.name, fmean(found), *ends, group.colour, decimals(fmean(found), 3)))
+                    low, high = (min(found), max(found)) if len(found) > 1 else (None, None)
+                    rows.append(Interval(group.name, fmean(found), low, high, group.colour, decimals(fmean(found), 3)))
             if rows and about:
                 known = about.known[metric]
                 drawn = figures.intervals(rows, f"{known.title} of the last models", bounds=known.bounds)
@@ -227,7 +227,8 @@ def _over_runs(found: Sequence[Any], digits: int) -> Cell | str:
     values = [value for one in found if (value := _value(one)) is not None]
     if not values:
         return "–"
-    low, high = min(values), max(values)
+    low: Any = min(values)
+    high: Any = max(values)
     if len(found) == 1 and isinstance(found[0], dict):
         low, high = found[0].get("low"), found[0].get("high")
     alike = is_number(low) and is_number(high) and decimals(low, digits) == decimals(high, digits)

@@ -10,6 +10,7 @@ from llamatrain.pages.drawing import Points
 from llamatrain.pages.parts import Card
 from llamatrain.runs import Row, figure
 
+from ..programs import PROGRAMS
 from ..stage_run import StageRun
 from ..story import Story
 from . import figures
@@ -20,6 +21,12 @@ from .results import measure_of
 PLUMBING = re.compile(r"seconds|tokens_per_second|lr$|grad_norm|/tokens$")
 COLOURS = (1, 3, 5, 2)  # of the series of a chart
 FEW = 30  # points, which are not smoothed
+HEADLINES = {  # metrics of measuring programs that stand for a run: benchmarks among them
+    metric: Measure(words, about.headline.whose or name.replace("_", " "))
+    for name, about in PROGRAMS.items()
+    if about.group == "Measuring"
+    for metric, words in about.headline.metrics.items()
+}
 
 
 def charts_of(stage: StageRun) -> list[Chart]:
@@ -92,7 +99,7 @@ def kept(story: Story) -> Row | None:
         lines = {
             metric: points for metric, points in run.series.items() if len(points) > 1 and not PLUMBING.search(metric)
         }
-        known = {metric: measure_of(story, metric.rpartition("/")[2]) for metric in lines}
+        known = {metric: HEADLINES.get(metric) or measure_of(story, metric.rpartition("/")[2]) for metric in lines}
         cards = {metric: _course(name, one, lines[metric]) for metric, one in known.items()}
         # What somebody gives marks for comes first; what follows from it or is a plain fact, below.
         marked = [metric for metric, one in known.items() if one.by]

@@ -82,10 +82,12 @@ def test_a_pipeline_under_way_and_one_of_the_same_name_are_told_apart(folders: l
 def test_mistakes(folders: list[Path], tmp_path: Path) -> None:
     first, second = str(folders[0]), str(folders[1])
     with pytest.raises(UserError, match=r"output=x\.html: need several folders"):
-        write(ReportConfig(first, [], 5, "x.html", default_rates()))
+        write(ReportConfig(first, [], 5, "x.html", None, default_rates()))
+    with pytest.raises(UserError, match="wandb=offline: need a single folder"):
+        write(ReportConfig(first, [second], 5, None, "offline", default_rates()))
     with pytest.raises(UserError, match="stands twice"):
-        write(ReportConfig(first, [first], 5, None, default_rates()))
+        write(ReportConfig(first, [first], 5, None, None, default_rates()))
     with pytest.raises(UserError, match="there is no folder"):
-        write(ReportConfig(first, [second], 5, str(tmp_path / "no" / "x.html"), default_rates()))
-    write(ReportConfig(first, [second], 5, None, default_rates()))
+        write(ReportConfig(first, [second], 5, str(tmp_path / "no" / "x.html"), None, default_rates()))
+    write(ReportConfig(first, [second], 5, None, None, default_rates()))
     assert (folders[0].parent / "comparison.html").is_file()

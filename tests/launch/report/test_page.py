@@ -211,7 +211,7 @@ def test_a_folder_of_an_earlier_version_is_refused(demo: Path) -> None:
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "config": {**record["config"], "mini_batch": 8}}))
     with pytest.raises(UserError, match=r"by an earlier version \(its mini_batch is now called mini_batch_prompts\)"):
-        make_report(ReportConfig(str(demo), [], 5, None, default_rates()))
+        make_report(ReportConfig(str(demo), [], 5, None, None, default_rates()))
 
 
 def test_run_folders_without_a_pipeline(demo: Path) -> None:
