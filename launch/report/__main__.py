@@ -1,7 +1,9 @@
 """Writes the report page of a pipeline beside its run folders; of several, one page that compares them.
 
-llamatrain report runs/demo                     runs/demo/report.html
-llamatrain report runs/a runs/b runs/c          runs/comparison.html: results with the spread over seeds, differences, curves
+    llamatrain report runs/demo                  runs/demo/report.html
+    llamatrain report runs/a runs/b runs/c       runs/comparison.html: results with the spread over seeds, differences, curves
+
+`wandb=offline` or `online` puts the results, samples and page of one on wandb, too, in the group of its stages' runs.
 """
 
 from __future__ import annotations
