@@ -81,7 +81,7 @@ def of_pipeline(folder: Path) -> dict[str, Any]:
     evaluation = json.loads((folder / "evaluate" / "evaluation.json").read_text())
     seconds = {name: json.loads((folder / name / "stage.json").read_text())["seconds"] for name in stages}
     models = list(evaluation["models"])
-    made_at = json.loads((folder / "evaluate" / "status.json").read_text()).get("code_version")
+    made_at = json.loads((folder / "evaluate" / "status.json").read_text())["environment"]["commit"]
     return {
         "pipeline_commit": made_at,
         "minutes": round(sum(seconds.values()) / 60, 1),
