@@ -16,6 +16,7 @@ import argparse
 import itertools
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,7 +35,7 @@ from llamatrain.data.rows import read_rows, write_rows
 
 NAME = "over_optimisation"
 PARTS = {"weak": 16, "middle": 4, "strong": 2}  # strength -> one of so many parts of the pairs
-ITERATIONS, EVERY, ROLLOUTS, PATIENCE = 100, 5, 64, 3  # of PPO; evaluations without a better one
+ITERATIONS, EVERY, ROLLOUTS, PATIENCE = 60, 5, 64, 3  # of PPO; evaluations without a better one
 GUARDS = ("kl_per_token", "entropy_fraction", "length_growth", "unfinished_rise", "ratio", "value_loss")
 PICTURE = ROOT / "docs" / "over_optimisation.svg"
 
@@ -46,6 +47,7 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, help="a finished demo")
     parser.add_argument("--root", type=Path, help="folder of the runs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--at-once", type=int, default=1, help="strengths that are trained at the same time")
     options = parser.parse_args()
     if options.command == "run":
         if options.demo is None or options.root is None:
@@ -53,7 +55,13 @@ def main() -> int:
         known = {(line["seed"], line["commit"]) for line in lines_of(NAME)}
         for seed in options.seeds:
             if (seed, commit()) not in known:
-                add(NAME, {"seed": seed, **run(options.demo.resolve(), options.root.resolve() / f"s{seed}", seed)})
+                add(
+                    NAME,
+                    {
+                        "seed": seed,
+                        **run(options.demo.resolve(), options.root.resolve() / f"s{seed}", seed, options.at_once),
+                    },
+                )
     show()
     return 0
 
@@ -61,20 +69,24 @@ def main() -> int:
 # --- a seed ------------------------------------------------------------------------------------------------------
 
 
-def run(demo: Path, own: Path, seed: int) -> dict[str, Any]:
+def run(demo: Path, own: Path, seed: int, at_once: int) -> dict[str, Any]:
     """Train against each strength and judge it; return what a line tells."""
     own.mkdir(parents=True, exist_ok=True)
     rows = read_rows(demo / "world" / "prompts.jsonl", PromptRow)
     write_rows(own / "prompts.jsonl", (row for row in rows if not row["is_adversarial"]))
-    found: dict[str, Any] = {}
-    for name, parts in PARTS.items():
-        trained, other = (reward_model(demo, own, seed, f"{name}_{fold}", f"fold{fold}/{parts}") for fold in (0, 1))
-        policy(demo, own, seed, name, trained, other)
-        start("judge", f"run.dir={own}", f"run.name=judge_{name}", f"world={demo}/world",
-              f"responses={own}/ppo_{name}/samples.jsonl")  # fmt: skip
-        accuracy = [series(folder, "eval/accuracy")[-1][1] for folder in (trained, other)]
-        found[name] = {"accuracy": accuracy, **course(own / f"ppo_{name}", own / f"judge_{name}")}
+    with ThreadPoolExecutor(at_once) as threads:
+        found = dict(zip(PARTS, threads.map(lambda name: strength(demo, own, seed, name), PARTS), strict=True))
     return {"strengths": found}
+
+
+def strength(demo: Path, own: Path, seed: int, name: str) -> dict[str, Any]:
+    """Train two reward models of a strength and PPO against the first, and judge its rollouts."""
+    trained, other = (reward_model(demo, own, seed, f"{name}_{fold}", f"fold{fold}/{PARTS[name]}") for fold in (0, 1))
+    policy(demo, own, seed, name, trained, other)
+    start("judge", f"run.dir={own}", f"run.name=judge_{name}", f"world={demo}/world",
+          f"responses={own}/ppo_{name}/samples.jsonl")  # fmt: skip
+    accuracy = [series(folder, "eval/accuracy")[-1][1] for folder in (trained, other)]
+    return {"accuracy": accuracy, **course(own / f"ppo_{name}", own / f"judge_{name}")}
 
 
 def reward_model(demo: Path, own: Path, seed: int, name: str, share: str) -> Path:

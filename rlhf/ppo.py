@@ -77,10 +77,8 @@ def train(cfg: PPOConfig) -> None:
     distributed.setup()
     parents = parents_of(cfg)
     inputs, text = plan(cfg, parents, distributed.world_size())
-    data, fixed = (
-        {"prompts": prompts_fingerprint(cfg.prompts)},
-        ("rollout_prompts", "max_prompts", "hold_out", "too_long"),
-    )
+    data = {"prompts": prompts_fingerprint(cfg.prompts)}
+    fixed = ("rollout_prompts", "max_prompts", "hold_out", "too_long")
     if inputs.replay is not None:
         data["replay"] = inputs.replay.batches.fingerprint
     with Run(cfg.run, "ppo", cfg, parents, data, fixed, then=PROGRAMS["ppo"].then) as run:
