@@ -1,6 +1,6 @@
 """Random kills in small pipelines of two rounds and PPO: do they end like one that nothing befell, byte for byte?
 
-    python benchmarks/round_kills.py --root runs/kills --count 12
+    python benchmarks/round_kills.py --root runs/kills
 
 Half of the runs are on one rank, half on two. Each begins with the stages up to fine-tuning done, and is killed five times
 (SIGKILL), at moments drawn by its number from the time that an undisturbed run takes: all its processes at once, or one rank
@@ -32,8 +32,14 @@ from recorded import ROOT, add, lines_of
 NAME, KILLS = "round_kills", 5
 SETTINGS = [
     *("preset=tests/slurm/tiny.yaml", "run.dir=runs", "rounds=2", "run.progress=false", "run.wandb.mode=disabled"),
-    *("pretrain.steps=40", "compare.chunk_pairs=2", "compare.max_prompts=16", "reward.run.save_every=2"),
-    *("rejection_sampling.max_prompts=12", "rejection_sampling.chunk_responses=4", "rejection_sampling.steps=12"),
+    *("compare.chunk_pairs=2", "compare.max_prompts=16", "reward.run.save_every=2"),
+    *(
+        "rejection_sampling.max_prompts=12",
+        "rejection_sampling.samples_per_prompt=4",
+        "rejection_sampling.chunk_responses=8",
+        "rejection_sampling.steps=12",
+        "rejection_sampling.sampling.max_new_tokens=24",
+    ),
     *("rejection_sampling.run.save_every=3", "ppo.iterations=8", "ppo.run.save_every=3", "ppo.chunk_responses=2"),
     *(
         "ppo.rollout_prompts=8",
@@ -50,11 +56,11 @@ def main() -> int:
     """Run those that are not recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--numbers", type=int, nargs="+", default=list(range(12)), help="even: one rank, odd: two")
     options = parser.parse_args()
     root = options.root.resolve()
     known = {line["number"] for line in lines_of(NAME) if line["commit"] == commit()}
-    for number in range(options.count):
+    for number in options.numbers:
         if number not in known:
             ranks = 1 + number % 2
             whole, seconds = undisturbed(root, ranks)
