@@ -19,7 +19,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 COLOURS = ("#676d79", "#2a66cc", "#0b7a74", "#ad5208", "#7d45ba", "#c03050", "#4d7718", "#86610f")  # of page.css
 STYLE = """text{font:12px sans-serif;fill:#5b626d}.name{fill:#1d2129}.title{font-weight:600;fill:#1d2129}.grid{stroke:#e3e0d9}
 .dots{fill:none;stroke:var(--k);stroke-dasharray:2 3}.dot{fill:var(--k)}.span{stroke:var(--k);stroke-width:2;opacity:.3}
-.ridge{fill:var(--k);fill-opacity:.22;stroke:var(--k)}.mean{stroke:var(--k);stroke-width:2}.value{fill:var(--k)}"""
+.line,.faint{fill:none;stroke:var(--k);stroke-width:1.8}.faint{opacity:.45}.ridge{fill:var(--k);fill-opacity:.22;stroke:var(--k)}.mean{stroke:var(--k);stroke-width:2}.value{fill:var(--k)}"""
 
 
 def start(*arguments: str) -> None:
@@ -59,7 +59,7 @@ def svg(drawn: Sequence[tuple[str, Sequence[tuple[str, int]], Any]], columns: in
         x, y = column * (width + gap), bottoms[column]
         parts.append(f'<text class="title" x="{x:.0f}" y="{y + 16:.0f}">{escape(title)}</text>')
         for place, (name, colour) in enumerate(legend):
-            at = x + width - 150 * (len(legend) - place)
+            at = x + width - (150 if len(legend) < 3 else 270 / len(legend)) * (len(legend) - place)
             parts.append(f'<text x="{at:.0f}" y="{y + 16:.0f}" style="fill:{COLOURS[colour]}">■ {escape(name)}</text>')
         parts.append(f'<g transform="translate({x:.0f} {y + 28:.0f})">')
         for shape in drawing.shapes:

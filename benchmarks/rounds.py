@@ -148,14 +148,14 @@ def _over(groups: list[list[tuple[bool, float, float]]], weights: list[float], p
 
 
 def quantiles(sample: Path) -> dict[str, list[float]]:
-    """Return 41 quantiles of the logits of the score that counts for each kind of prompt (paper figure 20)."""
+    """Return 40 quantiles of the logits of the score that counts for each kind of prompt (paper figure 20)."""
     scores: dict[str, list[float]] = {"helpfulness": [], "safety": []}
     for row in read_rows(sample / "responses.jsonl", ResponseRow):
         if row["is_adversarial"]:
             scores["safety"].append(logit(row["safety_score"]))
         else:
             scores["helpfulness"].append(logit(row["helpfulness"]))
-    return {name: np.quantile(values, np.linspace(0, 1, 41)).round(3).tolist() for name, values in scores.items()}
+    return {name: np.quantile(values, (np.arange(40) + 0.5) / 40).round(3).tolist() for name, values in scores.items()}
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def show() -> None:
     """Print the newest line of each seed, and draw them."""
     found = {line["seed"]: line for line in lines_of(NAME)}
     for kind, metric in COUNTS.items():
-        models = list(next(iter(found.values()))["wins"][kind])
+        models = list(next(iter(found.values()))["scores"])[1:]  # SFT comes first
         print(
             f"\nwin rate over sft, {metric} on {kind} prompts\n| seed | {' | '.join(models)} |\n|---{'|---' * len(models)}|"
         )
@@ -236,7 +236,7 @@ def show() -> None:
 def draw(found: dict[str, dict[str, Any]]) -> None:
     """Draw the course over the rounds (figure 11), best of K by round (figure 7) and score distributions (figure 20)."""
     first = next(iter(found.values()))
-    models = list(first["wins"]["harmless"])[1:]  # the base model comes first
+    models = list(first["scores"])[1:]
     drawn: list[tuple[str, list[tuple[str, int]], Any]] = []
     for kind, metric in COUNTS.items():
         lines = [
