@@ -37,6 +37,7 @@ ROUNDS = 5
 SKILL = "how_to"  # what rejection sampling improves most in its first round
 COUNTS = {"harmless": "helpfulness", "adversarial": "safety"}  # kind of prompt -> the gold score that counts there
 SIZES = (1, 2, 5, 10)  # of K
+TEMPERATURES = (0.1, 0.4, 0.7, 1.0, 1.3)
 PICTURE = ROOT / "docs" / "rounds.svg"
 NAME = "rounds"
 
@@ -66,10 +67,12 @@ def run(seed: str, root: Path, folder: Path | None) -> None:
         folder = root / f"s{seed}"
         own = [] if seed == "preset" else [f"seed={seed}"]
         start("pipeline", "preset=demo", f"rounds={ROUNDS}", *own, f"run.dir={root}", f"run.name=s{seed}")
-    add(
-        NAME,
-        {"seed": seed, **of_pipeline(folder.resolve()), "memory": memory(folder.resolve(), root / f"s{seed}_memory")},
-    )
+    folder = folder.resolve()
+    asked = {
+        "memory": memory(folder, root / f"s{seed}_memory"),
+        "self_bleu": diversity(folder, root / f"s{seed}_temperatures"),
+    }
+    add(NAME, {"seed": seed, **of_pipeline(folder), **asked})
 
 
 # --- the pipeline ------------------------------------------------------------------------------------------------
@@ -202,6 +205,32 @@ def _memory(marks: dict[str, dict[str, list[float]]], prompts: set[str]) -> dict
     return {"gold": means, "with memory over without": ends(paired_interval(own["with memory"], own["without"]))}
 
 
+# --- temperatures ------------------------------------------------------------------------------------------------
+
+
+def diversity(folder: Path, own: Path) -> dict[str, dict[str, list[float]]]:
+    """Return model -> kind of prompt -> mean Self-BLEU of the answers at each of TEMPERATURES (paper figure 21).
+
+    Factual prompts ask for held-out facts, creative ones for stories: ten each, ten answers per temperature.
+    """
+    own.mkdir(parents=True, exist_ok=True)
+    rows = list(read_rows(folder / "world" / "prompts_eval.jsonl", PromptRow))
+    asked = [
+        {"id": row["id"], "kind": kind, "prompt": row["messages"][-1]["content"]}
+        for task, kind in (("fact", "factual"), ("story", "creative"))
+        for row in [row for row in rows if row["meta"]["task"] == task and len(row["messages"]) == 1][:10]
+    ]
+    write_rows(own / "probes.jsonl", asked)
+    found = {}
+    for name, stage in (("sft", "sft"), (f"rs_v{ROUNDS}", f"v{ROUNDS}_rejection_sampling"), ("ppo", "ppo")):
+        start("probe", "kind=temperature", f"run.dir={own}", f"run.name={name}", f"checkpoint={folder}/{stage}/final",
+              f"probes=[{own}/probes.jsonl]", f"temperature.temperatures={list(TEMPERATURES)}".replace(" ", ""),
+              "temperature.samples_per_prompt=10", "sampling.max_new_tokens=56")  # fmt: skip
+        points = json.loads((own / name / "probe.json").read_text())["self_bleu"]
+        found[name] = {kind: [round(point["mean"], 3) for point in points[kind]] for kind in points}
+    return found
+
+
 # --- what is shown -----------------------------------------------------------------------------------------------
 
 
@@ -230,6 +259,17 @@ def show() -> None:
             cells = [f"{mean[0]:.3f}" for mean in own["gold"].values()]
             cells.append("{:+.3f} ({:+.3f} to {:+.3f})".format(*own["with memory over without"]))
             print(f"| {seed} | {part} | " + " | ".join(cells) + " |")
+    print(
+        "\n| seed | model | kind | "
+        + " | ".join(f"{t:g}" for t in TEMPERATURES)
+        + " |\n|---|---|---"
+        + "|---" * len(TEMPERATURES)
+        + "|"
+    )
+    for seed, line in found.items():
+        for model, kinds in line["self_bleu"].items():
+            for kind, values in kinds.items():
+                print(f"| {seed} | {model} | {kind} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
     draw(found)
 
 
