@@ -37,6 +37,7 @@ from llamatrain.tokenizer import Tokenizer
 from .config import PROGRAMS, RewardConfig
 from .data import PairBatches, load_pairs, mix_pairs, most_tokens
 from .losses import auxiliary_loss, centring_loss, ranking_loss
+from .mix import OffTopic
 from .plan import PLANS
 from .scoring import score_means, score_statistics, scored, summary
 
@@ -173,8 +174,12 @@ def load(cfg: RewardConfig, tokenizer: Tokenizer, max_length: int, cached: Cache
     own, other = read(cfg.train, cfg.kind), read(cfg.mix, None)
     pairs = mix_pairs(own, other, cfg.mix_share, cfg.run.seed)
     drawn = len(pairs) - len(own)
+    if cfg.off_topic and cfg.kind == "helpfulness":  # refusing another misdeed is as safe
+        beside = OffTopic(own, round(cfg.off_topic * len(own)), cfg.run.seed, max_length)
+        notes.append(f"{len(beside):,} pairs with a response to another prompt")
+        pairs = Picked([pairs, beside])
     if drawn:
-        share = f"{drawn / len(pairs):.0%} of the total"
+        share = f"{drawn / (len(own) + drawn):.0%} of the total"
         notes.append(f"{len(own):,} {cfg.kind} pairs and {drawn:,} drawn from {len(other):,} others ({share})")
     held_out = read(cfg.eval, None)
     bad.say(notes.append)

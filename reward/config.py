@@ -36,6 +36,7 @@ class RewardConfig:
     eval: list[str] = field(metadata=reads("preference", "rate") | MEASURES)
     mix: list[str] = field(metadata=reads("preference", "rate"))
     mix_share: float | None = field(metadata=SHARE)
+    off_topic: float = field(metadata=least(0, 1) | formerly(0.0))
     margin: str | None = field(metadata=one_of(MARGINS))
     auxiliary_weight: float | None = field(metadata=least(0))
     center_weight: float | None = field(metadata=least(0))

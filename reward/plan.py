@@ -39,7 +39,7 @@ FITS = {"reward": _fit_reward, "reward.evaluate": _fit_evaluate}
 def _plan_reward(cfg: RewardConfig, given: Given) -> Work:
     model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
     longest, pairs = cfg.max_length or model.max_seq_len, given.rows(cfg.train, "preference")
-    count = pairs.count / (1 - (cfg.mix_share or 0.0))
+    count = pairs.count / (1 - (cfg.mix_share or 0.0)) + pairs.count * cfg.off_topic * (cfg.kind == "helpfulness")
     return Work(
         model,
         cfg.zero.dtype,

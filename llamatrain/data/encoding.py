@@ -43,6 +43,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "ids": np.int32,  # of each row the chosen side, then the rejected one
         **OF_ROWS,
         "chosen": np.int32,  # tokens of the chosen side
+        "prompt": np.int32,  # tokens of the prompt, with which both sides begin
         "kind": np.int8,  # of PREFERENCES
         "rating": np.int8,  # of RATINGS
         "fault": np.int8,  # of FAULTS, too long apart
@@ -118,6 +119,7 @@ class Encoding:
         lists["ids"] += [*chosen, *rejected]
         lists["length"].append(len(chosen) + len(rejected))
         lists["chosen"].append(len(chosen))
+        lists["prompt"].append(encoded[0][2].index(True) if fits else 0)
         lists["needed"].append(max((needed for needed, _, _ in encoded), default=0))
         lists["kind"].append(PREFERENCES.index(row["kind"]))
         lists["rating"].append(RATINGS.index(row["rating"]) if "rating" in row else NONE)

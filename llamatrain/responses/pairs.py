@@ -47,6 +47,7 @@ class Pair:
     source: str  # the file it comes from, with the share of it that is meant
     row: int  # its place in that file, from 0
     nth: int = 0  # among the pairs that its row makes (`adapters`)
+    prompt: int = 0  # tokens with which both sides begin
 
     def __len__(self) -> int:
         return len(self.chosen) + len(self.rejected)
@@ -101,6 +102,7 @@ class Pairs(Made):
             source=self.source,
             row=int(table["number"][row]) - 1,
             nth=int(self.nth[place]),
+            prompt=int(table["prompt"][row]),
         )
 
 

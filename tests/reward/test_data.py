@@ -184,3 +184,11 @@ def test_mix_is_exact() -> None:
     assert list(mix_pairs(own, [], 0.0, seed=0)) == own
     with pytest.raises(UserError, match=r"mix_share=0\.1: need files in mix"):
         mix_pairs(own, [], 0.1, seed=0)
+
+
+def test_pairs_know_where_their_prompt_ends(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    pairs, _ = load_pairs(write_preferences(tmp_path / "pairs.jsonl", 3), tokenizer, 128, "stop")
+    for number, one in enumerate(pairs):
+        question = f"[INST] Where does the red fox live? {number} [/INST]"
+        asked = tokenizer.encode(question, bos=True)
+        assert one.chosen[: one.prompt].tolist() == one.rejected[: one.prompt].tolist() == asked

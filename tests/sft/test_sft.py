@@ -135,6 +135,8 @@ def test_prompt_tokens_are_no_targets(tmp_path: Path, base: Path, tokenizer: Tok
         return float(language_model_loss(deaf, {**batch, "input_ids": ids})[0])  # type: ignore[arg-type]
 
     ids, mask = batch["input_ids"], batch["loss_mask"]
+    asked, answered = (tokenizer.decode(ids[part & (ids > 2)].tolist()) for part in (~mask, mask))
+    assert "[INST]" in asked and answered and "[INST]" not in answered
     other = (ids + 7) % 400
     assert loss(torch.where(mask, ids, other)) == loss(ids)
     assert loss(torch.where(mask, other, ids)) != loss(ids)
