@@ -9,7 +9,6 @@ and trains anew from the chat model on all that it has:
     random        in random order
     gap           the pairs whose two scores lie nearest to each other
     disagreement  the pairs of whose gap two models, each trained on one half of the ratings, say the most different things
-    mixed         half of them by `gap`, half at random
 
 Accuracy is that on the demo's held-out preferences. A line a seed goes to results/adaptive_queue.jsonl. Each training is a run:
 the same command goes on where it was interrupted, and a seed that has its line is left out.
@@ -45,7 +44,7 @@ from reward.__main__ import train  # noqa: E402
 from reward.config import RewardConfig  # noqa: E402
 from reward.data import load_pairs, most_tokens  # noqa: E402
 
-STRATEGIES = ("random", "gap", "disagreement", "mixed")
+STRATEGIES = ("random", "gap", "disagreement")
 DOUBLINGS = 2
 Chosen = list[int]  # numbers of the rows that are rated
 
@@ -107,7 +106,8 @@ class Trial:
 
     def next(self, strategy: str, rated: Chosen, name: str) -> Chosen:
         """Return as many further rows as there are ratings; `name` is the model of those."""
-        count, waiting = len(rated), [number for number in self.usable if number not in set(rated)]
+        known = set(rated)
+        count, waiting = len(rated), [number for number in self.usable if number not in known]
         if strategy == "random":
             return waiting[:count]
         if strategy == "disagreement":
@@ -117,14 +117,12 @@ class Trial:
             apart = [abs(one - other) for one, other in zip(*halves, strict=True)]
             return [waiting[place] for place in sorted(range(len(waiting)), key=lambda place: -apart[place])][:count]
         gaps = self.gaps(self.model(name, rated), waiting)
-        nearest = [waiting[place] for place in sorted(range(len(waiting)), key=lambda place: abs(gaps[place]))]
-        if strategy == "gap":
-            return nearest[:count]
-        half = nearest[: count // 2]
-        return half + [number for number in waiting if number not in set(half)][: count - len(half)]
+        return [waiting[place] for place in sorted(range(len(waiting)), key=lambda place: abs(gaps[place]))][:count]
 
     def model(self, name: str, rated: Chosen) -> Path:
         """Return the reward model that is trained on these rows; the one that is there where it was trained before."""
+        if (self.folder / name / "final").exists():
+            return self.folder / name / "final"
         file = self.folder / f"{name}.jsonl"
         write_rows(file, (self.pool[number] for number in rated))
         overrides = [

@@ -119,7 +119,9 @@ def _length_of(rows: Sequence[SideBySideRow]) -> Callable[[SideBySideRow], str]:
 
     def name(row: SideBySideRow) -> str:
         words = _words(row)
-        return f"up to {low} words" if words <= low else f"up to {high} words" if words <= high else "longer"
+        if words <= low:
+            return f"up to {low}"
+        return f"{low + 1} to {high}" if words <= high else f"more than {high}"
 
     return name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,20 @@ def test_a_turn_sent_twice_is_one(attacked: Collection) -> None:
 def test_pages_that_ask_nothing_take_no_text(tmp_path: Path) -> None:
     anna = Browser(opened(tmp_path, "safety"), "anna")
     assert anna.send("/ask", {"csrf": anna.hidden("/verdict")["csrf"], "text": "hello", "key": "k"}) == 400
+
+
+def test_every_key_of_a_page_presses_one_thing(attacked: Collection, tmp_path: Path) -> None:
+    anna = Browser(attacked, "anna")
+    pages = [anna.page]
+    ask(anna, "how?", risk="unqualified_advice", vector="semantic")
+    pages.append(anna.page)
+    judge(anna, "1")
+    pages.append(anna.page)
+    for task in ("evaluate", "safety"):
+        (tmp_path / task).mkdir()
+        other = Browser(opened(tmp_path / task, task), "anna")
+        other.rate("none")
+        pages.append(other.page)
+    for page in pages:
+        keys = re.findall(r'data-key="(.)"', page)
+        assert len(keys) == len(set(keys)) > 3

@@ -98,9 +98,9 @@ def test_by_category_by_turns_and_by_length() -> None:
     assert parts == {
         "by_category": {"factual": (2, 0.5, 0), "writing": (1, 0, 1)},
         "by_turns": {"1": (1, 1, 0), "3": (2, 0, 0.5)},
-        "by_length": {"up to 50 words": (1, 1, 0), "up to 100 words": (1, 0, 0), "longer": (1, 0, 1)},
+        "by_length": {"up to 50": (1, 1, 0), "51 to 100": (1, 0, 0), "more than 100": (1, 0, 1)},
     }
-    assert list(found["by_length"]) == ["up to 50 words", "up to 100 words", "longer"]
+    assert list(found["by_length"]) == ["up to 50", "51 to 100", "more than 100"]
 
 
 def test_agreement_is_of_the_ratings_on_the_whole_scale() -> None:
