@@ -34,12 +34,13 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from llamatrain import hf_folder  # noqa: E402
+from llamatrain import atomic, hf_folder  # noqa: E402
 from llamatrain.config.compose import compose  # noqa: E402
 from llamatrain.data.rows import write_rows  # noqa: E402
 from llamatrain.model.scalar_head import ScalarModel  # noqa: E402
 from llamatrain.responses.pairs import score_pairs  # noqa: E402
 from llamatrain.statistics import mean_interval  # noqa: E402
+from llamatrain.text_files import read_json  # noqa: E402
 from reward.__main__ import train  # noqa: E402
 from reward.config import RewardConfig  # noqa: E402
 from reward.data import load_pairs, most_tokens  # noqa: E402
@@ -55,11 +56,13 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument("--kind", default="helpfulness", choices=["helpfulness", "safety"])
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     parser.add_argument("--start", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    same = [line for line in done if (line["kind"], line["start"]) == (options.kind, options.start)]
+    how = (options.kind, options.start, options.strategies)
+    same = [line for line in done if (line["kind"], line["start"], list(line["results"])) == how]
     for seed in options.seeds:
         if any(line["seed"] == seed for line in same):
             continue
@@ -71,7 +74,7 @@ def main() -> int:
             "start": options.start,
             "seed": seed,
             "results": Trial(options.demo, options.folder / f"{options.kind}_{seed}", options.kind, seed).run(
-                options.start
+                options.start, options.strategies
             ),
         }
         same.append(line)
@@ -93,16 +96,23 @@ class Trial:
         self.usable = [n for n, row in enumerate(self.pool) if row["chosen"].strip() != row["rejected"].strip()]
         random.Random(seed).shuffle(self.usable)
 
-    def run(self, start: int) -> dict[str, dict[str, list[int]]]:
+    def run(self, start: int, strategies: Sequence[str]) -> dict[str, dict[str, list[int]]]:
         """Return strategy -> number of ratings -> which held-out pairs the model then orders right."""
         found: dict[str, dict[str, list[int]]] = {}
-        for strategy in STRATEGIES:
+        for strategy in strategies:
             rated = self.usable[:start]
             found[strategy] = {str(len(rated)): self.right(self.model("start", rated))}
             for number in range(DOUBLINGS):
-                rated = rated + self.next(strategy, rated, "start" if number == 0 else f"{strategy}_{number}")
+                rated = rated + self.chosen(strategy, rated, "start" if number == 0 else f"{strategy}_{number}")
                 found[strategy][str(len(rated))] = self.right(self.model(f"{strategy}_{number + 1}", rated))
         return found
+
+    def chosen(self, strategy: str, rated: Chosen, name: str) -> Chosen:
+        """Return what a strategy has rated next, kept for a start after an interruption."""
+        file = self.folder / f"{strategy}_after_{name}.json"
+        if not file.exists():
+            atomic.write_json(file, self.next(strategy, rated, name))
+        return read_json(file, list[int])
 
     def next(self, strategy: str, rated: Chosen, name: str) -> Chosen:
         """Return as many further rows as there are ratings; `name` is the model of those."""
@@ -169,12 +179,12 @@ class Trial:
 
 def table(lines: Sequence[dict[str, Any]]) -> None:
     """Print mean accuracy over seeds, and each strategy's difference to random order with its interval over pairs."""
-    counts = list(lines[0]["results"]["random"])
-    print(f"| ratings | {' | '.join(STRATEGIES)} |")
-    print(f"|---|{'---|' * len(STRATEGIES)}")
+    strategies, counts = list(lines[0]["results"]), list(lines[0]["results"]["random"])
+    print(f"| ratings | {' | '.join(strategies)} |")
+    print(f"|---|{'---|' * len(strategies)}")
     for count in counts:
         cells = []
-        for strategy in STRATEGIES:
+        for strategy in strategies:
             right = [line["results"][strategy][count] for line in lines]
             cell = f"{100 * fmean(map(fmean, right)):.1f}"
             if strategy != "random":

@@ -75,6 +75,8 @@ ELSEWHERE = {  # what is left out -> why
     "llamatrain slurm": "needs Slurm (tests/slurm)",
     "llamatrain collect": "waits for people (tests/evaluation/people)",
     "people_from=": "the same",
+    "llamatrain ratings": "reads what people rated (the same)",
+    "ratings/red_team.jsonl": "people write it",
     "runs/llama2_7b": "nobody has trained it here",
     "deepspeed": "its launcher needs GPUs",
     "fairytales": "reads files that the project does not carry",
