@@ -116,6 +116,7 @@ class Worlds:
             "sample": [*judged, *few],
             "reward.evaluate": [f"checkpoint={self.helpfulness}", f"preferences={self.read['preference']}"],
             "evaluate": [models],
+            "experience": [f"folder={self.demo / 'ppo'}", "step=1"],
             "safety_benchmark": [f"checkpoint={self.policy}", f"root={self._sets(here / 'sets')}", "sampling.max_new_tokens=4"],
             "probe": ["kind=temperature", "max_probes=1", "temperature.temperatures=[1.0]",
                       "temperature.samples_per_prompt=2", "sampling.max_new_tokens=4"],
