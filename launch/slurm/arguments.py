@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from llamatrain.yaml_files import read_yaml
 
 from ..programs import quoted
 
+NODES = re.compile(r"resources\.\w+\.nodes=")
 FREE = ("cluster.environment.", "cluster.nccl.")  # names below these are the user's own
 
 
 def split(arguments: Sequence[str], keys: Sequence[str], of_presets: Sequence[str]) -> tuple[list[str], list[str]]:
     """Divide a command line into overrides of a program's own `keys` and those of the program that it is about.
 
-    What presets say of `slurm` stands before its own, as far as it begins with one of `of_presets`.
+    What presets say of `slurm` stands before its own, as far as it begins with one of `of_presets`; where the user says how
+    many nodes or GPUs all jobs have, not what they say of a stage's.
     """
     own, theirs = list[str](), list[str]()
     for argument in arguments:
@@ -29,9 +32,16 @@ def split(arguments: Sequence[str], keys: Sequence[str], of_presets: Sequence[st
             own += _spelt(argument)
         else:
             theirs.append(argument)
-    presets = [argument.partition("=")[2] for argument in theirs if argument.startswith("preset=")]
-    said = [one for name in presets for one in preset_overrides("slurm", name)]
-    return [*(one for one in said if key_of(one) in of_presets), *own], theirs
+    said = [one for one in of_slurm(theirs) if key_of(one) in of_presets]
+    if any(one.startswith(("cluster.nodes=", "gpus=")) for one in own):
+        said = [one for one in said if not NODES.match(one)]
+    return [*said, *own], theirs
+
+
+def of_slurm(arguments: Sequence[str]) -> list[str]:
+    """Return what the presets among arguments say of `slurm`."""
+    presets = [argument.partition("=")[2] for argument in arguments if argument.startswith("preset=")]
+    return [one for name in presets for one in preset_overrides("slurm", name)]
 
 
 def key_of(override: str) -> str:

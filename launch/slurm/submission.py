@@ -33,7 +33,8 @@ from ..plan import Decision, Planned
 from ..programs import NAME, PROGRAMS, find, nearest, schema_of
 from ..stage import console, read_plan
 from . import queue
-from .config import Resources, SlurmConfig, asked_of, need, need_of
+from .arguments import key_of, of_slurm
+from .config import SlurmConfig, asked_of, need, need_of
 from .queue import ClusterError, Queued
 from .script import Job, render
 
@@ -96,7 +97,7 @@ def _program(cfg: SlurmConfig, name: str, theirs: Sequence[str], written_by: str
             look(metadata["reads"], value, metadata["made_by"], getattr(settings, "bad_rows", "stop") == "skip")
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
-    _check_names(cfg.resources, {program})
+    _check_names(cfg, {program}, theirs)
     run = (Path(settings.run.dir) / settings.run.name).absolute()
     job = _job(cfg, run / JOBS, run, run.name, program, program, [program, *theirs])
     render(job, cfg.cluster, written_by)  # what it refuses is said before anything is written
@@ -151,7 +152,7 @@ def _pipeline(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:
     pipeline = Pipeline(settings, presets, staged)
     planned, decisions = pipeline.planned()
     names = {REPORT, *(name for one in planned for name in (one.name, one.program))}
-    _check_names(cfg.resources, names, pipeline.why_absent)
+    _check_names(cfg, names, theirs, pipeline.why_absent)
     folder = pipeline.place.folder.absolute()
     told = pipeline.console
     for line in pipeline.not_yet():
@@ -282,11 +283,13 @@ def _job(
 
 
 def _check_names(
-    resources: Mapping[str, Resources], names: set[str], why_absent: Callable[[str], str] = lambda name: ""
+    cfg: SlurmConfig, names: set[str], theirs: Sequence[str], why_absent: Callable[[str], str] = lambda name: ""
 ) -> None:
+    """Refuse resources of what is not submitted, but those of a preset: it speaks of all stages that there may be."""
     known = {name.replace(".", "_") for name in names}
-    for name in resources:
-        if name not in known:
+    of_presets = {one.split(".")[1] for one in of_slurm(theirs) if key_of(one) == "resources"}
+    for name in cfg.resources:
+        if name not in known | of_presets:
             unknown = f"there is no such stage or program here{nearest(name, sorted(known))}"
             raise UserError(f"resources.{name}: {why_absent(name) or unknown}")
 

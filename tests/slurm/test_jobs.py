@@ -124,6 +124,7 @@ def test_preemption_a_killed_rank_and_a_hang_leave_no_trace(lab: Lab, chain: Pat
     assert "restarts" in lab.llamatrain("status", str(run))
 
 
+@pytest.mark.slow
 def test_starts_that_fail_before_the_ranks_do_queue_again(lab: Lab, chain: Path, tmp_path: Path) -> None:
     """A refusal of srun, a note that sleeps, a port that is taken: the third start trains all the same."""
     run, tools = tmp_path / "unlucky", tmp_path / "bin"
