@@ -133,8 +133,7 @@ def training(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int, floa
         engine.backward(loss / TOKENS)
     held = footprint.trained(config, zero, ranks, device="cpu")
     yield "states", sum(states.values()), held.device
-    # The gradients that the loss makes at once are kept too; those of the head's weight in float32.
-    made = TOKENS * config.dim * footprint.WIDTH[dtype] + config.vocab_size * config.dim * footprint.SINGLE
+    made = footprint.loss_gradients(config, dtype, TOKENS)
     yield "activations", kept, TOKENS * footprint.kept(config, zero, TOKENS, False, "cpu") + made
 
 
@@ -146,6 +145,7 @@ def five(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int, float]]:
     from llamatrain.model.scalar_head import ScalarModel
     from llamatrain.model.transformer import Transformer
     from llamatrain.settings import ZeroConfig
+    from rlhf.ppo_config import MODELS
     from tests.memory import Alive
 
     config, zero, ranks = shape(size), ZeroConfig(stage, dtype, False, False), distributed.world_size()
@@ -158,17 +158,8 @@ def five(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int, float]]:
             engine.backward(loss(engine, rows())[0] / TOKENS)
         held = alive.bytes(apart=footprint.BUCKET)
     del read
-    sharded = ranks if stage == 3 else 1
-    of_kind = {
-        scalar: (
-            footprint.trained(config, zero, ranks, scalar, "cpu"),
-            footprint.read(config, dtype, sharded, scalar, "cpu"),
-        )
-        for scalar in (False, True)
-    }
-    language, scalar = of_kind[False], of_kind[True]
-    predicted = sum(part.device for part in (*language, *scalar, scalar[1]))
-    yield "PPO's five", held, predicted
+    planned = footprint.models(config, zero, ranks, MODELS, "cpu")
+    yield "PPO's five", held, planned.states.device + planned.read
 
 
 def stepped(model: Any, zero: Any) -> Any:

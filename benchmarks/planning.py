@@ -16,7 +16,7 @@ from launch.estimate.fit import advice  # noqa: E402
 from launch.slurm.config import SlurmConfig  # noqa: E402
 from llamatrain.config.compose import compose  # noqa: E402
 from llamatrain.flops import flops_per_token  # noqa: E402
-from llamatrain.hardware import MFU, Machine  # noqa: E402
+from llamatrain.hardware import MFU, NODE, Machine  # noqa: E402
 from llamatrain.pace import pace  # noqa: E402
 
 PAGE = ROOT / "docs" / "planning.md"
@@ -36,15 +36,15 @@ def tables() -> str:
     for size in PAPER:
         work = work_of("pretrain", [f"preset=llama2_{size}"])
         for gpus in GPUS:
-            machine = Machine(hardware, gpus // 8, 8, gpus=True)
-            ((_, held, _),) = work.phases(machine.usable, gpus)
+            machine = Machine(hardware, gpus // NODE, NODE, gpus=True)
+            ((_, held, _),) = work.phases(machine)
             took = pace(work, machine)
             fast, slow = (seconds / 86400 for seconds in took.seconds)
-            fits = "yes" if work.fits(machine.memory, gpus) else f"no; {advice(work, machine.memory, gpus, 8)}"
+            fits = "yes" if work.fits(machine) else f"no; {advice(work, machine, NODE)}"
             models = held.states.device + held.gathered + held.buckets
             lines.append(
                 f"| llama2_{size} | {gpus:,} | {held.total / 1e9:,.1f} GB | {models / 1e9:,.1f} GB | "
-                f"{work.size(machine.usable, gpus)} | {took.step[0]:,.1f} to {took.step[1]:,.1f} s | {took.network:.2f} s | "
+                f"{work.size(machine)} | {took.step[0]:,.1f} to {took.step[1]:,.1f} s | {took.network:.2f} s | "
                 f"{fast:,.0f} to {slow:,.0f} | {fits} |"
             )
     lines += [
@@ -54,7 +54,7 @@ def tables() -> str:
     ]
     for size, hours in PAPER.items():
         work = work_of("pretrain", [f"preset=llama2_{size}"])
-        model, machine = work.model, Machine(hardware, GPUS[-1] // 8, 8, gpus=True)
+        model, machine = work.model, Machine(hardware, GPUS[-1] // NODE, NODE, gpus=True)
         least, most = (seconds / 3600 * machine.ranks for seconds in pace(work, machine).seconds)
         whole = TOKENS * flops_per_token(model.parameters, model, model.max_seq_len, attention=False) / PEAK / 3600
         slow, fast = (whole / share for share in MFU)

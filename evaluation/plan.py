@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from llamatrain.given import Given, written
-from llamatrain.planning import Light, Planner, Work
+from llamatrain.planning import SEQUENCES, Light, Planner, Work
 
 from .benchmarks.config import BenchmarkConfig
 from .config import EvaluateConfig
 from .probes.config import TEMPERATURE, TOOLS, ProbeConfig
 from .safety.config import SafetyBenchmarkConfig
 
-SEQUENCES = 300  # of held-out text that each model reads where no number is given (an assumption)
 # Group of benchmarks -> sequences that are read, and tokens of one with its examples (assumptions, from the sets' sizes)
 SIZES = {
     "commonsense": (65_000, 130),

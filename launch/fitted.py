@@ -21,7 +21,7 @@ from math import log
 from statistics import fmean
 
 from llamatrain.config.presets import config_folder
-from llamatrain.fitting import START, Fitted, Sizes, power
+from llamatrain.fitting import BESIDE, Fitted, Sizes, power
 from llamatrain.flops import flops_per_token
 from llamatrain.model.config import ModelConfig
 from llamatrain.yaml_files import read_yaml
@@ -84,7 +84,7 @@ class Fit:
         self.graph, self.method = Graph(), method(roles)
         chat(self.graph, self.method, roles.data)
         # Starting the stages takes its time, too; a quarter at least is left for what they do.
-        self.seconds = max(15 * minutes, 60 * minutes - START * len(self.graph.stages))
+        self.seconds = max(15 * minutes, 60 * minutes - BESIDE * len(self.graph.stages))
         text = self.parts["document"]
         self.text = _bytes(text)
         known = start.vocab_size if start is not None else None

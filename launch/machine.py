@@ -8,12 +8,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamatrain.hardware import peak_of
+
 # Floating-point operations a second, of parameters and attention (`llamatrain.flops`), that pretraining reached on a core
 # of the machines in benchmarks/: demo and fairytales on two cores, their held-out losses included.
 CORE = 40e9
-# Of GPUs in bfloat16, TFLOP/s by their makers; small models reach a small share of it. No GPU has been measured.
-PEAKS = {"V100": 125, "T4": 65, "A10": 125, "L4": 121, "A100": 312, "H100": 989, "H200": 989, "B200": 2250}
-UNKNOWN_PEAK = 100
+UNKNOWN_PEAK = 100  # of a GPU, TFLOP/s; small models reach a small share of it. No GPU has been measured
 SHARE_OF_PEAK = 0.1
 
 
@@ -38,7 +38,7 @@ def this_machine() -> Machine:
     if not gpus:
         return Machine(cores, 0, cores * CORE, f"{cores} CPU core{'s' * (cores > 1)}")
     model = _gpu_model()
-    peak = next((peak for name, peak in PEAKS.items() if name in model), UNKNOWN_PEAK)
+    peak = peak_of(model) or UNKNOWN_PEAK
     return Machine(cores, gpus, gpus * peak * 1e12 * SHARE_OF_PEAK, f"{gpus} GPU{'s' * (gpus > 1)} ({model})")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import footprint
+from .footprint import Footprint, ModelCounts
 from .model.config import ModelConfig
 from .settings import ZeroConfig
 from .shares import largest_share
@@ -19,8 +20,7 @@ def rows_that_fit(
     model: ModelConfig,
     zero: ZeroConfig,
     ranks: int,
-    trained: int,
-    read: int,
+    own: ModelCounts,
     segments: bool,
     learned: int | None,
     device: str,
@@ -29,7 +29,7 @@ def rows_that_fit(
     share, most = largest_share(rows, ranks), max(1, MOST_TOKENS[device] // tokens)
 
     def fits(size: int) -> bool:
-        held = footprint.training(model, zero, ranks, size, tokens, segments, device, trained, read, learned)
+        held = footprint.training(model, zero, ranks, size, tokens, segments, device, own, learned)
         return held.total <= memory
 
     # A divisor, so that every micro-batch of a step is full; 1 where not even that should fit.
@@ -42,3 +42,11 @@ def responses_that_fit(memory: float, model: ModelConfig, dtype: str, models: in
     return max(
         1, min(MOST_RESPONSES, int((memory - held) / footprint.sampling(model, dtype, 1, model.max_seq_len, 0).total))
     )
+
+
+def left_by_whole(
+    memory: float, model: ModelConfig, zero: ZeroConfig, ranks: int, own: ModelCounts, device: str, *phases: Footprint
+) -> tuple[float, float]:
+    """Return what models that are only read take more whole than sharded by stage 3, and what the phases leave of the memory."""
+    whole, sharded = (footprint.models(model, zero, ranks, own, device, kind).read for kind in (True, False))
+    return whole - sharded, memory - max(phase.total for phase in phases)

@@ -23,7 +23,8 @@ def environment() -> dict[str, str | int]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "processor": processor(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu()}
+    found |= {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu()}
+    return {**found, **({"gpu_bytes": gpu_bytes()} if found["gpu"] else {})}
 
 
 def commit() -> str:
@@ -61,3 +62,8 @@ def gpu() -> str:
     """Return the first GPU's name; torch is asked only where the program has imported it, which takes seconds."""
     torch = sys.modules.get("torch")
     return str(torch.cuda.get_device_name(0)) if torch is not None and torch.cuda.is_available() else ""
+
+
+def gpu_bytes() -> int:
+    """Return the first GPU's memory."""
+    return int(sys.modules["torch"].cuda.get_device_properties(0).total_memory)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-START = 8.0  # seconds of a stage that loads torch
+BESIDE = 8.0  # seconds of a stage that loads torch beside its work: its start, reading, evaluating, saving
 PAIRS_TO_RATE = 200  # of people, a round
 
 
@@ -28,7 +28,7 @@ class Fitted:
     values: list[Value]
     seconds: float  # of its own work
     seconds_of_kind: Mapping[str, float] = field(default_factory=dict)  # instead, where it has a `kind`
-    start: float = START
+    start: float = BESIDE
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,28 @@ LONGEST, BLOCK, MASKED_BLOCK = 512, 64, 512  # of attention.py: rows whose proba
 
 
 @dataclass(frozen=True)
+class ModelCounts:
+    """How many models of one shape a rank holds together: those that learn, and beside them those that are only read.
+
+    `scalars` of those that learn and `scorers` of those that are read have a scalar head in the place of the language model's.
+    """
+
+    learning: int = 1
+    scalars: int = 0
+    reading: int = 0
+    scorers: int = 0
+
+    @property
+    def heads(self) -> Iterator[tuple[bool, int, int]]:
+        """Yield for each kind of head (is it scalar, how many learn, how many are read)."""
+        yield False, self.learning - self.scalars, self.reading - self.scorers
+        yield True, self.scalars, self.scorers
+
+
+ALONE = ModelCounts()
+
+
+@dataclass(frozen=True)
 class States:
     """What a rank keeps of models from step to step, in bytes."""
 
@@ -198,9 +220,14 @@ def working(model: ModelConfig, zero: ZeroConfig, tokens: int, segments: bool = 
 def loss_head(model: ModelConfig, dtype: str, tokens: float, device: str = "cuda") -> float:
     """Return the bytes of a loss over so many tokens: the gradients it makes at once, and a chunk of logits."""
     assert model.vocab_size is not None
-    width = WIDTH[dtype]
     chunk = min(max(128 * model.vocab_size, CHUNK[device]), int(tokens) * model.vocab_size)
-    return tokens * model.dim * width + model.vocab_size * model.dim * SINGLE + chunk * (width + 2 * SINGLE)
+    return loss_gradients(model, dtype, tokens) + chunk * (WIDTH[dtype] + 2 * SINGLE)
+
+
+def loss_gradients(model: ModelConfig, dtype: str, tokens: float) -> float:
+    """Return the bytes of what a loss over so many tokens keeps: gradients of its input, and in float32 of the head's weight."""
+    assert model.vocab_size is not None
+    return tokens * model.dim * WIDTH[dtype] + model.vocab_size * model.dim * SINGLE
 
 
 def logits(model: ModelConfig, dtype: str, tokens: float) -> float:
@@ -267,23 +294,15 @@ class Footprint:
 
 
 def models(
-    model: ModelConfig, zero: ZeroConfig, ranks: int, learning: int, reading: int, device: str, scalars: int = 0
+    model: ModelConfig, zero: ZeroConfig, ranks: int, own: ModelCounts, device: str, whole: bool = False
 ) -> Footprint:
-    """Return what models of one shape take that learn, and that are only read, without any of their work.
-
-    `scalars` of those that learn have a scalar head in the place of the language model's.
-    """
-    language, scalar = (trained(model, zero, ranks, kind, device) for kind in (False, True))
-    others = read(model, zero.dtype, ranks if zero.stage == 3 else 1, device=device)
-    states = sum((scalar if number < scalars else language for number in range(learning)), States())
+    """Return what models of one shape take, without any of their work; with `whole` stage 3 shards only those that learn."""
+    states, others, sharded = States(), 0.0, ranks if zero.stage == 3 and not whole else 1
+    for scalar, learning, reading in own.heads:
+        states = sum((trained(model, zero, ranks, scalar, device) for _ in range(learning)), states)
+        others += reading * read(model, zero.dtype, sharded, scalar, device).weights
     return Footprint(
-        states,
-        reading * others.weights,
-        0,
-        0,
-        0,
-        gathered(model, zero, ranks),
-        learning * buckets(model, zero, ranks, device),
+        states, others, 0, 0, 0, gathered(model, zero, ranks), own.learning * buckets(model, zero, ranks, device)
     )
 
 
@@ -295,18 +314,16 @@ def training(
     tokens: int,
     segments: bool = False,
     device: str = "cuda",
-    learning: int = 1,
-    reading: int = 0,
+    own: ModelCounts = ALONE,
     learned: int | None = None,
-    scalars: int = 0,
+    whole: bool = False,
 ) -> Footprint:
     """Return what a rank holds in the backward pass of a micro-batch: `rows` of `tokens` tokens.
 
-    `learning` models are trained (`scalars` of them with a scalar head), one after the other, beside `reading` ones; with `learned` tokens of each row the logits
-    of these are held whole, as PPO does.
+    Models are trained one after the other; with `learned` tokens of each row the logits of these are held whole, as PPO does.
     """
     number = rows * tokens
-    held = models(model, zero, ranks, learning, reading, device, scalars)
+    held = models(model, zero, ranks, own, device, whole)
     head = (
         loss_head(model, zero.dtype, number, device) if learned is None else logits(model, zero.dtype, rows * learned)
     )

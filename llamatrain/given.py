@@ -30,6 +30,7 @@ PAPER = {
     "prompt": Rows(10_000, TURNS - 234.1, "10,000 prompts (our assumption) of 564 tokens (paper, table 6)"),
 }
 HELD_OUT = {
+    "dialogue": Rows(1_000, TURNS, "1,000 held-out dialogues (our assumption)"),
     "preference": Rows(10_000, TURNS, "10,000 held-out pairs (our assumption)"),
     "prompt": Rows(4_000, TURNS - 234.1, "4,000 held-out prompts (paper 3.4.2)"),
 }

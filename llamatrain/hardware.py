@@ -7,6 +7,19 @@ from dataclasses import dataclass, field
 from .capacity import USED
 from .keys import KEEPS, above, check_values
 
+NODE = 8  # GPUs of a node, where nobody says
+# Peaks in bfloat16, dense, TFLOP/s, by GPUs' makers.
+PEAKS = {
+    "V100": 125,
+    "T4": 65,
+    "A10": 125,
+    "L4": 121,
+    "L40": 181,
+    "A100": 312,
+    "H100": 989,
+    "H200": 989,
+    "B200": 2250,
+}
 # Pretraining reaches these shares of a GPU's peak by 6N: the paper's GPU hours imply them (2.2.1, table 2), 34B the least,
 # 70B the most.
 MFU = 0.35, 0.43
@@ -14,7 +27,16 @@ MFU = 0.35, 0.43
 CORE_SHARE = 0.7, 1.3
 # Of its memory's bandwidth that a GPU reaches as it writes tokens, one after the other (an assumption).
 READ_SHARE = 0.3, 0.6
+# With states in host memory (assumptions): parameters that the CPUs of a node update per second with AdamW, the order of
+# what ZeRO-Offload reports (2101.06840), and bytes per second between a GPU and its host, most of PCIe 4's 32 GB/s.
+HOST_UPDATES = 4e9
+HOST_LINK = 25e9
 SINGLE_PEAK = 1 / 16  # of the peak in bfloat16 that float32 has: A100 19.5 of 312 TFLOP/s
+
+
+def peak_of(gpu: str) -> float | None:
+    """Return the peak of a GPU by its name, TFLOP/s; None of an unknown one. Of names that begin alike the longest counts."""
+    return max(((len(name), float(peak)) for name, peak in PEAKS.items() if name in gpu), default=(0, None))[1]
 
 
 @dataclass
@@ -24,12 +46,12 @@ class Hardware:
     gpu: str = field(metadata=KEEPS)
     gpu_gigabytes: float = field(metadata=above(0) | KEEPS)
     gpu_tflops: float = field(metadata=above(0) | KEEPS)
-    gpu_bandwidth: float = field(metadata=above(0) | KEEPS)
-    link: float = field(metadata=above(0) | KEEPS)
-    network: float = field(metadata=above(0) | KEEPS)
+    gpu_gigabytes_per_second: float = field(metadata=above(0) | KEEPS)
+    link_gigabytes_per_second: float = field(metadata=above(0) | KEEPS)
+    network_gigabytes_per_second: float = field(metadata=above(0) | KEEPS)
     node_gigabytes: float = field(metadata=above(0) | KEEPS)
     core_gflops: float = field(metadata=above(0) | KEEPS)
-    disk: float = field(metadata=above(0) | KEEPS)
+    disk_gigabytes_per_second: float = field(metadata=above(0) | KEEPS)
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -83,7 +105,8 @@ class Machine:
     @property
     def joined(self) -> float:
         """Bytes per second that pass a rank in a ring: between nodes each GPU's own adapter carries a share of them."""
-        within, between = self.hardware.link, self.hardware.network * self.ranks_per_node
+        within = self.hardware.link_gigabytes_per_second
+        between = self.hardware.network_gigabytes_per_second * self.ranks_per_node
         return min(within, between if self.nodes > 1 else within) * 1e9
 
     def __str__(self) -> str:

@@ -7,17 +7,19 @@ import sys
 from dataclasses import replace
 
 from .config.presets import config_folder
-from .hardware import Hardware, Machine
+from .hardware import NODE, Hardware, Machine
 from .memory import machine_memory
 from .yaml_files import read_yaml
 
-NODE = 8  # GPUs of a node
 DISK = 0.5  # GB/s that a machine writes, where nobody configured it (an assumption)
 
 
 def hardware_here() -> Hardware:
     """Return the default cluster's hardware, with the disk of a machine that nobody configured."""
-    return replace(Hardware(**read_yaml(config_folder() / "cluster" / "single_node.yaml")["hardware"]), disk=DISK)
+    return replace(
+        Hardware(**read_yaml(config_folder() / "cluster" / "single_node.yaml")["hardware"]),
+        disk_gigabytes_per_second=DISK,
+    )
 
 
 def here(ranks: int, dtype: str, peak_tflops: float | None = None) -> Machine:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import distributed, footprint
+from . import distributed
 from .capacity import USED, responses_that_fit, rows_that_fit
-from .footprint import Footprint
+from .footprint import ALONE, ModelCounts
 from .model.config import ModelConfig
 from .settings import ZeroConfig
 from .shares import largest_share
@@ -27,8 +27,7 @@ def micro_batch(
     model: ModelConfig,
     zero: ZeroConfig,
     ranks: int,
-    trained: int = 1,
-    read: int = 0,
+    own: ModelCounts = ALONE,
     segments: bool = False,
     learned: int | None = None,
 ) -> int:
@@ -40,9 +39,7 @@ def micro_batch(
     if asked is not None:
         return min(asked, largest_share(rows, ranks))
     device = distributed.device().type
-    return rows_that_fit(
-        USED * _memory(ranks), rows, tokens, model, zero, ranks, trained, read, segments, learned, device
-    )
+    return rows_that_fit(usable(ranks), rows, tokens, model, zero, ranks, own, segments, learned, device)
 
 
 def responses_at_once(
@@ -54,19 +51,12 @@ def responses_at_once(
     """
     if asked is not None:
         return asked
-    return responses_that_fit(USED * _memory(ranks), model, dtype, models, beside)
+    return responses_that_fit(usable(ranks), model, dtype, models, beside)
 
 
-def models_bytes(
-    model: ModelConfig, zero: ZeroConfig, ranks: int, trained: int, read: int, device: str = "cuda"
-) -> float:
-    """Return what a rank holds of models in training and of models that are only read, in bytes of its device."""
-    return footprint.models(model, zero, ranks, trained, read, device).total
-
-
-def spare(ranks: int, *phases: Footprint) -> float:
-    """Return the bytes of a rank's memory that no phase takes, of those that may be used; negative where one takes more."""
-    return USED * _memory(ranks) - max(phase.total for phase in phases)
+def usable(ranks: int) -> float:
+    """Return the bytes of the memory of the rank with the least that may be filled."""
+    return USED * _memory(ranks)
 
 
 def machine_memory() -> int:

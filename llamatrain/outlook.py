@@ -33,7 +33,7 @@ def parts(held: Footprint) -> dict[str, float]:
 
 def outlook(work: Work, machine: Machine) -> Iterator[str]:
     """Yield lines about memory, time and checkpoints."""
-    name, held, _ = max(work.phases(machine.usable, machine.ranks, machine.device), key=lambda phase: phase[1].total)
+    name, held, _ = max(work.phases(machine), key=lambda phase: phase[1].total)
     kinds = ", ".join(f"{kind} {bytes_in_words(value)}" for kind, value in parts(held).items() if value)
     room = f"of {bytes_in_words(machine.memory)} at most {bytes_in_words(machine.usable)} are used"
     fits = "" if held.total <= machine.usable else "it does not fit: "

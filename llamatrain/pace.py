@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from . import footprint
 from .flops import flops_per_token
-from .footprint import WIDTH
-from .hardware import READ_SHARE, Machine
+from .footprint import SINGLE, WIDTH
+from .hardware import HOST_LINK, HOST_UPDATES, READ_SHARE, Machine
 from .planning import Work
 from .shares import passes
 
@@ -37,7 +37,7 @@ class Pace:
     network: float  # of them, that the ranks need to exchange what the ZeRO stage asks; beside the rest
     training: Range  # in all
     sampling: Range
-    reading: Range  # tokens that models pass forward only
+    reading: Range  # tokens that models pass forward only, held-out ones among them
 
     @property
     def seconds(self) -> Range:
@@ -66,15 +66,32 @@ def _at(operations: float, work: Work, machine: Machine) -> Range:
 
 
 def _step(work: Work, machine: Machine, network: float) -> Range:
-    size, ranks = work.size(machine.usable, machine.ranks, machine.device), machine.ranks
+    size, ranks, own = work.size(machine), machine.ranks, work.models
     many = passes(work.rows, size, ranks)
     padding = many * size * ranks / work.rows
     # On small models attention counts; the paper's GPU hours are by 6N, which leaves it out.
-    each = flops_per_token(work.model.parameters, work.model, work.tokens, attention=not machine.gpus)
+    each = sum(
+        learning
+        * flops_per_token(footprint.parameters(work.model, scalar), work.model, work.tokens, attention=not machine.gpus)
+        for scalar, learning, _ in own.heads
+    )
     again = RECOMPUTED if work.model.activation_checkpointing == "full" else 1.0
-    fast, slow = _at(work.learning * work.step_tokens * padding * each * again / ranks, work, machine)
-    floor = 0.0 if machine.gpus else work.learning * many * STEP_FLOOR
-    return max(fast + floor, network), max(slow + floor, network)
+    fast, slow = _at(work.step_tokens * padding * each * again / ranks, work, machine)
+    floor = 0.0 if machine.gpus else own.learning * many * STEP_FLOOR
+    after = offloaded(work, machine)
+    return max(fast + floor, network) + after, max(slow + floor, network) + after
+
+
+def offloaded(work: Work, machine: Machine) -> float:
+    """Return the seconds of a step in which the CPUs update states that are in host memory; GPUs wait for that.
+
+    A rank's share of the gradients has to come there in float32, and its weights have to come back.
+    """
+    if work.zero is None or not work.zero.offload_optimizer or not machine.gpus:
+        return 0.0
+    share = work.parameters / machine.ranks
+    moved = share * (SINGLE + WIDTH[work.zero.dtype]) / HOST_LINK
+    return moved + share * machine.ranks_per_node / HOST_UPDATES
 
 
 def exchanged(work: Work, machine: Machine) -> float:
@@ -85,49 +102,71 @@ def exchanged(work: Work, machine: Machine) -> float:
     """
     zero = work.zero
     assert zero is not None
-    ranks = machine.ranks
-    many = passes(work.rows, work.size(machine.usable, ranks, machine.device), ranks)
-    number, part = footprint.parameters(work.model), (ranks - 1) / ranks
-    weights = number * WIDTH[zero.dtype] * part
-    gradients = number * WIDTH[zero.reduce_dtype or zero.dtype] * part
-    sent = {
+    many = passes(work.rows, work.size(machine), machine.ranks)
+    number = work.parameters * _others(machine)
+    weights, gradients = number * WIDTH[zero.dtype], number * WIDTH[zero.reduce_dtype or zero.dtype]
+    return {
         0: 2 * gradients,
         1: 2 * gradients + weights,
         2: many * gradients + weights,
         3: many * (2 * weights + gradients),
     }[zero.stage]
-    return work.learning * sent
+
+
+def _others(machine: Machine) -> float:
+    """Return the share of what is sharded that a rank gets from the others."""
+    return (machine.ranks - 1) / machine.ranks
 
 
 def gathered(work: Work, machine: Machine) -> float:
     """Return the bytes of weights that reach a rank while models that ZeRO-3 shards read what was sampled, in all.
 
-    All models read a round once, a micro-batch at a time, those that learn, too. Where a rank has room for whole ones, less.
+    All that are sharded read a round once, a micro-batch at a time: those that learn, and the others where they do not fit
+    whole.
     """
-    if work.zero is None or work.zero.stage < 3 or not work.reading:
+    if work.zero is None or work.zero.stage < 3 or not work.models.reading:
         return 0.0
-    ranks = machine.ranks
-    many = math.ceil(work.share(ranks) / work.size(machine.usable, ranks, machine.device))
-    weights = footprint.parameters(work.model) * WIDTH[work.zero.dtype] * (ranks - 1) / ranks
-    return work.rounds * many * (work.learning + work.reading) * weights
+    many, whole = math.ceil(work.share(machine.ranks) / work.size(machine)), work.reads_whole(machine)
+    number = sum(
+        (learning + (0 if whole else reading)) * footprint.parameters(work.model, scalar)
+        for scalar, learning, reading in work.models.heads
+    )
+    return work.rounds * many * number * WIDTH[work.zero.dtype] * _others(machine)
+
+
+def gathered_to_sample(work: Work, machine: Machine) -> float:
+    """Return the bytes of weights that reach a rank so that a model which ZeRO-3 shards can sample, whole, in all."""
+    if work.zero is None or work.zero.stage < 3 or not work.stays:
+        return 0.0
+    times = (work.rounds if work.sampled else 0) + work.held_out.times
+    return times * footprint.parameters(work.model) * WIDTH[work.zero.dtype] * _others(machine)
 
 
 def _sampling(work: Work, machine: Machine) -> Range:
     """Return the seconds in which responses are written, round by round, `count` at a time on each rank, token by token."""
-    if not work.sampled:
-        return NOTHING
-    ranks = machine.ranks
-    share, count = work.share(ranks), work.responses(machine.usable, ranks, machine.device)
-    mine = work.rounds * share
-    tokens = work.rounds * math.ceil(share / count) * work.written_tokens  # one after the other
+    low, high, held_out = 0.0, 0.0, work.held_out
+    share = held_out.responses if held_out.alone else math.ceil(held_out.responses / machine.ranks)
+    for rounds, own in ((work.rounds, work.share(machine.ranks)), (held_out.times, share)):
+        if rounds and own:
+            one = _round(work, machine, own)
+            low, high = low + rounds * one[0], high + rounds * one[1]
+    network = gathered_to_sample(work, machine) / machine.joined if machine.gpus else 0.0
+    return low + network, high + network
+
+
+def _round(work: Work, machine: Machine, share: int) -> Range:
+    """Return the seconds of a rank's share of a round of sampling."""
+    count = min(share, work.responses(machine))
+    tokens = math.ceil(share / count) * work.written_tokens  # one after the other
     number = work.model.parameters
     # What is read for a token of each response: the weights once, and keys and values of what stands before it.
     before = int(work.prompt_tokens + work.written_tokens / 2)
     read = number * WIDTH[work.dtype] + count * footprint.cache(work.model, work.dtype, before)
     computed = _at(2.0 * number * count, work, machine)
-    prompts = _at(2.0 * number * mine * work.prompt_tokens, work, machine)
+    prompts = _at(2.0 * number * share * work.prompt_tokens, work, machine)
     if machine.gpus:
-        low, high = (read / (share * machine.hardware.gpu_bandwidth * 1e9) for share in reversed(READ_SHARE))
+        speed = machine.hardware.gpu_gigabytes_per_second * 1e9
+        low, high = (read / (part * speed) for part in reversed(READ_SHARE))
     else:
         low = high = TOKEN_FLOOR * work.model.n_layers / 4
         computed = _at(4.0 * number * count, work, machine)  # rows this narrow reach half of a core's speed
@@ -138,6 +177,7 @@ def _sampling(work: Work, machine: Machine) -> Range:
 def _reading(work: Work, machine: Machine) -> Range:
     """Return the seconds in which models read; of responses the rank with the most in a round takes the longest."""
     own = work.rounds * work.share(machine.ranks) / work.sampled if work.sampled else 1 / machine.ranks
-    fast, slow = _at(2.0 * work.model.parameters * work.read_tokens * own, work, machine)
+    tokens = work.read_tokens * own + work.held_out.tokens / machine.ranks
+    fast, slow = _at(2.0 * work.model.parameters * tokens, work, machine)
     network = gathered(work, machine) / machine.joined if machine.gpus else 0.0
     return max(fast, network), max(slow, network)

@@ -1,7 +1,7 @@
 """A short look at every host before a run on several ranks (`run.preflight`): a bad one costs a night, the look seconds.
 
 Memory, the disks of the run and of temporary files (free space, a file written and read back), the links between the
-hosts, and the clocks. Bad hosts are named by rank, figure and need, listed one per line in <run>/bad_nodes.txt, and the
+hosts, and the clocks. Bad nodes are named by rank, figure and need, listed one per line in <run>/bad_nodes.txt, and the
 run ends with exit code 76 on all ranks: a job may then exclude them.
 
 All of a host's ranks share its disks and links, so the first rank of each looks at them.

@@ -20,10 +20,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
-def counted(number: float, noun: str, form: str = ",.0f") -> str:
+def counted(number: float, noun: str, form: str = ",.0f", plural: str = "s") -> str:
     """Write how many of something there are: 1 pair, 2,500 pairs, in three digits (`.3g`) 1.25 epochs."""
     text = f"{number:{form}}"
-    return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
+    return f"{text} {noun}" if text == "1" else f"{text} {noun}{plural}"
 
 
 class Progress:

@@ -9,6 +9,7 @@ from typing import Protocol
 from .engine.learning import Engine
 from .engine.models import build
 from .errors import UserError
+from .footprint import ALONE, ModelCounts
 from .hf_folder import load_weights, matched
 from .memory import micro_batch
 from .model.config import ModelConfig, load_config
@@ -33,15 +34,12 @@ def rows_at_once(
     rows: int,
     tokens: int,
     ranks: int,
-    trained: int = 1,
-    read: int = 0,
+    own: ModelCounts = ALONE,
     learned: int | None = None,
 ) -> int:
     """Return the micro-batch size of a global batch of packed `rows`, for models of a checkpoint's shape (`micro_batch`)."""
     model = dataclasses.replace(load_config(folder)[0], activation_checkpointing=cfg.activation_checkpointing)
-    return micro_batch(
-        cfg.micro_batch_size, rows, tokens, model, cfg.zero, ranks, trained, read, segments=True, learned=learned
-    )
+    return micro_batch(cfg.micro_batch_size, rows, tokens, model, cfg.zero, ranks, own, segments=True, learned=learned)
 
 
 def language_engine(

@@ -16,7 +16,8 @@ from llamatrain.flops import flops_per_token
 from llamatrain.given import Given
 from llamatrain.length import check_length
 from llamatrain.model.config import ModelConfig
-from llamatrain.planning import Light, Planner, Work, saves
+from llamatrain.planning import SEQUENCES, HeldOut, Light, Planner, Work, evaluations, saves
+from llamatrain.progress import counted
 from llamatrain.settings import ZeroConfig
 from llamatrain.shares import padding_in_words, passes
 
@@ -64,11 +65,11 @@ def plan(cfg: PretrainConfig, model: ModelConfig, ranks: int, size: int, length:
     return "\n".join(
         [
             f"model: {model.parameters:,} parameters ({kinds}), vocabulary {model.vocab_size:,}",
-            f"length: {steps * cfg.batch_tokens:,} tokens = {_count(steps, 'step')} of {cfg.batch_tokens:,}{length}",
-            f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {_count(ranks, 'rank')} x "
-            f"{_count(passes(rows, size, ranks), 'accumulated micro-batch', 'es')} x {_count(size, 'row')}"
+            f"length: {steps * cfg.batch_tokens:,} tokens = {counted(steps, 'step')} of {cfg.batch_tokens:,}{length}",
+            f"batch: {cfg.batch_tokens:,} tokens = {rows:,} rows of {cfg.seq_len:,} = {counted(ranks, 'rank')} x "
+            f"{counted(passes(rows, size, ranks), 'accumulated micro-batch', plural='es')} x {counted(size, 'row')}"
             f"{padding_in_words(rows, size, ranks)}",
-            f"learning rate: {cfg.optim.lr:g} after {_count(warmup, 'step')} of warm-up, then {fall}",
+            f"learning rate: {cfg.optim.lr:g} after {counted(warmup, 'step')} of warm-up, then {fall}",
         ]
     )
 
@@ -82,7 +83,7 @@ def costs(cfg: PretrainConfig, model: ModelConfig, ranks: int) -> str:
 def _memory(zero: ZeroConfig, model: ModelConfig, ranks: int) -> str:
     """Say what a rank holds at each ZeRO stage."""
     lines = [
-        f"memory per rank, of {_count(ranks, 'rank')} in {zero.dtype}, without activations "
+        f"memory per rank, of {counted(ranks, 'rank')} in {zero.dtype}, without activations "
         "(weights + gradients + optimizer state and masters):"
     ]
     for stage in range(4):
@@ -115,10 +116,6 @@ def _work(cfg: PretrainConfig, model: ModelConfig, number: int) -> str:
     tokens = cfg.total_steps * cfg.batch_tokens
     plain, whole = (tokens * flops_per_token(number, model, cfg.seq_len, attention) for attention in (False, True))
     return f"work: {plain:.3g} floating-point operations by 6N, {whole:.3g} by 6N + attention"
-
-
-def _count(number: int, unit: str, plural: str = "s") -> str:
-    return f"{number:,} {unit}{'' if number == 1 else plural}"
 
 
 def _gigabytes(size: float) -> str:
@@ -203,6 +200,7 @@ def _plan_pretrain(cfg: PretrainConfig, given: Given) -> Work:
         cfg.micro_batch_size,
         segments=cfg.isolate_documents,
         step_tokens=cfg.batch_tokens,
+        held_out=HeldOut(evaluations(cfg.run, cfg.total_steps) * (cfg.eval_sequences or SEQUENCES) * cfg.seq_len),
         makes={"final": model},
         **saves(cfg.run, cfg.total_steps, cfg.spikes.enabled),
     )

@@ -24,6 +24,7 @@ from llamatrain.data.skipped import BadRows
 from llamatrain.distributed import rank, world_size
 from llamatrain.engine.learning import Engine
 from llamatrain.fit import fit
+from llamatrain.footprint import ModelCounts
 from llamatrain.length import check_length
 from llamatrain.outlook import told
 from llamatrain.planning import saves
@@ -129,7 +130,9 @@ def dry_run(cfg: RewardConfig, ranks: int | None) -> str:
 
 def pairs_at_once(cfg: RewardConfig, start: Path, ranks: int) -> int:
     """Return the micro-batch size."""
-    return rows_at_once(cfg, start, cfg.batch_pairs, 2 * most_tokens(start, cfg.max_length), ranks, learned=0)
+    return rows_at_once(
+        cfg, start, cfg.batch_pairs, 2 * most_tokens(start, cfg.max_length), ranks, ModelCounts(scalars=1), learned=0
+    )
 
 
 def count_labelled(pairs: Sequence[Pair]) -> int:

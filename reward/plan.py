@@ -6,8 +6,9 @@ from dataclasses import replace
 from statistics import fmean
 
 from llamatrain.fitting import PAIRS_TO_RATE, Fitted, Sizes, Value, rhythm
+from llamatrain.footprint import ModelCounts
 from llamatrain.given import Given
-from llamatrain.planning import Light, Planner, Work, saves
+from llamatrain.planning import HeldOut, Light, Planner, Work, evaluations, saves
 
 from .config import RewardConfig, RewardEvaluateConfig
 
@@ -40,6 +41,8 @@ def _plan_reward(cfg: RewardConfig, given: Given) -> Work:
     model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
     longest, pairs = cfg.max_length or model.max_seq_len, given.rows(cfg.train, "preference")
     count = pairs.count / (1 - (cfg.mix_share or 0.0)) + pairs.count * cfg.off_topic * (cfg.kind == "helpfulness")
+    steps, held_out = max(1, round(cfg.epochs * count / cfg.batch_pairs)), given.rows(cfg.eval, "preference")
+    read = evaluations(cfg.run, steps) * held_out.count * 2 * min(held_out.tokens, longest)
     return Work(
         model,
         cfg.zero.dtype,
@@ -47,12 +50,13 @@ def _plan_reward(cfg: RewardConfig, given: Given) -> Work:
         cfg.batch_pairs,
         2 * longest,
         cfg.micro_batch_size,
-        scalars=1,
+        models=ModelCounts(scalars=1),
         learned=0,
         segments=True,
         step_tokens=cfg.batch_pairs * 2 * min(pairs.tokens, longest),
         makes={"final": model},
-        **saves(cfg.run, max(1, round(cfg.epochs * count / cfg.batch_pairs))),
+        held_out=HeldOut(read),
+        **saves(cfg.run, steps),
     )
 
 

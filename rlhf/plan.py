@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from llamatrain.fitting import PAIRS_TO_RATE, Fitted, Sizes, Value, rhythm, sampling
 from llamatrain.given import Given, written
-from llamatrain.planning import Planner, Rows, Work, saves
+from llamatrain.planning import HeldOut, Planner, Rows, Work, evaluations, saves
 from llamatrain.responses.config import ResponsesConfig
 
 from .config import CompareConfig, RejectionSamplingConfig, SampleConfig
@@ -102,6 +102,8 @@ def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
     _, prompt, answer = _asked(cfg, given)
     row = min(prompt + answer, model.max_seq_len)
     responses = cfg.iterations * cfg.rollout_prompts
+    asked = given.rows(cfg.prompts_eval, "prompt").part_of(cfg.max_prompts_eval)
+    times = evaluations(cfg.run, cfg.iterations, before=False) if cfg.prompts_eval else 0
     made = {**saves(cfg.run, cfg.iterations), "steps": cfg.iterations * cfg.updates_per_iteration}
     return Work(
         model,
@@ -110,9 +112,7 @@ def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
         cfg.mini_batch_prompts,
         model.max_seq_len,
         cfg.micro_batch_size,
-        learning=2,
-        scalars=1,
-        reading=3 + len(cfg.scored_apart_by),
+        models=cfg.models,
         learned=min(cfg.sampling.max_new_tokens, model.max_seq_len),
         segments=True,
         stays=True,
@@ -123,6 +123,7 @@ def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
         prompt_tokens=prompt,
         written_tokens=answer,
         read_tokens=5 * responses * row,
+        held_out=HeldOut(cfg.models.scorers * times * asked.count * row, round(asked.count), times),
         makes={"final": model},
         **made,
     )

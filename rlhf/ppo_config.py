@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llamatrain.data.skipped import BAD_ROWS
 from llamatrain.description import Against, Chart, Headline, Program, Table
 from llamatrain.errors import UserError
+from llamatrain.footprint import ModelCounts
 from llamatrain.keys import KEEPS, MEASURES, SPEED, above, check_values, formerly, least, one_of, reads
 from llamatrain.responses.config import TOO_LONG, LearningGateConfig
 from llamatrain.settings import OptimConfig, RunConfig, SamplingConfig, ZeroConfig
@@ -15,6 +16,9 @@ KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
 HELPFULNESS, POLICY = "helpfulness", "policy"  # what the critic starts from
 REWARD, LOSS = "reward", "loss"  # where the KL penalty stands
 K1, K2, K3 = "k1", "k2", "k3"  # estimators of the KL divergence
+MODELS = ModelCounts(
+    learning=2, scalars=1, reading=3, scorers=2
+)  # policy and critic; the reference and two reward models
 STOP, ROLLBACK = "stop", "rollback"  # what becomes of a run that a guard flags
 
 
@@ -136,6 +140,12 @@ class PPOConfig:
         """Return key -> checkpoint of the reward models that score held-out answers alone."""
         models = {"eval_helpfulness": self.eval_helpfulness, "eval_safety": self.eval_safety} if self.holds_out else {}
         return {key: path for key, path in models.items() if path is not None}
+
+    @property
+    def models(self) -> ModelCounts:
+        """Return how many models a rank holds: those that score held-out answers alone, too."""
+        apart = len(self.scored_apart_by)
+        return replace(MODELS, reading=MODELS.reading + apart, scorers=MODELS.scorers + apart)
 
     @property
     def updates_per_iteration(self) -> int:

@@ -6,15 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamatrain import distributed, footprint
-from llamatrain.memory import models_bytes, responses_at_once, spare
+from llamatrain.capacity import left_by_whole
+from llamatrain.memory import responses_at_once, usable
 from llamatrain.model.config import ModelConfig, load_config
 from llamatrain.replaced import size
 from llamatrain.shares import largest_share
 from llamatrain.start import rows_at_once
 
 from .ppo_config import PPOConfig
-
-LEARNING, READING = 2, 3  # models, but those that score held-out answers alone
 
 
 def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> tuple[bool, list[str]]:
@@ -23,10 +22,10 @@ def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> tupl
     Returns whether the models that are only read stay whole (`keeps_whole`). Under ZeRO-3 the policy is gathered while it
     generates.
     """
-    learned, reading = min(context, cfg.sampling.max_new_tokens), READING + len(cfg.scored_apart_by)
-    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, LEARNING, reading, learned)
+    learned = min(context, cfg.sampling.max_new_tokens)
+    cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, cfg.models, learned)
     model = load_config(policy)[0]
-    held = models_bytes(model, cfg.zero, ranks, LEARNING, reading, distributed.device().type)
+    held = footprint.models(model, cfg.zero, ranks, cfg.models, distributed.device().type).total
     cfg.generation_batch_size = responses_at_once(
         cfg.generation_batch_size, model, cfg.zero.dtype, int(cfg.zero.stage == 3), ranks, held
     )
@@ -45,15 +44,11 @@ def keeps_whole(cfg: PPOConfig, model: ModelConfig, context: int, ranks: int) ->
     assert cfg.generation_batch_size is not None
     model, zero = replace(model, activation_checkpointing=cfg.activation_checkpointing), cfg.zero
     device, learned = distributed.device().type, min(context, cfg.sampling.max_new_tokens)
-    reading = READING + len(cfg.scored_apart_by)
-    learning = footprint.training(
-        model, zero, ranks, cfg.micro_batch_size, context, True, device, LEARNING, reading, learned
-    )
+    learning = footprint.training(model, zero, ranks, cfg.micro_batch_size, context, True, device, cfg.models, learned)
     responses = min(cfg.generation_batch_size, largest_share(cfg.rollout_prompts, ranks))
-    beside = footprint.models(model, zero, ranks, LEARNING, reading, device)
+    beside = footprint.models(model, zero, ranks, cfg.models, device)
     sampling = footprint.sampling(model, zero.dtype, responses, context, 1, beside)
-    unsharded, shard = (footprint.read(model, zero.dtype, many, device=device).weights for many in (1, ranks))
-    more, left = reading * (unsharded - shard), spare(ranks, learning, sampling)
+    more, left = left_by_whole(usable(ranks), model, zero, ranks, cfg.models, device, learning, sampling)
     whole = left >= more and not zero.offload_parameters
     kept = "whole on every rank" if whole else "sharded over the ranks"
     return whole, [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from llamatrain.fitting import Fitted, Sizes, Value, rhythm, sampling
 from llamatrain.given import Given, written
-from llamatrain.planning import Planner, Rows, Work, packed_rows, saves
+from llamatrain.planning import HeldOut, Planner, Rows, Work, evaluations, packed_rows, saves
 
 from .config import ConversationConfig, DistillConfig, GAttConfig, RecallConfig, SFTConfig
 
@@ -62,6 +63,9 @@ def _plan_sft(cfg: SFTConfig, given: Given) -> Work:
     model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
     length, batch, rows = cfg.max_length or model.max_seq_len, cfg.batch_sequences, given.rows(cfg.train, "dialogue")
     packed = packed_rows(rows, length) / (1 - cfg.replay_fraction)
+    steps, held_out = max(1, round(cfg.epochs * packed / batch)), given.rows(cfg.eval, "dialogue")
+    # Answers to held-out prompts beside it, all at once on rank 0.
+    answers = min(cfg.samples_kept, round(held_out.count)) if cfg.samples_every else 0
     return Work(
         model,
         cfg.zero.dtype,
@@ -70,9 +74,19 @@ def _plan_sft(cfg: SFTConfig, given: Given) -> Work:
         length,
         cfg.micro_batch_size,
         segments=True,
+        stays=answers > 0,
+        at_once=answers or None,
         step_tokens=batch * length,
+        prompt_tokens=held_out.tokens / 2,
+        written_tokens=written(cfg.sampling.max_new_tokens),
+        held_out=HeldOut(
+            evaluations(cfg.run, steps) * packed_rows(held_out, length) * length,
+            answers,
+            math.ceil(steps / cfg.samples_every) if answers else 0,
+            alone=answers > 0,
+        ),
         makes={"final": model},
-        **saves(cfg.run, max(1, round(cfg.epochs * packed / batch))),
+        **saves(cfg.run, steps),
     )
 
 

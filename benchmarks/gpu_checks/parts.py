@@ -21,13 +21,10 @@ TEXT = "The red fox lives in the forest near the river.\nA whale is bigger than 
 
 
 def figure(what: str, value: float | str, most: float | None = None, least: float | None = None) -> dict[str, Any]:
-    """Return a row: a figure and, where it has one, its bound."""
-    ok, need = True, ""
-    if most is not None and not isinstance(value, str):
-        ok, need = value <= most, f"at most {most:g}"
-    if least is not None and not isinstance(value, str):
-        ok, need = value >= least, f"at least {least:g}"
-    return {"what": what, "value": value, "need": need, "ok": ok}
+    """Return a row: a figure and, where it has any, its bounds."""
+    need = [f"at least {least:g}"] * (least is not None) + [f"at most {most:g}"] * (most is not None)
+    ok = isinstance(value, str) or ((least is None or value >= least) and (most is None or value <= most))
+    return {"what": what, "value": value, "need": ", ".join(need), "ok": ok}
 
 
 def folder() -> Path:

@@ -19,7 +19,9 @@ from llamatrain.engine.learning import Engine
 from llamatrain.engine.models import build
 from llamatrain.fit import train_step
 from llamatrain.flops import flops_per_token
+from llamatrain.footprint import ALONE, ModelCounts
 from llamatrain.generation import generate
+from llamatrain.hardware import peak_of
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
@@ -29,13 +31,15 @@ from llamatrain.settings import Sampling
 from reward.__main__ import pair_loss
 from rlhf.experience import credit, judge
 from rlhf.learning import learn
+from rlhf.ppo_config import MODELS
 
 # Llama 2 7B, and with fewer of its layers: a layer is as fast in all of them.
 WIDE = {"dim": 4096, "n_heads": 32, "n_kv_heads": 32, "hidden_dim": 11_008, "vocab_size": 32_000}
 LAYERS = (32, 24, 16, 8, 4, 2)
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "A10": 125e12}  # bfloat16, dense, data sheets
 SHARE = 0.85  # of the device's memory that the arithmetic may fill
 STEPS = 3
+ARITHMETIC = 1.5, 0.8  # at most and at least, over the peak that torch measured
+REWARD = ModelCounts(scalars=1)
 
 
 def check(what: str) -> Iterator[dict[str, Any]]:
@@ -49,7 +53,7 @@ def check(what: str) -> Iterator[dict[str, Any]]:
     }[what]()
 
 
-def largest(tokens: int, trained: int, read: int = 0, checkpointing: str = "full") -> ModelConfig:
+def largest(tokens: int, own: ModelCounts = ALONE, checkpointing: str = "full") -> ModelConfig:
     """Return the largest shape whose models, and activations of so many tokens, fit the device by arithmetic."""
     length = 4096 if ON_GPU else 256
     if not ON_GPU:
@@ -57,19 +61,19 @@ def largest(tokens: int, trained: int, read: int = 0, checkpointing: str = "full
     memory = torch.cuda.get_device_properties(device()).total_memory
     for layers in LAYERS:
         config = shape(checkpointing, max_seq_len=length, **WIDE, n_layers=layers)
-        if predicted(config, tokens, trained, read) <= SHARE * memory:
+        if predicted(config, tokens, own) <= SHARE * memory:
             return config
     return shape(checkpointing, max_seq_len=1024, dim=768, n_layers=12, n_heads=12, n_kv_heads=12, hidden_dim=2048)
 
 
-def predicted(config: ModelConfig, tokens: int, trained: int, read: int) -> float:
-    """Return the bytes that the arithmetic says."""
+def predicted(config: ModelConfig, tokens: int, own: ModelCounts, learned: int | None = None) -> float:
+    """Return the bytes that the arithmetic says of a micro-batch; `learned`: tokens of a row whose logits are held whole."""
     setting, kind = zero(1, "bfloat16" if ON_GPU else "float32"), "cuda" if ON_GPU else "cpu"
     if not tokens:
-        return footprint.models(config, setting, 1, trained, read, kind).total
+        return footprint.models(config, setting, 1, own, kind).total
     rows = max(1, tokens // config.max_seq_len)
     row = min(tokens, config.max_seq_len)
-    return footprint.training(config, setting, 1, rows, row, False, kind, trained, read).total
+    return footprint.training(config, setting, 1, rows, row, False, kind, own, learned).total
 
 
 def described(config: ModelConfig) -> dict[str, Any]:
@@ -96,21 +100,25 @@ def trained(config: ModelConfig, kind: Any, batch: Batch, loss: Any) -> Iterator
     tokens = int((batch["segment_ids"] > 0).sum())
     yield figure("tokens per second", tokens / seconds)
     yield from utilised(config, tokens / seconds)
-    expected = predicted(config, tokens, 1, 0) / 1e9
+    yield from memory(predicted(config, tokens, REWARD if kind is ScalarModel else ALONE))
+
+
+def memory(expected: float) -> Iterator[dict[str, Any]]:
+    """Yield the peak of this process's memory, and what the arithmetic says: on a GPU with bounds."""
     if ON_GPU:
-        most = torch.cuda.max_memory_allocated() / 1e9
-        yield figure("peak memory, GB", most)
-        yield figure("its arithmetic over it", expected / most, least=0.8)
+        most = torch.cuda.max_memory_allocated()
+        yield figure("peak memory, GB", most / 1e9)
+        yield figure("its arithmetic over it", expected / most, *ARITHMETIC)
     else:
         yield figure("peak of resident memory, GB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-        yield figure("arithmetic of models and activations, GB", expected)
+        yield figure("arithmetic of models and activations, GB", expected / 1e9)
 
 
 def utilised(config: ModelConfig, rate: float) -> Iterator[dict[str, Any]]:
     """Yield the model FLOPs utilisation where the device's peak is known."""
     name = torch.cuda.get_device_name() if ON_GPU else ""
-    peak = next((peak for known, peak in PEAKS.items() if known in name), None)
-    if peak is not None:
+    peak = (peak_of(name) or 0) * 1e12
+    if peak:
         plain, whole = (flops_per_token(config.parameters, config, config.max_seq_len, a) for a in (False, True))
         yield figure("MFU (6N)", rate * plain / peak)
         yield figure("MFU (6N + attention)", rate * whole / peak)
@@ -119,7 +127,7 @@ def utilised(config: ModelConfig, rate: float) -> Iterator[dict[str, Any]]:
 def pretraining() -> Iterator[dict[str, Any]]:
     """Whole rows of text."""
     count = 2 if ON_GPU else 4
-    config = largest(count * 4096, trained=1)
+    config = largest(count * 4096)
     yield described(config)
     yield from trained(config, Transformer, rows(config, count, config.max_seq_len, 1, seed=0), language_model_loss)
 
@@ -127,7 +135,7 @@ def pretraining() -> Iterator[dict[str, Any]]:
 def fine_tuning() -> Iterator[dict[str, Any]]:
     """Packed dialogues, of which half the tokens are targets."""
     count = 2 if ON_GPU else 4
-    config = largest(count * 4096, trained=1)
+    config = largest(count * 4096)
     yield described(config)
     batch = rows(config, count, config.max_seq_len, 12 if ON_GPU else 4, seed=0, answers=True)
     yield from trained(config, Transformer, batch, language_model_loss)
@@ -135,7 +143,7 @@ def fine_tuning() -> Iterator[dict[str, Any]]:
 
 def reward_model() -> Iterator[dict[str, Any]]:
     """Pairs of answers, packed."""
-    config = largest(2 * 4096, trained=1)
+    config = largest(2 * 4096, REWARD)
     yield described(config)
     assert config.vocab_size is not None
     made = random_rollouts(16, config.vocab_size, config.max_seq_len // 16, config.max_seq_len // 16, even=True)
@@ -152,7 +160,7 @@ def reward_model() -> Iterator[dict[str, Any]]:
 def generation() -> Iterator[dict[str, Any]]:
     """Sampling to the length limit."""
     count, new = (64, 128) if ON_GPU else (8, 32)
-    config = largest(0, trained=0, read=1)
+    config = largest(0, ModelCounts(0, reading=1))
     yield described(config)
     model = build(lambda: Transformer(config, 0), zero(1, "bfloat16" if ON_GPU else "float32"))
     model = model.to(device(), torch.bfloat16 if ON_GPU else torch.float32)
@@ -173,7 +181,7 @@ def generation() -> Iterator[dict[str, Any]]:
 def proximal() -> Iterator[dict[str, Any]]:
     """An iteration: sampling, judging by five models, one update of two."""
     count, new = (32, 128) if ON_GPU else (8, 16)
-    config = largest(8 * 2 * new, trained=2, read=3)
+    config = largest(8 * 2 * new, MODELS)
     yield described(config)
     dtype = "bfloat16" if ON_GPU else "float32"
     five = models(config, zero(1, dtype), getattr(torch, dtype))
@@ -205,6 +213,4 @@ def proximal() -> Iterator[dict[str, Any]]:
     yield figure("episodes per second", count / sum(seconds.values()))
     for phase, took in seconds.items():
         yield figure(f"share of {phase}", took / sum(seconds.values()))
-    if ON_GPU:
-        yield figure("peak memory, GB", torch.cuda.max_memory_allocated() / 1e9)
-        yield figure("models by arithmetic, GB", predicted(config, 0, 2, 3) / 1e9)
+    yield from memory(predicted(config, 8 * 2 * new, MODELS, learned=new))

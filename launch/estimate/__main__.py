@@ -5,8 +5,8 @@
     llamatrain plan ppo preset=llama2_70b gpus=8
     llamatrain plan pretrain preset=llama2_70b gpus=2000 simulate=true
 
-Arithmetic alone: weights, gradients and optimizer states are exact, activations are held against a CPU; what a GPU holds
-and how long it takes are predictions. Exit code 2 where something does not fit.
+Arithmetic alone: weights, gradients, optimizer states and activations are held against a CPU's; what a GPU holds and how long
+it takes are predictions. Exit code 2 where something does not fit.
 """
 
 from __future__ import annotations

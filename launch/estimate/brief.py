@@ -41,4 +41,4 @@ def brief(stages: Sequence[Planned], data_root: str | None, ranks: int, to_run: 
 
 def _bytes(one: Estimated) -> float:
     assert one.work is not None
-    return one.work.most(one.machine.usable, one.machine.ranks, one.machine.device)
+    return one.work.most(one.machine)

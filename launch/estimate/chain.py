@@ -47,9 +47,8 @@ class Estimated:
 
     @property
     def fits(self) -> bool:
-        """Whether the memory of its devices suffices."""
-        machine = self.machine
-        return self.work is None or self.work.fits(machine.memory, machine.ranks, machine.device)
+        """Whether the memory of its devices and their hosts suffices."""
+        return self.work is None or self.work.fits(self.machine)
 
     @property
     def hours(self) -> tuple[float, float]:

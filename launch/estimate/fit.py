@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llamatrain.capacity import USED
 from llamatrain.errors import UserError
 from llamatrain.given import Given
+from llamatrain.hardware import Machine
 from llamatrain.planning import Work, changes, smallest_change
 
 from ..slurm.config import Cluster, Resources
@@ -20,26 +22,21 @@ def refusals(found: Sequence[Estimated], node: int) -> Iterator[str]:
     """Yield a line for each stage that does not fit: its name, what it needs, what there is, and what would do."""
     for one in found:
         work, machine = one.work, one.machine
-        if work is None:
+        if work is None or one.fits:
             continue
+        unit, lacks = "GPU" if machine.gpus else "rank", list[str]()
+        if not work.fits_devices(machine):
+            phase, held = largest(work, machine)
+            lacks.append(
+                f"{phase} needs {held / 1e9:,.1f} GB per {unit}, of its {machine.memory / 1e9:,.0f} GB "
+                f"{machine.usable / 1e9:,.0f} can be used"
+            )
+        if not work.fits_hosts(machine):
+            lacks.append(
+                f"needs {work.host(machine)[0] / 1e9:,.0f} GB of host memory per node, a job may use {machine.host / 1e9:,.0f}"
+            )
         names = f"{', '.join(one.names)} {'does' if len(one.names) == 1 else 'do'} not fit"
-        if not one.fits:
-            phase, held = max(
-                ((name, held.total) for name, held, _ in work.phases(machine.usable, machine.ranks, machine.device)),
-                key=lambda pair: pair[1],
-            )
-            unit = "GPU" if machine.gpus else "rank"
-            told = advice(work, machine.memory, machine.ranks, node, machine.device)
-            yield (
-                f"{names} {machine}: {phase} needs {held / 1e9:,.1f} GB per {unit}, of its {machine.memory / 1e9:,.0f} GB "
-                f"{machine.usable / 1e9:,.0f} can be used; {told}"
-            )
-        needed, _ = work.host(machine)
-        if machine.gpus and needed > machine.host:
-            yield (
-                f"{names} {machine}: needs {needed / 1e9:,.0f} GB of host memory per node, a job may use "
-                f"{machine.host / 1e9:,.0f}; it would on more nodes, or with zero.offload_optimizer=false"
-            )
+        yield f"{names} {machine}: {'; '.join(lacks)}; {advice(work, machine, node)}"
 
 
 def unfit(
@@ -61,22 +58,25 @@ def unfit(
     return told
 
 
-def advice(work: Work, memory: float, ranks: int, node: int, device: str = "cuda") -> str:
+def advice(work: Work, machine: Machine, node: int) -> str:
     """Return the smallest change that makes work fit, or how much memory a GPU would need: as it is, and on 1,024."""
-    change = smallest_change(work, memory, ranks, node, device)
+    change = smallest_change(work, machine, node)
     if change is not None:
         return f"it would fit with {change}"
-    unit, digits = ("ranks", 1) if device == "cpu" else ("GPUs", 0)
-    many = max(ranks, MANY)
-    own = work.most(USED * memory, ranks, device)
-    changed, told = min(changes(work), key=lambda pair: pair[0].most(USED * memory, many, device))
-    phase, least = max(
-        ((name, held.total) for name, held, _ in changed.phases(USED * memory, many, device)), key=lambda pair: pair[1]
-    )
+    unit, digits = ("GPUs", 0) if machine.gpus else ("ranks", 1)
+    on = machine if machine.ranks >= MANY else replace(machine, nodes=-(-MANY // node), ranks_per_node=node)
+    own = work.most(machine)
+    changed, told = min(changes(work), key=lambda pair: pair[0].most(on))
+    phase, least = largest(changed, on)
     # Among so many shards are small: what is too large there is whole, or a single row's activations.
     whole = "" if phase == "training" else ", as models that sample or are measured are whole"
     need = f"{own / USED / 1e9:,.{digits}f} GB"
     if least < own:
-        need += f" on {ranks:,} as it is, or of {least / USED / 1e9:,.{digits}f} GB on {many:,}"
+        need += f" on {machine.ranks:,} as it is, or of {least / USED / 1e9:,.{digits}f} GB on {on.ranks:,}"
         need += f" with {', '.join(told)}," if told else ","
     return f"no setting or number of {unit} helps{whole}: need {unit} of {need} or a smaller model"
+
+
+def largest(work: Work, machine: Machine) -> tuple[str, float]:
+    """Return the phase that takes the most of a rank's memory, and its bytes."""
+    return max(((name, held.total) for name, held, _ in work.phases(machine)), key=lambda pair: pair[1])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamatrain.errors import UserError
+from llamatrain.hardware import NODE
 from llamatrain.outlook import bytes_in_words, short
 from llamatrain.replaced import bytes_of
 from llamatrain.run_files import METRICS
@@ -16,9 +17,6 @@ from ..slurm.attempts import read_attempts
 from ..slurm.submission import JOBS, read_jobs
 from .chain import Estimated
 from .tables import write_seconds
-
-NODE = 8  # GPUs of a node, of a run whose folder does not say
-
 
 NAMES = ("start_seconds", "save_seconds", "publish_seconds", "queue_seconds")
 
@@ -32,7 +30,9 @@ def known(failures: Failures, one: Estimated, folder: Path | None) -> tuple[Fail
         words.append(f"{_listed(seen)} as measured in {folder}{scale}")
     if made.publish_seconds is None:
         made = replace(made, publish_seconds=write_seconds(one))
-        words.append(f"{_listed({'publish_seconds': made.publish_seconds or 0.0})} by cluster.hardware.disk")
+        words.append(
+            f"{_listed({'publish_seconds': made.publish_seconds or 0.0})} by cluster.hardware.disk_gigabytes_per_second"
+        )
     rest = {name: getattr(failures, name) for name in NAMES if name not in seen and getattr(failures, name) is not None}
     if one.work is not None and one.work.waits(one.machine) and made.publish_seconds is not None:
         made = replace(made, save_seconds=made.publish_seconds, publish_seconds=0.0)

@@ -9,7 +9,7 @@ from rich.table import Table
 from llamatrain.energy import ENERGIES, MASSES, Rates, cost, energy_kwh, gpu_watts, tonnes_co2, unit_for
 from llamatrain.errors import UserError
 from llamatrain.given import Given
-from llamatrain.hardware import CORE_SHARE, MFU, READ_SHARE, Machine
+from llamatrain.hardware import CORE_SHARE, HOST_LINK, HOST_UPDATES, MFU, READ_SHARE, Machine
 from llamatrain.model.config import ModelConfig
 from llamatrain.outlook import PARTS, Range, bytes_in_words, clock, parts, short, span
 
@@ -23,7 +23,7 @@ def memory(found: Sequence[Estimated]) -> Table:
         assert one.work is not None
         machine = one.machine
         host = sum(one.work.host(machine))
-        for number, (phase, held, _) in enumerate(one.work.phases(machine.usable, machine.ranks, machine.device)):
+        for number, (phase, held, _) in enumerate(one.work.phases(machine)):
             mark = "[red]✗[/red]" if held.total > machine.usable else "[green]✓[/green]"
             name = f"[dim]  {phase}[/dim]" if number else f"[bold]{one.name}[/bold]"
             rows.append((f"{mark} {name}", parts(held), held.total, "" if number else f"{machine.ranks:,}", host))
@@ -45,13 +45,7 @@ def parameters(model: ModelConfig) -> str:
 
 def unit_of(found: Sequence[Estimated]) -> str:
     """Return the unit of memory that suits all stages."""
-    return (
-        "GB"
-        if any(
-            one.work and one.work.most(one.machine.usable, one.machine.ranks, one.machine.device) > 2e9 for one in found
-        )
-        else "MB"
-    )
+    return "GB" if any(one.work and one.work.most(one.machine) > 2e9 for one in found) else "MB"
 
 
 def batches(found: Sequence[Estimated]) -> Iterator[str]:
@@ -61,7 +55,7 @@ def batches(found: Sequence[Estimated]) -> Iterator[str]:
             work, machine = one.work, one.machine
             steps = f"{work.steps:,.0f} steps of " if work.steps else ""
             network = f"; network {one.pace.network:.2g} s of a step" if one.pace.network else ""
-            yield f"{one.name}: {steps}{work.batch(machine.usable, machine.ranks, machine.device)}{network}"
+            yield f"{one.name}: {steps}{work.batch(machine)}{network}"
             if machine.gpus and machine.ranks > work.rows:
                 yield f"{one.name}: GPUs above the {work.rows:,} rows of a global batch buy nothing"
 
@@ -131,7 +125,7 @@ def watts(machine: Machine, rates: Rates) -> float:
 def write_seconds(one: Estimated) -> float:
     """Return the seconds in which a checkpoint is written, by all nodes side by side."""
     assert one.work is not None
-    return one.work.checkpoint_bytes / (one.machine.nodes * one.machine.hardware.disk * 1e9)
+    return one.work.checkpoint_bytes / (one.machine.nodes * one.machine.hardware.disk_gigabytes_per_second * 1e9)
 
 
 # --- in words ----------------------------------------------------------------------------------------------------
@@ -148,14 +142,17 @@ def reasons(found: Sequence[Estimated], given: Given, rates: Rates) -> Iterator[
         yield (
             f"step: 6 operations per parameter and token at {MFU[0]:.0%} to {MFU[1]:.0%} of {hardware.gpu_tflops:g} TFLOP/s, as the "
             "paper's GPU hours imply (2.2.1, table 2), a third more where activations are recomputed, or as long as the "
-            f"network takes: {hardware.network:g} GB/s per GPU between nodes, {hardware.link:g} within one (cluster.hardware)"
+            f"network takes: {hardware.network_gigabytes_per_second:g} GB/s per GPU between nodes, {hardware.link_gigabytes_per_second:g} within one (cluster.hardware)"
         )
         if any(one.work.zero.offload_optimizer for one in own if one.work and one.work.zero):
-            yield "step: without the time that CPUs take to update offloaded states, and that these take to reach them"
+            yield (
+                f"step with states in host memory: GPUs wait while {HOST_LINK / 1e9:g} GB/s bring gradients there and weights back, and "
+                f"a node's CPUs update {HOST_UPDATES / 1e9:g} billion parameters per second (assumptions)"
+            )
         if any(one.work.sampled for one in own if one.work):
             yield (
                 f"sampling: weights and caches are read once per token at {READ_SHARE[0]:.0%} to {READ_SHARE[1]:.0%} of "
-                f"{hardware.gpu_bandwidth:,.0f} GB/s (an assumption)"
+                f"{hardware.gpu_gigabytes_per_second:,.0f} GB/s (an assumption)"
             )
     else:
         yield (
@@ -167,7 +164,7 @@ def reasons(found: Sequence[Estimated], given: Given, rates: Rates) -> Iterator[
         waits = any(one.work.waits(one.machine) for one in own if one.work and one.work.checkpoint_bytes)
         room = "; for want of that, training waits while they are written" if waits else ""
         yield (
-            f"checkpoints: as many as run.keep says stay; written at {hardware.disk:g} GB/s per node (cluster.hardware.disk) while "
+            f"checkpoints: as many as run.keep says stay; written at {hardware.disk_gigabytes_per_second:g} GB/s per node (cluster.hardware) while "
             f"training goes on: copies take up to {bytes_in_words(copies)} of a node's {bytes_in_words(machine.host)}{room}"
         )
     yield (

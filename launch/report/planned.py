@@ -12,7 +12,7 @@ from llamatrain.config.compose import check, compose_dict
 from llamatrain.energy import ENERGIES, unit_for
 from llamatrain.errors import UserError
 from llamatrain.given import Given
-from llamatrain.hardware import Machine
+from llamatrain.hardware import NODE, Machine, peak_of
 from llamatrain.here import hardware_here
 from llamatrain.memory import machine_memory
 from llamatrain.outlook import basis, bytes_in_words, clock, short, span
@@ -23,14 +23,12 @@ from llamatrain.runs import Row, is_number
 from llamatrain.yaml_files import read_yaml
 
 from ..estimate.chain import Estimated, estimated, of_data
-from ..estimate.tables import energy
-from ..machine import PEAKS
+from ..estimate.tables import energy, write_seconds
 from ..programs import plans, schema_of
 from ..stage_run import StageRun
 from ..story import Story
 
 NARROW = "\u202f"  # a space at which no line breaks
-NODE = 8  # GPUs of a node, at most
 HEAD = ["Stage", "s per step", "measured", "Time", "measured", "Memory", "measured", "Checkpoint", "measured"]
 
 
@@ -101,8 +99,11 @@ def machine_of(stage: StageRun) -> Machine:
     own, ranks = stage.spent, stage.record.ranks if stage.record else int(stage.status.get("ranks") or 1)
     hardware = hardware_here()
     if own.gpus:
-        peak = next((float(peak) for name, peak in PEAKS.items() if name in own.gpu), hardware.gpu_tflops)
-        return Machine(replace(hardware, gpu=own.gpu, gpu_tflops=peak), -(-ranks // NODE), min(ranks, NODE), gpus=True)
+        size = stage.status.get("environment", {}).get("gpu_bytes")
+        gigabytes = size / 1e9 if is_number(size) else hardware.gpu_gigabytes
+        peak = peak_of(own.gpu) or hardware.gpu_tflops
+        known = replace(hardware, gpu=own.gpu, gpu_tflops=peak, gpu_gigabytes=gigabytes)
+        return Machine(known, -(-ranks // NODE), min(ranks, NODE), gpus=True)
     return Machine(hardware, 1, ranks, False, max(1.0, own.cores / ranks), float(machine_memory()))
 
 
@@ -111,7 +112,7 @@ def _cells(one: Estimated, stage: StageRun) -> list[str]:
     assert work is not None
     steps = _step_seconds(one, stage)
     start = START / 3600
-    most = work.most(machine.usable, machine.ranks, machine.device)
+    most = work.most(machine)
     final = stage.folder / "final"
     there = work.checkpoint_bytes and final.exists()
     return [
@@ -120,9 +121,7 @@ def _cells(one: Estimated, stage: StageRun) -> list[str]:
         clock((stage.seconds / 3600,) * 2),
         bytes_in_words(most),
         bytes_in_words(measured["memory_bytes"]) if is_number(measured.get("memory_bytes")) else "–",
-        f"{bytes_in_words(work.checkpoint_bytes)}, {short(work.checkpoint_bytes / machine.nodes / machine.hardware.disk / 1e9)} s"
-        if work.checkpoint_bytes
-        else "–",
+        f"{bytes_in_words(work.checkpoint_bytes)}, {short(write_seconds(one))} s" if work.checkpoint_bytes else "–",
         f"{bytes_in_words(bytes_of(final.resolve()))}{_written(measured)}" if there else "–",
     ]
 

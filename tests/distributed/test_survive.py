@@ -1,4 +1,4 @@
-"""Ranks that sleep, work for long, or stand on a bad host: found and named, and a run goes on as if nothing had happened."""
+"""Ranks that sleep, work for long, or stand on a bad node: found and named, and a run goes on as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 
 from llamatrain import capacity, footprint, memory
 from llamatrain.capacity import MOST_RESPONSES
+from llamatrain.footprint import ModelCounts
 from llamatrain.memory import micro_batch, responses_at_once
 from llamatrain.model.config import ModelConfig
 from llamatrain.settings import ZeroConfig
@@ -83,7 +84,7 @@ def test_models_leave_less_room(gigabytes: Any) -> None:
     zero = dataclasses.replace(ZERO, stage=3, dtype="bfloat16")
     gigabytes(8 * 30)
     assert rows(count=1024, ranks=8, model=LLAMA2_7B, zero=zero) == 2
-    assert rows(count=1024, ranks=8, model=LLAMA2_7B, zero=zero, trained=2, read=3) == 1
+    assert rows(count=1024, ranks=8, model=LLAMA2_7B, zero=zero, own=ModelCounts(2, 0, 3)) == 1
     gigabytes(8 * 80)
     alone, of_three = (responses_at_once(None, LLAMA2_7B, "bfloat16", models, 8) for models in (1, 3))
     assert alone > of_three > 1

@@ -14,7 +14,7 @@ from llamatrain.outlook import clock, outlook, parts, span
 def test_the_columns_hold_all_of_a_footprint(more: list[str]) -> None:
     for program in ("pretrain", "ppo", "rejection_sampling", "sample"):
         work = work_of(program, ["preset=llama2_7b", *(more if program in ("pretrain", "ppo") else [])])
-        for _, held, _ in work.phases(68e9, 64):
+        for _, held, _ in work.phases(here(64, "bfloat16")):
             assert sum(parts(held).values()) == pytest.approx(held.total)
             assert min(parts(held).values()) >= 0
 

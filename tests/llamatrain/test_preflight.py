@@ -1,4 +1,4 @@
-"""Bad hosts are told from good ones by their figures."""
+"""Bad nodes are told from good ones by their figures."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ HOSTS = [replace(GOOD, host=f"host{rank}", rank=rank) for rank in range(4)]
         ({"clock": 1060.0}, "host2 (rank 2): clock +60.0 s off the others', need 5 s or less"),
     ],
 )
-def test_the_bad_host_alone_is_named(changes: dict[str, object], found: str) -> None:
+def test_the_bad_node_alone_is_named(changes: dict[str, object], found: str) -> None:
     reports = [replace(report, **changes) if report.rank == 2 else report for report in HOSTS]
     assert [str(fault) for fault in faults(reports, "cpu")] == [found]
 
 
 def test_good_hosts_have_no_faults() -> None:
     assert not faults(HOSTS, "cuda")
-    # A neighbour of a bad host has one good link.
+    # A neighbour of a bad node has one good link.
     assert not faults([replace(HOSTS[0], links=[1e6, 1e9]), *HOSTS[1:]], "cpu")
 
 

@@ -83,7 +83,7 @@ def room(left: float, whole: bool) -> Iterator[None]:
         return models
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rlhf.sizes, "spare", lambda *_: left)
+        patch.setattr(rlhf.sizes, "left_by_whole", lambda *_: (1.0, left))
         patch.setattr(rlhf.ppo, "load_models", load)
         yield
 

@@ -14,10 +14,12 @@ from launch.programs import PROGRAMS, plans, schema_of
 from llamatrain.config.compose import compose
 from llamatrain.errors import UserError
 from llamatrain.footprint import trained
+from llamatrain.hardware import Machine
 from llamatrain.planning import PACKED, Light, Work
 from toyworld.plan import DIALOGUE
 
-A100 = 85e9
+HARDWARE = compose("plan", PlanConfig, []).cluster.hardware
+MACHINE = Machine(HARDWARE, 1, 8, gpus=True)
 
 
 def plan_of(*overrides: str, pipeline: tuple[str, ...] = ()) -> tuple[list[Estimated], dict[str, Estimated]]:
@@ -36,7 +38,7 @@ def test_every_program_that_trains_or_samples_has_a_plan(preset: str) -> None:
     for name, plan in plans().items():
         settings, given = of_program(name, [f"preset={preset}"])
         made = plan(settings, given)
-        assert isinstance(made, Light) or made.most(A100, 8) > 0
+        assert isinstance(made, Light) or made.most(MACHINE) > 0
         assert isinstance(made, Work) == bool({"zero", "dtype"} & keys(name))
 
 
@@ -94,6 +96,6 @@ def test_a_reward_models_states_are_those_of_a_scalar_model() -> None:
     one = next(one for one in by_name.values() if one.program == "reward")
     work, machine = one.work, one.machine
     assert work is not None and work.zero is not None
-    ((_, held, _),) = work.phases(machine.usable, machine.ranks, "cpu")
+    ((_, held, _),) = work.phases(machine)
     scalar, language = (trained(work.model, work.zero, machine.ranks, kind, "cpu").device for kind in (True, False))
     assert held.states.device == scalar < language

@@ -43,7 +43,7 @@ def test_without_a_run_they_are_assumed(pretrain: Estimated) -> None:
     found, told = known(FAILURES, pretrain, None)
     assert found.start_seconds == 300 and found.publish_seconds == pytest.approx(94.3e9 / (8 * 2e9), rel=1e-3)
     assert told.endswith("start_seconds 300, save_seconds 5, queue_seconds 600 as configs/failures assumes")
-    assert "publish_seconds 5.9 by cluster.hardware.disk" in told
+    assert "publish_seconds 5.9 by cluster.hardware.disk_gigabytes_per_second" in told
 
 
 def test_without_room_for_copies_training_waits_until_they_are_written(pretrain: Estimated, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from launch.programs import schema_of
 from launch.record import Record
 from launch.report.page import page
-from launch.report.planned import planned
+from launch.report.planned import machine_of, planned
 from launch.story import Story
 from llamatrain.config.compose import compose_dict
 from llamatrain.footprint import checkpoint
@@ -73,3 +73,18 @@ def test_a_single_run_has_its_settings_in_its_folder(story: Story, tmp_path: Pat
     (run / "config.yaml").write_text(yaml.safe_dump(values))
     found = planned(Story(run))
     assert found is not None and len(found["table"].rows) == 1
+
+
+def test_a_gpu_is_the_one_that_the_run_had(story: Story) -> None:
+    path = story.folder / "sft" / "status.json"
+    status = json.loads(path.read_text())
+    path.write_text(json.dumps({**status, "ranks": 16, "environment": {"gpu": "NVIDIA H200", "gpu_bytes": 150e9}}))
+    (story.folder / "sft" / "stage.json").unlink()
+    (stage,) = (one for one in Story(story.folder).stages if one.name == "sft")
+    machine = machine_of(stage)
+    assert (machine.hardware.gpu, machine.hardware.gpu_gigabytes, machine.hardware.gpu_tflops) == (
+        "NVIDIA H200",
+        150,
+        989,
+    )
+    assert (machine.nodes, machine.ranks_per_node) == (2, 8)
