@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llamatrain.config.compose import check, compose_dict
@@ -20,7 +20,8 @@ from ..programs import nearest, plans, schema_of
 from ..slurm.config import Cluster, Resources, need_of
 
 ABSENT = "to_come"  # stands for files that are not needed to plan
-LISTS = ("train", "prompts", "sft_train", "documents", "comparisons", "preferences")
+INSTEAD = {"reward.evaluate": "pool", "safety_benchmark": "responses"}  # what some read where there is no checkpoint
+LISTS = ("train", "prompts", "sft_train", "documents", "comparisons", "preferences", "probes")
 
 On = Callable[[str, str], Machine]  # program, stage -> what it runs on
 
@@ -113,10 +114,11 @@ def settings_of(program: str, overrides: Sequence[str]) -> Any:
     """Return a program's settings, with stand-ins for files that the user did not name."""
     schema = schema_of(program)
     values = compose_dict(program, overrides, schema)
+    first = {one.name: one.metadata["choices"][0] for one in fields(schema) if "choices" in one.metadata}
     for node in (values, values["run"]):
         for key, value in node.items():
             if value == "???":
-                node[key] = [ABSENT] if key in LISTS else "helpfulness" if key == "kind" else ABSENT
+                node[key] = [ABSENT] if key in LISTS else first.get(key, ABSENT)
     typed = {one.lstrip("+~").partition("=")[0] for one in overrides}
     for key in ("helpfulness", "safety", "tokenizer"):  # of reward models that would be there
         if key in values and values[key] is None and key not in typed:
@@ -124,7 +126,7 @@ def settings_of(program: str, overrides: Sequence[str]) -> Any:
     for key in LISTS:
         if values.get(key) == []:
             values[key] = [ABSENT]
-    if program == "reward.evaluate" and values["checkpoint"] is None and "pool" not in typed:
+    if program in INSTEAD and values["checkpoint"] is None and INSTEAD[program] not in typed:
         values["checkpoint"] = ABSENT
     if values.get("models") == ABSENT:
         values["models"] = {"model": {"checkpoint": ABSENT, "responses": ABSENT, "judgements": None}}
