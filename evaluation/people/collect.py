@@ -75,8 +75,9 @@ def invitations(collection: Collection, port: int) -> str:
     done, wanted = store.progress(cfg.each)
     gold = sum(item.known is not None for item in collection.items.values())
     each = "" if cfg.each == 1 else f" by {cfg.each} raters each"
+    asked = "; raters ask, and models answer" if collection.task.asks else ""
     lines = [
-        f"{counted(len(collection.items) - gold, 'item')} to rate{each}"
+        f"{counted(len(collection.items) - gold, 'item')} to rate{each}{asked}"
         + (f", {counted(gold, 'gold item')} among them" if gold else "")
         + (f"; {done:,} of {wanted:,} verdicts are there" if done else "")
     ]
@@ -91,14 +92,9 @@ def invitations(collection: Collection, port: int) -> str:
 
 
 def ended(collection: Collection) -> str:
-    """Return how far it came."""
-    done, wanted = collection.store.progress(collection.cfg.each)
-    rows = collection.rows()
-    if not collection.finished.is_set():
-        return (
-            f"stopped: {done:,} of {wanted:,} verdicts are kept in {collection.so_far.parent}; the same command goes on"
-        )
-    return f"wrote {collection.out}: {counted(len(rows), 'row')} of {counted(done, 'verdict')}"
+    """Return what became of the verdicts on all but gold items."""
+    said = [verdict for verdict in collection.store.verdicts() if collection.items[verdict.item].known is None]
+    return f"wrote {collection.out}: {counted(len(collection.rows()), 'row')} of {counted(len(said), 'verdict')}"
 
 
 def going_on(cfg: CollectConfig) -> str:

@@ -66,7 +66,9 @@ class CollectConfig:
             raise UserError(f"raters={list(self.raters)}: need one name at least, each once")
 
     def _check_sources(self) -> None:
-        """Refuse a page without what it shows."""
+        """Refuse a page without what it shows, and an export of what no other tool has."""
+        if self.export is not None and self.task != "compare":
+            raise UserError(f"export={self.export}: need task=compare, as comparisons alone are exported")
         if self.task == "compare" and self.comparisons is None and self.checkpoint_a is None:
             raise UserError(
                 "comparisons=null: need a file of `llamatrain compare`, or checkpoint_a to sample from as people ask"

@@ -45,7 +45,8 @@ async def person(link: str, judge: Judge) -> None:
 
 async def opinion(page: Any, judge: Judge) -> list[str]:
     """Return the keys that say which response is better, by a gap of gold scores as the world's annotators have it."""
-    asked = [{"role": "user", "content": await page.locator(".turn.user .text").last.inner_text()}]
+    roles, said = [await page.locator(f".turn .{part}").all_inner_texts() for part in ("role", "text")]
+    asked = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
     texts = await page.locator("article .text").all_inner_texts()
     gold = [judge.judge(asked, "" if text == "(empty)" else text) for text in texts]
     safety = await page.locator("input[name=safe]").count() > 0

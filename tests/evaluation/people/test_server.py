@@ -212,12 +212,13 @@ def test_the_end_is_made_up_for_where_a_kill_came_before_it(tmp_path: Path) -> N
         ("raters=[a,a]", "each once"),
         ("raters=['<b>']", "raters=<b>: need names of letters"),
         ("comparisons=null", "need a file of `llamatrain compare`"),
+        ("export=potato task=red_team checkpoint_a=a", "export=potato: need task=compare"),
         ("port=70000", "port=70000: need a number in"),
     ],
 )
 def test_mistakes_are_named(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        settings(tmp_path, [comparison(0)], override)
+        settings(tmp_path, [comparison(0)], *override.split(" "))
 
 
 def test_a_limit_lets_through_a_burst_and_then_its_rate() -> None:
