@@ -60,7 +60,7 @@ def _plan_probe(cfg: ProbeConfig, given: Given) -> Work:
     """An answer per probe; with tools and without, and after each call; or many at each temperature."""
     answers = float(cfg.max_probes or (20 if cfg.kind == TEMPERATURE and not cfg.probes else PROBES))
     if cfg.kind == TEMPERATURE:
-        answers *= cfg.temperature.samples_per_prompt * len(cfg.temperature.temperatures)
+        answers *= cfg.diversity.samples_per_prompt * len(cfg.diversity.temperatures)
     elif cfg.kind == TOOLS:
         answers *= 3  # with one call
     tokens = written(cfg.sampling.max_new_tokens)

@@ -20,7 +20,7 @@ from llamatrain.run import Run
 
 from ..results import Results, default_folder
 from . import temperature, temporal, tools
-from .config import ANSWERS, AUTO, METHOD, RESULT, TEMPERATURE, TEMPORAL, TOOLS, ProbeConfig
+from .config import ANSWERS, AUTO, GROUPS, METHOD, RESULT, TEMPERATURE, TEMPORAL, TOOLS, ProbeConfig
 
 PROBES: dict[str, ModuleType] = {TEMPORAL: temporal, TOOLS: tools, TEMPERATURE: temperature}
 
@@ -74,7 +74,7 @@ def _settings(cfg: ProbeConfig, form: str, probes: str) -> dict[str, Any]:
         "format": form,
         "sampling": vars(cfg.sampling),
     }
-    kind = {cfg.kind: vars(getattr(cfg, cfg.kind))}
+    kind = {cfg.kind: vars(getattr(cfg, GROUPS[cfg.kind]))}
     return {**own, **kind, "seed": cfg.run.seed, "dtype": cfg.dtype, "tokenizer": tokenizer}
 
 

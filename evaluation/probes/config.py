@@ -11,6 +11,7 @@ from llamatrain.settings import PRECISIONS, RunConfig, SamplingConfig
 
 TEMPORAL, TOOLS, TEMPERATURE = "temporal", "tools", "temperature"
 KINDS = (TEMPORAL, TOOLS, TEMPERATURE)
+GROUPS = {TEMPORAL: "temporal", TOOLS: "tools", TEMPERATURE: "diversity"}  # kind -> its settings
 AUTO, FORMATS = "auto", ("auto", "chat", "text")
 METHOD = 1  # raised where what is asked, or how it is measured, becomes another
 RESULT, ANSWERS = "probe.json", "answers.jsonl"
@@ -37,7 +38,7 @@ class ToolsConfig:
 
 
 @dataclass
-class TemperatureConfig:
+class DiversityConfig:
     """At which temperatures how many answers are compared."""
 
     temperatures: list[float]
@@ -47,9 +48,9 @@ class TemperatureConfig:
         """Check values."""
         for temperature in self.temperatures:
             if temperature <= 0:
-                raise UserError(f"temperature.temperatures=[{temperature:g}]: need numbers above 0")
+                raise UserError(f"diversity.temperatures=[{temperature:g}]: need numbers above 0")
         if not self.temperatures:
-            raise UserError("temperature.temperatures=[]: need at least one")
+            raise UserError("diversity.temperatures=[]: need at least one")
 
 
 @dataclass
@@ -65,7 +66,7 @@ class ProbeConfig:
     results: str | None = field(metadata=KEEPS)
     temporal: TemporalConfig
     tools: ToolsConfig
-    temperature: TemperatureConfig
+    diversity: DiversityConfig
     format: str = field(metadata=one_of(FORMATS))
     sampling: SamplingConfig
     generation_batch_size: int | None = field(metadata=least(1) | SPEED)
@@ -76,7 +77,7 @@ class ProbeConfig:
         """Check values."""
         check_values(self)
         check_values(self.tools, "tools.")
-        check_values(self.temperature, "temperature.")
+        check_values(self.diversity, "diversity.")
         if not self.probes and self.kind != TEMPERATURE:
             raise UserError(f"probes=[]: need a file of {self.kind} probes (docs/evaluation.md)")
 

@@ -47,7 +47,7 @@ def ask(cfg: ProbeConfig, who: Answerer) -> list[TemperatureAnswers]:
     for probe in probes:
         if probe["kind"] not in KINDS:
             raise UserError(f"probe {probe['id']!r}: kind={probe['kind']}, need one of {', '.join(KINDS)}")
-    samples, temperatures = cfg.temperature.samples_per_prompt, cfg.temperature.temperatures
+    samples, temperatures = cfg.diversity.samples_per_prompt, cfg.diversity.temperatures
     asked = who.prompts((probe["id"], with_system(probe.get("system", ""), probe["prompt"])) for probe in probes)
     # The same noise at all temperatures: what differs is the temperature alone.
     cases = [(number, temperature) for number in range(len(probes)) for temperature in temperatures]

@@ -118,8 +118,8 @@ class Worlds:
             "evaluate": [models],
             "experience": [f"folder={self.demo / 'ppo'}", "step=1"],
             "safety_benchmark": [f"checkpoint={self.policy}", f"root={self._sets(here / 'sets')}", "sampling.max_new_tokens=4"],
-            "probe": ["kind=temperature", "max_probes=1", "temperature.temperatures=[1.0]",
-                      "temperature.samples_per_prompt=2", "sampling.max_new_tokens=4"],
+            "probe": ["kind=temperature", "max_probes=1", "diversity.temperatures=[1.0]",
+                      "diversity.samples_per_prompt=2", "sampling.max_new_tokens=4"],
         }  # fmt: skip
         self.fine = {**{name: self._fine(name, own.get(name, [])) for name in PROGRAMS if name not in made}, **made}
 

@@ -90,6 +90,7 @@ def test_temporal_shares_by_side(tmp_path: Path, checkpoint: Path, monkeypatch: 
     assert read_jsonl(tmp_path / "p" / "metrics.jsonl")[0]["probe/temporal_respected"] == pytest.approx(1 / 3)
     again = run(tmp_path, checkpoint, "temporal", rows, name="again")  # read from the store of results
     assert again == found and len(asked) == 3
+    assert run(tmp_path, checkpoint, "temporal", rows) == found  # as a run that was interrupted goes on
 
 
 def test_calls_are_carried_out_and_answered(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,7 @@ def test_self_bleu_over_temperatures(tmp_path: Path, checkpoint: Path) -> None:
     prompts = [
         {"id": f"{kind}{n}", "kind": kind, "prompt": f"Tell {n}"} for kind in ("factual", "creative") for n in "ab"
     ]
-    own = ["temperature.temperatures=[0.01,2.0]", "temperature.samples_per_prompt=3"]
+    own = ["diversity.temperatures=[0.01,2.0]", "diversity.samples_per_prompt=3"]
     found = run(tmp_path, checkpoint, "temperature", prompts, *own)
     for points in found["self_bleu"].values():
         assert [point["temperature"] for point in points] == [0.01, 2.0] and points[0]["count"] == 2
@@ -144,11 +145,11 @@ def test_self_bleu_over_temperatures(tmp_path: Path, checkpoint: Path) -> None:
 
 
 def test_ten_prompts_of_each_kind_come_along(tmp_path: Path, checkpoint: Path) -> None:
-    own = ["probes=[]", "temperature.temperatures=[1.0]", "temperature.samples_per_prompt=2"]
+    own = ["probes=[]", "diversity.temperatures=[1.0]", "diversity.samples_per_prompt=2"]
     found = run(tmp_path, checkpoint, "temperature", [], *own)
     assert [points[0]["count"] for points in found["self_bleu"].values()] == [10, 10]
     cfg = compose("probe", ProbeConfig, ["run.name=x", "kind=temperature", "checkpoint=x"])
-    assert cfg.temperature.temperatures == [n / 10 for n in range(1, 16)] and cfg.temperature.samples_per_prompt == 25
+    assert cfg.diversity.temperatures == [n / 10 for n in range(1, 16)] and cfg.diversity.samples_per_prompt == 25
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_ten_prompts_of_each_kind_come_along(tmp_path: Path, checkpoint: Path) -
             "probe 'a': kind=odd, need one of factual, creative",
         ),
         ("temporal", [], ["temporal.system=Hello"], "need {date} in it"),
-        ("temperature", [], ["temperature.samples_per_prompt=1"], "temperature.samples_per_prompt=1: need 2 or more"),
+        ("temperature", [], ["diversity.samples_per_prompt=1"], "diversity.samples_per_prompt=1: need 2 or more"),
         ("tools", [{"id": "a", "question": "x" * 9000, "answers": ["1"]}], [], "prompt 'a/with' is too long"),
     ],
 )
