@@ -22,7 +22,7 @@ TEXT = "The red fox lives in the forest near the river.\nA whale is bigger than 
 
 def figure(what: str, value: float | str, most: float | None = None, least: float | None = None) -> dict[str, Any]:
     """Return a row: a figure and, where it has any, its bounds."""
-    need = [f"at least {least:g}"] * (least is not None) + [f"at most {most:g}"] * (most is not None)
+    need = [f"{word} {bound:g}" for word, bound in (("at least", least), ("at most", most)) if bound is not None]
     ok = isinstance(value, str) or ((least is None or value >= least) and (most is None or value <= most))
     return {"what": what, "value": value, "need": ", ".join(need), "ok": ok}
 
