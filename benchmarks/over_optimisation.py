@@ -30,7 +30,7 @@ import numpy as np
 
 from evaluation.measures import logit
 from launch.report.figures import Line, line_chart
-from llamatrain.data.kinds import JudgementRow, PromptRow, RolloutRow
+from llamatrain.data.kinds import JudgementRow, PromptRow
 from llamatrain.data.rows import read_rows, write_rows
 
 NAME = "over_optimisation"
@@ -116,7 +116,7 @@ def series(folder: Path, metric: str) -> list[tuple[int, float]]:
 def course(folder: Path, judged: Path) -> dict[str, Any]:
     """Return KL, score and gold score by iteration, the fits, and where held-out scores and the gold judge would stop."""
     steps: dict[int, list[tuple[float, float, float]]] = {}
-    rows = read_rows(folder / "samples.jsonl", RolloutRow)
+    rows = map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
     for row, mark in zip(rows, read_rows(judged / "judgements.jsonl", JudgementRow), strict=True):
         steps.setdefault(row["step"], []).append((row["kl"], logit(row["helpfulness"]), mark["helpfulness"]))
     means = [tuple(map(fmean, zip(*own, strict=True))) for own in steps.values()]
