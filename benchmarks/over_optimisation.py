@@ -192,7 +192,7 @@ def draw(found: dict[int, dict[str, Any]]) -> None:
     drawn = []
     for title, key, label in (
         ("Gold judge", "gold", "gold score"),
-        ("Reward model that PPO learns from", "score", "mean logit"),
+        ("Its reward model", "score", "mean logit"),
     ):
         lines = []
         for colour, name in enumerate(PARTS, 1):
