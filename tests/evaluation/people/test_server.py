@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import sys
 from pathlib import Path
 
 import pytest
 
+import evaluation.people
+from evaluation.people.collect import collect
 from evaluation.people.exports import export
 from evaluation.people.server import Limit, swapped
 from evaluation.people.store import Item
@@ -248,3 +252,19 @@ def test_verdicts_are_written_as_potato_and_argilla_have_them(tmp_path: Path) ->
     assert [one["value"] for one in said["preference"]] == ["b", "b"]
     assert len({one["user_id"] for one in said["rating"]}) == 2
     assert records[0]["fields"]["conversation"] == [{"role": "user", "content": "question 0"}]
+
+
+def test_a_port_that_is_taken_a_file_that_is_there_and_a_missing_package_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port={port}: cannot listen there .* port=0 takes any"):
+            collect(settings(tmp_path, [comparison(0)], f"port={port}"))
+    (tmp_path / "there.jsonl").touch()
+    with pytest.raises(UserError, match="the file is there already; need another name"):
+        collect(settings(tmp_path, [comparison(0)], f"out={tmp_path / 'there.jsonl'}"))
+    monkeypatch.delattr(evaluation.people, "server")
+    monkeypatch.setitem(sys.modules, "evaluation.people.server", None)
+    with pytest.raises(UserError, match=r"pip install 'llamatrain\[people\]'"):
+        collect(settings(tmp_path, [comparison(0)]))
