@@ -18,7 +18,6 @@ from llamatrain.data.rows import read_rows
 from llamatrain.data.skipped import BadRows
 
 from .config import CollectConfig
-from .queue import order
 from .store import Item, Verdict
 from .task import Unclear
 
@@ -42,11 +41,11 @@ class Task:
         self.asks = self.sampler is not None
 
     def items(self) -> Iterator[Item]:
-        """Yield the comparisons in the order of the queue, and gold items: preferences whose chosen response is known."""
+        """Yield the comparisons as they stand in the file, and gold items: preferences whose chosen response is known."""
         bad = BadRows(self.cfg.bad_rows)
         if self.cfg.comparisons is not None:
             rows = read_rows(self.cfg.comparisons, ComparisonRow, bad)
-            yield from order([Item(row["id"], {**row, "kind": self._kind(row)}) for row in rows])
+            yield from (Item(row["id"], {**row, "kind": self._kind(row)}) for row in rows)
         if self.cfg.gold is not None:
             yield from map(gold, read_rows(self.cfg.gold, PreferenceRow, bad))
         bad.say(print)
