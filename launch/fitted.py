@@ -66,6 +66,7 @@ def method(roles: Roles) -> Chat:
         rejection_base="sft",
         replay=dict.fromkeys(REPLAYED, text),
         benchmark=None,
+        safety_benchmark=None,
         measure_kept=[],
         ppo=True,
         gatt=4,

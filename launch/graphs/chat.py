@@ -21,7 +21,7 @@ from ..graph import Graph, Stage
 from ..measure.stages import measure_kept
 from ..programs import typed
 from .attention import ghost_attention
-from .measuring import Rewards, benchmark, finals, judge_what_was_learned_from, measure
+from .measuring import Rewards, benchmark, finals, judge_what_was_learned_from, measure, safety_benchmark
 
 METHODS = ("chat", "safety_scaling")  # the graphs that there are (launch/graphs/methods.py)
 KINDS = ("helpfulness", "safety")
@@ -85,6 +85,7 @@ class Chat:
     gatt: int | None = field(metadata=least(1))
     distill: int | None = field(metadata=least(1))
     benchmark: str | None
+    safety_benchmark: str | None
     measure_kept: list[str]
 
     def __post_init__(self) -> None:
@@ -169,6 +170,8 @@ def chat(g: Graph, cfg: Chat, data: Data) -> None:
     measure(g, data, world, models, rewards, corpus)
     if cfg.benchmark is not None:
         benchmark(g, cfg.benchmark, models)
+    if cfg.safety_benchmark is not None:
+        safety_benchmark(g, cfg.safety_benchmark, models)
     for name in cfg.measure_kept:
         measure_kept(g, name)
 

@@ -61,6 +61,12 @@ def benchmark(g: Graph, suite: str, models: Mapping[str, str]) -> None:
         g.add("benchmark", f"benchmark_{name}", checkpoint=model, suite=suite)
 
 
+def safety_benchmark(g: Graph, root: str, models: Mapping[str, str]) -> None:
+    """Measure every model on the safety benchmarks whose sets lie in a folder (paper 4.1, A.4.7): nothing waits for it."""
+    for name, model in models.items():
+        g.add("safety_benchmark", f"safety_benchmark_{name}", checkpoint=model, root=root)
+
+
 def answered(
     g: Graph,
     which: str,

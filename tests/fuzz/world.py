@@ -120,6 +120,11 @@ class Worlds:
             "safety_benchmark": [f"checkpoint={self.policy}", f"root={self._sets(here / 'sets')}", "sampling.max_new_tokens=4"],
             "probe": ["kind=temperature", "max_probes=1", "diversity.temperatures=[1.0]",
                       "diversity.samples_per_prompt=2", "sampling.max_new_tokens=4"],
+            "inspect": [f"sources=[{self.read['dialogue']}]"],
+            "scaling": [f"like={here / 'finished' / 'sft'}"],  # no reward model's: refused
+            "collect": [f"comparisons={self.read['comparison']}", f"out={here / 'rated.jsonl'}", "export=potato"],
+            "card": [f"folder={self.demo}", f"output={here / 'card'}"],
+            "publish": [f"checkpoint={self.policy}", "repo=me/model"],
         }  # fmt: skip
         self.fine = {**{name: self._fine(name, own.get(name, [])) for name in PROGRAMS if name not in made}, **made}
 

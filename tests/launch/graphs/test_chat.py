@@ -288,18 +288,21 @@ def test_kept_checkpoints_are_measured_by_what_measures_the_last_one() -> None:
         graph("preset=demo", "measure_kept=[world]")
 
 
-def test_a_suite_of_benchmarks_measures_every_model_and_what_was_kept_of_it() -> None:
-    """And no stage waits for it."""
-    built = graph("preset=demo", "benchmark=llama2", "measure_kept=[ppo]")
-    own = {name: stage.settings for name, stage in built.stages.items() if stage.program == "benchmark"}
+@pytest.mark.parametrize(
+    ("program", "key", "value"), [("benchmark", "suite", "llama2"), ("safety_benchmark", "root", "my_sets")]
+)
+def test_benchmarks_measure_every_model_and_what_was_kept_of_it(program: str, key: str, value: str) -> None:
+    """And no stage waits for them."""
+    built = graph("preset=demo", f"{program}={value}", "measure_kept=[ppo]")
+    own = {name: stage.settings for name, stage in built.stages.items() if stage.program == program}
     assert {name: settings["checkpoint"] for name, settings in own.items()} == {
-        "benchmark_base": "@pretrain/final",
-        "benchmark_sft": "@sft/final",
-        "benchmark_rs_v1": "@v1_rejection_sampling/final",
-        "benchmark_ppo": "@ppo/final",
+        f"{program}_base": "@pretrain/final",
+        f"{program}_sft": "@sft/final",
+        f"{program}_rs_v1": "@v1_rejection_sampling/final",
+        f"{program}_ppo": "@ppo/final",
     }
-    assert {settings["suite"] for settings in own.values()} == {"llama2"}
+    assert {settings[key] for settings in own.values()} == {value}
     read = {name for stage in built.stages.values() for name in references(stage.settings)}
     assert not read & set(own)
     values = ((stage.name, stage.program, stage.settings) for stage in built.stages.values())
-    assert "benchmark_ppo" in measuring(values, "@ppo/final")
+    assert f"{program}_ppo" in measuring(values, "@ppo/final")
