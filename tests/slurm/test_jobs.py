@@ -215,6 +215,7 @@ def test_the_chain_waits_for_ratings_and_goes_on_in_two_rounds(lab: Lab, chain: 
         f"run.dir={tmp_path}",
         "run.name=rounds",
         "rounds=2",
+        "compare.max_prompts=24",  # all, so that some are held out in both rounds
         "ppo=false",
         "replay.sft=0",
     ]
