@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llamatrain.errors import MissingFileError, UserError
 
 SUITES = Path(__file__).with_name("suites")
@@ -68,6 +66,8 @@ def read_suite(name: str, chosen: Collection[str] | None = None) -> list[Group]:
 
 
 def _group(path: Path) -> Group:
+    import yaml  # here, since programs are listed without any package
+
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     members = tuple(
         Member(name, about["shots"], about["metric"], tuple(about.get("tasks", [name])))

@@ -1,6 +1,6 @@
 """The pages of PPO's iterations, beside the report: from a curve to a step, to its samples, to a table of each one's tokens.
 
-    report/<stage>/index.html  step_00000007.html
+    report/STAGE/index.html  step_00000007.html
 
 They are made from what the run stored of its iterations (`llamatrain.responses.stored`), need no server, and are bounded: so
 many steps spread evenly over those that are stored, so many samples of each, and so many tokens of a sample.
@@ -197,7 +197,7 @@ def _text(tokens: list[int], tokenizer: Tokenizer | None) -> str:
 
 
 def _written(token: int, tokenizer: Tokenizer | None) -> str:
-    """Return a token as it is in a text, with the space before it; a byte of a longer character stays as <0xE2>."""
+    """Return a token as it is in a text, with the space before it; a byte of a longer character stays as 0xE2 in angle brackets."""
     piece = tokenizer.piece(token).replace(SPACE, " ") if tokenizer is not None else f" {token}"
     byte = re.fullmatch("<0x([2-7][0-9A-F])>", piece)
     return chr(int(byte[1], 16)) if byte else piece

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from llamatrain.config.compose import compose_dict
-from llamatrain.config.presets import config_folder, load_preset
+from launch.slurm.config import SlurmConfig
+from llamatrain.config.compose import compose, compose_dict
+from llamatrain.config.presets import config_folder, load_preset, preset_overrides
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipe.md"
 HEADER = ["what", "paper", "section", "where", "key", "default", "note"]
@@ -101,4 +102,7 @@ def test_the_default_is_the_papers_number_or_called_our_choice(row: Row) -> None
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (config_folder() / "preset").glob("*.yaml")))
 def test_a_preset_composes_with_every_program_it_names(preset: str) -> None:
     for program in load_preset(preset):
-        compose_dict(program, [f"preset={preset}"])
+        if program == "slurm":  # whose `resources` are by names of the user's
+            compose("slurm", SlurmConfig, ["program=x", *preset_overrides("slurm", preset)])
+        else:
+            compose_dict(program, [f"preset={preset}"])

@@ -223,7 +223,7 @@ def test_an_attack_over_two_turns_becomes_prompts_and_gamma(attacked: Collection
     assert [row["degree"] for row in rows] == [1, 4, None]
     assert rows[0]["dialogue"] == rows[1]["dialogue"] != rows[2]["dialogue"]
     assert rows[1]["meta"] == {"category": "unqualified_advice", "attack_vector": "semantic"}
-    assert all(0 < row["seconds"] < 60 for row in rows)
+    assert all(0 <= row["seconds"] < 60 for row in rows)  # in hundredths
     (found,) = rated(tmp_path)["red_team"]
     assert (found["round"], found["model"], found["people"], found["attacks"]) == (2, "sft", 2, 2)
     assert found["gamma"]["count"] == 1 and found["by_turns"]["multi turn"]["mean"] == 1.0
