@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from statistics import fmean, pstdev
 from typing import cast
@@ -71,8 +71,8 @@ def expected_best(scores: Sequence[float], k: int) -> float:
     return sum(math.comb(i, k - 1) / choices * score for i, score in enumerate(ordered))
 
 
-def zero_problems(sampled: Iterable[SampledRow], gate: GateConfig) -> list[str]:
-    """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), by the sampled responses."""
+def zero_problems(sampled: Iterable[SampledRow], gate: GateConfig, recorded: Mapping[str, float]) -> list[str]:
+    """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), which sampled responses stand in for."""
     helpfulness: list[float] = []
     safety: list[float] = []
     for row in sampled:
@@ -81,7 +81,7 @@ def zero_problems(sampled: Iterable[SampledRow], gate: GateConfig) -> list[str]:
             safety.append(raw["safety"])
         elif not row["is_adversarial"] and "helpfulness" in raw:
             helpfulness.append(raw["helpfulness"])
-    return check_zero(helpfulness, safety, gate)
+    return check_zero(helpfulness, safety, gate, recorded)
 
 
 def sampling_metrics(sampled: Iterable[SampledRow], gate: GateConfig) -> dict[str, float]:

@@ -16,7 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 from llamatrain import distributed
 from llamatrain.engine.learning import Engine
 from llamatrain.responses.rollouts import Rollout, pack_rollouts
-from llamatrain.responses.scoring import check_zero, combined_logits, gate_closes, hold_back, scores_at_end
+from llamatrain.responses.scoring import (
+    check_zero,
+    combined_logits,
+    gate_closes,
+    hold_back,
+    recorded_zeros,
+    scores_at_end,
+)
 
 from .credit import Credit, assign, whiten_scores
 from .losses import entropies, token_logprobs
@@ -126,9 +133,11 @@ def rewarded(cfg: PPOConfig, judged: list[Judged]) -> tuple[Tensor, Tensor]:
 
 
 def zero_problems(cfg: PPOConfig, judged: list[Judged]) -> list[str]:
-    """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), by the batch's responses."""
+    """Return what is wrong with the zeros of the reward models (`scoring.check_zero`), which the batch's responses stand in for."""
+    recorded = recorded_zeros({"helpfulness": cfg.helpfulness, "safety": cfg.safety})
     helpfulness = [j.helpfulness for j in judged if not j.rollout.prompt.is_adversarial]
-    return check_zero(helpfulness, [j.safety for j in judged if j.rollout.prompt.is_adversarial], cfg.gate)
+    safety = [j.safety for j in judged if j.rollout.prompt.is_adversarial]
+    return check_zero(helpfulness, safety, cfg.gate, recorded)
 
 
 def credit(cfg: PPOConfig, judged: list[Judged], kl_coef: float) -> Batch:

@@ -40,7 +40,7 @@ from llamatrain.responses.config import noise_of
 from llamatrain.responses.models import generated_at_once, sampled_and_scored_by, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.sampling import in_words, make_responses, write_responses
-from llamatrain.responses.scoring import require_zero
+from llamatrain.responses.scoring import recorded_zeros, require_zero
 from llamatrain.run import Run
 from llamatrain.shares import split_in_words
 from llamatrain.start import language_engine, rows_at_once
@@ -115,7 +115,8 @@ def keep_best(run: Run, cfg: RejectionSamplingConfig, chunks: Chunks[SampledRow]
         write_responses(run.folder, chunks)
         write_rows(run.folder / "best.jsonl", best_rows(chunks.rows()))
         metrics = sampling_metrics(chunks.rows(), cfg.gate)
-        problems = zero_problems(chunks.rows(), cfg.gate)
+        recorded = recorded_zeros({"helpfulness": cfg.helpfulness, "safety": cfg.safety})
+        problems = zero_problems(chunks.rows(), cfg.gate, recorded)
     # Also a barrier: the other ranks read best.jsonl next.
     metrics, problems = distributed.broadcast_object((metrics, problems))
     require_zero(problems, cfg.gate, run.print)

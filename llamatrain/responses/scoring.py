@@ -7,7 +7,7 @@ A score is the raw output (logit) of a reward model at the response's last token
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 
 from llamatrain import distributed, heartbeat
+from llamatrain.checkpoint import lineage
 from llamatrain.data.kinds import PublicScores, RawScores
 from llamatrain.errors import UserError
+from llamatrain.manifest import checkpoint_folder
 from llamatrain.responses.config import BOTH, GateConfig, LearningGateConfig, logit
 from llamatrain.responses.rollouts import Packed, Rollout, pack_rollouts, portions
 
 BELOW = 1e-3  # how far below an answer's score that of a response lies which is none
-# Between which a mean raw score is near enough to 0 (sigmoids of 0.05 and 0.95); a policy that has learned to be safe
-# is scored high by a safety model whose zero is right (0.993).
+GOVERNED = {"helpfulness": "harmless", "safety": "adversarial"}  # reward model -> its kind of prompts
+# Between which a mean raw score is near enough to 0 (sigmoids of 0.05 and 0.95); most of what fine-tuned models answer is
+# safe, and scored high by a safety model whose zero is right (0.993).
 NEAR_ZERO = {"helpfulness": (-3.0, 3.0), "safety": (-3.0, 5.0)}
 
 
@@ -124,16 +127,31 @@ def combine(
 # --- the zero of the reward models -----------------------------------------------------------------------------------
 
 
-def check_zero(helpfulness: Sequence[float], safety: Sequence[float], gate: GateConfig) -> list[str]:
-    """Return what is wrong with the zeros of the reward models, in words, by raw scores of the policy's own responses.
+def recorded_zeros(checkpoints: Mapping[str, str | None]) -> dict[str, float]:
+    """Return kind -> mean raw score on the pairs of a reward model's own kind, where its checkpoint has recorded it."""
+    found: dict[str, float] = {}
+    for name, where in GOVERNED.items():
+        folder = checkpoint_folder(path, "reward") if (path := checkpoints[name]) is not None else None
+        if folder is not None and (folder / "llamatrain.json").is_file():
+            recorded = (lineage(folder).get("scores") or {}).get(where)
+            found |= {name: float(recorded["mean"])} if recorded else {}
+    return found
 
-    `helpfulness` are scores on harmless prompts, `safety` those on adversarial ones, which each model governs. The
-    combined score compares both with each other and with fixed numbers, which a model whose scores are all far from 0
-    turns upside down.
+
+def check_zero(
+    helpfulness: Sequence[float], safety: Sequence[float], gate: GateConfig, recorded: Mapping[str, float]
+) -> list[str]:
+    """Return what is wrong with the zeros of the reward models, in words.
+
+    A zero is the model's own: it is told by the `recorded` mean of its pairs. Of a model without (from elsewhere) the raw
+    scores of the policy's responses stand in, on the prompts that it governs: they are high where the policy is good, too.
+    The combined score compares both models with each other and with fixed numbers, which one whose scores are all far
+    from 0 turns upside down.
     """
     found = []
-    for name, where, scores in (("helpfulness", "harmless", helpfulness), ("safety", "adversarial", safety)):
+    for name, scores in (("helpfulness", helpfulness), ("safety", safety)):
         mean, (low, high) = math.fsum(scores) / len(scores) if scores else 0.0, NEAR_ZERO[name]
+        mean, where = recorded.get(name, mean), GOVERNED[name]
         if not low <= mean <= high:
             found.append(
                 f"the {name} model's scores on {where} prompts have a mean of {mean:+.1f} (sigmoid {sigmoid(mean):.3f}), far "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from llamatrain.atomic import write_json
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
@@ -18,6 +20,7 @@ from llamatrain.responses.scoring import (
     combined_logits,
     gate_closes,
     hold_back,
+    recorded_zeros,
     require_zero,
     score,
     sigmoid,
@@ -122,12 +125,12 @@ def test_a_gated_response_is_marked() -> None:
 def test_a_model_without_its_zero_is_said_or_stops(shift: float) -> None:
     """Planted: reward models shifted by 6 each; by their scores on the prompts where they have the word."""
     fine, moved = [0.5, -0.5, 1.0], [0.5 + shift, -0.5 + shift, 1.0 + shift]
-    assert check_zero(fine, fine, GATE) == []
-    (helpful,) = check_zero(moved, fine, GATE)
+    assert check_zero(fine, fine, GATE, {}) == []
+    (helpful,) = check_zero(moved, fine, GATE, {})
     assert helpful.startswith(f"the helpfulness model's scores on harmless prompts have a mean of {1 / 3 + shift:+.1f}")
-    (safe,) = check_zero(fine, moved, GATE)
+    (safe,) = check_zero(fine, moved, GATE, {})
     assert safe.startswith("the safety model's scores on adversarial prompts")
-    assert check_zero([], [], GATE) == []
+    assert check_zero([], [], GATE, {}) == []
     said: list[str] = []
     require_zero([helpful, safe], LearningGateConfig("both", 0.15, -1.0, require_centred=False), said.append)
     assert said == [f"warning: {helpful}", f"warning: {safe}"]
@@ -136,7 +139,23 @@ def test_a_model_without_its_zero_is_said_or_stops(shift: float) -> None:
 
 
 def test_a_safe_policy_is_no_fault_of_the_safety_model() -> None:
-    assert check_zero([0.0], [4.5, 3.5, 4.0], GATE) == []
+    assert check_zero([0.0], [4.5, 3.5, 4.0], GATE, {}) == []
+    assert check_zero([4.0], [5.6, 5.7], GATE, {"helpfulness": 0.1, "safety": 2.1}) == []
+
+
+def test_a_zero_is_what_the_checkpoint_records_of_the_models_pairs(tmp_path: Path) -> None:
+    """Not what the policy's responses happen to score: a bad policy would hide a model that scores all too high."""
+    own = {"adversarial": {"mean": 6.5, "responses": 4}, "harmless": {"mean": 0.0, "responses": 2}}
+    made = {"program": "reward", "step": 1, "config": {}, "parents": {}, "data": {}}
+    write_json(tmp_path / "llamatrain.json", {**made, "scores": {"of": "held-out pairs", **own}})
+    write_json(tmp_path / "MANIFEST.json", {})
+    write_json(tmp_path / "config.json", {})
+    recorded = recorded_zeros({"helpfulness": None, "safety": str(tmp_path)})
+    assert recorded == {"safety": 6.5}
+    (safe,) = check_zero([0.0], [0.0], GATE, recorded)
+    assert safe.startswith("the safety model's scores on adversarial prompts have a mean of +6.5")
+    (tmp_path / "llamatrain.json").unlink()  # from elsewhere
+    assert recorded_zeros({"helpfulness": str(tmp_path), "safety": None}) == {}
 
 
 def test_sigmoid_at_far_logits() -> None:
