@@ -14,7 +14,6 @@ import resource
 import select
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 PYTHON = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
@@ -24,6 +23,7 @@ NEW_USER = 0x10000000
 READ_ONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 DETACH, PDEATHSIG, NO_NEW_PRIVS = 2, 1, 38
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+ROOT = Path("/proc")  # is everywhere: in its namespace alone the new root lies over it, and no folder stays behind
 ID, NOBODY = 1000, 65534  # of the program within, and outside where root starts it
 FILE_SIZE, DISK, PROCESSES = 1 << 20, "16m", 16
 
@@ -74,9 +74,9 @@ def seen() -> list[Path]:
     return found
 
 
-def show(path: Path, root: Path) -> None:
+def show(path: Path) -> None:
     """Lay a file or folder of the system into the new root, read-only; a link as a link."""
-    target = root / path.relative_to("/")
+    target = ROOT / path.relative_to("/")
     target.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
         target.symlink_to(path.readlink())
@@ -91,18 +91,18 @@ def show(path: Path, root: Path) -> None:
         mount(str(path), str(target), None, REMOUNT | BIND | READ_ONLY | held)
 
 
-def enter_root(root: Path) -> None:
+def enter_root() -> None:
     """Make an empty file system the root, with what the program sees; the old one is gone for this process and its children."""
     mount("none", "/", None, REC | PRIVATE)
-    mount("tmpfs", str(root), "tmpfs", NOSUID | NODEV, f"size={DISK},mode=755")
+    mount("tmpfs", str(ROOT), "tmpfs", NOSUID | NODEV, f"size={DISK},mode=755")
     for path in seen():
-        show(path, root)
+        show(path)
     for name in ("tmp", "old"):
-        (root / name).mkdir(exist_ok=True)
+        (ROOT / name).mkdir(exist_ok=True)
     number = PIVOT_ROOT.get(platform.machine())
     if number is None:
         raise OSError(f"no sandbox for {platform.machine()}")
-    checked(LIBC.syscall(number, str(root).encode(), f"{root}/old".encode()), "pivot_root")
+    checked(LIBC.syscall(number, str(ROOT).encode(), f"{ROOT}/old".encode()), "pivot_root")
     os.chdir("/tmp")
     checked(LIBC.umount2(b"/old", DETACH), "umount")
     Path("/old").rmdir()
@@ -123,10 +123,10 @@ def limit(seconds: float, memory: int) -> None:
         resource.setrlimit(what, (most, most))
 
 
-def first_process(out: int, seconds: float, memory: int, root: Path) -> None:
+def first_process(out: int, seconds: float, memory: int) -> None:
     """Become the program, as the first process of its namespace and without rights."""
     die_with_parent()
-    enter_root(root)
+    enter_root()
     if os.getuid() == 0:
         os.setgroups([])
     os.setresgid(ID, ID, ID)
@@ -148,7 +148,7 @@ def map_users(process: int) -> None:
         Path(f"/proc/{process}/{kind}_map").write_text(lines)
 
 
-def in_namespaces(out: int, seconds: float, memory: int, root: Path, ready: int, mapped: int) -> int:
+def in_namespaces(out: int, seconds: float, memory: int, ready: int, mapped: int) -> int:
     """Enter the namespaces, start the first process and wait for it; return 0 unless it could not be started."""
     die_with_parent()
     checked(LIBC.unshare(NEW_USER), "unshare")
@@ -159,7 +159,7 @@ def in_namespaces(out: int, seconds: float, memory: int, root: Path, ready: int,
     process = os.fork()
     if process == 0:
         os.close(failed)
-        guarded(lambda: first_process(out, seconds, memory, root), tell)
+        guarded(lambda: first_process(out, seconds, memory), tell)
     os.close(tell)
     os.close(out)
     why = os.read(failed, 500).decode(errors="replace")
@@ -185,14 +185,12 @@ def main() -> int:
     """Make a sandbox for the program on standard input."""
     die_with_parent()
     out, seconds, memory = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    root = Path(tempfile.mkdtemp(prefix="sandbox-"))
-    root.chmod(0o755)  # the namespace's user mounts over it
     ready, is_ready = os.pipe()
     mapped, is_mapped = os.pipe()
     process = os.fork()
     if process == 0:
         try:
-            code = in_namespaces(out, seconds, memory, root, is_ready, mapped)
+            code = in_namespaces(out, seconds, memory, is_ready, mapped)
         except OSError as error:
             print(error, file=sys.stderr, flush=True)
             code = 1
@@ -200,14 +198,11 @@ def main() -> int:
         os._exit(code)
     os.close(out)
     os.close(is_ready)
-    try:
-        if os.read(ready, 1):
-            map_users(process)
-            os.write(is_mapped, b"1")
-        os.close(is_mapped)
-        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    finally:
-        root.rmdir()
+    if os.read(ready, 1):
+        map_users(process)
+        os.write(is_mapped, b"1")
+    os.close(is_mapped)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 if __name__ == "__main__":

@@ -107,14 +107,16 @@ def test_nothing_outlives_its_limit(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("box")
 def test_it_dies_with_the_process_that_runs_it(tmp_path: Path) -> None:
-    """Also where that is killed: no program goes on."""
+    """Also where that is killed: no program goes on, and no folder stays."""
+    temporary = {"TMPDIR": str(tmp_path)}
     mark = f"alone-{os.getpid()}-{tmp_path.name}"
     program = f"import os, sys\nos.execv(sys.executable, ['{mark}', '-c', 'import time; time.sleep(600)'])"
     code = f"from evaluation.benchmarks.sandbox import passes; passes({program!r}, 600)"
-    with subprocess.Popen([sys.executable, "-c", code]) as runner:
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **temporary}) as runner:
         wait(lambda: bool(marked(mark)))
         runner.send_signal(signal.SIGKILL)
     wait(lambda: not marked(mark))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("box")
