@@ -63,11 +63,12 @@ def in_words(error: Exception, program: str, overrides: Sequence[str], schema: t
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '([^']+)')", text)
     if unknown:
         return _unknown_key(str(key or unknown[1]), program, schema)
-    group = re.match(
-        r"Could not override '([^']+)'\. No match in the defaults list", text
-    )  # of a name that a group bears, too
+    # Of a name that a group bears, too: here it may be no group, but a key with values in the program's own YAML.
+    group = re.match(r"Could not override '([^']+)'\. No match in the defaults list", text)
     if group:
-        return _unknown_key(group[1], program, schema)
+        key = group[1]
+        if key not in _known_keys(program, schema):
+            return _unknown_key(key, program, schema)
     choice = re.search(
         r"Could not find '([^']+)/([^'/]+)'\s*Available options in '[^']+':\s*(.*?)\s*Config search", str(error), re.S
     )
@@ -92,7 +93,7 @@ def in_words(error: Exception, program: str, overrides: Sequence[str], schema: t
             first = "need a value"
         if "is not a valid bool" in first:
             first = f"need {NEEDS['Boolean']}"
-        if "Invalid type assigned" in first:
+        if group or "Invalid type assigned" in first:
             first = f"need keys of its own, like {key}.KEY=VALUE"
         if "is not a ListConfig" in first:
             first = "need a list, like [a,b]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,15 @@ def test_mistakes_are_named(override: str, parts: list[str]) -> None:
     for part in parts:
         assert part in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["run=mine", "run=[a]"])
+def test_a_group_of_keys_is_not_an_unknown_key(override: str) -> None:
+    """`run` is a group of other programs; the pipeline has keys of its own there."""
+    with pytest.raises(UserError, match=rf"^{re.escape(override)}: need keys of its own, like run.KEY=VALUE$"):
+        composing.compose_dict("pipeline", [override])
+    with pytest.raises(UserError, match=r"unknown key 'runs' for llamatrain pipeline; the nearest is 'run' "):
+        composing.compose_dict("pipeline", ["runs=mine"])
 
 
 @pytest.mark.usefixtures("example")
