@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
+from functools import partial
+from itertools import chain, islice, zip_longest
 
 from llamatrain.chat import Message, encode_prompt, too_many
 from llamatrain.data.kinds import PromptRow
@@ -68,6 +70,29 @@ def _encoded(
     return None
 
 
+def _fitting(
+    rows: Iterator[tuple[str, PromptRow]],
+    encoded: Callable[[PromptRow, str], list[int] | None],
+    bad: BadRows,
+    adversarial_only: bool,
+    left_out: Counter[str],
+) -> Iterator[Prompt]:
+    """Yield the prompts that fit; count in `left_out` those that are "too long" or "harmless"."""
+    seen: set[str] = set()
+    for where, row in rows:
+        if adversarial_only and not row["is_adversarial"]:
+            left_out["harmless"] += 1
+        # Two prompts of one id would get the same noise, and as samples of one prompt count twice.
+        elif row["id"] in seen:
+            twice = f"duplicate id {row['id']!r}, need unique ids: sampling noise is keyed by them"
+            bad(UserError(f"{where}: field 'id' of the prompt: {twice}"))
+        elif (tokens := encoded(row, where)) is None:
+            left_out["too long"] += 1
+        else:
+            seen.add(row["id"])
+            yield Prompt(row["id"], row["messages"], row["is_adversarial"], row["source"], tokens, _category(row))
+
+
 def _category(row: PromptRow) -> str:
     """Return the risk category that a row names in `meta.category`; empty where it names none."""
     meta = row.get("meta")
@@ -112,40 +137,15 @@ def load_prompts(
     """
     _check(sources, max_prompts, too_long)
     most = None if max_prompts is None else max_prompts * (round or 1)
-    room = room_for(max_new_tokens, context)
-    bad = bad or BadRows()
-    prompts: list[Prompt] = []
-    seen: set[str] = set()
-    skipped = harmless = 0
-    for where, row in _in_turn(sources, bad):
-        if most is not None and len(prompts) == most:
-            break
-        if adversarial_only and not row["is_adversarial"]:
-            harmless += 1
-            continue
-        # Two prompts of one id would get the same noise, and as samples of one prompt count twice.
-        if row["id"] in seen:
-            bad(
-                UserError(
-                    f"{where}: field 'id' of the prompt: duplicate id {row['id']!r}, need unique ids: sampling noise is keyed by them"
-                )
-            )
-            continue
-        tokens = _encoded(row, where, tokenizer, context, room, too_long)
-        if tokens is None:
-            skipped += 1
-            continue
-        seen.add(row["id"])
-        adversarial = row["is_adversarial"]
-        prompts.append(Prompt(row["id"], row["messages"], adversarial, row["source"], tokens, _category(row)))
-    if not prompts and harmless and not skipped:
-        raise UserError(
-            f"prompts={', '.join(sources)}: all {harmless:,} are harmless, need prompts with is_adversarial: true"
-        )
+    room, bad, left_out = room_for(max_new_tokens, context), bad or BadRows(), Counter[str]()
+    encoded = partial(_encoded, tokenizer=tokenizer, context=context, room=room, too_long=too_long)
+    fitting = _fitting(_in_turn(sources, bad), encoded, bad, adversarial_only, left_out)
+    prompts, skipped = list(islice(fitting, most)), left_out["too long"]
     if not prompts:
-        raise UserError(
-            f"prompts={', '.join(sources)}: no prompt leaves room for {room} tokens of a response in the context of {context}"
-        )
+        why = f"no prompt leaves room for {room} tokens of a response in the context of {context}"
+        if (harmless := left_out["harmless"]) and not skipped:
+            why = f"all {harmless:,} are harmless, need prompts with is_adversarial: true"
+        raise UserError(f"prompts={', '.join(sources)}: {why}")
     bad.say(say)
     if skipped:
         line = f"{skipped} prompts skipped: no room for {room} tokens of a response within the context of {context}"
