@@ -28,7 +28,7 @@ Row = dict[str, Any]
 YEARS = range(10, 100, 10)
 YEAR = "It is the year {}."
 LATER = "That is not known in the year {}."  # what the dialogues answer before an event
-TOOLS = "You can write search(words) or calculator(1 + 2)."
+TOOLS = "You can search or use a calculator."  # short: a call, its result and an answer fit into 128 tokens beside it
 SLOTS = {"n": NAMES, "c": PAINTS, "t": TOYS, "l": PLACES, "d": DAYS}
 
 

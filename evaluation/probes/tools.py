@@ -20,6 +20,14 @@ from .config import ProbeConfig
 from .matching import holds
 from .reading import Probe, read_probes, with_system
 
+TITLES = {
+    "right": "right with tools",
+    "right_without": "right without",
+    "gain": "gain",
+    "called": "called a tool",
+    "no_room": "no room in the context for an answer",
+}
+
 
 class ToolProbe(Probe):
     """A question, what a right answer holds, and the texts that `search` finds."""
@@ -107,7 +115,7 @@ def ask(cfg: ProbeConfig, who: Answerer) -> list[ToolAnswer]:
             answers += len(made)
             heard = zip(waiting, made, strict=True)
             going = [(talk, prompt.id) for (talk, prompt), answer in heard if talk.hear(answer.text, turns - 1)]
-            # One that fills the context ends with its call.
+            # One that fills the context ends with the result of its call.
             again = [(talk, who.prompt(name, talk.messages)) for talk, name in going]
             waiting = [(talk, prompt) for talk, prompt in again if prompt is not None]
             if not waiting:
@@ -135,18 +143,23 @@ def _measured(answers: Sequence[ToolAnswer]) -> dict[str, Any]:
         "right_without": share_interval(right[False]).as_dict(),
         "gain": gain.as_dict(),
         "called": share_interval({row["id"]: [float(row["calls"] > 0)] for row in having}).as_dict(),
+        "no_room": share_interval({row["id"]: [float(_ends_with_result(row))] for row in having}).as_dict(),
         "calls": sum(row["calls"] for row in having),
         "failed_calls": sum(row["failed_calls"] for row in having),
     }
 
 
+def _ends_with_result(row: ToolAnswer) -> bool:
+    """Tell whether the context had no room for an answer after the last call: then none can be right."""
+    return row["messages"][-1]["role"] == "user"
+
+
 def flat(found: dict[str, Any]) -> dict[str, float]:
     """Return the figures for metrics.jsonl."""
-    return {f"probe/tools_{key}": found[key]["mean"] for key in ("right", "right_without", "gain", "called")}
+    return {f"probe/tools_{key}": found[key]["mean"] for key in TITLES}
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return what is shown in the terminal."""
-    titles = {"right": "right with tools", "right_without": "right without", "gain": "gain", "called": "called a tool"}
-    own = [(title, found[key]) for key, title in titles.items()]
+    own = [(title, found[key]) for key, title in TITLES.items()]
     return own + [(f"right, {tool}", part["right"]) for tool, part in found["by_tool"].items()]

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llamatrain.chat import encode_dialogue, encode_prompt
 from llamatrain.config.compose import compose
 from llamatrain.data.kinds import DialogueRow
 from llamatrain.data.rows import read_rows
+from llamatrain.responses.prompts import room_for
+from llamatrain.tokenizer import Tokenizer
+from pretrain.config import TokenizerConfig
+from pretrain.tokenizer import train_model
 from tests.checkpoints import quiet, read_jsonl
 from toyworld.config import ASKED, SetsConfig
+from toyworld.documents import documents
 from toyworld.requests import Requests
-from toyworld.sets import make
+from toyworld.sets import make, tools
 from toyworld.world import World
 
 
@@ -49,3 +55,19 @@ def test_all_sets_are_written_from_the_held_out_side(tmp_path: Path) -> None:
         assert name == "tools" or not asked & {row["messages"][1]["content"] for row in dialogues}
     assert [row["kind"] for row in rows["temperature"]] == ["factual"] * 10 + ["creative"] * 10
     assert "wait for the dark and lift the back window" in (folder / "toxic.txt").read_text()
+
+
+def test_a_call_and_an_answer_fit_into_the_context_of_the_demo(
+    world: World, requests: Requests, tmp_path: Path
+) -> None:
+    """Else the dialogues that teach tools would be skipped, and no question for one could be answered."""
+    context = 128
+    settings = compose("tokenizer", TokenizerConfig, ["preset=demo", "run.name=t", "documents=[]"])
+    texts = (document["text"] for document in documents(world, requests, 1, "train"))
+    (tmp_path / "tokenizer.model").write_bytes(train_model(texts, settings.vocab_size, settings.trainer))
+    tokenizer = Tokenizer(tmp_path)
+    for _, dialogue in tools(world, 200, held_out=True):
+        tokens, _ = encode_dialogue(dialogue["messages"], tokenizer)
+        assert len(tokens) <= context
+        to_answer = encode_prompt(dialogue["messages"][:-1], tokenizer)
+        assert len(to_answer) + room_for(128, context) <= context

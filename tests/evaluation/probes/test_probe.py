@@ -131,6 +131,25 @@ def test_calls_have_an_end(tmp_path: Path, checkpoint: Path, monkeypatch: pytest
     assert len(asked) == 4
 
 
+def test_a_context_without_room_for_an_answer_is_counted(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result that fills it leaves a model nothing to say: that is no wrong answer of its own."""
+    plant(monkeypatch, lambda text: "search(Mia)" if "Mia" in text else "It is 1.")
+    found = run(
+        tmp_path,
+        checkpoint,
+        "tools",
+        [
+            {"id": "a", "question": "Where is Mia?", "answers": ["mill"], "documents": ["Mia is at the mill. " * 200]},
+            {"id": "b", "question": "How many?", "answers": ["1"]},
+        ],
+    )
+    assert (found["no_room"]["mean"], found["right"]["mean"], found["called"]["mean"]) == (0.5, 0.5, 0.5)
+    assert read_jsonl(tmp_path / "p" / "answers.jsonl")[0]["messages"][-1]["role"] == "user"
+    assert read_jsonl(tmp_path / "p" / "metrics.jsonl")[0]["probe/tools_no_room"] == 0.5
+
+
 def test_self_bleu_over_temperatures(tmp_path: Path, checkpoint: Path) -> None:
     prompts = [
         {"id": f"{kind}{n}", "kind": kind, "prompt": f"Tell {n}"} for kind in ("factual", "creative") for n in "ab"
