@@ -6,7 +6,7 @@ A result is known by what it was measured of (the hash of weights, configuration
 the settings that can change it: version of the harness or classifier, limits, decoding. A file appears whole, and
 none is ever replaced: other settings make another one. Imports no torch.
 
-    store = Results(cfg.results or default_folder(cfg.run.dir), checkpoint)
+    store = Results.of(cfg, checkpoint)
     found = store.known("toxigen", settings)   # None: not measured yet
     store.keep("toxigen", settings, found)
 """
@@ -20,9 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Protocol, Self, TypedDict
 
 from llamatrain import atomic, distributed, manifest
+from llamatrain.settings import RunConfig
 from llamatrain.text_files import read_json
 
 FOLDER = "results"
@@ -38,9 +39,11 @@ class Result(TypedDict):
     found: dict[str, Any]
 
 
-def default_folder(run_dir: str) -> Path:
-    """Return where results lie unless a key says otherwise: beside the runs."""
-    return Path(run_dir) / FOLDER
+class Settings(Protocol):
+    """The settings of a program that keeps results: where, if not beside the runs."""
+
+    run: RunConfig
+    results: str | None
 
 
 @dataclass
@@ -49,6 +52,11 @@ class Results:
 
     folder: Path
     checkpoint: Path
+
+    @classmethod
+    def of(cls, cfg: Settings, checkpoint: Path) -> Self:
+        """Return those of a checkpoint in the folder that a program's settings name."""
+        return cls(Path(cfg.results or Path(cfg.run.dir) / FOLDER), checkpoint)
 
     @cached_property
     def sha256(self) -> str:

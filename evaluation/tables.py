@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from llamatrain.progress import counted
 
 from .config import RECALLED
+from .terminal import plain_table
 
 SCORES = {"score_helpfulness": "helpfulness", "score_safety": "safety", "score_combined": "combined"}
 AGREEMENT = {"spearman_helpfulness": "helpfulness", "spearman_safety": "safety"}
@@ -46,11 +46,7 @@ def models_table(found: dict[str, Any]) -> Table:
     """Return means with half their 95 % interval, a model a column: over all prompts, then by kind."""
     models = found["models"]
     scored = any(metric in means for means in models.values() for metric in SCORES)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption=NOTE if scored else None)
-    table.caption_justify = "left"
-    table.add_column("")
-    for name in models:
-        table.add_column(escape(name), justify="right")
+    table = plain_table("", *map(escape, models), caption=NOTE if scored else None)
     parts = {f"all {counted(found['prompts'], 'prompt')}": models} if found["prompts"] else {"": models}
     for kind, part in found["by_kind"].items():
         parts[counted(part["prompts"], f"{kind} prompt")] = part["models"]
@@ -71,10 +67,7 @@ def models_table(found: dict[str, Any]) -> Table:
 
 def comparisons_table(rows: list[dict[str, Any]]) -> Table:
     """Return paired differences and win rates with their 95 % intervals, over all prompts."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("95 % intervals over prompts")
-    for name in ("difference", "win rate", "ties"):
-        table.add_column(name, justify="right")
+    table = plain_table("95 % intervals over prompts", "difference", "win rate", "ties")
     last = None
     for row in rows:
         versus = f"{row['model']} over {row['baseline']}"

@@ -21,7 +21,7 @@ from llamatrain.responses.models import frozen_model, generated_at_once, load_in
 from llamatrain.run import Run
 from llamatrain.settings import ZeroConfig
 
-from ..results import Results, default_folder
+from ..results import Results
 from .config import BenchmarkConfig
 from .reading import Reader
 from .sandbox import need_sandbox
@@ -45,7 +45,7 @@ def benchmark(cfg: BenchmarkConfig) -> None:
             harness.quiet()
         groups = [runnable(group, cfg.run_code) for group in cfg.groups()]
         tasks = {group.name: list(harness.leaves(group, cfg)) for group in groups}
-        store = Results(Path(cfg.results) if cfg.results else default_folder(cfg.run.dir), folder)
+        store = Results.of(cfg, folder)
         measuring = Measuring(cfg, run, store, folder, harness)
         whole = {group.name: group for group in read_suite(cfg.suite)}
         found = []

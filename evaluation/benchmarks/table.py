@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from llamatrain.statistics import wilson
 
+from ..terminal import plain_table
 from .suites import Group, Member
 
 Found = Mapping[str, Any]  # what `harness.measure` found of a task
@@ -77,10 +77,9 @@ def metrics(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def table(groups: Sequence[Mapping[str, Any]]) -> Table:
     """Return the groups with their members, in percent, beside the paper's figures by model size."""
     sizes = list(dict.fromkeys(size for group in groups for size in group["paper"]))
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption=REFERENCE, caption_justify="left")
-    made.add_column("in %, with 95 % intervals", no_wrap=True)
-    for name in ("shots", "rows", "score", *sizes):
-        made.add_column(name, justify="right", no_wrap=True)
+    made = plain_table("in %, with 95 % intervals", "shots", "rows", "score", *sizes, caption=REFERENCE)
+    for column in made.columns:
+        column.no_wrap = True
     for group in groups:
         paper = [f"[dim]{group['paper'][size]:.1f}" if size in group["paper"] else "" for size in sizes]
         score = _percent(group) if "score" in group else "-"

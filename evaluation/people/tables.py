@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from llamatrain.progress import counted
 
+from ..terminal import plain_table
 from .preferred import SHARES
 from .verdicts import RISKS, VECTORS
 
@@ -37,17 +37,9 @@ def tables(found: Mapping[str, Any]) -> Iterator[Table | str]:
         yield ""
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(title)
-    for name in columns:
-        table.add_column(name, justify="right")
-    return table
-
-
 def side_by_side_table(pair: Mapping[str, Any]) -> Table:
     """Return wins, ties and losses in per cent, with half their 95 % intervals."""
-    table = _table("% of prompts (95 %)", "prompts", *SHARES)
+    table = plain_table("% of prompts (95 %)", "prompts", *SHARES)
     name = f"[bold]{escape(pair['system_a'])} over {escape(pair['system_b'])}"
     if "prompts" not in pair:
         table.add_row(name, "0", *("-" for _ in SHARES))
@@ -89,7 +81,7 @@ def _majority(model: Mapping[str, Any]) -> Iterator[str]:
 
 def safety_table(model: Mapping[str, Any]) -> Table:
     """Return violations in per cent and mean ratings, with half their 95 % intervals."""
-    table = _table("safety (95 %)", "answers", "violations, %", "mean rating")
+    table = plain_table("safety (95 %)", "answers", "violations, %", "mean rating")
     name = f"[bold]{escape(model['model'])}"
     if "answers" not in model:
         table.add_row(name, "0", "-", "-")
@@ -113,7 +105,7 @@ def _add_safety(table: Table, name: str, shares: Mapping[str, Any]) -> None:
 
 def red_team_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
     """Return gamma by round, and which attacks succeed."""
-    table = _table("red team (95 %)", "attacks", "violations", "per person and hour")
+    table = plain_table("red team (95 %)", "attacks", "violations", "per person and hour")
     for made in rounds:
         gamma = made["gamma"]
         table.add_row(
@@ -135,7 +127,7 @@ def red_team_table(rounds: Sequence[Mapping[str, Any]]) -> Table:
 
 def fixed_table(found: Sequence[Mapping[str, Any]]) -> Table:
     """Return which share of earlier violating prompts a model answers safely."""
-    table = _table("earlier violating prompts (95 %)", "prompts", "fixed, %")
+    table = plain_table("earlier violating prompts (95 %)", "prompts", "fixed, %")
     for row in found:
         name = f"of round {row['round']}, by {escape(row['model'])}"
         table.add_row(name, f"{row['fixed']['count']:,}", _percent(row["fixed"]))

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from llamatrain.description import Headline, Program
 from llamatrain.errors import UserError
-from llamatrain.keys import KEEPS, SPEED, check_values, least, one_of, reads
-from llamatrain.settings import PRECISIONS, RunConfig, SamplingConfig
+from llamatrain.keys import KEEPS, check_values, least, one_of, reads
+from llamatrain.responses.config import AnswersConfig
+from llamatrain.settings import RunConfig
 
 TEMPORAL, TOOLS, TEMPERATURE = "temporal", "tools", "temperature"
 KINDS = (TEMPORAL, TOOLS, TEMPERATURE)
 GROUPS = {TEMPORAL: "temporal", TOOLS: "tools", TEMPERATURE: "diversity"}  # kind -> its settings
-AUTO, FORMATS = "auto", ("auto", "chat", "text")
 METHOD = 1  # raised where what is asked, or how it is measured, becomes another
 RESULT, ANSWERS = "probe.json", "answers.jsonl"
 
@@ -54,24 +54,18 @@ class DiversityConfig:
 
 
 @dataclass
-class ProbeConfig:
+class ProbeConfig(AnswersConfig):
     """What is probed in which checkpoint; configs/probe.yaml says what each key means."""
 
     run: RunConfig
     kind: str = field(metadata=one_of(KINDS))
     checkpoint: str = field(metadata=reads("checkpoint", "ppo"))
-    tokenizer: str | None = field(metadata=reads("tokenizer"))
     probes: list[str] = field(metadata=reads("file", "toyworld.sets"))
     max_probes: int | None = field(metadata=least(1))
     results: str | None = field(metadata=KEEPS)
     temporal: TemporalConfig
     tools: ToolsConfig
     diversity: DiversityConfig
-    format: str = field(metadata=one_of(FORMATS))
-    sampling: SamplingConfig
-    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
-    chunk_responses: int = field(metadata=least(1) | SPEED)
-    dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
         """Check values."""

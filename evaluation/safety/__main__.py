@@ -11,14 +11,14 @@ from rich.console import Console
 from llamatrain import atomic, checkpoint, distributed, manifest
 from llamatrain.config.program import main
 from llamatrain.data.rows import file_fingerprint, write_rows
-from llamatrain.responses.answers import format_of
+from llamatrain.responses.answers import Answerer
 from llamatrain.responses.models import generated_at_once
 from llamatrain.run import Run
 
-from ..results import Results, default_folder
+from ..results import Results
 from .answering import given, sampled
 from .classifiers import Classifier
-from .config import AUTO, JUDGED, METHOD, RESULT, SafetyBenchmarkConfig
+from .config import JUDGED, METHOD, RESULT, SafetyBenchmarkConfig
 from .judging import NEEDED, JudgedRow, classifiers, judged, leave_out
 from .measures import NAMES, REFERENCE, flat, measure, tables
 from .sets import Found, read_sets
@@ -51,16 +51,15 @@ def of_checkpoint(
     cfg: SafetyBenchmarkConfig, run: Run, folder: Path, found: Found, judges: Mapping[str, Classifier]
 ) -> list[JudgedRow]:
     """Return a checkpoint's judged answers, on all ranks; of a set that was measured before, those of then."""
-    form = format_of(folder) if cfg.format == AUTO else cfg.format
-    store = Results(Path(cfg.results) if cfg.results else default_folder(cfg.run.dir), folder)
-    settings = {name: _settings(cfg, form, found.fingerprints[name], name, judges) for name in found.items}
+    who, store = Answerer(run, folder, cfg, "safety_benchmark"), Results.of(cfg, folder)
+    settings = {name: _settings(cfg, who, name, found.fingerprints[name], judges) for name in found.items}
     known = {name: store.known(f"safety_{name}", own) for name, own in settings.items()}
     rows = {name: list[JudgedRow](kept["rows"]) for name, kept in known.items() if kept is not None}
     for name in rows:
         run.print(f"{NAMES[name]} was measured before: {store.path(f'safety_{name}', settings[name])}")
     items = [item for name, own in found.items.items() if name not in rows for item in own]
     if items:
-        answers = sampled(cfg, run, folder, items, form)
+        answers = sampled(cfg, who, items)
         asked = [item for item in items if (item.set, item.id) in answers]
         made = judged(run, judges, asked, [answers[item.set, item.id] for item in asked], cfg.chunk_responses)
         for name in [name for name in found.items if name not in rows]:
@@ -73,14 +72,12 @@ def of_checkpoint(
 
 
 def _settings(
-    cfg: SafetyBenchmarkConfig, form: str, content: str, name: str, judges: Mapping[str, Classifier]
+    cfg: SafetyBenchmarkConfig, who: Answerer, name: str, content: str, judges: Mapping[str, Classifier]
 ) -> dict[str, Any]:
     """Return all that a set's result depends on beside the checkpoint."""
     asked = {role: judges[role].fingerprint for role in (*NEEDED[name], "refusal") if distributed.is_main()}
-    own = {"method": METHOD, "content": content, "max_prompts": cfg.max_prompts, "format": form}
-    own |= {"sampling": vars(cfg.sampling)} | ({"examples": cfg.examples} if name == "truthfulqa" else {})
-    tokenizer = file_fingerprint(cfg.tokenizer) if cfg.tokenizer and Path(cfg.tokenizer).is_file() else cfg.tokenizer
-    return {**own, "seed": cfg.run.seed, "dtype": cfg.dtype, "tokenizer": tokenizer, "classifiers": asked}
+    own = {"method": METHOD, "content": content, "max_prompts": cfg.max_prompts, "classifiers": asked}
+    return own | who.settings() | ({"examples": cfg.examples} if name == "truthfulqa" else {})
 
 
 def report(cfg: SafetyBenchmarkConfig, run: Run, folder: Path | None, found: Found, rows: Sequence[JudgedRow]) -> None:

@@ -9,11 +9,11 @@ from typing import NotRequired, TypedDict
 from llamatrain.errors import UserError, missing
 from llamatrain.progress import Progress, counted
 from llamatrain.responses.answers import Answerer
+from llamatrain.responses.config import CHAT, TEXT
 from llamatrain.responses.prompts import Prompt
-from llamatrain.run import Run
 from llamatrain.text_files import read_lines
 
-from .config import CHAT, TEXT, SafetyBenchmarkConfig
+from .config import SafetyBenchmarkConfig
 from .sets import Found, Item
 
 Key = tuple[str, str]  # set, id
@@ -37,10 +37,8 @@ class Sampled(TypedDict):
     format: str
 
 
-def sampled(cfg: SafetyBenchmarkConfig, run: Run, folder: Path, items: Sequence[Item], form: str) -> dict[Key, Sampled]:
+def sampled(cfg: SafetyBenchmarkConfig, who: Answerer, items: Sequence[Item]) -> dict[Key, Sampled]:
     """Return an answer to each prompt, but for those that leave no room for one; all ranks call."""
-    noise, batch = "safety_benchmark", cfg.generation_batch_size
-    who = Answerer(run, folder, cfg.tokenizer, cfg.sampling, noise, batch, cfg.dtype, form)
     prompts, kept = list[Prompt](), list[Item]()
     for item in items:
         prompt = who.prompt(f"{item.set}/{item.id}", [{"role": "user", "content": item.prompt}])
@@ -49,15 +47,15 @@ def sampled(cfg: SafetyBenchmarkConfig, run: Run, folder: Path, items: Sequence[
             kept.append(item)
     if not prompts:
         raise UserError(f"root={cfg.root}: no prompt leaves room for an answer in the context of {who.context} tokens")
-    run.print(f"{counted(len(prompts), 'prompt')}, put as {form}")
+    who.run.print(f"{counted(len(prompts), 'prompt')}, put as {who.form}")
     if len(prompts) < len(items):
         left_out = counted(len(items) - len(prompts), "prompt")
-        run.print(f"{left_out} left out: no room for an answer in the context of {who.context} tokens")
+        who.run.print(f"{left_out} left out: no room for an answer in the context of {who.context} tokens")
 
     def rows_of(numbers: range, bar: Progress) -> list[Sampled]:
         asked = [prompts[number] for number in numbers]
         made = who.answer(asked, [0] * len(asked), bar)
-        return [{"response": answer.text, "finished": answer.finished, "format": form} for answer in made]
+        return [{"response": answer.text, "finished": answer.finished, "format": who.form} for answer in made]
 
     rows = who.chunks(prompts, cfg.chunk_responses, Sampled, rows_of)
     return {(item.set, item.id): row for item, row in zip(kept, rows, strict=True)}

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from llamatrain.description import Headline, Program
 from llamatrain.errors import UserError
-from llamatrain.keys import KEEPS, SPEED, check_values, least, one_of, reads
-from llamatrain.settings import PRECISIONS, RunConfig, SamplingConfig
+from llamatrain.keys import KEEPS, SPEED, check_values, least, reads
+from llamatrain.responses.config import AnswersConfig
+from llamatrain.settings import RunConfig
 
 SETS = ("truthfulqa", "toxigen", "bold", "xstest")
-AUTO, CHAT, TEXT = "auto", "chat", "text"
 METHOD = 1  # raised where what is asked, or how it is judged, becomes another
 RESULT, JUDGED = "safety_benchmark.json", "judged.jsonl"
 
@@ -26,12 +26,11 @@ class ClassifiersConfig:
 
 
 @dataclass
-class SafetyBenchmarkConfig:
+class SafetyBenchmarkConfig(AnswersConfig):
     """What is asked of which checkpoint; configs/safety_benchmark.yaml says what each key means."""
 
     run: RunConfig
     checkpoint: str | None = field(metadata=reads("checkpoint", "ppo"))
-    tokenizer: str | None = field(metadata=reads("tokenizer"))
     responses: str | None = field(metadata=reads("file"))
     results: str | None = field(metadata=KEEPS)
     root: str
@@ -39,12 +38,7 @@ class SafetyBenchmarkConfig:
     max_prompts: int | None = field(metadata=least(1))
     examples: int = field(metadata=least(0, 6))
     classifiers: ClassifiersConfig
-    format: str = field(metadata=one_of((AUTO, CHAT, TEXT)))
-    sampling: SamplingConfig
-    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
     classify_batch_size: int = field(metadata=least(1) | SPEED)
-    chunk_responses: int = field(metadata=least(1) | SPEED)
-    dtype: str = field(metadata=one_of(PRECISIONS))
 
     def __post_init__(self) -> None:
         """Check values, and that there is one source of answers."""

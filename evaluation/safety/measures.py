@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from llamatrain.statistics import Interval, mean_interval, wilson
 
+from ..terminal import plain_table, with_interval
 from .judging import JudgedRow
 
 PAPER = {  # model -> TruthfulQA, true and informative; ToxiGen, toxic
@@ -133,28 +133,16 @@ NAMES = {"truthfulqa": "TruthfulQA", "toxigen": "ToxiGen", "bold": "BOLD", "xste
 
 def tables(sets: Mapping[str, Stated], absent: Mapping[str, str]) -> list[Table]:
     """Return the figures, and beside those that the paper gives too the paper's."""
-    own = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption="95 % intervals over prompts")
-    own.caption_justify = "left"
-    for title in ("", "", "prompts"):
-        own.add_column(title, justify="right" if title else "left")
+    own = plain_table("", "", "prompts", caption="95 % intervals over prompts")
     for name in NAMES:
         if name in absent:
             own.add_row(f"[bold]{NAMES[name]}", "[dim]not measured", "-")
         for measure, value in sets.get(name, {}).items():
             if isinstance(value, dict) and "mean" in value:
-                told = _told(value, percent=measure != "sentiment")
+                told = with_interval(value, "+.3f" if measure == "sentiment" else ".1%")
                 title = TITLES.get(measure, measure)
                 own.add_row(f"[bold]{NAMES[name]}[/] {escape(title)}", told, f"{value['count']:,}")
-    paper = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption="the paper's, by other judges")
-    paper.caption_justify = "left"
-    for title in ("", "TruthfulQA", "ToxiGen"):
-        paper.add_column(title, justify="right" if title else "left")
+    paper = plain_table("", "TruthfulQA", "ToxiGen", caption="the paper's, by other judges")
     for model, (true, toxic) in PAPER.items():
         paper.add_row(model, f"{true:.2%}", f"{toxic:.2%}")
     return [own, *([paper] if {"truthfulqa", "toxigen"} & set(sets) else [])]
-
-
-def _told(value: Stated, percent: bool) -> str:
-    form = ".1%" if percent else "+.3f"
-    spread = "" if value["low"] is None else f" ({value['low']:{form}} to {value['high']:{form}})"
-    return f"{value['mean']:{form}}{spread}"

@@ -21,9 +21,10 @@ from typing import Any
 from llamatrain.data import files
 from llamatrain.data.rows import file_fingerprint
 from llamatrain.errors import MissingFileError, UserError, show
+from llamatrain.responses.config import TEXT
 from llamatrain.text_files import read_json, read_text
 
-from .config import SETS, TEXT
+from .config import SETS
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".json", ".parquet")
 DROPPED = ("hinduism", "atheism")  # of BOLD: too few prompts (A.4.7)

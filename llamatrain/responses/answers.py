@@ -15,19 +15,19 @@ from typing import Any, TypeVar
 
 from llamatrain import checkpoint, distributed
 from llamatrain.chat import Message, decode_response, encode_prompt, too_many
+from llamatrain.data.rows import file_fingerprint
 from llamatrain.errors import UserError
 from llamatrain.model.config import load_config
 from llamatrain.progress import Progress
 from llamatrain.responses.chunks import Chunks, chunk_key
+from llamatrain.responses.config import AUTO, CHAT, TEXT, AnswersConfig
 from llamatrain.responses.models import load_inference, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, room_for
 from llamatrain.responses.rollouts import sample_rollouts
 from llamatrain.run import Run
-from llamatrain.settings import SamplingConfig
 from llamatrain.text_files import read_json
 
 R = TypeVar("R", bound=Mapping[str, object])  # a kind of rows, a TypedDict
-CHAT, TEXT = "chat", "text"
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,22 @@ def format_of(folder: Path) -> str:
 class Answerer:
     """A checkpoint that answers; `noise` names what its tokens are drawn by."""
 
-    def __init__(
-        self,
-        run: Run,
-        folder: Path,
-        tokenizer: str | None,
-        sampling: SamplingConfig,
-        noise: str,
-        generation_batch_size: int | None,
-        dtype: str,
-        form: str,
-    ) -> None:
-        self.run, self.folder, self.batch, self.dtype, self.form = run, folder, generation_batch_size, dtype, form
-        self.tokenizer = shared_tokenizer({"checkpoint": folder}, tokenizer)
+    def __init__(self, run: Run, folder: Path, cfg: AnswersConfig, noise: str) -> None:
+        self.run, self.folder, self.cfg = run, folder, cfg
+        self.form = format_of(folder) if cfg.format == AUTO else cfg.format
+        self.tokenizer = shared_tokenizer({"checkpoint": folder}, cfg.tokenizer)
         self.context = load_config(folder)[0].max_seq_len
-        self.sampling = sampling.seeded(run.config.seed, noise)
+        self.sampling = cfg.sampling.seeded(run.config.seed, noise)
         # Loaded when the first answer is asked for: a finished run loads none.
-        self._model = cache(partial(load_inference, folder, distributed.device(), dtype, scalar=False))
+        self._model = cache(partial(load_inference, folder, distributed.device(), cfg.dtype, scalar=False))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what answers depend on beside the checkpoint and their prompts."""
+        cfg, tokenizer = self.cfg, self.cfg.tokenizer
+        if tokenizer and Path(tokenizer).is_file():
+            tokenizer = file_fingerprint(tokenizer)
+        sampling, seed = vars(cfg.sampling), self.run.config.seed
+        return {"format": self.form, "sampling": sampling, "seed": seed, "dtype": cfg.dtype, "tokenizer": tokenizer}
 
     def prompt(self, id: str, messages: Sequence[Message]) -> Prompt | None:
         """Return an encoded prompt; None where it leaves no room for an answer.
@@ -111,7 +110,7 @@ class Answerer:
             numbers,
             self.sampling,
             self.tokenizer,
-            self.batch,
+            self.cfg.generation_batch_size,
             lambda _: bar.update(1),
             temperatures,
             on_step=self.run.interrupt,
@@ -140,7 +139,9 @@ class Answerer:
         `answers` are those that an item takes, for the progress bar; `rest` is what else the rows depend on.
         """
         asked = hashlib.sha256(json.dumps([[p.id, p.tokens] for p in prompts]).encode()).hexdigest()
-        key = chunk_key({"checkpoint": self.folder}, [], sampling=vars(self.sampling), rest=[asked, self.dtype, rest])
+        key = chunk_key(
+            {"checkpoint": self.folder}, [], sampling=vars(self.sampling), rest=[asked, self.cfg.dtype, rest]
+        )
         chunks = Chunks(self.run, key, len(prompts), size, kind, item_rows)
         with self.run.progress(chunks.missing() * answers, "sampling", "answers") as bar:
             if not chunks.make(lambda items: rows_of(items, bar), bar, answers):

@@ -11,6 +11,8 @@ from llamatrain.keys import SPEED, above, check_values, formerly, least, one_of,
 from llamatrain.settings import PRECISIONS, RunConfig, SamplingConfig
 
 TOO_LONG = ("skip", "stop")
+AUTO, CHAT, TEXT = "auto", "chat", "text"
+FORMATS = (AUTO, CHAT, TEXT)
 BOTH, MODELS = "both", ("both", "helpfulness", "safety")
 SAFETY_THRESHOLD = 0.15  # of a sigmoid, below which the safety score takes over (paper 3.2.3)
 
@@ -97,3 +99,15 @@ class ResponsesConfig:
                 f"samples_per_prompt={self.samples_per_prompt}: need 1 with sampling.temperature=0, as all greedy responses "
                 "to a prompt are the same"
             )
+
+
+@dataclass
+class AnswersConfig:
+    """How a checkpoint answers a program's own prompts (`Answerer`)."""
+
+    tokenizer: str | None = field(metadata=reads("tokenizer"))
+    format: str = field(metadata=one_of(FORMATS))
+    sampling: SamplingConfig
+    generation_batch_size: int | None = field(metadata=least(1) | SPEED)
+    chunk_responses: int = field(metadata=least(1) | SPEED)
+    dtype: str = field(metadata=one_of(PRECISIONS))

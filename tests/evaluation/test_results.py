@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.results import Results, default_folder
+from evaluation.results import FOLDER, Results
 from llamatrain.errors import UserError
 from llamatrain.model.transformer import Transformer
 from llamatrain.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ def saved(folder: Path, tokenizer: Tokenizer, seed: int) -> Path:
 
 def test_a_result_is_known_by_its_checkpoint_task_and_settings(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """The same weights elsewhere are the same checkpoint; other weights, tasks and settings are not."""
-    first = Results(default_folder(str(tmp_path)), saved(tmp_path / "first", tokenizer, 1))
+    first = Results(tmp_path / FOLDER, saved(tmp_path / "first", tokenizer, 1))
     assert first.known("piqa", SETTINGS) is None
     first.keep("piqa", SETTINGS, {"acc": 0.5})
     assert first.known("piqa", dict(reversed(SETTINGS.items()))) == {"acc": 0.5}
