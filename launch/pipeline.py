@@ -244,9 +244,9 @@ def tell(runner: Runner, decision: Decision) -> None:
     """Print what a dry run says of a stage."""
     one, why = decision.stage, escape(decision.why)
     if decision.action == "done":
-        runner.line("✓", "green", one, f"[dim]done  {runner.result(one)}[/dim]")
+        runner.line("✓", one, f"[dim]done  {runner.result(one)}[/dim]")
     else:
-        runner.line({"perhaps": "▷", "wait": "◇"}.get(decision.action, "▶"), "cyan", one, why)
+        runner.line({"perhaps": "▷", "wait": "◇"}.get(decision.action, "▶"), one, why)
 
 
 # --- the command line --------------------------------------------------------------------------------------------

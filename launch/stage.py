@@ -42,6 +42,7 @@ from .ranks import Ranks, launched
 
 EXIT_WAITING = 3  # for a file that people make
 PLAN = "plan.json"
+COLOURS = {"▶": "cyan", "▷": "cyan", "=": "cyan", "✓": "green", "✗": "red", "◇": "yellow", "■": "yellow", "!": "yellow"}
 
 
 class Where(TypedDict):
@@ -105,7 +106,7 @@ class Runner:
         refuse_costly([decision], self.place, self.rerun, self.confirm_minutes)
         if decision.action == "done":
             self._keep(decision)
-            self.line("✓", "green", one, f"[dim]done  {self.result(one)}[/dim]")
+            self.line("✓", one, f"[dim]done  {self.result(one)}[/dim]")
             return self._nothing_to_start(one, 0)
         if decision.action == "wait":
             self._wait(decision)
@@ -113,7 +114,7 @@ class Runner:
         if code := self._refused(decision):
             return self._nothing_to_start(one, code)
         why = escape(decision.why) + self._make_room(decision, one.run.get("resume") == "never")
-        self.line("▶", "cyan", one, f"[dim]{number}[/dim]  {why}".strip())
+        self.line("▶", one, f"[dim]{number}[/dim]  {why}".strip())
         return self._start(decision)
 
     def _refused(self, decision: Decision) -> int:
@@ -130,7 +131,6 @@ class Runner:
         if code:
             self.line(
                 "✗",
-                "red",
                 one,
                 f"{escape(decision.why)}: refused, see its message above; the former result was not touched",
             )
@@ -164,7 +164,7 @@ class Runner:
         )
         why = f"waits for {' and '.join(files)}" if told.issuperset(files) else decision.why  # what is to be in it once
         self.waiting[decision.stage.name] = files
-        self.line("◇", "yellow", decision.stage, escape(why))
+        self.line("◇", decision.stage, escape(why))
 
     def waited(self, count: int) -> int:
         """Say for which files of people so many stages wait, and how to resume; return the exit code."""
@@ -218,20 +218,20 @@ class Runner:
         state = read_status(folder).get("state")
         # The status first: it is written when the result is, and some launchers and libraries spoil exit codes.
         if state == "done":
-            self.line("✓", "green", one, f"{duration(seconds)}  {self.result(one)}")
+            self.line("✓", one, f"{duration(seconds)}  {self.result(one)}")
             if code:
-                self.line("!", "yellow", one, f"done, but its process failed while exiting ({ended(code)})")
+                self.line("!", one, f"done, but its process failed while exiting ({ended(code)})")
             return 0
         if code == EXIT_STOPPED or self.processes.stopped:  # what had not begun may end by the signal itself
-            self.line("■", "yellow", one, f"interrupted after {duration(seconds)}; resume with:")
+            self.line("■", one, f"interrupted after {duration(seconds)}; resume with:")
             self._same_command()
             return EXIT_STOPPED
         if code == 0:
             says = f"{escape(str(folder / STATUS))} says {state}"
-            self.line("✗", "red", one, f"its program ended without finishing the run ({says})")
+            self.line("✗", one, f"its program ended without finishing the run ({says})")
             return EXIT_FAILURE
         where = "" if code > 128 else ": see its message above"
-        self.line("✗", "red", one, f"failed after {duration(seconds)} ({ended(code)}){where}")
+        self.line("✗", one, f"failed after {duration(seconds)} ({ended(code)}){where}")
         told = "  After fixing it, rerun (finished stages are skipped):"
         self.console.print(told, soft_wrap=True)
         self._same_command()
@@ -239,7 +239,7 @@ class Runner:
 
     def not_started(self, one: Planned) -> int:
         """Say that a signal asked to stop before a stage began."""
-        self.line("■", "yellow", one, "not started: interrupted; resume with:")
+        self.line("■", one, "not started: interrupted; resume with:")
         self._same_command()
         return EXIT_STOPPED
 
@@ -247,10 +247,9 @@ class Runner:
         """Return a stage's result in a few words."""
         return escape(headline(self.place.folder / one.name, PROGRAMS[one.program].headline))
 
-    def line(self, mark: str, colour: str, one: Planned, text: str) -> None:
+    def line(self, mark: str, one: Planned, text: str) -> None:
         """Print a line about a stage."""
-        name = one.name.ljust(self.width)
-        self.console.print(f"[{colour}]{mark}[/{colour}] [bold]{name}[/bold]  {text}", highlight=False, soft_wrap=True)
+        line(self.console, mark, one.name.ljust(self.width), text)
 
     def _same_command(self) -> None:
         self.console.print(f"  {self.again}", markup=False, highlight=False, soft_wrap=True)
@@ -308,6 +307,12 @@ def _again(folder: Path, stage: str) -> list[str]:
     command = runs.read_json(folder / "pipeline.json").get("command", [])
     in_job = "SLURM_JOB_ID" in os.environ and command[1:2] == ["slurm"]
     return list(command[1:]) if in_job else ["stage", str(folder), stage]
+
+
+def line(told: Console, mark: str, name: str, text: str) -> None:
+    """Print a line about a stage, its text as markup; the mark has its colour."""
+    colour = COLOURS[mark]
+    told.print(f"[{colour}]{mark}[/{colour}] [bold]{name}[/bold]  {text}", highlight=False, soft_wrap=True)
 
 
 def meeting(folder: Path) -> Path:

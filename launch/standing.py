@@ -22,7 +22,7 @@ from .programs import PROGRAMS
 from .record import NAME as RECORD
 from .slurm.attempts import Attempt, read_attempts
 from .slurm.queue import Queued
-from .slurm.submission import JOBS, Submitted, read_jobs
+from .slurm.submitted import JOBS, Submitted, read_jobs
 from .stage import read_plan
 
 LOG = "job.log"  # a job's own

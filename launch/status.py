@@ -31,7 +31,7 @@ from .listing import COLOURS
 from .programs import NAME, with_keys
 from .slurm import queue
 from .slurm.queue import Queued
-from .slurm.submission import JOBS
+from .slurm.submitted import JOBS
 from .stage import PLAN
 from .standing import Standing, cost, folder_of, standings
 

@@ -14,7 +14,7 @@ from llamatrain.runs import Row, is_number, read_lines, read_status
 
 from ..forecast import Failures
 from ..slurm.attempts import read_attempts
-from ..slurm.submission import JOBS, read_jobs
+from ..slurm.submitted import JOBS, read_jobs
 from .chain import Estimated
 from .tables import write_seconds
 

@@ -29,6 +29,11 @@ class Queued:
     reason: str  # why it waits
     run: str  # the folder that it makes
 
+    @property
+    def standing(self) -> str:
+        """How it stands, in words."""
+        return self.state.lower() + (f", {self.reason}" if self.state == "PENDING" and self.reason != "None" else "")
+
 
 def reach() -> None:
     """Ask whether jobs can be submitted from here: UserError where a command is missing, ClusterError without an answer."""

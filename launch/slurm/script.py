@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from llamatrain import atomic
 from llamatrain.errors import UserError
 
 from ..programs import PREFIX, ROOT, command
@@ -78,6 +79,20 @@ def render(job: Job, cluster: Cluster, written_by: str) -> str:
         inside="".join(f" {option}" for option in inside),
         srun="".join(f" {option}" for option in cluster.srun),
     )
+
+
+def write(jobs: Sequence[Job], cluster: Cluster, written_by: str) -> None:
+    """Write the scripts of jobs, all rendered before the first is written."""
+    scripts = [(job, render(job, cluster, written_by)) for job in jobs]
+    for job, text in scripts:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(job.script, text)
+
+
+def show(jobs: Sequence[Job], cluster: Cluster, written_by: str) -> None:
+    """Print the scripts of jobs."""
+    for job in jobs:
+        print(f"##### {job.script}\n{render(job, cluster, written_by)}")
 
 
 def _options(job: Job, cluster: Cluster) -> Iterator[str]:

@@ -118,6 +118,8 @@ def test_a_dry_run_shows_the_scripts_and_touches_nothing(submit: Submit, capsys:
     shown = capsys.readouterr().out
     assert shown.count("#SBATCH --job-name=trio/") == 8
     assert shown.rpartition("#")[2].count("▶") == 4  # a line per job comes last, where it is seen
+    assert submit("fake", "run.name=alone", "dry_run=true") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "▶ fake  1 node x 8 CPUs, 1 rank, 24:00:00"
     for what in (PIPELINE, ["fake", "run.name=alone"]):
         assert submit(*what, "dry_run=true", "cluster.shared=/somewhere") == 2
         assert "does not lie below cluster.shared=/somewhere" in capsys.readouterr().err
