@@ -63,6 +63,10 @@ def advice(work: Work, machine: Machine, node: int) -> str:
     change = smallest_change(work, machine, node)
     if change is not None:
         return f"it would fit with {change}"
+    if needed := host_memory(work, machine):
+        if needed > machine.hardware.node_gigabytes * 1e9:
+            return f"no setting or number of GPUs helps: need {needed / 1e9:,.0f} GB of host memory per node"
+        return f"it would fit with cluster.memory={-(-needed // 2**30):.0f}G, or resources.NAME.memory"
     unit, digits = ("GPUs", 0) if machine.gpus else ("ranks", 1)
     on = machine if machine.ranks >= MANY else replace(machine, nodes=-(-MANY // node), ranks_per_node=node)
     own = work.most(machine)
@@ -75,6 +79,14 @@ def advice(work: Work, machine: Machine, node: int) -> str:
         need += f" on {machine.ranks:,} as it is, or of {least / USED / 1e9:,.{digits}f} GB on {on.ranks:,}"
         need += f" with {', '.join(told)}," if told else ","
     return f"no setting or number of {unit} helps{whole}: need {unit} of {need} or a smaller model"
+
+
+def host_memory(work: Work, machine: Machine) -> float:
+    """Return the bytes of a node's memory with which work would fit, where its job lacks nothing else; else 0."""
+    if machine.gpus:
+        return work.host(machine)[0] if work.fits_devices(machine) else 0.0
+    whole = replace(machine, node_bytes=0.0)
+    return machine.ranks_per_node * work.most(machine) / USED if work.fits_devices(whole) else 0.0
 
 
 def largest(work: Work, machine: Machine) -> tuple[str, float]:

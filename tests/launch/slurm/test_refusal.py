@@ -45,3 +45,26 @@ def test_whole_models_of_70b_are_not_submitted_to_sample(monkeypatch: pytest.Mon
     for name in ("ppo", "v1_rejection_sampling", "v1_compare", "sample_base, sample_sft, sample_rs_v1, sample_ppo"):
         assert f"  {name} do" in said
     assert "need GPUs of 519 GB or a smaller model" in said
+
+
+@pytest.mark.parametrize(
+    ("cluster", "memory", "lacks", "helps"),
+    [
+        (
+            "single_node",
+            "1G",
+            "needs 40 GB of host memory per node, a job may use 1",
+            "cluster.memory=38G, or resources",
+        ),
+        ("cpu", "10M", "of its 0 GB 0 can be used", "cluster.memory=1G, or resources.NAME.memory"),
+    ],
+)
+def test_a_job_with_too_little_of_a_nodes_memory_is_told_how_much_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, cluster: str, memory: str, lacks: str, helps: str
+) -> None:
+    given = ["pipeline", "preset=demo", f"cluster={cluster}", "dry_run=true", "until=pretrain"]
+    assert submit(monkeypatch, *given, f"cluster.memory={memory}") == 2
+    said = capsys.readouterr().err
+    assert lacks in said and f"it would fit with {helps}" in said
+    enough = helps.split(",")[0]
+    assert submit(monkeypatch, *given, enough) == 0
