@@ -18,6 +18,7 @@ from pathlib import Path
 LAB = Path(__file__).with_name("lab.sh")
 ROOT = LAB.parents[2]
 MOMENTS = LAB.with_name("moments")  # on PYTHONPATH: a sitecustomize that stops ranks where a test wants it
+NAMESPACES = ("--uts", "--mount", "--pid", "--fork", "--mount-proc")  # of a node, as lab.sh makes it
 PATIENCE = 1500  # seconds that anything may take on a busy machine before it counts as hung
 
 
@@ -67,8 +68,14 @@ def why_not() -> str:
             return "Slurm is not installed, and there is no apt-get to install it with"
         done = subprocess.run([str(LAB), "install"], capture_output=True, text=True, timeout=600)
         if done.returncode:
-            return f"Slurm is not installed, and apt-get cannot install it: {done.stderr.strip().splitlines()[-1:]}"
-    return ""
+            return f"Slurm is not installed, and apt-get cannot install it: {last_line(done.stderr)}"
+    done = subprocess.run(["unshare", *NAMESPACES, "true"], capture_output=True, text=True, timeout=60)
+    return f"virtual nodes need namespaces of their own: {last_line(done.stderr)}" if done.returncode else ""
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a command said."""
+    return (text.strip().splitlines() or ["it says nothing"])[-1]
 
 
 @contextmanager

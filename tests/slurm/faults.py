@@ -159,6 +159,8 @@ def programs(world: Path) -> dict[str, list[str]]:
                 "mini_batch_prompts=4",
                 "sampling.max_new_tokens=24",
                 "run.save_every=4",
+                "run.eval_every=8",
+                f"prompts_eval=[{world / 'world/prompts_eval.jsonl'}]",
             ),
         ],
         "sample": [
@@ -185,14 +187,14 @@ def stop_at(lab: Lab, function: str, nth: int) -> None:
     Path(lab.environ["MOMENT"]).write_text(json.dumps({"function": function, "nth": nth}))
 
 
-def until_stopped(job: Job) -> dict[int, int]:
+def until_stopped(job: Job, both: bool = False) -> dict[int, int]:
     """Wait until both ranks stand there, and return their processes; ranks that start later do not stop.
 
-    One may not get there, as it waits for the other: it stands where it is.
+    One may not get there, as it waits for the other: it stands where it is, unless `both` are known to get there.
     """
     moment = Path(job.lab.environ["MOMENT"])
     marks = [moment.with_name(f"{moment.name}.{rank}") for rank in (0, 1)]
-    job.lab.until(lambda: any(mark.exists() for mark in marks))
+    job.lab.until(lambda: (all if both else any)(mark.exists() for mark in marks))
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline and not all(mark.exists() for mark in marks):
         time.sleep(0.02)

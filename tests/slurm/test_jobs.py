@@ -22,7 +22,7 @@ from tests.checkpoints import read_jsonl
 
 from .cluster import ROOT, Lab
 
-pytestmark = [pytest.mark.slurm]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 
 PRESET = "preset=tests/slurm/tiny.yaml"
 ON_TWO_NODES = ("resources.pretrain.nodes=2", "resources.ppo.nodes=2")
