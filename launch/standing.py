@@ -20,7 +20,7 @@ from .graph import resolve
 from .listing import count
 from .programs import PROGRAMS
 from .record import NAME as RECORD
-from .slurm.attempts import Attempt, read_attempts
+from .slurm.attempts import Attempt, last_error, read_attempts
 from .slurm.queue import Queued
 from .slurm.submitted import JOBS, Submitted, read_jobs
 from .stage import read_plan
@@ -155,7 +155,7 @@ def _before_run(
         return ("queued" if queued.state == "PENDING" else "starting"), why
     if slurm and (attempts or (number and (jobs / LOG).exists())):
         what = counted(len(attempts), "start") if attempts else f"job {number}"
-        return "failed", f"{what} ended before the run began: see {jobs / LOG}"
+        return "failed", f"{what} ended before the run began: {last_error(jobs) or f'see {jobs / LOG}'}"
     if slurm and number:
         return "cancelled", f"job {number} left the queue before it began"
     # Its record is written before its program starts.

@@ -25,13 +25,8 @@ from .config import SlurmConfig
 from .queue import ClusterError
 from .submission import submit
 
-OWN = (
-    "program",
-    "cluster",
-    "resources",
-    "check_fit",
-    "dry_run",
-)  # keys of this program; all others are those of what it submits
+# Keys of this program; all others are those of what it submits.
+OWN = ("program", "cluster", "resources", "check_fit", "dry_run")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

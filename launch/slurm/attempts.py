@@ -18,6 +18,7 @@ from llamatrain.text_files import read_lines
 ATTEMPTS, EXIT_CODE = "attempts.jsonl", "exit_code"
 EXIT_GAVE_UP = 77  # of `slurm.attempt`, where the start is one too many; srun's own failures have others
 HEAD = "=== "  # begins the lines that the script writes into a log
+ERROR = "error: "  # begins the line in which a program says why it ends
 TAIL = 1 << 14  # bytes of a log in which its last words are looked for
 LINES = 3
 # A run's own bookkeeping, which every start writes: no progress.
@@ -103,15 +104,32 @@ def last_words(folder: Path) -> list[str]:
     return found
 
 
+def last_error(folder: Path) -> str:
+    """Return the error that ended the newest start, as the first of its ranks with one says it; empty where none does."""
+    newest = "".join(f"job {one['job']}, restart {one['restart']}, " for one in read_attempts(folder)[-1:])
+    for path in sorted(folder.glob("rank_*.log")) if newest else ():
+        head, lines = _newest(path)
+        errors = [line for line in lines if line.startswith(ERROR)]
+        if newest in head and errors:
+            return errors[-1].removeprefix(ERROR)
+    return ""
+
+
 def _end(path: Path) -> tuple[str, ...]:
-    """Return the last lines of a log since its newest head, without times and process ids that differ by rank."""
+    """Return the last errors of a log since its newest head; the last lines where there is none."""
+    lines = _newest(path)[1]
+    # A stage says after its program's error how to go on.
+    return tuple(([line for line in lines if line.startswith(ERROR)] or lines)[-LINES:])
+
+
+def _newest(path: Path) -> tuple[str, list[str]]:
+    """Return the newest head of a log and the lines after it, without blanks that say nothing."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             text = file.read().decode(errors="replace")
     except OSError:
-        return ()
-    lines = [line.strip() for line in text.splitlines()]
+        return "", []
+    lines = [re.sub(r"\s+", " ", line.strip()) for line in text.splitlines() if line.strip()]
     heads = [number for number, line in enumerate(lines) if line.startswith(HEAD)]
-    own = lines[heads[-1] + 1 :] if heads else lines
-    return tuple(re.sub(r"\s+", " ", line) for line in own if line)[-LINES:]
+    return (lines[heads[-1]], lines[heads[-1] + 1 :]) if heads else ("", lines)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.slurm import attempt
-from launch.slurm.attempts import EXIT_GAVE_UP, last_words, made, note, read_attempts, stuck
+from launch.slurm.attempts import EXIT_GAVE_UP, last_error, last_words, made, note, read_attempts, stuck
 
 Capture = pytest.CaptureFixture[str]
 
@@ -96,6 +96,19 @@ def test_ranks_that_say_the_same_are_named_together(run: Path) -> None:
         "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 3 more: lost rank 11",
         "rank 11: nothing",
     ]
+
+
+def test_the_error_is_found_before_what_a_stage_says_of_going_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = run.parent / "jobs"
+    said = "✗ sft  failed after 27 s (exit code 2): see its message above\n  After fixing it, rerun:\n  llamatrain slurm x\n"
+    (jobs / "rank_0000.log").write_text(f"=== rank 0 of 1, job 7, restart 0, today\nerror: steps=0: need 1\n{said}")
+    assert last_words(jobs) == ["rank 0: error: steps=0: need 1"]
+    assert last_error(jobs) == ""  # before a start is known
+    begin(run, 0, monkeypatch)
+    assert last_error(jobs) == "steps=0: need 1"
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    begin(run, 0, monkeypatch)  # one whose ranks never began
+    assert last_error(jobs) == ""
 
 
 def test_a_damaged_line_is_left_out(run: Path, capsys: Capture) -> None:
