@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from llamatrain.stopping import handling
 
 from .programs import environment
+from .ranks import apart
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SECONDS_TO_FOLLOW = 15  # after one rank failed, the others wait for it in vain: they get this long to end by themselves
@@ -51,19 +52,19 @@ class Processes:
                 self._told.add(child.pid)
                 child.send_signal(number)
 
-    def run(self, command: Sequence[str], ranks: int = 1, quiet: bool = False) -> int:
+    def run(self, command: Sequence[str], ranks: int = 1, aside: bool = False) -> int:
         """Run a command on so many ranks of this machine and return its exit code (128 + n where signal n killed it).
 
-        What a `quiet` one says to standard output is dropped.
+        One `aside` is alone also where a launcher started this process, and what it says to standard output is dropped.
         """
         self._children = []
-        for environ in _environments(ranks):
+        for environ in [apart(environment())] if aside else _environments(ranks):
             child = subprocess.Popen(
                 command,
                 env=environ,
                 process_group=0,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if quiet else None,
+                stdout=subprocess.DEVNULL if aside else None,
                 preexec_fn=_end_with(os.getpid()),
             )
             self._children.append(child)

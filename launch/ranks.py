@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from llamatrain.errors import LostRankError
 # Seconds: between two looks, for a rank to come or to show that it lives, and between rank 0's signs of life.
 POLL, TO_COME, BEAT = 0.1, 600.0, 15.0
 SIGN = "deciding"
+TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ def launched() -> Ranks | None:
     if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "MASTER_ADDR"} <= env.keys():
         return Ranks(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]))
     return None
+
+
+def apart(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a process is none of a launcher's ranks: it would wait for the others."""
+    return {name: value for name, value in environ.items() if name not in TOLD}
 
 
 def _read(path: Path) -> str | None:

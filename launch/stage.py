@@ -127,7 +127,7 @@ class Runner:
             write_settings(settings, one.resolved(self.place))
             ranks = self.among.count if self.among else self.ranks
             start = [*command(PROGRAMS[one.program].module), f"{FROM_FILE}={settings}", f"{DRY_RUN}={ranks}"]
-            code = self.processes.run(start, quiet=True)
+            code = self.processes.run(start, aside=True)
         if code:
             self.line(
                 "✗",

@@ -440,7 +440,7 @@ def test_no_sequence_of_overrides_loses_a_finished_result(
     assert len(kept) > 3  # some stage ran again
 
 
-def run_here(self: processes.Processes, command: list[str], ranks: int = 1, quiet: bool = False) -> int:
+def run_here(self: processes.Processes, command: list[str], ranks: int = 1, aside: bool = False) -> int:
     """Run the fake program in this process: a hundred starts take a second."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:

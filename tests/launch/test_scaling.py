@@ -38,7 +38,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The settings that were trained with: instead of a program, files are written as it would."""
     seen: list[dict[str, Any]] = []
 
-    def run(self: Processes, command: Sequence[str], ranks: int = 1, quiet: bool = False) -> int:
+    def run(self: Processes, command: Sequence[str], ranks: int = 1, aside: bool = False) -> int:
         file = Path(command[-1].partition("=")[2])
         settings = yaml.safe_load(file.read_text())
         seen.append(settings)

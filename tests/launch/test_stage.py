@@ -84,7 +84,10 @@ def test_of_several_ranks_the_first_decides(start: Start, repository: Path) -> N
         "from tests.launch.conftest import FAKE_PROGRAM; programs.PROGRAMS['fake'] = FAKE_PROGRAM\n"
         "stage.main()"
     )
-    for times, total in ((1, 2), (2, 2)):  # the second launch finds it done
+    # The second launch finds it done; before the third its settings change, which a process of rank 0 alone checks first.
+    for times, total in ((1, 2), (2, 2), (3, 2)):
+        if times == 3:
+            assert start("until=first", "second.number=5") == 0
         ranks = [
             subprocess.Popen(
                 [sys.executable, "-c", code, "runs/trio", "second"],
@@ -95,6 +98,7 @@ def test_of_several_ranks_the_first_decides(start: Start, repository: Path) -> N
         assert [process.wait(timeout=120) for process in ranks] == [0, 0], times
         assert runs_of("second") == total
     assert json.loads(Path("runs/trio/second/stage.json").read_text())["ranks"] == 2
+    assert len(list(Path("runs/trio").glob("second.replaced-*"))) == 1
 
 
 def test_in_a_job_the_command_that_submitted_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
