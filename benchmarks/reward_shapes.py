@@ -49,6 +49,7 @@ MODELS: dict[str, tuple[str, list[str]]] = {
     "no safe/unsafe term": ("safety", ["auxiliary_weight=0"]),
     "safe/unsafe term": ("safety", []),
 }
+DEMO = ("small margin", "safe/unsafe term")  # the demo's two models
 Rows = list[ScoredRow]
 Groups = dict[str, dict[str, list[float]]]  # group -> prompt -> a value per pair and seed
 
@@ -75,13 +76,13 @@ def main() -> int:
 def run(demo: Path, root: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Train every model with every seed, score the held-out pairs, and return what comes out."""
     pools = held_out(demo, root)
-    scores: dict[str, dict[str, list[Rows]]] = {name: {kind: [] for kind in KINDS} for name in MODELS}
+    scores: dict[str, dict[str, list[Rows]]] = {}
     for seed in seeds:
         rated = pairs(root, demo, f"s{seed}", demo / "world" / "prompts.jsonl", 2, seed)
         for name in MODELS:
             model = train(demo, root / f"s{seed}", name, rated, seed)
-            for kind in KINDS:
-                scores[name][kind].append(scored(model, pools[kind], kind))
+            for kind in KINDS if name in DEMO else MODELS[name][:1]:
+                scores.setdefault(name, {}).setdefault(kind, []).append(scored(model, pools[kind], kind))
     margins = ("no margin", "small margin", "large margin")
     terms = ("no safe/unsafe term", "safe/unsafe term")
     amounts = (*(f"share {share}" for share in SHARES), "small margin")
