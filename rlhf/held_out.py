@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llamatrain import distributed
+from llamatrain import distributed, heartbeat
 from llamatrain.data.folds import conversation_key
 from llamatrain.errors import UserError
 from llamatrain.responses.models import frozen_model
@@ -75,6 +75,15 @@ class HeldOut:
 
     def measure(self, models: Models) -> dict[str, float]:
         """Answer and score; return the means as eval/<name>, on all ranks alike."""
+        with heartbeat.phase("evaluate"):
+            rows = self._answered(models)
+        # In the prompts' order: sums do not know of ranks.
+        return self._means(
+            sorted((row for part in distributed.gather_objects(rows) for row in part), key=lambda r: r[0])
+        )
+
+    def _answered(self, models: Models) -> list[Scored]:
+        """Return this rank's share of the prompts, answered and scored."""
         with models.policy.generating() as model:  # under ZeRO-3 it needs all ranks
             own = distributed.shard(enumerate(self.prompts))
             rollouts = sample_rollouts(
@@ -86,11 +95,7 @@ class HeldOut:
                 self.cfg.generation_batch_size,
             )
         scores = self._scores(models, rollouts)
-        rows = [(place, rollout, *pair) for (place, _), rollout, pair in zip(own, rollouts, scores, strict=True)]
-        # In the prompts' order: sums do not know of ranks.
-        return self._means(
-            sorted((row for part in distributed.gather_objects(rows) for row in part), key=lambda r: r[0])
-        )
+        return [(place, rollout, *pair) for (place, _), rollout, pair in zip(own, rollouts, scores, strict=True)]
 
     @torch.no_grad()
     def _scores(self, models: Models, rollouts: list[Rollout]) -> list[tuple[float, float]]:

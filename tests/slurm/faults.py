@@ -29,7 +29,7 @@ PRESET = "preset=tests/slurm/tiny.yaml"
 PHASES = (
     ("save", r"llamatrain/saver\.py", "save|wait|_write"),
     ("resume", r"llamatrain/run\.py", "resume|go_back"),
-    ("evaluate", r"llamatrain/fit\.py", "evaluate_loss"),
+    ("evaluate", r"(?:llamatrain/fit|rlhf/held_out)\.py", "evaluate_loss|measure"),
     ("train", r"llamatrain/fit\.py", "fit"),
     ("act", r"rlhf/kept\.py", "act"),
     ("judge", r"rlhf/kept\.py", "judge_all"),
