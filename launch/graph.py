@@ -16,7 +16,7 @@ from typing import Any
 from llamatrain.data.kinds import EXAMPLES
 from llamatrain.errors import UserError
 
-from .programs import find, nearest
+from .programs import find, nearest, override, typed
 
 DATA = "data"  # `@data/...` is no stage: it is the user's data folder
 STAGE = r"[A-Za-z]\w*"
@@ -45,13 +45,29 @@ class Stage:
         return self / "final"
 
 
+@dataclass(frozen=True)
+class Awaited:
+    """A file that people make: what is to be in it, and the settings of `collect`, whose page they make it on."""
+
+    what: str
+    page: Mapping[str, str]
+
+    def told(self, folder: Path) -> str:
+        """Return it in words, with the command of the page where there is one."""
+        what = resolve(self.what, folder, None)
+        if not self.page:
+            return str(what)
+        settings = [override(key, resolve(value, folder, None)) for key, value in self.page.items()]
+        return f"{what}; a page to rate them on: {typed(['collect', *settings])}"
+
+
 @dataclass
 class Graph:
     """Stages in an order in which they can run."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)  # what is not done for lack of data, a line each
-    awaited: dict[str, str] = field(default_factory=dict)  # file that people make -> what is to be in it
+    awaited: dict[str, Awaited] = field(default_factory=dict)  # by the file's path
     _prefix: str = ""
 
     def add(self, program: str, name: str | None = None, /, **settings: Any) -> Stage:
@@ -84,9 +100,9 @@ class Graph:
             )
         return lines
 
-    def wait_for(self, path: str, what: str) -> str:
-        """Return the path of a file that people make while the pipeline waits."""
-        self.awaited[path] = what
+    def wait_for(self, path: str, what: str, **page: str) -> str:
+        """Return the path of a file that people make while the pipeline waits: on a page of `collect`, with its settings."""
+        self.awaited[path] = Awaited(what, page)
         return path
 
 

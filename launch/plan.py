@@ -20,7 +20,7 @@ from llamatrain.errors import UserError
 from llamatrain.keys import files_read, flatten
 from llamatrain.runs import read_status
 
-from .graph import DATA, REFERENCE, TO_COME, Stage, references, resolve
+from .graph import DATA, REFERENCE, TO_COME, Awaited, Stage, references, resolve
 from .outside import look
 from .programs import PROGRAMS, nearest, schema_of
 from .record import VALUE, Record, configs_hash, digest, make_record, read_record
@@ -49,7 +49,7 @@ class Planned:
     values: dict[str, Any]
     run: dict[str, Any]  # its `run`, with the pipeline's folder and name in place
     source: str  # hash of all it was composed from
-    awaited: dict[str, str]  # file that people make, and it waits for -> what is to be in it
+    awaited: dict[str, Awaited]  # by the path of the file that it waits for
 
     @property
     def parents(self) -> list[str]:
@@ -63,8 +63,8 @@ class Planned:
     def missing(self, place: Place) -> dict[str, str]:
         """Return which of the awaited files are not there yet."""
         return {
-            path: resolve(what, place.folder, None)
-            for path, what in self.awaited.items()
+            path: awaited.told(place.folder)
+            for path, awaited in self.awaited.items()
             if not Path(resolve(path, place.folder, place.data_root)).exists()
         }
 
@@ -110,7 +110,7 @@ def compose(stage: Stage, presets: Sequence[str], seed: int | None, known: Compo
     return values
 
 
-def plan_stages(stages: Sequence[Stage], awaited: Mapping[str, str], place: Place) -> list[Planned]:
+def plan_stages(stages: Sequence[Stage], awaited: Mapping[str, Awaited], place: Place) -> list[Planned]:
     """Compose every stage, hold it against its schema, look at every file it reads and none makes.
 
     UserError names the stage and the key.
@@ -136,7 +136,7 @@ def plan_stages(stages: Sequence[Stage], awaited: Mapping[str, str], place: Plac
 
 
 def _planned(
-    stage: Stage, awaited: Mapping[str, str], place: Place, configs: str, known: Composed
+    stage: Stage, awaited: Mapping[str, Awaited], place: Place, configs: str, known: Composed
 ) -> tuple[Planned, Any]:
     """Return a stage with its values, and those as the program's dataclass."""
     overrides = [*(f"preset={name}" for name in place.presets), *stage.overrides]

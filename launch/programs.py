@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import itertools
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -23,6 +24,7 @@ from .measure.config import MeasureConfig
 # "" in a checkout (this package is `launch`), "llamatrain." where it is installed (`llamatrain.launch`).
 PREFIX = (__package__ or "launch").removesuffix("launch")
 ROOT = Path(__file__).resolve().parent.parent
+PLAIN = re.compile(r"[A-Za-z0-9_./@%+:-]+( [A-Za-z0-9_./@%+:-]+)*")  # what Hydra reads as it stands
 # What setup.py requires: the name it is imported by -> its distribution.
 NEEDED = {
     "torch": "torch",
@@ -230,8 +232,14 @@ def with_keys(program: str, arguments: Sequence[str] | None = None) -> list[str]
 
 def quoted(text: str) -> str:
     """Return a text as a value of an override, whatever stands in it."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra reads a backslash as itself but before a quote, the closing one among them.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), text)
     return f"'{escaped}'"
+
+
+def override(key: str, text: str) -> str:
+    """Return an override that sets a key to a text, quoted only where it must be."""
+    return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
 
 
 def command(module: str) -> list[str]:

@@ -19,7 +19,6 @@ from llamatrain.keys import check_values, least, one_of
 
 from ..graph import Graph, Stage
 from ..measure.stages import measure_kept
-from ..programs import typed
 from .attention import ghost_attention
 from .measuring import Rewards, benchmark, finals, judge_what_was_learned_from, measure, safety_benchmark
 
@@ -243,9 +242,8 @@ def collected(g: Graph, cfg: Chat, data: Data, world: Stage | None, models: Mapp
     pairs = g.add("compare", prompts=data.prompts, round=later(n), **variants)
     if ratings:
         file, compared = f"{ratings}/v{n}_preferences.jsonl", pairs / "comparisons.jsonl"
-        page = typed(["collect", f"comparisons={compared}", f"out={file}"])
         need = f"preferences between the responses in {compared}, rows of {EXAMPLES['preference']}"
-        path = g.wait_for(file, f"{need}; a page to rate them on: {page}")
+        path = g.wait_for(file, need, comparisons=compared, out=file)
         parts = parts_of(data.prompts, cfg.folds if cfg.folds > 1 else HELD_OUT)
         rest = "" if cfg.folds > 1 else f"@without0/{parts}"  # folds hold out their own
         train = {kind: [f"{path}@{kind}{rest}"] for kind in KINDS}

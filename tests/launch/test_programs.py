@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from launch.programs import OWN, PROGRAMS, with_keys
+from evaluation.people.config import CollectConfig
+from launch.programs import OWN, PROGRAMS, override, with_keys
 from launch.report.learned_from import RULES
+from llamatrain.config.compose import compose
 
 
 def test_every_program_of_a_stage_has_its_schema() -> None:
@@ -27,3 +29,18 @@ def test_plain_arguments_get_their_keys() -> None:
     assert with_keys("stage", ["runs/a", "x=1", "it's"]) == ["pipeline='runs/a'", "x=1", r"stage='it\'s'"]
     assert with_keys("new", ["--cfg", "job", "a", "b"]) == ["--cfg", "job", "name='a'", "b"]
     assert with_keys("new", ["name=a", "b"]) == ["name=a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("runs/a b/c.jsonl", "out=runs/a b/c.jsonl"),
+        ("räte/c.jsonl", "out='räte/c.jsonl'"),
+        ("a(1), b/it's.jsonl", r"out='a(1), b/it\'s.jsonl'"),
+        (r"a\b\'\\/c.jsonl", r"out='a\b\\\'\\/c.jsonl'"),
+        (" [x].jsonl", "out=' [x].jsonl'"),
+    ],
+)
+def test_an_override_says_any_text(text: str, shown: str) -> None:
+    assert override("out", text) == shown
+    assert compose("collect", CollectConfig, ["comparisons=c.jsonl", shown]).out == text

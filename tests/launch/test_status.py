@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from launch import status
+from launch.graph import Awaited
 from launch.plan import Place, Planned
 from launch.slurm import queue
 from launch.slurm.attempts import note
@@ -130,7 +131,10 @@ def test_what_waits_for_people_holds_what_stands_behind_it(tmp_path: Path) -> No
 def test_of_a_chain_of_jobs_what_waits_is_told_by_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pipeline(tmp_path / "demo", sft="done")
     monkeypatch.chdir(tmp_path)
-    stages = [Planned(name, "sft", {}, {}, "", {"v1.jsonl": "ratings"}) for name in ("reward", "other")]
+    stages = [
+        Planned(name, "sft", {}, {}, "", {"v1.jsonl": Awaited("ratings", {"comparisons": "@compare/c.jsonl"})})
+        for name in ("reward", "other")
+    ]
     write_plan(Place("demo", folder, (), None, None), stages, 1)
     monkeypatch.chdir("/")
     found = by_name(folder, slurm=True)
