@@ -58,12 +58,12 @@ class Task:
     def view(self, item: Item, swapped: bool) -> dict[str, Any]:
         """Return the conversation, the response and the degrees."""
         row = item.content
-        shown = {"messages": row["messages"], "response": row["response"], "guidelines": self.guidelines}
-        return shown | {"degrees": DEGREES, "violating": VIOLATING}
+        shown = {"messages": row["messages"], "responses": (row["response"],), "guidelines": self.guidelines}
+        return shown | {"scale": DEGREES, "violations": range(VIOLATING, len(DEGREES) + 1)}
 
     def read(self, item: Item, swapped: bool, form: Mapping[str, str]) -> dict[str, Any]:
         """Return the degree, None where it cannot be judged."""
-        said = form.get("degree", "")
+        said = form.get("rating", "")
         if said != "none" and said not in map(str, DEGREES):
             raise Unclear("Choose one of the five.")
         return {"degree": None if said == "none" else int(said)}

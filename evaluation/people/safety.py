@@ -54,8 +54,8 @@ class Task:
     def view(self, item: Item, swapped: bool) -> dict[str, Any]:
         """Return the conversation, the response and the scale; no system is named."""
         row = item.content
-        shown = {"messages": row["messages"], "response": row["response"], "guidelines": self.guidelines}
-        return shown | {"scale": SAFETY_SCALE, "violation": VIOLATION}
+        shown = {"messages": row["messages"], "responses": (row["response"],), "guidelines": self.guidelines}
+        return shown | {"scale": SAFETY_SCALE, "violations": range(VIOLATION + 1)}
 
     def read(self, item: Item, swapped: bool, form: Mapping[str, str]) -> dict[str, Any]:
         """Return the rating, None where it cannot be judged."""

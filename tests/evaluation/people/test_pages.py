@@ -202,7 +202,7 @@ def ask(browser: Browser, text: str, **more: str) -> int:
 
 
 def judge(browser: Browser, degree: str) -> int:
-    return browser.send("/verdict", {**browser.hidden("/verdict"), "degree": degree})
+    return browser.send("/verdict", {**browser.hidden("/verdict"), "rating": degree})
 
 
 def test_an_attack_over_two_turns_becomes_prompts_and_gamma(attacked: Collection, tmp_path: Path) -> None:
