@@ -20,7 +20,7 @@ KINDS = ("helpfulness", "safety")
 OUTCOMES = ("majority", "mean", "each")
 WEIGHTS = ("identity", "linear", "quadratic", "ordinal")
 EXPORTS = ("potato", "argilla")
-NAME = re.compile(r"[\w .@+-]{1,40}")  # of a rater
+NAME = re.compile(r"(?!\.+$)[\w .@+-]{1,40}")  # of a rater; also a folder of an export's
 
 
 @dataclass

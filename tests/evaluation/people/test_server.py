@@ -16,6 +16,7 @@ from evaluation.people.exports import export
 from evaluation.people.server import Limit, swapped
 from evaluation.people.store import Item
 from llamatrain.errors import UserError
+from llamatrain.yaml_files import read_yaml
 from tests.evaluation.people.page import Browser, collection, comparison, lines, settings
 
 BETTER = "left:better"
@@ -239,18 +240,36 @@ def test_verdicts_are_written_as_potato_and_argilla_have_them(tmp_path: Path) ->
         rater.rate(f"{('left', 'right')[rater.responses.index('answer 0 of b')]}:slightly_better")
         rater.rate(BETTER, safe=("left", "right")[rater.responses.index("answer 1 of a")])
         rater.rate("none")
-    assert export(opened, "potato") == tmp_path / "out.potato.jsonl"
-    first, second, third = lines(tmp_path / "out.potato.jsonl")[:3]
-    assert (first["user_id"], first["instance_id"]) == ("a", "pair-0")
-    assert first["label_annotations"] == {"preference": {"b": "1"}, "rating": {"slightly_better": "3"}}
-    assert second["label_annotations"]["safe"] == {"only_a": "1"}
-    assert third["label_annotations"] == {"preference": {"cannot_judge": "1"}}
+    folder = export(opened, "potato")
+    assert folder == tmp_path / "out.potato"
+    assert [item["id"] for item in lines(folder / "items.jsonl")] == ["pair-0", "pair-1", "pair-2"]
+    schemes = {one["name"]: one["labels"] for one in read_yaml(folder / "config.yaml")["annotation_schemes"]}
+    state = json.loads((folder / "annotation_output/a/user_state.json").read_text())
+    said = state["instance_id_to_label_to_value"]
+    assert (state["user_id"], list(said)) == ("a", ["pair-0", "pair-1", "pair-2"])
+    assert said["pair-0"] == [
+        [{"schema": "preference", "name": "b"}, "b"],
+        [{"schema": "rating", "name": "slightly_better"}, "slightly_better"],
+    ]
+    assert [{"schema": "safe", "name": "only_a"}, "only_a"] in said["pair-1"]
+    assert said["pair-2"] == [[{"schema": "preference", "name": "cannot_judge"}, "cannot_judge"]]
+    assert all(label["name"] in schemes[label["schema"]] for answers in said.values() for label, _ in answers)
     records = json.loads(export(opened, "argilla").read_text())
     assert [record["id"] for record in records] == ["pair-0", "pair-1", "pair-2"]
-    assert set(records[0]) == {"id", "fields", "metadata", "suggestions", "responses", "vectors", "_server_id"}
+    assert set(records[0]) == {
+        "id",
+        "fields",
+        "metadata",
+        "suggestions",
+        "responses",
+        "vectors",
+        "status",
+        "_server_id",
+    }
     said = records[0]["responses"]
     assert [one["value"] for one in said["preference"]] == ["b", "b"]
     assert len({one["user_id"] for one in said["rating"]}) == 2
+    assert {one["status"] for one in said["rating"]} == {"submitted"}
     assert records[0]["fields"]["conversation"] == [{"role": "user", "content": "question 0"}]
 
 
