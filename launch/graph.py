@@ -50,15 +50,16 @@ class Awaited:
     """A file that people make: what is to be in it, and the settings of `collect`, whose page they make it on."""
 
     what: str
-    page: Mapping[str, str]
+    page: dict[str, str]
 
     def told(self, folder: Path) -> str:
-        """Return it in words, with the command of the page where there is one."""
-        what = resolve(self.what, folder, None)
-        if not self.page:
-            return str(what)
+        """Return what is to be in it, of a pipeline in this folder."""
+        return str(resolve(self.what, folder, None))
+
+    def command(self, folder: Path) -> str:
+        """Return the command of the page, as it can be typed; nothing where there is none."""
         settings = [override(key, resolve(value, folder, None)) for key, value in self.page.items()]
-        return f"{what}; a page to rate them on: {typed(['collect', *settings])}"
+        return typed(["collect", *settings]) if settings else ""
 
 
 @dataclass

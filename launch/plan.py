@@ -60,10 +60,10 @@ class Planned:
         """Return the values that the stage's program starts from."""
         return {**resolve(self.values, place.folder, place.data_root), "run": {**self.run, "dir": str(place.folder)}}
 
-    def missing(self, place: Place) -> dict[str, str]:
+    def missing(self, place: Place) -> dict[str, Awaited]:
         """Return which of the awaited files are not there yet."""
         return {
-            path: awaited.told(place.folder)
+            path: awaited
             for path, awaited in self.awaited.items()
             if not Path(resolve(path, place.folder, place.data_root)).exists()
         }
@@ -234,7 +234,7 @@ def decide(one: Planned, place: Place, rerun: Collection[str], pending: Collecti
         raise UserError(f"{folder} was not made by a pipeline: move it away, or choose another run.name")
     missing = one.missing(place)
     if missing:
-        return so("wait", "; ".join(f"waits for {path}: {what}" for path, what in missing.items()))
+        return so("wait", "; ".join(f"waits for {path}: {one.told(place.folder)}" for path, one in missing.items()))
     if old is None:
         return so("new", "new")
     changes = record.changes(old, schema)

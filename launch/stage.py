@@ -34,6 +34,7 @@ from llamatrain.runs import headline, read_status
 from llamatrain.stopping import EXIT_STOPPED
 from llamatrain.text_files import read_json
 
+from .graph import Awaited
 from .machine import used
 from .plan import Decision, Place, Planned, decide, refuse_costly, refuse_older
 from .processes import Processes, ended
@@ -98,7 +99,7 @@ class Runner:
     again: str  # the command that goes on
     processes: Processes
     among: Ranks | None = None  # the ranks of a launcher, of which this is the first
-    waiting: dict[str, list[str]] = field(default_factory=dict)  # stage -> files of people that it waits for
+    waiting: dict[str, dict[str, Awaited]] = field(default_factory=dict)  # stage -> files of people that it waits for
 
     def run(self, one: Planned, number: str = "") -> int:
         """Decide about a stage whose parents are done, and run it where needed; return its exit code."""
@@ -159,7 +160,7 @@ class Runner:
             status = {"state": "waiting", "program": decision.stage.program, "reason": decision.why}
             atomic.write_json(folder / STATUS, {**status, "updated": time.time()})
         files, told = (
-            list(decision.stage.missing(self.place)),
+            decision.stage.missing(self.place),
             {file for known in self.waiting.values() for file in known},
         )
         why = f"waits for {' and '.join(files)}" if told.issuperset(files) else decision.why  # what is to be in it once
@@ -168,12 +169,17 @@ class Runner:
 
     def waited(self, count: int) -> int:
         """Say for which files of people so many stages wait, and how to resume; return the exit code."""
-        files = list(dict.fromkeys(file for files in self.waiting.values() for file in files))
+        files = {file: one for known in self.waiting.values() for file, one in known.items()}
+        pages = [page for one in files.values() if (page := one.command(self.place.folder))]
         what = f"{counted(count, 'stage')} wait{'s' if count == 1 else ''} for {' and '.join(files)}"
-        self.console.print(
-            f"[yellow]◇[/yellow] {escape(what)}. Once {'it exists' if len(files) == 1 else 'they exist'}, resume with:",
-            soft_wrap=True,
-        )
+        then = f"Once {'it exists' if len(files) == 1 else 'they exist'}, resume with:"
+        if pages:
+            self.console.print(f"[yellow]◇[/yellow] {escape(what)}. People rate on the page of:", soft_wrap=True)
+            for page in pages:
+                self.console.print(f"  {page}", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(then)
+        else:
+            self.console.print(f"[yellow]◇[/yellow] {escape(what)}. {then}", soft_wrap=True)
         self._same_command()
         return EXIT_WAITING
 

@@ -75,12 +75,11 @@ def invitations(collection: Collection, port: int) -> str:
     done, wanted = store.progress(cfg.each)
     gold = sum(item.known is not None for item in collection.items.values())
     each = "" if cfg.each == 1 else f" by {cfg.each} raters each"
-    asked = "; raters ask, and models answer" if collection.task.asks else ""
-    lines = [
-        f"{counted(len(collection.items) - gold, 'item')} to rate{each}{asked}"
-        + (f", {counted(gold, 'gold item')} among them" if gold else "")
-        + (f"; {done:,} of {wanted:,} verdicts are there" if done else "")
-    ]
+    told = [f"{counted(wanted // cfg.each, 'item')} to rate{each}"] if wanted or not collection.task.asks else []
+    told += ["raters ask, and models answer"] if collection.task.asks else []
+    told += [f"{counted(gold, 'gold item')} among them"] if gold else []
+    told += [f"{done:,} of {wanted:,} verdicts are there"] if done else []
+    lines = ["; ".join(told)]
     host = socket.gethostname() if cfg.host in ("0.0.0.0", "::") else cfg.host
     links = {rater.name: f"http://{host}:{port}/join/{rater.token}" for rater in store.raters()}
     width = max(map(len, links))
@@ -98,10 +97,14 @@ def ended(collection: Collection) -> str:
 
 
 def going_on(cfg: CollectConfig) -> str:
-    """Return the command of the pipeline whose comparisons were rated; nothing of others."""
+    """Return the command of the pipeline whose comparisons were rated, where it waits for this file; else nothing."""
+    folder = Path(cfg.comparisons or "").absolute().parent.parent
     try:
-        described = read_json(Path(cfg.comparisons or "").absolute().parent.parent / "pipeline.json", dict[str, Any])
+        described, plan = (read_json(folder / name, dict[str, Any]) for name in ("pipeline.json", "plan.json"))
     except (OSError, DamagedFileError):
+        return ""
+    awaited = {Path(plan["working_folder"]) / file for stage in plan["stages"] for file in stage["awaited"]}
+    if Path(cfg.out).absolute() not in awaited:
         return ""
     program, *rest = described["command"]
     return f"The pipeline goes on with:\n  {program} {shlex.join(rest)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from llamatrain.config.compose import check, compose_dict
@@ -14,7 +15,7 @@ from llamatrain.model.config import ModelConfig
 from llamatrain.pace import Pace, pace
 from llamatrain.planning import Work
 
-from ..graph import DATA, REFERENCE, mapped
+from ..graph import DATA, REFERENCE, Awaited, mapped
 from ..plan import Planned
 from ..programs import nearest, plans, schema_of
 from ..slurm.config import Cluster, Resources, need_of
@@ -95,10 +96,18 @@ def grouped(found: Sequence[Estimated]) -> list[Estimated]:
 
 
 def of_stages(stages: Iterable[Planned], data_root: str | None) -> Iterator[tuple[str, str, Any]]:
-    """Yield a pipeline's stages with their settings; files of other stages stand in them as `@stage/file`."""
+    """Yield a pipeline's stages with their settings; files of other stages stand in them as `@stage/file`.
+
+    For ratings that people have still to make stand the comparisons that they rate: there will be no more of them.
+    """
     for one in stages:
-        values = {**of_data(one.values, data_root), "run": one.run}
+        values = {**of_data(mapped(one.values, _rated(one.awaited)), data_root), "run": one.run}
         yield one.name, one.program, check(one.program, schema_of(one.program), values)
+
+
+def _rated(awaited: Mapping[str, Awaited]) -> Callable[[str], str]:
+    to_come = [(file, one.page["comparisons"]) for file, one in awaited.items() if one.page and not Path(file).exists()]
+    return lambda text: next((new + text.removeprefix(old) for old, new in to_come if text.startswith(old)), text)
 
 
 def of_data(values: Mapping[str, Any], data_root: str | None) -> dict[str, Any]:

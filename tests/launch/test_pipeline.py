@@ -534,7 +534,8 @@ def test_a_data_file_of_ones_own_gives_the_roles(
 def waits(g: Graph, cfg: Chat, data: Data) -> None:
     """A graph whose second stage waits for a file of people, and the third through it; the fourth does not."""
     first = g.add("fake", "first", text="one")
-    path = g.wait_for("people/v1.txt", f"what they think of {first / 'out.txt'}")
+    what = f"what they think of {first / 'out.txt'}"
+    path = g.wait_for("people/v1.txt", what, comparisons=first / "out.txt", out="people/v1.txt")
     second = g.add("fake", "second", input=path, text=str(first / "out.txt"))
     g.add("fake", "third", input=second / "out.txt")
     g.add("fake", "fourth", input=first / "out.txt")
@@ -557,7 +558,10 @@ def test_a_stage_waits_for_a_file_that_people_make(
         output = capsys.readouterr().out
         assert "waits for people/v1.txt: what they think of runs/trio/first/out.txt" in output
         again = programs.typed(["pipeline", "preset=trio", "run.dir=runs"])
-        assert output.endswith(f"2 stages wait for people/v1.txt. Once it exists, resume with:\n  {again}\n")
+        page = programs.typed(["collect", "comparisons=runs/trio/first/out.txt", "out=people/v1.txt"])
+        assert output.endswith(
+            f"2 stages wait for people/v1.txt. People rate on the page of:\n  {page}\nOnce it exists, resume with:\n  {again}\n"
+        )
         status = json.loads(Path("runs/trio/second/status.json").read_text())
         assert status["state"] == "waiting" and "people/v1.txt" in status["reason"]
     assert [started(stage) for stage in ("first", "second", "third", "fourth")] == [1, 0, 0, 1]

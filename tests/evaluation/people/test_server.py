@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import evaluation.people
-from evaluation.people.collect import collect
+from evaluation.people.collect import collect, going_on
 from evaluation.people.exports import export
 from evaluation.people.server import Limit, swapped
 from evaluation.people.store import Item
@@ -271,6 +271,21 @@ def test_verdicts_are_written_as_potato_and_argilla_have_them(tmp_path: Path) ->
     assert len({one["user_id"] for one in said["rating"]}) == 2
     assert {one["status"] for one in said["rating"]} == {"submitted"}
     assert records[0]["fields"]["conversation"] == [{"role": "user", "content": "question 0"}]
+
+
+def test_the_waiting_pipelines_command_is_told_with_the_file_that_it_waits_for(tmp_path: Path) -> None:
+    cfg = settings(tmp_path, [comparison(0)])
+    run = tmp_path / "my runs/demo"
+    (run / "v2_compare").mkdir(parents=True)
+    (tmp_path / "comparisons.jsonl").rename(run / "v2_compare/comparisons.jsonl")
+    cfg.comparisons, waits = str(run / "v2_compare/comparisons.jsonl"), {"out.jsonl": {"what": "preferences"}}
+    assert going_on(cfg) == "", "of no pipeline"
+    (run / "pipeline.json").write_text(json.dumps({"command": ["llamatrain", "pipeline", "run.dir=my runs"]}))
+    plan = {"working_folder": str(tmp_path), "stages": [{"awaited": {}}, {"awaited": waits}]}
+    (run / "plan.json").write_text(json.dumps(plan))
+    assert going_on(cfg) == "The pipeline goes on with:\n  llamatrain pipeline 'run.dir=my runs'"
+    cfg.out = str(tmp_path / "another.jsonl")
+    assert going_on(cfg) == "", "it waits for another file"
 
 
 def test_a_port_that_is_taken_a_file_that_is_there_and_a_missing_package_are_said(

@@ -99,3 +99,11 @@ def test_a_reward_models_states_are_those_of_a_scalar_model() -> None:
     ((_, held, _),) = work.phases(machine)
     scalar, language = (trained(work.model, work.zero, machine.ranks, kind, "cpu").device for kind in (True, False))
     assert held.states.device == scalar < language
+
+
+def test_ratings_to_come_are_at_most_as_many_as_the_comparisons(tmp_path: Path) -> None:
+    people = (f"data.ratings={tmp_path}", "people_from=2")
+    _, found = plan_of(pipeline=("preset=demo", "rounds=2", *people))
+    _, theirs = plan_of(pipeline=("preset=demo", "rounds=2"))
+    assert found["v2_reward_safety"].work is not None
+    assert 0.5 < found["v2_reward_safety"].hours[1] / theirs["v2_reward_safety"].hours[1] < 2

@@ -175,9 +175,9 @@ def test_another_way_to_start_from_a_model_is_refused_with_the_one_there_is(
 def test_peoples_ratings_come_round_by_round_with_some_of_the_prompts_held_out() -> None:
     built = graph("rounds=2", "rejection_base=sft", **OWN, ratings="rated")
     assert list(built.awaited) == ["rated/v1_preferences.jsonl", "rated/v2_preferences.jsonl"]
-    told = built.awaited["rated/v2_preferences.jsonl"].told(Path("my runs/it's"))
-    assert "the responses in my runs/it's/v2_compare/comparisons.jsonl, rows of" in told
-    assert shlex.split(told.partition("a page to rate them on: ")[2])[-3:] == [
+    awaited, folder = built.awaited["rated/v2_preferences.jsonl"], Path("my runs/it's")
+    assert "the responses in my runs/it's/v2_compare/comparisons.jsonl, rows of" in awaited.told(folder)
+    assert shlex.split(awaited.command(folder))[-3:] == [
         "collect",
         r"comparisons='my runs/it\'s/v2_compare/comparisons.jsonl'",
         "out=rated/v2_preferences.jsonl",
