@@ -38,7 +38,7 @@ def tables(found: Mapping[str, Any]) -> Iterator[Table | str]:
 
 
 def side_by_side_table(pair: Mapping[str, Any]) -> Table:
-    """Return wins, ties and losses in per cent, with half their 95 % intervals."""
+    """Return wins, ties and losses in per cent, with their 95 % intervals."""
     table = plain_table("% of prompts (95 %)", "prompts", *SHARES)
     name = f"[bold]{escape(pair['system_a'])} over {escape(pair['system_b'])}"
     if "prompts" not in pair:
@@ -80,7 +80,7 @@ def _majority(model: Mapping[str, Any]) -> Iterator[str]:
 
 
 def safety_table(model: Mapping[str, Any]) -> Table:
-    """Return violations in per cent and mean ratings, with half their 95 % intervals."""
+    """Return violations in per cent and mean ratings, with their 95 % intervals."""
     table = plain_table("safety (95 %)", "answers", "violations, %", "mean rating")
     name = f"[bold]{escape(model['model'])}"
     if "answers" not in model:
@@ -99,7 +99,7 @@ def _add_safety(table: Table, name: str, shares: Mapping[str, Any]) -> None:
         name,
         f"{shares['answers']:,}",
         "-" if violations is None else _percent(violations),
-        f"{mean['mean']:.2f}{_half(mean, 1, 2)}",
+        f"{mean['mean']:.2f}" + ("" if mean["low"] is None else f" ±{(mean['high'] - mean['low']) / 2:.2f}"),
     )
 
 
@@ -143,8 +143,6 @@ def _coefficient(found: Mapping[str, Any]) -> str:
 
 
 def _percent(share: Mapping[str, Any]) -> str:
-    return f"{100 * share['mean']:.1f}{_half(share, 100, 1)}"
-
-
-def _half(value: Mapping[str, Any], times: float, digits: int) -> str:
-    return "" if value["low"] is None else f" ±{times * (value['high'] - value['low']) / 2:.{digits}f}"
+    """Return a share with its interval, which of few prompts is lopsided."""
+    interval = "" if share["low"] is None else f" ({100 * share['low']:.0f}–{100 * share['high']:.0f})"
+    return f"{100 * share['mean']:.1f}{interval}"

@@ -34,11 +34,11 @@ def test_tables_and_json_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert max(len(line) for line in text.splitlines() if not line.startswith("wrote")) <= 80
-    assert "ppo over sft 2 50.0 ±40.5 0.0 ±32.9 50.0 ±40.5" in lines
+    assert "ppo over sft 2 50.0 (9–91) 0.0 (0–66) 50.0 (9–91)" in lines
     assert "3 ratings by 2 raters; 1 could not be judged" in lines
     assert "round 1, sft 2 1 3.00 (0.08 to 16.71)" in lines
     assert "1 person, 0.33 hours" in lines
-    assert "of round 1, by ppo 1 0.0 ±39.7" in lines
+    assert "of round 1, by ppo 1 0.0 (0–79)" in lines
     found = json.loads((tmp_path / "ratings.json").read_text())
     assert found["side_by_side"][0]["win"]["mean"] == 0.5
     assert found["safety"][0]["violations"] == {"mean": pytest.approx(1 / 3), "count": 3} | {
