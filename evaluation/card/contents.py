@@ -210,7 +210,7 @@ def _hardware(source: Source) -> Iterator[Field | Card]:
     if environments:
         yield Field(
             "Machines",
-            f"{'; '.join(machines)}, {duration(sum(stage.status.get('seconds') or 0 for stage in stages))} in all.",
+            f"{'; '.join(machines)}, {duration(sum(stage.status.get('seconds') or 0 for stage in stages))} in all stages.",
         )
         yield Field("Software", f"{'; '.join(versions)}.")
     yield said("Training factors", words.factors)

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from llamatrain.energy import tonnes_co2
 
 from .contents import Source, uses
+from .measured import Result
 from .pipeline import CHATS
 
 TAGS = ["llamatrain", "llama"]
@@ -26,7 +27,7 @@ def metadata(source: Source) -> ModelCardData:
             metric_type=one.metric,
             metric_name=one.metric.replace("_", " "),
             metric_value=round(one.value, 6),
-            metric_args={"low": one.low, "high": one.high, "count": one.count} if one.low is not None else None,
+            metric_args=_interval(one),
         )
         for found in source.results
         for one in found.results
@@ -47,6 +48,12 @@ def metadata(source: Source) -> ModelCardData:
     if carbon := _carbon(source):
         data["co2_eq_emissions"] = carbon
     return data
+
+
+def _interval(one: Result) -> dict[str, float | int | None] | None:
+    if one.low is None or one.high is None:
+        return None
+    return {"low": round(one.low, 6), "high": round(one.high, 6), "count": one.count}
 
 
 def _carbon(source: Source) -> dict[str, Any]:

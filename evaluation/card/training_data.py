@@ -18,13 +18,14 @@ LEARNS = {
     "rejection_sampling": {"prompts": "prompts", "sft_train": "dialogues of fine-tuning"},
     "ppo": {"prompts": "prompts"},
 }
-
-
 PRONOUNS = {
     "she": "of gendered: she",
     "he": "of gendered: he",
     "unspecified": "of gendered: unspecified",
     "person": "any person",
+    "first": "first person",
+    "second": "second person",
+    "third": "third person",
 }
 
 
@@ -85,10 +86,10 @@ def _data_card(pipeline: Pipeline) -> Iterator[Field | Card]:
     ]
     yield Card("Pronouns", "", table=Table(["Pronouns", "Share"], pronouns))
     terms: list[list[Cell | str]] = [
-        [axis, _share(one["share"]), ", ".join(f"{term} {share:.1%}" for term, share in one["top"].items()) or "none"]
+        [axis, ", ".join(f"{term} {share:.1%}" for term, share in one["top"].items()) or "none", _share(one["share"])]
         for axis, one in (found.get("identity") or {}).items()
     ]
-    yield Card("Identity terms", "", table=Table(["Terms of", "Share", "Most frequent"], terms))
+    yield Card("Identity terms", "", table=Table(["Terms of", "Most frequent", "Share"], terms, numbers=2))
     if languages := found.get("languages"):
         rows: list[list[Cell | str]] = [[name, _share(share)] for name, share in languages.items()]
         yield Card("Languages", "", table=Table(["Language", "Share"], rows))

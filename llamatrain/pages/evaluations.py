@@ -142,7 +142,8 @@ def benchmarks(measured: Sequence[Measured]) -> list[Card]:
             decimals(value, 1) if is_number(value := (group.get("paper") or {}).get(size)) else "" for size in sizes
         ]
         told: list[Cell | str] = [_percent(found, "score") if found else "–" for found in own]
-        rows.append([Cell(str(group.get("title") or name), strong=True), "", *told, *paper])
+        title = Cell(str(group.get("title") or name), _lacking([one for one in own if one]), strong=True)
+        rows.append([title, "", *told, *paper])
         members = dict.fromkeys(str(one["name"]) for found in own for one in (found or {}).get("members") or [])
         for member in members:
             parts = [_named((found or {}).get("members"), member) for found in own]
@@ -159,6 +160,13 @@ def benchmarks(measured: Sequence[Measured]) -> list[Card]:
     head = ["Benchmark", "Rows", *(one.model for one in measured), *(f"Llama 2 {size}" for size in sizes)]
     note = "in percent, with 95 % intervals; the paper's own figures are from another, undisclosed set-up"
     return [Card("Academic benchmarks", note, table=Table(head, rows))]
+
+
+def _lacking(found: Sequence[Row]) -> str:
+    """Return why a group has no score; nothing where a model has one."""
+    if any(is_number(one.get("score")) for one in found):
+        return ""
+    return next((str(one["left_out"]) for one in found if one.get("left_out")), "not all of its benchmarks measured")
 
 
 def _named(rows: Any, name: str) -> Row | None:

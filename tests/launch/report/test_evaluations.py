@@ -109,7 +109,7 @@ def test_each_kind_is_a_table_of_what_was_found(demo: Path) -> None:
         [
             ["Math", "", "10.0 6.0 to 15.0", "14.6", "28.7"],
             ["gsm8k, 8-shot", "200", "10.0 6.0 to 15.0", "", ""],
-            ["Code", "", "–", "16.8", ""],
+            ["Code programs are run only with run_code=true", "", "–", "16.8", ""],
         ]
     ]
     assert texts(tables(places, SAFETY)) == [
