@@ -78,7 +78,7 @@ def table(groups: Sequence[Mapping[str, Any]]) -> Table:
     """Return the groups with their members, in percent, beside the paper's figures by model size."""
     sizes = list(dict.fromkeys(size for group in groups for size in group["paper"]))
     made = plain_table("in %, with 95 % intervals", "shots", "rows", "score", *sizes, caption=REFERENCE)
-    for column in made.columns:
+    for column in made.columns[1:]:  # where a terminal is narrow the words go on below, and the figures stay whole
         column.no_wrap = True
     for group in groups:
         paper = [f"[dim]{group['paper'][size]:.1f}" if size in group["paper"] else "" for size in sizes]

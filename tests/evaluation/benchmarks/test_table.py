@@ -33,12 +33,15 @@ def test_a_member_counts_rows_and_a_group_members() -> None:
 
 def test_a_part_of_a_group_has_no_mean() -> None:
     """It would stand beside the paper's figure of the whole."""
-    part = group_score(GROUP, [member_score(FIRST, {"first": found(100, 0.5)})], GROUP, "not run")
+    paper = Group("both", "Both", {"7B": 50.0, "13B": 60.0, "34B": 70.0, "70B": 80.0}, (FIRST, SECOND), ())
+    why = "programs are run only with run_code=true"
+    part = group_score(paper, [member_score(FIRST, {"first": found(100, 0.5)})], paper, why)
     assert "score" not in part
     console = Console(width=80, record=True)
     console.print(table([part]))
     text = console.export_text()
-    assert "Both" in text and "not run" in text and "50.0" in text and "another, undisclosed" in text
+    assert "Both" in text and "run_code=true" in text and "another, undisclosed" in text
+    assert all(f" {figure}.0 " in text for figure in (50, 60, 70, 80)) and "…" not in text, "figures are whole"
 
 
 def test_the_metric_that_counts_is_one() -> None:
