@@ -57,7 +57,7 @@ class Ratings(TypedDict, total=False):
 BENCHMARK, SAFETY, PROBE, RATINGS = "benchmark.json", "safety_benchmark.json", "probe.json", "ratings.json"
 KINDS: Mapping[str, Any] = {BENCHMARK: Benchmarks, SAFETY: Safety, PROBE: Probes, RATINGS: Ratings}
 SETS = {"truthfulqa": "TruthfulQA", "toxigen": "ToxiGen", "bold": "BOLD", "xstest": "XSTest"}
-SIGNED = ("sentiment", "gain")  # of all figures those that are no shares
+PLAINLY = {"right": "right with tools", "called": "called a tool", "no room": "no room in the context for an answer"}
 
 
 class Measured(NamedTuple):
@@ -68,12 +68,15 @@ class Measured(NamedTuple):
 
 
 def read(places: Sequence[Path], file: str) -> list[Measured]:
-    """Return what files of this name say in some folders."""
+    """Return what files of this name say in some folders, the models in the order of a pipeline's stages."""
     rows = [row for place in places if (row := read_json(place / file, KINDS[file]))]
-    names = [model_of(row.get("checkpoint")) for row in rows]
+    stages = [name for place in places for name in read_json(place / "pipeline.json").get("stages") or ()]
+    named = [(model_of(row.get("checkpoint")), row) for row in rows]
+    named.sort(key=lambda one: stages.index(one[0]) if one[0] in stages else len(stages))
+    names = [name for name, _ in named]
     return [
         Measured(name if names.count(name) == 1 else f"{name} {_step(row.get('checkpoint'))}".strip(), row)
-        for name, row in zip(names, rows, strict=True)
+        for name, row in named
     ]
 
 
@@ -115,15 +118,15 @@ def _words(key: str) -> str:
     return SETS.get(key, key.replace("_", " "))
 
 
-def _percent(figure: Mapping[str, Any] | None, key: str = "mean", signed: bool = False) -> Cell | str:
-    """Return a share in percent with its interval."""
+def _percent(figure: Mapping[str, Any] | None, key: str = "mean", words: str = "") -> Cell | str:
+    """Return a share in percent with its interval; by its words a figure may be no share, but a difference or a sentiment."""
     if figure is None or not is_number(figure.get(key)):
         return "–"
-    if signed:
-        return Cell(decimals(figure[key], 3, "+"), spread(figure.get("low"), figure.get("high")), strong=True)
     low, high = figure.get("low"), figure.get("high")
+    if words.endswith("sentiment"):
+        return Cell(decimals(figure[key], 3, "+"), spread(low, high), strong=True)
     within = spread(100 * low, 100 * high, 1) if is_number(low) and is_number(high) else ""
-    return Cell(decimals(100 * figure[key], 1), within, strong=True)
+    return Cell(decimals(100 * figure[key], 1, "+" if words.endswith("gain") else ""), within, strong=True)
 
 
 # --- tables ------------------------------------------------------------------------------------------------------
@@ -181,11 +184,8 @@ def safety(measured: Sequence[Measured]) -> list[Card]:
     """Return every set's figures, a column a model, and the paper's (paper tables 11 and 14)."""
     title = "Automatic safety benchmarks"
     own = [{name: _headlines(found) for name, found in (one.found.get("sets") or {}).items()} for one in measured]
-    made = [
-        Card(
-            title, "in percent, with 95 % intervals", table=_by_figure([one.model for one in measured], own, "Prompts")
-        )
-    ]
+    note = "in percent, sentiment from −1 to 1; with 95 % intervals"
+    made = [Card(title, note, table=_by_figure([one.model for one in measured], own, "Prompts"))]
     paper: Row = next((one.found["reference"] for one in measured if one.found.get("reference")), {})
     names = list(dict.fromkeys(name for figures_ in (paper.get("models") or {}).values() for name in figures_))
     rows: list[list[Cell | str]] = [
@@ -210,7 +210,7 @@ def probes(measured: Sequence[Measured]) -> list[Card]:
     for kind in kinds:
         own = [one for one in measured if str(one.found.get("kind") or "probes") == kind]
         told = _by_figure([one.model for one in own], [one.found for one in own], "Probes")
-        made.append(Card(f"Probes: {kind}", "means with 95 % intervals", table=told))
+        made.append(Card(f"Probes: {kind}", "in percent, with 95 % intervals", table=told))
     return made
 
 
@@ -220,9 +220,10 @@ def _by_figure(models: Sequence[str], found: Sequence[Row], counted: str) -> Tab
     rows = list[list[Cell | str]]()
     for words in dict.fromkeys(words for one in own for words in one):
         count = next(one[words].get("count") for one in own if words in one)
-        signed = words.endswith(SIGNED)
-        cells = [_percent(one.get(words), signed=signed) for one in own]
-        rows.append([words, f"{count:,}" if is_number(count) else "–", *cells])
+        cells = [_percent(one.get(words), words=words) for one in own]
+        above, comma, measure = words.rpartition(", ")
+        shown = f"{above}{comma}{PLAINLY.get(measure, measure)}"
+        rows.append([shown, f"{count:,}" if is_number(count) else "–", *cells])
     return Table(["Measure", counted, *models], rows)
 
 

@@ -117,7 +117,7 @@ def test_each_kind_is_a_table_of_what_was_found(demo: Path) -> None:
         [["Llama 2 7B", "33.29", "21.25"]],
     ]
     assert texts(tables(places, PROBE)) == [
-        [["right", "100", "70.0 65.0 to 75.0"], ["gain", "100", "+0.200 0.150 to 0.250"]]
+        [["right with tools", "100", "70.0 65.0 to 75.0"], ["gain", "100", "+20.0 15.0 to 25.0"]]
     ]
     assert texts(tables(places, RATINGS)) == [
         [
@@ -134,6 +134,18 @@ def test_each_kind_is_a_table_of_what_was_found(demo: Path) -> None:
         [["ppo", "40", "3", "5.0 0.0 to 10.0", "4.50 4.45 to 4.55", "0.71 0.60 to 0.82"]],
         [["ppo", "2", "3", "1.50", "60", "0.80 0.75 to 0.85"]],
     ]
+
+
+def test_models_stand_in_the_order_of_their_stages(demo: Path) -> None:
+    for name in ("a_ppo", "b_sft"):
+        (demo / name).mkdir()
+        checkpoint = f"runs/demo/{name[2:]}/final"
+        (demo / name / PROBE).write_text(
+            json.dumps({"checkpoint": checkpoint, "kind": "temporal", "right": figure(0.5)})
+        )
+    (demo / "own_probe" / PROBE).unlink()
+    (card,) = tables(below(demo), PROBE)
+    assert card.table and card.table.head == ["Measure", "Probes", "sft", "ppo"]
 
 
 def test_the_report_has_them_as_sections_and_is_whole_without(demo: Path, tmp_path: Path) -> None:
