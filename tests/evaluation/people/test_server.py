@@ -147,6 +147,39 @@ def test_a_form_without_our_token_and_one_too_large_change_nothing(tmp_path: Pat
     assert rater.send("/finish", form) == 403 and rater.send("/invite", {**form, "name": "me"}) == 403
 
 
+def test_a_form_of_another_site_does_nothing_at_any_address(tmp_path: Path) -> None:
+    opened = collection(settings(tmp_path, [comparison(0), comparison(1)]))
+    rater, lead = Browser(opened, "rater"), Browser(opened, "lead")
+    rater.rate(BETTER)
+    number, of_rater, of_lead = (
+        rater.hidden("/undo")["number"],
+        rater.hidden("/undo")["csrf"],
+        lead.hidden("/finish")["csrf"],
+    )
+    for token in ({}, {"csrf": ""}, {"csrf": "0" * 64}):
+        for browser, another in ((rater, of_lead), (lead, of_rater)):
+            for forged in (token, {"csrf": another}):
+                browser.send("/undo", {"number": number, **forged})
+                browser.send("/invite", {"name": "mallory", **forged})
+                browser.send("/finish", {"sure": "yes", **forged})
+                browser.send("/ask", {"text": "What?", "key": "k", **forged})
+    assert [verdict.number for verdict in opened.store.verdicts()] == [int(number)]
+    assert [one.name for one in opened.store.raters()] == ["lead", "rater"]
+    assert not opened.finished.is_set() and not (tmp_path / "out.jsonl").exists()
+
+
+def test_who_asks_too_often_waits_and_nobody_else(tmp_path: Path) -> None:
+    opened = collection(settings(tmp_path, [comparison(0)], "raters=[anna,ben]"))
+    anna, ben = Browser(opened, "anna"), Browser(opened, "ben")
+    app = anna.client.app
+    app.state.raters = Limit(rate=0, burst=2)  # type: ignore[attr-defined]
+    assert [anna.client.get("/").status_code for _ in range(3)] == [200, 200, 429]
+    assert anna.rate(BETTER) == 429 and opened.store.verdicts() == []
+    assert anna.client.get("/static/page.css").status_code == 200, "the page stays readable"
+    token = next(one.token for one in opened.store.raters() if one.name == "ben")
+    assert anna.client.get(f"/join/{token}").status_code == 200 == ben.client.get("/").status_code
+
+
 def test_scripts_in_texts_are_text(tmp_path: Path) -> None:
     script = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
     row = comparison(0, response_a=script, messages=[{"role": "user", "content": script}])
