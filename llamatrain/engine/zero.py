@@ -207,9 +207,15 @@ def whole(ds: Any, zero: ZeroConfig) -> Iterator[Any]:
 
     failure: BaseException | None = None
     with unwrap_model_for_generation(ds) as whole:
+        # One hook is left: at the first two passes it compares the ranks, of which one without prompts makes none.
+        hooks = ds.module._forward_pre_hooks
+        left = dict(hooks)
+        hooks.clear()
         try:
             yield whole.module if hasattr(whole, "module") else whole
         except BaseException as error:  # unwrap has no try/finally: let it put the hooks back first
             failure = error
+        finally:
+            hooks.update(left)
     if failure is not None:
         raise failure

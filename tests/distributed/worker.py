@@ -557,12 +557,16 @@ def check_reading(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def check_generation() -> None:
-    """Every stage generates what the plain model does, though ranks stop after different numbers of tokens."""
+    """Every stage generates what the plain model does, though ranks stop after different numbers of tokens, or have no prompts."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=4 + 8 * distributed.rank(), seed=3)
     prompts, keys = [[1, 20, 30], [1, 40]], [("a", 0), ("b", 0)]
     plain = generate(Transformer(MODEL, seed=0), prompts, keys, sampling, 2, 2)
     for stage in (0, 3):
         engine = Engine(Transformer(MODEL, seed=0), OPTIM, zero(stage), STEPS)
+        with engine.generating() as model:
+            count = len(prompts) if distributed.is_main() else 0
+            first = generate(model, prompts[:count], keys[:count], sampling, 2, 2)
+            assert distributed.gather_objects(len(first)) == [2, 0][: distributed.world_size()]
         with engine.generating() as model:
             found = generate(model, prompts, keys, sampling, 2, 2)
         assert [g.tokens for g in found] == [g.tokens for g in plain]
