@@ -30,8 +30,15 @@ class Lab:
     environ: dict[str, str]
 
     def ask(self, *command: str) -> str:
-        """Return what a command of Slurm's says."""
-        return subprocess.run(command, env=self.environ, check=True, capture_output=True, text=True, timeout=120).stdout
+        """Return what a command of Slurm's says; a question is put again where a busy controller gives no answer."""
+        asks = command[0] in ("squeue", "sinfo") or command[:2] == ("scontrol", "show")
+        for left in reversed(range(10 if asks else 1)):
+            done = subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=120)
+            if done.returncode == 0 or not left:
+                break
+            time.sleep(1)
+        assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}"
+        return done.stdout
 
     def llamatrain(self, *arguments: str, code: int = 0) -> str:
         """Call llamatrain as a user does on a login node; return what it says, and hold its exit code."""
