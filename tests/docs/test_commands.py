@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 MODEL = ["model=tiny", "model.dim=32", "model.hidden_dim=64", "model.n_layers=2"]
 TINY: dict[str, list[str]] = {
     "toyworld": ["documents_mb=0.1", "dialogues=60", "prompts=24", "prompts_eval=8"],
+    "toyworld.sets": ["rows=8", "dialogues=20"],
     "tokenizer": ["vocab_size=320"],
     "corpus": ["chunk_mb=1"],
     "pretrain": [*MODEL, "tokens=null", "steps=4", "batch_tokens=512"],
@@ -50,7 +51,13 @@ TINY: dict[str, list[str]] = {
         "critic_warmup=0",
     ],
     "sample": ["max_prompts=4", "samples_per_prompt=2", "sampling.max_new_tokens=8"],
+    "safety_benchmark": ["max_prompts=4", "sampling.max_new_tokens=8"],
+    "probe": [
+        *("max_probes=4", "sampling.max_new_tokens=8"),
+        *("diversity.samples_per_prompt=2", "diversity.temperatures=[0.5,1.0]"),
+    ],
 }
+APART = ("toyworld.sets", "safety_benchmark", "probe")  # no stages of the pages' pipelines
 FILES = {  # a file of the world -> its names on the pages
     "documents": ("my_texts", "wiki"),
     "documents_eval": ("my_held_out",),
@@ -68,6 +75,8 @@ PREPARED = [  # what the pages' commands go on from
     "llamatrain sft run.name=chat checkpoint=runs/base/final train=my_dialogues.jsonl",
     "llamatrain compare run.name=pairs checkpoint_a=runs/chat/final prompts=runs/world/prompts.jsonl",
     "llamatrain pipeline preset=demo",
+    "llamatrain toyworld.sets world=runs/demo/world run.name=sets",
+    "llamatrain sft run.name=taught checkpoint=runs/demo/pretrain/final train=runs/demo/world/dialogues.jsonl",
 ]
 ELSEWHERE = {  # what is left out -> why
     "...": "the reader fills it in",
@@ -82,6 +91,8 @@ ELSEWHERE = {  # what is left out -> why
     "fairytales": "reads files that the project does not carry",
     "hh_rlhf:": "reads the hub",
     "run.name=bench checkpoint=runs/demo/ppo/final": "reads the hub, or rows as those of the command that runs code",
+    "judges/truth": "reads sets and classifiers that the project does not carry",
+    "llamatrain publish": "needs a card that people filled in (tests/evaluation/card)",
     "mine from=": "with the two that follow it a test of its own (tests/launch/test_new.py)",
     "preset=mine": "the same",
     "runs/mine/ppo": "the same",
@@ -104,7 +115,8 @@ def chain(given: list[str]) -> list[str]:
     own_data = any(word.startswith("data.dialogues=") for word in given)
     further = "continue_pretraining=true" in given  # then there is no tokenizer, and the shape is the checkpoint's
     programs = ("tokenizer", "corpus", "pretrain", "sft")[further:] if own_data else tuple(TINY)
-    programs = tuple(one for one in programs if one != "distill" or "distill=1" in given)
+    left_out = [*APART, *(() if "distill=1" in given else ("distill",))]
+    programs = tuple(one for one in programs if one not in left_out)
     small = [f"{program}.{setting}" for program in programs for setting in TINY[program]]
     return ["ranks=1", *(one for one in small if not (further and one.startswith("pretrain.model")))]
 
@@ -159,6 +171,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "piqa.jsonl").write_text(SETS)
     (folder / "rows/openai/openai_humaneval").mkdir(parents=True)
     (folder / "rows/openai/openai_humaneval/test.jsonl").write_text(PROBLEM)
+    shutil.copytree(ROOT / "tests/evaluation/card", folder / "tests/evaluation/card")
     (folder / "piqa_7b.jsonl").write_text("".join(f'{{"sample": {n}, "score": {n % 2}}}\n' for n in range(5)))
     return folder
 
