@@ -26,6 +26,7 @@ CHECKS = [
 
 
 @pytest.mark.distributed
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ranks(ranks: int, tmp_path: Path, tokenizer_path: Path, repository: Path) -> None:
     launcher = (
@@ -35,6 +36,6 @@ def test_ranks(ranks: int, tmp_path: Path, tokenizer_path: Path, repository: Pat
     environ = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")} | {
         "OMP_NUM_THREADS": "1"
     }
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240, env=environ)
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=840, env=environ)
     assert done.returncode == 0, done.stderr[-4000:]
     assert [line.removeprefix("ok ") for line in done.stdout.splitlines() if line.startswith("ok ")] == CHECKS
