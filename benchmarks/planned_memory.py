@@ -1,17 +1,19 @@
 """The planner's memory against tensors that are alive: states by ZeRO stage and number of ranks, activations, PPO's five models.
 
     python benchmarks/planned_memory.py
-    python benchmarks/planned_memory.py --sizes 1M 15M --ranks 1 2
+    python benchmarks/planned_memory.py --sizes 1M 15M --ranks 1 2 --dtypes float32 --what training
 
 Every rank notes each tensor that is made (tests/memory.py) and what of them is alive: states between a backward pass and the
 update, activations between a forward and its backward pass. Buckets of DeepSpeed are left out: on a CPU they are
-addresses, not memory. `--table` prints the recorded lines.
+addresses, not memory. What does not fit the memory that is free is left out. `--table` prints what is recorded, of each figure
+the last.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -23,6 +25,8 @@ from typing import Any
 
 import yaml
 from chain import RESULTS, ROOT, commit, machine
+
+sys.path.insert(0, str(ROOT))
 
 RECORD = RESULTS / "planned_memory.jsonl"
 TOKENS = 64  # of a row; a micro-batch has one
@@ -41,61 +45,96 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--table", action="store_true", help="only print the recorded lines")
-    parser.add_argument("--worker", help="a rank: the size that it measures")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    parser.add_argument("--what", nargs="+", choices=("training", "five"), default=["training", "five"])
+    parser.add_argument(
+        "--worker", nargs="+", help="a rank: what it measures, of which size, the precision and the stages"
+    )
     options = parser.parse_args()
     if options.worker:
-        work(options.worker)
+        what, size, dtype, *stages = options.worker
+        work(training if what == "training" else five, size, [(int(stage), dtype) for stage in stages])
         return 0
-    for size in options.sizes if not options.table else ():
-        for ranks in options.ranks:
-            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-            environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-            command = [sys.executable, *launcher, str(Path(__file__).resolve()), "--worker", size]
-            shown = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
-            rows = [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
-            about = {"size": size, "ranks": ranks, "commit": commit(), "machine": machine()}
-            line = {**about, "date": datetime.now(UTC).date().isoformat(), "rows": rows}
-            with RECORD.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(f"{size} on {ranks}: {len(rows)} rows", flush=True)
+    if not options.table:
+        for size, ranks in itertools.product(options.sizes, options.ranks):
+            for what, dtype, apart in itertools.product(options.what, options.dtypes, (False, True)):
+                about = {"size": size, "ranks": ranks, "commit": commit(), "machine": machine()}
+                rows = measured(what, size, ranks, dtype, apart)
+                line = {**about, "date": datetime.now(UTC).date().isoformat(), "rows": rows}
+                with RECORD.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(f"{what}, {size} on {ranks} in {dtype}: {len(rows)} rows", flush=True)
     table([json.loads(line) for line in RECORD.read_text().splitlines()])
     return 0
+
+
+def measured(what: str, size: str, ranks: int, dtype: str, apart: bool) -> list[dict[str, Any]]:
+    """Start the ranks that measure a size in a precision; return their rows.
+
+    Stage 3 `apart` from the others, as DeepSpeed does not let go of an engine there.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    # Freed tensors go back to the system, whatever their size.
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    stages = [str(stage) for stage, other in SETTINGS if other == dtype and (stage == 3) == apart]
+    command = [sys.executable, *launcher, str(Path(__file__).resolve()), "--worker", what, size, dtype, *stages]
+    shown = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
 
 
 def table(lines: list[dict[str, Any]]) -> None:
     """Print the states' MB per rank, and the largest deviations, as Markdown."""
     print("| size | ranks | what | " + " | ".join(f"{dtype}, stage {stage}" for stage, dtype in SETTINGS) + " |")
     print("|---|---|---|" + "---|" * len(SETTINGS))
-    for line in lines:
-        for what in dict.fromkeys(row["what"] for row in line["rows"]):
-            cells = []
-            for setting in SETTINGS:
-                found = [r for r in line["rows"] if (r["stage"], r["dtype"]) == setting and r["what"] == what]
-                cells.append("".join(f"{cell(row)}" for row in found))
-            print(f"| {line['size']} | {line['ranks']} | {what} | {' | '.join(cells)} |")
+    found = {
+        (line["size"], line["ranks"], row["what"], row["stage"], row["dtype"]): row
+        for line in lines
+        for row in line["rows"]
+    }
+    for size, ranks, what in itertools.product(SIZES, (1, 2, 4), dict.fromkeys(key[2] for key in found)):
+        cells = [found.get((size, ranks, what, *setting)) for setting in SETTINGS]
+        if any(cells):
+            shown = " | ".join("" if row is None else cell(size, ranks, row) for row in cells)
+            print(f"| {size} | {ranks} | {what} | {shown} |")
 
 
-def cell(row: dict[str, Any]) -> str:
-    """Return what was measured in MB, and the prediction's deviation in bytes or, above a thousandth, as a share."""
-    off = row["predicted"] - row["measured"]
+def cell(size: str, ranks: int, row: dict[str, Any]) -> str:
+    """Return what was measured in MB, and the arithmetic's deviation in bytes or, above a thousandth, as a share."""
+    off = predicted(size, ranks, row["stage"], row["dtype"], row["what"]) - row["measured"]
     shown = f"{off:+,.0f} B" if abs(off) < row["measured"] / 1000 else f"{off / row['measured']:+.1%}"
     return f"{row['measured'] / 1e6:,.1f} ({shown})"
 
 
-def work(size: str) -> None:
-    """Measure all settings of a size as one rank; rank 0 prints, of each, the rank that deviates most."""
+def predicted(size: str, ranks: int, stage: int, dtype: str, what: str) -> float:
+    """Return the bytes that the arithmetic says."""
+    from llamatrain import footprint
+    from llamatrain.settings import ZeroConfig
+    from rlhf.ppo_config import MODELS
+
+    config, zero = shape(size), ZeroConfig(stage, dtype, False, False)
+    if what == "states":
+        return footprint.trained(config, zero, ranks, device="cpu").device
+    if what == "activations":
+        made = footprint.loss_gradients(config, dtype, TOKENS)
+        return TOKENS * footprint.kept(config, zero, ranks, TOKENS, False, "cpu") + made
+    planned = footprint.models(config, zero, ranks, MODELS, "cpu")  # of which stage 3 shards all
+    return planned.states.device + planned.read
+
+
+def work(measure: Any, size: str, settings: list[tuple[int, str]]) -> None:
+    """Measure some settings of a size as one rank; rank 0 prints each figure of the rank with the most."""
     import torch
+    import torch._dynamo  # a dispatch mode asks for it, and fails to import it while DeepSpeed has torch's constructors replaced
 
     from llamatrain import distributed
 
     torch.set_num_threads(1)
     distributed.setup()
-    for stage, dtype in SETTINGS:
-        for what, measured, predicted in (*training(size, stage, dtype), *five(size, stage, dtype)):
-            of_ranks = distributed.gather_objects(measured)
+    for stage, dtype in settings:
+        for what, held in measure(size, stage, dtype):
+            of_ranks = distributed.gather_objects(held)
             if distributed.is_main():
-                worst = max(of_ranks, key=lambda found: abs(found - predicted))
-                row = {"stage": stage, "dtype": dtype, "what": what, "measured": worst, "predicted": round(predicted)}
+                row = {"stage": stage, "dtype": dtype, "what": what, "measured": max(of_ranks)}
                 print(json.dumps(row), flush=True)
     distributed.leave()
 
@@ -110,8 +149,8 @@ def shape(size: str) -> Any:
     return ModelConfig(**{key: value for key, value in {**values, **replaced}.items() if key in known})
 
 
-def training(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int, float]]:
-    """Yield (what, bytes alive, bytes predicted) of a model in training."""
+def training(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int]]:
+    """Yield (what, bytes alive) of a model in training."""
     from llamatrain import distributed, footprint
     from llamatrain.engine.models import build
     from llamatrain.losses import language_model_loss
@@ -120,6 +159,8 @@ def training(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int, floa
     from tests.memory import Alive
 
     config, zero, ranks = shape(size), ZeroConfig(stage, dtype, False, False), distributed.world_size()
+    if not fits(predicted(size, ranks, stage, dtype, "states"), ranks):
+        return
     with Alive([]) as alive:
         engine = stepped(build(lambda: Transformer(config, 0), zero), zero)
         engine.backward(language_model_loss(engine, rows())[0] / TOKENS)
@@ -131,24 +172,24 @@ def training(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int, floa
         after = alive.held(apart=footprint.BUCKET)
         kept = sum(size for memory, size in after.items() if memory not in states and memory not in others)
         engine.backward(loss / TOKENS)
-    held = footprint.trained(config, zero, ranks, device="cpu")
-    yield "states", sum(states.values()), held.device
-    made = footprint.loss_gradients(config, dtype, TOKENS)
-    yield "activations", kept, TOKENS * footprint.kept(config, zero, TOKENS, False, "cpu") + made
+    let_go(engine)
+    yield "states", sum(states.values())
+    yield "activations", kept
 
 
-def five(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int, float]]:
-    """Yield (what, bytes alive, bytes predicted) of PPO's models, of which at stage 3 all are sharded."""
+def five(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int]]:
+    """Yield (what, bytes alive) of PPO's models, of which at stage 3 all are sharded."""
     from llamatrain import distributed, footprint
     from llamatrain.engine.models import build
     from llamatrain.losses import language_model_loss
     from llamatrain.model.scalar_head import ScalarModel
     from llamatrain.model.transformer import Transformer
     from llamatrain.settings import ZeroConfig
-    from rlhf.ppo_config import MODELS
     from tests.memory import Alive
 
     config, zero, ranks = shape(size), ZeroConfig(stage, dtype, False, False), distributed.world_size()
+    if not fits(predicted(size, ranks, stage, dtype, "PPO's five"), ranks):
+        return
     with Alive([]) as alive:
         policy = stepped(build(lambda: Transformer(config, 0), zero), zero)
         critic = stepped(build(lambda: ScalarModel(config, 0), zero), zero)
@@ -158,8 +199,24 @@ def five(size: str, stage: int, dtype: str) -> Iterator[tuple[str, int, float]]:
             engine.backward(loss(engine, rows())[0] / TOKENS)
         held = alive.bytes(apart=footprint.BUCKET)
     del read
-    planned = footprint.models(config, zero, ranks, MODELS, "cpu")
-    yield "PPO's five", held, planned.states.device + planned.read
+    let_go(policy, critic)
+    yield "PPO's five", held
+
+
+def fits(each: float, ranks: int) -> bool:
+    """Tell whether the memory that is free holds so many bytes on each rank, and as much again while they are made."""
+    from llamatrain import distributed
+    from llamatrain.memory import free_memory
+
+    enough: bool = distributed.broadcast_object(2 * each * ranks < free_memory())
+    return enough
+
+
+def let_go(*engines: Any) -> None:
+    """Free engines, which hooks on their weights keep alive; at stage 3 DeepSpeed cannot be made to let go."""
+    for engine in engines:
+        if engine._ds.zero_optimization_stage() < 3:
+            engine._ds.destroy()
 
 
 def stepped(model: Any, zero: Any) -> Any:

@@ -107,6 +107,8 @@ def trained(model: ModelConfig, zero: ZeroConfig, ranks: int, scalar: bool = Fal
     padded = sum(-(-group // (2 * ranks)) * 2 * ranks for group in groups)
     share = padded // ranks
     kept = whole * SINGLE if stage == 1 else share * SINGLE
+    if stage == 2 and zero.dtype == "float32" and not zero.offload_optimizer:
+        kept = touched(model, ranks, scalar) * SINGLE
     if stage == 1 and zero.dtype == "bfloat16" and not zero.offload_optimizer:
         kept = padded * SINGLE + whole * width
     weights, moments, masters = padded * width, share * 2 * SINGLE, share * SINGLE
@@ -117,6 +119,33 @@ def trained(model: ModelConfig, zero: ZeroConfig, ranks: int, scalar: bool = Fal
         weights += share * width
         host = moments + masters + share * SINGLE + share * width
     return States(weights, kept, masters, moments, host)
+
+
+def touched(model: ModelConfig, ranks: int, scalar: bool = False) -> int:
+    """Return the numbers of the weights of which a part is in a rank's share at stages 1 and 2: of the rank with the most.
+
+    So many gradients stage 2 keeps in float32, whole ones where a share begins or ends in the middle of a weight.
+    """
+    assert model.vocab_size is not None
+    embedding, square, narrow = (
+        model.vocab_size * model.dim,
+        model.dim**2,
+        model.dim * model.n_kv_heads * model.head_dim,
+    )
+    layer = [square, narrow, narrow, square, *[model.dim * model.hidden_dim] * 3]
+    head = [model.dim] if scalar else [] if model.tie_embeddings else [embedding]
+    held = [0] * ranks
+    for group in (
+        [embedding, *layer * model.n_layers, *head],
+        [model.dim] * (2 * model.n_layers + 1),
+    ):  # in their order
+        share = -(-sum(group) // (2 * ranks)) * 2
+        end = 0
+        for size in group:
+            begin, end = end, end + size
+            for rank in range(begin // share, -(-end // share)):
+                held[rank] += size
+    return max(held)
 
 
 def _sharded(model: ModelConfig, zero: ZeroConfig, ranks: int, scalar: bool, device: str) -> States:
@@ -163,14 +192,19 @@ def in_runs(device: str, dtype: str) -> bool:
     return device == "cuda" and dtype == "bfloat16"
 
 
-def attention(model: ModelConfig, zero: ZeroConfig, tokens: int, segments: bool, device: str) -> float:
+def joined(zero: ZeroConfig, ranks: int) -> bool:
+    """Tell whether weights that are multiplied together lie side by side (linear.py): not where each is gathered by itself."""
+    return zero.stage < 3 or (ranks == 1 and not zero.offload_parameters)
+
+
+def attention(model: ModelConfig, zero: ZeroConfig, ranks: int, tokens: int, segments: bool, device: str) -> float:
     """Return the bytes per token that attention of a layer keeps, from the projections' output to its own."""
     width, dim, narrow = WIDTH[zero.dtype], model.dim, model.n_kv_heads * model.head_dim
     if in_blocks(device, zero.dtype, tokens):
         return width * (2 * dim + 2 * narrow + model.n_heads * _mean_end(tokens, BLOCK))
     segments = segments and not in_runs(device, zero.dtype)
-    # Values are a view of the projections' joint output, which stage 3, where weights do not lie joined, does not have.
-    values = narrow if zero.stage == 3 else dim + 2 * narrow
+    # Values are a view of the projections' joint output, if there is one.
+    values = dim + 2 * narrow if joined(zero, ranks) else narrow
     keys = narrow
     if model.n_kv_heads < model.n_heads and segments:  # each query head gets its own
         values, keys = dim, dim
@@ -178,27 +212,30 @@ def attention(model: ModelConfig, zero: ZeroConfig, tokens: int, segments: bool,
     return width * (2 * dim + keys + values + cut) + SINGLE * model.n_heads  # the sum of exponentials
 
 
-def layer(model: ModelConfig, zero: ZeroConfig, tokens: int, segments: bool, device: str) -> float:
+def layer(model: ModelConfig, zero: ZeroConfig, ranks: int, tokens: int, segments: bool, device: str) -> float:
     """Return the bytes per token that a layer keeps for the backward pass where nothing is recomputed."""
     width = WIDTH[zero.dtype]
-    # Two norms keep what comes in and give what the projections keep; on a GPU what is normed and not yet scaled, too.
-    norms = width * model.dim * (4 if _fused_norm(device, zero.dtype) else 6) + 2 * SINGLE
-    return norms + attention(model, zero, tokens, segments, device) + width * 3 * model.hidden_dim
+    # Two norms, each of which gives what the projections keep.
+    norms = 2 * (width * model.dim * (_norm_widths(device, zero.dtype) + 1) + SINGLE)
+    return norms + attention(model, zero, ranks, tokens, segments, device) + width * 3 * model.hidden_dim
 
 
-def kept(model: ModelConfig, zero: ZeroConfig, tokens: int, segments: bool = False, device: str = "cuda") -> float:
+def kept(
+    model: ModelConfig, zero: ZeroConfig, ranks: int, tokens: int, segments: bool = False, device: str = "cuda"
+) -> float:
     """Return the bytes per token that all layers keep, as `activation_checkpointing` says, with what surrounds them."""
     width, dim, narrow = WIDTH[zero.dtype], model.dim, model.n_kv_heads * model.head_dim
-    each = layer(model, zero, tokens, segments, device)
+    each = layer(model, zero, ranks, tokens, segments, device)
     if model.activation_checkpointing == "full":
         each = width * dim  # what comes in
     elif model.activation_checkpointing == "selective":  # and what the narrow products and attention give
         each = width * (4 * dim + 2 * narrow)
         if not in_blocks(device, zero.dtype, tokens):
             each += width * dim + SINGLE * model.n_heads
-    last = width * dim * (1 if _fused_norm(device, zero.dtype) else 2) + SINGLE
+    last = width * dim * _norm_widths(device, zero.dtype) + SINGLE
     ids = 2 * INDEX  # of the embedding, and of the positions that are read
-    return model.n_layers * each + last + ids + masks(zero.dtype, tokens, segments, device)
+    rotary = 2 * width * model.head_dim  # rows of the same positions share theirs
+    return model.n_layers * each + last + ids + rotary + masks(zero.dtype, tokens, segments, device)
 
 
 def masks(dtype: str, tokens: int, segments: bool, device: str) -> float:
@@ -208,12 +245,14 @@ def masks(dtype: str, tokens: int, segments: bool, device: str) -> float:
     return WIDTH[dtype] * _mean_end(tokens, BLOCK if in_blocks(device, dtype, tokens) else MASKED_BLOCK)
 
 
-def working(model: ModelConfig, zero: ZeroConfig, tokens: int, segments: bool = False, device: str = "cuda") -> float:
+def working(
+    model: ModelConfig, zero: ZeroConfig, ranks: int, tokens: int, segments: bool = False, device: str = "cuda"
+) -> float:
     """Return the bytes per token that the backward pass of one layer holds beside what was kept: the widest moment.
 
     The layer's activations where they are recomputed, and gradients of the feed-forward's insides and of the stream.
     """
-    again = 0.0 if model.activation_checkpointing == "none" else layer(model, zero, tokens, segments, device)
+    again = 0.0 if model.activation_checkpointing == "none" else layer(model, zero, ranks, tokens, segments, device)
     return again + WIDTH[zero.dtype] * (4 * model.hidden_dim + 3 * model.dim)
 
 
@@ -258,8 +297,14 @@ def cache(model: ModelConfig, dtype: str, tokens: int) -> int:
     return 2 * model.n_layers * model.n_kv_heads * model.head_dim * WIDTH[dtype] * tokens
 
 
-def _fused_norm(device: str, dtype: str) -> bool:
-    return device == "cpu" and dtype == "float32"
+def _norm_widths(device: str, dtype: str) -> int:
+    """Return how many tensors of the model's width a norm keeps (norm.py) beside what it gives.
+
+    What comes in; but for our own kernel what is normed and not yet scaled, too; and torch on a CPU keeps the first in float32.
+    """
+    if device == "cuda":
+        return 2
+    return 1 if dtype == "float32" else 3
 
 
 def _mean_end(tokens: int, rows: int) -> float:
@@ -329,8 +374,8 @@ def training(
     )
     return dataclasses.replace(
         held,
-        activations=number * kept(model, zero, tokens, segments, device),
-        working=number * working(model, zero, tokens, segments, device),
+        activations=number * kept(model, zero, ranks, tokens, segments, device),
+        working=number * working(model, zero, ranks, tokens, segments, device),
         logits=head,
     )
 

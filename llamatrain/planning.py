@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import footprint
 from .capacity import left_by_whole, responses_that_fit, rows_that_fit
 from .footprint import ALONE, Footprint, ModelCounts
-from .hardware import NODE, Machine
+from .hardware import Machine
 from .model.config import ModelConfig
 from .progress import counted
 from .settings import RunConfig, ZeroConfig
@@ -176,7 +176,7 @@ class Work:
         if self.read_rows:
             # A layer at a time, no more than what one would keep for a backward pass.
             plain = ZeroConfig(1, self.dtype, False, False)
-            layer = footprint.layer(self.model, plain, self.tokens, True, machine.device)
+            layer = footprint.layer(self.model, plain, 1, self.tokens, True, machine.device)
             held = footprint.sampling(self.model, self.dtype, 0, self.tokens, 1)
             rows = self.read_rows * self.tokens
             yield "reading", replace(held, working=rows * layer), f"{self.read_rows} x {self.tokens:,} tokens"
@@ -239,7 +239,7 @@ def evaluations(run: RunConfig, steps: float | None, before: bool = True) -> int
     return int(before) + (math.ceil(last / every) if every else 1)
 
 
-def smallest_change(work: Work, machine: Machine, node: int = NODE) -> str | None:
+def smallest_change(work: Work, machine: Machine, node: int) -> str | None:
     """Return what makes work fit devices and hosts that does not, the cheapest first; None where nothing here does.
 
     A smaller micro-batch, recomputation, a higher ZeRO stage, the optimizer's states in host memory, then more GPUs, `node`

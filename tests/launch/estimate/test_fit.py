@@ -48,7 +48,7 @@ def test_what_a_gpu_needs_holds_for_the_number_that_is_named() -> None:
 def test_the_smallest_change_is_one_that_fits() -> None:
     work = work_of("pretrain", ["preset=llama2_13b"])
     assert work.fits(on(64))
-    assert smallest_change(work, replace(on(8), hardware=replace(on(8).hardware, gpu_gigabytes=40))) is not None
+    assert smallest_change(work, replace(on(8), hardware=replace(on(8).hardware, gpu_gigabytes=40)), 8) is not None
     large = work_of("pretrain", ["preset=llama2_70b"])
     assert advice(large, on(8), 8) == "it would fit with zero.offload_optimizer=true"
     # Of two changes that help the GPUs, the one that the hosts' memory allows.
