@@ -9,6 +9,7 @@ torch is imported where it is used: programs that only read and write files star
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -123,6 +124,8 @@ def _read_launcher() -> None:
     if "RANK" not in env and {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "MASTER_ADDR"} <= env.keys():
         env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
         env["LOCAL_RANK"] = env.get("SLURM_LOCALID", "0")
+        if "SLURM_STEP_TASKS_PER_NODE" in env:  # as 8(x4), or 8(x4),2: of the first node
+            env["LOCAL_WORLD_SIZE"] = re.split(r"[(,]", env["SLURM_STEP_TASKS_PER_NODE"])[0]
     for name, least in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0), ("MASTER_PORT", 1)):
         value = env.get(name, str(least))
         if not (value.isascii() and value.isdigit() and int(value) >= least):

@@ -24,6 +24,8 @@ def environment() -> dict[str, str | int]:
         except PackageNotFoundError:
             continue
     found |= {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "gpu": gpu()}
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        found["ranks_per_node"] = int(os.environ["LOCAL_WORLD_SIZE"])
     return {**found, **({"gpu_bytes": gpu_bytes()} if found["gpu"] else {})}
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypedDict, TypeGuard
 from llamatrain import text_files
 from llamatrain.description import Headline
 from llamatrain.errors import UserError, mistake
+from llamatrain.hardware import NODE
 from llamatrain.run_files import METRICS, STATUS, Logged, Status
 
 Row = dict[str, Any]
@@ -65,6 +66,12 @@ def read_json(path: Path, kind: Any = Row) -> Row:
 def read_status(folder: Path) -> Row:
     """Return a run's status.json."""
     return read_json(folder / STATUS, Status)
+
+
+def ranks_per_node(status: Row, ranks: int) -> int:
+    """Return how many of a run's ranks a node had; those of earlier versions, and of some launchers, do not say it."""
+    found = status.get("environment", {}).get("ranks_per_node")
+    return min(ranks, found if isinstance(found, int) and found > 0 else NODE)
 
 
 def read_lines(path: Path, kind: Any = Row) -> Iterator[Row]:

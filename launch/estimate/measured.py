@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamatrain.errors import UserError
-from llamatrain.hardware import NODE
 from llamatrain.outlook import bytes_in_words, short
 from llamatrain.replaced import bytes_of
 from llamatrain.run_files import METRICS
-from llamatrain.runs import Row, is_number, read_lines, read_status
+from llamatrain.runs import Row, is_number, ranks_per_node, read_lines, read_status
 
 from ..forecast import Failures
 from ..slurm.attempts import read_attempts
@@ -77,7 +76,7 @@ def checkpoint_seconds(folder: Path, status: Row, one: Estimated) -> dict[str, f
         return {}
     ranks = int(status.get("ranks") or 1)
     each = one.work.checkpoint_bytes / one.machine.ranks / (held / ranks)
-    whole = one.work.checkpoint_bytes / one.machine.nodes / (held / -(-ranks // NODE))
+    whole = one.work.checkpoint_bytes / one.machine.nodes / (held / -(-ranks // ranks_per_node(status, ranks)))
     return {"save_seconds": measured["save_seconds"] * each, "publish_seconds": measured["publish_seconds"] * whole}
 
 

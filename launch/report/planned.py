@@ -12,14 +12,14 @@ from llamatrain.config.compose import check, compose_dict
 from llamatrain.energy import ENERGIES, unit_for
 from llamatrain.errors import UserError
 from llamatrain.given import Given
-from llamatrain.hardware import NODE, Machine, peak_of
+from llamatrain.hardware import Machine, peak_of
 from llamatrain.here import hardware_here
 from llamatrain.memory import machine_memory
 from llamatrain.outlook import basis, bytes_in_words, clock, short, span
 from llamatrain.pace import START
 from llamatrain.pages.parts import Cell, Table
 from llamatrain.replaced import bytes_of
-from llamatrain.runs import Row, is_number
+from llamatrain.runs import Row, is_number, ranks_per_node
 from llamatrain.yaml_files import read_yaml
 
 from ..estimate.chain import Estimated, estimated, of_data
@@ -103,7 +103,8 @@ def machine_of(stage: StageRun) -> Machine:
         gigabytes = size / 1e9 if is_number(size) else hardware.gpu_gigabytes
         peak = peak_of(own.gpu) or hardware.gpu_tflops
         known = replace(hardware, gpu=own.gpu, gpu_tflops=peak, gpu_gigabytes=gigabytes)
-        return Machine(known, -(-ranks // NODE), min(ranks, NODE), gpus=True)
+        each = ranks_per_node(stage.status, ranks)
+        return Machine(known, -(-ranks // each), each, gpus=True)
     return Machine(hardware, 1, ranks, False, max(1.0, own.cores / ranks), float(machine_memory()))
 
 

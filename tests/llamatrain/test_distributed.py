@@ -51,6 +51,14 @@ def test_sruns_variables(repository: Path) -> None:
         assert out.strip() == "[0, 1] 5.0 main", err
 
 
+@pytest.mark.parametrize(("told", "each"), [("4", "4"), ("8(x4)", "8"), ("8(x4),2", "8")])
+def test_srun_tells_how_many_ranks_a_node_has(told: str, each: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "34", "MASTER_ADDR": "n1", "SLURM_STEP_TASKS_PER_NODE": told}
+    monkeypatch.setattr(os, "environ", dict(given))
+    distributed._read_launcher()
+    assert os.environ["LOCAL_WORLD_SIZE"] == each
+
+
 WRONG = {
     "RANK is set but WORLD_SIZE is not": {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
     "WORLD_SIZE=2 is set but RANK is not": {"WORLD_SIZE": "2"},

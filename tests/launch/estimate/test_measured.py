@@ -66,6 +66,8 @@ def test_a_runs_own_are_taken_and_scaled(pretrain: Estimated, tmp_path: Path) ->
     assert found.start_seconds == pytest.approx(18.5), "of the last attempt, without its first step"
     assert found.save_seconds == pytest.approx(0.01 * (size / 64) / 1e6)
     assert found.publish_seconds == pytest.approx(0.02 * (size / 8) / 2e6)
+    apart = run(tmp_path / "apart", measured=measured, environment={"ranks_per_node": 1})  # two nodes of a rank each
+    assert known(FAILURES, pretrain, apart)[0].publish_seconds == pytest.approx(0.02 * (size / 8) / 1e6)
     assert "checkpoints scaled from 2 MB to 94.3 GB" in told and "queue_seconds 600 as configs/failures assumes" in told
 
 

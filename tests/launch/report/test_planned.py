@@ -88,3 +88,7 @@ def test_a_gpu_is_the_one_that_the_run_had(story: Story) -> None:
         989,
     )
     assert (machine.nodes, machine.ranks_per_node) == (2, 8)
+    own = {"gpu": "NVIDIA H200", "ranks_per_node": 4}
+    path.write_text(json.dumps({**status, "ranks": 16, "environment": own}))
+    (stage,) = (one for one in Story(story.folder).stages if one.name == "sft")
+    assert (machine_of(stage).nodes, machine_of(stage).ranks_per_node) == (4, 4)
