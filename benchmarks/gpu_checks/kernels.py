@@ -21,7 +21,7 @@ from llamatrain.settings import Sampling
 
 ATTENTION = ("flash", "fmha", "attention", "cudnn_sdpa", "causalblocks", "varlen")
 READS = ("aten::_local_scalar_dense", "aten::nonzero")  # the processor needs the device's answer
-NEW = 64
+NEW = 64 if ON_GPU else 16
 
 
 def check() -> Iterator[dict[str, Any]]:
@@ -37,7 +37,7 @@ def check() -> Iterator[dict[str, Any]]:
         def step(batch: Any = batch) -> None:
             train_step(engine, [batch], language_model_loss)
 
-        yield from looked_at(f"training, {name}", step, 1)
+        yield from looked_at(f"training, {name}", step)
     model = Transformer(config, 0).to(device(), getattr(torch, dtype))
     prompts = [list(range(3, 20 + i)) for i in range(8)]
     keys = [(str(i), 0) for i in range(8)]
@@ -45,10 +45,10 @@ def check() -> Iterator[dict[str, Any]]:
     def sample() -> None:
         generate(model, prompts, keys, Sampling(1.0, 1.0, NEW, seed=0), eos_id=-1, batch_size=8)
 
-    yield from looked_at("generation", sample, NEW)
+    yield from looked_at("generation", sample, NEW, "token")
 
 
-def looked_at(what: str, work: Callable[[], None], per: int) -> Iterator[dict[str, Any]]:
+def looked_at(what: str, work: Callable[[], None], count: int = 1, per: str = "step") -> Iterator[dict[str, Any]]:
     """Yield the attention kernels of some work, and its reads and synchronisations per step or token."""
     work()  # warm
     wait()
@@ -62,10 +62,11 @@ def looked_at(what: str, work: Callable[[], None], per: int) -> Iterator[dict[st
     found = [key for key in counts if any(word in key.lower() for word in ATTENTION) and "backward" not in key.lower()]
     own = [key for key in found if not key.startswith(("aten::", "autograd::"))] or found
     yield figure(f"{what}: attention by", ", ".join(sorted(name[:60] for name in own)[:2]) or "matrix products")
-    yield figure(f"{what}: operations", sum(count for key, count in counts.items() if key.startswith("aten::")) / per)
-    yield figure(f"{what}: reads of the device's numbers", sum(counts[key] for key in READS) / per)
+    operations = sum(number for key, number in counts.items() if key.startswith("aten::"))
+    yield figure(f"{what}: operations per {per}", operations / count)
+    yield figure(f"{what}: numbers read from the device per {per}", sum(counts[key] for key in READS) / count)
     if ON_GPU:
-        yield figure(f"{what}: synchronisations", synchronisations(work) / per)
+        yield figure(f"{what}: waits for the device per {per}", synchronisations(work) / count)
 
 
 def synchronisations(work: Callable[[], None]) -> int:

@@ -20,15 +20,19 @@ from llamatrain.model.transformer import Transformer
 from llamatrain.settings import Sampling
 
 # Relative differences: of a loss, of a gradient's norm to the reference's, of a log-probability (nats); and the share of
-# sampled responses that are token by token the same. In float32 only rounding differs (tensor cores are off there).
-BOUNDS = {"float32": (1e-5, 1e-3, 1e-3, 0.9), "bfloat16": (1e-2, 0.1, 0.15, 0.0)}
+# tokens that are drawn as on the CPU, of those up to the first of a response that is not. In float32 only rounding differs
+# (tensor cores are off there). In bfloat16 logits are off by some hundredths, wherever they are computed. That moves the edges
+# between tokens in the cumulative distribution by a fifth of a token's width (0.78 are alike on a CPU); of wrong
+# distributions or noise one draw in a hundred would be alike.
+BOUNDS = {"float32": (1e-5, 1e-3, 1e-3, 0.99), "bfloat16": (1e-2, 0.1, 0.15, 0.5)}
 PROMPTS, TOKENS = 16, 24
+STD = 0.1  # of the weights: small ones predict all tokens alike, whatever attention does
 
 
 def check(dtype: str, role: str = "compared") -> Iterator[dict[str, Any]]:
     """Make the figures; keep them, or compare them with those that are kept."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    made = {**language_model(dtype), **sampled(dtype), **update(dtype)}
+    made = {**language_model(dtype), **sampled(dtype), **update(dtype, STD)}
     path = folder() / "parity.safetensors"
     if role == "reference":
         save_file({name: tensor.contiguous() for name, tensor in made.items()}, path)
@@ -41,7 +45,7 @@ def language_model(dtype: str) -> dict[str, Tensor]:
     """Return the loss and the gradients of packed rows, plain and segmented."""
     found: dict[str, Tensor] = {}
     for name, segments in (("plain", 1), ("packed", 5)):
-        config = shape()
+        config = shape(init_std=STD)
         model = Transformer(config, seed=0).to(device(), getattr(torch, dtype))
         batch = {key: value.to(device()) for key, value in rows(config, 4, 256, segments, seed=1).items()}
         loss = language_model_loss(model, batch)[0] / batch["weight"]
@@ -55,7 +59,7 @@ def language_model(dtype: str) -> dict[str, Tensor]:
 
 def sampled(dtype: str) -> dict[str, Tensor]:
     """Return responses to prompts of uneven length, and their log-probabilities, padded with -1 and 0."""
-    model = Transformer(shape(init_std=0.05), seed=0).to(device(), getattr(torch, dtype))
+    model = Transformer(shape(init_std=STD), seed=0).to(device(), getattr(torch, dtype))
     prompts = [list(range(3, 8 + 3 * i)) for i in range(PROMPTS)]
     sampling = Sampling(1.0, 0.9, TOKENS, seed=0)
     made = generate(model, prompts, [(str(i), 0) for i in range(PROMPTS)], sampling, eos_id=2, batch_size=5)
@@ -74,9 +78,11 @@ def compared(reference: dict[str, Tensor], made: dict[str, Tensor], dtype: str) 
         of = [key for key in reference if key.startswith(f"gradient.{name}.")]
         worst = max(apart(reference, made, key) for key in of)
         yield figure(f"gradients, {name} rows: largest relative difference", worst, most=gradient)
-    # Tokens are alike up to the first that differs; after it the responses are others.
+    # After the first token that differs the responses are others.
     alike = (reference["sampled.tokens"] == made["sampled.tokens"]).cummin(-1).values
-    yield figure("sampled responses that are the same", float(alike.all(-1).double().mean()), least=same)
+    drawn = reference["sampled.tokens"] >= 0
+    differing, count = int((drawn & ~alike).any(-1).sum()), int((drawn & alike).sum())
+    yield figure("tokens drawn alike, up to the first that is not", count / (count + differing), least=same)
     gaps = (reference["sampled.logprobs"] - made["sampled.logprobs"]).abs()
     yield figure("their log-probabilities: largest difference, nats", float(gaps[alike].max()), most=logprob)
     for key in sorted(key for key in reference if key.startswith("ppo.")):

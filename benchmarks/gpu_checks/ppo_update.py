@@ -32,7 +32,7 @@ def settings(count: int, *overrides: str) -> PPOConfig:
 
 
 def models(config: ModelConfig, sharding: ZeroConfig, dtype: torch.dtype) -> Models:
-    """Return five models of one shape: two that learn, three that are read."""
+    """Return five models of one shape, all with weights of their own: two that learn, three that are read."""
 
     def read(model: nn.Module) -> nn.Module:
         return model.to(device(), dtype).requires_grad_(False).eval()
@@ -44,16 +44,16 @@ def models(config: ModelConfig, sharding: ZeroConfig, dtype: torch.dtype) -> Mod
     return Models(
         policy=learns(1, scalar=False),
         critic=learns(2, scalar=True),
-        reference=read(build(lambda: Transformer(config, 1), sharding)),
+        reference=read(build(lambda: Transformer(config, 4), sharding)),
         helpfulness=read(build(lambda: ScalarModel(config, 2), sharding)),
         safety=read(build(lambda: ScalarModel(config, 3), sharding)),
     )
 
 
-def update(dtype: str) -> dict[str, Tensor]:
+def update(dtype: str, std: float) -> dict[str, Tensor]:
     """Return what one update of small models measures and how it changes the weights."""
     stage = 1 if dtype == "bfloat16" else 0
-    five = models(shape(), zero(stage, dtype), getattr(torch, dtype))
+    five = models(shape(init_std=std), zero(stage, dtype), getattr(torch, dtype))
     cfg = settings(16, "micro_batch_size=4")
     rollouts = random_rollouts(16, 512)
     before = {name: weight.detach().float().cpu() for name, weight in five.policy.state.parameters_by_name()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -78,7 +77,7 @@ def predicted(config: ModelConfig, tokens: int, own: ModelCounts, learned: int |
 
 def described(config: ModelConfig) -> dict[str, Any]:
     """Return the row that says the shape."""
-    return figure("shape", f"{config.parameters / 1e6:,.3g}M, {config.n_layers} layers of {config.dim}")
+    return figure("shape", f"{config.parameters / 1e6:,.1f}M parameters, {config.n_layers} layers of {config.dim}")
 
 
 def engine_of(config: ModelConfig, kind: Callable[[ModelConfig, int], nn.Module]) -> Engine:
@@ -99,29 +98,27 @@ def trained(config: ModelConfig, kind: Any, batch: Batch, loss: Any) -> Iterator
     seconds = (time.perf_counter() - started) / STEPS
     tokens = int((batch["segment_ids"] > 0).sum())
     yield figure("tokens per second", tokens / seconds)
-    yield from utilised(config, tokens / seconds)
+    for attention, words in ((False, "6N"), (True, "6N + attention")):
+        each = flops_per_token(config.parameters, config, config.max_seq_len, attention)
+        yield from utilised(each * tokens / seconds, words)
     yield from memory(predicted(config, tokens, REWARD if kind is ScalarModel else ALONE))
 
 
 def memory(expected: float) -> Iterator[dict[str, Any]]:
-    """Yield the peak of this process's memory, and what the arithmetic says: on a GPU with bounds."""
+    """Yield the memory that the arithmetic expects and, on a GPU, the most that was allocated, with bounds."""
+    yield figure("memory by the planner's arithmetic, GB", expected / 1e9)
     if ON_GPU:
         most = torch.cuda.max_memory_allocated()
-        yield figure("peak memory, GB", most / 1e9)
-        yield figure("its arithmetic over it", expected / most, *ARITHMETIC)
-    else:
-        yield figure("peak of resident memory, GB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
-        yield figure("arithmetic of models and activations, GB", expected / 1e9)
+        yield figure("most memory allocated, GB", most / 1e9)
+        yield figure("the arithmetic's over the allocated", expected / most, *ARITHMETIC)
 
 
-def utilised(config: ModelConfig, rate: float) -> Iterator[dict[str, Any]]:
-    """Yield the model FLOPs utilisation where the device's peak is known."""
-    name = torch.cuda.get_device_name() if ON_GPU else ""
-    peak = (peak_of(name) or 0) * 1e12
+def utilised(rate: float, words: str) -> Iterator[dict[str, Any]]:
+    """Yield floating-point operations per second and, where the device's peak is known, the share of it: MFU."""
+    yield figure(f"TFLOP/s ({words})", rate / 1e12)
+    peak = peak_of(torch.cuda.get_device_name()) if ON_GPU else None
     if peak:
-        plain, whole = (flops_per_token(config.parameters, config, config.max_seq_len, a) for a in (False, True))
-        yield figure("MFU (6N)", rate * plain / peak)
-        yield figure("MFU (6N + attention)", rate * whole / peak)
+        yield figure(f"MFU ({words})", rate / 1e12 / peak)
 
 
 def pretraining() -> Iterator[dict[str, Any]]:
@@ -175,7 +172,11 @@ def generation() -> Iterator[dict[str, Any]]:
     started = time.perf_counter()
     sample(new)
     wait()
-    yield figure(f"tokens per second, {count} responses at once", count * new / (time.perf_counter() - started))
+    rate = count * new / (time.perf_counter() - started)
+    yield figure(f"tokens per second, {count} responses at once", rate)
+    yield from utilised(2 * config.parameters * rate, "2N")
+    dtype = "bfloat16" if ON_GPU else "float32"
+    yield from memory(footprint.sampling(config, dtype, count, len(prompts[0]) + new, 1).total)
 
 
 def proximal() -> Iterator[dict[str, Any]]:
@@ -210,7 +211,10 @@ def proximal() -> Iterator[dict[str, Any]]:
             lambda: credit(cfg, judge(cfg, five, asked, config.max_seq_len), cfg.kl_coef),
         )
         timed("learn", partial(learn, cfg, five, batch, 0, config.max_seq_len, hold=False))
-    yield figure("episodes per second", count / sum(seconds.values()))
+    rate = count / sum(seconds.values())
+    yield figure("episodes per second", rate)
+    # A response is sampled, read by five models, and learned from by two.
+    yield from utilised((2 * new + (5 * 2 + 2 * 6) * 2 * new) * config.parameters * rate, "2N read, 6N learned")
     for phase, took in seconds.items():
-        yield figure(f"share of {phase}", took / sum(seconds.values()))
+        yield figure(f"share of the time: {phase}", took / sum(seconds.values()))
     yield from memory(predicted(config, 8 * 2 * new, MODELS, learned=new))
