@@ -2,7 +2,7 @@
 
 A run that starts again from a checkpoint learns from them: the same weights would sample and judge the same, bit by bit, so
 this holds for the same settings on as many ranks. And from the checkpoint before it an iteration can be derived again
-(derive.py). `llamatrain.responses.stored` says what a file holds; rank 0 reads and writes them.
+(derivation.py). `llamatrain.responses.stored` says what a file holds; rank 0 reads and writes them.
 
 Kept are the iterations since the oldest kept checkpoint, the newest `experience_kept`, and every `experience_every`-th for ever.
 """
