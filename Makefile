@@ -19,6 +19,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := llamatrain launch pretrain sft reward rlhf evaluation toyworld
+AT_ONCE := --numprocesses auto --maxprocesses 8 --dist worksteal  # one process of tests per core
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt $(PIP_ARGS)
 SILENT := That takes one or two minutes plus the download, and says nothing until it is done ...
 
@@ -32,7 +33,7 @@ demo: $(VENV)/installed
 	@$(BIN)/llamatrain pipeline preset=demo $(ARGS)
 
 test: $(VENV)/installed-test
-	@$(BIN)/python -m pytest -m "not slow and not slurm" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not slurm" $(AT_ONCE) $(ARGS)
 
 test-slow: $(VENV)/installed-test
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -95,6 +95,7 @@ setup(
             "httpx>=0.28,<1",
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
+            "pytest-xdist>=3.8,<4",
             "coverage>=7.10,<8",
             "accelerate>=1,<2",  # of the harness's own `hf` model, which ours is compared with
             "lm_eval>=0.4.13,<0.4.14",
