@@ -89,8 +89,8 @@ def test_overlap_of_train_and_test(tmp_path: Path, capsys: Capture) -> None:
     train = write(tmp_path / "train.jsonl", {"messages": [ASK, TELL]}, {"messages": TALK})
     test = write(tmp_path / "test.jsonl", pair("a", "b"), {**pair("a", "b"), "messages": [{**ASK, "content": "Else?"}]})
     inspect(config(train, test=[test], examples=0))
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"1 of the 2 prompts in {test} stand in {train} too" in said
+    said = "".join(capsys.readouterr().out.split())  # a long path is divided at the end of a line
+    assert "".join(f"1 of the 2 prompts in {test} stand in {train} too".split()) in said
 
 
 @pytest.mark.parametrize("loss", ["all", "last"])
