@@ -92,6 +92,7 @@ ELSEWHERE = {  # what is left out -> why
     "hh_rlhf:": "reads the hub",
     "run.name=bench checkpoint=runs/demo/ppo/final": "reads the hub, or rows as those of the command that runs code",
     "judges/truth": "reads sets and classifiers that the project does not carry",
+    "report runs/a runs/b": "needs pipelines that have finished (tests/launch/report)",
     "llamatrain publish": "needs a card that people filled in (tests/evaluation/card)",
     "mine from=": "with the two that follow it a test of its own (tests/launch/test_new.py)",
     "preset=mine": "the same",
