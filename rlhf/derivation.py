@@ -30,9 +30,8 @@ from llamatrain.run_files import METRICS, STATUS, Logged, Status
 from llamatrain.text_files import read_json, read_lines
 
 from .config import ExperienceConfig
-from .experience import gather, judge
 from .guards import Guards
-from .kept import kept_key
+from .kept import judge_anew, kept_key
 from .kl import Coefficient
 from .learning import learn
 from .measures import batch_metrics
@@ -98,8 +97,7 @@ def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
         guards.slow_down(file.facts["rollbacks"], engines)
         judged = judged_of(file, wanted)
         if iteration + 1 == step:
-            own = distributed.shard([one.rollout for one in judged])
-            judged = gather(judge(cfg, models, own, inputs.context))
+            judged = judge_anew(cfg, models, [one.rollout for one in judged], inputs.context)
         batch = credited(cfg, models, judged, inputs.context, kl.value)
         hold = holds(cfg, models.policy.steps_done, iteration, batch)
         learned = learn(cfg, models, batch, iteration, inputs.context, hold, None, inputs.replay)

@@ -3,7 +3,7 @@
 It is kept until all of it is stored (store.py), and serves the run that starts at this very iteration again, with the same
 settings on as many ranks: the same weights would sample and judge the same, bit by bit. Numbers are float32, which JSON keeps.
 
-    runs/<name>/chunks/iteration_00000007/   the rollouts in chunks of `chunk_responses`, the verdicts in one per rank
+    runs/<name>/chunks/iteration_00000007/   the rollouts and the verdicts, each in chunks of at most `chunk_responses`
 """
 
 from __future__ import annotations
@@ -60,22 +60,16 @@ class Kept:
         self.run, self.count = run, count
         self.key = {**key, "ranks": distributed.world_size()}
         self.place = f"{PLACE}/iteration_{iteration:08d}"
-        self.share = largest_share(count, distributed.world_size())
-        # Chunks of a size, at most `chunk_responses`.
-        self.size = math.ceil(self.share / math.ceil(self.share / chunk_responses))
-        # Rank by rank, and of each rank every world_size-th prompt, as `distributed.shard` assigns them.
-        self.order = [
-            i for rank in range(distributed.world_size()) for i in range(rank, count, distributed.world_size())
-        ]
+        self.size, self.order = division(count, chunk_responses)
 
     def rollouts(self) -> Chunks[RolloutPart]:
         """Return the chunks of rollouts."""
         return Chunks(self.run, {**self.key, "of": "rollouts"}, self.count, self.size, RolloutPart, place=self.place)
 
     def judged(self) -> Chunks[JudgedPart]:
-        """Return the chunks of verdicts: one per rank, which all judge together."""
+        """Return the chunks of verdicts, which all ranks judge together."""
         key = {**self.key, "of": "verdicts"}
-        return Chunks(self.run, key, self.count, self.share, JudgedPart, together=True, place=self.place)
+        return Chunks(self.run, key, self.count, self.size, JudgedPart, together=True, place=self.place)
 
     def in_order(self, chunks: Chunks[R]) -> list[R]:
         """Return all rows in the order of the prompts, on every rank."""
@@ -83,6 +77,15 @@ class Kept:
         for place, row in zip(self.order, chunks.gathered(), strict=True):
             rows[place] = row
         return rows  # type: ignore[return-value]
+
+
+def division(count: int, chunk_responses: int) -> tuple[int, list[int]]:
+    """Return the size of an iteration's chunks and the prompts' places in their order: chunk by chunk, dealt to the ranks in turn."""
+    ranks = distributed.world_size()
+    share = largest_share(count, ranks)
+    size = math.ceil(share / math.ceil(share / chunk_responses))  # equal ones, at most `chunk_responses`
+    # Rank by rank, and of each rank every world_size-th prompt, as `distributed.shard` assigns them.
+    return size, [i for rank in range(ranks) for i in range(rank, count, ranks)]
 
 
 def kept_key(cfg: PPOConfig, parents: dict[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,6 +152,19 @@ def judge_all(
         chunks.make(rows_of)
         leave()
     return [judged_of(rollout, part) for rollout, part in zip(rollouts, kept.in_order(chunks), strict=True)]
+
+
+def judge_anew(cfg: PPOConfig, models: Models, rollouts: list[Rollout], context: int) -> list[Judged]:
+    """Judge stored rollouts in the chunks of `judge_all`, whose rounding depends on what shares a row; keep nothing."""
+    size, order = division(len(rollouts), cfg.chunk_responses)
+    found: dict[int, Judged] = {}
+    for first in range(0, len(order), size * distributed.world_size()):
+        begin = first + distributed.rank() * size
+        places = order[begin : begin + size]
+        judged = judge(cfg, models, [rollouts[place] for place in places], context)
+        for part in distributed.gather_objects(list(zip(places, judged, strict=True))):
+            found.update(part)
+    return [found[place] for place in range(len(rollouts))]
 
 
 def forget(run: Run, but: int | None = None) -> None:

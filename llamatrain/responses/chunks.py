@@ -46,7 +46,8 @@ class Chunks(Generic[R]):
     ) -> None:
         """Look which chunks are there below `place` in the run folder.
 
-        Those made `together` need all ranks at once; one that has none left makes rows of no items meanwhile.
+        Those made `together` need all ranks at once: a round of one per rank is made by all or none, and a rank that has no
+        chunk in it makes rows of no items meanwhile.
         """
         # With few items every rank still gets a share.
         self.size = max(1, min(size, math.ceil(count / distributed.world_size())))
@@ -58,8 +59,10 @@ class Chunks(Generic[R]):
         distributed.barrier()
         own = distributed.shard(range(len(self)))
         self._left = [number for number in own if not self._made(number)]
-        if together and distributed.any_rank(bool(self._left)):
-            self._left = own
+        if together:
+            ranks = distributed.world_size()
+            lacking = {number // ranks for left in distributed.gather_objects(self._left) for number in left}
+            self._left = [number for number in own if number // ranks in lacking]
 
     def __len__(self) -> int:
         """Return the number of chunks."""

@@ -89,7 +89,7 @@ def stops_of_ppo() -> list[tuple[Hit, int]]:
         (in_step("ppo", 1, LAST, "SIGINT"), 0),  # learn: the first mini-batch is dropped
         (Hit("llamatrain.generation._step", 30, 0, "SIGTERM"), 1),  # act of iteration 1, for 0 had its rollouts
         (in_step("ppo", 3, 0, "SIGTERM"), 4),  # learn of iteration 3, which ends
-        (Hit("rlhf.kept.judge", 2, LAST, "SIGTERM"), 5),  # judge of iteration 5
+        (Hit("rlhf.kept.Kept.judged", 2, LAST, "SIGTERM"), 5),  # judge of iteration 5
         (in_step("ppo", 1, LAST, "SIGUSR1"), 5),  # learn of iteration 5
         (Hit("llamatrain.run.Run.finish", 1, 0, "SIGTERM"), STEPS),
     ]

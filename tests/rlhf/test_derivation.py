@@ -18,8 +18,16 @@ from rlhf.derivation import derive, differences
 from .small import ppo
 from .worlds import write_prompts
 
-# All that enters a figure: an adaptive coefficient, several epochs, a critic that warms up, held-out prompts.
-MORE = ["kl.target=0.5", "kl.horizon=20", "epochs=2", "critic_warmup=2", "run.eval_every=3", "run.keep_best=true"]
+# All that enters a figure: several chunks, an adaptive coefficient, several epochs, a critic that warms up, held-out prompts.
+MORE = [
+    "chunk_responses=2",
+    "kl.target=0.5",
+    "kl.horizon=20",
+    "epochs=2",
+    "critic_warmup=2",
+    "run.eval_every=3",
+    "run.keep_best=true",
+]
 
 
 def exact(folder: Path, step: int) -> int:
@@ -33,7 +41,7 @@ def exact(folder: Path, step: int) -> int:
 
 
 def test_a_few_steps(world: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = ppo(world, tmp_path, "ppo", "iterations=5", "run.save_every=2", "run.keep=2", *MORE[:4])
+    folder = ppo(world, tmp_path, "ppo", "iterations=5", "run.save_every=2", "run.keep=2", *MORE[:5])
     assert exact(folder, 1) == 0  # held, the critic's head rescaled
     assert exact(folder, 4) == 0  # checkpoint 2 is gone: from the start, as all is stored
     assert exact(folder, 5) == 4

@@ -11,7 +11,7 @@ from llamatrain import distributed
 from llamatrain.config.compose import compose
 from llamatrain.run import Run
 from rlhf.experience import Judged
-from rlhf.kept import Kept, forget, judged_of, judged_part, rollout_of, rollout_part
+from rlhf.kept import JudgedPart, Kept, forget, judged_of, judged_part, rollout_of, rollout_part
 from rlhf.ppo_config import PPOConfig
 
 from .worlds import overrides, random_rollouts
@@ -42,6 +42,17 @@ def test_it_comes_back_bit_by_bit(run: Run) -> None:
                 assert torch.equal(getattr(new, name), getattr(old, name))
     forget(run)
     assert Kept(run, {}, 3, 6, 4).rollouts().missing() == 6
+
+
+def test_judging_goes_on_from_the_chunk_at_which_it_was_stopped(run: Run) -> None:
+    judged = [Judged(r, 0.1, 0.2, *torch.randn(4, len(r.tokens)).unbind()) for r in random_rollouts(6)]
+
+    def stopped(items: range) -> list[JudgedPart]:
+        run._stop_request.signal = "SIGTERM"
+        return [judged_part(judged[i]) for i in items]
+
+    assert not Kept(run, {}, 0, 6, 2).judged().make(stopped)
+    assert Kept(run, {}, 0, 6, 2).judged().missing() == 4
 
 
 def test_only_the_iteration_at_the_start_is_taken_over(run: Run) -> None:
