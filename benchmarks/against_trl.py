@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -214,13 +215,36 @@ def peer(
     seed: int,
 ) -> Path:
     """Have TRL train from the same start on these rows; return the folder of its model."""
-    with (scratch / "rows.jsonl").open("w") as file:
+    path = plan(task, scratch, rows, optim, steps, batch, seed, options.max_length)
+    with (scratch / "log").open("w") as log:
+        command = [options.peer, str(PEER), str(path)]
+        alone = {
+            k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+        }  # ours are not its
+        failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=alone).returncode
+    if failed:
+        raise SystemExit((scratch / "log").read_text()[-3000:])
+    return scratch / "theirs"
+
+
+def plan(
+    task: str,
+    folder: Path,
+    rows: Iterable[dict[str, list[int]]],
+    optim: OptimConfig,
+    steps: int,
+    batch: int,
+    seed: int,
+    max_length: int,
+) -> Path:
+    """Write what trl_side.py is to do with the model in folder/start, and on which rows; return the file."""
+    with (folder / "rows.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    plan = {
+    content = {
         "task": task,
-        "start": str(scratch / "start"),
-        "rows": str(scratch / "rows.jsonl"),
-        "out": str(scratch / "theirs"),
+        "start": str(folder / "start"),
+        "rows": str(folder / "rows.jsonl"),
+        "out": str(folder / "theirs"),
         "steps": steps,
         "batch": batch,
         "seed": seed,
@@ -230,18 +254,10 @@ def peer(
         "eps": optim.eps,
         "weight_decay": optim.weight_decay,
         "grad_clip": optim.grad_clip,
-        "max_length": options.max_length,
+        "max_length": max_length,
     }
-    (scratch / "plan.json").write_text(json.dumps(plan))
-    with (scratch / "log").open("w") as log:
-        command = [options.peer, str(PEER), str(scratch / "plan.json")]
-        alone = {
-            k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-        }  # ours are not its
-        failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=alone).returncode
-    if failed:
-        raise SystemExit((scratch / "log").read_text()[-3000:])
-    return scratch / "theirs"
+    (folder / "plan.json").write_text(json.dumps(content))
+    return folder / "plan.json"
 
 
 # --- results -----------------------------------------------------------------------------------------------------

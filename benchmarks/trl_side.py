@@ -1,19 +1,26 @@
 """TRL's side of against_trl.py: train as a plan says, save the model. It runs in an environment with trl.
 
-python benchmarks/trl_side.py plan.json
+python benchmarks/trl_side.py plan.json            # whole
+python benchmarks/trl_side.py plan.json --in-turn  # as many steps at a time as a line of standard input says
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 
@@ -46,9 +53,29 @@ def main() -> None:
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
         trainer.optimizer, lambda step: rates[min(step, len(rates) - 1)]
     )
+    if "--in-turn" in sys.argv:
+        trainer.add_callback(InTurn())
     trainer.train()
     trainer.model.save_pretrained(plan["out"])
     tokenizer.save_pretrained(plan["out"])
+
+
+class InTurn(TrainerCallback):  # type: ignore[misc]
+    """Take steps when asked; say how much processor time they took."""
+
+    def __init__(self) -> None:
+        self.left, self.started = 0, 0.0
+
+    def on_step_begin(self, *given: Any, **more: Any) -> None:
+        """Wait to be asked, where no step is left to do."""
+        if not self.left:
+            self.left, self.started = int(sys.stdin.readline()), time.process_time()
+
+    def on_step_end(self, *given: Any, **more: Any) -> None:
+        """Answer after the last one."""
+        self.left -= 1
+        if not self.left:
+            print(json.dumps({"seconds": time.process_time() - self.started}), flush=True)
 
 
 def reward(plan: dict[str, Any], rows: list[dict[str, Any]], tokenizer: Any, arguments: dict[str, Any]) -> Any:
