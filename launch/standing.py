@@ -22,7 +22,7 @@ from .programs import PROGRAMS
 from .record import NAME as RECORD
 from .slurm.attempts import Attempt, last_error, read_attempts
 from .slurm.queue import Queued
-from .slurm.submitted import JOBS, Submitted, read_jobs
+from .slurm.submitted import JOBS, REPORT, Submitted, read_jobs
 from .stage import read_plan
 
 LOG = "job.log"  # a job's own
@@ -85,7 +85,20 @@ def standings(folder: Path, active: Sequence[Queued] | None, now: float) -> list
             told = any(file in other.note for other in found.values())
             one = Standing(name, "waiting", note="" if told else f"waits for {file}")
         found[name] = _behind(one, about.get("parents", []), found, name in noted)
+    if REPORT in noted:
+        found[REPORT] = _behind(_of_report(folder, noted[REPORT], active), list(described), found, submitted=True)
     return list(found.values())
+
+
+def _of_report(folder: Path, noted: Submitted, active: Sequence[Queued] | None) -> Standing:
+    """Return how the job stands that writes the report: it makes a page, and no run."""
+    page, jobs = folder / "report.html", folder / JOBS / REPORT
+    queued = next((job for job in active or () if job.number == noted["job"] or job.run == str(page.absolute())), None)
+    if queued is None and page.exists() and page.stat().st_mtime >= noted["time"]:
+        return Standing(REPORT, "done", noted["job"])
+    number = queued.number if queued is not None else noted["job"]
+    state, why = _before_run(page, jobs, number, queued, read_attempts(jobs), active is not None)
+    return Standing(REPORT, "running" if state == "starting" else state, number, note=why)
 
 
 def _awaited(folder: Path) -> dict[str, str]:

@@ -30,9 +30,7 @@ from .checks import check_fit, check_home, check_names
 from .config import SlurmConfig, asked_of, need, need_of
 from .queue import ClusterError, Queued
 from .script import Job, render, show, write
-from .submitted import JOBS, Submitted, clean, note, read_jobs, still_queued
-
-REPORT = "report"
+from .submitted import JOBS, REPORT, Submitted, clean, note, read_jobs, still_queued
 
 
 def submit(cfg: SlurmConfig, theirs: Sequence[str], written_by: str) -> None:

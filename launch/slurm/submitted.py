@@ -14,6 +14,7 @@ from llamatrain.text_files import DamagedFileError, read_json
 from .queue import Queued
 
 JOBS, JOBS_FILE = "jobs", "jobs.json"
+REPORT = "report"  # the job of a pipeline that comes after all stages
 
 
 class Submitted(TypedDict):

@@ -86,6 +86,22 @@ def test_the_queue_says_what_waits_and_a_failure_what_does_not_come(tmp_path: Pa
     ]
 
 
+def test_a_chains_report_stands_last(tmp_path: Path) -> None:
+    folder, page = pipeline(tmp_path, pretrain="done", sft="failed"), tmp_path / "report.html"
+    assert "report" not in by_name(folder)  # of a pipeline without jobs
+    submitted(folder, sft="11", reward="12", report="13")
+    found = by_name(folder)
+    assert (list(found)[-1], found["report"].state, found["report"].note) == ("report", "cancelled", "sft failed")
+    job = Queued("13", "PENDING", "Dependency", str(page))
+    assert by_name(folder, job)["report"].state == "queued"
+    assert by_name(folder, replace(job, state="RUNNING"))["report"].state == "running"
+    page.write_text("")
+    os.utime(page, (NOW - 1, NOW - 1))  # of an earlier chain
+    assert by_name(folder, slurm=True)["report"].state == "cancelled"
+    os.utime(page, (NOW + 1, NOW + 1))
+    assert by_name(folder, slurm=True)["report"].state == "done"
+
+
 def test_a_job_that_was_cancelled_by_hand_is_missed_where_slurm_is(tmp_path: Path) -> None:
     folder = pipeline(tmp_path, pretrain="done")
     submitted(folder, sft="14", reward="15")
