@@ -1,6 +1,7 @@
 """Count what ranks send one another in a training step, by ZeRO stage and micro-batches: collectives and their bytes.
 
     python benchmarks/collectives.py                # stages 0-3, 1, 4 and 16 micro-batches, on two ranks
+    python benchmarks/collectives.py --reading      # a model that PPO only reads at stage 3: sharded, and whole
 
 A model of 1.1M parameters takes steps through the loop that every program uses; what is counted is what DeepSpeed and the
 project hand to torch.distributed in the second step. A reduction's bytes are those of the tensor that is reduced, a
@@ -29,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from llamatrain import distributed
 from llamatrain.data.packing import with_weight
 from llamatrain.engine.learning import Engine
-from llamatrain.engine.models import build
+from llamatrain.engine.models import build, frozen
 from llamatrain.fit import train_step
 from llamatrain.losses import Batch, language_model_loss
 from llamatrain.model.config import ModelConfig
@@ -97,17 +98,41 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
+def measure_reading() -> list[dict[str, Any]]:
+    """Return a row per number of micro-batches for a model that PPO only reads at stage 3: sharded, and whole."""
+    distributed.setup()
+    found: list[tuple[str, int, str]] = []
+    count(found)
+    zero, drawn, rows = ZeroConfig(3, "bfloat16", False, False), Transformer(MODEL, 0).bfloat16().eval(), []
+    sharded = frozen(build(partial(Transformer, MODEL, None), zero), list(drawn.named_parameters()), zero)
+    for kept, model in (("sharded", sharded), ("whole", drawn)):
+        for number in (1, 4, 16):
+            found.clear()
+            for seed in range(number):
+                batch = micro_batch(seed)
+                with torch.no_grad():
+                    model(batch["input_ids"], position_ids=batch["position_ids"])
+            own = [one for one in found if one[0] in GATHERING]
+            size = round(sum(one[1] for one in own) / MODEL.parameters, 2)
+            rows.append(
+                {"kept": kept, "micro_batches": number, "gathered": len(own), "gathered_bytes_per_parameter": size}
+            )
+    distributed.leave()
+    return rows
+
+
 def main() -> None:
     """Launch the ranks, or as one of them measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--reading", action="store_true")
     parser.add_argument("--record", type=Path, default=RESULTS / "collectives.jsonl")
     options = parser.parse_args()
     if "RANK" not in os.environ:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.ranks)]
         environ = {**os.environ, "OMP_NUM_THREADS": "1"}
         sys.exit(subprocess.run([sys.executable, *launcher, *sys.argv], env=environ).returncode)
-    rows = measure()
+    rows = measure_reading() if options.reading else measure()
     if os.environ["RANK"] == "0":
         about = {"date": datetime.now(UTC).date().isoformat(), "commit": commit(), "machine": machine()}
         line = {**about, "command": shlex.join(["python", *sys.argv]), "ranks": options.ranks, "rows": rows}

@@ -2,6 +2,7 @@
 
     python benchmarks/generation_speed.py --size S --rounds 9 --against ../before
     python benchmarks/generation_speed.py --size S --count          # operations and host reads per token, no times
+    python benchmarks/generation_speed.py --size 70B --count        # of so many layers, which the counts depend on, but narrow
     python benchmarks/generation_speed.py --size S --answers        # answers that end by themselves
 
 All sides have the same weights. By default 64 prompts of 32 tokens get 128 new tokens each, none of which ends a response;
@@ -25,10 +26,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pretraining_speed import SIZES, quartiles, seconds
+from pretraining_speed import SIZES as TRAINED
+from pretraining_speed import quartiles, seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results" / "generation_speed.jsonl"
+NARROW = {"dim": 64, "n_heads": 4, "hidden_dim": 176, "vocab_size": 1024}
+SIZES: dict[str, dict[str, int]] = {
+    **TRAINED,
+    "7B": {**NARROW, "n_layers": 32},
+    "70B": {**NARROW, "n_layers": 80, "n_kv_heads": 2},
+}
 ROWS, PROMPT, NEW, EOS = 64, 32, 128, 2
 PEERS = ("transformers", "transformers, static cache", "transformers, static cache, compiled")
 
