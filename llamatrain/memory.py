@@ -12,8 +12,10 @@ from pathlib import Path
 
 from . import distributed
 from .capacity import USED, responses_that_fit, rows_that_fit
+from .errors import UserError
 from .footprint import ALONE, ModelCounts
 from .model.config import ModelConfig
+from .replaced import size
 from .settings import ZeroConfig
 from .shares import largest_share
 
@@ -52,6 +54,15 @@ def responses_at_once(
     if asked is not None:
         return asked
     return responses_that_fit(usable(ranks), model, dtype, models, beside)
+
+
+def check_room(held: float, ranks: int) -> None:
+    """UserError where so many bytes of models, which a rank is to hold as it samples, are more than the memory of one."""
+    if held > (there := _memory(ranks)):
+        raise UserError(
+            f"sampling holds models of {size(held)} on a rank, which has {size(there)}: need more memory (`llamatrain plan` "
+            "says how much, and what else would fit), or generation_batch_size=1 to try all the same"
+        )
 
 
 def usable(ranks: int) -> float:

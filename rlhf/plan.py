@@ -177,7 +177,7 @@ def _plan_compare(cfg: CompareConfig, given: Given) -> Work:
     return Work(
         given.model(cfg.checkpoint_a, "checkpoint_a"),
         cfg.dtype,
-        whole=1,  # where there are two checkpoints, one after the other
+        whole=1 + (cfg.checkpoint_b is not None),  # one writes after the other, and both stay
         at_once=cfg.generation_batch_size,
         sampled=2 * pairs,
         prompt_tokens=prompt,

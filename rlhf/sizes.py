@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamatrain import distributed, footprint
 from llamatrain.capacity import left_by_whole
-from llamatrain.memory import responses_at_once, usable
+from llamatrain.memory import check_room, responses_at_once, usable
 from llamatrain.model.config import ModelConfig, load_config
 from llamatrain.replaced import size
 from llamatrain.shares import largest_share
@@ -20,11 +20,14 @@ def choose_sizes(cfg: PPOConfig, policy: Path, context: int, ranks: int) -> tupl
     """Fill in how many responses a rank learns from and generates at once, where that is left to its memory.
 
     Returns whether the models that are only read stay whole (`keeps_whole`). Under ZeRO-3 the policy is gathered while it
-    generates.
+    generates. UserError where a rank cannot even hold the policy as it samples.
     """
     learned = min(context, cfg.sampling.max_new_tokens)
     cfg.micro_batch_size = rows_at_once(cfg, policy, cfg.mini_batch_prompts, context, ranks, cfg.models, learned)
     model = load_config(policy)[0]
+    if cfg.generation_batch_size is None:  # of the policy alone: the others may be smaller
+        states = footprint.trained(model, cfg.zero, ranks, device=distributed.device().type).device
+        check_room(states + (footprint.read(model, cfg.zero.dtype).weights if cfg.zero.stage == 3 else 0), ranks)
     held = footprint.models(model, cfg.zero, ranks, cfg.models, distributed.device().type).total
     cfg.generation_batch_size = responses_at_once(
         cfg.generation_batch_size, model, cfg.zero.dtype, int(cfg.zero.stage == 3), ranks, held

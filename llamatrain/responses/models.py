@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from llamatrain import checkpoint, distributed, hf_folder, kernels
+from llamatrain import checkpoint, distributed, footprint, hf_folder, kernels
 from llamatrain.engine.models import build, frozen
 from llamatrain.engine.state import shapes
 from llamatrain.engine.zero import DTYPES, divides
 from llamatrain.errors import UserError
 from llamatrain.hf_folder import load_model, load_weights, matched
-from llamatrain.memory import responses_at_once
+from llamatrain.memory import check_room, responses_at_once
 from llamatrain.model.config import load_config
 from llamatrain.model.scalar_head import ScalarModel
 from llamatrain.model.transformer import Transformer
@@ -57,9 +57,14 @@ def shared_context(parents: dict[str, Path]) -> int:
 
 
 def generated_at_once(asked: int | None, parents: dict[str, Path], dtype: str) -> int:
-    """Return how many responses a rank generates together beside all of these models: as asked or as its memory holds."""
-    model = load_config(next(iter(parents.values())))[0]
-    return responses_at_once(asked, model, dtype, len(parents), distributed.world_size())
+    """Return how many responses a rank generates together beside all of these models: as asked or as its memory holds.
+
+    UserError where nothing was asked for and it does not even hold the models.
+    """
+    shapes, ranks = [load_config(path) for path in parents.values()], distributed.world_size()
+    if asked is None:
+        check_room(sum(footprint.read(config, dtype, scalar=scalar).weights for config, scalar in shapes), ranks)
+    return responses_at_once(asked, shapes[0][0], dtype, len(parents), ranks)
 
 
 def load_inference(folder: Path, device: torch.device, dtype: str, *, scalar: bool) -> Any:

@@ -10,8 +10,9 @@ import pytest
 
 from llamatrain import capacity, footprint, memory
 from llamatrain.capacity import MOST_RESPONSES
+from llamatrain.errors import UserError
 from llamatrain.footprint import ModelCounts
-from llamatrain.memory import micro_batch, responses_at_once
+from llamatrain.memory import check_room, micro_batch, responses_at_once
 from llamatrain.model.config import ModelConfig
 from llamatrain.settings import ZeroConfig
 
@@ -88,6 +89,13 @@ def test_models_leave_less_room(gigabytes: Any) -> None:
     gigabytes(8 * 80)
     alone, of_three = (responses_at_once(None, LLAMA2_7B, "bfloat16", models, 8) for models in (1, 3))
     assert alone > of_three > 1
+
+
+def test_models_above_a_rank_s_memory_are_refused(gigabytes: Any) -> None:
+    gigabytes(8 * 14)
+    check_room(13.5 * GB, 8)
+    with pytest.raises(UserError, match=r"models of 14\.1 GB on a rank, which has 14\.0 GB: need more memory"):
+        check_room(14.1 * GB, 8)
 
 
 def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

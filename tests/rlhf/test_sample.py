@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import hf_folder
+from llamatrain import hf_folder, memory
 from llamatrain.chat import encode_prompt
 from llamatrain.config.compose import compose
 from llamatrain.data.kinds import ResponseRow
@@ -49,6 +49,15 @@ def test_a_chunks_size_does_not_change_the_responses(world: dict[str, str], tmp_
     for a, b in zip(read_jsonl(one), read_jsonl(other), strict=True):
         assert a["response"] == b["response"]
         assert a["combined"] == pytest.approx(b["combined"], abs=2e-6)
+
+
+def test_models_that_a_machine_cannot_hold_are_refused_before_they_are_loaded(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "machine_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"sampling holds models of .* on a rank, which has 1 kB: need more memory"):
+        run(world, tmp_path, "s", "generation_batch_size=null")
+    assert run(world, tmp_path, "s").exists()  # told how many to generate at once, it tries
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(

@@ -34,6 +34,14 @@ def test_whole_models_of_34b_and_70b_do_not_sample_on_80_gb(preset: str) -> None
         assert "of its 85 GB 68 can be used" in told and "need GPUs of " in told
 
 
+def test_both_models_of_compare_stay_in_memory() -> None:
+    one, two = (work_of("compare", ["preset=llama2_7b", *more]) for more in ([], ["checkpoint_b=runs/rs/final"]))
+    held = [
+        next(footprint.read for name, footprint, _ in work.phases(on(8)) if name == "sampling") for work in (one, two)
+    ]
+    assert held[1] == 2 * held[0]
+
+
 def test_what_a_gpu_needs_holds_for_the_number_that_is_named() -> None:
     work = work_of("ppo", ["preset=llama2_70b"])
     shown = advice(work, on(8), 8)
