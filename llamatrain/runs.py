@@ -115,7 +115,9 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def figure(value: float) -> str:
-    """Write a number for people: counts whole and grouped, anything else with three decimals."""
+    """Write a number for people: counts whole and grouped, anything else with three decimals, or four where three are 0."""
+    if 0 < abs(value) < 0.0005:
+        return decimals(value, 4)
     if value == 0 or abs(value) >= 1000 or (value == int(value) and abs(value) >= 2):
         return decimals(value, 0)
     return decimals(value, 3)

@@ -154,14 +154,25 @@ class PPOConfig:
 
 
 PPO_CHARTS = (
-    Chart("Score", "of the reward models, combined", "mean logit of a batch", {"ppo/score_combined": "combined"}),
-    Chart("KL", "distance from the initial policy", "nats per response", {"ppo/kl": "KL"}),
     Chart(
-        "Score on the prompts each model governs",
-        "of the helpfulness and the safety model",
+        "Score",
+        "of the reward models, combined; it moves with the share of adversarial prompts in a batch",
         "mean logit of a batch",
-        {"ppo/helpfulness_harmless": "helpfulness, harmless", "ppo/safety_adversarial": "safety, adversarial"},
+        {"ppo/score_combined": "combined"},
     ),
+    Chart(
+        "Helpfulness score",
+        "on harmless prompts",
+        "mean logit of a batch",
+        {"ppo/helpfulness_harmless": "helpfulness, harmless"},
+    ),
+    Chart(
+        "Safety score",
+        "on adversarial prompts",
+        "mean logit of a batch",
+        {"ppo/safety_adversarial": "safety, adversarial"},
+    ),
+    Chart("KL", "distance from the initial policy", "nats per response", {"ppo/kl": "KL"}),
     Chart(
         "Gated",
         "responses below the safety threshold",

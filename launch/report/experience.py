@@ -31,13 +31,16 @@ from .figures import NARROW, Line
 FOLDER = "report"
 STEPS, SAMPLES, TOKENS = 60, 8, 256
 SHADES = (0.5, 1.0, 2.0)  # advantages, in standard deviations, from which on a token is tinted more
+# The two scores apart: combined they move with the share of adversarial prompts in a batch, more than with what is learned.
 TRENDS = {
-    "ppo/score_combined": ("Score", "combined, of the reward models"),
-    "ppo/kl": ("KL", "nats per response, from the start"),
-    "ppo/clip_fraction": ("Clipped", "share of tokens"),
+    "ppo/helpfulness_harmless": ("Helpfulness", "score on harmless prompts"),
+    "ppo/safety_adversarial": ("Safety", "score on adversarial prompts"),
+    "ppo/kl": ("KL", "from the start, nats per response"),
     "ppo/explained_variance": ("Critic", "share of the returns' variance it explains"),
+    "ppo/response_length": ("Length", "tokens per answer"),
+    "ppo/clip_fraction": ("Clipped", "share of tokens"),
 }
-COLUMNS = {**TRENDS, "ppo/response_length": ("Tokens", ""), "ppo/entropy": ("Entropy", "")}
+COLUMNS = {**TRENDS, "ppo/finished": ("Finished", "share of answers"), "ppo/entropy": ("Entropy", "nats per token")}
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _index(stage: StageRun, shown: Sequence[int]) -> Row:
     known = {name: dict(stage.series.get(name, ())) for name in COLUMNS}
     columns = {name: title for name, (title, _) in COLUMNS.items() if known[name]}
     rows = [
-        (step, page_of(step), [figure(known[name][step]) if step in known[name] else "" for name in columns])
+        (step, page_of(step), [figure(known[name][step]) if step in known[name] else "–" for name in columns])
         for step in shown
     ]
     curves = [
@@ -117,7 +120,8 @@ def _index(stage: StageRun, shown: Sequence[int]) -> Row:
         for name, (title, note) in TRENDS.items()
         if len(known[name]) > 1
     ]
-    return {"curves": curves, "columns": list(columns.values()), "rows": rows}
+    gaps = any("–" in values for _, _, values in rows)  # of updates that the policy did not have
+    return {"curves": curves, "columns": list(columns.values()), "rows": rows, "gaps": gaps}
 
 
 def _trend(stage: StageRun, name: str, title: str, shown: Sequence[int]) -> Drawing:
@@ -150,6 +154,8 @@ def _step(stage: StageRun, step: int, found: Stored, tokenizer: Tokenizer | None
         "held": bool(found.facts["held"]),
         "kl_coef": f"{found.facts['kl_coef']:.3g}",
         "clip": f"{found.facts['clip']:g}",
+        "kl_in_loss": stage.config.get("kl.place") == "loss",
+        "by_kind": stage.config.get("whiten") != "batch",
         "responses": len(order),
         "samples": [_sample(found, order[place], place + 1, tokenizer) for place in places],
     }

@@ -196,6 +196,8 @@ def _held_out(stage: StageRun, about: Against) -> list[Card]:
 def _best(dots: Sequence[tuple[float, float]], about: Against, whose: str) -> str:
     """Return in words where a score is best: beyond it the policy is over-optimised."""
     x, y = max(dots, key=lambda dot: dot[1])
+    if (x, y) == dots[-1]:
+        return f"best {whose} score {y:.3f} at the largest {about.title}, {x:.2f}"
     return f"best {whose} score {y:.3f} at {about.title} {x:.2f}, {dots[-1][1]:.3f} at the largest"
 
 

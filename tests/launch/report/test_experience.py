@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from launch.report import experience
 from launch.report import page as report
+from llamatrain.data.rows import write_rows
 from llamatrain.responses import stored
 from llamatrain.tokenizer import Tokenizer
 
@@ -64,7 +66,7 @@ def test_from_the_report_to_a_token(demo: Path) -> None:
     for step, other in ((5, 6), (6, 5)):
         page = (folder / f"step_{step:08d}.html").read_text()
         assert f"step_{other:08d}.html" in Page(page).links and not Page(page).fetched
-        assert page.count("<details") == experience.SAMPLES == 8
+        assert page.count("card token-card") == experience.SAMPLES == 8
         assert "http" not in page and "<b>Who" not in page
     held, learned = ((folder / f"step_{step:08d}.html").read_text() for step in (5, 6))
     assert "Only the critic learned in this iteration" in held and "Ratio" not in held
@@ -78,6 +80,21 @@ def test_from_the_report_to_a_token(demo: Path) -> None:
     assert f"{reward:.3f} {kl:.3f} {arrays['values'][place]:.2f} +0.70 1.500 clipped" in told
     assert "-2.50 1.500 outside" in told and "+0.10 1.100" in told
     assert 'class="up1"' in learned and 'class="down3"' in learned
+    assert "<td><b>1.500</b></td>" in learned and "<td><b>" not in held
+    assert "every token pays 0.05 times its KL" in learned
+
+
+def test_what_the_policy_did_not_do_is_marked(demo: Path) -> None:
+    """In an iteration in which only the critic learned nothing can be clipped: no empty cell, and why."""
+    path = demo / "ppo" / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["step"] == 5:
+            row.pop("ppo/clip_fraction", None)
+    write_rows(path, rows)
+    report.write(demo)
+    index = (demo / "report" / "ppo" / "index.html").read_text()
+    assert index.count('<td class="n">–</td>') == 1 and "the policy was not updated" in index
 
 
 def test_the_pages_are_bounded(demo: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +107,7 @@ def test_the_pages_are_bounded(demo: Path, tokenizer: Tokenizer, monkeypatch: py
     pages = sorted(path.name for path in (demo / "report" / "ppo").iterdir())
     assert pages == ["index.html", "step_00000005.html", "step_00000032.html", "step_00000059.html"]
     text = (demo / "report" / "ppo" / "step_00000032.html").read_text()
-    assert text.count("<details") == 2 and "The first 2 of 3 tokens" in text
+    assert text.count("card token-card") == 2 and "The first 2 of 3 tokens" in text
 
 
 def test_a_damaged_iteration_is_left_out(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

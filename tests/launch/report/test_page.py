@@ -21,7 +21,7 @@ from launch.report.learned_from import _files, _shown, read
 from launch.story import Story
 from llamatrain.description import Chart, Program, Table
 from llamatrain.errors import UserError
-from llamatrain.runs import decimals
+from llamatrain.runs import decimals, figure
 from llamatrain.spent import default_rates
 
 from ..synthetic import STAGES, make, write_lines
@@ -275,6 +275,7 @@ def test_only_tuned_models_are_compared_by_scores_and_in_logits(demo: Path) -> N
 def test_numbers_have_true_minus_signs_and_no_negative_zero() -> None:
     assert [decimals(value, 3) for value in (-0.0004, -1.5, 0.0)] == ["0.000", "−1.500", "0.000"]
     assert [decimals(value, 2, "+") for value in (0.004, 0.5, -0.5)] == ["0.00", "+0.50", "−0.50"]
+    assert [figure(value) for value in (0.0, 0.0003, -0.0003, 0.25, 12.0)] == ["0", "0.0003", "−0.0003", "0.250", "12"]
 
 
 def test_table_heads_say_their_scope_and_axes_their_names(demo: Path) -> None:

@@ -95,5 +95,6 @@ def test_the_best_score_is_named_over_the_kl(tmp_path: Path) -> None:
     about = Against("samples.jsonl", "kl", "KL", "KL, nats", held_out="eval/score", over="kl")
     cards = {card.title: card for card in scores.over_course(story, stage, about)}
     assert cards["Gold judge against KL"].note == "ppo: best gold score 0.700 at KL 2.00, 0.300 at the largest"
+    assert scores._best([(1.0, 0.5), (2.0, 0.7)], about, "gold") == "best gold score 0.700 at the largest KL, 2.00"
     held_out = cards["Held-out prompts against KL"]
     assert held_out.note == "ppo: best held-out score 1.500 at KL 2.00, 1.250 at the largest"
