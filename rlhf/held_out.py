@@ -22,10 +22,9 @@ from llamatrain.tokenizer import Tokenizer
 from .experience import NO_ANSWER_QUANTILE, Models
 from .measures import mean
 from .passes import passes
-from .ppo_config import PPOConfig
+from .ppo_config import LARGEST, PPOConfig
 
 SCORE = "eval/score_combined"  # by which the best checkpoint is chosen
-LARGEST = 10  # of so many prompts one is held out, at most
 Scored = tuple[int, Rollout, float, float]  # place among the prompts, answer, helpfulness and safety
 
 

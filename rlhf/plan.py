@@ -10,7 +10,7 @@ from llamatrain.planning import HeldOut, Planner, Rows, Work, evaluations, saves
 from llamatrain.responses.config import ResponsesConfig
 
 from .config import CompareConfig, RejectionSamplingConfig, SampleConfig
-from .ppo_config import PPOConfig
+from .ppo_config import LARGEST, PPOConfig
 
 BEST_OF, STEPS = 6, 60  # responses to a prompt and updates of rejection sampling
 BEST_SHARE, PPO_SHARE = 0.1, 0.15  # of all stages' seconds, at most
@@ -99,11 +99,12 @@ def _asked(cfg: PPOConfig | CompareConfig | ResponsesConfig, given: Given) -> tu
 def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
     """Policy and critic learn; reference and both reward models are read. The policy samples beside them all."""
     model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
-    _, prompt, answer = _asked(cfg, given)
+    prompts, prompt, answer = _asked(cfg, given)
     row = min(prompt + answer, model.max_seq_len)
     responses = cfg.iterations * cfg.rollout_prompts
-    asked = given.rows(cfg.prompts_eval, "prompt").part_of(cfg.max_prompts_eval)
-    times = evaluations(cfg.run, cfg.iterations, before=False) if cfg.prompts_eval else 0
+    apart = given.rows(cfg.prompts_eval, "prompt").part_of(cfg.max_prompts_eval).count
+    asked = apart if cfg.prompts_eval else min(cfg.hold_out, prompts / LARGEST)
+    times = evaluations(cfg.run, cfg.iterations, before=False) if cfg.holds_out else 0
     made = {**saves(cfg.run, cfg.iterations), "steps": cfg.iterations * cfg.updates_per_iteration}
     return Work(
         model,
@@ -123,7 +124,7 @@ def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
         prompt_tokens=prompt,
         written_tokens=answer,
         read_tokens=5 * responses * row,
-        held_out=HeldOut(cfg.models.scorers * times * asked.count * row, round(asked.count), times),
+        held_out=HeldOut(cfg.models.scorers * times * asked * row, round(asked), times),
         makes={"final": model},
         **made,
     )
@@ -133,6 +134,8 @@ def _plan_rejection_sampling(cfg: RejectionSamplingConfig, given: Given) -> Work
     model = replace(given.model(cfg.checkpoint), activation_checkpointing=cfg.activation_checkpointing)
     prompts, prompt, answer = _asked(cfg, given)
     length, responses = cfg.max_length or model.max_seq_len, prompts * cfg.samples_per_prompt
+    tried = len({cfg.sampling.temperature, *cfg.try_temperatures}) if cfg.try_temperatures else 0
+    sampled = responses + tried * min(cfg.trial_prompts, prompts) * cfg.samples_per_prompt
     row = min(prompt + answer, model.max_seq_len)
     return Work(
         model,
@@ -145,10 +148,10 @@ def _plan_rejection_sampling(cfg: RejectionSamplingConfig, given: Given) -> Work
         whole=3,
         at_once=cfg.generation_batch_size,
         step_tokens=cfg.batch_sequences * length,
-        sampled=responses,
+        sampled=sampled,
         prompt_tokens=prompt,
         written_tokens=answer,
-        read_tokens=2 * responses * row,
+        read_tokens=2 * sampled * row,
         makes={"final": model, "responses.jsonl": Rows(responses, row), "best.jsonl": Rows(prompts, row)},
         **saves(cfg.run, cfg.steps),
     )

@@ -19,6 +19,7 @@ K1, K2, K3 = "k1", "k2", "k3"  # estimators of the KL divergence
 MODELS = ModelCounts(
     learning=2, scalars=1, reading=3, scorers=2
 )  # policy and critic; the reference and two reward models
+LARGEST = 10  # of so many prompts one is held out (hold_out), at most
 STOP, ROLLBACK = "stop", "rollback"  # what becomes of a run that a guard flags
 
 
