@@ -98,8 +98,10 @@ def judge(
         # Measured again although the sampler knows them: its cache rounds otherwise, and the first ratio must be 1.
         logprobs = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
         entropy = entropies(logits, cfg.sampling.temperature)
+        del logits  # (n, V) numbers, of which the next models need not find any
         logits = models.reference(**packed.inputs, select=packed.before)
         reference = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
+        del logits
         # A token's value is read where it is about to be chosen, at the position before it.
         values = packed.at(models.critic(**packed.inputs), packed.before)
         helpfulness = scores_at_end(models.helpfulness, packed).tolist()

@@ -135,6 +135,7 @@ def accumulate(
         if not hold:
             logits = models.policy(**packed.inputs, select=packed.before)
             logprobs = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
+            del logits  # (n, V) numbers: the backward pass frees them before the critic and the next pass need room
             ratios = log_ratio(logprobs, old)
             losses = policy_loss(ratios, advantages, cfg.clip)
             found |= {"policy_loss": losses, **ratio_metrics(ratios.detach(), cfg.clip)}

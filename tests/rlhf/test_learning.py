@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,3 +141,22 @@ def test_extremes_are_those_of_all_tokens() -> None:
         extremes.see(part)
     found = extremes.metrics()
     assert (found["ppo/ratio_min"], found["ppo/ratio_max"]) == pytest.approx((0.740818, 1.221403), abs=1e-5)
+
+
+def test_logits_of_one_model_are_held_at_a_time(world: dict[str, str], tmp_path: Path) -> None:
+    """Of (n, V) numbers a second set would be the largest thing that judging holds, and one too many for what comes after it."""
+    cfg = composed(world, tmp_path, "ppo", "micro_batch_size=1")
+    models, made = five_models(cfg, world), list[weakref.ref[Tensor]]()
+
+    def watched(model: Any) -> Callable[..., Tensor]:
+        def call(**inputs: Tensor) -> Tensor:
+            assert [one for one in made if one() is not None] == []
+            found: Tensor = model(**inputs)
+            made.append(weakref.ref(found))
+            return found
+
+        return call
+
+    names = ("policy", "critic", "reference", "helpfulness", "safety")
+    judge(cfg, replace(models, **{name: watched(getattr(models, name)) for name in names}), random_rollouts(COUNT), 128)
+    assert len(made) >= 5 * 2
