@@ -162,9 +162,10 @@ def read_stored(folder: Path, step: int, key: Mapping[str, Any], wanted: Wanted)
     path = stored.path_of(folder, step)
     found = stored.read(path)
     if found.facts["key"] != hash_of(key, found.facts["rollbacks"]) or found.facts["prompts"] != ids(wanted):
+        ranks, had = distributed.world_size(), read_json(folder / STATUS, Status).get("ranks", 1)
         raise UserError(
             f"{path} was made with other settings than {folder / 'config.yaml'} has, from other files, or on another number of "
-            f"ranks than {distributed.world_size()}"
+            f"ranks than {ranks}{f': the run had {had}, need ranks={had}' if had != ranks else ''}"
         )
     return found
 

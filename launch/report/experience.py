@@ -154,11 +154,17 @@ def _step(stage: StageRun, step: int, found: Stored, tokenizer: Tokenizer | None
         "held": bool(found.facts["held"]),
         "kl_coef": f"{found.facts['kl_coef']:.3g}",
         "clip": f"{found.facts['clip']:g}",
+        "again": f"llamatrain experience {_ranks(stage)}folder={stage.folder} step={step}",
         "kl_in_loss": stage.config.get("kl.place") == "loss",
         "by_kind": stage.config.get("whiten") != "batch",
         "responses": len(order),
         "samples": [_sample(found, order[place], place + 1, tokenizer) for place in places],
     }
+
+
+def _ranks(stage: StageRun) -> str:
+    ranks = stage.status.get("ranks", 1)
+    return f"ranks={ranks} " if ranks != 1 else ""
 
 
 def _sample(found: Stored, number: int, rank: int, tokenizer: Tokenizer | None) -> Row:

@@ -47,7 +47,7 @@ TINY: dict[str, list[str]] = {
         "critic_warmup=0",
     ],
     "sample": ["max_prompts=4", "samples_per_prompt=2", "sampling.max_new_tokens=8"],
-    "experience": ["step=2"],  # of ppo's two
+    "experience": ["ranks=1", "step=2"],  # of ppo's two
     "safety_benchmark": ["max_prompts=4", "sampling.max_new_tokens=8"],
     "probe": [
         *("max_probes=4", "sampling.max_new_tokens=8"),

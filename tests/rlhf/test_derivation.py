@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +85,22 @@ def test_twenty_random_steps_of_a_run_and_of_a_resumed_one(world: dict[str, str]
             exact(folder, step)
 
 
+@pytest.mark.slow
+def test_twenty_random_steps_of_the_demo(repository: Path) -> None:
+    """Of a finished `make demo`, or of another one in LLAMATRAIN_DEMO, on as many ranks as it had; its paths are of its checkout."""
+    demo = Path(os.environ.get("LLAMATRAIN_DEMO", repository / "runs" / "demo"))
+    if not (demo / "ppo" / "experience").is_dir():
+        pytest.skip(f"{demo} is absent: make demo, or set LLAMATRAIN_DEMO to the folder of a finished one")
+    ranks = json.loads((demo / "ppo" / "status.json").read_text())["ranks"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m", "rlhf.derivation"]
+    env = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    for step in random.Random(0).sample(range(1, 31), 20):
+        command = [sys.executable, *launcher, f"folder={demo / 'ppo'}", f"step={step}", "tolerance=0"]
+        done = subprocess.run(command, cwd=demo.parents[1], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-2000:]}"
+        assert "figures come out to the last bit" in done.stdout
+
+
 def test_a_rolled_back_run(world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a checkpoint before the rollback over iterations at both learning rates."""
     from .test_guards import blown_up_once
@@ -111,3 +130,6 @@ def test_mistakes_are_named(world: dict[str, str], tmp_path: Path) -> None:
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("kl_coef: 0.01", "kl_coef: 0.02"))
     assert "step_00000003.safetensors was made with other settings than " in refused(3)
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps({**status, "ranks": 2}))
+    assert refused(3).endswith("on another number of ranks than 1: the run had 2, need ranks=2")
