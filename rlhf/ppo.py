@@ -126,16 +126,17 @@ def iterate(
                 learned = learn(cfg, models, batch, iteration, inputs.context, hold, pause, inputs.replay)
             if not hold:
                 store.add_ratios(batch)
-            metrics = {**batch_metrics(cfg, batch), **learned, "ppo/held": hold, **clock.seconds}
+            metrics = {**batch_metrics(cfg, batch), **learned, "ppo/held": hold}
             if (found := course.guards.check(metrics)) is not None:
-                iteration = course.answer(found, metrics, step)
+                iteration = course.answer(found, metrics | clock.seconds, step)
                 bar.back(iteration)
                 continue
             if not hold:
                 course.kl.adapt(metrics["ppo/kl"], cfg.rollout_prompts)
             if inputs.held_out.prompts and cfg.run.evaluates_after(step, cfg.iterations):
-                metrics |= inputs.held_out.measure(models)
-            run.log(step, metrics)
+                with clock("evaluate"):
+                    metrics |= inputs.held_out.measure(models)
+            run.log(step, metrics | clock.seconds)
             best = SCORE in metrics and run.best.add(step, metrics[SCORE], more_is_better=True)
             course.samples.write(step, batch)
             bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])

@@ -18,7 +18,7 @@ from rlhf.ppo import dry_run
 
 from . import plain
 from .small import composed, five_models, measures, ppo, weights
-from .worlds import write_prompts
+from .worlds import read_jsonl, write_prompts
 
 
 @pytest.fixture
@@ -62,6 +62,8 @@ def test_measuring_changes_nothing_and_is_done_when_it_is_due(
     assert all(torch.equal(first[name], second[name]) for name in first)
     rows = measures(folder)
     assert [row["step"] for row in rows if "eval/score_combined" in row] == [0, 2, 3]
+    timed = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if "ppo/seconds_evaluate" in row]
+    assert timed == [2, 3]
     assert [{k: v for k, v in row.items() if "eval/" not in k} for row in rows[1:]] == measures(without)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,13 +19,17 @@ from llamatrain.data.kinds import DialogueRow, PromptRow, ResponseRow
 from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.data.tokenized import Rows
 from llamatrain.errors import UserError
+from llamatrain.model.config import ModelConfig, load_config
+from llamatrain.model.transformer import Transformer
 from llamatrain.responses import sampling
 from llamatrain.responses.scoring import sigmoid
 from llamatrain.tokenizer import Tokenizer
 from rlhf.config import RejectionSamplingConfig
 from rlhf.rejection_sampling import draw, dry_run, train, training_rows
+from sft.__main__ import train as fine_tune
+from sft.config import SFTConfig
 
-from .worlds import overrides, read_jsonl
+from .worlds import overrides, read_jsonl, save_checkpoint
 
 SMALL = ["sampling.max_new_tokens=60", "samples_per_prompt=8", "chunk_responses=40", "steps=3", "batch_sequences=2"]
 
@@ -98,6 +103,24 @@ def test_two_rounds(world: dict[str, str], tmp_path: Path) -> None:
     train(composed(second, tmp_path, "round2", f"earlier=[{folder}/best.jsonl]"))
     assert (tmp_path / "round2" / "responses.jsonl").read_bytes() != (folder / "responses.jsonl").read_bytes()
     assert (tmp_path / "round2" / "final").exists()
+
+
+def test_samples_of_a_larger_model_train_smaller_ones(
+    world: dict[str, str], tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    """The paper's 70B alone samples: a smaller base learns from it, and another from what was kept, without sampling again."""
+    small = replace(model_config, dim=16, hidden_dim=32, n_layers=1)
+    base = save_checkpoint(tmp_path / "small", Transformer(small, seed=5), tokenizer)
+    train(composed(world, tmp_path, "of_the_large", f"base={base}"))
+    train(composed(world, tmp_path, "large"))
+    made = tmp_path / "of_the_large"
+    assert (made / "best.jsonl").read_bytes() == (tmp_path / "large" / "best.jsonl").read_bytes()
+    assert load_config((made / "final").resolve())[0].dim == 16
+    quiet = [f"run.dir={tmp_path}", "run.name=again", "run.progress=false", "run.wandb.mode=disabled", "epochs=1"]
+    given = [f"checkpoint={base}", f"train=[{tmp_path / 'large' / 'best.jsonl'}]", "batch_sequences=2"]
+    fine_tune(compose("sft", SFTConfig, [*quiet, *given]))
+    start, tuned = (dict(hf_folder.load_weights(p)) for p in (base, (tmp_path / "again" / "final").resolve()))
+    assert any(not torch.equal(start[name], tuned[name]) for name in start)
 
 
 def test_each_round_has_noise_of_its_own(world: dict[str, str], tmp_path: Path) -> None:
