@@ -42,6 +42,17 @@ def test_both_models_of_compare_stay_in_memory() -> None:
     assert held[1] == 2 * held[0]
 
 
+def test_trials_and_what_is_held_out_are_sampled_too() -> None:
+    """The presets try nine temperatures on 100 prompts, and set 512 prompts apart from PPO."""
+    tried, not_tried = (
+        work_of("rejection_sampling", ["preset=llama2_7b", *more]) for more in ([], ["try_temperatures=[]"])
+    )
+    assert tried.sampled - not_tried.sampled == 9 * 100 * 16
+    apart, none = (work_of("ppo", ["preset=llama2_7b", *more]) for more in ([], ["hold_out=0", "run.patience=null"]))
+    assert (apart.held_out.responses, none.held_out.responses) == (512, 0)
+    assert apart.held_out.tokens > none.held_out.tokens == 0
+
+
 def test_what_a_gpu_needs_holds_for_the_number_that_is_named() -> None:
     work = work_of("ppo", ["preset=llama2_70b"])
     shown = advice(work, on(8), 8)
