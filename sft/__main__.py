@@ -81,7 +81,10 @@ def dry_run(cfg: SFTConfig, ranks: int | None) -> str:
     )
     batches, _ = load(cfg, tokenizer, max_length, bad, cached)
     steps = total_steps(cfg, batches)
-    return "\n".join([plan(cfg, batches, steps, ranks), told(PLANS["sft"], cfg, ranks, **saves(cfg.run, steps))])
+    lines = list[str]()
+    bad.say(lines.append)
+    planned = told(PLANS["sft"], cfg, ranks, **saves(cfg.run, steps))
+    return "\n".join([*lines, plan(cfg, batches, steps, ranks), planned])
 
 
 def context(start: Path, max_length: int | None) -> int:

@@ -128,6 +128,7 @@ def _make(
                 (run.folder / part / shards.MANIFEST).unlink(missing_ok=True)
         corpus = Corpus(cfg, mixture, tokenizer, work)
         corpus.make()
+        corpus.bad.say(run.print)
         # A file that is still being written would stand in the corpus in part, under a key that says it is whole.
         if sources.stamps(mixture) != key["work"]["inputs"]:
             raise UserError("an input changed while it was read; the same command starts over")

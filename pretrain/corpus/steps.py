@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamatrain import atomic
-from llamatrain.data import shards
+from llamatrain.data import rows, shards
+from llamatrain.data.kinds import DocumentRow
+from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
 
@@ -37,6 +39,7 @@ class Corpus:
     pieces: list[Piece]
     units: list[Unit]
     state: State
+    bad: BadRows
     sites: list[Site]
     examined: list[Path]
     tokenized: list[Path]
@@ -61,9 +64,26 @@ class Corpus:
     def _read(self) -> None:
         cfg = self.cfg
         self.units = units(self.mixture, self.bytes)
-        tasks = [(unit, cfg.cleaning, cfg.bad_rows == "skip", self.bytes) for unit in self.units]
+        tasks = [(unit, cfg.cleaning, cfg.bad_rows, self.bytes) for unit in self.units]
         folders = self.work.run("read", read_unit, tasks)
         self.pieces = numbered(folders, [(unit.source, unit.held_out) for unit in self.units])
+        self.bad = self._bad_rows(folders)
+
+    def _bad_rows(self, folders: list[Path]) -> BadRows:
+        """Return the rows that cannot be used; UserError where a file holds no others."""
+        by_file: dict[str, BadRows] = {}
+        for unit, folder in zip(self.units, folders, strict=True):
+            bad = by_file.setdefault(unit.part.source, BadRows("skip"))
+            for facts in (read_json(path) for path in sorted(folder.glob("*/piece.json"))):
+                bad.good += facts["documents"]
+                if "bad" in facts:
+                    bad.join(BadRows.of(facts["bad"]))
+        joined = BadRows("skip")
+        for source, bad in by_file.items():
+            if bad.first and not bad.good:
+                raise rows.nothing(source, DocumentRow, next(iter(bad.first.values())))
+            joined.join(bad)
+        return joined
 
     def _drop_lines(self) -> None:
         """Find the lines that each source repeats in its training documents, and drop them from all of its pieces."""

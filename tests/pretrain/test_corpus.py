@@ -397,10 +397,10 @@ def test_lines_that_many_documents_repeat_are_dropped(tmp_path: Path, tokenizer:
     assert kept(tmp_path / "c", tokenizer) == {"documents": texts}
 
 
-def test_a_source_of_bad_rows_alone_repeats_no_lines(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_source_without_rows_repeats_no_lines(tmp_path: Path, tokenizer: Tokenizer) -> None:
     texts = [f"{story(i)}\nOur shop is open." for i in range(10)]
     bad, good = tmp_path / "bad.jsonl", write(tmp_path / "good.jsonl", texts)
-    bad.write_text('{"nope": 1}\n')
+    bad.write_text("")
     sources = {
         name: {"paths": [str(path)], "epochs": 1, "licence": "CC0"} for name, path in (("bad", bad), ("good", good))
     }
@@ -408,6 +408,28 @@ def test_a_source_of_bad_rows_alone_repeats_no_lines(tmp_path: Path, tokenizer: 
     common = [f"mixture={tmp_path / 'mixture.yaml'}", f"tokenizer={tokenizer.path}", "bad_rows=skip"]
     build(composed(tmp_path, *common, "cleaning.repeated_lines=0.5", "cleaning.repeated_lines_documents=5"))
     assert kept(tmp_path / "c", tokenizer) == {"good": [text.partition("\n")[0] for text in texts]}
+
+
+def test_bad_rows_are_counted_by_reason_and_named_and_a_file_of_them_alone_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, nope = tmp_path / "d.jsonl", json.dumps({"nope": "x" * 2_000})
+    good = [json.dumps({"text": story(i)}) for i in range(8)]
+    path.write_text("\n".join([*good[:4], nope, "{broken", *good[4:], *[nope] * 12]) + "\n")
+    common = [f"tokenizer={tokenizer.path}", "bad_rows=skip", "chunk_mb=0.004", "run.progress=true", "num_workers=1"]
+    build(composed(tmp_path, f"documents=[{path}]", *common))
+    said = capsys.readouterr().err
+    assert "warning: 14 of 22 rows skipped, as they cannot be used:" in said
+    assert f"13 like {path}:5: field 'text' of the document is missing" in said  # in several parts of the file
+    assert (
+        f"at {path}:5, 11, 12, 13, 14, 15, 16, 17, 18, 19 and 3 more" in said and f"1 like {path}:6: not JSON" in said
+    )
+    [row] = report(tmp_path / "c")
+    assert (row["rows"], row["bad_rows"], row["kept"]) == (22, 14, 8)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(f"{nope}\n")
+    with pytest.raises(UserError, match=rf"{bad}: holds no document rows, need at least one \({bad}:1: field 'text'"):
+        build(composed(tmp_path, f"documents=[{path},{bad}]", *common, "run.name=other"))
 
 
 def test_nothing_left_is_said(tmp_path: Path, tokenizer: Tokenizer) -> None:
