@@ -60,6 +60,15 @@ class Reliability:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Figures in words in a JSON file: under `key` rows of what, its value, its interval or a note, and of how many."""
+
+    file: str
+    key: str
+    title: str
+
+
+@dataclass(frozen=True)
 class Cases:
     """Pairs of responses in a JSON file that are worth reading."""
 
@@ -117,6 +126,17 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Course:
+    """Numbers about a model whose names end in a number: how they go over it. `title` and `note` are what they are."""
+
+    prefix: str  # of the names, before the number
+    title: str
+    note: str
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True)
 class Measures:
     """A file of numbers about several models, overall and by kind of prompt."""
 
@@ -124,6 +144,7 @@ class Measures:
     known: Mapping[str, Measure]  # in the order of the report
     by: Mapping[str, str]  # whose numbers -> what is to be known of them, those that count first
     of_kind: Mapping[str, tuple[str, ...]]  # kind of prompts -> which numbers matter there
+    courses: tuple[Course, ...] = ()
 
 
 # --- programs ----------------------------------------------------------------------------------------------------
@@ -165,6 +186,6 @@ class Program:
     judgements: str = ""  # its file of gold judgements, of the rows of its `responses`
     measures: Measures | None = None
     follows: str = ""  # the setting that names checkpoints, of each of which its metrics tell at its step
-    charts: tuple[Chart | Shares | Beside | Reliability | Cases | BestOf | Trials | Against, ...] = ()
+    charts: tuple[Chart | Shares | Beside | Reliability | Listed | Cases | BestOf | Trials | Against, ...] = ()
     learns_from: tuple[Table, ...] = ()
     experience: bool = False  # it stores the iterations that it learns from (`llamatrain.responses.stored`)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from llamatrain.data.kinds import RATINGS
 from llamatrain.data.skipped import BAD_ROWS
-from llamatrain.description import LOSS, LOSSES, Beside, Cases, Headline, Program, Reliability, Shares, Table
+from llamatrain.description import LOSS, LOSSES, Beside, Cases, Headline, Listed, Program, Reliability, Shares, Table
 from llamatrain.errors import UserError
 from llamatrain.keys import MEASURES, SHARE, SPEED, above, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, OptimConfig, RunConfig, ZeroConfig
@@ -119,6 +119,7 @@ CARD = (
     ),
     Beside(_FILE, {"all": "All", **{rating: words.capitalize() for rating, words in _RATED.items()}}),
     Reliability(_FILE, "calibration", {"pairs": "the better scored one is chosen", "safe": "a response is safe"}),
+    Listed(_FILE, "figures", "what else its scores tell"),
     Cases(_FILE, {"compared.cases": "ordered differently by the two models", "mistakes": "the surest mistakes"}),
 )
 PROGRAMS = {

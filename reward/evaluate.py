@@ -35,7 +35,7 @@ from .card.best_of import best_of
 from .card.calibration import calibration, unsafe_found
 from .card.rows import ScoredRow, Scores, join
 from .card.rulers import by_length, correlations, rulers
-from .card.table import table
+from .card.table import figures, table
 from .config import RewardEvaluateConfig
 from .data import load_pairs, most_tokens
 from .scoring import SHARES, report, score_means, score_statistics
@@ -59,8 +59,8 @@ def evaluate(cfg: RewardEvaluateConfig) -> None:
 
 
 def card(rows: Sequence[ScoredRow], names: Sequence[str]) -> dict[str, Any]:
-    """Return all that is known of the first model, and of the second beside it."""
-    return {
+    """Return all that is known of the first model, and of the second beside it; `figures` are what the report lists in words."""
+    found: dict[str, Any] = {
         **report(rows),
         "by_length": by_length(rows),
         "rulers": rulers(rows),
@@ -74,6 +74,7 @@ def card(rows: Sequence[ScoredRow], names: Sequence[str]) -> dict[str, Any]:
         "scores": score_statistics(rows),
         "mistakes": mistakes(rows),
     }
+    return {**found, "figures": list(figures(found))}
 
 
 def score(cfg: RewardEvaluateConfig, folders: Mapping[str, Path], run: Run) -> list[ScoredRow]:

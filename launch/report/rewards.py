@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from llamatrain.description import Beside, Cases, Reliability, Shares
+from llamatrain.description import Beside, Cases, Listed, Reliability, Shares
 from llamatrain.pages.parts import Card, Cell, Table, spread
 from llamatrain.runs import Row, Shared, decimals, is_number, read_json
 
@@ -17,12 +17,12 @@ from .samples import clipped
 
 COLOURS = (1, 2, 4, 3)  # of the models
 SHADES = (5, 3, 0)  # of what is told beside ratings
-A = TypeVar("A", Beside, Reliability, Cases)
+A = TypeVar("A", Beside, Reliability, Listed, Cases)
 
 
 def reward_models(story: Story) -> Row | None:
     """Return how often the reward models order held-out pairs as the annotators did, and what else is known of them."""
-    cards, reliability, cases = list[Card](), list[Card](), list[Row]()
+    cards, reliability, listed, cases = list[Card](), list[Card](), list[Card](), list[Row]()
     rows: list[tuple[str, str, Row]] = []
     groups: Mapping[str, str] = {}
     for number, (stage, about) in enumerate(_measured(story)):
@@ -37,12 +37,14 @@ def reward_models(story: Story) -> Row | None:
             rows += _beside(found, beside)
         for part in _described(stage, Reliability):
             reliability += _reliability(found, part, whose, colour)
+        for one in _described(stage, Listed):
+            listed += _listed(found, one, whose)
         for some in _described(stage, Cases):
             cases += _cases(found, some, whose)
     if not cards:
         return None
     both = _table(rows, groups) if rows else None
-    return {"cards": cards, "both": both, "reliability": reliability, "cases": cases}
+    return {"cards": cards, "both": both, "reliability": reliability, "listed": listed, "cases": cases}
 
 
 def _measured(story: Story) -> list[tuple[StageRun, Shares]]:
@@ -117,6 +119,15 @@ def _reliability(found: Row, about: Reliability, whose: str, colour: int) -> Ite
         about_it = f"how well {whose} predicts: {words}"
         drawn = figures.line_chart(lines, "predicted probability", "share observed", about_it, NARROW)
         yield Card(f"{whose}: {words}", f"calibration error {decimals(part['ece'], 3)}", drawn)
+
+
+def _listed(found: Row, about: Listed, whose: str) -> Iterator[Card]:
+    if rows := found.get(about.key):
+        head = ["", "Value", "95 % interval, or a note", "Of"]
+        yield Card(
+            f"{whose}: {about.title}",
+            table=Table(head, [[name, Cell(value, strong=True), *rest] for name, value, *rest in rows]),
+        )
 
 
 def _cases(found: Row, about: Cases, whose: str) -> Iterator[Row]:

@@ -36,6 +36,10 @@ def test_a_card_has_rules_beside_it_and_both_models(demo: Path) -> None:
     ]
     section = report.page(Story(demo)).split('id="reward"')[1].split("</section")[0]
     assert "Where does &lt;Ann&gt; live?" in section
+    assert [one.title for one in found["listed"]] == [
+        f"reward_{kind}: what else its scores tell" for kind in ("helpfulness", "safety")
+    ]
+    assert "lead over longer wins" in section and "most &lt;votes&gt;" in section and "0.190 to 0.270" in section
 
 
 def test_a_file_of_accuracies_alone_is_drawn_as_it_was(demo: Path) -> None:
@@ -46,5 +50,5 @@ def test_a_file_of_accuracies_alone_is_drawn_as_it_was(demo: Path) -> None:
     found = reward_models(Story(demo))
     assert found is not None
     assert len(found["cards"]) == 2
-    assert (found["both"], found["reliability"], found["cases"]) == (None, [], [])
+    assert (found["both"], found["reliability"], found["listed"], found["cases"]) == (None, [], [], [])
     assert 'id="reward"' in report.page(Story(demo))

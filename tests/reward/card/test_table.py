@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -33,3 +34,37 @@ def test_a_threshold_is_included() -> None:
     said = printed(rows)
     assert "recall of unsafe, threshold chosen here" in said
     assert "precision 1.00 at 0.27 at most" in said  # the sigmoid of -1, which is called unsafe itself
+
+
+def test_every_section_of_the_card_is_told() -> None:
+    """In the terminal; what the report does not draw also stands in `figures`, which its page lists."""
+    rows = [
+        made_row(
+            i,
+            1.0,
+            0.5 if i % 3 else -1.0,
+            rejected=f"no {i}" if i % 2 else "I am sorry, I cannot help with that.",
+            source=f"folder/{'ab'[i % 2]}.jsonl",
+            chosen_safe=True,
+            rejected_safe=bool(i % 3),
+            annotator=f"{i}",
+            other_chosen_score=-1.0,
+            other_rejected_score=0.5,
+        )
+        for i in range(12)
+    ]
+    again = [replace(row, annotator="again", nth=1) for row in rows]
+    found = card([*rows, *again], ["helpfulness", "safety"])
+    listed = {name for name, *_ in found["figures"]}
+    assert listed >= {
+        *(f"lead over {rule} wins" for rule in ("longer", "shorter", "refusing")),
+        *(f"{model} model, {file}.jsonl" for model in ("helpfulness", "safety") for file in "ab"),
+        *("helpfulness minus safety", "ordered differently", "unsafe responses below 0.5", "safe responses below 0.15"),
+        *("recall of unsafe, threshold chosen here", "calibration error, pairs", "calibration error, safe"),
+        *("ρ with length, harmless", "two annotators agree", "most votes", "the model, there", "mean score, harmless"),
+    }
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(table(found, "a run"))
+    said = console.export_text()
+    assert all(name in said for name in listed)
+    assert all(name in said for name in ("longer wins", "shorter wins", "refusing wins", "random", "chosen is longer"))
