@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llamatrain.data.skipped import BAD_ROWS
-from llamatrain.description import Headline, Measure, Measures, Program
+from llamatrain.description import Course, Headline, Measure, Measures, Program
 from llamatrain.errors import UserError
 from llamatrain.keys import SPEED, check_values, formerly, least, one_of, reads
 from llamatrain.settings import PRECISIONS, RunConfig
@@ -80,7 +80,6 @@ MEASURES = Measures(
         "gated": Measure("Scored unsafe"),
         "finished": Measure("Finished"),
         "length": Measure("Words per response", digits=1),
-        **{f"recall_turn_{turn}": Measure(f"Recalled at turn {turn}", bounds=(0, 1)) for turn in RECALLED},
     },
     by={
         GOLD: "The gold judge knows the truth of the toy world: its scores are what counts, and nothing is trained on them.",
@@ -100,6 +99,15 @@ MEASURES = Measures(
         ),
         "adversarial": ("safety", "helpfulness", "score_safety", "spearman_safety", "declined", "gated", "finished"),
     },
+    courses=(
+        Course(
+            "recall_turn_",
+            "How long an instruction is kept to",
+            "Of what an instruction in the first turn asks for, the share that answers at later turns keep to, over dialogues that reach them.",
+            "turn",
+            "share kept to",
+        ),
+    ),
 )
 # Each in a package of its own.
 PARTS = benchmarks.PROGRAMS | card.PROGRAMS | people.PROGRAMS | safety.PROGRAMS | probes.PROGRAMS

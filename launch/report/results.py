@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llamatrain.description import Measure
+from llamatrain.description import Course, Measure
 from llamatrain.pages.parts import Card, Cell, Table, spread
 from llamatrain.runs import Row, decimals, is_number
 
 from ..story import Story
 from . import figures
-from .figures import Interval
+from .figures import Interval, Line
 
 
 def measure_of(story: Story, metric: str) -> Measure:
@@ -41,6 +41,7 @@ def results(story: Story) -> Row | None:
     return {
         "baseline": story.evaluation.get("baseline") if rounds else "",
         "rounds": rounds,
+        "courses": [made for course in about.courses if (made := _course(story, models, course))],
         "prompts": _count(story.evaluation.get("prompts")),
         "each": _count(story.evaluation.get("samples_per_prompt")),
         "about": [words for by, words in about.by.items() if by in givers],
@@ -60,7 +61,9 @@ def charts(story: Story) -> list[Card]:
 
 
 def _with_interval(story: Story, models: Mapping[str, Row]) -> list[str]:
-    return _metrics(story, models, lambda value: isinstance(value, dict) and is_number(value.get("mean")))
+    courses = tuple(course.prefix for course in story.measured[0].courses)
+    found = _metrics(story, models, lambda value: isinstance(value, dict) and is_number(value.get("mean")))
+    return [metric for metric in found if not metric.startswith(courses)]
 
 
 def _count(value: Any) -> str:
@@ -144,6 +147,39 @@ def _metric_card(story: Story, models: Mapping[str, Row], metric: str) -> Card:
             low, high = max(known.bounds[0], low), min(known.bounds[1], high)
         rows.append(Interval(model, mean, low, high, story.colours[model], decimals(mean, known.digits)))
     return Card(known.title, known.by, figures.intervals(rows, f"{known.title} of every model", bounds=known.bounds))
+
+
+def _course(story: Story, models: Mapping[str, Row], about: Course) -> Row | None:
+    """Return how the numbers of each model go over those in their names, drawn and as a table; None where there are none."""
+    lines, rows = list[Line](), list[tuple[str, dict[int, Row]]]()
+    for model, measured in models.items():
+        names = {key: key.removeprefix(about.prefix) for key in measured if key.startswith(about.prefix)}
+        found = {int(number): measured[key] for key, number in names.items() if number.isdecimal()}
+        if found:
+            places = sorted(found)
+            points = [(float(place), float(found[place]["mean"])) for place in places]
+            ends = [(found[place].get("low"), found[place].get("high")) for place in places]
+            spans = [(low, high) for low, high in ends if is_number(low) and is_number(high)]
+            colour = story.colours.get(model, 0)
+            lines.append(Line(model, points, colour, "dots", spans if len(spans) == len(points) else []))
+            rows.append((model, found))
+    if not rows:
+        return None
+    places = sorted({place for _, found in rows for place in found})
+    cells = [
+        [Cell(model, strong=True, colour=story.colours.get(model, 0)), *(_place(found.get(place)) for place in places)]
+        for model, found in rows
+    ]
+    drawn = figures.line_chart(lines, about.x_label, about.y_label, f"{about.title}, by {about.x_label}")
+    head = ["Model", *(f"{about.x_label.capitalize()} {place}" for place in places)]
+    cards = [Card(about.title, drawing=drawn), Card(about.title, "and 95 % intervals", table=Table(head, cells))]
+    return {"about": about.note, "cards": cards}
+
+
+def _place(value: Row | None) -> Cell | str:
+    if value is None:
+        return "–"
+    return Cell(decimals(value["mean"], 3), spread(value.get("low"), value.get("high"), 2), strong=True)
 
 
 def _differences(story: Story) -> list[Card]:

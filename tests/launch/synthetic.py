@@ -218,6 +218,7 @@ def _accuracy(best: float) -> dict[str, Any]:
                 ],
             }
         },
+        "figures": [["lead over longer wins", "+0.230", "0.190 to 0.270", ""], ["most <votes>", "0.910", "", "40"]],
         "compared": {"cases": [{**CASE, "other_gap": 1.5}]},
         "mistakes": [CASE],
     }
