@@ -66,9 +66,7 @@ def inspect(cfg: InspectConfig) -> None:
     unit = "words" if tokenizer is None else "tokens"
     found = [inspected(source, cfg, tokenizer) for source in cfg.sources]
     tests = [inspected(source, cfg, tokenizer) for source in cfg.test]
-    overlaps = [line for test in tests for one in found if (line := _overlap(test, one))]
-    if tests and not overlaps:
-        overlaps = ["no prompt of the test sets stands in the sources"]
+    overlaps = [line for test in tests for line in _overlaps(test, found)]
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 80)
     for one in [*found, *tests]:
         show(console, one, unit)
@@ -131,10 +129,15 @@ def _check(made: Inspected, row: Any, where: str, cfg: InspectConfig, tokenizer:
         made.figures.note(f"errors: {wrong}", where)
 
 
-def _overlap(test: Inspected, train: Inspected) -> str:
-    """Return a line about the prompts that a test set shares with a source; "" where there are none."""
-    shared, count = train.figures.overlap(test.figures), len(test.figures.prompts)
-    return f"{shared:,} of the {count:,} prompts in {test.source} stand in {train.source} too" if shared else ""
+def _overlaps(test: Inspected, sources: list[Inspected]) -> list[str]:
+    """Return a line per source about the prompts that a test set shares with it, or one that there are none."""
+    count = len(test.figures.prompts)
+    lines = [
+        f"{shared:,} of the {count:,} prompts in {test.source} stand in {one.source} too"
+        for one in sources
+        if (shared := one.figures.overlap(test.figures))
+    ]
+    return lines or [f"none of the {count:,} prompts in {test.source} stands in the sources"]
 
 
 # --- what is said ------------------------------------------------------------------------------------------------

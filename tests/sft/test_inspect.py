@@ -88,9 +88,11 @@ def test_tokens_are_those_of_the_tokenizer(tmp_path: Path, tokenizer: Tokenizer)
 def test_overlap_of_train_and_test(tmp_path: Path, capsys: Capture) -> None:
     train = write(tmp_path / "train.jsonl", {"messages": [ASK, TELL]}, {"messages": TALK})
     test = write(tmp_path / "test.jsonl", pair("a", "b"), {**pair("a", "b"), "messages": [{**ASK, "content": "Else?"}]})
-    inspect(config(train, test=[test], examples=0))
+    other = write(tmp_path / "other.jsonl", {"messages": [{**ASK, "content": "Quite another?"}, TELL]})
+    inspect(config(train, test=[test, other], examples=0))
     said = "".join(capsys.readouterr().out.split())  # a long path is divided at the end of a line
     assert "".join(f"1 of the 2 prompts in {test} stand in {train} too".split()) in said
+    assert "".join(f"none of the 1 prompts in {other} stands in the sources".split()) in said
 
 
 @pytest.mark.parametrize("loss", ["all", "last"])
