@@ -1,7 +1,8 @@
 """Instructions that hold for a whole dialogue: random combinations of constraints (paper 3.3, A.3.5). Imports no torch.
 
 A file of constraints is YAML or JSON, kind -> `full` and `short` wordings, in which {} is the value, and `values`: a list, or value ->
-the words that every answer which keeps to it holds, whatever was asked (null where only a reader can tell).
+the words that every answer which keeps to it holds, whatever was asked (null where only a reader can tell). A kind may have a question
+`ask`, whose answer holds the words, or else the value, where the model still knows it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,29 @@ class Constraint:
     full: str
     short: str
     values: dict[str, str | None]
+    ask: str | None = None
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """An instruction in full and in short, and by kind of constraint the value and the words that show it."""
+    """An instruction in full and in short, and by kind of constraint the value and the words that show it.
+
+    `asks`: of kinds that have a question, that and the words that its answer holds.
+    """
 
     full: str
     short: str
     chosen: dict[str, str]
     marks: dict[str, str | None]
+    asks: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def kept(self, response: str) -> dict[str, bool | None]:
-        """Tell of each kind whether the response holds its words as whole words; None where only a reader can tell."""
-        return {kind: None if mark is None else _holds(response, mark) for kind, mark in self.marks.items()}
+    def kept(self, response: str, replies: Mapping[str, str] | None = None) -> dict[str, bool | None]:
+        """Tell of each kind whether the response holds its words as whole words; None where only a reader can tell.
+
+        Of a kind in `replies` it is told by the reply to its question instead.
+        """
+        told = {kind: None if mark is None else _holds(response, mark) for kind, mark in self.marks.items()}
+        return told | {kind: _holds(reply, self.asks[kind][1]) for kind, reply in (replies or {}).items()}
 
 
 def _holds(text: str, words: str) -> bool:
@@ -52,7 +62,9 @@ def draw_instruction(constraints: Mapping[str, Constraint], rng: random.Random) 
     chosen = {kind: rng.choice(list(constraints[kind].values)) for kind in kinds}
     full = " ".join(constraints[kind].full.format(value) for kind, value in chosen.items())
     short = " ".join(constraints[kind].short.format(value) for kind, value in chosen.items())
-    return Instruction(full, short, chosen, {kind: constraints[kind].values[value] for kind, value in chosen.items()})
+    marks = {kind: constraints[kind].values[value] for kind, value in chosen.items()}
+    asks = {kind: (ask, marks[kind] or value) for kind, value in chosen.items() if (ask := constraints[kind].ask)}
+    return Instruction(full, short, chosen, marks, asks)
 
 
 def read_constraints(path: Path) -> dict[str, Constraint]:
@@ -66,8 +78,8 @@ def read_constraints(path: Path) -> dict[str, Constraint]:
 
 
 def _constraint(one: Any, where: str) -> Constraint:
-    if not isinstance(one, dict) or set(one) != set(KEYS):
-        raise UserError(f"{where}: found {show(one)}, need {', '.join(KEYS)} and nothing else")
+    if not isinstance(one, dict) or set(one) - {"ask"} != set(KEYS):
+        raise UserError(f"{where}: found {show(one)}, need {', '.join(KEYS)} and nothing else but ask")
     for form in ("full", "short"):
         if not isinstance(one[form], str) or one[form].count("{}") != 1:
             raise UserError(
@@ -79,4 +91,7 @@ def _constraint(one: Any, where: str) -> Constraint:
         raise UserError(
             f"{where}.values: found {show(one['values'])}, need a list of texts, or texts with the words that show them"
         )
-    return Constraint(one["full"], one["short"], values)
+    ask = one.get("ask")
+    if ask is not None and (not isinstance(ask, str) or not ask.strip()):
+        raise UserError(f"{where}.ask: found {show(ask)}, need a question")
+    return Constraint(one["full"], one["short"], values, ask)

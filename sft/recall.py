@@ -1,7 +1,8 @@
 """How long a chat model keeps to an instruction that stands in the first turn alone (paper A.3.5, table 30).
 
 The model's own answers stand in the later turns. By kind of constraint a rule tells whether an answer keeps to it: whether it
-holds the value's words. Where it has none, as in sft/constraints.yaml, recall.jsonl is for people to read.
+holds the value's words. A kind with a question (`ask`) is told by the answer to that, which is asked in place of each turn that is
+measured; what has neither, such as a language, recall.jsonl has for people to read.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class RecallRow(TypedDict):
     instruction: str
     question: str
     response: str
+    replies: dict[str, str]  # to the questions for kinds of constraints
     kept: dict[str, bool | None]  # by kind of constraint
 
 
@@ -43,7 +45,7 @@ def recall(cfg: RecallConfig) -> None:
         run.resume({})
         last = max(cfg.turns)
         talks = read_talks(cfg, "recall", last, lambda turns, rng: last, run.print)
-        made = converse(run, cfg, start, talks, "recall", everywhere=False, patient=True)
+        made = converse(run, cfg, start, talks, "recall", everywhere=False, patient=True, asking=cfg.turns)
         if run.is_main:
             found = list(rows(cfg.turns, made))
             write_rows(run.folder / "recall.jsonl", found)
@@ -58,14 +60,15 @@ def rows(turns: Iterable[int], pairs: Iterable[tuple[Talk, TalkRow]]) -> Iterato
     for talk, row in pairs:
         for turn in wanted:
             if turn <= len(row["answers"]):
-                answer = row["answers"][turn - 1]
+                answer, replies = row["answers"][turn - 1], row.get("replies", {}).get(str(turn), {})
                 yield {
                     "dialogue": talk.id,
                     "turn": turn,
                     "instruction": talk.instruction.full,
                     "question": talk.users[turn - 1],
                     "response": answer,
-                    "kept": talk.instruction.kept(answer),
+                    "replies": replies,
+                    "kept": talk.instruction.kept(answer, replies),
                 }
 
 

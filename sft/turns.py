@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from llamatrain import distributed
 from llamatrain.chat import TAGS, Message, decode_response, encode_prompt, too_many
@@ -22,7 +22,7 @@ from llamatrain.progress import Progress, counted
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.models import load_inference, shared_tokenizer
 from llamatrain.responses.prompts import Prompt
-from llamatrain.responses.rollouts import sample_rollouts
+from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
@@ -30,11 +30,15 @@ from .config import ConversationConfig
 
 
 class TalkRow(TypedDict):
-    """A dialogue in a chunk: the answers, and why there are no more; empty where there are as many as were wanted."""
+    """A dialogue in a chunk: the answers, and why there are no more; empty where there are as many as were wanted.
+
+    `replies`: turn -> kind of constraint -> what was answered when it was asked for in place of that turn.
+    """
 
     id: str
     answers: list[str]
     ended: str
+    replies: NotRequired[dict[str, dict[str, str]]]
 
 
 @dataclass
@@ -47,10 +51,16 @@ class Talk:
     instruction: Instruction
     source: str
 
-    def messages(self, answers: Sequence[str], instruction: str, everywhere: bool) -> list[Message]:
-        """Return the turns that are answered and the next, with the instruction before each user's words or the first ones'."""
+    def messages(
+        self, answers: Sequence[str], instruction: str, everywhere: bool, asked: str | None = None
+    ) -> list[Message]:
+        """Return the turns that are answered and the next, with the instruction before each user's words or the first ones'.
+
+        `asked` is what the user says in that next turn instead.
+        """
         made: list[Message] = []
-        for turn, said in enumerate(self.users[: len(answers) + 1]):
+        users = self.users[: len(answers) + 1] if asked is None else [*self.users[: len(answers)], asked]
+        for turn, said in enumerate(users):
             text = f"{instruction} {said}" if everywhere or turn == 0 else said
             made.append({"role": "user", "content": text})
             made += [{"role": "assistant", "content": answer} for answer in answers[turn : turn + 1]]
@@ -103,7 +113,10 @@ def read_talks(
 
 @dataclass
 class Speaker:
-    """Answers talks with a model. Where it is `patient`, a talk goes on after an answer that has no end or says nothing."""
+    """Answers talks with a model. Where it is `patient`, a talk goes on after an answer that has no end or says nothing.
+
+    At the turns `asking` (from 1) it is also asked for what its instruction's kinds have a question for; the talk knows nothing of it.
+    """
 
     cfg: ConversationConfig
     model: Callable[[], Any]
@@ -112,6 +125,7 @@ class Speaker:
     noise: str
     everywhere: bool
     patient: bool
+    asking: Sequence[int]
     run: Run
     bar: Progress
 
@@ -122,36 +136,56 @@ class Speaker:
             open_ = [
                 (talk, row) for talk, row in zip(talks, made, strict=True) if turn < talk.turns and not row["ended"]
             ]
-            asked = [(prompt, row) for talk, row in open_ if (prompt := self._prompt(talk, row)) is not None]
+            if turn + 1 in self.asking:
+                self._ask(open_, turn)
+            asked = list[tuple[Prompt, TalkRow]]()
+            for talk, row in open_:
+                prompt = self._prompt(talk, row, talk.id)
+                if prompt is None:
+                    row["ended"] = "context"
+                else:
+                    asked.append((prompt, row))
             if not asked:
                 break
             self._answer(asked, turn)
         self.bar.update(sum(talk.turns for talk in talks) - sum(len(row["answers"]) for row in made))  # that never came
         return made
 
-    def _prompt(self, talk: Talk, row: TalkRow) -> Prompt | None:
-        """Return what is asked next; None where the context has no room for an answer, which is then why the talk ends."""
+    def _prompt(self, talk: Talk, row: TalkRow, id: str, asked: str | None = None) -> Prompt | None:
+        """Return what is asked next, or `asked` in its place; None where the context has no room for an answer."""
         most = self.context - max(1, min(self.cfg.sampling.max_new_tokens, self.context // 8))
-        messages = talk.messages(row["answers"], talk.instruction.full, self.everywhere)
+        messages = talk.messages(row["answers"], talk.instruction.full, self.everywhere, asked)
         tokens = [] if too_many(messages, self.tokenizer, most) else encode_prompt(messages, self.tokenizer)
-        if not 0 < len(tokens) <= most:
-            row["ended"] = "context"
-            return None
-        return Prompt(talk.id, messages, False, talk.source, tokens)
+        return Prompt(id, messages, False, talk.source, tokens) if 0 < len(tokens) <= most else None
 
-    def _answer(self, asked: Sequence[tuple[Prompt, TalkRow]], turn: int) -> None:
-        cfg, prompts = self.cfg, [prompt for prompt, _ in asked]
+    def _ask(self, talks: Sequence[tuple[Talk, TalkRow]], turn: int) -> None:
+        """Note what is answered when each kind of constraint that has a question is asked for in place of a turn."""
+        asked = list[tuple[Prompt, TalkRow, str]]()
+        for talk, row in talks:
+            for kind, (question, _) in talk.instruction.asks.items():
+                if prompt := self._prompt(talk, row, f"{talk.id}/{kind}", question):
+                    asked.append((prompt, row, kind))
+        rollouts = self._sample([prompt for prompt, _, _ in asked], turn) if asked else []
+        for (_, row, kind), rollout in zip(asked, rollouts, strict=True):
+            replies = row.setdefault("replies", {}).setdefault(str(turn + 1), {})
+            replies[kind] = decode_response(rollout.tokens, self.tokenizer)
+
+    def _sample(self, prompts: list[Prompt], turn: int, on_done: Callable[[int], None] | None = None) -> list[Rollout]:
+        cfg = self.cfg
         sampling = cfg.sampling.seeded(cfg.run.seed, self.noise)
-        rollouts = sample_rollouts(
+        return sample_rollouts(
             self.model(),
             prompts,
             [turn] * len(prompts),
             sampling,
             self.tokenizer,
             cfg.generation_batch_size,
-            lambda _: self.bar.update(1),
+            on_done,
             on_step=self.run.interrupt,
         )
+
+    def _answer(self, asked: Sequence[tuple[Prompt, TalkRow]], turn: int) -> None:
+        rollouts = self._sample([prompt for prompt, _ in asked], turn, lambda _: self.bar.update(1))
         for (_, row), rollout in zip(asked, rollouts, strict=True):
             text = decode_response(rollout.tokens, self.tokenizer)
             if any(tag in text for tag in TAGS):  # in a later prompt it would pose as a turn
@@ -163,22 +197,29 @@ class Speaker:
 
 
 def converse(
-    run: Run, cfg: ConversationConfig, start: Path, talks: Sequence[Talk], noise: str, everywhere: bool, patient: bool
+    run: Run,
+    cfg: ConversationConfig,
+    start: Path,
+    talks: Sequence[Talk],
+    noise: str,
+    everywhere: bool,
+    patient: bool,
+    asking: Sequence[int] = (),
 ) -> Iterator[tuple[Talk, TalkRow]]:
     """Answer the talks, as chunks on disk, and yield each with its answers in order; all ranks call, rank 0 reads.
 
-    `everywhere`: the instruction stands before each of the user's turns, not the first alone.
+    `everywhere`: the instruction stands before each of the user's turns, not the first alone. `patient`, `asking`: see `Speaker`.
     """
     tokenizer, context = shared_tokenizer({"checkpoint": start}, cfg.tokenizer), load_config(start)[0].max_seq_len
     drawn = [[talk.turns, talk.instruction.full] for talk in talks]
     sampling = {**vars(cfg.sampling), "seed": cfg.run.seed, "program": noise}
-    key = chunk_key(
-        {"checkpoint": start}, cfg.dialogues, sampling=sampling, rest=[drawn, everywhere, patient, cfg.dtype]
-    )
+    asks = [[list(asking), talk.instruction.asks] for talk in talks if asking and talk.instruction.asks]
+    rest = [drawn, everywhere, patient, cfg.dtype, *asks]
+    key = chunk_key({"checkpoint": start}, cfg.dialogues, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(talks), cfg.chunk_dialogues, TalkRow)
     load = cache(partial(load_inference, start, device=distributed.device(), dtype=cfg.dtype, scalar=False))
     with run.progress(sum(talk.turns for talk in talks), "sampling", "answers") as bar:
-        speaker = Speaker(cfg, load, tokenizer, context, noise, everywhere, patient, run, bar)
+        speaker = Speaker(cfg, load, tokenizer, context, noise, everywhere, patient, asking, run, bar)
         if not chunks.make(lambda items: speaker.rows([talks[item] for item in items]), bar):
             run.stop(0)
     return zip(talks, chunks.rows(), strict=True)

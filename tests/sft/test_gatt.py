@@ -184,6 +184,34 @@ def test_recall_is_what_is_kept_to_at_each_turn(start: Path, monkeypatch: pytest
     assert last[1:] == list(QUESTIONS[1:4])  # the instruction stands in the first turn alone
 
 
+def test_what_is_asked_for_is_asked_beside_the_dialogue(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = CONSTRAINTS | {"hobby": CONSTRAINTS["hobby"] | {"ask": "What do you like?"}}
+    (start.parent / "constraints.json").write_text(json.dumps(own))
+
+    def say(prompt: Any, turn: int) -> str:
+        if prompt.messages[-1]["content"].endswith("What do you like?"):
+            return "Chess!" if turn == 2 else "Tea."
+        return "Ahoy"
+
+    model = speaks(monkeypatch, say)
+    about = [
+        f"checkpoint={start}",
+        f"dialogues=[{start.parent / 'dialogues.jsonl'}]",
+        f"constraints={start.parent / 'constraints.json'}",
+        "turns=[2,4]",
+    ]
+    recall.recall(compose("recall", RecallConfig, [*quiet(start.parent, "recall"), *about]))
+    found = read_jsonl(start.parent / "recall" / "recall.jsonl")
+    hobbies = [(row["turn"], row["replies"], row["kept"]["hobby"]) for row in found if "hobby" in row["kept"]]
+    assert {str(one) for one in hobbies} == {str((2, {"hobby": "Chess!"}, True)), str((4, {"hobby": "Tea."}, False))}
+    assert {str(row["replies"]) for row in found if "hobby" not in row["kept"]} == {"{}"}
+    assert all(row["kept"].get("figure") in (True, None) and row["response"] == "Ahoy" for row in found)
+    before = [one["content"] for messages in model.asked for one in messages[:-1]]
+    assert not any("like?" in text or text in ("Chess!", "Tea.") for text in before)  # the dialogue knows nothing of it
+    asked = [one for one in model.asked if one[-1]["content"] == "What do you like?"]
+    assert {len(messages) for messages in asked} == {3, 7} and all("chess" in one[0]["content"] for one in asked)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -205,6 +233,7 @@ def test_mistakes_are_named(start: Path, overrides: list[str], message: str) -> 
         ("[]", r"found \[\], need kinds of constraints, each with full, short, values"),
         ("a: {full: x}", "a: found {'full': 'x'}, need full, short, values and nothing else"),
         ("a: {full: be, short: '{}', values: [x]}", r"a\.full: found 'be', need a text with one {}"),
+        ("a: {full: '{}', short: '{}', values: [x], ask: ''}", r"a\.ask: found '', need a question"),
         ("a: {full: '{}', short: '{}', values: []}", r"a\.values: found \[\], need a list of texts"),
         (
             "a: {full: '{}', short: '{}', values: {x: 1}}",
@@ -239,6 +268,7 @@ def test_our_own_constraints_are_the_papers_kinds() -> None:
     own = read_constraints(Path(turns.__file__).with_name("constraints.yaml"))
     assert set(own) == {"hobby", "language", "figure"}
     assert {mark for one in own.values() for mark in one.values.values()} == {None}  # of no answer a word could tell
+    assert {kind for kind, one in own.items() if one.ask is None} == {"language"}  # only who reads it can tell
     rng = random.Random(0)
     drawn = [draw_instruction(own, rng) for _ in range(500)]
     assert {len(one.chosen) for one in drawn} == {1, 2, 3}  # random combinations
