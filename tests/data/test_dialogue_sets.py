@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from llamatrain.chat import encode_dialogue
-from llamatrain.data.kinds import DialogueRow, DocumentRow, PromptRow
+from llamatrain.data.kinds import DialogueRow, DocumentRow, PreferenceRow, PromptRow
 from llamatrain.data.rows import read_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.errors import UserError
 from llamatrain.tokenizer import Tokenizer
-from tests.data.published import ALPACA, ASK, COMPLETION, DIALOGUES, OPENAI, SHAREGPT, TELL
+from tests.data.published import ALPACA, ASK, COMPLETION, DIALOGUES, OPENAI, PREFERENCES, SHAREGPT, TELL
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -77,10 +77,16 @@ def check_mask(row: DialogueRow, tokenizer: Tokenizer) -> None:
     assert all(message["content"] in untrained for message in row["messages"] if message["role"] != "assistant")
 
 
-@pytest.mark.parametrize("adapter", DIALOGUES)
+@pytest.mark.parametrize("adapter", [*DIALOGUES, *PREFERENCES])
 def test_what_is_trained_is_the_answers_to_the_character(adapter: str, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    [row] = told(tmp_path, adapter, DIALOGUES[adapter])
+    """Of preferences the answer that was liked best; and what is scored of every pair is its answer, too."""
+    published = (DIALOGUES | PREFERENCES)[adapter]
+    [row] = told(tmp_path, adapter, published)
     check_mask(row, tokenizer)
+    for pair in read_rows(f"{adapter}:{tmp_path / 'rows.jsonl'}", PreferenceRow) if adapter in PREFERENCES else ():
+        for side in (pair["chosen"], pair["rejected"]):
+            answer: Any = {"role": "assistant", "content": side}
+            check_mask({"messages": [*pair["messages"], answer], "loss": "last"}, tokenizer)
 
 
 @pytest.mark.parametrize(
