@@ -243,6 +243,10 @@ def people(measured: Sequence[Measured]) -> list[Card]:
             head = ["Model", "Round", "People", "Hours", "Attacks", "Gamma"]
             note = "gamma: violating prompts found per person and hour"
             made.append(Card("Red teaming", note, table=Table(head, rows)))
+        if rows := [_asked_again(part) for part in found.get("fixed") or []]:
+            head = ["Model", "Round of the attacks", "Prompts", "Answered safely"]
+            note = "attacks that had found a violation, put to a later model; in percent"
+            made.append(Card("Earlier violating prompts", note, table=Table(head, rows)))
     return made
 
 
@@ -266,6 +270,11 @@ def _attacked(part: Row) -> list[Cell | str]:
     hours = decimals(part["hours"], 2) if is_number(part.get("hours")) else "–"
     name = Cell(str(part.get("model")), strong=True)
     return [name, _count(part, "round"), _count(part, "people"), hours, _count(part, "attacks"), told]
+
+
+def _asked_again(part: Row) -> list[Cell | str]:
+    share: Row = part.get("fixed") or {}
+    return [Cell(str(part.get("model")), strong=True), _count(part, "round"), _count(share, "count"), _percent(share)]
 
 
 def _count(row: Row, key: str) -> str:

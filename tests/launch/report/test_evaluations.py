@@ -77,7 +77,12 @@ FILES: dict[str, dict[str, Any]] = {
     },
     "safety_benchmark": {"checkpoint": "runs/demo/ppo/final", "sets": {"truthfulqa": TRUTHFUL}, "reference": PAPER},
     "probe": {"checkpoint": "runs/demo/ppo/final", "kind": "tools", "right": figure(0.7), "gain": figure(0.2)},
-    "ratings": {"side_by_side": [{**PAIR, "agreement": AC2}], "safety": [RATED], "red_team": [ATTACKED], "fixed": []},
+    "ratings": {
+        "side_by_side": [{**PAIR, "agreement": AC2}],
+        "safety": [RATED],
+        "red_team": [ATTACKED],
+        "fixed": [{"round": 2, "model": "rs", "fixed": figure(0.9, 50)}],
+    },
 }
 
 
@@ -133,6 +138,7 @@ def test_each_kind_is_a_table_of_what_was_found(demo: Path) -> None:
         ],
         [["ppo", "40", "3", "5.0 0.0 to 10.0", "4.50 4.45 to 4.55", "0.71 0.60 to 0.82"]],
         [["ppo", "2", "3", "1.50", "60", "0.80 0.75 to 0.85"]],
+        [["rs", "2", "50", "90.0 85.0 to 95.0"]],
     ]
 
 
