@@ -17,6 +17,7 @@ from typing import Any
 
 import lm_eval.api.task
 import lm_eval.tasks
+import yaml
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
@@ -166,7 +167,7 @@ class Leaf:
         cfg, ours = self.cfg, self.entry.yaml_path.parent == OURS
         return {
             "harness": VERSION,
-            "definition": hashlib.sha256(self.entry.yaml_path.read_bytes()).hexdigest() if ours else "harness",
+            "definition": _definition(self.entry.yaml_path) if ours else "harness",
             "shots": self.member.shots,
             "rows": _hash_of(self.files) if self.files is not None else "hub",
             "max_rows": cfg.max_rows,
@@ -261,6 +262,13 @@ def _listed(rows: list[dict[str, Any]]) -> Any:
     from datasets import Dataset
 
     return Dataset.from_list(rows)
+
+
+def _definition(path: Path) -> str:
+    """Return the hash of a task's file and of the one that it includes."""
+    text = path.read_bytes()
+    included = yaml.safe_load(text).get("include")
+    return hashlib.sha256(text + ((path.parent / included).read_bytes() if included else b"")).hexdigest()
 
 
 def _hash_of(files: Mapping[str, list[Path]]) -> str:

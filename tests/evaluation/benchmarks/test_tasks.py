@@ -6,6 +6,7 @@ not at hand, but for six of them (test_harness.py).
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,24 @@ def test_a_group_of_the_harness_has_all_its_subjects(
     assert len(found) == tasks
     for leaf in (found[0], found[-1]):
         assert counts(harness.measure(Told(facts), leaf), leaf.member.metric) == 0.5
+
+
+def test_a_result_is_known_by_its_tasks_whole_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by what MATH's seven tasks include."""
+    monkeypatch.setattr(harness, "OURS", Path(shutil.copytree(harness.OURS, tmp_path / "tasks")))
+    cfg = config(tmp_path, tmp_path, "tasks=[hendrycks_math]")
+    for name in CASES:
+        if name.startswith("math_"):
+            folder, split, rows, *_ = CASES[name]
+            write(tmp_path / "rows" / folder, split, rows)
+
+    def known_by() -> list[str]:
+        return [leaf.settings()["definition"] for group in cfg.groups() for leaf in harness.leaves(group, cfg)]
+
+    before = known_by()
+    shared = tmp_path / "tasks" / "_math"
+    shared.write_text(shared.read_text().replace("max_gen_toks: 512", "max_gen_toks: 256"))
+    assert len(set(before)) == 7 and not set(before) & set(known_by())
 
 
 def test_missing_rows_are_named(tmp_path: Path) -> None:
