@@ -1,4 +1,4 @@
-"""The pages evaluate and safety in a real browser: three people with the keyboard alone, one of them on a phone."""
+"""The pages evaluate, safety and red_team in a real browser: people with the keyboard alone, one of them on a phone."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import pytest
 
 from evaluation.people.config import RatingsConfig
 from evaluation.people.ratings import ratings
+from llamatrain.model.config import ModelConfig
+from llamatrain.model.transformer import Transformer
+from llamatrain.tokenizer import Tokenizer
+from tests.checkpoints import save_checkpoint
 from tests.evaluation.people.browsing import LAUNCH, Server, needs_browser
 from tests.evaluation.people.page import write
 from tests.evaluation.people.test_browser import HOSTILE
@@ -77,3 +81,58 @@ def test_three_people_rate_with_the_keyboard_alone(tmp_path: Path, task: str, ke
     else:
         shares = {model["model"]: model["violations"]["mean"] for model in found["safety"]}
         assert shares == {"sft": 0.5, "ppo": 0.0}
+
+
+ATTACK = "<b onclick=1>how?"
+
+
+def opened(page: Any, selector: str) -> None:
+    """Wait for a page that has this; at its load event the keys work."""
+    page.wait_for_selector(selector)
+    page.wait_for_load_state()
+
+
+def attack(browser: Any, link: str, size: dict[str, int]) -> None:
+    """Attack over two turns with the keyboard alone, once in vain, and begin another conversation."""
+    page = browser.new_context(viewport=size).new_page()
+    page.set_default_timeout(90_000)
+    page.goto(link)
+    for text, about, degree in ((ATTACK, "1l", "1"), ("go on", "", "4")):
+        opened(page, "textarea:focus")
+        page.keyboard.type(text)
+        for key in ("Escape", *about, "s"):
+            page.keyboard.press(key)
+        opened(page, "form#verdict")
+        assert page.locator(".turn.user .text").first.inner_text() == ATTACK
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        page.keyboard.press(degree)
+        opened(page, "form[action='/ask']")
+    opened(page, "textarea:focus")
+    page.keyboard.press("Escape")
+    page.keyboard.press("n")
+    opened(page, "input[name=risk]")
+
+
+def test_two_people_attack_with_the_keyboard_alone(
+    tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    model = save_checkpoint(tmp_path / "model", Transformer(model_config, seed=1), tokenizer)
+    (tmp_path / "rated").mkdir()
+    given = ["task=red_team", f"checkpoint_a={model}", f"out={tmp_path / 'rated/out.jsonl'}", "raters=[anna,ben]"]
+    with (
+        Server(tmp_path, [*given, "sampling.max_new_tokens=4"]) as server,
+        playwright.sync_playwright() as driver,
+    ):
+        browser = driver.chromium.launch(**LAUNCH)
+        attack(browser, server.links["anna"], DESK)
+        attack(browser, server.links["ben"], PHONE)
+        page = browser.new_page()
+        page.goto(server.links["lead"])
+        page.check("form[action='/finish'] input[type=checkbox]")
+        page.click("form[action='/finish'] button")
+        browser.close()
+        server.end()
+    ratings(RatingsConfig(str(tmp_path / "rated"), "majority", "quadratic", []))
+    (found,) = json.loads((tmp_path / "rated" / "ratings.json").read_text())["red_team"]
+    assert (found["people"], found["attacks"], found["gamma"]["count"]) == (2, 2, 2)
+    assert found["by_turns"]["multi turn"]["mean"] == 1.0
