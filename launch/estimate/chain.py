@@ -27,9 +27,14 @@ LISTS = ("train", "prompts", "sft_train", "documents", "comparisons", "preferenc
 On = Callable[[str, str], Machine]  # program, stage -> what it runs on
 
 
-def on_cluster(cluster: Cluster, resources: Mapping[str, Resources]) -> On:
-    """Return what each stage's job runs on."""
-    return lambda program, stage: need_of(cluster, resources, program, stage).machine(cluster.hardware)
+def on_cluster(cluster: Cluster, resources: Mapping[str, Resources], at_least: bool = False) -> On:
+    """Return what each stage's job runs on, or `at_least`."""
+
+    def on(program: str, stage: str) -> Machine:
+        need = need_of(cluster, resources, program, stage)
+        return (need.at_least if at_least else need).machine(cluster.hardware)
+
+    return on
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ def unfit(
     resources: Mapping[str, Resources],
     refuses: bool,
 ) -> list[str]:
-    """Return what does not fit of stages on a cluster, a line each; with `refuses` UserError with all of them."""
-    found = grouped(estimated(stages, given, on_cluster(cluster, resources)))
+    """Return what does not fit of stages on a cluster, on the fewest nodes that may be, a line each; with `refuses` UserError."""
+    found = grouped(estimated(stages, given, on_cluster(cluster, resources, at_least=True)))
     told = list(refusals(found, cluster.gpus_per_node or 1))
     if told and refuses:
         lines = "\n  ".join(told)

@@ -14,7 +14,7 @@ from llamatrain.yaml_files import read_yaml
 
 from ..programs import quoted
 
-NODES = re.compile(r"resources\.\w+\.nodes=")
+NODES = re.compile(r"resources\.\w+\.(min_)?nodes=")
 FREE = ("cluster.environment.", "cluster.nccl.")  # names below these are the user's own
 
 

@@ -49,6 +49,7 @@ class Cluster:
     exclude: str | None
     time: str
     nodes: int = field(metadata=least(1))
+    min_nodes: int | None = field(metadata=least(1))
     gpus_per_node: int = field(metadata=least(0))
     gpu_type: str | None
     ranks_per_node: int | None = field(metadata=least(1))
@@ -99,6 +100,7 @@ class Resources:
     """What a stage, or every stage of a program, needs instead of what the cluster's jobs have."""
 
     nodes: int | None = field(default=None, metadata=least(1))
+    min_nodes: int | None = field(default=None, metadata=least(1))
     gpus_per_node: int | None = field(default=None, metadata=least(0))
     ranks_per_node: int | None = field(default=None, metadata=least(1))
     cpus_per_rank: int | None = field(default=None, metadata=least(1))
@@ -133,11 +135,17 @@ class Need:
     memory: str | None
     time: str
     partition: str | None
+    min_nodes: int | None = None  # with which it is content where there are no more; None: all of them
 
     @property
     def ranks(self) -> int:
         """How many processes share the work."""
         return self.nodes * self.ranks_per_node
+
+    @property
+    def at_least(self) -> Need:
+        """The same on the fewest nodes."""
+        return replace(self, nodes=self.min_nodes or self.nodes, min_nodes=None)
 
     def machine(self, hardware: Hardware) -> Machine:
         """Return what the ranks run on, for plans; without a limit of the job's memory it has all of its nodes'."""
@@ -148,7 +156,10 @@ class Need:
         """Say it for people."""
         cpus = counted(self.ranks_per_node * self.cpus_per_rank, "CPU")
         devices = counted(self.gpus_per_node, "GPU") if self.gpus_per_node else cpus
-        return f"{counted(self.nodes, 'node')} x {devices}, {counted(self.ranks, 'rank')}, {self.time}"
+        nodes, ranks = counted(self.nodes, "node"), counted(self.ranks, "rank")
+        if self.min_nodes:
+            nodes, ranks = f"{self.min_nodes:,} to {nodes}", f"{self.at_least.ranks:,} to {ranks}"
+        return f"{nodes} x {devices}, {ranks}, {self.time}"
 
 
 def need(cluster: Cluster, parallel: bool, model: bool, asked: Resources) -> Need:
@@ -159,14 +170,17 @@ def need(cluster: Cluster, parallel: bool, model: bool, asked: Resources) -> Nee
     # On a cluster with GPUs, what uses none goes elsewhere.
     aside = not model or (cluster.gpus_per_node > 0 and not gpus)
     ranks = cluster.ranks_per_node if asked.gpus_per_node is None else None
+    nodes = asked.nodes or (cluster.nodes if parallel else 1)
+    fewest = asked.min_nodes or cluster.min_nodes or nodes
     return Need(
-        nodes=asked.nodes or (cluster.nodes if parallel else 1),
+        nodes=nodes,
         ranks_per_node=asked.ranks_per_node or ((ranks or max(1, gpus)) if parallel else 1),
         gpus_per_node=gpus,
         cpus_per_rank=asked.cpus_per_rank or (cluster.cpu_cpus if aside else cluster.cpus_per_rank),
         memory=asked.memory or (cluster.cpu_memory if aside else cluster.memory),
         time=asked.time or cluster.time,
         partition=asked.partition or ((aside and cluster.cpu_partition) or cluster.partition),
+        min_nodes=fewest if fewest < nodes else None,
     )
 
 
@@ -175,7 +189,12 @@ def need_of(cluster: Cluster, resources: Mapping[str, Resources], program: str, 
     about = PROGRAMS[program]
     # It has a precision, or starts programs that do, on checkpoints: it runs a model.
     model = bool({"zero", "dtype", "checkpoints"} & {one.name for one in fields(schema_of(program))})
-    found = need(cluster, about.parallel, model, asked_of(resources, program, stage))
+    asked = asked_of(resources, program, stage)
+    found = need(cluster, about.parallel, model, asked)
+    if (asked.min_nodes or 0) > found.nodes:
+        raise UserError(
+            f"resources of {stage}: min_nodes={asked.min_nodes}: need no more than its nodes, {found.nodes}"
+        )
     if found.ranks > 1 and not about.parallel:
         raise UserError(f"resources of {stage}: {program} does not share its work among ranks; need one")
     return found

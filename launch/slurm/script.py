@@ -74,7 +74,7 @@ def render(job: Job, cluster: Cluster, written_by: str) -> str:
         gave_up=EXIT_GAVE_UP,
         to_note=TO_NOTE,
         wait=TO_FOLLOW,
-        ranks=job.need.ranks,
+        ranks=_ranks(job.need),
         cpus=job.need.cpus_per_rank,
         inside="".join(f" {option}" for option in inside),
         srun="".join(f" {option}" for option in cluster.srun),
@@ -107,7 +107,12 @@ def _options(job: Job, cluster: Cluster) -> Iterator[str]:
         "exclude": cluster.exclude,
     }
     yield from (f"--{name}={value}" for name, value in given.items() if value is not None)
-    yield f"--nodes={need.nodes} --ntasks-per-node={need.ranks_per_node} --cpus-per-task={need.cpus_per_rank}"
+    if (
+        need.min_nodes
+    ):  # tasks per node become a number of tasks as a job starts, for which it needs as many nodes again
+        yield f"--nodes={need.min_nodes}-{need.nodes} --mincpus={need.ranks_per_node * need.cpus_per_rank}"
+    else:
+        yield f"--nodes={need.nodes} --ntasks-per-node={need.ranks_per_node} --cpus-per-task={need.cpus_per_rank}"
     if need.gpus_per_node:
         yield f"--gpus-per-node={f'{cluster.gpu_type}:' if cluster.gpu_type else ''}{need.gpus_per_node}"
     if need.memory is not None:
@@ -121,6 +126,12 @@ def _options(job: Job, cluster: Cluster) -> Iterator[str]:
     yield f"--chdir={_word(str(job.working_folder))}"
     yield f"--output={_word(str(job.folder / 'job.log'))}"
     yield from cluster.sbatch
+
+
+def _ranks(need: Need) -> str:
+    """Return how many tasks srun starts, as its option has it: on as many nodes as there are, where that is not said."""
+    each = need.ranks_per_node
+    return f"$((SLURM_JOB_NUM_NODES * {each})) --ntasks-per-node={each}" if need.min_nodes else str(need.ranks)
 
 
 def _word(text: str) -> str:

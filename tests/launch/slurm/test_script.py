@@ -110,6 +110,19 @@ def test_on_cpus_alone_all_is_of_one_kind() -> None:
     assert need(cluster("cpu", "cluster.nodes=2"), True, True, Resources()) == Need(2, 1, 0, 4, None, "04:00:00", None)
 
 
+def test_a_job_may_be_content_with_fewer_nodes(tmp_path: Path) -> None:
+    on_cpus = cluster("cpu", "cluster.nodes=4", "cluster.min_nodes=2", "cluster.ranks_per_node=3")
+    found = need(on_cpus, True, True, Resources())
+    assert str(found) == "2 to 4 nodes x 12 CPUs, 6 to 12 ranks, 04:00:00" and found.at_least.ranks == 6
+    text = render(job(tmp_path, found), on_cpus, "")
+    assert "--nodes=2-4 --mincpus=12" in directives(text)
+    assert "srun --ntasks=$((SLURM_JOB_NUM_NODES * 3)) --ntasks-per-node=3 --cpus-per-task=4 " in text
+    # A job that has no more than these anyway waits for all of its own.
+    for asked in (Resources(nodes=2), Resources(nodes=1), Resources(nodes=4, min_nodes=4)):
+        assert need(on_cpus, True, True, asked).min_nodes is None
+    assert need(on_cpus, False, True, Resources()).min_nodes is None
+
+
 def test_time_limits_are_read_as_slurm_reads_them() -> None:
     assert [seconds_of(time) for time in ("01:00:00", "2-03:00", "2-00:00:05", "10:00")] == [3600, 183600, 172805, 600]
 

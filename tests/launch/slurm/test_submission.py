@@ -146,6 +146,7 @@ def test_one_program_is_one_job(submit: Submit, cluster: Path, capsys: Capture) 
         ),
         ([*PIPELINE, "resources.sft.nodes=2"], "resources.sft: there is no such stage or program here"),
         ([*PIPELINE, "resources.third.nods=2"], "resources.third.nods"),
+        ([*PIPELINE, "resources.third.min_nodes=2"], "resources of third: min_nodes=2: need no more than its nodes, 1"),
         ([*PIPELINE, "resources.third.nodes=2"], "fake does not share its work among ranks; need one"),
         ([*PIPELINE, "cluster=nowhere"], "cluster=nowhere: no such choice; there are a100_40g_infiniband"),
         ([*PIPELINE, "cluster=nowhere.yaml"], "cluster=nowhere.yaml: there is no such file"),
