@@ -132,8 +132,10 @@ def flat(node: Any, prefix: str = "") -> Iterator[str]:
 
 @cache
 def known_keys() -> set[str]:
-    """Return every key and group of every program."""
-    return {key for program in PROGRAMS for key in flat(compose_dict(program.replace(".", "_")))} | {"preset"}
+    """Return every key and group of every program, also as a pipeline takes them, after the program's name."""
+    names = [program.replace(".", "_") for program in PROGRAMS]
+    own = {name: set(flat(compose_dict(name))) for name in names}
+    return {"preset", *(key for name in names for one in own[name] for key in (one, f"{name}.{one}"))}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

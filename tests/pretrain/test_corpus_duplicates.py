@@ -90,7 +90,7 @@ def removed(
         paths.append([str(folder / f"{name}.jsonl")] if listed else [])
     parts = units(plain(*paths), 4000)
     with Work(folder / "work", "key", 1, unseen) as work:
-        read = work.run("read", read_unit, [(u, Cleaning(False, False, False, 0.0, 1, 0), False, 4000) for u in parts])
+        read = work.run("read", read_unit, [(u, Cleaning(False, False, False, 0.0, 1, 0), "stop", 4000) for u in parts])
         pieces = numbered(read, [(unit.source, unit.held_out) for unit in parts])
         assert len(pieces) > 3
         asked = Examination(0, Languages(False, [], 0.5), settings, False)
