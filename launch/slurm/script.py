@@ -107,9 +107,8 @@ def _options(job: Job, cluster: Cluster) -> Iterator[str]:
         "exclude": cluster.exclude,
     }
     yield from (f"--{name}={value}" for name, value in given.items() if value is not None)
-    if (
-        need.min_nodes
-    ):  # tasks per node become a number of tasks as a job starts, for which it needs as many nodes again
+    if need.min_nodes:
+        # Slurm makes a number of tasks of tasks per node as the job starts, and would need as many nodes at each restart.
         yield f"--nodes={need.min_nodes}-{need.nodes} --mincpus={need.ranks_per_node * need.cpus_per_rank}"
     else:
         yield f"--nodes={need.nodes} --ntasks-per-node={need.ranks_per_node} --cpus-per-task={need.cpus_per_rank}"
