@@ -163,8 +163,8 @@ def test_short_dialogues_are_joined_and_adversarial_ones_left_out(start: Path, m
     assert made["messages"][0]["content"].endswith(" one") and made["messages"][2]["content"] == "two"
 
 
-def test_recall_is_what_is_kept_to_at_each_turn(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = speaks(monkeypatch, lambda prompt, turn: "" if turn == 1 else "Ahoy!" if turn == 2 else f"No {turn}")
+def recall_at_two_and_four(start: Path) -> None:
+    """Measure recall at turns 2 and 4, in a run of that name."""
     about = [
         f"checkpoint={start}",
         f"dialogues=[{start.parent / 'dialogues.jsonl'}]",
@@ -172,6 +172,11 @@ def test_recall_is_what_is_kept_to_at_each_turn(start: Path, monkeypatch: pytest
         "turns=[2,4]",
     ]
     recall.recall(compose("recall", RecallConfig, [*quiet(start.parent, "recall"), *about]))
+
+
+def test_recall_is_what_is_kept_to_at_each_turn(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = speaks(monkeypatch, lambda prompt, turn: "" if turn == 1 else "Ahoy!" if turn == 2 else f"No {turn}")
+    recall_at_two_and_four(start)
     (told,) = read_jsonl(start.parent / "recall" / "metrics.jsonl")
     assert (told["recall/turn_2"], told["recall/turn_4"], told["recall/dialogues"]) == (1.0, 0.0, 24)
     assert recall.in_words([2, 4], told | {"recall/reached_4": 1}) == (
@@ -194,13 +199,7 @@ def test_what_is_asked_for_is_asked_beside_the_dialogue(start: Path, monkeypatch
         return "Ahoy"
 
     model = speaks(monkeypatch, say)
-    about = [
-        f"checkpoint={start}",
-        f"dialogues=[{start.parent / 'dialogues.jsonl'}]",
-        f"constraints={start.parent / 'constraints.json'}",
-        "turns=[2,4]",
-    ]
-    recall.recall(compose("recall", RecallConfig, [*quiet(start.parent, "recall"), *about]))
+    recall_at_two_and_four(start)
     found = read_jsonl(start.parent / "recall" / "recall.jsonl")
     hobbies = [(row["turn"], row["replies"], row["kept"]["hobby"]) for row in found if "hobby" in row["kept"]]
     assert {str(one) for one in hobbies} == {str((2, {"hobby": "Chess!"}, True)), str((4, {"hobby": "Tea."}, False))}
