@@ -9,7 +9,8 @@ moved for a while looks at the others' files, on a shared disk those of other ma
 goes by its own clock. Waiting for a rank that moves is no hang, nor is the sleep of a whole job (`scontrol suspend`).
 
 It begins with the program (`early`), before the ranks have met. What they do until the run begins has no beats everywhere:
-so long only a rank that is asleep or gone counts as one that hangs.
+so long only a rank that is asleep or gone counts as one that hangs. The folder may still turn out to be that of a run at
+work, whose files are of the same names: until then a rank's file has its host and process in its name.
 """
 
 from __future__ import annotations
@@ -68,12 +69,17 @@ def _launch() -> str:
 
 
 def read_signs(folder: Path, launch: str) -> list[Sign]:
-    """Return where the ranks of a launch stand, or stood as they were killed; a file that cannot be read now is left out."""
-    found = []
-    for path in sorted((folder / BEATS).glob("rank_*.json")):
+    """Return where the ranks of a launch stand, or stood as they were killed; a file that cannot be read now is left out.
+
+    Of several files of a rank the newest counts: a launch may bear the name of one that was killed.
+    """
+    found: dict[int, tuple[float, Sign]] = {}
+    for path in (folder / BEATS).glob("rank_*.json"):
         with contextlib.suppress(OSError, ValueError):
-            found.append(read_json(path, Sign))
-    return [sign for sign in found if sign.launch == launch]
+            sign, shown = read_json(path, Sign), path.stat().st_mtime
+            if sign.launch == launch and (sign.rank not in found or shown > found[sign.rank][0]):
+                found[sign.rank] = shown, sign
+    return [found[rank][1] for rank in sorted(found)]
 
 
 class Watch:
@@ -84,7 +90,10 @@ class Watch:
         self.interval = min(MOST_SECONDS, self.limit / 16)
         self._failed: Callable[[str], None] | None = None  # the run's, once it has begun
         self._sign = Sign(rank=distributed.rank(), host=socket.gethostname(), pid=os.getpid(), launch=_launch())
-        self.path = folder / BEATS / f"rank_{self._sign.rank:05d}.json"
+        name = f"rank_{self._sign.rank:05d}"
+        self._own = folder / BEATS / f"{name}.json"
+        self.path = self._own.with_name(f"{name}.{self._sign.host}.{self._sign.pid}.json")  # until the run begins
+        self._showing = threading.Lock()
         self._seen: dict[int, Seen] = {}
         self._closed = threading.Event()
         self._stays = False  # its sign
@@ -99,9 +108,16 @@ class Watch:
             self._thread.start()
 
     def begin(self, failed: Callable[[str], None]) -> None:
-        """Let the run begin: it is told the reason, on a rank that found a hang, before the process ends."""
+        """Let the run begin, in its folder alone: it is told the reason, on a rank that found a hang, before the process ends."""
         heartbeat.beat("start")
         self._failed = failed
+        with self._showing:
+            self.path = self._own
+        if self._thread is not None:
+            self._show()
+            with contextlib.suppress(OSError):
+                for early in self.path.parent.glob(f"{self.path.stem}.*.json"):  # that of a start that was killed, too
+                    early.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the watch, and take this rank's sign away; the last one's folders, too, where nothing else is in them."""
@@ -152,8 +168,8 @@ class Watch:
             self._end(told or f"{'; '.join(map(str, hung))}: {why}{own}", found=not told)
 
     def _show(self) -> None:
-        self._sign = Sign(**{**asdict(self._sign), **asdict(heartbeat.here), "count": self._sign.count + 1})
-        with contextlib.suppress(OSError):  # of a disk out of reach: the others see nothing new
+        with self._showing, contextlib.suppress(OSError):  # of a disk out of reach: the others see nothing new
+            self._sign = Sign(**{**asdict(self._sign), **asdict(heartbeat.here), "count": self._sign.count + 1})
             self.path.parent.mkdir(exist_ok=True)  # another rank that left may have taken it away
             temporary = self.path.with_name(f".{self.path.name}.tmp")
             temporary.write_text(json.dumps(asdict(self._sign)), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -160,7 +161,8 @@ def test_a_watch_that_no_run_takes_over_leaves_nothing(tmp_path: Path, monkeypat
 
     def program(error: Exception, others: int) -> None:
         with watch.early(folder, 20):
-            sign = json.loads((folder / BEATS / "rank_00000.json").read_text())
+            (path,) = (folder / BEATS).glob("rank_*.json")
+            sign = json.loads(path.read_text())
             for rank in range(1, 1 + others):
                 (folder / BEATS / f"rank_{rank:05d}.json").write_text(json.dumps({**sign, "rank": rank}))
             raise error
@@ -172,4 +174,36 @@ def test_a_watch_that_no_run_takes_over_leaves_nothing(tmp_path: Path, monkeypat
         program(RuntimeError("Connection closed by peer"), others=1)
     with watch.early(folder, 20):
         watch.begin(folder, 20, print).close()
-        assert not (folder / BEATS / "rank_00000.json").exists()
+        assert not list((folder / BEATS).glob("rank_00000*"))
+
+
+def test_a_second_start_leaves_the_signs_of_the_run_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them a rank that waits long for another that works would take that for a hang."""
+    monkeypatch.setattr(watch.distributed, "world_size", lambda: 2)
+    first = Watch(tmp_path, 20)
+    first.begin(print)
+    (path,) = (tmp_path / BEATS).iterdir()
+    shown = path.read_bytes()
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    with watch.early(tmp_path, 20):
+        assert len(list((tmp_path / BEATS).iterdir())) == 2 and path.read_bytes() == shown
+    assert list((tmp_path / BEATS).iterdir()) == [path] and path.read_bytes() == shown
+    killed = Watch(tmp_path, 20)  # before it could take its sign away
+    killed._closed.set()
+    with watch.early(tmp_path, 20):
+        taken = watch.begin(tmp_path, 20, print)
+        assert list((tmp_path / BEATS).iterdir()) == [path]
+        assert json.loads(path.read_text())["launch"] == taken._sign.launch
+        taken.close()
+    first.close()
+
+
+def test_the_newest_sign_of_a_rank_counts(world: World) -> None:
+    """An earlier launch at the same port was killed."""
+    last(world, 1, WAITS, (WORKS, True, True), (WORKS, True, True))
+    for rank, host in ((1, "a"), (2, "z")):  # their names come before the old ones' and after them
+        newer = world.folder / BEATS / f"rank_{rank:05d}.{host}.7.json"
+        newer.write_text(json.dumps(asdict(replace(world.signs[rank], pid=7))))
+        os.utime(newer, (2e9, 2e9))
+    signs = watch.read_signs(world.folder, world.signs[0].launch)
+    assert [(sign.rank, sign.pid) for sign in signs[1:]] == [(1, 7), (2, 7)] and len(signs) == 3

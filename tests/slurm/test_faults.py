@@ -196,12 +196,30 @@ def test_bad_nodes_are_named_and_left_out(
 def test_a_second_job_of_a_run_gives_way_to_the_first(
     wide: Lab, programs: dict[str, list[str]], whole: Path, tmp_path: Path
 ) -> None:
+    """The first one stands still meanwhile: it is at work for as long as the second one takes, and writes nothing."""
     job = Job(wide, tmp_path / "pretrain", programs["pretrain"])
+    faults.stop_at(wide, STEP, 150)
     job.submit()
-    wide.until(lambda: job.status.get("step", 0) >= 100)
+    pids = faults.until_stopped(job)
+    logs, before = sorted((job.run / "jobs").glob("rank_*.log")), contents(job.run)
+    said = [path.read_text() for path in logs]
     assert "is queued already (running)" in job.submit()
     second = wide.ask("sbatch", "--parsable", str(job.run / "jobs/job.sh")).strip()
     wide.until(lambda: not wide.ask("squeue", "--noheader", f"--jobs={second}"))
-    assert "another process (pid " in (job.run / "jobs/rank_0000.log").read_text()
+    who = rf"another process \(pid \d+ of job {job.number} on host node\d, since [-\d :]+\) is running in {re.escape(str(job.run))}"
+    for path, text in zip(logs, said, strict=True):
+        head, _, error = path.read_text().removeprefix(text).partition("\n")
+        assert re.match(rf"=== rank \d of 2 on node\d, job {second}, restart 0, ", head), head
+        assert re.fullmatch(rf"error: {who}: wait for it, or choose another run\.name\n", error), error
+    assert re.search(rf"=== job {second}, restart 0, .*\n=== ended with 2, ", (job.run / "jobs/job.log").read_text())
+    assert contents(job.run) == before
+    assert " running " in wide.llamatrain("status", str(job.run))
+    faults.wake(pids)
     wide.until(job.over)
+    assert [attempt["job"] for attempt in job.attempts] == [job.number, second] and job.status["restarts"] == 0
     assert faults.differences(job.run, whole / "pretrain") == []
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    """Return all of a run's files but those of its jobs, and what is in them."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.parent != run / "jobs"}
