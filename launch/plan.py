@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from llamatrain import atomic
 from llamatrain.config.compose import check, compose_dict, keys_given
 from llamatrain.config.presets import config_folder, is_own, preset_path
 from llamatrain.config.renamed import older
 from llamatrain.errors import UserError
 from llamatrain.keys import files_read, flatten
+from llamatrain.run_files import STAGE, STATUS
 from llamatrain.runs import read_status
 
 from .graph import DATA, REFERENCE, TO_COME, Awaited, Stage, references, resolve
@@ -229,8 +231,9 @@ def decide(one: Planned, place: Place, rerun: Collection[str], pending: Collecti
         return Decision(one, action, why, record, old)
 
     state = read_status(folder).get("state")
-    # A stage that waited left its status there before it had a record.
-    if old is None and state != "waiting" and folder.exists() and any(folder.iterdir()):
+    # A stage that waited left its status there before it had a record; a kill as either was written, a part of it.
+    parts = {atomic.beside(folder / name) for name in (STAGE, STATUS)}
+    if old is None and state != "waiting" and folder.exists() and not parts.issuperset(folder.iterdir()):
         raise UserError(f"{folder} was not made by a pipeline: move it away, or choose another run.name")
     missing = one.missing(place)
     if missing:

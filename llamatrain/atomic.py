@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     The temporary name is a function of `path`, so that a kill leaves one file at most, which the next attempt writes over.
     """
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -51,7 +51,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_link(path: Path, target: Path) -> None:
     """Point the symbolic link `path` at `target`."""
-    temporary = _beside(path)
+    temporary = beside(path)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     os.replace(temporary, path)
@@ -82,5 +82,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
+    """Return the temporary name under which a file is written: all that a kill leaves of it."""
     return path.with_name(f".{path.name}.tmp")

@@ -256,6 +256,15 @@ def test_a_folder_of_somebody_else_is_not_touched(start: Start, capsys: Capture)
     assert precious.exists()
 
 
+@pytest.mark.parametrize("name", ["stage.json", "status.json"])
+def test_a_kill_as_a_stage_is_noted_leaves_nothing_in_the_way(name: str, start: Start, capsys: Capture) -> None:
+    half = Path(f"runs/trio/first/.{name}.tmp")
+    half.parent.mkdir(parents=True)
+    half.write_text('{"key": ')
+    assert start("dry_run=true") == 0 and "first" in capsys.readouterr().out
+    assert start() == 0 and started("first") == 1
+
+
 def test_an_unknown_key_of_a_late_stage_is_told_before_the_first_starts(start: Start, capsys: Capture) -> None:
     assert start("third.numbr=5") == 2
     assert "stage 'third': unknown key 'numbr'" in capsys.readouterr().err
