@@ -211,7 +211,7 @@ def test_a_second_job_of_a_run_gives_way_to_the_first(
         head, _, error = path.read_text().removeprefix(text).partition("\n")
         assert re.match(rf"=== rank \d of 2 on node\d, job {second}, restart 0, ", head), head
         assert re.fullmatch(rf"error: {who}: wait for it, or choose another run\.name\n", error), error
-    assert re.search(rf"=== job {second}, restart 0, .*\n=== ended with 2, ", (job.run / "jobs/job.log").read_text())
+    assert "=== ended with 2, " in (job.run / "jobs/job.log").read_text()  # the first one is still at work
     assert contents(job.run) == before
     assert " running " in wide.llamatrain("status", str(job.run))
     faults.wake(pids)
