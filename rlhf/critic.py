@@ -69,7 +69,7 @@ def hidden_states(cfg: PPOConfig, critic: Engine, own: list[Judged], context: in
         rollouts = [j.rollout for j in own]
         for part in passes(cfg, rollouts, context):
             packed = pack_rollouts(rollouts[part], context, distributed.device())
-            critic(**packed.inputs)
-            yield read.pop().flatten(0, 1)[packed.before].double().cpu()
+            critic(**packed.inputs, select=packed.before)
+            yield read.pop().double().cpu()
     finally:
         hook.remove()

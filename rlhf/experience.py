@@ -103,7 +103,7 @@ def judge(
         reference = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
         del logits
         # A token's value is read where it is about to be chosen, at the position before it.
-        values = packed.at(models.critic(**packed.inputs), packed.before)
+        values = models.critic(**packed.inputs, select=packed.before)
         helpfulness = scores_at_end(models.helpfulness, packed).tolist()
         safety = scores_at_end(models.safety, packed).tolist()
         # All responses of a portion lie one after the other: cut into each one's own.

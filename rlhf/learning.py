@@ -145,7 +145,7 @@ def accumulate(
                 found["kl_loss"] = batch.kl_coef * estimate(logprobs - reference, cfg.kl.estimator)
                 losses = losses + found["kl_loss"]
             models.policy.backward(losses.sum() / tokens)  # of the mini-batch on all ranks: each token counts alike
-        values = packed.at(models.critic(**packed.inputs), packed.before)
+        values = models.critic(**packed.inputs, select=packed.before)
         losses = value_loss(values, old_values, returns, cfg.value_clip)
         models.critic.backward(losses.sum() / tokens)
         found |= {"value_loss": losses, "value_clip_fraction": ((values - old_values).abs() > cfg.value_clip).float()}

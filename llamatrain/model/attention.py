@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llamatrain.linear import side_by_side
+from llamatrain.model.line import BRANCH, Line, several_segments, worth_a_line
 from llamatrain.model.varlen import Runs, attend_to_runs, has_varlen, segment_runs
 
 Rotary = tuple[Tensor, Tensor]
-# A segment id may name a branch of a segment, `id + BRANCH * n` with n from 1: its tokens see those of segment `id` that
-# stand outside any branch, and those of their own branch. So two answers share a prompt without seeing each other.
-BRANCH = 1 << 20
 
 
 @dataclass
@@ -38,8 +37,35 @@ class Places:
     runs: Runs | None = None
 
 
+@dataclass
+class LinePlaces:
+    """The same of a batch that is a line: attention takes each of its groups as a batch of its own, all `in_blocks` or none."""
+
+    line: Line
+    groups: list[Places]
+    in_blocks: bool
+
+
 def places(position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, theta: float, dtype: torch.dtype) -> Places:
     """Return what the layers need of position and segment ids, (1 or B, T)."""
+    blocks = _in_blocks(position_ids.device, dtype, position_ids.shape[1])
+    return _places(position_ids, segment_ids, head_dim, theta, dtype, blocks)
+
+
+def line_places(
+    position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, theta: float, dtype: torch.dtype
+) -> LinePlaces | None:
+    """Return what the layers need of a batch as a line, or None where it does not gain by that."""
+    if segment_ids is None or has_varlen(segment_ids.device, dtype, head_dim) or not worth_a_line(segment_ids):
+        return None
+    line, blocks = Line(segment_ids), _in_blocks(position_ids.device, dtype, position_ids.shape[1])
+    groups = zip(line.positions(position_ids), line.segments(segment_ids), strict=True)
+    return LinePlaces(line, [_places(*ids, head_dim, theta, dtype, blocks) for ids in groups], blocks)
+
+
+def _places(
+    position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, theta: float, dtype: torch.dtype, blocks: bool
+) -> Places:
     if len(position_ids) > 1 and bool((position_ids == position_ids[:1]).all()):
         position_ids = position_ids[:1]  # rows alike: the tables of one serve all by broadcasting
     length, segments = position_ids.shape[1], several_segments(segment_ids)
@@ -47,7 +73,6 @@ def places(position_ids: Tensor, segment_ids: Tensor | None, head_dim: int, thet
     # Of a branch the keys are not its neighbours alone, as the kernel for runs needs them.
     if segments is not None and has_varlen(segments.device, dtype, head_dim) and not bool((segments >= BRANCH).any()):
         return Places(rotary, None, False, segment_runs(segments))
-    blocks = _in_blocks(position_ids.device, dtype, length)
     rows = _ROWS if blocks else _MASKED_ROWS
     hidden = None
     if segments is not None:
@@ -74,20 +99,6 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def several_segments(segment_ids: Tensor | None) -> Tensor | None:
-    """Return the segment ids (B, T), or None where plain causal attention does without them.
-
-    It does where every row is a single segment, alone or followed by padding.
-    """
-    if segment_ids is None:
-        return None
-    # Never rising from 1 on: one segment, then padding, which comes later and so is never seen.
-    single = (segment_ids <= 1).all() & (segment_ids.diff(dim=1) <= 0).all()
-    if bool(single):
-        return None
-    return segment_ids
-
-
 def attend_to_batch(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -> Tensor:
     """Causal attention, not yet rotated, of queries (B, T, H, D) over keys and values (B, T, K, D) of a batch.
 
@@ -96,8 +107,9 @@ def attend_to_batch(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -
     if at.in_blocks and torch.compiler.is_compiling():
         return _compiled_blocks(queries, keys, values, at)
     if at.in_blocks:
-        mixed: Tensor = _CausalBlocks.apply(queries, keys, values, at.rotary, at.hidden)  # type: ignore[no-untyped-call]
-        return mixed
+        flat = queries.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
+        mixed: Tensor = _CausalBlocks.apply(*flat, [(queries.shape[:2], at)], None)  # type: ignore[no-untyped-call]
+        return mixed.view(queries.shape)
     queries, keys = rotate(queries, at.rotary), rotate(keys, at.rotary)
     if at.runs is not None:
         return attend_to_runs(queries, keys, values, at.runs)
@@ -105,6 +117,18 @@ def attend_to_batch(queries: Tensor, keys: Tensor, values: Tensor, at: Places) -
     if at.hidden is None:
         return attend(queries, keys, values.transpose(1, 2)).transpose(1, 2)
     return _by_segment(queries, *_repeated(queries, keys, values.transpose(1, 2)), at.hidden).transpose(1, 2)
+
+
+def attend_to_line(queries: Tensor, keys: Tensor, values: Tensor, at: LinePlaces) -> Tensor:
+    """The same of the tokens of a line: queries (N, H, D) over keys and values (N, K, D). Returns (N, H, D)."""
+    line = at.line
+    if at.in_blocks:
+        groups = list(zip(line.groups, at.groups, strict=True))
+        mixed: Tensor = _CausalBlocks.apply(queries, keys, values, groups, line)  # type: ignore[no-untyped-call]
+        return mixed
+    spread = [line.by_group(x.index_select(0, line.slots)) for x in (queries, keys, values)]
+    parts = [attend_to_batch(q, k, v, group).flatten(0, 1) for q, k, v, group in zip(*spread, at.groups, strict=True)]
+    return torch.cat(parts).index_select(0, line.slot_of)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -168,45 +192,63 @@ _LONGEST, _ROWS, _MASKED_ROWS = 512, 64, 512
 
 
 class _CausalBlocks(torch.autograd.Function):
-    """Rotation and `_mix`: queries (B, T, H, D), keys and values (B, T, K, D) to (B, T, H, D)."""
+    """Rotation and `_mix` of batches: queries (N, H, D), keys and values (N, K, D) to (N, H, D).
+
+    Each of `groups` is (rows, length) with what its layers need. Their tokens follow one another, or stand in the slots
+    of a line.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, rotary: Rotary, hidden: list[Tensor]
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, groups: list[tuple[Any, Places]], line: Line | None
     ) -> Tensor:
-        kv_heads = keys.shape[2]
-        rotary = _by_heads(rotary[0], 1), _by_heads(rotary[1], 1)
-        q, k, v = (_by_heads(x, kv_heads) for x in (queries, keys, values))  # (B, K, T, G or 1, D)
-        # 1 / sqrt(D) goes into the rotation of the queries: scaling the scores would be a pass over memory of its own.
-        q, k, v = _rotated(q, _scaled(*rotary)), _rotated(k, rotary), v.contiguous()
-        mixed, *kept = _mix(q, k, v, hidden)
-        ctx.save_for_backward(*rotary, q, k, v, *kept)
-        return mixed
+        heads, kv_heads, width = queries.shape[1], *keys.shape[1:]
+        if line is not None:
+            joined = side_by_side((queries, keys, values), 1)
+            joined = torch.cat((queries, keys, values), 1) if joined is None else joined
+            queries, keys, values = torch.split(joined.index_select(0, line.slots), [heads, kv_heads, kv_heads], 1)
+        mixed, kept, start = queries.new_empty(len(queries), heads, width), list[Tensor](), 0
+        for shape, at in groups:
+            rows = slice(start, start := start + shape[0] * shape[1])
+            q, k, v = (_by_heads(x[rows].view(*shape, -1, width), kv_heads) for x in (queries, keys, values))
+            rotary = _by_heads(at.rotary[0], 1), _by_heads(at.rotary[1], 1)
+            # 1 / sqrt(D) goes into the rotation of the queries: scaling the scores would be a pass over memory of its own.
+            q, k, v = _rotated(q, _scaled(*rotary)), _rotated(k, rotary), v.contiguous()
+            kept += [*rotary, q, k, v, *_mix(q, k, v, at.hidden or [], mixed[rows].view(*shape, heads, width))]
+        ctx.save_for_backward(*kept)
+        ctx.groups, ctx.line, ctx.kv_heads = groups, line, kv_heads
+        return mixed if line is None else mixed.index_select(0, line.slot_of)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cos, sin, q, k, v, *kept = ctx.saved_tensors
-        grad_q, grad_k, grad_v = _mix_backward(grad, q, k, v, kept)
-        batch, kv_heads, length, group, width = q.shape
+        line, saved = ctx.line, iter(ctx.saved_tensors)
+        if line is not None:  # nobody has read what empty slots gave
+            grad = grad.index_select(0, line.slots).index_fill_(0, line.empty, 0)
+        kv_heads, (heads, width) = ctx.kv_heads, grad.shape[1:]
         # Side by side, as `linear.products` of the joined weights wants them: one product, no copy.
-        grad_all = grad.new_empty(batch, length, (group + 2) * kv_heads, width)
-        grad_queries, grad_keys, grad_values = torch.split(grad_all, [group * kv_heads, kv_heads, kv_heads], 2)
-        _rotate_back(grad_q, _scaled(cos, sin), _by_heads(grad_queries, kv_heads))
-        _rotate_back(grad_k, (cos, sin), _by_heads(grad_keys, kv_heads))
-        _by_heads(grad_values, kv_heads).copy_(grad_v)
-        return grad_queries, grad_keys, grad_values, None, None
+        grad_all, start = grad.new_empty(len(grad), heads + 2 * kv_heads, width), 0
+        for shape, at in ctx.groups:
+            rows = slice(start, start := start + shape[0] * shape[1])
+            cos, sin, q, k, v = itertools.islice(saved, 5)
+            kept = list(itertools.islice(saved, len(at.hidden)))
+            grad_q, grad_k, grad_v = _mix_backward(grad[rows].view(*shape, heads, width), q, k, v, kept)
+            parts = torch.split(grad_all[rows].view(*shape, -1, width), [heads, kv_heads, kv_heads], 2)
+            _rotate_back(grad_q, _scaled(cos, sin), _by_heads(parts[0], kv_heads))
+            _rotate_back(grad_k, (cos, sin), _by_heads(parts[1], kv_heads))
+            _by_heads(parts[2], kv_heads).copy_(grad_v)
+        grad_all = grad_all if line is None else grad_all.index_select(0, line.slot_of)
+        return *torch.split(grad_all, [heads, kv_heads, kv_heads], 1), None, None
 
 
-def _mix(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
+def _mix(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor], mixed: Tensor) -> list[Tensor]:
     """Causal attention a block of queries at a time, each over the keys up to its own end.
 
-    Of rotated and scaled queries (B, K, T, G, D), keys and values (B, K, T, 1, D). Returns (B, T, H, D) and the
-    probabilities of each block, (B K, R G, L). Plain matrix products, which keep the probabilities, B x H x T x T / 2
+    Of rotated and scaled queries (B, K, T, G, D), keys and values (B, K, T, 1, D). Fills `mixed` (B, T, H, D) and returns
+    the probabilities of each block, (B K, R G, L). Plain matrix products, which keep the probabilities, B x H x T x T / 2
     numbers, for the backward pass instead of computing them again as torch's own CPU kernel does
     (benchmarks/pretraining_speed.py). Query heads that share keys are rows of one product.
     """
-    batch, kv_heads, length, group, width = q.shape
-    mixed = q.new_empty(batch, length, kv_heads * group, width)
+    batch, kv_heads, _, group, _ = q.shape
     target = _by_heads(mixed, kv_heads)  # a view: what is written here lies in `mixed` in its own order
     kept, start = [], 0
     q, k, v = _stacked(q), _stacked(k), _stacked(v)  # (B K, T G, D), (B K, T, D) twice
@@ -221,7 +263,7 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
         block.copy_(torch.bmm(scores, v[:, :end]).view(block.shape))
         kept.append(scores)
         start = end
-    return [mixed, *kept]
+    return kept
 
 
 def _mix_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: list[Tensor]) -> list[Tensor]:
@@ -264,7 +306,9 @@ def _compiled_blocks(queries: Tensor, keys: Tensor, values: Tensor, at: Places) 
 
 @torch.library.custom_op("llamatrain::mix", mutates_args=())
 def _mix_op(q: Tensor, k: Tensor, v: Tensor, hidden: list[Tensor]) -> list[Tensor]:
-    return _mix(q, k, v, hidden)
+    batch, kv_heads, length, group, width = q.shape
+    mixed = q.new_empty(batch, length, kv_heads * group, width)
+    return [mixed, *_mix(q, k, v, hidden, mixed)]
 
 
 @_mix_op.register_fake  # shapes alone, for the compiler

@@ -28,8 +28,13 @@ class ScalarModel(nn.Module):
         self.score = Linear(config.dim, 1, Init(seed, 1 / math.sqrt(config.dim + 1), "score.weight"))
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor | None = None, segment_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        select: Tensor | None = None,
     ) -> Tensor:
-        """Return float32 scores (B, T)."""
-        scores: Tensor = self.score(self.model(input_ids, position_ids, segment_ids)).squeeze(-1)  # (B, T, 1) to (B, T)
+        """Return float32 scores (B, T), or (N,) at the flattened positions `select`."""
+        hidden = self.model(input_ids, position_ids, segment_ids, select=select)
+        scores: Tensor = self.score(hidden).squeeze(-1)  # (B, T, 1) to (B, T)
         return scores.float()

@@ -28,7 +28,16 @@ from torch.utils.checkpoint import (
 from llamatrain.errors import UserError
 from llamatrain.linear import lay_side_by_side, linear, products, side_by_side
 from llamatrain.losses import linear_cross_entropy
-from llamatrain.model.attention import Places, attend, attend_to_batch, places, rotate
+from llamatrain.model.attention import (
+    LinePlaces,
+    Places,
+    attend,
+    attend_to_batch,
+    attend_to_line,
+    line_places,
+    places,
+    rotate,
+)
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.kv_cache import CacheRows, KVCache
 from llamatrain.model.norm import RMSNorm
@@ -113,6 +122,9 @@ def drawn_later() -> Iterator[Noted]:
         _noted.reset(before)
 
 
+_FEW = 0.9  # of the positions
+
+
 class Linear(nn.Linear):
     """A matrix without bias, initialised in its constructor."""
 
@@ -161,15 +173,17 @@ class Attention(nn.Module):
         self.o_proj = Linear(config.dim, config.dim, init.at("o_proj.weight", residual_scale(config)))
         lay_side_by_side(self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
 
-    def forward(self, x: Tensor, at: Places, cache: CacheRows | None) -> Tensor:
+    def forward(self, x: Tensor, at: Places | LinePlaces, cache: CacheRows | None) -> Tensor:
         weights = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
         by_head = [part.view(*part.shape[:-1], -1, self.head_dim) for part in products(x, *weights)]
-        queries, keys, values = by_head  # (B, T, H, D), (B, T, K, D) twice
-        if cache is None:
+        queries, keys, values = by_head  # (B, T, H, D), (B, T, K, D) twice; of a line (N, H, D), (N, K, D)
+        if isinstance(at, LinePlaces):
+            mixed = attend_to_line(queries, keys, values, at)
+        elif cache is None:
             mixed = attend_to_batch(queries, keys, values, at)
         else:
             mixed = self._attend_to_cache(queries, keys, values, at, cache)
-        return linear(mixed.flatten(2), self.o_proj.weight)
+        return linear(mixed.flatten(-2), self.o_proj.weight)
 
     def _attend_to_cache(self, queries: Tensor, keys: Tensor, values: Tensor, at: Places, cache: CacheRows) -> Tensor:
         """Return what the new tokens mix of the cache's values and their own, (B, T, H, D)."""
@@ -230,17 +244,22 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = FeedForward(config, init.at("mlp"))
 
-    def forward(self, x: Tensor, at: Places, cache: CacheRows | None, select: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, at: Places | LinePlaces, cache: CacheRows | None, select: Tensor | None) -> Tensor:
         """Return (B, T, C), or (N, C) at the flattened positions `select`, beyond which attention alone looks."""
         x = x + self.self_attn(self.input_layernorm(x), at, cache)
         if select is not None:  # after attention, which needs every position's keys and values
-            x = x.flatten(0, 1).index_select(0, select)
+            x = x.flatten(0, -2).index_select(0, select)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
 
 def _through(
-    config: ModelConfig, layer: nn.Module, x: Tensor, at: Places, cache: CacheRows | None, select: Tensor | None
+    config: ModelConfig,
+    layer: nn.Module,
+    x: Tensor,
+    at: Places | LinePlaces,
+    cache: CacheRows | None,
+    select: Tensor | None,
 ) -> Tensor:
     """Return what a layer gives; some of it is computed again in the backward pass where `config` says so."""
     recomputed = _recomputed(config)
@@ -273,25 +292,34 @@ class Decoder(nn.Module):
         select: Tensor | None = None,
     ) -> Tensor:
         """Return the normed hidden states, (B, T, C), or (N, C) at the flattened positions `select`."""
-        length = input_ids.shape[1]
-        x = self.embed_tokens(input_ids)  # (B, T, C)
-        config = self.config
-        if cache is not None:
-            at = Places(cache.rotary, None, in_blocks=False)
-        else:
-            if position_ids is None:
-                position_ids = torch.arange(length, device=x.device)[None]
-            at = places(position_ids, segment_ids, config.head_dim, config.rope_theta, x.dtype)
+        config, line = self.config, None
+        at = self._places(input_ids, position_ids, segment_ids, cache)
+        if isinstance(at, LinePlaces):
+            line = at.line
+            input_ids, select = line.pick(input_ids), None if select is None else line.places_of(select)
+        x = self.embed_tokens(input_ids)  # (B, T, C), of a line (N, C)
         # Where few positions are read (a prompt's last, a response's), the last feed-forward runs on these alone; where
-        # most are, picking them costs more than it saves.
-        few = select is not None and 2 * len(select) <= input_ids.numel()
+        # almost all are, picking them costs more than it saves.
+        few = select is not None and len(select) <= _FEW * input_ids.numel()
         for layer in self.layers:
             chosen = select if few and layer is self.layers[-1] else None
             x = self.through(config, layer, x, at, cache, chosen)
         if select is not None and not few:
-            x = x.flatten(0, 1).index_select(0, select)  # (N, C)
+            x = x.flatten(0, -2).index_select(0, select)  # (N, C)
         out: Tensor = self.norm(x)
-        return out
+        return line.lay_out(out) if line is not None and select is None else out
+
+    def _places(
+        self, input_ids: Tensor, position_ids: Tensor | None, segment_ids: Tensor | None, cache: CacheRows | None
+    ) -> Places | LinePlaces:
+        if cache is not None:
+            return Places(cache.rotary, None, in_blocks=False)
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        about = self.config.head_dim, self.config.rope_theta, self.norm.weight.dtype
+        # A line is of another length in each batch: a compiled layer would be compiled again and again.
+        at = line_places(position_ids, segment_ids, *about) if self.through is _through else None
+        return at or places(position_ids, segment_ids, *about)
 
 
 class Transformer(nn.Module):

@@ -24,7 +24,7 @@ from llamatrain.data.encoding import LABELS, NONE
 from llamatrain.data.kinds import RATINGS
 from llamatrain.data.packing import Batch, Sample, collate, pack
 from llamatrain.data.tokenized import Rows
-from llamatrain.model.attention import BRANCH
+from llamatrain.model.line import BRANCH
 
 Tokens = np.ndarray[Any, np.dtype[np.int32]]
 LABELLED = {number: label for label, number in LABELS.items()}
@@ -140,7 +140,7 @@ def collate_pairs(pairs: Sequence[Pair], max_length: int) -> Batch:
     """Lay the 2m sequences into rows of at most `max_length` tokens.
 
     What both sides of a pair begin with stands there once where that pays, followed by the rest of each as a branch of its
-    own (`attention.BRANCH`): the scores are those of two sequences. Other pairs are laid out as two.
+    own (`line.BRANCH`): the scores are those of two sequences. Other pairs are laid out as two.
 
     Adds to the usual columns: `ends` (m, 2, 2), the (row, column) of the last token of chosen and rejected; `safe`
     (m, 2), 1, 0 or NaN where there is no label; `weight`, the number of pairs. `loss_mask` marks the ends. Without pairs
@@ -194,9 +194,9 @@ def _label(safe: bool | None) -> float:
 
 def scores_at_ends(model: Callable[..., Tensor], batch: Batch) -> Tensor:
     """Return the scores (m, 2) of chosen and rejected, read at their last tokens."""
-    scores = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], segment_ids=batch["segment_ids"])
-    ends = batch["ends"]  # (m, 2, 2)
-    return scores[ends[..., 0], ends[..., 1]]  # (B, T) to (m, 2)
+    inputs = {key: batch[key] for key in ("input_ids", "position_ids", "segment_ids")}
+    rows, columns = batch["ends"].flatten(0, 1).unbind(-1)  # (2m,) each
+    return model(**inputs, select=rows * inputs["input_ids"].shape[1] + columns).view(-1, 2)
 
 
 @torch.no_grad()

@@ -47,10 +47,6 @@ class Packed:
     last: Tensor
     lengths: list[int]  # response tokens of each rollout
 
-    def at(self, values: Tensor, positions: Tensor) -> Tensor:
-        """Read values (B, T) at flattened positions."""
-        return values.flatten()[positions]
-
 
 def sample_rollouts(
     model: Any,

@@ -171,7 +171,7 @@ def require_zero(problems: Sequence[str], gate: LearningGateConfig, say: Callabl
 
 def scores_at_end(model: Callable[..., Tensor], packed: Packed) -> Tensor:
     """Return a reward model's raw scores (N,), read at each response's last token."""
-    return packed.at(model(**packed.inputs), packed.last)
+    return model(**packed.inputs, select=packed.last)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from llamatrain.data.packing import Sample, collate
 from llamatrain.losses import language_model_loss
 from llamatrain.model import attention
 from llamatrain.model.config import ModelConfig
+from llamatrain.model.line import BRANCH
 from llamatrain.model.transformer import Transformer
 from llamatrain.model.varlen import segment_runs
 
@@ -132,7 +133,7 @@ def test_rows_of_one_segment_and_branches_take_no_runs(model_config: ModelConfig
     one = torch.ones(2, 8, dtype=torch.int64)
     model(batch["input_ids"][:2, :8], segment_ids=one)
     branches = one.clone()
-    branches[:, 3:5] += attention.BRANCH
-    branches[:, 5:] += 2 * attention.BRANCH
+    branches[:, 3:5] += BRANCH
+    branches[:, 5:] += 2 * BRANCH
     model(batch["input_ids"][:2, :8], segment_ids=branches)
     assert kernel == []

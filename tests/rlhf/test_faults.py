@@ -239,10 +239,13 @@ def mask_lost(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
 
 
 def values_by_temperature(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
-    former = Packed.at
-    monkeypatch.setattr(
-        Packed, "at", lambda packed, values, at: former(packed, values, at) / lab.cfg.sampling.temperature
-    )
+    former = experience.Judged
+
+    def scaled(*given: Any) -> experience.Judged:
+        judged = former(*given)
+        return dataclasses.replace(judged, values=judged.values / lab.cfg.sampling.temperature)
+
+    monkeypatch.setattr(experience, "Judged", scaled)
 
 
 def kinds_whitened_together(monkeypatch: pytest.MonkeyPatch, lab: Lab) -> None:
