@@ -224,10 +224,10 @@ def diversity(folder: Path, own: Path) -> dict[str, dict[str, list[float]]]:
     found = {}
     for name, stage in (("sft", "sft"), (f"rs_v{ROUNDS}", f"v{ROUNDS}_rejection_sampling"), ("ppo", "ppo")):
         start("probe", "kind=temperature", f"run.dir={own}", f"run.name={name}", f"checkpoint={folder}/{stage}/final",
-              f"probes=[{own}/probes.jsonl]", f"temperature.temperatures={list(TEMPERATURES)}".replace(" ", ""),
-              "temperature.samples_per_prompt=10", "sampling.max_new_tokens=56")  # fmt: skip
+              f"probes=[{own}/probes.jsonl]", f"diversity.temperatures={list(TEMPERATURES)}".replace(" ", ""),
+              "diversity.samples_per_prompt=10", "sampling.max_new_tokens=56")  # fmt: skip
         points = json.loads((own / name / "probe.json").read_text())["self_bleu"]
-        found[name] = {kind: [round(point["mean"], 3) for point in points[kind]] for kind in points}
+        found[name] = {kind: [round(100 * point["mean"], 1) for point in points[kind]] for kind in points}
     return found
 
 
