@@ -57,7 +57,7 @@ def main() -> int:
         for seed in options.seeds:
             if (seed, commit()) not in known:
                 run(seed, options.root.resolve(), options.folder)
-    show()
+    show(options.seeds)
     return 0
 
 
@@ -234,9 +234,9 @@ def diversity(folder: Path, own: Path) -> dict[str, dict[str, list[float]]]:
 # --- what is shown -----------------------------------------------------------------------------------------------
 
 
-def show() -> None:
-    """Print the newest line of each seed, and draw them."""
-    found = {line["seed"]: line for line in lines_of(NAME)}
+def show(seeds: list[str]) -> None:
+    """Print the newest line of each seed that has one, and draw them."""
+    found = {line["seed"]: line for line in lines_of(NAME) if line["seed"] in seeds}
     for kind, metric in COUNTS.items():
         models = list(next(iter(found.values()))["scores"])[1:]  # SFT comes first
         print(
@@ -285,7 +285,7 @@ def draw(found: dict[str, dict[str, Any]]) -> None:
             for place, (seed, line) in enumerate(found.items())
         ]  # fmt: skip
         words = [model.removeprefix("rs_") for model in models]
-        title = f"Win rate over sft: {metric}, {kind} prompts"
+        title = f"Wins over SFT: {metric}"
         legend = [(line.name, line.colour) for line in lines]
         drawn.append((title, legend, line_chart(lines, "model", "share of wins", title, words=words)))
     for kind in COUNTS:

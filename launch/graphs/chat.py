@@ -287,7 +287,7 @@ def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict
     for kind in kinds:
         measured = list[Stage]()
         for k, model in enumerate(made[kind]):
-            held_out = held_out_of(cfg, kind, k, rated[-1])
+            held_out = held_out_of(cfg, kind, k, rated)
             other = next((made[one][k].final for one in kinds if one != kind), None)
             about = {"checkpoint": model.final, "other": other, "preferences": held_out}
             name = f"accuracy_{kind}{'' if cfg.folds == 1 else f'_{k}'}"
@@ -299,13 +299,15 @@ def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict
     return made
 
 
-def held_out_of(cfg: Chat, kind: str, k: int, newest: Rated) -> list[str]:
-    """Return the newest held-out preferences of a kind; in cross-validation fold k, which model k does not see.
+def held_out_of(cfg: Chat, kind: str, k: int, rated: list[Rated]) -> list[str]:
+    """Return the held-out preferences of a kind, of all rounds, so that theirs compare on the same pairs.
 
-    So the models together measure every pair once, but for ratings in more parts than folds.
+    In cross-validation they are fold k of the newest, which model k does not see: the models together measure every pair
+    once, but for ratings in more parts than folds.
     """
-    folds = [f"{source}@fold{k}/{newest.parts}" for source in newest.train.of(kind)]
-    return folds if cfg.folds > 1 else newest.held_out.of(kind)
+    if cfg.folds > 1:
+        return [f"{source}@fold{k}/{rated[-1].parts}" for source in rated[-1].train.of(kind)]
+    return [source for one in rated for source in one.held_out.of(kind)]
 
 
 def reward_model(g: Graph, cfg: Chat, kind: str, k: int, start: Stage, rated: list[Rated]) -> Stage:
@@ -315,7 +317,7 @@ def reward_model(g: Graph, cfg: Chat, kind: str, k: int, start: Stage, rated: li
     train, rest = (pairs_of(rated, one, without) for one in (kind, other))
     share = cfg.mix_share[kind]
     mix = {"mix": rest, "mix_share": share} if rest and share != 0 else {}
-    held_out = held_out_of(cfg, kind, k, rated[-1])
+    held_out = held_out_of(cfg, kind, k, rated)
     own = {"kind": kind, "checkpoint": start.final, "train": train, "eval": held_out}
     return g.add("reward", f"reward_{kind}{end}", **own, **mix)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,11 +76,20 @@ def _files(models: Figures) -> Iterator[Row]:
     """Yield the accuracy of each model on each file, where there are several: table 7 of the paper."""
     for model, own in models.items():
         paths = own["by_file"]
-        names = {path: path.rpartition("/")[2] for path in paths}
-        short = len(set(names.values())) == len(paths)  # files' names tell them apart
+        names = _told_apart(list(paths))
         for path, part in paths.items() if len(paths) > 1 else ():
-            name = names[path] if short else path
+            name = names[path]
             yield _share(f"{model} model, {name}" if len(models) > 1 else name, part)
+
+
+def _told_apart(paths: list[str]) -> dict[str, str]:
+    """Return path -> the files' names where these differ, else what lies between what all paths begin and end with."""
+    names = {path: path.rpartition("/")[2] for path in paths}
+    if len(set(names.values())) == len(paths):
+        return names
+    parts = {path: path.split("/") for path in paths}
+    first, last = (len(os.path.commonprefix([own[::step] for own in parts.values()])) for step in (1, -1))
+    return {path: "/".join(own[first : len(own) - last]) or path for path, own in parts.items()}
 
 
 def _both(found: Figures) -> Iterator[Figures]:

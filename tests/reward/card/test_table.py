@@ -8,7 +8,7 @@ from io import StringIO
 from rich.console import Console
 
 from reward.card.rows import ScoredRow
-from reward.card.table import table
+from reward.card.table import _told_apart, table
 from reward.evaluate import card
 
 from .test_rows import made_row
@@ -68,3 +68,13 @@ def test_every_section_of_the_card_is_told() -> None:
     said = console.export_text()
     assert all(name in said for name in listed)
     assert all(name in said for name in ("longer wins", "shorter wins", "refusing wins", "random", "chosen is longer"))
+
+
+def test_files_are_told_apart_by_what_differs() -> None:
+    assert _told_apart(["runs/a/x.jsonl", "runs/b/y.jsonl"]) == {
+        "runs/a/x.jsonl": "x.jsonl",
+        "runs/b/y.jsonl": "y.jsonl",
+    }
+    rounds = [f"runs/demo/v{n}_rate/preferences_eval.jsonl" for n in (1, 2)]
+    assert list(_told_apart(rounds).values()) == ["v1_rate", "v2_rate"]
+    assert list(_told_apart(["p.jsonl", "runs/p.jsonl"]).values()) == ["p.jsonl", "runs"]
