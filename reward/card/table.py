@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,13 +82,13 @@ def _files(models: Figures) -> Iterator[Row]:
 
 
 def _told_apart(paths: list[str]) -> dict[str, str]:
-    """Return path -> the files' names where these differ, else what lies between what all paths begin and end with."""
+    """Return path -> the file's name where the names differ, else the parts of it that are not in all paths."""
     names = {path: path.rpartition("/")[2] for path in paths}
     if len(set(names.values())) == len(paths):
         return names
     parts = {path: path.split("/") for path in paths}
-    first, last = (len(os.path.commonprefix([own[::step] for own in parts.values()])) for step in (1, -1))
-    return {path: "/".join(own[first : len(own) - last]) or path for path, own in parts.items()}
+    shared = set.intersection(*map(set, parts.values()))
+    return {path: "/".join(part for part in own if part not in shared) or path for path, own in parts.items()}
 
 
 def _both(found: Figures) -> Iterator[Figures]:
