@@ -205,7 +205,7 @@ def _strangest(rules: Sequence[Rule], tops: Sequence[list[tuple[float, int, Row]
 
 
 def learned_from(story: Story) -> Row | None:
-    """Return a card a file that a stage learns from."""
+    """Return a card a file that a stage learns from, those of earlier rounds apart."""
     cards, seen = [], set[str]()
     for stage in story.stages:
         group = re.sub(r"_\d+$", "", stage.name)  # the folds of a cross validation learn from the same files
@@ -214,8 +214,17 @@ def learned_from(story: Story) -> Row | None:
             files = [file for file in _files(story, stage) if file.source not in seen]  # earlier rounds' are shown
             seen.update(file.source for file in files)
             cards += [_card(stage, file.title, read(file.rows, file.rules)) for file in files]
-    cards = [made for made in cards if made]
-    return {"files": cards, "random": RANDOM, "strange": STRANGE, "seed": SEED} if cards else None
+    made = [one for one in cards if one]
+    return {**by_round(made), "random": RANDOM, "strange": STRANGE, "seed": SEED} if made else None
+
+
+def by_round(cards: Sequence[Row]) -> Row:
+    """Return the cards as `files` and `earlier`, those of rounds before the newest."""
+    newest = max(one["round"] for one in cards)
+    parts: Row = {"files": [], "earlier": []}
+    for one in cards:
+        parts["earlier" if 0 < one["round"] < newest else "files"].append(one)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -280,7 +289,9 @@ def _kept(story: Story, stage: StageRun) -> Iterator[Row]:
 def _card(stage: StageRun, title: str, found: Reading) -> Row | None:
     if not found.count:
         return None
+    in_round = re.match(r"v(\d+)_", stage.name)
     return {
+        "round": int(in_round[1]) if in_round else 0,
         "title": title,
         "note": f"{counted(found.count, 'row')}, for {stage.name}",
         "held": "; ".join(f"{name}: {held:,} of {told:,}" for name, (held, told) in found.held.items()),

@@ -81,7 +81,14 @@ def _trained(story: Story) -> str:
 
 
 def _learned(story: Story) -> str:
-    told = [f"{how} ({model})" for model, stage in story.trained.items() if (how := stage.told(stage.about.trained_on))]
+    models: dict[str, list[str]] = {}  # what was learned from -> by which models: rounds may tell the same
+    for model, stage in story.trained.items():
+        if how := stage.told(stage.about.trained_on):
+            models.setdefault(how, []).append(model)
+    told = [
+        f"{how} ({of[0]})" if len(of) == 1 else f"{len(of)} times {how} ({of[0]} to {of[-1]})"
+        for how, of in models.items()
+    ]
     return f"It learned from {_listed(told)}." if told else ""
 
 

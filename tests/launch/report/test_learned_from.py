@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.record import Record
-from launch.report.learned_from import KEPT, RANDOM, ROLLOUTS, STRANGE, Rule, learned_from, read
+from launch.report.learned_from import KEPT, RANDOM, ROLLOUTS, STRANGE, Rule, by_round, learned_from, read
 from launch.story import Story
 
 from ..synthetic import make, write_lines
@@ -32,6 +32,11 @@ def test_random_rows_are_a_fair_draw_and_the_same_each_time() -> None:
     assert len({number for number, _ in drawn}) == RANDOM and all(row["n"] == number - 1 for number, row in drawn)
     assert max(number for number, _ in drawn) > 500
     assert [number for number, _ in read([{"n": 0}, {"n": 1}], ()).drawn] == [1, 2]  # fewer than are drawn: all
+
+
+def test_files_of_earlier_rounds_stand_apart() -> None:
+    cards = [{"round": number, "title": title} for number, title in ((0, "sft"), (1, "rs"), (2, "rs"), (0, "ppo"))]
+    assert by_round(cards) == {"files": [cards[0], cards[2], cards[3]], "earlier": [cards[1]]}
 
 
 def test_planted_faults_are_shown(tmp_path: Path) -> None:

@@ -28,6 +28,13 @@ def demo(tmp_path: Path) -> Path:
     return folder
 
 
+def test_rounds_that_learned_from_as_much_are_told_once(demo: Path) -> None:
+    story = Story(demo)
+    (name, stage), *rest = list(story.trained.items())[1:]
+    story.trained = {name: stage, "rs_v1": stage, "rs_v2": stage, **dict(rest)}
+    assert f"3 times 30 dialogues ({name} to rs_v2)" in " ".join(overview(story)["sentences"])
+
+
 def test_the_story_says_what_how_much_how_long_and_what_came_out(demo: Path) -> None:
     found = overview(Story(demo))
     trained, learned, came_out = found["sentences"]
