@@ -18,9 +18,6 @@ import argparse
 import functools
 import itertools
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,8 +25,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pretraining_speed import SIZES, quartiles
-from recorded import ROOT, add
+from pretraining_speed import SIZES
+from random_models import config_of, write_model, write_tokenizer
+from recorded import ROOT
+from turns import Answer, alternated, record
 
 LENGTH, BATCH, WARM_UP = 256, 16, 3  # tokens of a row or of a side of a pair, rows or pairs of a step, steps
 sys.path.insert(0, str(ROOT))
@@ -54,42 +53,21 @@ def main() -> int:
         options.folder = Path(scratch)
         trl = [options.peer, str(ROOT / "benchmarks" / "trl_side.py"), str(prepare(options)), "--in-turn"]
         own = [sys.executable, *sys.argv, "--folder", scratch, "--worker"]
-        rates = alternated({"llamatrain": [*own, "llamatrain"], "TRL": trl, "products": [*own, "products"]}, options)
-    record(options, rates)
+        commands = {"llamatrain": [*own, "llamatrain"], "TRL": trl, "products": [*own, "products"]}
+        told = functools.partial(rate, options)
+        answers = alternated(commands, options.folder, (options.rounds, options.steps, WARM_UP), told)
+    rates = {name: [told(one) for one in given] for name, given in answers.items()}
+    about = {"task": options.task, "size": options.size, "steps": options.steps}
+    unit = "tokens of text" if options.task == "sft" else "pairs"
+    heading = f"{options.task}, {options.size} | {unit} per second of processor time"
+    record("finetuning_speed", {**about, "source": Path(options.source.partition(":")[2]).name}, heading, rates)
     return 0
 
 
-def alternated(commands: dict[str, list[str]], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Return each side's rates, tokens of text or pairs per second of processor time, one a round."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT, "env": env}
-    sides = {}
-    for name, command in commands.items():  # one after the other, so that none warms up while another does
-        with (options.folder / f"{name}.log").open("w") as log:
-            sides[name] = subprocess.Popen(command, stderr=log, **pipes)  # type: ignore[call-overload]
-        print(f"{name}: {rate(sides[name], WARM_UP, options):,.0f} in its first steps", flush=True)
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(options.rounds):
-        names = list(sides)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            rates[name].append(rate(sides[name], options.steps, options))
-        print(f"round {number + 1}: " + ", ".join(f"{name} {rates[name][-1]:,.1f}" for name in names), flush=True)
-    for side in sides.values():
-        side.kill()
-        side.wait()
-    return rates
-
-
-def rate(side: Any, steps: int, options: argparse.Namespace) -> float:
-    """Let a side take some steps; return the tokens of text, or pairs, that it did in a second of processor time."""
-    side.stdin.write(f"{steps}\n")
-    side.stdin.flush()
-    for line in side.stdout:
-        if line.startswith("{"):
-            found = json.loads(line)
-            done = steps * BATCH * (LENGTH if options.task == "sft" else 1)  # of ours some row may hold fewer
-            return float(found.get("done", done) / found["seconds"])
-    raise SystemExit("a side ended: " + "".join(log.read_text()[-2000:] for log in options.folder.glob("*.log")))
+def rate(options: argparse.Namespace, answer: Answer) -> float:
+    """Return the tokens of text, or pairs, that a side did in a second."""
+    done = answer["steps"] * BATCH * (LENGTH if options.task == "sft" else 1)  # of ours some row may hold fewer
+    return float(answer.get("done", done) / answer["seconds"])
 
 
 # --- what both sides get -----------------------------------------------------------------------------------------
@@ -98,35 +76,18 @@ def rate(side: Any, steps: int, options: argparse.Namespace) -> float:
 def prepare(options: argparse.Namespace) -> Path:
     """Write a model of the size, a tokenizer and TRL's rows; return the file with TRL's plan."""
     from against_trl import plan, settings
-    from safetensors.torch import save_file
 
-    from llamatrain import hf_tokenizer
-    from llamatrain.config.compose import compose_dict
     from llamatrain.data.kinds import DialogueRow, PreferenceRow
     from llamatrain.data.rows import read_rows
-    from llamatrain.model.config import ModelConfig
     from llamatrain.model.scalar_head import ScalarModel
     from llamatrain.model.transformer import Transformer
-    from llamatrain.tokenizer import Tokenizer
-    from pretrain.config import TrainerConfig
-    from pretrain.tokenizer import train_model
 
-    start = options.folder / "start"
-    start.mkdir()
-    kind = DialogueRow if options.task == "sft" else PreferenceRow
+    start, scalar = options.folder / "start", options.task == "reward"
+    kind = PreferenceRow if scalar else DialogueRow
     texts = (turn["content"] for row in read_rows(options.source, kind) for turn in row["messages"])
-    trainer = TrainerConfig(**compose_dict("tokenizer", ["run.name=x", "documents=[x]"])["trainer"])
-    (start / "tokenizer.model").write_bytes(train_model(texts, SIZES[options.size]["vocab_size"], trainer))
-    hf_tokenizer.save(Tokenizer(start / "tokenizer.model"), start)
-
-    shape: dict[str, Any] = {"n_kv_heads": SIZES[options.size]["n_heads"], **SIZES[options.size]}
-    rest: dict[str, Any] = {"rope_theta": 10_000.0, "norm_eps": 1e-5, "init_std": 0.02}
-    config = ModelConfig(**shape, **rest, max_seq_len=2 * LENGTH, activation_checkpointing="none")
-    scalar = options.task == "reward"
-    model = (ScalarModel if scalar else Transformer)(config, seed=0)
-    (start / "config.json").write_text(json.dumps(config.to_hf(scalar_head=scalar)))
-    weights = {name: value.detach().contiguous() for name, value in model.named_parameters()}
-    save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(start, options.size, texts)
+    model = (ScalarModel if scalar else Transformer)(config_of(options.size, 2 * LENGTH), seed=0)
+    write_model(start, model, scalar)
 
     steps = WARM_UP + options.rounds * options.steps + 1  # the last of TRL's is never taken
     rows = itertools.islice((pairs_of if scalar else wrapped)(options), steps * BATCH)
@@ -270,25 +231,6 @@ def buffers(torch: Any, n_out: int, n_in: int) -> tuple[Any, ...]:
         torch.empty(most, n_in),
         torch.empty(n_out, n_in),
     )
-
-
-# --- results -----------------------------------------------------------------------------------------------------
-
-
-def record(options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
-    """Append the line and print the table."""
-    ratios = {name: quartiles(rates["llamatrain"], rates[name]) for name in rates if name != "llamatrain"}
-    speeds = {name: [round(one, 1) for one in values] for name, values in rates.items()}
-    source = Path(options.source.partition(":")[2]).name
-    about = {"task": options.task, "size": options.size, "source": source, "steps": options.steps}
-    add("finetuning_speed", {**about, "per_second": speeds, "ours_over_it": ratios})
-    unit = "tokens of text" if options.task == "sft" else "pairs"
-    print(
-        f"| {options.task}, {options.size} | {unit} per second of processor time, median | ours over it |\n|---|---|---|"
-    )
-    for name, values in rates.items():
-        told = "{1:.2f} ({0:.2f} to {2:.2f})".format(*ratios[name]) if name in ratios else ""
-        print(f"| {name} | {statistics.median(values):,.1f} | {told} |")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from transformers import (
     TrainerCallback,
 )
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from turns import Turns
 
 
 def main() -> None:
@@ -64,18 +64,15 @@ class InTurn(TrainerCallback):  # type: ignore[misc]
     """Take steps when asked; say how much processor time they took."""
 
     def __init__(self) -> None:
-        self.left, self.started = 0, 0.0
+        self.turns = Turns()
 
     def on_step_begin(self, *given: Any, **more: Any) -> None:
         """Wait to be asked, where no step is left to do."""
-        if not self.left:
-            self.left, self.started = int(sys.stdin.readline()), time.process_time()
+        self.turns.begin()
 
     def on_step_end(self, *given: Any, **more: Any) -> None:
         """Answer after the last one."""
-        self.left -= 1
-        if not self.left:
-            print(json.dumps({"seconds": time.process_time() - self.started}), flush=True)
+        self.turns.end()
 
 
 def reward(plan: dict[str, Any], rows: list[dict[str, Any]], tokenizer: Any, arguments: dict[str, Any]) -> Any:
