@@ -138,7 +138,7 @@ def killed(root: Path, number: int, ranks: int, whole: Path, seen: dict[Place, i
     differs = [f"exit code {code}"] if code else sorted(compare(folder / "runs", whole / "runs"))
     if not differs:
         shutil.rmtree(folder)
-    return {"kills": kills, "starts": len(kills) + 1, "differs": differs}
+    return {"kills": kills, "differs": differs}
 
 
 def targets(number: int, seen: dict[Place, int]) -> list[Place]:

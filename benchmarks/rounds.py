@@ -237,6 +237,8 @@ def diversity(folder: Path, own: Path) -> dict[str, dict[str, list[float]]]:
 def show(seeds: list[str]) -> None:
     """Print the newest line of each seed that has one, and draw them."""
     found = {line["seed"]: line for line in lines_of(NAME) if line["seed"] in seeds}
+    if not found:
+        raise SystemExit(f"--seeds {' '.join(seeds)}: results/{NAME}.jsonl has no line of these")
     for kind, metric in COUNTS.items():
         models = list(next(iter(found.values()))["scores"])[1:]  # SFT comes first
         print(

@@ -173,7 +173,7 @@ def train_step(
     `detailed` adds the gradient norm by kind of tensor, train/grad_norm/<kind>. A step whose gradient is not finite
     leaves the weights as they were. Where one rank has a `failure` to tell, all raise it. The step's time begins before
     this rank waited `reading` seconds for its batches; train/read_seconds is the mean of the ranks', train/padding the
-    share of the computed places that hold no token.
+    share of the batches' places that hold no token.
     """
     started = time.perf_counter() - reading
     # 1. The weight of the whole global batch, before any loss: each is divided by it (never a mean of means).

@@ -116,8 +116,9 @@ class Watch:
         if self._thread is not None:
             self._show()
             with contextlib.suppress(OSError):
-                for early in self.path.parent.glob(f"{self.path.stem}.*.json"):  # that of a start that was killed, too
-                    early.unlink(missing_ok=True)
+                for pattern in (f"{self.path.stem}.*.json", f".{self.path.stem}.*.json.tmp"):
+                    for early in self.path.parent.glob(pattern):  # that of a start that was killed, too
+                        early.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the watch, and take this rank's sign away; the last one's folders, too, where nothing else is in them."""

@@ -287,7 +287,7 @@ def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict
     for kind in kinds:
         measured = list[Stage]()
         for k, model in enumerate(made[kind]):
-            held_out = held_out_of(cfg, kind, k, rated)
+            held_out = held_out_of(cfg, kind, k, rated)  # of all rounds, so that theirs compare on the same pairs
             other = next((made[one][k].final for one in kinds if one != kind), None)
             about = {"checkpoint": model.final, "other": other, "preferences": held_out}
             name = f"accuracy_{kind}{'' if cfg.folds == 1 else f'_{k}'}"
@@ -300,10 +300,9 @@ def reward_models(g: Graph, cfg: Chat, start: Stage, rated: list[Rated]) -> dict
 
 
 def held_out_of(cfg: Chat, kind: str, k: int, rated: list[Rated]) -> list[str]:
-    """Return the held-out preferences of a kind, of all rounds, so that theirs compare on the same pairs.
+    """Return the held-out preferences of a kind that were rated; in cross-validation fold k of the newest.
 
-    In cross-validation they are fold k of the newest, which model k does not see: the models together measure every pair
-    once, but for ratings in more parts than folds.
+    That one model k does not see: the models together measure every pair once, but for ratings in more parts than folds.
     """
     if cfg.folds > 1:
         return [f"{source}@fold{k}/{rated[-1].parts}" for source in rated[-1].train.of(kind)]
@@ -317,7 +316,7 @@ def reward_model(g: Graph, cfg: Chat, kind: str, k: int, start: Stage, rated: li
     train, rest = (pairs_of(rated, one, without) for one in (kind, other))
     share = cfg.mix_share[kind]
     mix = {"mix": rest, "mix_share": share} if rest and share != 0 else {}
-    held_out = held_out_of(cfg, kind, k, rated)
+    held_out = held_out_of(cfg, kind, k, rated[-1:])
     own = {"kind": kind, "checkpoint": start.final, "train": train, "eval": held_out}
     return g.add("reward", f"reward_{kind}{end}", **own, **mix)
 

@@ -102,12 +102,12 @@ class Line:
         """Return each group's positions (R, L), counted on where a row is empty."""
         # So that rows which count from 0 are alike: they then share one table of angles.
         columns = torch.cat([torch.arange(length).repeat(rows) for rows, length in self.groups])
-        columns[self.slot_of] = self.pick(position_ids.expand(self.shape))
+        columns[self.slot_of] = self.pick(position_ids.expand(self.shape)).long()
         return self.by_group(columns)
 
     def segments(self, segment_ids: Tensor) -> list[Tensor]:
         """Return each group's segment ids (R, L): 1 of every row with its branches, 0 where it is empty."""
         ids = torch.zeros(len(self.slots), dtype=torch.int64)
-        picked = self.pick(segment_ids)
+        picked = self.pick(segment_ids).long()
         ids[self.slot_of] = picked - picked % BRANCH + 1
         return self.by_group(ids)

@@ -316,6 +316,8 @@ class Decoder(nn.Module):
             return Places(cache.rotary, None, in_blocks=False)
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        if segment_ids is not None:
+            segment_ids = segment_ids.expand(input_ids.shape)
         about = self.config.head_dim, self.config.rope_theta, self.norm.weight.dtype
         # A line is of another length in each batch: a compiled layer would be compiled again and again.
         at = line_places(position_ids, segment_ids, *about) if self.through is _through else None

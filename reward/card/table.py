@@ -83,12 +83,19 @@ def _files(models: Figures) -> Iterator[Row]:
 
 def _told_apart(paths: list[str]) -> dict[str, str]:
     """Return path -> the file's name where the names differ, else the parts of it that are not in all paths."""
-    names = {path: path.rpartition("/")[2] for path in paths}
-    if len(set(names.values())) == len(paths):
-        return names
-    parts = {path: path.split("/") for path in paths}
-    shared = set.intersection(*map(set, parts.values()))
-    return {path: "/".join(part for part in own if part not in shared) or path for path, own in parts.items()}
+    parts = {path: _parts(path) for path in paths}
+    shared = set.intersection(*map(set, parts.values())) if parts else set()
+    names = {path: own[-1] for path, own in parts.items()}
+    apart = {path: "/".join(part for part in own if part not in shared) or path for path, own in parts.items()}
+    whole = {path: path for path in paths}
+    return next(told for told in (names, apart, whole) if len(set(told.values())) == len(set(paths)))
+
+
+def _parts(path: str) -> list[str]:
+    """Return a path's folders and its file with the share of it that is read (`@fold0/5`)."""
+    file, at, share = path.partition("@")
+    *folders, name = file.split("/")
+    return [*folders, name + at + share]
 
 
 def _both(found: Figures) -> Iterator[Figures]:

@@ -78,3 +78,6 @@ def test_files_are_told_apart_by_what_differs() -> None:
     rounds = [f"runs/demo/v{n}_rate/preferences_eval.jsonl" for n in (1, 2)]
     assert list(_told_apart(rounds).values()) == ["v1_rate", "v2_rate"]
     assert list(_told_apart(["p.jsonl", "runs/p.jsonl"]).values()) == ["p.jsonl", "runs"]
+    shares = ["mine.jsonl", "rated/v1.jsonl@safety@fold0/11"]
+    assert list(_told_apart(shares).values()) == ["mine.jsonl", "v1.jsonl@safety@fold0/11"]
+    assert list(_told_apart(["s/a/f", "a/s/f", "a/f"]).values()) == ["s/a/f", "a/s/f", "a/f"]
