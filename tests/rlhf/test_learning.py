@@ -152,11 +152,12 @@ def test_logits_of_one_model_are_held_at_a_time(world: dict[str, str], tmp_path:
         def call(**inputs: Tensor) -> Tensor:
             assert [one for one in made if one() is not None] == []
             found: Tensor = model(**inputs)
-            made.append(weakref.ref(found))
+            if found.dim() == 2:  # logits; of scores there is one number a token
+                made.append(weakref.ref(found))
             return found
 
         return call
 
     names = ("policy", "critic", "reference", "helpfulness", "safety")
     judge(cfg, replace(models, **{name: watched(getattr(models, name)) for name in names}), random_rollouts(COUNT), 128)
-    assert len(made) >= 5 * 2
+    assert len(made) >= 2 * 2  # policy and reference, of two responses
