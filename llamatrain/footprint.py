@@ -23,7 +23,11 @@ BUCKET = 500_000_000  # numbers that DeepSpeed reduces together, by default
 LIVE = 1_050_000_000  # weights that stage 3 holds gathered at most, prefetched ones included, by default
 PERSISTENT = {"cpu": 0, "cuda": 10_000}  # numbers of a weight up to which stage 3 leaves it whole (engine/zero.py)
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}  # logits of the loss held at a time (losses.py)
-LONGEST, BLOCK, MASKED_BLOCK = 512, 64, 512  # of attention.py: rows whose probabilities are kept, queries of a block
+LONGEST, BLOCK, MASKED_BLOCK = (
+    512,
+    64,
+    512,
+)  # of attention.py and blocks.py: rows whose probabilities are kept, queries of a block
 
 
 @dataclass(frozen=True)

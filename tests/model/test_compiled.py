@@ -11,7 +11,7 @@ import torch
 
 from llamatrain.engine.learning import compile_layers
 from llamatrain.losses import language_model_loss
-from llamatrain.model import attention
+from llamatrain.model import blocks
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.settings import ZeroConfig
@@ -69,5 +69,5 @@ def test_the_names_that_the_compiler_sees_agree_with_attention(group: int) -> No
     arguments = (torch.randn_like(mixed), q.detach(), k.detach(), v.detach(), kept)
     torch.library.opcheck(torch.ops.llamatrain.mix_backward, arguments, test_utils=names[:2])
     plain = torch.empty_like(mixed)
-    attention._mix(q.detach(), k.detach(), v.detach(), hidden, plain)
+    blocks._mix(q.detach(), k.detach(), v.detach(), hidden, plain)
     assert plain.equal(mixed)
