@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llamatrain.model.blocks import Group, causal_blocks, compiled_blocks
+from llamatrain.model.blocks import Group, Rotary, causal_blocks, compiled_blocks
 from llamatrain.model.line import BRANCH, Line, several_segments, worth_a_line
 from llamatrain.model.varlen import Runs, attend_to_runs, has_varlen, segment_runs
-
-Rotary = tuple[Tensor, Tensor]
 
 
 @dataclass

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llamatrain.model.attention import Rotary, additive, rotary_table
+from llamatrain.model.attention import additive, rotary_table
+from llamatrain.model.blocks import Rotary
 from llamatrain.model.config import ModelConfig
 
 _BLOCK = 64  # positions: the least that a cache grows by

@@ -34,7 +34,7 @@ def several_segments(segment_ids: Tensor | None) -> Tensor | None:
 def worth_a_line(segment_ids: Tensor) -> bool:
     """Tell whether a batch gains by a line: on a CPU, with several segments in a row or enough padding.
 
-    On a GPU tokens by the thousand are computed at once, and a kernel of its own takes segments (varlen.py).
+    On a GPU a kernel of its own takes segments (varlen.py), and what a line would bring there is not measured.
     """
     if segment_ids.device.type != "cpu":
         return False
@@ -83,8 +83,8 @@ class Line:
         return values.flatten(0, 1).index_select(0, self.tokens)
 
     def places_of(self, positions: Tensor) -> Tensor:
-        """Return where in the line flattened positions of the batch stand; the first place for one of padding."""
-        line = torch.zeros(self.shape.numel(), dtype=torch.int64)
+        """Return where in the line flattened positions of the batch stand; -1, which selects nothing, for one of padding."""
+        line = torch.full((self.shape.numel(),), -1)
         line[self.tokens] = torch.arange(len(self.tokens))
         return line[positions]
 

@@ -122,9 +122,6 @@ def drawn_later() -> Iterator[Noted]:
         _noted.reset(before)
 
 
-_FEW = 0.9  # of the positions
-
-
 class Linear(nn.Linear):
     """A matrix without bias, initialised in its constructor."""
 
@@ -268,6 +265,9 @@ def _through(
     else:
         out = checkpoint(layer, x, at, cache, select, use_reentrant=False, context_fn=recomputed)
     return out
+
+
+_FEW = 0.9  # of the positions: so many are still worth picking before the last feed-forward
 
 
 class Decoder(nn.Module):

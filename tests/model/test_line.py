@@ -46,7 +46,7 @@ def test_segments_of_about_one_length_are_a_group() -> None:
     assert found.tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], apart]
     (positions,) = line.positions(torch.tensor([[0, 1, 0, 1, 2, 0], [0, 0, 1, 2, 2, 3]]))
     assert positions.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 2, 2, 3]]
-    assert line.places_of(torch.tensor([4, 11, 5])).tolist() == [4, 9, 0]
+    assert line.places_of(torch.tensor([4, 11, 5])).tolist() == [4, 9, -1]
     values = torch.arange(1.0, 11)[:, None]
     assert line.lay_out(values)[..., 0].tolist() == [[1, 2, 3, 4, 5, 0], [0, 6, 7, 8, 9, 10]]
     assert [group[1] for group in Line(torch.ones(1, 300).long().cumsum(1).div(100).ceil().long()).groups] == [100]
@@ -80,6 +80,13 @@ def test_it_gives_what_masks_give(
         results.append([logits.detach(), again, *(parameter.grad for parameter in model.parameters())])
     for found, expected in zip(*reversed(results), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_cannot_be_read(model_config: ModelConfig) -> None:
+    ids, positions, segments = batch(150)
+    padding = (segments == 0).flatten().nonzero().squeeze(1)
+    with pytest.raises(IndexError):
+        Transformer(model_config, seed=0)(ids, positions, segments, select=padding[:1])
 
 
 def test_its_products_are_of_real_tokens_alone(model_config: ModelConfig) -> None:
