@@ -1,21 +1,24 @@
 """The best checkpoint of a run by what is measured on held-out data, and when to stop for want of a better one.
 
-`add` hears each measurement: of a loss less is better, of a score more. Checkpoints keep what it knows, so that a resumed or
-rolled-back run goes on from there. Imports no torch.
+`add` hears each measurement: of a loss less is better, of scores more. Scores come with those of each prompt: better is then what
+is above the best beyond the noise of the prompts, so of checkpoints that cannot be told apart the earliest is the best (of PPO
+the one nearest to its start), and scores that creep on do not put off the end. Checkpoints keep what it knows, so that a resumed
+or rolled-back run goes on from there. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import atomic, distributed, manifest
 from .settings import RunConfig
+from .statistics import mean_interval
 from .text_files import read_json
 
-NOTHING = {"step": 0, "value": 0.0, "since": 0}
+NOTHING: dict[str, Any] = {"step": 0, "value": 0.0, "since": 0, "scores": []}
 
 
 @dataclass
@@ -27,22 +30,34 @@ class Best:
     step: int = 0  # after which it was measured; 0: none was
     value: float = 0.0
     since: int = 0  # measurements after it, none of them better
+    scores: list[float] = field(default_factory=list)  # of each prompt, where `value` is their mean
 
     @property
     def asked(self) -> bool:
         """Tell whether the run keeps its best checkpoint."""
         return self.config.keep_best or self.config.patience is not None
 
-    def add(self, step: int, value: float, more_is_better: bool = False) -> bool:
-        """Note what was measured after `step`; tell whether it is the best so far, which is then to be saved at once."""
+    def add(self, step: int, value: float, scores: Sequence[float] = ()) -> bool:
+        """Note what was measured after `step`; tell whether it is the best so far, which is then to be saved at once.
+
+        Without `scores` the value is a loss; with them, one for each prompt, always in the same order, it is their mean.
+        """
         if not self.asked:
             return False
-        better = value > self.value if more_is_better else value < self.value
-        if (self.step and not better) or value != value:  # a NaN is never the best
+        if (self.step and not self._better(value, scores)) or value != value:  # a NaN is never the best
             self.since += 1
             return False
-        self.step, self.value, self.since = step, value, 0
+        self.step, self.value, self.since, self.scores = step, value, 0, list(scores)
         return True
+
+    def _better(self, value: float, scores: Sequence[float]) -> bool:
+        """Tell whether a loss is lower, or scores are higher by more than the 95 % interval of the paired differences."""
+        if not scores:
+            return value < self.value
+        if len(scores) != len(self.scores):  # the best one is of a version that kept no scores
+            return value > self.value
+        low = mean_interval([ours - best for ours, best in zip(scores, self.scores, strict=True)]).low
+        return value > self.value if low is None else low > 0  # a single prompt has no interval
 
     def exhausted(self) -> bool:
         """Tell whether run.patience measurements in a row were not better."""
@@ -66,7 +81,8 @@ class Best:
 
     def _in_words(self) -> str:
         more = f"{self.since} further evaluation{'s' if self.since > 1 else ''}"
-        return f"held-out data were best after step {self.step:,} ({self.value:.4f}) and no better in {more}"
+        better = "better beyond their noise" if self.scores else "better"
+        return f"held-out data were best after step {self.step:,} ({self.value:.4f}) and no {better} in {more}"
 
     def evaluated(self) -> dict[str, float]:
         """Return what was measured of the checkpoint that `final` leads to, where a run stopped early."""
@@ -77,14 +93,14 @@ class Best:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"best": {"step": self.step, "value": self.value, "since": self.since}} if self.asked else {}
+        return {"best": {name: getattr(self, name) for name in NOTHING}} if self.asked else {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what a checkpoint knows. A best one that is there no more counts as never measured. All ranks call."""
-        known = state.get("best", NOTHING)
+        known = NOTHING | state.get("best", {})
         if not distributed.broadcast_object(self._checkpoint(known["step"]).is_dir()):
             known = NOTHING
-        self.step, self.value, self.since = known["step"], known["value"], known["since"]
+        self.step, self.value, self.since, self.scores = (known[name] for name in NOTHING)
         if distributed.is_main():
             self._link(self.step)
 

@@ -31,6 +31,7 @@ from llamatrain.text_files import read_json, read_lines
 
 from .config import ExperienceConfig
 from .guards import Guards
+from .held_out import SINCE_BEST
 from .kept import judge_anew, kept_key
 from .kl import Coefficient
 from .learning import learn
@@ -76,7 +77,8 @@ def derive(cfg: ExperienceConfig) -> None:
 def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
     """Derive a step of a run again; return the step of the checkpoint that it starts from, and every figure as both are.
 
-    Figures are those of metrics.jsonl but times; then `experience/<array>`, the stored number that differs most from its own.
+    Figures are those of metrics.jsonl but times and eval/since_best; then `experience/<array>`, the stored number that differs
+    most from its own.
     """
     cfg, logged, start = settings_of(folder), logged_figures(folder, step), beginning(folder, step)
     kernels.choose(cfg.run.kernels, read_json(folder / STATUS, Status).get("kernels", {}))
@@ -105,7 +107,7 @@ def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
         if not hold:
             kl.adapt(metrics["ppo/kl"], cfg.rollout_prompts)
     if any(name.startswith("eval/") for name in logged):
-        metrics |= inputs.held_out.measure(models)
+        metrics |= inputs.held_out.measure(models)[0]
     arrays = arrays_of(judged, batch) | {"log_ratios": batch.log_ratios[batch.mask].numpy()}
     figures = [Difference(name, value, metrics.get(name, math.inf)) for name, value in logged.items()]
     return start, figures + [furthest(name, array, arrays[name]) for name, array in file.arrays.items()]
@@ -128,13 +130,14 @@ def settings_of(folder: Path) -> PPOConfig:
 
 
 def logged_figures(folder: Path, step: int) -> dict[str, float]:
-    """Return what was logged of a step, but times."""
+    """Return what was logged of a step, but times and how it compares with the steps before."""
     rows: dict[int, dict[str, Any]] = {row["step"]: {**row} for row in read_lines(folder / METRICS, Logged, grows=True)}
     rows.pop(0, None)  # held-out prompts before the first iteration
     if step not in rows:
         need = f"{min(rows)} to {max(rows)}" if rows else "one, but there is none yet"
         raise UserError(f"step={step}: need a step that {folder / METRICS} has: {need}")
-    return {name: value for name, value in rows[step].items() if name not in ("step", "time") and "seconds" not in name}
+    other = ("step", "time", SINCE_BEST)
+    return {name: value for name, value in rows[step].items() if name not in other and "seconds" not in name}
 
 
 def beginning(folder: Path, step: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from llamatrain import distributed, heartbeat
+from llamatrain.best import Best
 from llamatrain.data.folds import conversation_key
 from llamatrain.errors import UserError
 from llamatrain.responses.models import frozen_model
@@ -24,7 +25,8 @@ from .measures import mean
 from .passes import passes
 from .ppo_config import LARGEST, PPOConfig
 
-SCORE = "eval/score_combined"  # by which the best checkpoint is chosen
+SCORE = "eval/score_combined"  # the mean of the scores by which the best checkpoint is chosen
+SINCE_BEST = "eval/since_best"  # measurements in a row that were no better; at run.patience the run ends
 Scored = tuple[int, Rollout, float, float]  # place among the prompts, answer, helpfulness and safety
 
 
@@ -72,8 +74,14 @@ class HeldOut:
                 "need prompts that are not learned from"
             )
 
-    def measure(self, models: Models) -> dict[str, float]:
-        """Answer and score; return the means as eval/<name>, on all ranks alike."""
+    def follow(self, models: Models, step: int, best: Best) -> tuple[dict[str, float], bool]:
+        """Measure after `step`; return what is logged of it, and whether the policy is the best so far."""
+        found, scores = self.measure(models)
+        is_best = best.add(step, found[SCORE], scores)
+        return found | ({SINCE_BEST: best.since} if best.asked else {}), is_best
+
+    def measure(self, models: Models) -> tuple[dict[str, float], list[float]]:
+        """Answer and score; return the means as eval/<name> and the prompts' combined scores, on all ranks alike."""
         with heartbeat.phase("evaluate"):
             rows = self._answered(models)
         # In the prompts' order: sums do not know of ranks.
@@ -107,7 +115,7 @@ class HeldOut:
             found += zip(*pair, strict=True)
         return found
 
-    def _means(self, rows: list[Scored]) -> dict[str, float]:
+    def _means(self, rows: list[Scored]) -> tuple[dict[str, float], list[float]]:
         cfg, rollouts = self.cfg, [row[1] for row in rows]
         helpfulness, safety = torch.tensor([row[2] for row in rows]), torch.tensor([row[3] for row in rows])
         adversarial = [rollout.prompt.is_adversarial for rollout in rollouts]
@@ -125,7 +133,7 @@ class HeldOut:
             found["eval/safety_adversarial"] = mean([float(safety[i]) for i in own])
         found["eval/finished"] = mean([float(rollout.finished) for rollout in rollouts])
         found["eval/response_length"] = mean([float(len(rollout.tokens)) for rollout in rollouts])
-        return found
+        return found, held
 
 
 def divided(prompts: list[Prompt], count: int) -> tuple[list[Prompt], list[Prompt]]:

@@ -47,7 +47,7 @@ from .config import PROGRAMS
 from .course import Course
 from .critic import rescale
 from .experience import Batch, Judged, Models, credit, zero_problems
-from .held_out import SCORE, HeldOut
+from .held_out import HeldOut
 from .kept import Kept, act, forget, judge_all, kept_key
 from .learning import learn
 from .measures import batch_metrics, explained_variance
@@ -91,7 +91,7 @@ def train(cfg: PPOConfig) -> None:
         if run.is_main:
             hf_tokenizer.announce(inputs.tokenizer, run.print)
         if iteration == 0 and inputs.held_out.prompts:
-            run.log(0, inputs.held_out.measure(models))
+            run.log(0, inputs.held_out.measure(models)[0])
         iterate(cfg, run, models, inputs, course, Store(cfg, run, kept_key(cfg, parents, run.settings)), iteration)
 
 
@@ -133,11 +133,11 @@ def iterate(
                 continue
             if not hold:
                 course.kl.adapt(metrics["ppo/kl"], cfg.rollout_prompts)
+            measured, best = dict[str, float](), False
             if inputs.held_out.prompts and cfg.run.evaluates_after(step, cfg.iterations):
                 with clock("evaluate"):
-                    metrics |= inputs.held_out.measure(models)
-            run.log(step, metrics | clock.seconds)
-            best = SCORE in metrics and run.best.add(step, metrics[SCORE], more_is_better=True)
+                    measured, best = inputs.held_out.follow(models, step, run.best)
+            run.log(step, metrics | measured | clock.seconds)
             course.samples.write(step, batch)
             bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
             course.save_or_stop(step, best)

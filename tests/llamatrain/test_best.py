@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from launch.found import newest
@@ -111,15 +114,67 @@ def test_a_best_checkpoint_that_is_gone_counts_as_never_measured(train: Train, t
     assert found.add(4, 9.0)
 
 
-def test_of_a_score_more_is_better_and_what_is_no_number_is_never_best(tmp_path: Path) -> None:
-    found = Best(run_config(tmp_path, patience=2), tmp_path)
-    told = [
-        found.add(step, value, more_is_better=True) for step, value in enumerate([float("nan"), -2.0, -1.0, -1.0], 1)
-    ]
+def test_what_is_no_number_is_never_best(tmp_path: Path) -> None:
+    found, nan = Best(run_config(tmp_path, patience=2), tmp_path), float("nan")
+    told = [scored(found, step, [value, value]) for step, value in enumerate([nan, -2.0, -1.0, -1.0], 1)]
     assert told == [False, True, True, False] and (found.step, found.since) == (3, 1)
     assert not found.exhausted()
-    assert not found.add(5, float("nan"), more_is_better=True) and found.exhausted()
+    assert not scored(found, 5, [0.0, nan]) and found.exhausted()
     assert not Best(run_config(tmp_path), tmp_path).add(1, 0.0)  # neither is asked for
+
+
+def scored(best: Best, step: int, scores: list[float]) -> bool:
+    return best.add(step, fmean(scores), scores)
+
+
+def around(mean: float, seed: int, count: int = 128) -> list[float]:
+    """Return scores of prompts whose answers another policy gives differently: hard to score as the prompt is, and noise."""
+    hard, noise = np.random.default_rng(0).normal(0, 3, count), np.random.default_rng(seed).normal(0, 0.5, count)
+    return list(mean + hard - hard.mean() + noise - noise.mean())
+
+
+def test_scores_that_creep_on_within_their_noise_do_not_put_off_the_end(tmp_path: Path) -> None:
+    """Paired, a mean difference has a standard error of about 0.06 here; of either mean it is 0.27."""
+    found = Best(run_config(tmp_path, patience=3), tmp_path)
+    told = [scored(found, step, around(0.05 * step / 3, step)) for step in (1, 2, 3, 4)]
+    assert told == [True, False, False, False] and (found.step, found.since) == (1, 3)
+    assert found.exhausted()
+    assert found.stopped_early(4, 9).endswith(
+        "held-out data were best after step 1 (0.0167) and no better beyond their noise in 3 further evaluations; "
+        "`final` is that checkpoint"
+    )
+
+
+def test_a_clear_gain_counts_and_so_do_small_ones_that_add_up_to_one(tmp_path: Path) -> None:
+    found = Best(run_config(tmp_path, patience=4), tmp_path)
+    told = [scored(found, step, around(mean, step)) for step, mean in enumerate([0.0, 0.3, 0.36, 0.42, 0.48, 0.1], 1)]
+    assert told == [True, True, False, False, True, False]  # the fifth is no clear gain over the fourth
+    assert (found.step, found.since) == (5, 1)
+
+
+@pytest.mark.parametrize(("sigmas", "better"), [(1.9, False), (2.05, True)])
+def test_the_bound_is_the_interval_of_the_paired_differences(tmp_path: Path, sigmas: float, better: bool) -> None:
+    found, differences = Best(run_config(tmp_path, keep_best=True), tmp_path), np.array([1.0, -1.0] * 100)
+    first = np.random.default_rng(0).normal(0, 10, 200)
+    scored(found, 1, list(first))
+    error = float(differences.std(ddof=1)) / math.sqrt(200)  # 1.972 of them are the 95 % interval
+    assert scored(found, 2, list(first + differences + sigmas * error)) is better
+
+
+def test_what_prompts_scored_outlives_a_checkpoint_and_one_without_is_compared_by_means(tmp_path: Path) -> None:
+    for step in (1, 7):
+        (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+    found, resumed = (Best(run_config(tmp_path, patience=5), tmp_path) for _ in range(2))
+    scored(found, 1, around(0.0, 1))
+    scored(found, 2, around(0.01, 2))
+    resumed.restore(json.loads(json.dumps(found.state())))
+    assert resumed == found and (resumed.step, resumed.since) == (1, 1)
+    assert [scored(best, 3, around(0.02, 3)) for best in (found, resumed)] == [False, False]
+    resumed.restore({})
+    assert (resumed.step, resumed.scores) == (0, [])
+    resumed.restore({"best": {"step": 7, "value": 0.0, "since": 1}})  # of a version that kept no scores
+    assert not scored(resumed, 8, around(-0.01, 8)) and resumed.since == 2
+    assert scored(resumed, 9, around(0.01, 9)) and not scored(resumed, 10, around(0.02, 10))
 
 
 def test_what_is_measured_changes_the_result_of_a_run_that_stops_by_it() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def test_answers_and_scores_are_those_of_a_plain_loop(
     cfg = composed(world, tmp_path, "ppo", prompts_eval, f"eval_temperature={temperature}", "micro_batch_size=4")
     models, tokenizer = five_models(cfg, world), hf_folder.load_tokenizer(Path(world["checkpoint"]))
     prompts = load_prompts(cfg.prompts_eval, tokenizer, 128, 8, None, "stop", print)
-    found = HeldOut(cfg, tokenizer, 128, [], print).measure(models)
+    found, scores = HeldOut(cfg, tokenizer, 128, [], print).measure(models)
     sampling = Sampling(temperature, 1.0, 8, 0, "ppo_eval")
     helpful, safe, combined, lengths = [], [], [], []
     for prompt in prompts:
@@ -51,6 +53,7 @@ def test_answers_and_scores_are_those_of_a_plain_loop(
     assert found["eval/response_length"] == sum(lengths) / 6
     if found["eval/finished"] == 0:  # no answer is a finished one, so that none is held back
         assert found["eval/score_combined"] == pytest.approx(sum(combined) / 6, abs=1e-5)
+        assert scores == pytest.approx(combined, abs=1e-5)
 
 
 def test_measuring_changes_nothing_and_is_done_when_it_is_due(
@@ -105,23 +108,62 @@ def test_held_out_answers_are_scored_by_models_of_their_own(
     models = five_models(cfg, world)
     exchanged = replace(models, helpfulness=models.safety, safety=models.helpfulness)
     tokenizer = hf_folder.load_tokenizer(Path(world["checkpoint"]))
-    expected = HeldOut(cfg, tokenizer, 128, [], print).measure(exchanged)
+    expected, _ = HeldOut(cfg, tokenizer, 128, [], print).measure(exchanged)
     assert measures(other)[0] == pytest.approx({"step": 0, **expected}, abs=1e-5)
     assert measures(one)[0] != measures(other)[0]
+
+
+PATIENT = ["iterations=6", "run.eval_every=1", "run.patience=2", "run.save_every=0", "run.keep=1"]
+
+
+def planted(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have held-out prompts score so, each time; above 2 as a policy does that answers two of six otherwise."""
+    course = iter(scores)
+
+    def measure(*_: object) -> tuple[dict[str, float], list[float]]:
+        mean = next(course)
+        return {"eval/score_combined": mean}, [mean - 1, mean + 1, *[mean] * 4] if mean > 2 else [mean] * 6
+
+    monkeypatch.setattr(HeldOut, "measure", measure)
 
 
 def test_the_run_stops_by_held_out_scores_and_ends_with_the_best(
     world: dict[str, str], tmp_path: Path, prompts_eval: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planted: scores that rise to iteration 2 and fall from there on, as a policy that is over-optimised."""
-    course = iter([0.0, 1.0, 2.0, 1.5, 1.9])
-    monkeypatch.setattr(HeldOut, "measure", lambda *_: {"eval/score_combined": next(course)})
-    more = ["iterations=6", prompts_eval, "run.eval_every=1", "run.patience=2", "run.save_every=0", "run.keep=1"]
-    folder = ppo(world, tmp_path, "ppo", *more)
-    assert [row["step"] for row in measures(folder)] == [0, 1, 2, 3, 4]
+    planted([0.0, 1.0, 2.0, 1.5, 2.1], monkeypatch)  # the last is better, but within its noise
+    folder = ppo(world, tmp_path, "ppo", prompts_eval, *PATIENT)
+    assert [(row["step"], row.get("eval/since_best")) for row in measures(folder)] == [
+        (0, None), (1, 0), (2, 0), (3, 1), (4, 2)
+    ]  # fmt: skip
     for link in ("final", "best"):
         assert (folder / link).resolve().name == "step_00000002"
-    assert ppo(world, tmp_path, "ppo", *more) == folder  # nothing is left to be done: nothing is measured again
+    assert (
+        ppo(world, tmp_path, "ppo", prompts_eval, *PATIENT) == folder
+    )  # nothing is left to be done: nothing is measured again
+
+
+def test_a_run_that_is_resumed_between_evaluations_stops_where_an_undisturbed_one_does(
+    world: dict[str, str], tmp_path: Path, prompts_eval: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows what each prompt scored: by the mean alone the fourth iteration would be the best."""
+    more = [prompts_eval, *PATIENT, "run.eval_every=2", "iterations=8", "run.save_every=3", "run.keep=0"]
+    scores = [0.0, 2.0, 2.1, 2.1]  # at first and after iterations 2, 4 and 6
+    planted(scores, monkeypatch)
+    whole, cut = ppo(world, tmp_path, "whole", *more), tmp_path / "cut"
+    assert [row["step"] for row in measures(whole)][-1] == 6
+    shutil.copytree(whole, cut, symlinks=True)
+    shutil.rmtree(cut / "checkpoints" / "step_00000006")
+    for link in ("final", "best"):
+        (cut / link).unlink()
+    planted(scores[2:], monkeypatch)
+    ppo(world, tmp_path, "cut", *more)
+    assert measures(cut) == measures(whole)
+    first, second = weights(whole), weights(cut)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for folder in (whole, cut):
+        assert {(folder / link).resolve().name for link in ("final", "best")} == {"step_00000002"}
+    states = [json.loads((one / "checkpoints/step_00000006/trainer/state.json").read_text()) for one in (whole, cut)]
+    assert states[0] == states[1] and states[0]["best"]["scores"] == [2.0] * 6
 
 
 def test_stopping_early_needs_held_out_prompts(world: dict[str, str], tmp_path: Path) -> None:
