@@ -5,9 +5,9 @@
 
 From a finished demo come the SFT model, which PPO starts from without a KL penalty, its pairs and its harmless prompts. A reward
 model is trained on a share of the pairs; one of the same strength, on other pairs, scores the answers to held-out prompts, by
-which a run can stop. PPO's rollouts are judged. A line per seed goes to results/over_optimisation.jsonl, with the fit of
-R(d) = R(0) + d (a - b ln d), d the root of the KL divergence; a seed that has one for this commit is passed over. About ten minutes of
-processor time per seed. `show` prints the lines and draws docs/over_optimisation.svg.
+which a run can stop: all run to their end, and what they log (`eval/since_best`) says where they would have. PPO's rollouts are
+judged. A line per seed goes to results/over_optimisation.jsonl, with the fit of R(d) = R(0) + d (a - b ln d), d the root of the KL
+divergence; a seed that has one for this commit is passed over. About ten minutes of processor time per seed. `show` prints the lines and draws docs/over_optimisation.svg.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from chain import commit
 from recorded import ROOT, add, lines_of, start, svg
@@ -32,7 +32,9 @@ from evaluation.measures import logit
 from launch.report.figures import Line, line_chart
 from llamatrain.data.kinds import JudgementRow, PromptRow
 from llamatrain.data.rows import read_rows, write_rows
+from llamatrain.statistics import Z95
 
+T = TypeVar("T")
 NAME = "over_optimisation"
 PARTS = {"weak": 16, "middle": 4, "strong": 2}  # strength -> one of so many parts of the pairs
 ITERATIONS, EVERY, ROLLOUTS, PATIENCE = 60, 5, 64, 3  # of PPO; evaluations without a better one
@@ -121,18 +123,26 @@ def course(folder: Path, judged: Path) -> dict[str, Any]:
         steps.setdefault(row["step"], []).append((row["kl"], logit(row["helpfulness"]), mark["helpfulness"]))
     means = [tuple(map(fmean, zip(*own, strict=True))) for own in steps.values()]
     kl, score, gold = (list(column) for column in zip(*means, strict=True))
-    held_out = series(folder, "eval/score_combined")
-    windows = {step: fmean(gold[max(0, step - 1 - EVERY // 2) : step + EVERY // 2]) for step, _ in held_out[1:]}
+    held_out, since = series(folder, "eval/score_combined"), series(folder, "eval/since_best")
+    windows = {step: _around(gold, step) for step, _ in since}
     best = max(windows, key=lambda step: windows[step])
-    stopped = stop(held_out[1:], PATIENCE)
+    stopped, ended = stop(since, PATIENCE)
+    marks = [[mark for _, _, mark in own] for own in steps.values()]
     return {
         "kl": _rounded(kl),
         "score": _rounded(score),
         "gold": _rounded(gold),
         "held_out": [(step, round(value, 3)) for step, value in held_out],
+        "since_best": [(step, int(count)) for step, count in since],
         "fit": {"score": fitted(kl, score), "gold": fitted(kl, gold)},
         "gold_best": {"step": best, "gold": round(windows[best], 4), "kl": round(_around(kl, best), 3)},
-        "held_out_best": {"step": stopped, "gold": round(windows[stopped], 4), "kl": round(_around(kl, stopped), 3)},
+        "held_out_best": {
+            "step": stopped,
+            "ended": ended,
+            "gold": round(windows[stopped], 4),
+            "kl": round(_around(kl, stopped), 3),
+            "below_gold_best": [0.0] * 3 if best == stopped else difference(_near(marks, best), _near(marks, stopped)),
+        },
         "last": {"step": len(gold), "gold": round(fmean(gold[-EVERY:]), 4), "kl": round(fmean(kl[-EVERY:]), 3)},
     }
 
@@ -141,18 +151,27 @@ def _rounded(values: list[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
+def _near(values: list[T], step: int) -> list[T]:
+    """Return the values of the iterations around an evaluation, nearer to it than to the next."""
+    return values[max(0, step - 1 - EVERY // 2) : step + EVERY // 2]
+
+
 def _around(values: list[float], step: int) -> float:
-    return fmean(values[max(0, step - 1 - EVERY // 2) : step + EVERY // 2])
+    return fmean(_near(values, step))
 
 
-def stop(measured: list[tuple[int, float]], patience: int) -> int:
-    """Return the step of the best measurement when a run with this patience ends."""
-    best_step, best, since = 0, -np.inf, 0
-    for step, value in measured:
-        best_step, best, since = (step, value, 0) if value > best else (best_step, best, since + 1)
-        if since >= patience:
-            break
-    return best_step
+def difference(ones: list[list[float]], others: list[list[float]]) -> list[float]:
+    """Return the difference of two means, of responses to different prompts, and the ends of its 95 % interval."""
+    one, other = (np.array([mark for marks in own for mark in marks]) for own in (ones, others))
+    mean = float(one.mean() - other.mean())
+    half = Z95 * float(np.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other)))
+    return _rounded([mean, mean - half, mean + half])
+
+
+def stop(since: list[tuple[int, float]], patience: int) -> tuple[int, int]:
+    """Return the step of the best measurement when a run with this patience ends, and the step at which it does."""
+    ended = next((step for step, count in since if count >= patience), since[-1][0])
+    return max(step for step, count in since if count == 0 and step <= ended), ended
 
 
 def fitted(kl: list[float], values: list[float]) -> dict[str, float]:
@@ -175,14 +194,15 @@ def show() -> None:
     """Print the newest line of each seed, and draw the first one's curves."""
     found = {line["seed"]: line["strengths"] for line in lines_of(NAME)}
     print(
-        "| seed | reward model | accuracy | gold, start | gold, best | at KL | at iteration | held-out scores stop at | gold there | gold, last | KL, last |"
+        "| seed | reward model | accuracy | gold, start | gold, best | at KL | at iteration | held-out scores stop at | gold there | below the best by | gold, last | KL, last |"
     )
-    print("|---" * 11 + "|")
+    print("|---" * 12 + "|")
     for seed, strengths in found.items():
         for name, own in strengths.items():
             top, early, last = own["gold_best"], own["held_out_best"], own["last"]
+            below = "{:.3f} ({:+.3f} to {:+.3f})".format(*early["below_gold_best"])
             cells = [f"{own['accuracy'][0]:.3f}", f"{fmean(own['gold'][:EVERY]):.3f}", f"{top['gold']:.3f}", f"{top['kl']:.2f}", top["step"],
-                     early["step"], f"{early['gold']:.3f}", f"{last['gold']:.3f}", f"{last['kl']:.2f}"]  # fmt: skip
+                     early["step"], f"{early['gold']:.3f}", below, f"{last['gold']:.3f}", f"{last['kl']:.2f}"]  # fmt: skip
             print(f"| {seed} | {name} | " + " | ".join(map(str, cells)) + " |")
     draw(found)
 
