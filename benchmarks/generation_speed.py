@@ -14,6 +14,7 @@ is of the two rates of one round. A line goes to results/generation_speed.jsonl.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -151,9 +153,12 @@ def prompts_of(options: argparse.Namespace) -> list[list[int]]:
 
 def own_side(model: Any, prompts: list[list[int]], options: argparse.Namespace) -> Callable[[int], int]:
     """Return llamatrain's generation, which gives the number of tokens."""
+    from llamatrain import kernels
     from llamatrain.generation import generate
     from llamatrain.settings import Sampling
 
+    kernels.choose("auto", {})  # as a run does
+    kernels.measure(model.config)
     keys, eos_id = [(str(i), 0) for i in range(len(prompts))], EOS if options.answers else -1
 
     def sample(number: int) -> int:
@@ -252,6 +257,8 @@ def print_counts(size: str) -> None:
     torch.tensor = moved
     if hasattr(generation, "_LOOK"):
         generation._LOOK["cpu"] = generation._LOOK["cuda"]  # as on a GPU
+    with suppress(ImportError):  # an earlier checkout's
+        vars(importlib.import_module("llamatrain.model.decoding"))["_by_products"] = lambda weight: False
     options = argparse.Namespace(size=size, answers=False)
     model, prompts = model_of(options), prompts_of(options)
     keys = [(str(i), 0) for i in range(len(prompts))]

@@ -389,9 +389,12 @@ def sampling(
 ) -> Footprint:
     """Return what a rank holds while it samples `responses` of up to `tokens` tokens with `whole` unsharded models.
 
-    `beside` are models in training, which stay where they are.
+    `beside` are models in training, which stay where they are. In float32 the weights are there twice: on a CPU they may be laid
+    out anew for the products of sampling (`linear.packed`).
     """
     assert model.vocab_size is not None
+    if whole and dtype == "float32":
+        whole += 1
     base = Footprint(States()) if beside is None else dataclasses.replace(beside, gathered=0.0)
     return dataclasses.replace(
         base,

@@ -21,6 +21,7 @@ from llamatrain import heartbeat
 from llamatrain.capacity import MOST_TOKENS
 from llamatrain.drawing import sample
 from llamatrain.errors import UserError
+from llamatrain.model.decoding import Decoding
 from llamatrain.model.kv_cache import KVCache
 from llamatrain.model.transformer import Transformer
 from llamatrain.noise import key_tensor, noise_key, uniform
@@ -128,6 +129,7 @@ class _Slots:
         self.spare = int(len({tuple(response.prompt_tokens) for response in responses}) < len(responses)) * size
         self.kept: tuple[list[int], Tensor] | None = None  # that prompt, and the logits (1, V) behind it
         self.cache: KVCache = model.new_cache(size + (self.spare > 0), max(needed))
+        self.decoding = Decoding(model, self.cache, size)
         self.device = self.cache.device
         self.active: list[int] = []
         self.born: list[int] = []  # the step at which the response in each slot had no token
@@ -194,7 +196,7 @@ class _Slots:
         cached = self.before[rows] + self.count[rows]  # positions in the cache: all but the token drawn last
         end = min(self.reach + self.steps, self.cache.longest)
         self.steps += 1
-        self._draw(rows, _step(self.model, self.cache, self.last[rows], cached, end))
+        self._draw(rows, self.decoding.logits(self.last[rows], cached, end))
 
     def look(self) -> None:
         """Every few tokens, hand over the responses that have ended and free their slots."""
@@ -283,7 +285,7 @@ def stream(
     """Yield the tokens of one response as they are drawn, EOS included; the same tokens as `generate`'s."""
     limit = _room(model, prompt, key, sampling)
     cache = model.new_cache(1, len(prompt) + limit)
-    device = cache.device
+    decoding, device = Decoding(model, cache, 1), cache.device
     noise = uniform(
         key_tensor([noise_key(sampling.seed, *key, sampling.program)], device)[:, None],
         torch.arange(limit, device=device),
@@ -293,7 +295,7 @@ def stream(
         with _inference(model):  # not across the yield: the caller's own state must not change
             cached = len(prompt) + count - 1
             if count:
-                logits = _step(model, cache, token, torch.tensor([cached], device=device), cached + 1)
+                logits = decoding.logits(token, torch.tensor([cached], device=device), cached + 1)
             else:
                 logits = _prefill(model, cache, 0, [prompt])
             token, _ = sample(logits, sampling.temperature, sampling.top_p, noise[:, count])
@@ -325,12 +327,6 @@ def _prefill(model: Transformer, cache: KVCache, start: int, prompts: list[list[
     rows = cache.empty_rows(start, width, source)
     logits: Tensor = model(ids.to(device), cache=rows, select=torch.tensor(last).to(device))
     return logits
-
-
-def _step(model: Transformer, cache: KVCache, last: Tensor, cached: Tensor, end: int) -> Tensor:
-    """Feed each slot its last token (B,), behind the `cached` positions (B,), below `end`; return the logits (B, V)."""
-    logits: Tensor = model(last[:, None], cache=cache.rows(0, 1, cached, end))
-    return logits[:, 0]
 
 
 @contextmanager

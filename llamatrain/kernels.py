@@ -11,7 +11,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,9 @@ from .text_files import DamagedFileError, read_json
 if TYPE_CHECKING:
     from .model.config import ModelConfig
 
-MANY = 256  # tokens of a product from which on it is measured; in smaller ones, such as sampling's, oneDNN's calls cost more
+MANY = 256  # tokens of a product from which on it is measured; in smaller ones oneDNN's calls cost more, unless it has packed the weight
+FEW, SAMPLED = 16, 64  # tokens of a product: from so many on a weight is packed, so many are measured
+COLD, MOST = 8 << 20, 64  # bytes of weights that are more than the nearest memory holds; weights, of a measurement
 GAIN = 1.05  # how much faster oneDNN must be to be taken: less is noise
 LARGEST, OPERATIONS, TRIES = 768, 10**8, 7  # of a measurement: rows or columns of a weight, of a product, how often
 
@@ -60,22 +62,36 @@ def onednn(n_out: int, n_in: int, tokens: int) -> bool:
     return tokens >= MANY and _fastest.get(product(n_out, n_in)) == "onednn"
 
 
+def packs(n_out: int, n_in: int, rows: int) -> bool:
+    """Tell whether oneDNN lays a weight, (n_out, n_in), out anew for many products of so few rows."""
+    if _choice != "auto" or rows < FEW:
+        return _choice == "onednn" and rows >= FEW
+    return _fastest.get(packed(n_out, n_in)) == "onednn"
+
+
 def product(n_out: int, n_in: int) -> str:
     """Return the name of the product of many tokens, (N, n_in), with a weight, (n_out, n_in)."""
     return f"{n_out}x{n_in}"
 
 
-def products(config: ModelConfig) -> Iterator[tuple[int, int]]:
-    """Yield the products of a model as `product` takes them: of a forward pass, of training, of the loss.
+def packed(n_out: int, n_in: int) -> str:
+    """Return the name of the product of few tokens with a weight that is laid out anew."""
+    return f"{n_out}x{n_in} packed"
+
+
+def products(config: ModelConfig) -> dict[str, Callable[[], str]]:
+    """Return how to measure each product of a model: of a forward pass, of training, of the loss, of sampling.
 
     A weight's gradient is MKL's: oneDNN gains nothing there.
     """
     dim, hidden, head = config.dim, config.hidden_dim, config.vocab_size or 0
     joined = dim + 2 * config.n_kv_heads * config.head_dim
-    for n_out, n_in in dict.fromkeys([(joined, dim), (dim, dim), (2 * hidden, dim), (dim, hidden), (head, dim)]):
-        yield n_out, n_in
-        if n_out != n_in:
-            yield n_in, n_out  # the gradient of what came in
+    found: dict[str, Callable[[], str]] = {}
+    for n_out, n_in in [(joined, dim), (dim, dim), (2 * hidden, dim), (dim, hidden), (head, dim)]:
+        found[product(n_out, n_in)] = functools.partial(fastest, n_out, n_in)
+        found[product(n_in, n_out)] = functools.partial(fastest, n_in, n_out)  # the gradient of what came in
+        found[packed(n_out, n_in)] = functools.partial(fastest_packed, n_out, n_in)
+    return found
 
 
 def measure(config: ModelConfig) -> None:
@@ -86,7 +102,7 @@ def measure(config: ModelConfig) -> None:
         return
     if _choice == "onednn" and not has_onednn():
         raise UserError("run.kernels=onednn: this torch was built without oneDNN; need auto or mkl")
-    wanted = {product(*shape): shape for shape in products(config) if product(*shape) not in _fastest}
+    wanted = {name: measured for name, measured in products(config).items() if name not in _fastest}
     if _choice != "auto" or not has_onednn() or not wanted:
         return
     found: dict[str, str] = {}
@@ -97,7 +113,7 @@ def measure(config: ModelConfig) -> None:
         with suppress(OSError, DamagedFileError):
             known = read_json(path, Measured)["fastest"] if path else {}
         # What an earlier run on this machine measured stands, so that two runs of one configuration round alike.
-        found = {name: known.get(name) or fastest(*shape) for name, shape in wanted.items()}
+        found = {name: known.get(name) or measured() for name, measured in wanted.items()}
         if path and not found.items() <= known.items():
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +139,37 @@ def fastest(n_out: int, n_in: int, gain: float = GAIN) -> str:
     tokens = max(MANY, min(LARGEST, OPERATIONS // (2 * n_out * n_in)))  # a multiplication and an addition each
     x, weight = torch.ones(tokens, n_in), torch.ones(n_out, n_in)
     onednn = functools.partial(torch.ops.mkldnn._linear_pointwise, x, weight, None, "none", [], "")
-    libraries = {"mkl": functools.partial(torch.nn.functional.linear, x, weight), "onednn": onednn}
-    seconds = dict.fromkeys(libraries, float("inf"))
+    return _faster(functools.partial(torch.nn.functional.linear, x, weight), onednn, gain)
+
+
+def fastest_packed(n_out: int, n_in: int, gain: float = GAIN) -> str:
+    """Return the same of products of SAMPLED tokens, where onednn multiplies with a weight that it has laid out anew.
+
+    In sampling each token needs all weights, so none is in the nearest memory: as many as do not fit there are multiplied.
+    """
+    import torch
+
+    n_out, n_in = min(n_out, LARGEST), min(n_in, LARGEST)
+    x = torch.ones(SAMPLED, n_in)
+    weights = [torch.ones(n_out, n_in) for _ in range(min(MOST, -(-COLD // (4 * n_out * n_in))))]
+    laid_out = [torch.ops.mkldnn._reorder_linear_weight(weight, SAMPLED) for weight in weights]
+
+    def mkl() -> None:
+        for weight in weights:
+            torch.nn.functional.linear(x, weight)
+
+    def onednn() -> None:
+        for weight in laid_out:
+            torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+    return _faster(mkl, onednn, gain)
+
+
+def _faster(mkl: Callable[[], object], onednn: Callable[[], object], gain: float) -> str:
+    """Return which takes less time: onednn where it is `gain` times as fast."""
+    import torch
+
+    libraries, seconds = {"mkl": mkl, "onednn": onednn}, {"mkl": float("inf"), "onednn": float("inf")}
     with torch.no_grad():
         for _ in range(TRIES):  # in turn, and the best time of each: other work on the machine disturbs single tries
             for library, multiply in libraries.items():

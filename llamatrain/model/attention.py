@@ -128,21 +128,10 @@ def _group(shape: Sequence[int], at: Places) -> Group:
     return tuple(shape), at.rotary, at.hidden or []
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None = None) -> Tensor:
-    """Causal attention of rotated queries (B, H, T, D) over keys and values (B, K, L, D). Returns (B, H, T, D).
-
-    With `visible`, 0 or -inf, (B, 1, T, L), a position sees what that leaves, as a cache wants it.
-    """
-    batch, heads, length, width = queries.shape
-    kv_heads = keys.shape[1]
-    if heads == kv_heads:
-        return F.scaled_dot_product_attention(queries, keys, values, visible, is_causal=visible is None and length > 1)
-    if length == 1:  # one new token: the query heads that share keys become query positions, nothing is repeated
-        queries = queries.view(batch, kv_heads, heads // kv_heads, width)
-        return F.scaled_dot_product_attention(queries, keys, values, visible).view(batch, heads, 1, width)
-    if visible is None:
-        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-    return F.scaled_dot_product_attention(queries, *_repeated(queries, keys, values), visible)
+def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Causal attention of rotated queries (B, H, T, D) over keys and values (B, K, T, D). Returns (B, H, T, D)."""
+    grouped = queries.shape[1] != keys.shape[1]
+    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=grouped)
 
 
 def _repeated(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,12 @@ class RMSNorm(nn.Module):
         if x.device.type == "cpu" and in_float32 and not torch.compiler.is_compiling():
             out: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
             return out
-        return F.rms_norm(x, (x.shape[-1],), None, self.eps) * self.weight
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return x, (..., C), normalised and scaled."""
+    return F.rms_norm(x, (x.shape[-1],), None, eps) * weight
 
 
 class _RMSNorm(torch.autograd.Function):

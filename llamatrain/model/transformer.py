@@ -26,7 +26,7 @@ from torch.utils.checkpoint import (
 )
 
 from llamatrain.errors import UserError
-from llamatrain.linear import lay_side_by_side, linear, products, side_by_side
+from llamatrain.linear import lay_side_by_side, linear, products
 from llamatrain.losses import linear_cross_entropy
 from llamatrain.model.attention import (
     LinePlaces,
@@ -179,16 +179,16 @@ class Attention(nn.Module):
         elif cache is None:
             mixed = attend_to_batch(queries, keys, values, at)
         else:
-            mixed = self._attend_to_cache(queries, keys, values, at, cache)
+            mixed = self._attend_and_keep(queries, keys, values, at, cache)
         return linear(mixed.flatten(-2), self.o_proj.weight)
 
-    def _attend_to_cache(self, queries: Tensor, keys: Tensor, values: Tensor, at: Places, cache: CacheRows) -> Tensor:
-        """Return what the new tokens mix of the cache's values and their own, (B, T, H, D)."""
-        heads, both = queries.shape[2], side_by_side((queries, keys), 2)
-        # Queries and keys are rotated together. Keys are cached rotated: a position never changes once it is there.
-        rotated = rotate(torch.cat((queries, keys), 2) if both is None else both, at.rotary)
-        keys, values = cache.update(self.layer, torch.cat((rotated[:, :, heads:], values), 2))
-        return attend(rotated[:, :, :heads].transpose(1, 2), keys, values, cache.visible).transpose(1, 2)
+    def _attend_and_keep(self, queries: Tensor, keys: Tensor, values: Tensor, at: Places, cache: CacheRows) -> Tensor:
+        """Return what prompts mix of their own values, (B, T, H, D), and cache keys and values."""
+        # Keys are cached rotated: a position never changes once it is there.
+        queries, keys = (rotate(x, at.rotary).transpose(1, 2) for x in (queries, keys))
+        values = values.transpose(1, 2)
+        cache.fill(self.layer, keys, values)
+        return attend(queries, keys, values).transpose(1, 2)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -349,7 +349,7 @@ class Transformer(nn.Module):
 
         With `targets` (N,), the tokens wanted there, return their summed cross-entropy instead; the logits are then
         never held whole. A token sees the earlier tokens of its own segment (0 is padding; None: one segment a row).
-        With a cache the positions follow from it and position_ids and segment_ids are not used.
+        With a cache the rows are prompts, which are written to it; position_ids and segment_ids are not used.
         """
         x = self.model(input_ids, position_ids, segment_ids, cache, select)
         if not self.config.tie_embeddings:

@@ -26,7 +26,12 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         asked.append(kernels.product(n_out, n_in))
         return "onednn" if n_in > n_out else "mkl"
 
+    def fastest_packed(n_out: int, n_in: int) -> str:
+        asked.append(kernels.packed(n_out, n_in))
+        return "onednn" if n_out > n_in else "mkl"
+
     monkeypatch.setattr(kernels, "fastest", fastest)
+    monkeypatch.setattr(kernels, "fastest_packed", fastest_packed)
     monkeypatch.setattr(kernels, "has_onednn", lambda: True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return asked
@@ -43,6 +48,8 @@ def test_what_is_measured_is_kept_for_the_next_run(
     assert kernels.onednn(dim, hidden, 256) and not kernels.onednn(hidden, dim, 256)
     assert not kernels.onednn(dim, hidden, 64)  # few tokens
     assert not kernels.onednn(7, 9, 256)  # what was not measured
+    assert kernels.packs(2 * hidden, dim, kernels.FEW) and not kernels.packs(2 * hidden, dim, kernels.FEW - 1)
+    assert not kernels.packs(dim, hidden, 64) and not kernels.packs(7, 9, 64)
     measured.clear()
     kernels.choose("auto", {})
     kernels.measure(model_config)
@@ -136,5 +143,6 @@ def test_on_a_gpu_a_choice_is_said_to_mean_nothing(
 @pytest.mark.skipif(not kernels.has_onednn(), reason="this torch was built without oneDNN")
 @pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
 def test_a_measurement_names_one_of_the_two(shape: tuple[int, int]) -> None:
-    assert kernels.fastest(*shape, gain=1e9) == "mkl"
-    assert kernels.fastest(*shape, gain=0.0) == "onednn"
+    for measured in (kernels.fastest, kernels.fastest_packed):
+        assert measured(*shape, gain=1e9) == "mkl"
+        assert measured(*shape, gain=0.0) == "onednn"

@@ -18,7 +18,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llamatrain import kernels, linear
 from llamatrain.errors import UserError
 from llamatrain.model import attention
-from llamatrain.model.attention import rotary_table
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.transformer import Transformer
 from llamatrain.optim import kind_of
@@ -231,52 +230,6 @@ def test_weights_side_by_side_or_apart_give_the_same(model_config: ModelConfig) 
         results.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("n_kv_heads", [4, 2])
-def test_cache_in_pieces_equals_one_forward(model_config: ModelConfig, n_kv_heads: int) -> None:
-    model = wide(model_config, n_kv_heads=n_kv_heads)
-    ids = tokens(2, 20)
-    cache = model.new_cache(3, 20)
-    with torch.no_grad():
-        full = model(ids)
-        pieces = [model(ids[:, :9], cache=cache.empty_rows(1, 9, [0, 1]))]
-        pieces += [model(ids[:, 9:13], cache=cache.rows(1, 4, torch.tensor([9, 9]), 13))]
-        pieces += [model(ids[:, i : i + 1], cache=cache.rows(1, 1, torch.tensor([i, i]), i + 1)) for i in range(13, 20)]
-    torch.testing.assert_close(torch.cat(pieces, 1), full, atol=1e-5, rtol=1e-5)
-
-
-def test_a_cache_grows_and_shrinks_without_loss(model_config: ModelConfig) -> None:
-    model = wide(model_config, n_kv_heads=2)
-    ids, cache = tokens(2, 100), model.new_cache(2, 128)
-    with torch.no_grad():
-        full = model(ids)
-        pieces = [model(ids[:, :60], cache=cache.empty_rows(0, 60, [0, 1]))]
-        assert cache.room == 64
-        pieces += [model(ids[:, 60:70], cache=cache.rows(0, 10, torch.tensor([60, 60]), 70))]
-        assert cache.room == 128
-        pieces[-1] = model(ids[:, 60:64], cache=cache.rows(0, 4, torch.tensor([60, 60]), 64))
-        cache.reserve(63)  # less than half
-        assert cache.room == 64
-        pieces += [model(ids[:, 64:100], cache=cache.rows(0, 36, torch.tensor([64, 64]), 100))]
-    torch.testing.assert_close(torch.cat(pieces, 1), full, atol=1e-5, rtol=1e-5)
-
-
-def test_looked_up_angles_are_the_computed_ones(model_config: ModelConfig) -> None:
-    cache, positions = wide(model_config).new_cache(3, 128), torch.tensor([[5], [127], [64]])
-    found = cache.rows(0, 1, positions[:, 0], 128).rotary
-    expected = rotary_table(positions, model_config.head_dim, model_config.rope_theta, torch.float32)
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-
-
-def test_moved_slot_goes_on_alike(model_config: ModelConfig) -> None:
-    model = wide(model_config)
-    ids, cache = tokens(1, 8), model.new_cache(2, 8)
-    with torch.no_grad():
-        model(ids[:, :7], cache=cache.empty_rows(1, 7, [0]))
-        cache.move(torch.tensor([1]), torch.tensor([0]), 7)
-        found = model(ids[:, 7:], cache=cache.rows(0, 1, torch.tensor([7]), 8))
-        torch.testing.assert_close(found[0, 0], model(ids)[0, -1])
 
 
 @pytest.mark.parametrize(
