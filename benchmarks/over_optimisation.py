@@ -1,11 +1,13 @@
 """PPO against reward models of three strengths: where their score goes on rising and the gold judge's falls (Gao et al. 2022).
 
     python benchmarks/over_optimisation.py run --demo runs/demo --root runs/over_optimisation --seeds 0 1 2
+    python benchmarks/over_optimisation.py run --demo runs/demo --root runs/over_optimisation_half --scorer half
     python benchmarks/over_optimisation.py show
 
 From a finished demo come the SFT model, which PPO starts from without a KL penalty, its pairs and its harmless prompts. A reward
-model is trained on a share of the pairs; one of the same strength, on other pairs, scores the answers to held-out prompts, by
-which a run can stop: all run to their end, and what they log (`eval/since_best`) says where they would have. PPO's rollouts are
+model is trained on a share of the pairs; another scores the answers to held-out prompts, by which a run can stop. It is trained on
+other pairs, on as many or, with `--scorer half`, on half of all. All run to their end, and what they log
+(`eval/since_best`) says where they would have stopped. PPO's rollouts are
 judged. A line per seed goes to results/over_optimisation.jsonl, with the fit of R(d) = R(0) + d (a - b ln d), d the root of the KL
 divergence; a seed that has one for this commit is passed over. About ten minutes of processor time per seed. `show` prints the lines and draws docs/over_optimisation.svg.
 """
@@ -39,6 +41,7 @@ NAME = "over_optimisation"
 PARTS = {"weak": 16, "middle": 4, "strong": 2}  # strength -> one of so many parts of the pairs
 ITERATIONS, EVERY, ROLLOUTS, PATIENCE = 60, 5, 64, 3  # of PPO; evaluations without a better one
 GUARDS = ("kl_per_token", "entropy_fraction", "length_growth", "unfinished_rise", "ratio", "value_loss")
+SCORERS = ("share", "half")  # of the other pairs: as many as the reward model that is learned from had, or half of all
 PICTURE = ROOT / "docs" / "over_optimisation.svg"
 
 
@@ -50,20 +53,19 @@ def main() -> int:
     parser.add_argument("--root", type=Path, help="folder of the runs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--at-once", type=int, default=1, help="strengths that are trained at the same time")
+    parser.add_argument(
+        "--scorer", choices=SCORERS, default=SCORERS[0], help="what it learned from that scores held-out answers"
+    )
     options = parser.parse_args()
     if options.command == "run":
         if options.demo is None or options.root is None:
             parser.error("need --demo, a finished demo, and --root, the folder of the runs")
-        known = {(line["seed"], line["commit"]) for line in lines_of(NAME)}
+        known = {(line["seed"], _scorer(line), line["commit"]) for line in lines_of(NAME)}
         for seed in options.seeds:
-            if (seed, commit()) not in known:
-                add(
-                    NAME,
-                    {
-                        "seed": seed,
-                        **run(options.demo.resolve(), options.root.resolve() / f"s{seed}", seed, options.at_once),
-                    },
-                )
+            if (seed, options.scorer, commit()) not in known:
+                folder = options.root.resolve() / f"s{seed}"
+                found = run(options.demo.resolve(), folder, seed, options.scorer, options.at_once)
+                add(NAME, {"seed": seed, "scorer": options.scorer, **found})
     show()
     return 0
 
@@ -71,19 +73,25 @@ def main() -> int:
 # --- a seed ------------------------------------------------------------------------------------------------------
 
 
-def run(demo: Path, own: Path, seed: int, at_once: int) -> dict[str, Any]:
+def run(demo: Path, own: Path, seed: int, scorer: str, at_once: int) -> dict[str, Any]:
     """Train against each strength and judge it; return what a line tells."""
     own.mkdir(parents=True, exist_ok=True)
     rows = read_rows(demo / "world" / "prompts.jsonl", PromptRow)
     write_rows(own / "prompts.jsonl", (row for row in rows if not row["is_adversarial"]))
     with ThreadPoolExecutor(at_once) as threads:
-        found = dict(zip(PARTS, threads.map(lambda name: strength(demo, own, seed, name), PARTS), strict=True))
+        if scorer == "half":
+            reward_model(demo, own, seed, "half", "fold1/2")
+        strengths = threads.map(lambda name: strength(demo, own, seed, name, scorer), PARTS)
+        found = dict(zip(PARTS, strengths, strict=True))
     return {"strengths": found}
 
 
-def strength(demo: Path, own: Path, seed: int, name: str) -> dict[str, Any]:
-    """Train two reward models of a strength and PPO against the first, and judge its rollouts."""
-    trained, other = (reward_model(demo, own, seed, f"{name}_{fold}", f"fold{fold}/{PARTS[name]}") for fold in (0, 1))
+def strength(demo: Path, own: Path, seed: int, name: str, scorer: str) -> dict[str, Any]:
+    """Train a reward model of a strength, what scores held-out answers, and PPO, and judge its rollouts."""
+    trained = reward_model(demo, own, seed, f"{name}_0", f"fold0/{PARTS[name]}")
+    other = (
+        own / "reward_half" if scorer == "half" else reward_model(demo, own, seed, f"{name}_1", f"fold1/{PARTS[name]}")
+    )
     policy(demo, own, seed, name, trained, other)
     start("judge", f"run.dir={own}", f"run.name=judge_{name}", f"world={demo}/world",
           f"responses={own}/ppo_{name}/samples.jsonl")  # fmt: skip
@@ -107,6 +115,10 @@ def policy(demo: Path, own: Path, seed: int, name: str, trained: Path, other: Pa
           f"mini_batch_prompts={ROLLOUTS}", "samples_every=1", f"samples_kept={ROLLOUTS}", "hold_out=128",
           "eval_temperature=1", f"run.eval_every={EVERY}", f"eval_helpfulness={other}/final",
           *(f"guards.{guard}=null" for guard in GUARDS))  # fmt: skip
+
+
+def _scorer(line: dict[str, Any]) -> str:
+    return str(line.get("scorer", "share"))
 
 
 def series(folder: Path, metric: str) -> list[tuple[int, float]]:
@@ -191,23 +203,23 @@ def fitted(kl: list[float], values: list[float]) -> dict[str, float]:
 
 
 def show() -> None:
-    """Print the newest line of each seed, and draw the first one's curves."""
-    found = {line["seed"]: line["strengths"] for line in lines_of(NAME)}
+    """Print the newest line of each seed and scorer, and draw the curves, which do not depend on the scorer."""
+    found = {(line["seed"], _scorer(line)): line["strengths"] for line in lines_of(NAME)}
     print(
-        "| seed | reward model | accuracy | gold, start | gold, best | at KL | at iteration | held-out scores stop at | gold there | below the best by | gold, last | KL, last |"
+        "| seed | scorer's pairs | reward model | accuracy | gold, start | gold, best | at KL | at iteration | held-out scores stop at | gold there | below the best by | gold, last | KL, last |"
     )
-    print("|---" * 12 + "|")
-    for seed, strengths in found.items():
+    print("|---" * 13 + "|")
+    for (seed, scorer), strengths in found.items():
         for name, own in strengths.items():
             top, early, last = own["gold_best"], own["held_out_best"], own["last"]
             below = "{:.3f} ({:+.3f} to {:+.3f})".format(*early["below_gold_best"])
             cells = [f"{own['accuracy'][0]:.3f}", f"{fmean(own['gold'][:EVERY]):.3f}", f"{top['gold']:.3f}", f"{top['kl']:.2f}", top["step"],
                      early["step"], f"{early['gold']:.3f}", below, f"{last['gold']:.3f}", f"{last['kl']:.2f}"]  # fmt: skip
-            print(f"| {seed} | {name} | " + " | ".join(map(str, cells)) + " |")
-    draw(found)
+            print(f"| {seed} | {scorer} | {name} | " + " | ".join(map(str, cells)) + " |")
+    draw([strengths for (_, scorer), strengths in found.items() if scorer == SCORERS[0]])
 
 
-def draw(found: dict[int, dict[str, Any]]) -> None:
+def draw(found: list[dict[str, Any]]) -> None:
     """Draw score and gold score over the root of the KL divergence, of all seeds together."""
     drawn = []
     for title, key, label in (
@@ -216,7 +228,7 @@ def draw(found: dict[int, dict[str, Any]]) -> None:
     ):
         lines = []
         for colour, name in enumerate(PARTS, 1):
-            for strengths in found.values():
+            for strengths in found:
                 own = strengths[name]
                 points = [
                     (float(np.sqrt(max(0.0, fmean(k)))), fmean(v))
