@@ -8,6 +8,7 @@ or rolled-back run goes on from there. Imports no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from .settings import RunConfig
 from .statistics import mean_interval
 from .text_files import read_json
 
-NOTHING: dict[str, Any] = {"step": 0, "value": 0.0, "since": 0, "scores": []}
+NOTHING: dict[str, Any] = {"step": 0, "value": 0.0, "since": 0, "scores": [], "by": ""}
 
 
 @dataclass
@@ -31,31 +32,35 @@ class Best:
     value: float = 0.0
     since: int = 0  # measurements after it, none of them better
     scores: list[float] = field(default_factory=list)  # of each prompt, where `value` is their mean
+    by: str = ""  # which prompts, and what scored them
 
     @property
     def asked(self) -> bool:
         """Tell whether the run keeps its best checkpoint."""
         return self.config.keep_best or self.config.patience is not None
 
-    def add(self, step: int, value: float, scores: Sequence[float] = ()) -> bool:
+    def add(self, step: int, value: float, scores: Sequence[float] = (), by: str = "") -> bool:
         """Note what was measured after `step`; tell whether it is the best so far, which is then to be saved at once.
 
-        Without `scores` the value is a loss; with them, one for each prompt, always in the same order, it is their mean.
+        Without `scores` the value is a loss; with them, one for each prompt, it is their mean; `by` says which
+        prompts they are and what scored them.
         """
         if not self.asked:
             return False
-        if (self.step and not self._better(value, scores)) or value != value:  # a NaN is never the best
+        if (self.step and not self._better(value, scores, by)) or not math.isfinite(value):
             self.since += 1
             return False
-        self.step, self.value, self.since, self.scores = step, value, 0, list(scores)
+        self.step, self.value, self.since, self.scores, self.by = step, value, 0, list(scores), by
         return True
 
-    def _better(self, value: float, scores: Sequence[float]) -> bool:
+    def _better(self, value: float, scores: Sequence[float], by: str) -> bool:
         """Tell whether a loss is lower, or scores are higher by more than the 95 % interval of the paired differences."""
         if not scores:
             return value < self.value
-        if len(scores) != len(self.scores):  # the best one is of a version that kept no scores
+        if not self.scores:  # the best one is of a version that kept none
             return value > self.value
+        if by != self.by:  # a resumed run's prompts or reward models were changed: nothing compares with it
+            return True
         low = mean_interval([ours - best for ours, best in zip(scores, self.scores, strict=True)]).low
         return value > self.value if low is None else low > 0  # a single prompt has no interval
 
@@ -100,7 +105,7 @@ class Best:
         known = NOTHING | state.get("best", {})
         if not distributed.broadcast_object(self._checkpoint(known["step"]).is_dir()):
             known = NOTHING
-        self.step, self.value, self.since, self.scores = (known[name] for name in NOTHING)
+        self.step, self.value, self.since, self.scores, self.by = (known[name] for name in NOTHING)
         if distributed.is_main():
             self._link(self.step)
 

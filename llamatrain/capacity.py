@@ -40,7 +40,11 @@ def responses_that_fit(memory: float, model: ModelConfig, dtype: str, models: in
     """Return how many responses are generated together in so many bytes, at least 1."""
     held = footprint.sampling(model, dtype, 0, model.max_seq_len, models).total + beside
     return max(
-        1, min(MOST_RESPONSES, int((memory - held) / footprint.sampling(model, dtype, 1, model.max_seq_len, 0).total))
+        1,
+        min(
+            MOST_RESPONSES,
+            int((memory - held) / footprint.sampling(model, dtype, 1, model.max_seq_len, 0, draws=False).total),
+        ),
     )
 
 

@@ -385,20 +385,25 @@ def training(
 
 
 def sampling(
-    model: ModelConfig, dtype: str, responses: int, tokens: int, whole: int, beside: Footprint | None = None
+    model: ModelConfig,
+    dtype: str,
+    responses: int,
+    tokens: int,
+    whole: int,
+    beside: Footprint | None = None,
+    *,
+    draws: bool = True,
 ) -> Footprint:
     """Return what a rank holds while it samples `responses` of up to `tokens` tokens with `whole` unsharded models.
 
-    `beside` are models in training, which stay where they are. In float32 the weights are there twice: on a CPU they may be laid
-    out anew for the products of sampling (`linear.packed`).
+    `beside` are models in training, which stay where they are. In float32 the weights of the one that `draws` are there twice, as a
+    CPU may lay them out anew (`linear.packed`).
     """
     assert model.vocab_size is not None
-    if whole and dtype == "float32":
-        whole += 1
     base = Footprint(States()) if beside is None else dataclasses.replace(beside, gathered=0.0)
     return dataclasses.replace(
         base,
-        read=base.read + whole * read(model, dtype).weights,
+        read=base.read + (whole + (draws and dtype == "float32")) * read(model, dtype).weights,
         logits=responses
         * model.vocab_size
         * (WIDTH[dtype] + 3 * SINGLE),  # of one token each, and what draws from them

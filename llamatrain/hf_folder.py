@@ -14,7 +14,7 @@ from . import distributed, heartbeat
 from .errors import UserError
 from .model.config import load_config
 from .model.scalar_head import ScalarModel
-from .model.transformer import Transformer
+from .model.transformer import Attention, FeedForward, Transformer
 from .tensor_files import Shapes
 from .text_files import read_json
 from .tokenizer import MODEL_FILE, Tokenizer
@@ -95,6 +95,9 @@ def load_model(
         module, _, leaf = name.rpartition(".")
         weight = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
         setattr(model.get_submodule(module), leaf, torch.nn.Parameter(weight))
+    for part in model.modules():
+        if isinstance(part, Attention | FeedForward):
+            part.lay_out()
     return model
 
 

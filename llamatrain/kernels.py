@@ -64,9 +64,7 @@ def onednn(n_out: int, n_in: int, tokens: int) -> bool:
 
 def packs(n_out: int, n_in: int, rows: int) -> bool:
     """Tell whether oneDNN lays a weight, (n_out, n_in), out anew for many products of so few rows."""
-    if _choice != "auto" or rows < FEW:
-        return _choice == "onednn" and rows >= FEW
-    return _fastest.get(packed(n_out, n_in)) == "onednn"
+    return rows >= FEW and (_choice == "onednn" or _fastest.get(packed(n_out, n_in)) == "onednn")
 
 
 def product(n_out: int, n_in: int) -> str:
@@ -107,14 +105,13 @@ def measure(config: ModelConfig) -> None:
         return
     found: dict[str, str] = {}
     if distributed.is_main():
-        path = _cache()
-        known: dict[str, str] = {}
-        # A home that is not there, or cannot be read or written, costs the measurement again, no more.
-        with suppress(OSError, DamagedFileError):
-            known = read_json(path, Measured)["fastest"] if path else {}
+        known = _known()
         # What an earlier run on this machine measured stands, so that two runs of one configuration round alike.
         found = {name: known.get(name) or measured() for name, measured in wanted.items()}
+        path = _cache()
         if path and not found.items() <= known.items():
+            known = _known()  # another run may have measured meanwhile: what is there stands
+            found |= {name: known[name] for name in found.keys() & known.keys()}
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 atomic.write_json(path, {"machine": _machine(), "fastest": known | found})
@@ -177,6 +174,15 @@ def _faster(mkl: Callable[[], object], onednn: Callable[[], object], gain: float
                 multiply()
                 seconds[library] = min(seconds[library], time.perf_counter() - started)
     return "onednn" if seconds["onednn"] * gain < seconds["mkl"] else "mkl"
+
+
+def _known() -> dict[str, str]:
+    """Return what was measured on this machine."""
+    path = _cache()
+    # A home that is not there, or cannot be read or written, costs the measurement again, no more.
+    with suppress(OSError, DamagedFileError):
+        return read_json(path, Measured)["fastest"] if path else {}
+    return {}
 
 
 def _cache() -> Path | None:

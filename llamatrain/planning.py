@@ -177,7 +177,7 @@ class Work:
             # A layer at a time, no more than what one would keep for a backward pass.
             plain = ZeroConfig(1, self.dtype, False, False)
             layer = footprint.layer(self.model, plain, 1, self.tokens, True, machine.device)
-            held = footprint.sampling(self.model, self.dtype, 0, self.tokens, 1)
+            held = footprint.sampling(self.model, self.dtype, 0, self.tokens, 1, draws=False)
             rows = self.read_rows * self.tokens
             yield "reading", replace(held, working=rows * layer), f"{self.read_rows} x {self.tokens:,} tokens"
 

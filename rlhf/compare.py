@@ -10,11 +10,10 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from llamatrain import checkpoint, distributed
+from llamatrain import checkpoint
 from llamatrain.chat import decode_response
 from llamatrain.config.program import main
 from llamatrain.data.kinds import ComparedRow, ComparisonRow
@@ -25,7 +24,7 @@ from llamatrain.noise import noise_key
 from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.config import noise_of
-from llamatrain.responses.models import generated_at_once, load_inference, shared_context, shared_tokenizer
+from llamatrain.responses.models import generated_at_once, loaded_once, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, load_prompts, prompts_fingerprint
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.run import Run
@@ -83,10 +82,15 @@ def make_pairs(run: Run, cfg: CompareConfig, parents: dict[str, Path]) -> Chunks
     rest = [cfg.checkpoint_a, cfg.checkpoint_b, cfg.pairs_per_prompt, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(prompts) * cfg.pairs_per_prompt, cfg.chunk_pairs, ComparedRow)
-    load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype, scalar=False))
+    load = loaded_once(parents.values(), cfg.dtype)
     with run.progress(2 * chunks.missing(), "sampling", "responses") as bar:
         sampler = PairSampler(
-            cfg, prompts, tokenizer, lambda key: load(parents[key]), lambda _: bar.update(1), run.interrupt
+            cfg,
+            prompts,
+            tokenizer,
+            lambda key: load(parents[key], scalar=False),
+            lambda _: bar.update(1),
+            run.interrupt,
         )
         if not chunks.make(sampler.rows, bar, units=2):
             run.stop(0)

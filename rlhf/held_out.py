@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ class HeldOut:
         if self.prompts:
             say(f"{len(self.prompts):,} held-out prompts, answered every {cfg.run.eval_every} iterations")
         self.sampling = Sampling(cfg.eval_temperature, 1.0, cfg.sampling.max_new_tokens, cfg.run.seed, "ppo_eval")
+        described = [[prompt.tokens for prompt in self.prompts], vars(self.sampling), cfg.scored_apart_by]
+        self.measured_by = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
     def load(self, parents: Mapping[str, Path], whole: bool) -> None:
         """Load the reward models that score these answers alone, as the others are loaded."""
@@ -77,7 +80,7 @@ class HeldOut:
     def follow(self, models: Models, step: int, best: Best) -> tuple[dict[str, float], bool]:
         """Measure after `step`; return what is logged of it, and whether the policy is the best so far."""
         found, scores = self.measure(models)
-        is_best = best.add(step, found[SCORE], scores)
+        is_best = best.add(step, found[SCORE], scores, self.measured_by)
         return found | ({SINCE_BEST: best.since} if best.asked else {}), is_best
 
     def measure(self, models: Models) -> tuple[dict[str, float], list[float]]:

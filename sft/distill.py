@@ -17,7 +17,6 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple, TypedDict
@@ -34,7 +33,7 @@ from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.config import noise_of
 from llamatrain.responses.models import (
     generated_at_once,
-    load_inference,
+    loaded_once,
     sampled_and_scored_by,
     shared_context,
     shared_tokenizer,
@@ -131,7 +130,7 @@ def pairs(run: Run, cfg: DistillConfig, parents: dict[str, Path]) -> Chunks[Pair
     rest = [cfg.checkpoint, each, vars(cfg.preprompts), cfg.require_better, cfg.dtype]
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
     chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_pairs // each), Pair, each)
-    load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype))  # a finished run loads none
+    load = loaded_once(parents.values(), cfg.dtype)  # a finished run loads none
 
     def ask(prompt: Prompt, number: int) -> Asked:
         text = preprompt_of(cfg.preprompts, prompt, number, cfg.run.seed)

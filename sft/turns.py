@@ -6,11 +6,10 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from llamatrain import distributed
 from llamatrain.chat import TAGS, Message, decode_response, encode_prompt, too_many
 from llamatrain.constraints import Instruction, draw_instruction, read_constraints
 from llamatrain.data.kinds import DialogueRow
@@ -20,7 +19,7 @@ from llamatrain.errors import UserError
 from llamatrain.model.config import load_config
 from llamatrain.progress import Progress, counted
 from llamatrain.responses.chunks import Chunks, chunk_key
-from llamatrain.responses.models import load_inference, shared_tokenizer
+from llamatrain.responses.models import loaded_once, shared_tokenizer
 from llamatrain.responses.prompts import Prompt
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.run import Run
@@ -217,7 +216,7 @@ def converse(
     rest = [drawn, everywhere, patient, cfg.dtype, *asks]
     key = chunk_key({"checkpoint": start}, cfg.dialogues, sampling=sampling, rest=rest)
     chunks = Chunks(run, key, len(talks), cfg.chunk_dialogues, TalkRow)
-    load = cache(partial(load_inference, start, device=distributed.device(), dtype=cfg.dtype, scalar=False))
+    load = partial(loaded_once([start], cfg.dtype), start, scalar=False)
     with run.progress(sum(talk.turns for talk in talks), "sampling", "answers") as bar:
         speaker = Speaker(cfg, load, tokenizer, context, noise, everywhere, patient, asking, run, bar)
         if not chunks.make(lambda items: speaker.rows([talks[item] for item in items]), bar):

@@ -168,6 +168,10 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.dim, kv_dim, init.at("k_proj.weight"))
         self.v_proj = Linear(config.dim, kv_dim, init.at("v_proj.weight"))
         self.o_proj = Linear(config.dim, config.dim, init.at("o_proj.weight", residual_scale(config)))
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Lay the matrices that take the same input side by side."""
         lay_side_by_side(self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
 
     def forward(self, x: Tensor, at: Places | LinePlaces, cache: CacheRows | None) -> Tensor:
@@ -224,6 +228,10 @@ class FeedForward(nn.Module):
         self.gate_proj = Linear(config.dim, config.hidden_dim, init.at("gate_proj.weight"))
         self.up_proj = Linear(config.dim, config.hidden_dim, init.at("up_proj.weight"))
         self.down_proj = Linear(config.hidden_dim, config.dim, init.at("down_proj.weight", residual_scale(config)))
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Lay the matrices that take the same input side by side."""
         lay_side_by_side(self.gate_proj.weight, self.up_proj.weight)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,16 @@ def load_inference(folder: Path, device: torch.device, dtype: str, *, scalar: bo
     """Load a model that is only read, whole, in `dtype`; UserError where it is of the other kind."""
     _check_kind(folder, load_config(folder)[1], scalar)
     return load_model(folder, device, DTYPES[dtype]).requires_grad_(False).eval()
+
+
+def loaded_once(folders: Iterable[Path], dtype: str) -> Callable[..., Any]:
+    """Return `load_inference` on this rank's device, which loads each model when it is first asked for, if at all.
+
+    All ranks call together, as they learn what is fastest for the models' products.
+    """
+    for folder in folders:
+        kernels.measure(load_config(folder)[0])
+    return cache(partial(load_inference, device=distributed.device(), dtype=dtype))
 
 
 def frozen_model(folder: Path, zero: ZeroConfig, *, scalar: bool, whole: bool = False) -> Any:

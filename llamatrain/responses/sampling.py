@@ -7,18 +7,16 @@ stopped and ends with the same rows.
 from __future__ import annotations
 
 import time
-from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 
-from llamatrain import distributed
 from llamatrain.chat import decode_response
 from llamatrain.data.kinds import SampledRow
 from llamatrain.data.rows import write_rows
 from llamatrain.data.skipped import BadRows
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.config import ResponsesConfig
-from llamatrain.responses.models import load_inference, shared_context, shared_tokenizer
+from llamatrain.responses.models import loaded_once, shared_context, shared_tokenizer
 from llamatrain.responses.prompts import load_prompts
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.responses.scoring import Scores, combine, public_scores, raw_scores, score
@@ -51,7 +49,7 @@ def make_responses(
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
     per_prompt = cfg.samples_per_prompt
     chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // per_prompt), SampledRow, per_prompt)
-    load = cache(partial(load_inference, device=distributed.device(), dtype=cfg.dtype))  # a finished run loads none
+    load = loaded_once(parents.values(), cfg.dtype)  # a finished run loads none
 
     with run.progress(chunks.missing() * cfg.samples_per_prompt, "sampling", "responses") as bar:
         # A chunk from its prompts: sampled, scored by whichever reward models are given, and laid out as rows.

@@ -177,6 +177,19 @@ def test_what_prompts_scored_outlives_a_checkpoint_and_one_without_is_compared_b
     assert scored(resumed, 9, around(0.01, 9)) and not scored(resumed, 10, around(0.02, 10))
 
 
+def test_scores_by_other_prompts_or_models_begin_anew(tmp_path: Path) -> None:
+    best, high, low = Best(run_config(tmp_path, patience=2), tmp_path), around(1.0, 1), around(0.0, 1)
+    assert best.add(5, fmean(high), high, "these")
+    assert not best.add(10, fmean(low), low, "these") and best.add(15, fmean(low), low, "others")
+    assert best.add(20, fmean(high), high, "others") and best.by == "others"
+
+
+def test_a_score_without_bounds_is_never_best(tmp_path: Path) -> None:
+    best, finite = Best(run_config(tmp_path, patience=2), tmp_path), around(0.0, 1)
+    assert not best.add(5, float("-inf"), [float("-inf"), *finite[1:]])
+    assert best.add(10, fmean(finite), finite) and not best.add(15, float("inf"), [float("inf"), *finite[1:]])
+
+
 def test_what_is_measured_changes_the_result_of_a_run_that_stops_by_it() -> None:
     flat = {"run.eval_every": 5, "eval.0": "held_out.jsonl", "run.patience": None, "run.keep": 2}
     assert decisive(SFTConfig, flat) == {"run.patience": None}

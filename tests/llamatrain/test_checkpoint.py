@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamatrain import checkpoint, hf_folder, manifest, saving
+from llamatrain import checkpoint, hf_folder, linear, manifest, saving
 from llamatrain.chat import encode_prompt
 from llamatrain.engine.learning import Engine
 from llamatrain.errors import UserError
@@ -41,6 +41,10 @@ def test_language_model(tmp_path: Path, model_config: ModelConfig, tokenizer: To
     ids = torch.randint(3, 400, (3, 17))
     with torch.no_grad():
         assert torch.allclose(ours(ids), theirs(ids).logits, atol=1e-5)
+    for layer in ours.model.layers:  # one product each, as in a model that was made here
+        taken = layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
+        assert linear.side_by_side(tuple(part.weight for part in taken), 0) is not None
+        assert linear.side_by_side((layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight), 0) is not None
     assert theirs.generation_config.temperature == 0.6
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Where does the red fox live?"}]
     theirs_ids = transformers.AutoTokenizer.from_pretrained(folder).apply_chat_template(messages, return_dict=False)

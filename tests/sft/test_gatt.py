@@ -71,7 +71,7 @@ def start(tmp_path: Path, model_config: ModelConfig, tokenizer: Tokenizer) -> Pa
 def speaks(monkeypatch: pytest.MonkeyPatch, say: Any) -> Model:
     model = Model(say)
     monkeypatch.setattr(turns, "sample_rollouts", model)
-    monkeypatch.setattr(turns, "load_inference", lambda *_, **__: None)
+    monkeypatch.setattr(turns, "loaded_once", lambda *_: lambda *_, **__: None)
     return model
 
 
