@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 FILES = ("final/model.safetensors", "best.jsonl", "responses.jsonl", "samples.jsonl")
 UPDATES = {"ppo": 4}  # calls of Engine.step a step: two mini-batches, policy and critic
+TOKEN = "llamatrain.model.decoding.Decoding.logits"  # called once per step of the sequences being sampled
 LAST = -1  # rank 1 of two, rank 0 of one
 
 Plan = tuple[str, int, str]  # program, ranks, what happens
@@ -38,7 +39,7 @@ def kills(program: str) -> list[Hit]:
     learning = in_step(program, 4, LAST)
     before = {
         "rejection_sampling": [
-            Hit("llamatrain.generation._step", 60, LAST),  # inside a chunk
+            Hit(TOKEN, 60, LAST),  # inside a chunk
             Hit("llamatrain.run.Run.stop_requested", 2),  # between two chunks
             learning,
         ],
@@ -68,7 +69,7 @@ def stops(program: str) -> list[tuple[Hit, int]]:
     """Signals that ask to stop, and the step that is on disk then; the last one comes in the last step."""
     if program == "ppo":
         return stops_of_ppo()
-    sampling = [(Hit("llamatrain.generation._step", 3, LAST, "SIGTERM"), 0)] if program == "rejection_sampling" else []
+    sampling = [(Hit(TOKEN, 3, LAST, "SIGTERM"), 0)] if program == "rejection_sampling" else []
     return [
         *sampling,
         (in_step(program, 1, 0, "SIGTERM"), 1),
@@ -81,13 +82,10 @@ def stops(program: str) -> list[tuple[Hit, int]]:
 def stops_of_ppo() -> list[tuple[Hit, int]]:
     """Signals in every phase of an iteration, whose start is on disk (iterations 0, 2 and 4) or is not."""
     return [
-        (
-            Hit("llamatrain.generation._step", 30, LAST, "SIGTERM"),
-            0,
-        ),  # act: chunks of an iteration are there, others not
+        (Hit(TOKEN, 30, LAST, "SIGTERM"), 0),  # act: chunks of an iteration are there, others not
         (Hit("rlhf.experience.pack_rollouts", 2, 0, "SIGUSR1"), 0),  # judge: between two micro-batches
         (in_step("ppo", 1, LAST, "SIGINT"), 0),  # learn: the first mini-batch is dropped
-        (Hit("llamatrain.generation._step", 30, 0, "SIGTERM"), 1),  # act of iteration 1, for 0 had its rollouts
+        (Hit(TOKEN, 30, 0, "SIGTERM"), 1),  # act of iteration 1, for 0 had its rollouts
         (in_step("ppo", 3, 0, "SIGTERM"), 4),  # learn of iteration 3, which ends
         (Hit("rlhf.kept.Kept.judged", 2, LAST, "SIGTERM"), 5),  # judge of iteration 5
         (in_step("ppo", 1, LAST, "SIGUSR1"), 5),  # learn of iteration 5

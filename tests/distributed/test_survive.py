@@ -14,7 +14,7 @@ from llamatrain.tokenizer import Tokenizer
 from llamatrain.watch import EXIT_HUNG
 
 from .driver import Hit, Job, run
-from .test_kill import in_step, same_end
+from .test_kill import TOKEN, in_step, same_end
 from .worlds import make_programs
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -25,7 +25,7 @@ HANG = "run.hang_minutes=0.3"
 def test_a_rank_put_to_sleep_is_named(tmp_path: Path, tokenizer: Tokenizer, repository: Path) -> None:
     """Rank 1 of SFT between two steps, rank 0 of PPO while it samples: the other one ends both, and they resume exactly."""
     programs = make_programs(tmp_path, tokenizer)
-    hits = {"sft": in_step("sft", 4, 1, "SIGSTOP"), "ppo": Hit("llamatrain.generation._step", 30, 0, "SIGSTOP")}
+    hits = {"sft": in_step("sft", 4, 1, "SIGSTOP"), "ppo": Hit(TOKEN, 30, 0, "SIGSTOP")}
     chains = []
     for program, hit in hits.items():
         whole = Job(program, str(tmp_path / "whole" / program), programs[program], 2)
@@ -87,7 +87,7 @@ def test_programs_that_measure_stop_at_a_signal_to_one_rank(
     jobs: dict[str, tuple[list[str], str, int, str]] = {
         "compare": (
             [f"checkpoint_a={world / 'policy'}", prompts, "chunk_pairs=2", short],
-            *("llamatrain.generation._step", 20, "comparisons.jsonl"),
+            *(TOKEN, 20, "comparisons.jsonl"),
         ),
         "sample": (
             [f"checkpoint={world / 'policy'}", *scored, prompts, "chunk_responses=2", "score_batch_size=1", short],
@@ -98,14 +98,14 @@ def test_programs_that_measure_stop_at_a_signal_to_one_rank(
                 *(f"checkpoint={world / 'policy'}", f"safety={world / 'safety'}", prompts, "chunk_pairs=8"),
                 *("samples_per_prompt=16", "sampling.max_new_tokens=40", "preprompts=toyworld", "require_better=false"),
             ],
-            *("llamatrain.generation._step", 20, "distilled.jsonl"),
+            *(TOKEN, 20, "distilled.jsonl"),
         ),
         "recall": (
             [
                 *(f"checkpoint={world / 'policy'}", f"dialogues=[{world / 'sft.jsonl'}]", "turns=[1,2]"),
                 *("chunk_dialogues=1", "max_dialogues=6", short),
             ],
-            *("llamatrain.generation._step", 20, "recall.jsonl"),
+            *(TOKEN, 20, "recall.jsonl"),
         ),
         "reward.evaluate": (
             [f"checkpoint={world / 'helpfulness'}", f"preferences=[{tmp_path / 'pairs.jsonl'}]", "micro_batch_size=1"],

@@ -20,7 +20,7 @@ from .faults import Job, read
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(1500)]
 
 Strike = Callable[[Job, dict[int, int]], None]
-GENERATE, SCORE = "llamatrain.generation:_step", "llamatrain.responses.scoring:scores_at_end"
+GENERATE, SCORE = "llamatrain.model.decoding:Decoding.logits", "llamatrain.responses.scoring:scores_at_end"
 JUDGE, LEARN = "rlhf.experience:pack_rollouts", "rlhf.learning:accumulate"
 HELD_OUT = "rlhf.held_out:HeldOut.measure"
 STEP, WRITE = "llamatrain.fit:train_step", "llamatrain.saving:Files.write"
