@@ -29,8 +29,8 @@ EOS = 2
 
 @pytest.fixture
 def model(model_config: ModelConfig) -> Transformer:
-    """A random model with clear preferences that ends some responses by itself."""
-    model = Transformer(dataclasses.replace(model_config, init_std=0.3), seed=0)
+    """A random model with clear preferences that ends some responses by itself; its rounding stays below 1e-5."""
+    model = Transformer(dataclasses.replace(model_config, init_std=0.2), seed=0)
     with torch.no_grad():
         model.lm_head.weight[EOS] *= 1.6
     return model
@@ -68,7 +68,7 @@ def test_equals_uncached_whatever_the_batch(model: Transformer, sampling: Sampli
     expected = [uncached(model, prompt, key, sampling) for prompt, key in zip(prompts, keys, strict=True)]
     assert [response.tokens for response in responses] == [response.tokens for response in expected]
     for response, other in zip(responses, expected, strict=True):
-        assert response.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert response.logprobs == pytest.approx(other.logprobs, abs=1e-5)
         assert response.finished == other.finished
         assert response.prompt_tokens == other.prompt_tokens
     assert sorted(done) == list(range(14))
@@ -166,7 +166,7 @@ def test_responses_of_several_temperatures_are_sampled_together(model: Transform
     for prompt, key, temperature, response in zip(prompts, keys, temperatures, together, strict=True):
         alone = generate(model, [prompt], [key], Sampling(temperature, 0.9, 20, 5), EOS, 1)[0]
         assert response.tokens == alone.tokens
-        assert response.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        assert response.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
 
 
 def test_seed_prompt_and_number_change_the_noise(model: Transformer) -> None:
@@ -184,7 +184,7 @@ def test_logprobs_are_the_full_models_at_the_temperature(model: Transformer) -> 
             logits = model(torch.tensor([response.prompt_tokens + response.tokens]))[0]
         logprobs = (logits / 0.6).log_softmax(-1)[len(response.prompt_tokens) - 1 : -1]
         expected = logprobs.gather(-1, torch.tensor(response.tokens)[:, None])[:, 0]
-        assert response.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert response.logprobs == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_stream_equals_generate(model: Transformer) -> None:
