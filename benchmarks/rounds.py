@@ -28,9 +28,9 @@ import numpy as np
 
 from evaluation.measures import logit, measure
 from launch.report.figures import Line, line_chart, ridges
-from launch.report.scores import best, median
 from llamatrain.data.kinds import JudgementRow, PromptRow, ResponseRow
 from llamatrain.data.rows import read_rows, write_rows
+from llamatrain.order_statistics import best, median
 from llamatrain.statistics import by_prompt, mean_interval, paired_interval
 
 ROUNDS = 5

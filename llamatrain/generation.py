@@ -202,7 +202,7 @@ class _Slots:
         """Every few tokens, hand over the responses that have ended and free their slots."""
         self.unseen += 1
         # Sooner where all have reached their limits.
-        if self.unseen < _LOOK.get(self.device.type, 8) and self.steps < self.over:
+        if self.unseen < _LOOK[self.device.type] and self.steps < self.over:
             return
         self.unseen = 0
         if self.stops is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from statistics import fmean, pstdev
 from typing import cast
 
 from llamatrain.data.kinds import BestRow, PublicScores, SampledRow
+from llamatrain.order_statistics import expected_best
 from llamatrain.responses.config import GateConfig, logit
 from llamatrain.responses.sampling import response_metrics
 from llamatrain.responses.scoring import check_zero, sigmoid
@@ -61,14 +61,6 @@ def best_rows(sampled: Iterable[SampledRow]) -> Iterator[BestRow]:
                 **scores,
             }
             yield cast(BestRow, row)
-
-
-def expected_best(scores: Sequence[float], k: int) -> float:
-    """Return the mean of the best of k over all choices of k among the scores."""
-    ordered = sorted(scores)
-    choices = math.comb(len(ordered), k)
-    # Score i (from 0, rising) is the best of the choices that take it and k - 1 of the i below it.
-    return sum(math.comb(i, k - 1) / choices * score for i, score in enumerate(ordered))
 
 
 def zero_problems(sampled: Iterable[SampledRow], gate: GateConfig, recorded: Mapping[str, float]) -> list[str]:

@@ -38,7 +38,7 @@ from .learning import learn
 from .measures import batch_metrics
 from .ppo import credited, holds, load_models, plan, rollout_prompts
 from .ppo_config import PPOConfig
-from .store import Wanted, arrays_of, hash_of, ids, judged_of
+from .store import Wanted, arrays_of, hash_of, ids, judged_in
 
 CHECKPOINTS = "checkpoints"
 
@@ -97,7 +97,7 @@ def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
         wanted = rollout_prompts(cfg, inputs.prompts, iteration)
         file = read_stored(folder, iteration + 1, key, wanted)
         guards.slow_down(file.facts["rollbacks"], engines)
-        judged = judged_of(file, wanted)
+        judged = judged_in(file, wanted)
         if iteration + 1 == step:
             judged = judge_anew(cfg, models, [one.rollout for one in judged], inputs.context)
         batch = credited(cfg, models, judged, inputs.context, kl.value)

@@ -53,7 +53,7 @@ class Store:
         try:
             found = stored.read(path)
             if found.facts["key"] == hash_of(self.key, rollbacks) and found.facts["prompts"] == ids(wanted):
-                return judged_of(found, wanted)
+                return judged_in(found, wanted)
         except FileNotFoundError:
             pass
         except UserError as error:
@@ -143,7 +143,7 @@ def arrays_of(judged: list[Judged], batch: Batch) -> dict[str, NDArray[Any]]:
     }
 
 
-def judged_of(found: Stored, wanted: Wanted) -> list[Judged]:
+def judged_in(found: Stored, wanted: Wanted) -> list[Judged]:
     """Return the judged rollouts that a file was written from."""
     values = "judged_values" if "judged_values" in found.arrays else "values"
     per_token = zip(*(found.each(name) for name in ("logprobs", "reference", values, "entropy")), strict=True)

@@ -14,11 +14,12 @@ from statistics import fmean, median
 from llamatrain import distributed
 from llamatrain.data.kinds import SampledRow
 from llamatrain.data.rows import write_rows
+from llamatrain.order_statistics import expected_best
 from llamatrain.responses.sampling import make_responses
 from llamatrain.responses.scoring import sigmoid
 from llamatrain.run import Run
 
-from .best_of import by_prompt, expected_best, sizes
+from .best_of import by_prompt, sizes
 from .config import RejectionSamplingConfig
 
 FILE = "temperatures.jsonl"

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import TypedDict, TypeVar
 
 from llamatrain.description import Against, BestOf, Trials
+from llamatrain.order_statistics import best, median
 from llamatrain.pages.parts import Card
 from llamatrain.runs import Row, decimals, is_number, read_lines
 
@@ -107,23 +108,6 @@ def _by_score(group: Sequence[Row], value: Callable[[Row], float | None]) -> lis
     ordered = sorted(group, key=lambda row: (bool(row.get("finished") and row.get("response")), row["combined"]))
     found = [number for row in ordered if (number := value(row)) is not None]
     return found if len(found) == len(ordered) else None
-
-
-def ranked(count: int, k: int, rank: int) -> list[float]:
-    """Return each of `count` ordered values' share of being the `rank`-th among k of them, over all choices of k."""
-    total = math.comb(count, k)
-    return [math.comb(i, rank - 1) * math.comb(count - 1 - i, k - rank) / total for i in range(count)]
-
-
-def best(count: int, k: int) -> list[float]:
-    """Return each value's share of being the last of k."""
-    return ranked(count, k, k)
-
-
-def median(count: int, k: int) -> list[float]:
-    """Return each value's share of the median of k, which for an even k is the mean of the two in the middle."""
-    low, high = ranked(count, k, (k + 1) // 2), ranked(count, k, k // 2 + 1)
-    return [(a + b) / 2 for a, b in zip(low, high, strict=True)]
 
 
 # --- temperatures that were tried --------------------------------------------------------------------------------

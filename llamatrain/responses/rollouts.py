@@ -105,8 +105,7 @@ def pack_rollouts(rollouts: Sequence[Rollout], context: int, device: torch.devic
     )
 
 
-def portions(items: Sequence[T], size: int | None) -> Iterator[Sequence[T]]:
+def portions(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield consecutive portions of `size` items, the last one perhaps shorter."""
-    assert size is not None, "a program fills in what is left to the memory"
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from statistics import fmean
 from typing import Any
 
-import pytest
-
-from rlhf.best_of import best_in_words, best_of, expected_best, is_tied, sizes
+from rlhf.best_of import best_in_words, best_of, is_tied, sizes
 
 
 def candidate(combined: float, response: str = "text", finished: bool = True) -> dict[str, Any]:
@@ -29,13 +25,6 @@ def test_unfinished_and_empty_responses_are_not_trained_on() -> None:
     rows = [candidate(3.0, finished=False), candidate(2.0, ""), candidate(1.0, "fine")]
     assert best_of(rows) == rows[2]
     assert best_of(rows[:2]) is None
-
-
-def test_expected_best_is_the_mean_over_all_choices() -> None:
-    scores = [0.3, 0.9, 0.1, 0.5, 0.5, 0.7]
-    for k in range(1, 7):
-        expected = fmean(max(choice) for choice in itertools.combinations(scores, k))
-        assert expected_best(scores, k) == pytest.approx(expected)
 
 
 def test_what_the_best_bring_is_said_in_words() -> None:

@@ -1,10 +1,8 @@
-"""Best of K is the mean over all choices of K, and what a run's course shows are means with their intervals."""
+"""The report's cards of scores: best of K, trials of temperatures, and what a run's course shows as means with their intervals."""
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
-from statistics import fmean, median
 
 import pytest
 
@@ -16,17 +14,6 @@ from llamatrain.description import Against
 from llamatrain.pages.parts import Card
 
 from ..synthetic import make
-
-
-@pytest.mark.parametrize("k", range(1, 7))
-def test_best_and_median_of_k_are_means_over_all_choices(k: int) -> None:
-    values = [0.5, 3.0, 1.0, -2.0, 7.0, 4.0]  # in the order of a score, which may differ from theirs
-    weights = scores.best(len(values), k)
-    chosen = [max(choice) for choice in combinations(range(len(values)), k)]
-    assert sum(w * v for w, v in zip(weights, values, strict=True)) == pytest.approx(fmean(values[i] for i in chosen))
-    ordered = sorted(values)
-    middle = sum(w * v for w, v in zip(scores.median(len(values), k), ordered, strict=True))
-    assert middle == pytest.approx(fmean(median(choice) for choice in combinations(values, k)))
 
 
 def drawn(cards: list[Card], title: str) -> Card:
