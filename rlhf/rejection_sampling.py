@@ -37,9 +37,8 @@ from llamatrain.outlook import told
 from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks
 from llamatrain.responses.config import noise_of
-from llamatrain.responses.models import generated_at_once, sampled_and_scored_by, shared_context, shared_tokenizer
-from llamatrain.responses.prompts import load_prompts
-from llamatrain.responses.sampling import in_words, make_responses, write_responses
+from llamatrain.responses.models import generated_at_once, sampled_and_scored_by
+from llamatrain.responses.sampling import in_words, load_asked, make_responses, write_responses
 from llamatrain.responses.scoring import recorded_zeros, require_zero
 from llamatrain.run import Run
 from llamatrain.shares import split_in_words
@@ -75,12 +74,13 @@ def train(cfg: RejectionSamplingConfig) -> None:
     made_from, then = {**parents, "base": base}, PROGRAMS["rejection_sampling"].then
     with Run(cfg.run, "rejection_sampling", cfg, made_from, fingerprints(cfg), FIXED, then=then) as run:
         bad.say(run.print)
-        # 0. the temperature
+        # 0. the round's prompts, and the temperature that is best on some of them
+        prompts = load_asked(cfg, parents, run.print, cfg.round)
         noise = noise_of("rejection_sampling", cfg.round)
-        tuned, trials = choose(run, cfg, parents, noise)
+        tuned, trials = choose(run, cfg, parents, prompts, noise)
 
         # 1. sample and score
-        chunks = make_responses(run, tuned, parents, noise, cfg.round)
+        chunks = make_responses(run, tuned, parents, prompts, noise)
 
         # 2. keep the best
         metrics = {**trials, **keep_best(run, cfg, chunks)}
@@ -147,25 +147,14 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     parents, notes = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety), list[str]()
     base = resolve(cfg.base, "pretrain")
     size = rows_at_once(cfg, base, cfg.batch_sequences, row_length(cfg, base), ranks)
-    tokenizer, context, bad = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents), BadRows(cfg.bad_rows)
-    prompts = load_prompts(
-        cfg.prompts,
-        tokenizer,
-        context,
-        cfg.sampling.max_new_tokens,
-        cfg.max_prompts,
-        cfg.too_long,
-        notes.append,
-        bad,
-        round=cfg.round,
-    )
+    prompts = load_asked(cfg, parents, notes.append, cfg.round)
     left_out = BadRows(cfg.bad_rows)
     how = Encoding("dialogue", load_tokenizer(base, cfg.tokenizer), row_length(cfg, base))
     sft = len(of_sources(cfg.sft_train, how, left_out, Cache.of(cfg.run, keep=False)))
     left_out.say(notes.append)
     share = f"{cfg.sft_fraction:.0%} of them from" if cfg.sft_fraction is not None else "all of"
     notes += [
-        *trials_in_words(cfg),
+        *trials_in_words(cfg, len(prompts)),
         f"{len(prompts):,} prompts x {cfg.samples_per_prompt} responses = {len(prompts) * cfg.samples_per_prompt:,}",
         f"{cfg.steps:,} steps of {cfg.batch_sequences} rows {split_in_words(cfg.batch_sequences, size, ranks)}, packed from "
         f"at most {len(prompts):,} best responses and dialogues, {share} the {sft:,} in sft_train; the number of epochs is known once the best are",

@@ -15,6 +15,7 @@ from llamatrain import distributed
 from llamatrain.data.kinds import SampledRow
 from llamatrain.data.rows import write_rows
 from llamatrain.order_statistics import expected_best
+from llamatrain.responses.prompts import Prompt
 from llamatrain.responses.sampling import make_responses
 from llamatrain.responses.scoring import sigmoid
 from llamatrain.run import Run
@@ -26,23 +27,21 @@ FILE = "temperatures.jsonl"
 
 
 def choose(
-    run: Run, cfg: RejectionSamplingConfig, parents: dict[str, Path], noise: str
+    run: Run, cfg: RejectionSamplingConfig, parents: dict[str, Path], prompts: Sequence[Prompt], noise: str
 ) -> tuple[RejectionSamplingConfig, dict[str, float]]:
     """Return the settings with the temperature whose best of K scores highest on the first `trial_prompts`, and metrics.
 
-    Of equals it is the lowest. Nothing is tried where `try_temperatures` is empty. The trials are chunks on disk, with
+    `prompts` are the round's own: on those that it was tuned on in an earlier round, a policy is surer than on others. Of equals it is the lowest. Nothing is tried where `try_temperatures` is empty. The trials are chunks on disk, with
     noise of their own; temperatures.jsonl has a row for each temperature and K.
     """
     if not cfg.try_temperatures:
         return cfg, {}
     rows: list[dict[str, float]] = []
+    tried = prompts[: cfg.trial_prompts]
     for temperature in candidates(cfg):
-        run.print(f"trying temperature {temperature:g} on {cfg.trial_prompts} prompts")
+        run.print(f"trying temperature {temperature:g} on {len(tried)} prompts")
         sampling = replace(cfg.sampling, temperature=temperature)
-        most = min(cfg.trial_prompts, cfg.max_prompts or cfg.trial_prompts)
-        trial = make_responses(
-            run, replace(cfg, sampling=sampling, max_prompts=most), parents, f"{noise}/trial", cfg.round
-        )
+        trial = make_responses(run, replace(cfg, sampling=sampling), parents, tried, f"{noise}/trial")
         # Chunks lie on the disk that all ranks share; the first reads them for all.
         rows += distributed.broadcast_object(curve(temperature, list(trial.rows())) if run.is_main else [])
     best = {row["temperature"]: row["best"] for row in rows if row["k"] == cfg.samples_per_prompt}
@@ -69,9 +68,9 @@ def candidates(cfg: RejectionSamplingConfig) -> list[float]:
     return sorted({cfg.sampling.temperature, *cfg.try_temperatures}) if cfg.try_temperatures else []
 
 
-def trials_in_words(cfg: RejectionSamplingConfig) -> list[str]:
-    """Return the trials for the plan, in a line or none."""
-    found = candidates(cfg)
-    count = len(found) * cfg.trial_prompts * cfg.samples_per_prompt
+def trials_in_words(cfg: RejectionSamplingConfig, prompts: int) -> list[str]:
+    """Return the trials of a round of so many prompts for the plan, in a line or none."""
+    found, tried = candidates(cfg), min(cfg.trial_prompts, prompts)
+    count = len(found) * tried * cfg.samples_per_prompt
     listed = ", ".join(f"{temperature:g}" for temperature in found)
-    return [f"before: temperatures {listed} on {cfg.trial_prompts} prompts each = {count:,} responses"] if found else []
+    return [f"before: temperatures {listed} on {tried} prompts each = {count:,} responses"] if found else []

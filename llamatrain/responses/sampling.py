@@ -7,6 +7,7 @@ stopped and ends with the same rows.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -17,35 +18,37 @@ from llamatrain.data.skipped import BadRows
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.config import ResponsesConfig
 from llamatrain.responses.models import loaded_once, shared_context, shared_tokenizer
-from llamatrain.responses.prompts import load_prompts
+from llamatrain.responses.prompts import Prompt, load_prompts
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
 from llamatrain.responses.scoring import Scores, combine, public_scores, raw_scores, score
 from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 
-def make_responses(
-    run: Run, cfg: ResponsesConfig, parents: dict[str, Path], noise: str, round: int | None = None
-) -> Chunks[SampledRow]:
-    """Sample and score `samples_per_prompt` responses per prompt, as chunks on disk.
-
-    `noise` names what they are drawn by, `round` whose prompts they answer.
-    """
-    tokenizer = shared_tokenizer(parents, cfg.tokenizer)
-    context = shared_context(parents)
-    prompts = load_prompts(
+def load_asked(
+    cfg: ResponsesConfig, parents: dict[str, Path], say: Callable[[str], None], round: int | None = None
+) -> list[Prompt]:
+    """Return the prompts that are answered, those of a `round` of a pipeline; `say` what was skipped."""
+    return load_prompts(
         cfg.prompts,
-        tokenizer,
-        context,
+        shared_tokenizer(parents, cfg.tokenizer),
+        shared_context(parents),
         cfg.sampling.max_new_tokens,
         cfg.max_prompts,
         cfg.too_long,
-        run.print,
+        say,
         BadRows(cfg.bad_rows),
         round=round,
     )
+
+
+def make_responses(
+    run: Run, cfg: ResponsesConfig, parents: dict[str, Path], prompts: Sequence[Prompt], noise: str
+) -> Chunks[SampledRow]:
+    """Sample and score `samples_per_prompt` responses per prompt, as chunks on disk; `noise` names what they are drawn by."""
+    tokenizer = shared_tokenizer(parents, cfg.tokenizer)
     sampling = cfg.sampling.seeded(cfg.run.seed, noise)
-    rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.dtype]
+    rest = [cfg.checkpoint, cfg.samples_per_prompt, vars(cfg.gate), cfg.dtype, [prompt.id for prompt in prompts]]
     key = chunk_key(parents, cfg.prompts, sampling=vars(sampling), rest=rest)
     per_prompt = cfg.samples_per_prompt
     chunks = Chunks(run, key, len(prompts), max(1, cfg.chunk_responses // per_prompt), SampledRow, per_prompt)

@@ -130,7 +130,7 @@ def test_each_round_has_noise_of_its_own(world: dict[str, str], tmp_path: Path) 
         patch = mock.patch("rlhf.rejection_sampling.make_responses", side_effect=KeyboardInterrupt)
         with patch as sampled, pytest.raises(KeyboardInterrupt):
             train(composed(world, tmp_path, "r", *more))
-        names.append(sampled.call_args.args[3])
+        names.append(sampled.call_args.args[-1])
     assert names[0] == names[1] == "rejection_sampling"
     assert len(set(names)) == 3
 
@@ -175,6 +175,19 @@ def test_the_temperature_is_the_one_whose_best_scores_highest(
     train(composed(world, tmp_path, "given", f"sampling.temperature={chosen}"))
     for file in ("responses.jsonl", "best.jsonl", "final/model.safetensors"):
         assert (tmp_path / "given" / file).read_bytes() == (tmp_path / "r" / file).read_bytes(), file
+
+
+def test_temperatures_are_tried_on_the_rounds_own_prompts(world: dict[str, str], tmp_path: Path) -> None:
+    """Planted: twelve prompts, of which the first round was tuned on six."""
+    given = ["round=2", "max_prompts=6", "try_temperatures=[0.6]", "trial_prompts=3"]
+    train(composed(world, tmp_path, "r", *given))
+    asked: dict[str, set[str]] = {}
+    for path in (tmp_path / "r" / "chunks").glob("*/*.jsonl"):
+        asked.setdefault(path.parent.name, set()).update(row["prompt_id"] for row in read_jsonl(path))
+    trial, whole = {"p6", "p7", "p8"}, {f"p{i}" for i in range(6, 12)}
+    assert sorted(asked.values(), key=len) == [trial, trial, whole]
+    few = composed(world, tmp_path, "few", *given, "max_prompts=2")
+    assert "before: temperatures 0.6, 1 on 2 prompts each = 32 responses" in dry_run(few, None)
 
 
 def test_only_the_sampled_answer_of_a_multi_turn_prompt_is_trained(
