@@ -9,11 +9,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llamatrain import checkpoint, distributed
+from llamatrain import checkpoint
 from llamatrain.chat import Message, decode_response, encode_prompt, too_many
 from llamatrain.data.rows import file_fingerprint
 from llamatrain.errors import UserError
@@ -21,7 +21,7 @@ from llamatrain.model.config import load_config
 from llamatrain.progress import Progress
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.config import AUTO, CHAT, TEXT, AnswersConfig
-from llamatrain.responses.models import load_inference, shared_tokenizer
+from llamatrain.responses.models import loaded_once, shared_tokenizer
 from llamatrain.responses.prompts import Prompt, room_for
 from llamatrain.responses.rollouts import sample_rollouts
 from llamatrain.run import Run
@@ -50,7 +50,7 @@ def format_of(folder: Path) -> str:
 
 
 class Answerer:
-    """A checkpoint that answers; `noise` names what its tokens are drawn by."""
+    """A checkpoint that answers; `noise` names what its tokens are drawn by. All ranks make one together."""
 
     def __init__(self, run: Run, folder: Path, cfg: AnswersConfig, noise: str) -> None:
         self.run, self.folder, self.cfg = run, folder, cfg
@@ -59,7 +59,7 @@ class Answerer:
         self.context = load_config(folder)[0].max_seq_len
         self.sampling = cfg.sampling.seeded(run.config.seed, noise)
         # Loaded when the first answer is asked for: a finished run loads none.
-        self._model = cache(partial(load_inference, folder, distributed.device(), cfg.dtype, scalar=False))
+        self._model = partial(loaded_once([folder], cfg.dtype), folder, scalar=False)
 
     def settings(self) -> dict[str, Any]:
         """Return what answers depend on beside the checkpoint and their prompts."""
