@@ -33,7 +33,7 @@ class Attempt(TypedDict):
     nodes: str
     started: float
     found: list[str]  # what the run had made
-    before: int | None  # how the attempt before it had ended; None: from outside, without a word
+    before: int | None  # how the job's attempt before it had ended; None: from outside, without a word
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
@@ -44,16 +44,22 @@ def read_attempts(folder: Path) -> list[Attempt]:
         return []
 
 
+def of_newest_job(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return the starts of the job that started last: those of a job before it are no restarts of its own."""
+    return [one for one in attempts if one["job"] == attempts[-1]["job"]]
+
+
 def note(folder: Path, run: Path, started: float) -> list[Attempt]:
     """Add this process's job's start to the others; return all of them."""
     env = os.environ
-    ended = folder / EXIT_CODE
+    job, ended = env.get("SLURM_JOB_ID", ""), folder / EXIT_CODE
     try:
-        before = int(ended.read_text(encoding="ascii"))
+        whose, code = ended.read_text(encoding="ascii").split()
+        before = int(code) if whose == job else None  # a second job may have come and gone meanwhile
     except (OSError, ValueError):
         before = None
     attempt = Attempt(
-        job=env.get("SLURM_JOB_ID", ""),
+        job=job,
         restart=int(env.get("SLURM_RESTART_COUNT", "0")),
         nodes=env.get("SLURM_JOB_NODELIST", ""),
         started=started,

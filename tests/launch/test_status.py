@@ -178,6 +178,22 @@ def test_restarts_and_their_reasons(tmp_path: Path) -> None:
     assert one.note == "loss spike at step 20, back to 10; last restart: a rank was killed"
 
 
+def test_a_second_jobs_start_is_no_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pipeline(tmp_path, pretrain="done")
+    jobs = folder / "jobs/pretrain"
+    jobs.mkdir(parents=True)
+    told = []
+    for job, ended in (("3", ""), ("3", "3 137"), ("4", "3 0"), ("4", "4 75")):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        (jobs / "exit_code").write_text(ended)
+        note(jobs, folder / "pretrain", 0.0)
+        one = by_name(folder)["pretrain"]
+        told.append((one.restarts, one.note))
+    assert told == [
+        (0, ""), (1, "last restart: a rank was killed"), (0, ""), (1, "last restart: it was saved and stopped"),
+    ]  # fmt: skip
+
+
 def test_cost_is_in_gpu_hours_or_core_hours(tmp_path: Path) -> None:
     folder = pipeline(tmp_path, pretrain="done", sft="done", reward="stopped")
     common: dict[str, Any] = {"program": "x", "config": {}, "inputs": {}, "key": ""}

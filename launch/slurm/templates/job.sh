@@ -73,7 +73,7 @@ while kill -0 "$step" 2>/dev/null; do wait "$step"; done  # a signal ends `wait`
 wait "$step"
 code=$?
 step=
-echo "$code" >"$logs/exit_code"
+echo "$SLURM_JOB_ID $code" >"$logs/exit_code"
 echo "=== ended with $code, $(date '+%F %T')"
 
 # --- What follows ----------------------------------------------------------------------------------------------------

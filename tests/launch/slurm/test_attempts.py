@@ -30,7 +30,7 @@ def begin(run: Path, restart: int, monkeypatch: pytest.MonkeyPatch, ended: int |
     if restart:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         if ended is not None:
-            (jobs / "exit_code").write_text(f"{ended}\n")
+            (jobs / "exit_code").write_text(f"7 {ended}\n")
     try:
         attempt.begin(attempt.AttemptConfig(str(jobs), str(run), restarts=2))
     except SystemExit as end:
@@ -69,6 +69,14 @@ def test_a_job_of_its_own_has_all_its_restarts(run: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     monkeypatch.delenv("SLURM_RESTART_COUNT")
     assert [begin(run, restart, monkeypatch) for restart in range(4)] == [0, 0, 0, EXIT_GAVE_UP]
+
+
+def test_how_a_second_job_ended_says_nothing_of_the_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: it found the folder in use and failed, and then the first one's node died."""
+    begin(run, 0, monkeypatch)
+    (run.parent / "jobs/exit_code").write_text("8 1\n")
+    begin(run, 1, monkeypatch, ended=None)
+    assert [one["before"] for one in read_attempts(run.parent / "jobs")] == [None, None]
 
 
 def test_bookkeeping_is_no_progress(run: Path) -> None:

@@ -211,7 +211,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
 def test_only_what_was_saved_or_killed_goes_on_in_the_same_job(script: Script, tmp_path: Path) -> None:
     for code, goes_on in ((0, False), (1, False), (2, False), (3, False), (75, True), (134, True), (137, True)):
         assert script(code) == (code, ["requeue 7"] if goes_on else []), code
-        assert (tmp_path / "jobs/ppo/exit_code").read_text() == f"{code}\n"
+        assert (tmp_path / "jobs/ppo/exit_code").read_text() == f"7 {code}\n"
     assert script(75, state="CANCELLED") == (75, [])  # scancel: nobody wants it back
 
 
