@@ -2,11 +2,14 @@
 
     python benchmarks/rounds.py run --root runs/rounds --seeds 0 1 2
     python benchmarks/rounds.py run --root runs/rounds --seeds 0 --folder runs/demo    a pipeline that is finished elsewhere
+    python benchmarks/rounds.py temperatures --root runs/rounds --seeds preset --folder runs/demo    of any number of rounds
     python benchmarks/rounds.py show
 
 `run` runs `preset=demo rounds=5` with each seed, or what is left of it, then the comparison of memories: V2 is tuned once on the
 best samples of both rounds and once on its own alone, which hold no prompt of one task (`SKILL`). A line per seed goes to
-results/rounds.jsonl; a seed that has one for this commit is passed over. `show` prints the lines and draws docs/rounds.svg.
+results/rounds.jsonl; a seed that has one for this commit is passed over. `temperatures` samples a finished pipeline's models at
+several temperatures and scores the best of K (figure 8), a line in results/temperatures.jsonl. `show` prints the lines and draws
+docs/rounds.svg.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from evaluation.measures import logit, measure
 from launch.report.figures import Line, line_chart, ridges
 from llamatrain.data.kinds import JudgementRow, PromptRow, ResponseRow
 from llamatrain.data.rows import read_rows, write_rows
-from llamatrain.order_statistics import best, median
+from llamatrain.order_statistics import best, expected_best, median
 from llamatrain.statistics import by_prompt, mean_interval, paired_interval
 
 ROUNDS = 5
@@ -38,26 +41,30 @@ SKILL = "how_to"  # what rejection sampling improves most in its first round
 COUNTS = {"harmless": "helpfulness", "adversarial": "safety"}  # kind of prompt -> the gold score that counts there
 SIZES = (1, 2, 5, 10)  # of K
 TEMPERATURES = (0.1, 0.4, 0.7, 1.0, 1.3)
+TRIED = ("0.6", "0.8", "1.0", "1.2", "1.4")  # of figure 8's
 PICTURE = ROOT / "docs" / "rounds.svg"
-NAME = "rounds"
+NAME, TRIALS = "rounds", "temperatures"
 
 
 def main() -> int:
     """Run, or show what was recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "show"))
+    parser.add_argument("command", choices=("run", "temperatures", "show"))
     parser.add_argument("--root", type=Path, help="folder of the runs")
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="`preset`: the preset's own")
     parser.add_argument("--folder", type=Path, help="of the one seed's pipeline, where it lies elsewhere")
     options = parser.parse_args()
-    if options.command == "run":
+    if options.command != "show":
         if options.root is None or (options.folder is not None and len(options.seeds) != 1):
             parser.error("need --root, the folder of the runs, and with --folder one seed")
-        known = {(line["seed"], line["commit"]) for line in lines_of(NAME)}
+        name, measured = (NAME, run) if options.command == "run" else (TRIALS, temperatures)
+        known = {(line["seed"], line["commit"]) for line in lines_of(name)}
         for seed in options.seeds:
             if (seed, commit()) not in known:
-                run(seed, options.root.resolve(), options.folder)
-    show(options.seeds)
+                measured(seed, options.root.resolve(), options.folder)
+    if options.command != "temperatures":
+        show(options.seeds)
+    show_temperatures(options.seeds)
     return 0
 
 
@@ -84,9 +91,8 @@ def of_pipeline(folder: Path) -> dict[str, Any]:
     evaluation = json.loads((folder / "evaluate" / "evaluation.json").read_text())
     seconds = {name: json.loads((folder / name / "stage.json").read_text())["seconds"] for name in stages}
     models = list(evaluation["models"])
-    made_at = json.loads((folder / "evaluate" / "status.json").read_text())["environment"]["commit"]
     return {
-        "pipeline_commit": made_at,
+        "pipeline_commit": _made_at(folder),
         "minutes": round(sum(seconds.values()) / 60, 1),
         "gold": {kind: {m: _interval(part["models"][m][COUNTS[kind]]) for m in models} for kind, part in evaluation["by_kind"].items()},
         "wins": {kind: wins(part["comparisons"], COUNTS[kind]) for kind, part in evaluation["by_kind"].items()},
@@ -95,9 +101,17 @@ def of_pipeline(folder: Path) -> dict[str, Any]:
             for kind, part in evaluation["by_kind"].items()
         },
         "accuracy": {name: json.loads(path.read_text())["overall"]["accuracy"] for name, path in _accuracies(folder)},
-        "best_of": {f"v{n}": best_of(folder, n) for n in range(1, ROUNDS + 1)},
+        "best_of": {
+            f"v{n}": best_of(folder / f"v{n}_rejection_sampling", folder / f"v{n}_judge_rs_candidates")
+            for n in range(1, ROUNDS + 1)
+        },
         "scores": {m: quantiles(folder / f"sample_{m}") for m in models[1:]},
     }  # fmt: skip
+
+
+def _made_at(folder: Path) -> str:
+    commit: str = json.loads((folder / "evaluate" / "status.json").read_text())["environment"]["commit"]
+    return commit
 
 
 def _accuracies(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -122,10 +136,10 @@ def wins(comparisons: list[dict[str, Any]], metric: str) -> dict[str, dict[str, 
     }
 
 
-def best_of(folder: Path, number: int) -> dict[str, dict[str, list[float]]]:
+def best_of(sampled: Path, judge: Path) -> dict[str, dict[str, list[float]]]:
     """Return for each kind of prompt the best, median and gold score of the best of K, over the sizes (paper figure 7)."""
-    responses = read_rows(folder / f"v{number}_rejection_sampling" / "responses.jsonl", ResponseRow)
-    judged = read_rows(folder / f"v{number}_judge_rs_candidates" / "judgements.jsonl", JudgementRow)
+    responses = read_rows(sampled / "responses.jsonl", ResponseRow)
+    judged = read_rows(judge / "judgements.jsonl", JudgementRow)
     prompts: dict[tuple[str, str], list[tuple[bool, float, float]]] = {}
     for row, mark in zip(responses, judged, strict=True):
         kind = "adversarial" if row["is_adversarial"] else "harmless"
@@ -231,6 +245,39 @@ def diversity(folder: Path, own: Path) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def temperatures(seed: str, root: Path, folder: Path | None) -> None:
+    """Record the best of K at each temperature in TRIED of SFT, of every round and of PPO (paper figure 8).
+
+    All answer the same held-out prompts, scored by the reward models of the last round: a difference is the policies' own.
+    """
+    folder = (folder or root / f"s{seed}").resolve()
+    own = root / f"s{seed}_{TRIALS}_tried"
+    stages = json.loads((folder / "pipeline.json").read_text())["stages"]
+    rounds = [n for n in range(1, len(stages)) if f"v{n}_rejection_sampling" in stages]
+    models = {"sft": "sft", **{f"rs_v{n}": f"v{n}_rejection_sampling" for n in rounds}, "ppo": "ppo"}
+    found = {}
+    for name, stage in models.items():
+        asked = [f"checkpoint={folder}/{stage}/final", f"prompts=[{folder}/world/prompts_eval.jsonl]"]
+        asked += [f"{kind}={folder}/v{rounds[-1]}_reward_{kind}/final" for kind in COUNTS.values()]
+        points, scores = {}, {}
+        for temperature in TRIED:
+            run_name = f"{name}_{temperature}"
+            start("sample", "preset=demo", f"run.dir={own}", f"run.name={run_name}", *asked, "max_prompts=200",
+                  f"samples_per_prompt={SIZES[-1]}", f"sampling.temperature={temperature}")  # fmt: skip
+            start("judge", f"run.dir={own}", f"run.name=judge_{run_name}", f"world={folder}/world",
+                  f"responses={own}/{run_name}/responses.jsonl")  # fmt: skip
+            prompts: dict[str, list[float]] = {}
+            for row in read_rows(own / run_name / "responses.jsonl", ResponseRow):
+                prompts.setdefault(row["prompt_id"], []).append(row["combined"])
+            scores[temperature] = {id: [expected_best(values, SIZES[-1])] for id, values in prompts.items()}
+            means = [round(fmean(expected_best(values, k) for values in prompts.values()), 4) for k in SIZES]
+            points[temperature] = {"score": means, "by_kind": best_of(own / run_name, own / f"judge_{run_name}")}
+        for temperature, point in points.items():
+            point["over_1"] = ends(paired_interval(scores[temperature], scores["1.0"]))
+        found[name] = points
+    add(TRIALS, {"seed": seed, "pipeline_commit": _made_at(folder), "models": found})
+
+
 # --- what is shown -----------------------------------------------------------------------------------------------
 
 
@@ -238,7 +285,8 @@ def show(seeds: list[str]) -> None:
     """Print the newest line of each seed that has one, and draw them."""
     found = {line["seed"]: line for line in lines_of(NAME) if line["seed"] in seeds}
     if not found:
-        raise SystemExit(f"--seeds {' '.join(seeds)}: results/{NAME}.jsonl has no line of these")
+        print(f"--seeds {' '.join(seeds)}: results/{NAME}.jsonl has no line of these")
+        return
     for kind, metric in COUNTS.items():
         models = list(next(iter(found.values()))["scores"])[1:]  # SFT comes first
         print(
@@ -273,6 +321,26 @@ def show(seeds: list[str]) -> None:
             for kind, values in kinds.items():
                 print(f"| {seed} | {model} | {kind} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
     draw(found)
+
+
+def show_temperatures(seeds: list[str]) -> None:
+    """Print the newest trials of each seed that has any: the score in (0, 1) on all prompts, the judge's of the one kept by kind."""
+    found = {line["seed"]: line for line in lines_of(TRIALS) if line["seed"] in seeds}
+    if found:
+        print(
+            f"\n| seed | model | of the best of {SIZES[-1]} | {' | '.join(TRIED)} |\n|---|---|---{'|---' * len(TRIED)}|"
+        )
+    for seed, line in found.items():
+        for model, points in line["models"].items():
+            rows = {
+                "score": [f"{point['score'][-1]:.3f}" for point in points.values()],
+                "score over that at 1": ["{:+.3f} ({:+.3f} to {:+.3f})".format(*p["over_1"]) for p in points.values()],
+                "score of one": [f"{point['score'][0]:.3f}" for point in points.values()],
+            }
+            for kind, metric in COUNTS.items():
+                rows[f"gold {metric}, {kind}"] = [f"{p['by_kind'][kind]['gold'][-1]:.3f}" for p in points.values()]
+            for name, cells in rows.items():
+                print(f"| {seed} | {model} | {name} | {' | '.join(cells)} |")
 
 
 def draw(found: dict[str, dict[str, Any]]) -> None:

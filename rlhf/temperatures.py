@@ -31,8 +31,9 @@ def choose(
 ) -> tuple[RejectionSamplingConfig, dict[str, float]]:
     """Return the settings with the temperature whose best of K scores highest on the first `trial_prompts`, and metrics.
 
-    `prompts` are the round's own: on those that it was tuned on in an earlier round, a policy is surer than on others. Of equals it is the lowest. Nothing is tried where `try_temperatures` is empty. The trials are chunks on disk, with
-    noise of their own; temperatures.jsonl has a row for each temperature and K.
+    `prompts` are the round's own: on those that it was tuned on in an earlier round, a policy is surer than on others. Of
+    equals it is the lowest. Nothing is tried where `try_temperatures` is empty. The trials are chunks on disk, with noise
+    of their own; temperatures.jsonl has a row for each temperature and K.
     """
     if not cfg.try_temperatures:
         return cfg, {}
