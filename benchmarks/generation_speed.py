@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import random
 import statistics
@@ -30,6 +31,7 @@ from typing import Any
 
 from pretraining_speed import SIZES as TRAINED
 from pretraining_speed import quartiles, seconds
+from random_models import end_by_chance
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results" / "generation_speed.jsonl"
@@ -39,7 +41,7 @@ SIZES: dict[str, dict[str, int]] = {
     "7B": {**NARROW, "n_layers": 32},
     "70B": {**NARROW, "n_layers": 80, "n_kv_heads": 2},
 }
-ROWS, PROMPT, NEW, EOS = 64, 32, 128, 2
+ROWS, PROMPT, NEW, EOS, ANSWER = 64, 32, 128, 2, 40
 PEERS = ("transformers", "transformers, static cache", "transformers, static cache, compiled")
 
 
@@ -120,9 +122,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def model_of(options: argparse.Namespace) -> Any:
-    """Return a random model; for answers one that ends them after some 40 tokens."""
-    import torch
-
+    """Return a random model; for answers one that ends them after ANSWER tokens on average."""
     from llamatrain.model.config import ModelConfig
     from llamatrain.model.transformer import Transformer
 
@@ -137,10 +137,8 @@ def model_of(options: argparse.Namespace) -> Any:
     )
     model = Transformer(config, seed=0).eval()
     if options.answers:
-        # A logit of standard deviation s has the mean probability exp(s^2 / 2) / V: here 1/40, longer and shorter ones.
-        spread = (2 * torch.log(torch.tensor(shape["vocab_size"] / 40))).sqrt()
-        with torch.no_grad():
-            model.lm_head.weight[EOS] *= float(spread) / float(model.lm_head.weight[EOS].norm())
+        chance = 1 / ANSWER
+        end_by_chance(model, EOS, math.log(chance / (1 - chance) * (config.vocab_size - 1)))
     return model
 
 

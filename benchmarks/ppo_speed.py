@@ -30,7 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pretraining_speed import SIZES
-from random_models import config_of, write_model, write_tokenizer
+from random_models import config_of, end_by_chance, write_model, write_tokenizer
 from recorded import ROOT
 from turns import Answer, Turns, alternated, record
 
@@ -126,7 +126,9 @@ def prepare(options: argparse.Namespace) -> None:
     for seed, name in enumerate(("helpfulness", "safety"), 1):
         shutil.copytree(policy, options.folder / name)
         write_model(options.folder / name, ScalarModel(config, seed), scalar=True)
-    write_model(policy, never_ending(Transformer(config, seed=0)), scalar=False)
+    model = Transformer(config, seed=0)
+    end_by_chance(model, EOS, logit=-100)
+    write_model(policy, model, scalar=False)
     prompts: dict[str, list[int]] = {}
     for text in (turn["content"] for turn in said if turn["role"] == "user"):
         if len(prompts) < ROLLOUTS and (found := cut(text, tokenizer)):
@@ -149,18 +151,6 @@ def cut(text: str, tokenizer: Any) -> tuple[str, list[int]] | None:
         if len(tokens) >= PROMPT:
             return (text[:length].strip(), tokens) if len(tokens) == PROMPT else None
     return None
-
-
-def never_ending(model: Any) -> Any:
-    """Return the model with EOS made as good as impossible: one hidden number is the same at every token, and EOS's row of the head denies it."""
-    weights = dict(model.named_parameters())
-    embedding = weights["model.embed_tokens.weight"].data
-    embedding[:, 0] = 1
-    for name, weight in weights.items():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            weight.data[0] = 0  # no layer adds to it
-    weights.get("lm_head.weight", weights["model.embed_tokens.weight"]).data[EOS, 0] = -10
-    return model
 
 
 # --- the sides ---------------------------------------------------------------------------------------------------

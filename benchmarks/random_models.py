@@ -23,6 +23,27 @@ def config_of(size: str, context: int) -> Any:
     return ModelConfig(**shape, **rest, max_seq_len=context, activation_checkpointing="none")
 
 
+def end_by_chance(model: Any, eos: int, logit: float) -> None:
+    """Give EOS about this logit at every position, beside others of about 0: whether a response ends is chance alone.
+
+    One hidden number is the same at every token, as all embeddings have it and no layer adds to it. EOS's row of the head
+    reads it.
+    """
+    weights = dict(model.named_parameters())
+    embedding = weights["model.embed_tokens.weight"].data
+    embedding[:, 0] = 10  # most of what there is, so that the last norm makes about sqrt(dim) of it
+    for name, weight in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.data[0] = 0
+    head = weights.get("lm_head.weight")
+    step = logit / embedding.shape[1] ** 0.5
+    if head is None:  # tied: the others' rows hold it, too
+        embedding[eos, 0] += step
+    else:
+        head.data[eos] = 0
+        head.data[eos, 0] = step
+
+
 def write_model(folder: Path, model: Any, scalar: bool) -> None:
     """Write a model beside the tokenizer that lies in the folder."""
     from safetensors.torch import save_file
