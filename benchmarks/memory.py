@@ -1,15 +1,17 @@
-"""Peak memory of a training step: the loss in chunks against whole logits, and the kinds of activation checkpointing.
+"""Peak memory of a training step: losses in chunks against whole logits, and the kinds of activation checkpointing.
 
     python benchmarks/memory.py
 
-Each setting runs in a process of its own: forward and backward of 4,096 tokens. What is reported is the peak of resident
-memory above that before the step, and the seconds of the step. A line goes to results/memory.jsonl.
+Each setting runs in a process of its own: forward and backward of 4,096 tokens; of PPO's log-probabilities, at a vocabulary of
+32,000, what comes beside the logits of 1,024 tokens (125 MiB). What is reported is the peak of resident memory above that
+before the step, and the seconds of the step. A line goes to results/memory.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -27,6 +29,12 @@ LOSSES = {  # name -> (vocabulary, is the loss in chunks)
     "loss, vocabulary 32,000, whole logits": (32_000, False),
     "loss, vocabulary 32,000, in chunks": (32_000, True),
 }
+JUDGING, LEARNING = "PPO judging", "PPO learning"
+PPO_LOSSES = {  # name -> (phase, are the log-probabilities in chunks)
+    f"{phase}, vocabulary 32,000, {how}": (phase, how == "in chunks")
+    for phase in (JUDGING, LEARNING)
+    for how in ("whole", "in chunks")
+}
 CHECKPOINTING = ("none", "selective", "full")
 
 
@@ -39,8 +47,13 @@ def main() -> int:
         print(json.dumps(work(options.worker)))
         return 0
     results = {}
-    for name in [*LOSSES, *(f"activation_checkpointing={kind}" for kind in CHECKPOINTING)]:
-        shown = subprocess.run([sys.executable, __file__, "--worker", name], capture_output=True, text=True, check=True)
+    env = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }  # what is freed goes back at once: the peak is what is in use
+    for name in [*LOSSES, *PPO_LOSSES, *(f"activation_checkpointing={kind}" for kind in CHECKPOINTING)]:
+        worker = [sys.executable, __file__, "--worker", name]
+        shown = subprocess.run(worker, capture_output=True, text=True, check=True, env=env)
         results[name] = json.loads(shown.stdout.splitlines()[-1])
         print(f"{name:45s} {results[name]['megabytes']:8,.0f} MB  {results[name]['seconds']:6.2f} s", flush=True)
     line = {"date": datetime.now(UTC).date().isoformat(), "commit": commit(), "machine": machine(), "results": results}
@@ -55,7 +68,12 @@ def work(name: str) -> dict[str, float]:
     import torch
 
     torch.manual_seed(0)
-    step = loss_step(torch, *LOSSES[name]) if name in LOSSES else model_step(torch, name.split("=")[1])
+    if name in LOSSES:
+        step = loss_step(torch, *LOSSES[name])
+    elif name in PPO_LOSSES:
+        step = ppo_step(torch, *PPO_LOSSES[name])
+    else:
+        step = model_step(torch, name.split("=")[1])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     step()
@@ -79,6 +97,26 @@ def loss_step(torch: Any, vocabulary: int, chunked: bool) -> Any:
         torch.nn.functional.cross_entropy((hidden @ weight.t()).float(), targets, reduction="sum").backward()
 
     return (lambda: linear_cross_entropy(hidden, weight, targets).backward()) if chunked else whole
+
+
+def ppo_step(torch: Any, phase: str, chunked: bool) -> Any:
+    """Return what PPO makes of logits: judging, log-probabilities and entropies; learning, a loss and its gradient."""
+    from rlhf.losses import entropies, token_logprobs
+
+    logits = torch.randn(1024, 32_000, requires_grad=phase == LEARNING)
+    targets = torch.randint(0, 32_000, (1024,))
+
+    def whole() -> Any:
+        logprobs = torch.log_softmax(logits, -1)
+        chosen = logprobs.gather(1, targets[:, None]).squeeze(1)
+        return chosen if phase == LEARNING else (chosen, -(logprobs.exp() * logprobs).sum(-1))
+
+    def in_chunks() -> Any:
+        chosen = token_logprobs(logits, targets, temperature=1.0)
+        return chosen if phase == LEARNING else (chosen, entropies(logits, temperature=1.0))
+
+    made = in_chunks if chunked else whole
+    return (lambda: made().sum().backward()) if phase == LEARNING else made
 
 
 def model_step(torch: Any, kind: str) -> Any:
