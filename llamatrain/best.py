@@ -9,7 +9,7 @@ or rolled-back run goes on from there. Imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Best:
     since: int = 0  # measurements after it, none of them better
     scores: list[float] = field(default_factory=list)  # of each prompt, where `value` is their mean
     by: str = ""  # which prompts, and what scored them
+    say: Callable[[str], None] = field(default=print, compare=False)
 
     @property
     def asked(self) -> bool:
@@ -47,7 +48,7 @@ class Best:
         """
         if not self.asked:
             return False
-        if (self.step and not self._better(value, scores, by)) or not math.isfinite(value):
+        if not math.isfinite(value) or (self.step and not self._better(value, scores, by)):
             self.since += 1
             return False
         self.step, self.value, self.since, self.scores, self.by = step, value, 0, list(scores), by
@@ -60,6 +61,10 @@ class Best:
         if not self.scores:  # the best one is of a version that kept none
             return value > self.value
         if by != self.by:  # a resumed run's prompts or reward models were changed: nothing compares with it
+            self.say(
+                f"the best so far ({self.value:.4f}, after step {self.step:,}) was measured by other prompts, reward models or sampling than "
+                f"this one ({value:.4f}), which takes its place: they do not compare"
+            )
             return True
         low = mean_interval([ours - best for ours, best in zip(scores, self.scores, strict=True)]).low
         return value > self.value if low is None else low > 0  # a single prompt has no interval
@@ -100,12 +105,18 @@ class Best:
         """Return what a checkpoint keeps."""
         return {"best": {name: getattr(self, name) for name in NOTHING}} if self.asked else {}
 
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint knows, or nothing: the beginning."""
+        known = NOTHING | state.get("best", {})
+        self.step, self.value, self.since, self.scores, self.by = (known[name] for name in NOTHING)
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what a checkpoint knows. A best one that is there no more counts as never measured. All ranks call."""
-        known = NOTHING | state.get("best", {})
-        if not distributed.broadcast_object(self._checkpoint(known["step"]).is_dir()):
-            known = NOTHING
-        self.step, self.value, self.since, self.scores, self.by = (known[name] for name in NOTHING)
+        self.load(state)
+        best = self._checkpoint(self.step)
+        if self.step and not distributed.broadcast_object(best.is_dir()):
+            self.say(f"{best}, the best so far ({self.value:.4f}), is gone: the next one measured takes its place")
+            self.load({})
         if distributed.is_main():
             self._link(self.step)
 

@@ -106,11 +106,14 @@ def test_training_stops_early_and_goes_on_where_it_is_given_more_patience(train:
 
 def test_a_best_checkpoint_that_is_gone_counts_as_never_measured(train: Train, tmp_path: Path) -> None:
     folder = train("run")
-    found = Best(run_config(tmp_path, keep_best=True), folder)
+    said = list[str]()
+    found = Best(run_config(tmp_path, keep_best=True), folder, say=said.append)
     found.restore({"best": {"step": 3, "value": 3.0, "since": 5}})
-    assert (found.step, found.since) == (3, 5)
+    assert (found.step, found.since) == (3, 5) and not said
     found.restore({"best": {"step": 2, "value": 4.0, "since": 1}})  # rolled back to before step 3, and step 2 is pruned
     assert (found.step, found.since) == (0, 0) and not (folder / "best").is_symlink()
+    gone = folder / "checkpoints" / "step_00000002"
+    assert said == [f"{gone}, the best so far (4.0000), is gone: the next one measured takes its place"]
     assert found.add(4, 9.0)
 
 
@@ -178,9 +181,15 @@ def test_what_prompts_scored_outlives_a_checkpoint_and_one_without_is_compared_b
 
 
 def test_scores_by_other_prompts_or_models_begin_anew(tmp_path: Path) -> None:
-    best, high, low = Best(run_config(tmp_path, patience=2), tmp_path), around(1.0, 1), around(0.0, 1)
+    said, high, low = list[str](), around(1.0, 1), around(0.5, 1)
+    best = Best(run_config(tmp_path, patience=2), tmp_path, say=said.append)
     assert best.add(5, fmean(high), high, "these")
-    assert not best.add(10, fmean(low), low, "these") and best.add(15, fmean(low), low, "others")
+    assert not best.add(10, fmean(low), low, "these") and not said
+    assert best.add(15, fmean(low), low, "others")
+    assert said == [
+        "the best so far (1.0000, after step 5) was measured by other prompts, reward models or sampling than this one (0.5000), "
+        "which takes its place: they do not compare"
+    ]
     assert best.add(20, fmean(high), high, "others") and best.by == "others"
 
 
