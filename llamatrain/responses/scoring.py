@@ -141,7 +141,7 @@ def recorded_zeros(checkpoints: Mapping[str, str | None]) -> dict[str, float]:
 def check_zero(
     helpfulness: Sequence[float], safety: Sequence[float], gate: GateConfig, recorded: Mapping[str, float]
 ) -> list[str]:
-    """Return what is wrong with the zeros of the reward models, in words.
+    """Return what is wrong with the zeros of the reward models that `gate.models` names, in words.
 
     A zero is the model's own: it is told by the `recorded` mean of its pairs. Of a model without (from elsewhere) the raw
     scores of the policy's responses stand in, on the prompts that it governs: they are high where the policy is good, too.
@@ -149,14 +149,18 @@ def check_zero(
     from 0 turns upside down.
     """
     found = []
+    unfinished = "the rule for unfinished responses"
+    both = f"the gate at {gate.safety_threshold:g} and {unfinished} compare"
+    why = both if gate.models == BOTH else f"{unfinished} compares"
     for name, scores in (("helpfulness", helpfulness), ("safety", safety)):
+        if gate.models not in (BOTH, name):
+            continue
         mean, (low, high) = math.fsum(scores) / len(scores) if scores else 0.0, NEAR_ZERO[name]
         mean, where = recorded.get(name, mean), GOVERNED[name]
         if not low <= mean <= high:
             found.append(
                 f"the {name} model's scores on {where} prompts have a mean of {mean:+.1f} (sigmoid {sigmoid(mean):.3f}), far "
-                f"from 0: need {low:g} to {high:g}, because the gate at {gate.safety_threshold:g} and the rule for "
-                f"unfinished responses compare them with fixed numbers; train the model with center_weight"
+                f"from 0: need {low:g} to {high:g}, because {why} them with fixed numbers; train the model with center_weight"
             )
     return found
 

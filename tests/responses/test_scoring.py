@@ -131,6 +131,11 @@ def test_a_model_without_its_zero_is_said_or_stops(shift: float) -> None:
     (safe,) = check_zero(fine, moved, GATE, {})
     assert safe.startswith("the safety model's scores on adversarial prompts")
     assert check_zero([], [], GATE, {}) == []
+    for own, problem in (("helpfulness", helpful), ("safety", safe)):  # the other is not used
+        alone = GateConfig(own, 0.15, -1.0)
+        [found] = check_zero(moved, moved, alone, {})
+        assert found.split(", because ")[0] == problem.split(", because ")[0]
+        assert ", because the rule for unfinished responses compares them with fixed numbers" in found
     said: list[str] = []
     require_zero([helpful, safe], LearningGateConfig("both", 0.15, -1.0, require_centred=False), said.append)
     assert said == [f"warning: {helpful}", f"warning: {safe}"]
