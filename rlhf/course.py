@@ -22,7 +22,7 @@ class Course:
     def __init__(self, cfg: PPOConfig, run: Run, models: Models, tokenizer: Tokenizer) -> None:
         self.cfg, self.run, self.tokenizer = cfg, run, tokenizer
         self.engines = {"policy": models.policy, "critic": models.critic}
-        self.kl, self.guards = Coefficient(cfg), Guards(cfg)
+        self.kl, self.guards = Coefficient(cfg), Guards(cfg, run.print)
 
     def resume(self) -> int:
         """Restore the newest checkpoint, if there is one; return the iterations that are done."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +92,24 @@ def guards_of(cfg: PPOConfig, first: Mapping[str, float]) -> list[Guard]:
     return found
 
 
-class Guards:
-    """Watches the iterations of a run. All ranks call alike."""
+def idle(cfg: PPOConfig, first: Mapping[str, float]) -> Iterator[str]:
+    """Yield a line for each guard whose limit, relative to the first iteration, is as far as its metric can go or further."""
+    furthest = {ENTROPY: 0.0, LENGTH: float(cfg.sampling.max_new_tokens), FINISHED: 0.0}
+    for guard in guards_of(cfg, first):
+        end = furthest.get(guard.metric)
+        if end is not None and not guard.beyond(end, guard.limit):
+            yield (
+                f"guards.{guard.name}={getattr(cfg.guards, guard.name):g} cannot flag this run: {guard.metric} is "
+                f"{first[guard.metric]:.4g} in the first iteration, so its limit is {guard.limit:.4g}, and it never goes "
+                f"{'below' if guard.falls else 'above'} {end:g}"
+            )
 
-    def __init__(self, cfg: PPOConfig) -> None:
-        self.cfg = cfg
+
+class Guards:
+    """Watches the iterations of a run. All ranks call alike. `say` hears, once, which guards watch in vain."""
+
+    def __init__(self, cfg: PPOConfig, say: Callable[[str], None] = print) -> None:
+        self.cfg, self.say = cfg, say
         self.first: dict[str, float] = {}  # the first iteration's values
         self.raised: dict[str, int] = {}  # by guard: iterations up to the last one that came half as far
 
@@ -109,7 +122,10 @@ class Guards:
         if broken:
             hint = "lower optim.lr or critic_optim.lr"
             return Found("finite", broken[0], metrics[broken[0]], None, hint, 1 + max(self.raised.values(), default=0))
-        self.first = self.first or {name: metrics[name] for name in (ENTROPY, LENGTH, FINISHED)}
+        if not self.first:
+            self.first = {name: metrics[name] for name in (ENTROPY, LENGTH, FINISHED)}
+            for line in idle(self.cfg, self.first):
+                self.say(line)
         flagged = None
         for guard in guards_of(self.cfg, self.first):
             value = metrics.get(guard.metric)

@@ -84,6 +84,25 @@ def test_precision_decides_what_mismatch_is_rounding(world: dict[str, str], tmp_
     assert Guards(composed(world, tmp_path, "ppo")).check(rounded) is not None
 
 
+def test_a_guard_that_watches_in_vain_says_so_once(world: dict[str, str], tmp_path: Path) -> None:
+    cfg = composed(world, tmp_path, "ppo", "sampling.max_new_tokens=60")
+    told = list[str]()
+    Guards(cfg, told.append).check({**HEALTHY, "ppo/response_length": 19.9, "ppo/finished": 0.51})
+    assert told == []
+    guards = Guards(cfg, told.append)
+    for _ in range(2):
+        assert guards.check({**HEALTHY, "ppo/finished": 0.5}) is None
+    assert told == [
+        "guards.length_growth=3 cannot flag this run: ppo/response_length is 20 in the first iteration, so its limit is 60, "
+        "and it never goes above 60",
+        "guards.unfinished_rise=0.5 cannot flag this run: ppo/finished is 0.5 in the first iteration, so its limit is 0, "
+        "and it never goes below 0",
+    ]
+    off = composed(world, tmp_path, "ppo", "guards.length_growth=null", "guards.unfinished_rise=0.4")
+    Guards(off, told.append).check({**HEALTHY, "ppo/finished": 0.5})
+    assert len(told) == 2
+
+
 # --- planted causes ----------------------------------------------------------------------------------------------
 
 
