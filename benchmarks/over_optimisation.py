@@ -7,7 +7,7 @@
 From a finished demo come the SFT model, which PPO starts from without a KL penalty, its pairs and its harmless prompts. A reward
 model is trained on a share of the pairs; another scores the answers to held-out prompts, by which a run can stop. It is trained on
 other pairs, on as many or, with `--scorer half`, on half of all. All run to their end, and what they log
-(`eval/since_best`) says where they would have stopped. PPO's rollouts are
+(`ppo/since_best`) says where they would have stopped. PPO's rollouts are
 judged. A line per seed goes to results/over_optimisation.jsonl, with the fit of R(d) = R(0) + d (a - b ln d), d the root of the KL
 divergence; a seed that has one for this commit is passed over. About ten minutes of processor time per seed. `show` prints the lines and draws docs/over_optimisation.svg.
 """
@@ -135,7 +135,7 @@ def course(folder: Path, judged: Path) -> dict[str, Any]:
         steps.setdefault(row["step"], []).append((row["kl"], logit(row["helpfulness"]), mark["helpfulness"]))
     means = [tuple(map(fmean, zip(*own, strict=True))) for own in steps.values()]
     kl, score, gold = (list(column) for column in zip(*means, strict=True))
-    held_out, since = series(folder, "eval/score_combined"), series(folder, "eval/since_best")
+    held_out, since = series(folder, "eval/score_combined"), series(folder, "ppo/since_best")
     windows = {step: _around(gold, step) for step, _ in since}
     best = max(windows, key=lambda step: windows[step])
     stopped, ended = stop(since, PATIENCE)

@@ -91,7 +91,7 @@ class ExperienceConfig:
     """Which iteration is derived again; configs/experience.yaml says what each key means."""
 
     folder: str
-    step: int = field(metadata=least(1))
+    step: int = field(metadata=least(0))
     tolerance: float = field(metadata=least(0))
 
     def __post_init__(self) -> None:

@@ -18,25 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamatrain import checkpoint, distributed, kernels, manifest
+from llamatrain.best import Best
 from llamatrain.config.compose import check, read_settings
 from llamatrain.config.program import main
 from llamatrain.errors import UserError
 from llamatrain.exits import EXIT_FAILURE
 from llamatrain.keys import to_dict
 from llamatrain.responses import stored
-from llamatrain.responses.models import sampled_and_scored_by
 from llamatrain.responses.stored import Stored
 from llamatrain.run_files import METRICS, STATUS, Logged, Status
 from llamatrain.text_files import read_json, read_lines
 
 from .config import ExperienceConfig
 from .guards import Guards
-from .held_out import SINCE_BEST
+from .held_out import SCORE, SINCE_BEST
 from .kept import judge_anew, kept_key
 from .kl import Coefficient
-from .learning import learn
-from .measures import batch_metrics
-from .ppo import credited, holds, load_models, plan, rollout_prompts
+from .ppo import credited, learned_from, load_models, parents_of, plan, rollout_prompts
 from .ppo_config import PPOConfig
 from .store import Wanted, arrays_of, hash_of, ids, judged_in
 
@@ -77,20 +75,23 @@ def derive(cfg: ExperienceConfig) -> None:
 def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
     """Derive a step of a run again; return the step of the checkpoint that it starts from, and every figure as both are.
 
-    Figures are those of metrics.jsonl but times and eval/since_best; then `experience/<array>`, the stored number that differs
-    most from its own.
+    Figures are those of metrics.jsonl but times; then `experience/<array>`, the stored number that differs most from its
+    own. Step 0 is what held-out prompts were before the first iteration.
     """
-    cfg, logged, start = settings_of(folder), logged_figures(folder, step), beginning(folder, step)
+    cfg, rows, start = settings_of(folder), logged(folder, step), beginning(folder, step)
     kernels.choose(cfg.run.kernels, read_json(folder / STATUS, Status).get("kernels", {}))
-    parents = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety)
+    parents = parents_of(cfg)
     inputs, _ = plan(cfg, parents, distributed.world_size())
     key = kept_key(cfg, parents, to_dict(cfg))
     models = load_models(cfg, parents, start > 0, inputs.whole)
-    kl, guards = Coefficient(cfg), Guards(cfg)
+    if step == 0:
+        return 0, compared(rows[0], inputs.held_out.measure(models)[0])
+    kl, guards, best = Coefficient(cfg), Guards(cfg), Best(cfg.run, folder)
     engines = {"policy": models.policy, "critic": models.critic}
     if start:
         state = checkpoint.restore(folder / CHECKPOINTS / f"step_{start:08d}", engines)
         kl.load(state)
+        best.load(state)
         for name, engine in engines.items():
             engine.state.set_step(int(state["updates"][name]))
     for iteration in range(start, step):
@@ -100,17 +101,23 @@ def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
         judged = judged_in(file, wanted)
         if iteration + 1 == step:
             judged = judge_anew(cfg, models, [one.rollout for one in judged], inputs.context)
-        batch = credited(cfg, models, judged, inputs.context, kl.value)
-        hold = holds(cfg, models.policy.steps_done, iteration, batch)
-        learned = learn(cfg, models, batch, iteration, inputs.context, hold, None, inputs.replay)
-        metrics = {**batch_metrics(cfg, batch), **learned, "ppo/held": float(hold)}
+        batch, hold = credited(cfg, models, judged, iteration, inputs.context, kl.value)
+        metrics = inputs.counts | learned_from(cfg, models, batch, iteration, inputs, hold)
         if not hold:
             kl.adapt(metrics["ppo/kl"], cfg.rollout_prompts)
-    if any(name.startswith("eval/") for name in logged):
-        metrics |= inputs.held_out.measure(models)[0]
+        # Those in between enter ppo/since_best alone.
+        if SCORE in rows.get(iteration + 1, {}) and (iteration + 1 == step or SINCE_BEST in rows[step]):
+            metrics |= inputs.held_out.follow(models, iteration + 1, best)[0]
     arrays = arrays_of(judged, batch) | {"log_ratios": batch.log_ratios[batch.mask].numpy()}
-    figures = [Difference(name, value, metrics.get(name, math.inf)) for name, value in logged.items()]
-    return start, figures + [furthest(name, array, arrays[name]) for name, array in file.arrays.items()]
+    return start, [
+        *compared(rows[step], metrics),
+        *(furthest(name, array, arrays[name]) for name, array in file.arrays.items()),
+    ]
+
+
+def compared(logged: Mapping[str, float], derived: Mapping[str, float]) -> list[Difference]:
+    """Return the logged figures beside those that came out again."""
+    return [Difference(name, value, derived.get(name, math.inf)) for name, value in logged.items()]
 
 
 def furthest(name: str, logged: NDArray[Any], derived: NDArray[Any]) -> Difference:
@@ -129,19 +136,22 @@ def settings_of(folder: Path) -> PPOConfig:
     return check("ppo", PPOConfig, read_settings(folder / "config.yaml"))
 
 
-def logged_figures(folder: Path, step: int) -> dict[str, float]:
-    """Return what was logged of a step, but times and how it compares with the steps before."""
+def logged(folder: Path, step: int) -> dict[int, dict[str, float]]:
+    """Return what was logged of each step but times; UserError where `step` is none of them."""
     rows: dict[int, dict[str, Any]] = {row["step"]: {**row} for row in read_lines(folder / METRICS, Logged, grows=True)}
-    rows.pop(0, None)  # held-out prompts before the first iteration
     if step not in rows:
         need = f"{min(rows)} to {max(rows)}" if rows else "one, but there is none yet"
         raise UserError(f"step={step}: need a step that {folder / METRICS} has: {need}")
-    other = ("step", "time", SINCE_BEST)
-    return {name: value for name, value in rows[step].items() if name not in other and "seconds" not in name}
+    return {
+        number: {name: value for name, value in row.items() if name not in ("step", "time") and "seconds" not in name}
+        for number, row in rows.items()
+    }
 
 
 def beginning(folder: Path, step: int) -> int:
     """Return the step of the newest checkpoint from which all iterations up to `step` are stored; 0: the run's start."""
+    if step == 0:
+        return 0
     there = set(stored.steps(folder))
     saved = [path for path in manifest.published(folder / CHECKPOINTS) if (path / "trainer" / "state.json").is_file()]
     starts = [0, *map(manifest.step_of, saved)]

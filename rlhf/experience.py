@@ -5,7 +5,7 @@ Shapes: N rollouts of the whole batch, R response tokens (padded on the right), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,22 +35,29 @@ NO_ANSWER_QUANTILE = 0.05  # of the answers' scores, below which a response that
 
 @dataclass
 class Models:
-    """Two models that learn and three that judge."""
+    """Two models that learn, three that judge, and those that score held-out answers in place of the reward models."""
 
     policy: Engine
     critic: Engine
     reference: Any
     helpfulness: Any
     safety: Any
+    apart: dict[str, Any] = field(default_factory=dict)  # `eval_helpfulness`, `eval_safety`, where they are given
 
 
 @dataclass
-class Judged:
-    """A rollout with its verdicts: scores are raw (logits), tensors have a number per response token, on the CPU."""
+class Scored:
+    """A rollout with the raw scores (logits) of two reward models."""
 
     rollout: Rollout
     helpfulness: float
     safety: float
+
+
+@dataclass
+class Judged(Scored):
+    """A rollout with all verdicts: tensors have a number per response token, on the CPU."""
+
     logprobs: Tensor
     reference: Tensor
     values: Tensor
@@ -120,16 +127,16 @@ def gather(own: list[Judged]) -> list[Judged]:
     return [part[place] for place in range(len(parts[0])) for part in parts if place < len(part)]
 
 
-def rewarded(cfg: PPOConfig, judged: list[Judged]) -> tuple[Tensor, Tensor]:
-    """Return the combined scores (N,) of the whole batch, and where the gate closes.
+def rewarded(cfg: PPOConfig, scored: Sequence[Scored]) -> tuple[Tensor, Tensor]:
+    """Return the combined scores (N,) of a whole batch, and where the gate closes.
 
     A response that is no answer is held below the answers to its kind of prompt in the batch: of all ranks, so that the
     rule knows of no micro-batch.
     """
-    helpfulness, safety = torch.tensor([j.helpfulness for j in judged]), torch.tensor([j.safety for j in judged])
-    is_adversarial = [j.rollout.prompt.is_adversarial for j in judged]
+    helpfulness, safety = torch.tensor([s.helpfulness for s in scored]), torch.tensor([s.safety for s in scored])
+    is_adversarial = [s.rollout.prompt.is_adversarial for s in scored]
     combined = combined_logits(helpfulness, safety, torch.tensor(is_adversarial), cfg.gate)
-    is_answer = torch.tensor([j.rollout.is_answer for j in judged])
+    is_answer = torch.tensor([s.rollout.is_answer for s in scored])
     held = hold_back(combined, is_answer, is_adversarial, NO_ANSWER_QUANTILE, cfg.gate)
     return held, gate_closes(safety, cfg.gate)
 

@@ -6,11 +6,12 @@ Shapes: N rollouts of the whole batch, R response tokens (padded on the right), 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .experience import Batch
+from .experience import Batch, Scored
 from .kl import estimate
 from .ppo_config import K3, PPOConfig
 
@@ -59,22 +60,36 @@ def batch_metrics(cfg: PPOConfig, batch: Batch) -> dict[str, float]:
 
 def kind_metrics(batch: Batch) -> dict[str, float]:
     """Return measures by kind of prompt; none for a kind that is not in the batch."""
-    metrics: dict[str, float] = {}
-    adversarial = [j.rollout.prompt.is_adversarial for j in batch.judged]
-    for name, kind in (("harmless", False), ("adversarial", True)):
-        own = [i for i, is_adversarial in enumerate(adversarial) if is_adversarial is kind]
-        if own:
-            judged = [batch.judged[i] for i in own]
-            metrics |= {
-                f"ppo/helpfulness_{name}": mean([j.helpfulness for j in judged]),
-                f"ppo/safety_{name}": mean([j.safety for j in judged]),
-                f"ppo/gated_{name}": float(batch.gated[own].double().mean()),
-                f"ppo/finished_{name}": mean([float(j.rollout.finished) for j in judged]),
-                f"ppo/spread_{name}": float(batch.combined[own].double().std(unbiased=False)),
-                f"ppo/whitened_score_{name}": float(batch.credit.whitened[own].double().mean()),
-                f"ppo/whitened_spread_{name}": float(batch.credit.whitened[own].double().std(unbiased=False)),
-            }
+    metrics = score_metrics("ppo", batch.judged, batch.gated)
+    for name, own in by_kind(batch.judged).items():
+        combined, whitened = batch.combined[own].double(), batch.credit.whitened[own].double()
+        metrics |= {
+            f"ppo/spread_{name}": float(combined.std(unbiased=False)),
+            f"ppo/whitened_score_{name}": float(whitened.mean()),
+            f"ppo/whitened_spread_{name}": float(whitened.std(unbiased=False)),
+        }
     return metrics
+
+
+def score_metrics(prefix: str, scored: Sequence[Scored], gated: Tensor) -> dict[str, float]:
+    """Return the means of both models' raw scores, and the shares gated and finished, by kind of prompt."""
+    metrics: dict[str, float] = {}
+    for name, own in by_kind(scored).items():
+        metrics |= {
+            f"{prefix}/helpfulness_{name}": mean([scored[i].helpfulness for i in own]),
+            f"{prefix}/safety_{name}": mean([scored[i].safety for i in own]),
+            f"{prefix}/gated_{name}": mean(gated[own].double().tolist()),
+            f"{prefix}/finished_{name}": mean([float(scored[i].rollout.finished) for i in own]),
+        }
+    return metrics
+
+
+def by_kind(scored: Sequence[Scored]) -> dict[str, list[int]]:
+    """Return where the rollouts of each kind of prompt stand, of the kinds that are there."""
+    adversarial = [s.rollout.prompt.is_adversarial for s in scored]
+    kinds = {"harmless": False, "adversarial": True}
+    places = {name: [i for i, one in enumerate(adversarial) if one is kind] for name, kind in kinds.items()}
+    return {name: own for name, own in places.items() if own}
 
 
 def explained_variance(values: Tensor, following: Tensor) -> float:

@@ -19,7 +19,8 @@ iteration's start is on disk, or else after the iteration. What is sampled and j
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,7 @@ class Inputs:
     held_out: HeldOut
     replay: Replay | None
     whole: bool  # are the models that are only read, at ZeRO-3
+    counts: dict[str, float]  # of the prompts, as they are logged
 
 
 def train(cfg: PPOConfig) -> None:
@@ -84,7 +86,6 @@ def train(cfg: PPOConfig) -> None:
     with Run(cfg.run, "ppo", cfg, parents, data, fixed, then=PROGRAMS["ppo"].then) as run:
         run.print(text)
         models = load_models(cfg, parents, run.resumes(), inputs.whole)
-        inputs.held_out.load(parents, inputs.whole)
         course = Course(cfg, run, models, inputs.tokenizer)
         iteration = course.resume()
         run.expect(cfg.iterations)
@@ -115,29 +116,30 @@ def iterate(
             if iteration == 0:
                 require_zero(zero_problems(cfg, judged), cfg.gate, run.print)
             with clock("credit"):  # 3.
-                batch = credited(cfg, models, judged, inputs.context, course.kl.value)
-                hold = holds(cfg, models.policy.steps_done, iteration, batch)
+                batch, hold = credited(cfg, models, judged, iteration, inputs.context, course.kl.value)
             with clock("store"):
                 store.keep(step, judged, batch, wanted, hold, rollbacks)
                 forget(run)
             with clock("learn"):  # 4.
                 # What is half learned is learned again, from weights that are on disk.
                 pause = leave if run.saved == iteration else None
-                learned = learn(cfg, models, batch, iteration, inputs.context, hold, pause, inputs.replay)
+                metrics = learned_from(cfg, models, batch, iteration, inputs, hold, pause)
             if not hold:
                 store.add_ratios(batch)
-            metrics = {**batch_metrics(cfg, batch), **learned, "ppo/held": hold}
             if (found := course.guards.check(metrics)) is not None:
                 iteration = course.answer(found, metrics | clock.seconds, step)
                 bar.back(iteration)
                 continue
             if not hold:
                 course.kl.adapt(metrics["ppo/kl"], cfg.rollout_prompts)
-            measured, best = dict[str, float](), False
-            if inputs.held_out.prompts and cfg.run.evaluates_after(step, cfg.iterations):
-                with clock("evaluate"):
-                    measured, best = inputs.held_out.follow(models, step, run.best)
-            run.log(step, metrics | measured | clock.seconds)
+            best = False
+            if cfg.run.evaluates_after(step, cfg.iterations):
+                metrics |= inputs.counts
+                if inputs.held_out.prompts:
+                    with clock("evaluate"):
+                        measured, best = inputs.held_out.follow(models, step, run.best)
+                    metrics |= measured
+            run.log(step, metrics | clock.seconds)
             course.samples.write(step, batch)
             bar.update(score=metrics["ppo/score_combined"], kl=metrics["ppo/kl"])
             course.save_or_stop(step, best)
@@ -146,14 +148,33 @@ def iterate(
     run.finish(iteration)
 
 
-def credited(cfg: PPOConfig, models: Models, judged: list[Judged], context: int, kl_coef: float) -> Batch:
-    """Assign credit to an iteration's rollouts; before the policy's first update the critic is rescaled to them."""
+def credited(
+    cfg: PPOConfig, models: Models, judged: list[Judged], iteration: int, context: int, kl_coef: float
+) -> tuple[Batch, bool]:
+    """Assign credit to an iteration's rollouts; return the batch, and whether only the critic learns from it.
+
+    Before the policy's first update the critic is rescaled to them.
+    """
     batch = credit(cfg, judged, kl_coef)
     # The critic's head is fit to the returns, then credit given again.
     if models.policy.steps_done == 0:
         judged = rescale(cfg, models.critic, batch, context)
         batch = credit(cfg, judged, kl_coef)
-    return batch
+    return batch, holds(cfg, models.policy.steps_done, iteration, batch)
+
+
+def learned_from(
+    cfg: PPOConfig,
+    models: Models,
+    batch: Batch,
+    iteration: int,
+    inputs: Inputs,
+    hold: bool,
+    pause: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Learn from an iteration's batch, as `learn` does; return all that is measured of the iteration."""
+    learned = learn(cfg, models, batch, iteration, inputs.context, hold, pause, inputs.replay)
+    return {**batch_metrics(cfg, batch), **learned, "ppo/held": float(hold)}
 
 
 def holds(cfg: PPOConfig, updates: int, iteration: int, batch: Batch) -> bool:
@@ -184,7 +205,7 @@ def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, 
     tokenizer, context = shared_tokenizer(parents, cfg.tokenizer), shared_context(parents)
     whole, where = choose_sizes(cfg, parents["checkpoint"], context, ranks)
     notes: list[str] = []
-    bad = BadRows(cfg.bad_rows)
+    left_out = Counter[str]()
     prompts = load_prompts(
         cfg.prompts,
         tokenizer,
@@ -193,10 +214,12 @@ def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, 
         cfg.max_prompts,
         cfg.too_long,
         notes.append,
-        bad,
+        BadRows(cfg.bad_rows),
+        left_out=left_out,
     )
     held_out = HeldOut(cfg, tokenizer, context, prompts, notes.append)
     prompts = held_out.learned_from
+    counts = {"ppo/prompts": float(len(prompts)), "ppo/skipped": float(left_out["too long"])}
     epochs = cfg.iterations * cfg.rollout_prompts / len(prompts)
     batch = ("rollout_prompts", cfg.rollout_prompts)
     check_length(batch, len(prompts), "prompts", epochs, ("iterations",), cfg.run.given)
@@ -208,7 +231,7 @@ def plan(cfg: PPOConfig, parents: dict[str, Path], ranks: int) -> tuple[Inputs, 
         f"{padding_in_words(cfg.mini_batch_prompts, cfg.micro_batch_size, ranks)}"
     )
     replay = Replay(cfg, cfg.replay, tokenizer, context) if cfg.replay is not None else None
-    return Inputs(tokenizer, context, prompts, held_out, replay, whole), "\n".join([*notes, *where])
+    return Inputs(tokenizer, context, prompts, held_out, replay, whole, counts), "\n".join([*notes, *where])
 
 
 def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
@@ -219,7 +242,7 @@ def dry_run(cfg: PPOConfig, ranks: int | None) -> str:
 
 
 def load_models(cfg: PPOConfig, parents: dict[str, Path], resumes: bool, whole: bool) -> Models:
-    """Load the five models, the three that are only read `whole` or sharded; with `resumes` policy and critic are empty."""
+    """Load the models, those that are only read `whole` or sharded; with `resumes` policy and critic are empty."""
     policy, helpful, safe = parents["checkpoint"], parents["helpfulness"], parents["safety"]
     updates = cfg.iterations * cfg.updates_per_iteration
     # The policy's schedule counts its own updates, which are those that it does not wait for its critic.
@@ -236,9 +259,10 @@ def load_models(cfg: PPOConfig, parents: dict[str, Path], resumes: bool, whole: 
             checkpointing,
             resumes,
         ),
-        reference=frozen_model(policy, cfg.zero, scalar=False, whole=whole),
-        helpfulness=frozen_model(helpful, cfg.zero, scalar=True, whole=whole),
-        safety=frozen_model(safe, cfg.zero, scalar=True, whole=whole),
+        reference=frozen_model(policy, zero, scalar=False, whole=whole),
+        helpfulness=frozen_model(helpful, zero, scalar=True, whole=whole),
+        safety=frozen_model(safe, zero, scalar=True, whole=whole),
+        apart={key: frozen_model(parents[key], zero, scalar=True, whole=whole) for key in cfg.scored_apart_by},
     )
 
 

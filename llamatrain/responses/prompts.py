@@ -124,6 +124,7 @@ def load_prompts(
     bad: BadRows | None = None,
     adversarial_only: bool = False,
     round: int | None = None,
+    left_out: Counter[str] | None = None,
 ) -> list[Prompt]:
     """Read `max_prompts` prompts that fit (None: all), of all sources in turn; `say` how many are too long.
 
@@ -133,11 +134,12 @@ def load_prompts(
     A prompt fits when it leaves room in the context for a response: `max_new_tokens`, or an eighth of the context where
     that is less. A response with less room could not end, and not ending is punished. `too_long` says what to do with
     other prompts: `skip` or `stop`. Bad rows, and ids that stand twice, go to `bad`. Where `adversarial_only`, harmless
-    prompts are passed over.
+    prompts are passed over. `left_out` counts them, and those that do not fit as "too long".
     """
     _check(sources, max_prompts, too_long)
     most = None if max_prompts is None else max_prompts * (round or 1)
-    room, bad, left_out = room_for(max_new_tokens, context), bad or BadRows(), Counter[str]()
+    left_out = Counter() if left_out is None else left_out
+    room, bad = room_for(max_new_tokens, context), bad or BadRows()
     encoded = partial(_encoded, tokenizer=tokenizer, context=context, room=room, too_long=too_long)
     fitting = _fitting(_in_turn(sources, bad), encoded, bad, adversarial_only, left_out)
     prompts, skipped = list(islice(fitting, most)), left_out["too long"]

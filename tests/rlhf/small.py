@@ -9,7 +9,7 @@ import torch
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.compose import compose
 from rlhf.experience import Models
-from rlhf.ppo import load_models, train
+from rlhf.ppo import load_models, parents_of, train
 from rlhf.ppo_config import PPOConfig
 
 from .worlds import overrides, read_jsonl
@@ -48,5 +48,5 @@ def measures(folder: Path) -> list[dict[str, float]]:
 
 def five_models(cfg: PPOConfig, world: dict[str, str]) -> Models:
     """Return the models that PPO of these settings starts with."""
-    parents = {key: checkpoint.resolve(world[key]) for key in ("checkpoint", "helpfulness", "safety")}
-    return load_models(cfg, parents, resumes=False, whole=True)
+    own = {key: checkpoint.resolve(world[key]) for key in ("checkpoint", "helpfulness", "safety")}
+    return load_models(cfg, parents_of(cfg) | own, resumes=False, whole=True)

@@ -23,15 +23,6 @@ from .small import composed, five_models, measures, ppo, weights
 from .worlds import read_jsonl, write_prompts
 
 
-@pytest.fixture
-def prompts_eval(tmp_path: Path) -> str:
-    rows = write_prompts(tmp_path / "all.jsonl", 18)
-    text = (tmp_path / "all.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "held_out.jsonl").write_text("".join(text[12:]))  # the world's prompts are the first twelve
-    assert len(rows) == 18
-    return f"prompts_eval=[{tmp_path / 'held_out.jsonl'}]"
-
-
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_answers_and_scores_are_those_of_a_plain_loop(
     temperature: float, world: dict[str, str], tmp_path: Path, prompts_eval: str
@@ -41,15 +32,17 @@ def test_answers_and_scores_are_those_of_a_plain_loop(
     prompts = load_prompts(cfg.prompts_eval, tokenizer, 128, 8, None, "stop", print)
     found, scores = HeldOut(cfg, tokenizer, 128, [], print).measure(models)
     sampling = Sampling(temperature, 1.0, 8, 0, "ppo_eval")
-    helpful, safe, combined, lengths = [], [], [], []
+    by_kind: dict[str, list[list[float]]] = {"harmless": [], "adversarial": []}
+    combined, lengths = [], []
     for prompt in prompts:
         [answer] = generate(models.policy.module, [prompt.tokens], [(prompt.id, 0)], sampling, tokenizer.eos_id, 1)
         pair = [plain.own_score(m, prompt.tokens, answer.tokens) for m in (models.helpfulness, models.safety)]
-        (safe if prompt.is_adversarial else helpful).append(pair[prompt.is_adversarial])
+        by_kind["adversarial" if prompt.is_adversarial else "harmless"].append([*pair, pair[1] < -1.7346])
         combined.append(pair[1] if prompt.is_adversarial or pair[1] < -1.7346 else pair[0])
         lengths.append(len(answer.tokens))
-    assert found["eval/helpfulness_harmless"] == pytest.approx(sum(helpful) / len(helpful), abs=1e-5)
-    assert found["eval/safety_adversarial"] == pytest.approx(sum(safe) / len(safe), abs=1e-5)
+    for kind, rows in by_kind.items():
+        for name, values in zip(("helpfulness", "safety", "gated"), zip(*rows, strict=True), strict=True):
+            assert found[f"eval/{name}_{kind}"] == pytest.approx(sum(values) / len(values), abs=1e-5)
     assert found["eval/response_length"] == sum(lengths) / 6
     if found["eval/finished"] == 0:  # no answer is a finished one, so that none is held back
         assert found["eval/score_combined"] == pytest.approx(sum(combined) / 6, abs=1e-5)
@@ -59,7 +52,7 @@ def test_answers_and_scores_are_those_of_a_plain_loop(
 def test_measuring_changes_nothing_and_is_done_when_it_is_due(
     world: dict[str, str], tmp_path: Path, prompts_eval: str
 ) -> None:
-    without = ppo(world, tmp_path, "without", "iterations=3")
+    without = ppo(world, tmp_path, "without", "iterations=3", "run.eval_every=2", "run.keep_best=false")
     folder = ppo(world, tmp_path, "with", "iterations=3", prompts_eval, "run.eval_every=2", "eval_temperature=1")
     first, second = weights(without), weights(folder)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -67,7 +60,10 @@ def test_measuring_changes_nothing_and_is_done_when_it_is_due(
     assert [row["step"] for row in rows if "eval/score_combined" in row] == [0, 2, 3]
     timed = [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if "ppo/seconds_evaluate" in row]
     assert timed == [2, 3]
-    assert [{k: v for k, v in row.items() if "eval/" not in k} for row in rows[1:]] == measures(without)
+    own = [{k: v for k, v in row.items() if "eval/" not in k and k != "ppo/since_best"} for row in rows[1:]]
+    assert own == measures(without)
+    lineage = json.loads((folder / "final" / "llamatrain.json").read_text())
+    assert lineage["evaluated"] == {k: v for k, v in rows[-1].items() if "eval/" in k}
 
 
 def test_prompts_that_are_learned_from_are_refused(world: dict[str, str], tmp_path: Path, prompts_eval: str) -> None:
@@ -77,6 +73,17 @@ def test_prompts_that_are_learned_from_are_refused(world: dict[str, str], tmp_pa
     both = f"prompts_eval={world['prompts']}"
     with pytest.raises(UserError, match=r"prompts_eval: 12 of 12 prompts are also in prompts \(the first is 'p0'\)"):
         dry_run(composed(world, tmp_path, "b", both, "iterations=3"), 1)
+
+
+def test_bad_held_out_prompts_are_skipped_where_bad_rows_says_so(world: dict[str, str], tmp_path: Path) -> None:
+    write_prompts(tmp_path / "all.jsonl", 18)
+    good = (tmp_path / "all.jsonl").read_text().splitlines(keepends=True)[12:]
+    (tmp_path / "mixed.jsonl").write_text("".join([*good, '{"id": "p99"}\n']))
+    mixed = [f"prompts_eval=[{tmp_path / 'mixed.jsonl'}]", "iterations=3"]
+    with pytest.raises(UserError, match=r"mixed\.jsonl:7: .*bad_rows=skip skips such rows"):
+        dry_run(composed(world, tmp_path, "a", *mixed), 1)
+    told = dry_run(composed(world, tmp_path, "b", *mixed, "bad_rows=skip"), 1)
+    assert "1 of 7 rows skipped, as they cannot be used:" in told and "6 held-out prompts, answered" in told
 
 
 def test_some_prompts_are_held_out_where_no_file_is_given(world: dict[str, str], tmp_path: Path) -> None:
@@ -104,11 +111,13 @@ def test_held_out_answers_are_scored_by_models_of_their_own(
     one, other = ppo(world, tmp_path, "one", *more), ppo(world, tmp_path, "other", *more, *apart)
     first, second = weights(one), weights(other)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    cfg = composed(world, tmp_path, "ppo", prompts_eval, *apart)
+    cfg = composed(world, tmp_path, "ppo", prompts_eval)
     models = five_models(cfg, world)
     exchanged = replace(models, helpfulness=models.safety, safety=models.helpfulness)
     tokenizer = hf_folder.load_tokenizer(Path(world["checkpoint"]))
     expected, _ = HeldOut(cfg, tokenizer, 128, [], print).measure(exchanged)
+    with pytest.raises(AssertionError):  # never by the others instead, in silence
+        HeldOut(composed(world, tmp_path, "ppo", prompts_eval, *apart), tokenizer, 128, [], print).measure(models)
     assert measures(other)[0] == pytest.approx({"step": 0, **expected}, abs=1e-5)
     assert measures(one)[0] != measures(other)[0]
 
@@ -132,7 +141,7 @@ def test_the_run_stops_by_held_out_scores_and_ends_with_the_best(
 ) -> None:
     planted([0.0, 1.0, 2.0, 1.5, 2.1], monkeypatch)  # the last is better, but within its noise
     folder = ppo(world, tmp_path, "ppo", prompts_eval, *PATIENT)
-    assert [(row["step"], row.get("eval/since_best")) for row in measures(folder)] == [
+    assert [(row["step"], row.get("ppo/since_best")) for row in measures(folder)] == [
         (0, None), (1, 0), (2, 0), (3, 1), (4, 2)
     ]  # fmt: skip
     for link in ("final", "best"):

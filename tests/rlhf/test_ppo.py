@@ -14,7 +14,7 @@ import torch
 from llamatrain import checkpoint, hf_folder
 from llamatrain.config.compose import compose
 from llamatrain.data.kinds import ResponseRow
-from llamatrain.data.rows import read_rows
+from llamatrain.data.rows import read_rows, write_rows
 from llamatrain.errors import UserError
 from llamatrain.model.config import ModelConfig
 from llamatrain.model.scalar_head import ScalarModel
@@ -257,6 +257,16 @@ def test_every_prompt_once_an_epoch_in_another_order(world: dict[str, str], tmp_
         assert {number for _, number in half} == {epoch}
     assert [p.id for p, _ in first] != [p.id for p, _ in second]
     assert len({(p.id, number) for p, number in drawn}) == 24
+
+
+def test_prompts_that_are_too_long_are_counted(world: dict[str, str], tmp_path: Path) -> None:
+    rows = write_prompts(tmp_path / "prompts.jsonl", 12)
+    long = {**rows[0], "id": "long", "messages": [{"role": "user", "content": "Where does the fox live? " * 99}]}
+    write_rows(tmp_path / "prompts.jsonl", [long, *rows])
+    given = {**world, "prompts": f"[{tmp_path / 'prompts.jsonl'}]"}
+    first, second = measures(ppo(given, tmp_path, "ppo", "iterations=2"))
+    assert (second["ppo/prompts"], second["ppo/skipped"]) == (12, 1)
+    assert "ppo/skipped" not in first  # where it is evaluated, and at the end
 
 
 def test_samples_are_kept_for_reading(world: dict[str, str], tmp_path: Path) -> None:
