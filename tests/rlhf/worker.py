@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from .worlds import overrides
 PPO = [
     "rollout_prompts=8",
     "mini_batch_prompts=4",
-    "micro_batch_size=2",
     "sampling.max_new_tokens=20",
     "iterations=2",
     "epochs=2",
@@ -64,13 +63,20 @@ def run_all(world: dict[str, str], folder: Path, stages: list[str]) -> None:
     arguments = overrides(world, folder, "rejection_sampling", *SAMPLING, *TUNING, base)
     rejection_sampling(compose("rejection_sampling", RejectionSamplingConfig, arguments))
     for stage in stages:
-        settings = [*PPO, *RATES, f"zero=stage{stage[0]}"]
+        zero = int(stage[0])
+        # A rank's share of a mini-batch is two sequences: at each stage one run takes them together, one singly.
+        size, other = 1 + (zero + 1) % 2, 1 + zero % 2
+        runs = {
+            "ppo": [f"micro_batch_size={size}"],
+            "uneven": [f"micro_batch_size={size}", *UNEVEN],
+            "settings": [f"micro_batch_size={other}", *SETTINGS, *more],
+            "flagged": [f"micro_batch_size={size}", *FLAGGED],  # flagged the second time it ends, on all ranks
+        }
         with room(0 if stage.endswith(SHARDED) else 1e12, whole=not stage.endswith(SHARDED)):
-            ppo(compose("ppo", PPOConfig, overrides(world, folder, f"ppo{stage}", *settings)))
-            ppo(compose("ppo", PPOConfig, overrides(world, folder, f"uneven{stage}", *settings, *UNEVEN)))
-            ppo(compose("ppo", PPOConfig, overrides(world, folder, f"settings{stage}", *settings, *SETTINGS, *more)))
-            with suppress(UserError):  # the second time it is flagged the run ends, on all ranks
-                ppo(compose("ppo", PPOConfig, overrides(world, folder, f"flagged{stage}", *settings, *FLAGGED)))
+            for name, own in runs.items():
+                arguments = overrides(world, folder, f"{name}{stage}", *PPO, *RATES, f"zero=stage{zero}", *own)
+                with suppress(UserError) if name == "flagged" else nullcontext():
+                    ppo(compose("ppo", PPOConfig, arguments))
 
 
 @contextmanager
