@@ -4,7 +4,7 @@
 
 Each setting runs in a process of its own: forward and backward of 4,096 tokens; of PPO's log-probabilities, at a vocabulary of
 32,000, what comes beside the logits of 1,024 tokens (125 MiB). What is reported is the peak of resident memory above that
-before the step, and the seconds of the step. A line goes to results/memory.jsonl.
+before the step, in MiB. A line goes to results/memory.jsonl.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def main() -> int:
         worker = [sys.executable, __file__, "--worker", name]
         shown = subprocess.run(worker, capture_output=True, text=True, check=True, env=env)
         results[name] = json.loads(shown.stdout.splitlines()[-1])
-        print(f"{name:45s} {results[name]['megabytes']:8,.0f} MB  {results[name]['seconds']:6.2f} s", flush=True)
+        print(f"{name:45s} {results[name]['MiB']:8,.0f} MiB", flush=True)
     line = {"date": datetime.now(UTC).date().isoformat(), "commit": commit(), "machine": machine(), "results": results}
     with RESULTS.open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -63,7 +62,7 @@ def main() -> int:
 
 
 def work(name: str) -> dict[str, float]:
-    """Take one step of a setting; return what it held at its peak and how long it took."""
+    """Take one step of a setting; return what it held at its peak."""
     sys.path.insert(0, str(ROOT))
     import torch
 
@@ -75,13 +74,8 @@ def work(name: str) -> dict[str, float]:
     else:
         step = model_step(torch, name.split("=")[1])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
     step()
-    seconds = time.perf_counter() - started
-    return {
-        "megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
-        "seconds": round(seconds, 2),
-    }
+    return {"MiB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
 
 
 def loss_step(torch: Any, vocabulary: int, chunked: bool) -> Any:

@@ -33,7 +33,7 @@ from evaluation.measures import logit, measure
 from launch.report.figures import Line, line_chart, ridges
 from llamatrain.data.kinds import JudgementRow, PromptRow, ResponseRow
 from llamatrain.data.rows import read_rows, write_rows
-from llamatrain.order_statistics import best, expected_best, median
+from llamatrain.order_statistics import best_weights, expected_best, median_weights
 from llamatrain.statistics import by_prompt, mean_interval, paired_interval
 
 ROUNDS = 5
@@ -151,7 +151,7 @@ def best_of(sampled: Path, judge: Path) -> dict[str, dict[str, list[float]]]:
         groups = [sorted(rows) for (own, _), rows in prompts.items() if own == kind]
         lines: dict[str, list[float]] = {"best": [], "median": [], "gold": []}
         for k in SIZES:
-            chosen, middle = best(len(groups[0]), k), median(len(groups[0]), k)
+            chosen, middle = best_weights(len(groups[0]), k), median_weights(len(groups[0]), k)
             lines["best"].append(_over(groups, chosen, 1))
             lines["median"].append(_over([sorted(rows, key=lambda row: row[1]) for rows in groups], middle, 1))
             lines["gold"].append(_over(groups, chosen, 2))

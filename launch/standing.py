@@ -20,7 +20,7 @@ from .graph import resolve
 from .listing import count
 from .programs import PROGRAMS
 from .record import NAME as RECORD
-from .slurm.attempts import Attempt, last_error, of_newest_job, read_attempts
+from .slurm.attempts import Attempt, last_error, of_job, read_attempts
 from .slurm.queue import Queued
 from .slurm.submitted import JOBS, REPORT, Submitted, read_jobs
 from .stage import read_plan
@@ -97,7 +97,7 @@ def _of_report(folder: Path, noted: Submitted, active: Sequence[Queued] | None) 
     if queued is None and page.exists() and page.stat().st_mtime >= noted["time"]:
         return Standing(REPORT, "done", noted["job"])
     number = queued.number if queued is not None else noted["job"]
-    state, why = _before_run(page, jobs, number, queued, of_newest_job(read_attempts(jobs)), active is not None)
+    state, why = _before_run(page, jobs, number, queued, of_job(read_attempts(jobs), number), active is not None)
     return Standing(REPORT, "running" if state == "starting" else state, number, note=why)
 
 
@@ -126,8 +126,8 @@ def _standing(
 ) -> Standing:
     number = noted["job"] if noted is not None else ""
     queued = next((job for job in active or () if job.number == number or job.run == str(path.absolute())), None)
-    attempts = of_newest_job(read_attempts(jobs))
     number = queued.number if queued is not None else number
+    attempts = of_job(read_attempts(jobs), number)
     pending = queued is not None and queued.state == "PENDING"
     there = folder_of(path)
     if not there.is_run:

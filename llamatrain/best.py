@@ -28,12 +28,12 @@ class Best:
 
     config: RunConfig
     folder: Path
+    say: Callable[[str], None] = field(compare=False)
     step: int = 0  # after which it was measured; 0: none was
     value: float = 0.0
     since: int = 0  # measurements after it, none of them better
     scores: list[float] = field(default_factory=list)  # of each prompt, where `value` is their mean
     by: str = ""  # which prompts, and what scored them
-    say: Callable[[str], None] = field(default=print, compare=False)
 
     @property
     def asked(self) -> bool:
@@ -62,8 +62,8 @@ class Best:
             return value > self.value
         if by != self.by:  # a resumed run's prompts or reward models were changed: nothing compares with it
             self.say(
-                f"the best so far ({self.value:.4f}, after step {self.step:,}) was measured by other prompts, reward models or sampling than "
-                f"this one ({value:.4f}), which takes its place: they do not compare"
+                f"the best so far ({self.value:.4f}, after step {self.step:,}) was measured otherwise than this one ({value:.4f}), "
+                "which takes its place"
             )
             return True
         low = mean_interval([ours - best for ours, best in zip(scores, self.scores, strict=True)]).low

@@ -15,12 +15,12 @@ def ranked(count: int, k: int, rank: int) -> list[float]:
     return [math.comb(i, rank - 1) * math.comb(count - 1 - i, k - rank) / total for i in range(count)]
 
 
-def best(count: int, k: int) -> list[float]:
+def best_weights(count: int, k: int) -> list[float]:
     """Return each value's share of being the last of k."""
     return ranked(count, k, k)
 
 
-def median(count: int, k: int) -> list[float]:
+def median_weights(count: int, k: int) -> list[float]:
     """Return each value's share of the median of k, which for an even k is the mean of the two in the middle."""
     low, high = ranked(count, k, (k + 1) // 2), ranked(count, k, k // 2 + 1)
     return [(a + b) / 2 for a, b in zip(low, high, strict=True)]
@@ -28,4 +28,4 @@ def median(count: int, k: int) -> list[float]:
 
 def expected_best(values: Sequence[float], k: int) -> float:
     """Return the mean of the best of k over all choices of k among the values."""
-    return sum(share * value for share, value in zip(best(len(values), k), sorted(values), strict=True))
+    return sum(share * value for share, value in zip(best_weights(len(values), k), sorted(values), strict=True))

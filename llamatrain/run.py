@@ -91,7 +91,7 @@ class Run:
         self.incidents: list[dict[str, Any]] = []
         self.found: dict[str, Any] = {}  # what else was measured of the model, for the next checkpoints' lineage
         self._resumes = False
-        self.best = Best(config, self.folder, say=self.print)
+        self.best = Best(config, self.folder, self.print)
         self.saver = Saver(self.best.published, self.print, self._gone, self._home.measured)
         try:
             # Rank 0 opens the folder; where that fails all raise the same error, none waits for it.

@@ -34,7 +34,7 @@ from .guards import Guards
 from .held_out import SCORE, SINCE_BEST
 from .kept import judge_anew, kept_key
 from .kl import Coefficient
-from .ppo import credited, learned_from, load_models, parents_of, plan, rollout_prompts
+from .ppo import credited, learn_from, load_models, parents_of, plan, rollout_prompts
 from .ppo_config import PPOConfig
 from .store import Wanted, arrays_of, hash_of, ids, judged_in
 
@@ -75,7 +75,7 @@ def derive(cfg: ExperienceConfig) -> None:
 def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
     """Derive a step of a run again; return the step of the checkpoint that it starts from, and every figure as both are.
 
-    Figures are those of metrics.jsonl but times; then `experience/<array>`, the stored number that differs most from its
+    Figures are those of metrics.jsonl but times (and, after a rollback, ppo/since_best); then `experience/<array>`, the stored number that differs most from its
     own. Step 0 is what held-out prompts were before the first iteration.
     """
     cfg, rows, start = settings_of(folder), logged(folder, step), beginning(folder, step)
@@ -86,7 +86,7 @@ def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
     models = load_models(cfg, parents, start > 0, inputs.whole)
     if step == 0:
         return 0, compared(rows[0], inputs.held_out.measure(models)[0])
-    kl, guards, best = Coefficient(cfg), Guards(cfg), Best(cfg.run, folder)
+    kl, guards, best = Coefficient(cfg), Guards(cfg, silent), Best(cfg.run, folder, silent)
     engines = {"policy": models.policy, "critic": models.critic}
     if start:
         state = checkpoint.restore(folder / CHECKPOINTS / f"step_{start:08d}", engines)
@@ -102,17 +102,23 @@ def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
         if iteration + 1 == step:
             judged = judge_anew(cfg, models, [one.rollout for one in judged], inputs.context)
         batch, hold = credited(cfg, models, judged, iteration, inputs.context, kl.value)
-        metrics = inputs.counts | learned_from(cfg, models, batch, iteration, inputs, hold)
+        metrics = inputs.counts | learn_from(cfg, models, batch, iteration, inputs, hold)
         if not hold:
             kl.adapt(metrics["ppo/kl"], cfg.rollout_prompts)
         # Those in between enter ppo/since_best alone.
-        if SCORE in rows.get(iteration + 1, {}) and (iteration + 1 == step or SINCE_BEST in rows[step]):
+        if SCORE in rows[iteration + 1] and (iteration + 1 == step or SINCE_BEST in rows[step]):
             metrics |= inputs.held_out.follow(models, iteration + 1, best)[0]
+    if file.facts["rollbacks"]:  # the best one may have been gone by then, and what came after compared with nothing
+        rows[step].pop(SINCE_BEST, None)
     arrays = arrays_of(judged, batch) | {"log_ratios": batch.log_ratios[batch.mask].numpy()}
     return start, [
         *compared(rows[step], metrics),
         *(furthest(name, array, arrays[name]) for name, array in file.arrays.items()),
     ]
+
+
+def silent(line: str) -> None:
+    """Say nothing: the run has said it."""
 
 
 def compared(logged: Mapping[str, float], derived: Mapping[str, float]) -> list[Difference]:

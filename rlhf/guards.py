@@ -94,21 +94,20 @@ def guards_of(cfg: PPOConfig, first: Mapping[str, float]) -> list[Guard]:
 
 def idle(cfg: PPOConfig, first: Mapping[str, float]) -> Iterator[str]:
     """Yield a line for each guard whose limit, relative to the first iteration, is as far as its metric can go or further."""
-    furthest = {ENTROPY: 0.0, LENGTH: float(cfg.sampling.max_new_tokens), FINISHED: 0.0}
+    furthest = {LENGTH: float(cfg.sampling.max_new_tokens), FINISHED: 0.0}
     for guard in guards_of(cfg, first):
         end = furthest.get(guard.metric)
         if end is not None and not guard.beyond(end, guard.limit):
             yield (
-                f"guards.{guard.name}={getattr(cfg.guards, guard.name):g} cannot flag this run: {guard.metric} is "
-                f"{first[guard.metric]:.4g} in the first iteration, so its limit is {guard.limit:.4g}, and it never goes "
-                f"{'below' if guard.falls else 'above'} {end:g}"
+                f"guards.{guard.name}={getattr(cfg.guards, guard.name):g} has no effect: its limit, by the first iteration, is "
+                f"{guard.limit:.4g}, and {guard.metric} is never {'below' if guard.falls else 'above'} {end:g}"
             )
 
 
 class Guards:
     """Watches the iterations of a run. All ranks call alike. `say` hears, once, which guards watch in vain."""
 
-    def __init__(self, cfg: PPOConfig, say: Callable[[str], None] = print) -> None:
+    def __init__(self, cfg: PPOConfig, say: Callable[[str], None]) -> None:
         self.cfg, self.say = cfg, say
         self.first: dict[str, float] = {}  # the first iteration's values
         self.raised: dict[str, int] = {}  # by guard: iterations up to the last one that came half as far

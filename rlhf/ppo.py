@@ -123,7 +123,7 @@ def iterate(
             with clock("learn"):  # 4.
                 # What is half learned is learned again, from weights that are on disk.
                 pause = leave if run.saved == iteration else None
-                metrics = learned_from(cfg, models, batch, iteration, inputs, hold, pause)
+                metrics = learn_from(cfg, models, batch, iteration, inputs, hold, pause)
             if not hold:
                 store.add_ratios(batch)
             if (found := course.guards.check(metrics)) is not None:
@@ -163,7 +163,7 @@ def credited(
     return batch, holds(cfg, models.policy.steps_done, iteration, batch)
 
 
-def learned_from(
+def learn_from(
     cfg: PPOConfig,
     models: Models,
     batch: Batch,

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import TypedDict, TypeVar
 
 from llamatrain.description import Against, BestOf, Trials
-from llamatrain.order_statistics import best, median
+from llamatrain.order_statistics import best_weights, median_weights
 from llamatrain.pages.parts import Card
 from llamatrain.runs import Row, decimals, is_number, read_lines
 
@@ -68,8 +68,8 @@ def best_of(story: Story, stage: StageRun, about: BestOf) -> list[Card]:
             continue
         ordered = [sorted(values) for values in ranked]
         lines = [
-            Line("best", _over(sizes, ranked, best), 1),
-            Line("median", _over(sizes, ordered, median), 2),
+            Line("best", _over(sizes, ranked, best_weights), 1),
+            Line("median", _over(sizes, ordered, median_weights), 2),
             Line("mean", [(float(k), fmean(map(fmean, ordered))) for k in sizes], 0),
         ]
         cards.append(
@@ -77,7 +77,7 @@ def best_of(story: Story, stage: StageRun, about: BestOf) -> list[Card]:
         )
         judged = [value for group in own if (value := _by_score(group, gold)) is not None]
         if judged:
-            judged_lines.append(Line(name, _over(sizes, judged, best), colour))
+            judged_lines.append(Line(name, _over(sizes, judged, best_weights), colour))
     if judged_lines:
         cards.append(
             _card(

@@ -44,9 +44,11 @@ def read_attempts(folder: Path) -> list[Attempt]:
         return []
 
 
-def of_newest_job(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Return the starts of the job that started last: those of a job before it are no restarts of its own."""
-    return [one for one in attempts if one["job"] == attempts[-1]["job"]]
+def of_job(attempts: Sequence[Attempt], job: str) -> list[Attempt]:
+    """Return a job's own starts, or, where it has none, those of the one that started last."""
+    return [one for one in attempts if one["job"] == job] or [
+        one for one in attempts if one["job"] == attempts[-1]["job"]
+    ]
 
 
 def note(folder: Path, run: Path, started: float) -> list[Attempt]:

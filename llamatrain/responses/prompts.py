@@ -134,7 +134,7 @@ def load_prompts(
     A prompt fits when it leaves room in the context for a response: `max_new_tokens`, or an eighth of the context where
     that is less. A response with less room could not end, and not ending is punished. `too_long` says what to do with
     other prompts: `skip` or `stop`. Bad rows, and ids that stand twice, go to `bad`. Where `adversarial_only`, harmless
-    prompts are passed over. `left_out` counts them, and those that do not fit as "too long".
+    prompts are passed over. `left_out` receives how many these are ("harmless"), and how many are "too long".
     """
     _check(sources, max_prompts, too_long)
     most = None if max_prompts is None else max_prompts * (round or 1)

@@ -21,7 +21,7 @@ from launch import status
 from launch.graph import Awaited
 from launch.plan import Place, Planned
 from launch.slurm import queue
-from launch.slurm.attempts import note
+from launch.slurm.attempts import note, of_job
 from launch.slurm.queue import Queued
 from launch.stage import write_plan
 from launch.standing import Standing, standings
@@ -192,6 +192,12 @@ def test_a_second_jobs_start_is_no_restart(tmp_path: Path, monkeypatch: pytest.M
     assert told == [
         (0, ""), (1, "last restart: a rank was killed"), (0, ""), (1, "last restart: it was saved and stopped"),
     ]  # fmt: skip
+
+
+def test_a_second_job_that_came_and_went_hides_no_restart_of_the_one_that_runs() -> None:
+    attempts: list[Any] = [{"job": job, "before": 137} for job in ("3", "3", "3", "4")]
+    assert [len(of_job(attempts, job)) for job in ("3", "4", "5", "")] == [3, 1, 1, 1]
+    assert of_job([], "") == []
 
 
 def test_cost_is_in_gpu_hours_or_core_hours(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_training_stops_early_and_goes_on_where_it_is_given_more_patience(train:
 def test_a_best_checkpoint_that_is_gone_counts_as_never_measured(train: Train, tmp_path: Path) -> None:
     folder = train("run")
     said = list[str]()
-    found = Best(run_config(tmp_path, keep_best=True), folder, say=said.append)
+    found = Best(run_config(tmp_path, keep_best=True), folder, said.append)
     found.restore({"best": {"step": 3, "value": 3.0, "since": 5}})
     assert (found.step, found.since) == (3, 5) and not said
     found.restore({"best": {"step": 2, "value": 4.0, "since": 1}})  # rolled back to before step 3, and step 2 is pruned
@@ -118,12 +118,12 @@ def test_a_best_checkpoint_that_is_gone_counts_as_never_measured(train: Train, t
 
 
 def test_what_is_no_number_is_never_best(tmp_path: Path) -> None:
-    found, nan = Best(run_config(tmp_path, patience=2), tmp_path), float("nan")
+    found, nan = Best(run_config(tmp_path, patience=2), tmp_path, print), float("nan")
     told = [scored(found, step, [value, value]) for step, value in enumerate([nan, -2.0, -1.0, -1.0], 1)]
     assert told == [False, True, True, False] and (found.step, found.since) == (3, 1)
     assert not found.exhausted()
     assert not scored(found, 5, [0.0, nan]) and found.exhausted()
-    assert not Best(run_config(tmp_path), tmp_path).add(1, 0.0)  # neither is asked for
+    assert not Best(run_config(tmp_path), tmp_path, print).add(1, 0.0)  # neither is asked for
 
 
 def scored(best: Best, step: int, scores: list[float]) -> bool:
@@ -138,7 +138,7 @@ def around(mean: float, seed: int, count: int = 128) -> list[float]:
 
 def test_scores_that_creep_on_within_their_noise_do_not_put_off_the_end(tmp_path: Path) -> None:
     """Paired, a mean difference has a standard error of about 0.06 here; of either mean it is 0.27."""
-    found = Best(run_config(tmp_path, patience=3), tmp_path)
+    found = Best(run_config(tmp_path, patience=3), tmp_path, print)
     told = [scored(found, step, around(0.05 * step / 3, step)) for step in (1, 2, 3, 4)]
     assert told == [True, False, False, False] and (found.step, found.since) == (1, 3)
     assert found.exhausted()
@@ -149,7 +149,7 @@ def test_scores_that_creep_on_within_their_noise_do_not_put_off_the_end(tmp_path
 
 
 def test_a_clear_gain_counts_and_so_do_small_ones_that_add_up_to_one(tmp_path: Path) -> None:
-    found = Best(run_config(tmp_path, patience=4), tmp_path)
+    found = Best(run_config(tmp_path, patience=4), tmp_path, print)
     told = [scored(found, step, around(mean, step)) for step, mean in enumerate([0.0, 0.3, 0.36, 0.42, 0.48, 0.1], 1)]
     assert told == [True, True, False, False, True, False]  # the fifth is no clear gain over the fourth
     assert (found.step, found.since) == (5, 1)
@@ -157,7 +157,7 @@ def test_a_clear_gain_counts_and_so_do_small_ones_that_add_up_to_one(tmp_path: P
 
 @pytest.mark.parametrize(("sigmas", "better"), [(1.9, False), (2.05, True)])
 def test_the_bound_is_the_interval_of_the_paired_differences(tmp_path: Path, sigmas: float, better: bool) -> None:
-    found, differences = Best(run_config(tmp_path, keep_best=True), tmp_path), np.array([1.0, -1.0] * 100)
+    found, differences = Best(run_config(tmp_path, keep_best=True), tmp_path, print), np.array([1.0, -1.0] * 100)
     first = np.random.default_rng(0).normal(0, 10, 200)
     scored(found, 1, list(first))
     error = float(differences.std(ddof=1)) / math.sqrt(200)  # 1.972 of them are the 95 % interval
@@ -167,7 +167,7 @@ def test_the_bound_is_the_interval_of_the_paired_differences(tmp_path: Path, sig
 def test_what_prompts_scored_outlives_a_checkpoint_and_one_without_is_compared_by_means(tmp_path: Path) -> None:
     for step in (1, 7):
         (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
-    found, resumed = (Best(run_config(tmp_path, patience=5), tmp_path) for _ in range(2))
+    found, resumed = (Best(run_config(tmp_path, patience=5), tmp_path, print) for _ in range(2))
     scored(found, 1, around(0.0, 1))
     scored(found, 2, around(0.01, 2))
     resumed.restore(json.loads(json.dumps(found.state())))
@@ -182,19 +182,18 @@ def test_what_prompts_scored_outlives_a_checkpoint_and_one_without_is_compared_b
 
 def test_scores_by_other_prompts_or_models_begin_anew(tmp_path: Path) -> None:
     said, high, low = list[str](), around(1.0, 1), around(0.5, 1)
-    best = Best(run_config(tmp_path, patience=2), tmp_path, say=said.append)
+    best = Best(run_config(tmp_path, patience=2), tmp_path, said.append)
     assert best.add(5, fmean(high), high, "these")
     assert not best.add(10, fmean(low), low, "these") and not said
     assert best.add(15, fmean(low), low, "others")
     assert said == [
-        "the best so far (1.0000, after step 5) was measured by other prompts, reward models or sampling than this one (0.5000), "
-        "which takes its place: they do not compare"
+        "the best so far (1.0000, after step 5) was measured otherwise than this one (0.5000), which takes its place"
     ]
     assert best.add(20, fmean(high), high, "others") and best.by == "others"
 
 
 def test_a_score_without_bounds_is_never_best(tmp_path: Path) -> None:
-    best, finite = Best(run_config(tmp_path, patience=2), tmp_path), around(0.0, 1)
+    best, finite = Best(run_config(tmp_path, patience=2), tmp_path, print), around(0.0, 1)
     assert not best.add(5, float("-inf"), [float("-inf"), *finite[1:]])
     assert best.add(10, fmean(finite), finite) and not best.add(15, float("inf"), [float("inf"), *finite[1:]])
 

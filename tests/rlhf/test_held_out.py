@@ -116,8 +116,6 @@ def test_held_out_answers_are_scored_by_models_of_their_own(
     exchanged = replace(models, helpfulness=models.safety, safety=models.helpfulness)
     tokenizer = hf_folder.load_tokenizer(Path(world["checkpoint"]))
     expected, _ = HeldOut(cfg, tokenizer, 128, [], print).measure(exchanged)
-    with pytest.raises(AssertionError):  # never by the others instead, in silence
-        HeldOut(composed(world, tmp_path, "ppo", prompts_eval, *apart), tokenizer, 128, [], print).measure(models)
     assert measures(other)[0] == pytest.approx({"step": 0, **expected}, abs=1e-5)
     assert measures(one)[0] != measures(other)[0]
 
