@@ -1,4 +1,4 @@
-"""Two ranks give what one gives, at every ZeRO stage, with either micro-batch size, whole and sharded models to read, though responses differ in length."""
+"""Two ranks give what one gives, at every ZeRO stage and two micro-batch sizes, with whole and sharded models to read, though responses differ in length."""
 
 from __future__ import annotations
 
