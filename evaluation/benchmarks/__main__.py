@@ -17,7 +17,7 @@ from llamatrain import atomic, checkpoint, distributed, hf_folder
 from llamatrain.config.program import main
 from llamatrain.errors import UserError
 from llamatrain.inputs import fingerprints
-from llamatrain.responses.models import frozen_model, generated_at_once, loaded_once
+from llamatrain.responses.models import frozen_model, generated_at_once, load_inference
 from llamatrain.run import Run
 from llamatrain.settings import ZeroConfig
 
@@ -117,7 +117,7 @@ class Measuring:
             zero = ZeroConfig(stage=3, dtype=cfg.dtype, offload_optimizer=False, offload_parameters=False)
             model = frozen_model(self.folder, zero, scalar=False)
         else:
-            model = loaded_once([self.folder], cfg.dtype)(self.folder, scalar=False)
+            model = load_inference(self.folder, distributed.device(), cfg.dtype, scalar=False)
         reader = Reader(model, tokenizer, cfg.micro_batch_size, responses, sharded, self.stop_if_asked)
         made: Model = self.harness.Model(reader, cfg.run.seed)
         return made
