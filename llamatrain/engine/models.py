@@ -15,12 +15,13 @@ from llamatrain.engine.zero import (
     divides,
     full_shape,
     gathered,
+    gathered_module,
     import_deepspeed,
     quiet,
     reading_config,
     set_weight,
 )
-from llamatrain.model.transformer import Noted, drawn_later
+from llamatrain.model.transformer import Noted, Transformer, drawn_later
 from llamatrain.settings import ZeroConfig
 
 
@@ -83,4 +84,6 @@ def frozen(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]], zero: 
     with quiet():
         engine, *_ = deepspeed.initialize(model=model, config=reading_config(zero))
     engine.eval()
+    if isinstance(model, Transformer):
+        model.gathering = gathered_module
     return engine

@@ -143,6 +143,15 @@ def gathered(parameter: torch.Tensor, writer: int | None = None) -> Iterator[Non
         yield
 
 
+@contextlib.contextmanager
+def gathered_module(module: torch.nn.Module) -> Iterator[None]:
+    """Gather all weights of a module that is sharded by ZeRO-3, to be read; every rank takes part."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(module.parameters())):
+        yield
+
+
 def set_weight(parameter: torch.Tensor, tensor: torch.Tensor) -> None:
     """Copy a full weight into a parameter; of a sharded one this rank's shard, and no more is read of the tensor."""
     with torch.no_grad():

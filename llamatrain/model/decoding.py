@@ -1,7 +1,8 @@
 """The next token of many sequences, from what a cache keeps of the earlier ones: a forward pass in few calls.
 
 With a token per sequence a layer's arithmetic takes about as long as the calls around it. So this pass does without modules;
-it computes what `Transformer.forward` does, from the same weights.
+it computes what `Transformer.forward` does, from the same weights. Those of a sharded model, which come as modules are
+called, it gathers a layer at a time.
 
 Shapes: B sequences, C model dimension, H query heads, K key-value heads, G = H / K query heads a key-value head,
 D head dimension, L positions to attend to, V vocabulary.
@@ -9,6 +10,7 @@ D head dimension, L positions to attend to, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -31,9 +33,13 @@ class Decoding:
         """Take a model's weights, and the cache that its prompts are written to."""
         config, decoder = model.config, model.model
         self.cache, self.n_heads, self.n_kv_heads = cache, config.n_heads, config.n_kv_heads
+        self.gathering, self.decoder = model.gathering, decoder
         self.embedding, self.norm = decoder.embed_tokens.weight, decoder.norm
-        self.head = packed(self.embedding if config.tie_embeddings else model.lm_head.weight, rows)
-        self.layers = [_Layer(cast("Layer", layer), rows) for layer in decoder.layers]
+        self.end = decoder.embed_tokens if config.tie_embeddings else model.lm_head
+        self.head, self.layers = self.end.weight, list[_Layer]()
+        if not model.is_sharded:
+            self.head = packed(self.head, rows)
+            self.layers = [_Layer(cast("Layer", layer), rows) for layer in decoder.layers]
         self.by_products = _by_products(self.embedding)
 
     def logits(self, last: Tensor, cached: Tensor, end: int) -> Tensor:
@@ -55,8 +61,9 @@ class Decoding:
         hidden = additive(seen, self.embedding.dtype)
         if self.by_products:
             hidden = hidden.expand(-1, self.n_kv_heads, -1, -1).flatten(0, 1)  # (B K, 1, L)
-        x = F.embedding(last, self.embedding)  # (B, C)
-        for layer, (keys, values) in zip(self.layers, self.cache.layers, strict=True):
+        with self.gathering(self.decoder.embed_tokens):
+            x = F.embedding(last, self.embedding)  # (B, C)
+        for layer, (keys, values) in zip(self._layers(), self.cache.layers, strict=True):
             new = _times(_normed(x, layer.attention_norm), layer.attention_in)
             new = new.view(len(x), self.n_heads + 2 * self.n_kv_heads, -1)  # queries, keys, values
             rotated = rotate(new[:, : -self.n_kv_heads], rotary)
@@ -66,7 +73,15 @@ class Decoding:
             x = _times(mixed, layer.attention_out).add_(x)
             gate, up = _times(_normed(x, layer.mlp_norm), layer.mlp_in).chunk(2, -1)
             x = _times(F.silu(gate).mul_(up), layer.mlp_out).add_(x)
-        return product(_normed(x, self.norm), self.head).float()
+        with self.gathering(self.norm), self.gathering(self.end):
+            return product(_normed(x, self.norm), self.head).float()
+
+    def _layers(self) -> Iterator[_Layer]:
+        """Yield each layer's weights; of a sharded model they are there until the next are asked for."""
+        yield from self.layers
+        for layer in () if self.layers else self.decoder.layers:
+            with self.gathering(layer):
+                yield _Layer(cast("Layer", layer), rows=0)  # laid out anew for a single product they would gain nothing
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
         """Return what queries (B, H, D) mix of the values that they may see, (B, C)."""

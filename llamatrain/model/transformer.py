@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -333,7 +333,12 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The language model. `seed` initialises it; None leaves the weights as they are, to be loaded."""
+    """The language model. `seed` initialises it; None leaves the weights as they are, to be loaded.
+
+    `gathering` is what gives a module's weights to who reads them without calling it: nothing where they are whole.
+    """
+
+    gathering: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
 
     def __init__(self, config: ModelConfig, seed: int | None) -> None:
         super().__init__()
@@ -367,6 +372,11 @@ class Transformer(nn.Module):
         else:
             out = linear_cross_entropy(x, self.model.embed_tokens.weight, targets)
         return out.float()  # logits of bfloat16 are too coarse for log-probabilities
+
+    @property
+    def is_sharded(self) -> bool:
+        """Tell whether the weights are sharded over the ranks, and come as modules are called."""
+        return self.gathering is not nullcontext
 
     def new_cache(self, slots: int, longest: int) -> KVCache:
         """Return an empty cache for `slots` sequences of up to `longest` tokens."""
