@@ -65,6 +65,10 @@ def main() -> int:
     if options.command != "temperatures":
         show(options.seeds)
     show_temperatures(options.seeds)
+    if not any(line["seed"] in options.seeds for name in (NAME, TRIALS) for line in lines_of(name)):
+        raise SystemExit(
+            f"--seeds {' '.join(options.seeds)}: neither {NAME}.jsonl nor {TRIALS}.jsonl in results/ has a line of these"
+        )
     return 0
 
 
@@ -285,7 +289,6 @@ def show(seeds: list[str]) -> None:
     """Print the newest line of each seed that has one, and draw them."""
     found = {line["seed"]: line for line in lines_of(NAME) if line["seed"] in seeds}
     if not found:
-        print(f"--seeds {' '.join(seeds)}: results/{NAME}.jsonl has no line of these")
         return
     for kind, metric in COUNTS.items():
         models = list(next(iter(found.values()))["scores"])[1:]  # SFT comes first

@@ -38,7 +38,7 @@ from llamatrain.progress import counted
 from llamatrain.responses.chunks import Chunks
 from llamatrain.responses.config import noise_of
 from llamatrain.responses.models import generated_at_once, sampled_and_scored_by
-from llamatrain.responses.sampling import in_words, load_asked, make_responses, write_responses
+from llamatrain.responses.sampling import in_words, load_prompts_to_answer, make_responses, write_responses
 from llamatrain.responses.scoring import recorded_zeros, require_zero
 from llamatrain.run import Run
 from llamatrain.shares import split_in_words
@@ -75,7 +75,7 @@ def train(cfg: RejectionSamplingConfig) -> None:
     with Run(cfg.run, "rejection_sampling", cfg, made_from, fingerprints(cfg), FIXED, then=then) as run:
         bad.say(run.print)
         # 0. the round's prompts, and the temperature that is best on some of them
-        prompts = load_asked(cfg, parents, run.print, cfg.round)
+        prompts = load_prompts_to_answer(cfg, parents, run.print, cfg.round)
         noise = noise_of("rejection_sampling", cfg.round)
         tuned, trials = choose(run, cfg, parents, prompts, noise)
 
@@ -147,7 +147,7 @@ def dry_run(cfg: RejectionSamplingConfig, ranks: int | None) -> str:
     parents, notes = sampled_and_scored_by(cfg.checkpoint, cfg.helpfulness, cfg.safety), list[str]()
     base = resolve(cfg.base, "pretrain")
     size = rows_at_once(cfg, base, cfg.batch_sequences, row_length(cfg, base), ranks)
-    prompts = load_asked(cfg, parents, notes.append, cfg.round)
+    prompts = load_prompts_to_answer(cfg, parents, notes.append, cfg.round)
     left_out = BadRows(cfg.bad_rows)
     how = Encoding("dialogue", load_tokenizer(base, cfg.tokenizer), row_length(cfg, base))
     sft = len(of_sources(cfg.sft_train, how, left_out, Cache.of(cfg.run, keep=False)))

@@ -7,7 +7,13 @@ import time
 from llamatrain.config.program import main
 from llamatrain.responses.models import generated_at_once, sampled_and_scored_by
 from llamatrain.responses.prompts import prompts_fingerprint
-from llamatrain.responses.sampling import in_words, load_asked, make_responses, response_metrics, write_responses
+from llamatrain.responses.sampling import (
+    in_words,
+    load_prompts_to_answer,
+    make_responses,
+    response_metrics,
+    write_responses,
+)
 from llamatrain.run import Run
 
 from .config import SampleConfig
@@ -21,7 +27,7 @@ def sample(cfg: SampleConfig) -> None:
     with Run(cfg.run, "sample", cfg, parents, data, dashboard=False) as run:
         run.resume({})
         started = time.monotonic()
-        chunks = make_responses(run, cfg, parents, load_asked(cfg, parents, run.print), "sample")
+        chunks = make_responses(run, cfg, parents, load_prompts_to_answer(cfg, parents, run.print), "sample")
         if run.is_main:
             write_responses(run.folder, chunks)
             metrics = response_metrics("sample", list(chunks.rows()))

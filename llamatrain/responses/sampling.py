@@ -25,7 +25,7 @@ from llamatrain.run import Run
 from llamatrain.tokenizer import Tokenizer
 
 
-def load_asked(
+def load_prompts_to_answer(
     cfg: ResponsesConfig, parents: dict[str, Path], say: Callable[[str], None], round: int | None = None
 ) -> list[Prompt]:
     """Return the prompts that are answered, those of a `round` of a pipeline; `say` what was skipped."""

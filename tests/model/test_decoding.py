@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llamatrain import kernels
 from llamatrain.model.config import ModelConfig
@@ -55,6 +57,30 @@ def test_weights_are_laid_out_anew_for_many_sequences_alone(model_config: ModelC
     kernels.choose("auto", {kernels.packed(*model.lm_head.weight.shape): "onednn"})
     decoding = Decoding(model, cache, kernels.FEW)
     assert decoding.head.is_mkldnn and not decoding.layers[0].mlp_out[0].is_mkldnn
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_that_come_as_they_are_gathered(model_config: ModelConfig, tied: bool) -> None:
+    model, ids = wide(model_config, n_kv_heads=2, tie_embeddings=tied), tokens(2, 10)
+    cache, kept = model.new_cache(2, 16), {parameter: parameter.data for parameter in model.parameters()}
+
+    @contextmanager
+    def gathered(module: nn.Module) -> Iterator[None]:
+        for parameter in module.parameters():
+            parameter.data = kept[parameter]
+        yield
+        for parameter in module.parameters():
+            parameter.data = torch.empty(0)
+
+    with torch.no_grad():
+        full = model(ids)
+        model(ids[:, :9], cache=cache.empty_rows(0, 9, [0, 1]))
+        for parameter in model.parameters():
+            parameter.data = torch.empty(0)  # as ZeRO-3 leaves them
+        model.gathering = gathered
+        found = Decoding(model, cache, 2).logits(ids[:, 9], torch.tensor([9, 9]), 10)
+    torch.testing.assert_close(found, full[:, 9], atol=1e-5, rtol=1e-5)
+    assert not any(parameter.numel() for parameter in model.parameters())
 
 
 def test_slots_may_be_filled_to_different_lengths(model_config: ModelConfig) -> None:
