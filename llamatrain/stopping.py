@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from .streams import leave_closed_terminal, open_closed
+from .streams import leave_closed_terminal, open_closed, outlive_terminal
 
 # What a terminal, Slurm or a person sends.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -44,6 +44,7 @@ def watch(package: str) -> None:
     if not started_module(package):
         return
     open_closed()
+    outlive_terminal()
     heard, told = os.pipe()
     os.set_blocking(told, False)
     for number in _heeded(SIGNALS):
@@ -63,9 +64,14 @@ def _end(number: int, frame: FrameType | None = None) -> None:
     if not _once.acquire(blocking=False):  # both threads hear it
         return
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-        with suppress(OSError):  # not print: the main thread may hold its lock
-            os.write(2, f"stopped: {signal.Signals(number).name}; the same command starts it again\n".encode())
+        _say(f"stopped: {signal.Signals(number).name}; the same command starts it again\n")
     os._exit(EXIT_STOPPED)
+
+
+def _say(text: str) -> None:
+    """Write to standard error from a signal handler: print fails where the signal came in the middle of a print."""
+    with suppress(OSError):
+        os.write(2, text.encode())
 
 
 @contextmanager
@@ -136,4 +142,4 @@ class StopRequest:
         if not self.patient:
             raise Stopped(f"{self.signal}; the same command starts it again")
         if first and self.speaks:
-            print(f"\n{self.signal}: stopping as soon as what is done is saved", file=sys.stderr, flush=True)
+            _say(f"\n{self.signal}: stopping as soon as what is done is saved\n")

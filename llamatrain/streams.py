@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
+from typing import Any
 
 # A terminal obeys control characters (C0, C1): what a model writes is only shown.
 CONTROLS = dict.fromkeys([code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"])
@@ -28,8 +30,31 @@ def replace_unknown_characters() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
+def outlive_terminal() -> None:
+    """Let output to a terminal lead nowhere from the moment on at which that is closed, even before SIGHUP tells of it.
+
+    Every later write would fail, in the middle of the work.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream.isatty():
+            writer = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(writer, stream.encoding, stream.errors, line_buffering=True))
+
+
+class _Terminal(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            leave_closed_terminal()
+            return super().write(data)
+
+
 def leave_closed_terminal() -> None:
-    """Let output lead nowhere where its terminal was closed: every later write would fail, in the middle of the work."""
+    """Let output lead nowhere where its terminal was closed."""
     for number in (1, 2):
         try:
             os.write(number, b"")

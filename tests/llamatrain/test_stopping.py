@@ -148,6 +148,24 @@ def test_a_closed_terminal_does_not_keep_a_run_from_saving(tmp_path: Path, repos
     assert '"SIGHUP at step 3' in (tmp_path / "runs" / "job" / "status.json").read_text()
 
 
+def test_a_terminal_that_is_closed_unheard_ends_no_run(tmp_path: Path, repository: Path) -> None:
+    command = started(tmp_path, repository, PATIENT)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        heed(*SIGNALS)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.execvp(command[0], command)
+    while b"here" not in os.read(terminal, 1000):
+        pass
+    os.close(terminal)
+    time.sleep(0.2)  # ten lines lead nowhere
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 75
+    assert '"SIGTERM at step 3' in (tmp_path / "runs" / "job" / "status.json").read_text()
+
+
 def test_a_process_that_only_imports_a_program_is_left_alone(tmp_path: Path, repository: Path) -> None:
     started(tmp_path, repository, "")
     code = "import program, signal; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
