@@ -8,9 +8,9 @@
 A policy and reward models of the size with random weights, the same for both, and 64 prompts of 32 tokens from the source. An
 iteration samples 64 tokens to each (EOS is never drawn), judges them and learns in mini-batches of 8, one epoch. Ours is the
 program `ppo` itself, from what it reads to the experience it stores; a stand-in for its heartbeat hears where an iteration
-begins and a phase ends. It judges with two reward models and measures the policy's log-probabilities again, where TRL has one
-reward model and takes the sampler's. Every side is a process of its own with one thread; rates are by processor time, with
-`--ranks` by the clock. A line goes to results/ppo_speed.jsonl.
+begins and a phase ends. It judges with two reward models, TRL with one, and measures the policy's log-probabilities again, where
+TRL takes the sampler's; with `--old-logprobs sampler` so does ours. Every side is a process of its own with one thread; rates
+are by processor time, with `--ranks` by the clock. A line goes to results/ppo_speed.jsonl.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--source", help="dialogues, with the name of their form, whose questions are the prompts")
     parser.add_argument("--peer", help="command of a python with trl 1.12.0")
     parser.add_argument("--ranks", action="store_true", help="two ranks of ours against one, in place of TRL")
+    parser.add_argument("--old-logprobs", choices=["policy", "sampler"], default="policy")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1, help="iterations in turn")
     parser.add_argument("--worker", choices=["llamatrain", "TRL"])
@@ -68,6 +69,7 @@ def main() -> int:
     clock = "second" if options.ranks else "second of processor time"
     shares = {name: [share(given, phase) for phase in PHASES] for name, given in answers.items()}
     about = {"size": options.size, "ranks": options.ranks, "steps": options.steps, "act_judge_learn": shares}
+    about |= {"old_logprobs": options.old_logprobs}
     rates = {name: [rate(one) for one in given] for name, given in answers.items()}
     record("ppo_speed", about, f"{options.size} | episodes per {clock}", rates)
     for name, of in shares.items():
@@ -77,7 +79,7 @@ def main() -> int:
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     """Return the command of each side."""
-    worker = [__file__, "--size", options.size, "--folder", str(options.folder)]
+    worker = [__file__, "--size", options.size, "--folder", str(options.folder), "--old-logprobs", options.old_logprobs]
     own = [*worker, "--worker", "llamatrain", *(["--ranks"] if options.ranks else [])]
     if options.ranks:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -187,6 +189,7 @@ def own_side(options: argparse.Namespace) -> None:
     given |= {"run.dir": options.folder / "runs", "run.name": options.name, "run.wandb.mode": "disabled"}
     given |= {"rollout_prompts": ROLLOUTS, "mini_batch_prompts": MINI_BATCH, "sampling.max_new_tokens": NEW}
     given |= {"optim.lr": RATE, "iterations": 10_000, "run.save_every": 10_000, "run.hang_minutes": 0}
+    given |= {"old_logprobs": options.old_logprobs}
     given["gate.unfinished_logit"] = 100  # no response ends: none is to be held below the others
     rlhf.ppo.train(compose("ppo", PPOConfig, [f"{key}={value}" for key, value in given.items()]))
 

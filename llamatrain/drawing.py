@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 
-def sample(logits: Tensor, temperature: float | Tensor, top_p: float, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def sample(
+    logits: Tensor, temperature: float | Tensor, top_p: float, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token per row of logits (B, V) by inverting the cumulative distribution at `uniforms` (B,), float64.
 
     `temperature` is that of all rows, or (B, 1) each row's own; 0 is greedy.
-    Returns tokens (B,) and their log-probabilities (B,) in the whole distribution at this temperature.
+    Returns tokens (B,), their log-probabilities (B,) in the whole distribution at this temperature, and those of all
+    tokens (B, V).
     """
     # Greedy rows are taken at temperature 1: the argmax is the same, and their log-probabilities are finite.
     if isinstance(temperature, Tensor):
@@ -24,7 +27,7 @@ def sample(logits: Tensor, temperature: float | Tensor, top_p: float, uniforms: 
     logprobs = torch.log_softmax(logits, -1)
     if not isinstance(temperature, Tensor) and temperature == 0:
         tokens = logprobs.argmax(-1, keepdim=True)
-        return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
+        return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1), logprobs
     probabilities = logprobs.exp()
     if top_p < 1:
         probabilities = nucleus(probabilities, top_p)
@@ -36,7 +39,7 @@ def sample(logits: Tensor, temperature: float | Tensor, top_p: float, uniforms: 
     tokens = torch.searchsorted(cumulative, targets, right=True).clamp_(max=logits.shape[-1] - 1)
     if isinstance(temperature, Tensor):
         tokens = tokens.where(temperature > 0, logprobs.argmax(-1, keepdim=True))
-    return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1)
+    return tokens.squeeze(-1), logprobs.gather(-1, tokens).squeeze(-1), logprobs
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -37,12 +37,14 @@ _LOOK = {"cpu": 1, "cuda": 8}
 class Generated:
     """A response. `tokens` ends in EOS if `finished`; otherwise the length limit or the context's end cut it.
 
-    `logprobs` are those of the whole distribution at the sampler's temperature, before top-p (greedy: at 1).
+    `logprobs` are those of the whole distribution at the sampler's temperature, before top-p (greedy: at 1); so are
+    `entropies`, in nats, which are there where they were asked for.
     """
 
     prompt_tokens: list[int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     finished: bool = False
 
 
@@ -57,12 +59,14 @@ def generate(
     temperatures: Sequence[float] | None = None,
     on_step: Callable[[], None] | None = None,
     stops: Callable[[list[int]], bool] | None = None,
+    entropies: bool = False,
 ) -> list[Generated]:
     """Return a response to every prompt, in order; `keys` are (prompt id, sample number).
 
     `temperatures`, where given, are the responses' own, in place of the one in `sampling`. `on_done` hears the index of
     each response as it ends; `on_step` is called before each forward pass, and ends the sampling by what it raises.
     `stops` tells of a response's tokens so far whether it is to end there, unfinished; it may get a few tokens more.
+    `entropies`: measure those of the distributions that tokens are drawn from.
     UserError: an empty prompt, or one longer than the context.
     """
     if batch_size < 1:
@@ -76,6 +80,8 @@ def generate(
         refill = max(1, size // 8)  # newcomers are prefilled together: one forward for several
         with _inference(model):
             slots = _Slots(model, size, responses, limits, noise, sampling, temperatures, eos_id, on_done, stops)
+            if entropies:
+                slots.entropies = torch.zeros_like(slots.logprobs)
             # Longest first, so that slots are alike in length: little padding, and the cache is as short as they are.
             # Equal prompts follow one another. Reversed, as they are taken from its end.
             waiting.sort(key=lambda i: (-len(prompts[i]), prompts[i]))
@@ -143,6 +149,7 @@ class _Slots:
         self.tokens, self.logprobs = zeros(size, width), zeros(size, width, dtype=torch.float32)
         self.count, self.limit, self.last, self.before = zeros(size), zeros(size), zeros(size), zeros(size)
         self.ended = zeros(size, dtype=torch.bool)
+        self.entropies: Tensor | None = None  # of the distributions, as wide as `logprobs`, where they are measured
         self.temperature = None if temperatures is None else zeros(size, 1, dtype=torch.float32)
 
     def admit(self, newcomers: list[int], following: list[int] | None) -> None:
@@ -214,10 +221,11 @@ class _Slots:
         rows = torch.tensor(ended, device=self.device)
         counts = self.count[rows].tolist()
         tokens, logprobs = self.tokens[rows, :longest].tolist(), self.logprobs[rows, :longest].tolist()
+        entropies = [[]] * len(ended) if self.entropies is None else self.entropies[rows, :longest].tolist()
         numbers = [self.active[s] for s in ended]
-        for number, count, own, their_logprobs in zip(numbers, counts, tokens, logprobs, strict=True):
+        for number, count, *own in zip(numbers, counts, tokens, logprobs, entropies, strict=True):
             response = self.responses[number]
-            response.tokens, response.logprobs = own[:count], their_logprobs[:count]
+            response.tokens, response.logprobs, response.entropies = (values[:count] for values in own)
             response.finished = response.tokens[-1] == self.eos_id
         self._free(ended)
         if self.on_done is not None:
@@ -237,9 +245,11 @@ class _Slots:
         count, ended, place = self.count[rows], self.ended[rows], self.count[rows, None]  # views: written in place
         temperature = self.sampling.temperature if self.temperature is None else self.temperature[rows]
         uniforms = self.uniforms[rows].gather(1, place).squeeze(1)
-        tokens, logprobs = sample(logits, temperature, self.sampling.top_p, uniforms)
+        tokens, logprobs, whole = sample(logits, temperature, self.sampling.top_p, uniforms)
         self.tokens[rows].scatter_(1, place, tokens[:, None])
         self.logprobs[rows].scatter_(1, place, logprobs[:, None])
+        if self.entropies is not None:
+            self.entropies[rows].scatter_(1, place, -(whole.exp() * whole).sum(-1, keepdim=True))
         self.last[rows] = tokens
         count += ~ended
         ended |= (tokens == self.eos_id) | (count == self.limit[rows])
@@ -267,8 +277,9 @@ class _Slots:
                 self.last,
                 self.ended,
             ]
-            for rows in state if self.temperature is None else [*state, self.temperature]:
-                rows[into] = rows[out_of]
+            for rows in (*state, self.temperature, self.entropies):
+                if rows is not None:
+                    rows[into] = rows[out_of]
         self.active, self.born = [self.active[s] for s in source], [self.born[s] for s in source]
         self._span()
 
@@ -298,7 +309,7 @@ def stream(
                 logits = decoding.logits(token, torch.tensor([cached], device=device), cached + 1)
             else:
                 logits = _prefill(model, cache, 0, [prompt])
-            token, _ = sample(logits, sampling.temperature, sampling.top_p, noise[:, count])
+            token, *_ = sample(logits, sampling.temperature, sampling.top_p, noise[:, count])
         drawn = int(token)
         yield drawn
         if drawn == eos_id:

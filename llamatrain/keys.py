@@ -119,6 +119,18 @@ def completed(schema: type, flat: Mapping[str, Any]) -> dict[str, Any]:
     return {**flat, **flatten(absent)}
 
 
+def filled(schema: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Return an earlier version's nested configuration with the keys that it did without, as it did (`formerly`)."""
+    found = dict(values)
+    types = get_type_hints(schema)
+    for field in fields(schema):
+        if is_dataclass(types[field.name]):
+            found[field.name] = filled(types[field.name], found.get(field.name, {}))
+        elif "formerly" in field.metadata:
+            found.setdefault(field.name, field.metadata["formerly"])
+    return found
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """Return a dataclass of settings as plain dictionaries and lists."""
     return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)

@@ -39,7 +39,8 @@ def outlive_terminal() -> None:
         stream = getattr(sys, name)
         if stream.isatty():
             writer = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
-            setattr(sys, name, io.TextIOWrapper(writer, stream.encoding, stream.errors, line_buffering=True))
+            at_once = stream.write_through  # python -u
+            setattr(sys, name, io.TextIOWrapper(writer, stream.encoding, stream.errors, None, not at_once, at_once))
 
 
 class _Terminal(io.FileIO):

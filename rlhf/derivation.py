@@ -1,7 +1,7 @@
 """An iteration of PPO derived again: from the checkpoint before it and the store of experience (store.py).
 
 The weights of the newest checkpoint before the step, or of the run's start, learn from the stored iterations in between, as they
-did. Then the five models judge the stored responses of the step anew, credit is given and learned from, and each figure is held
+did. Then the models judge the stored responses of the step anew (with `old_logprobs=sampler` all but the policy), credit is given and learned from, and each figure is held
 against metrics.jsonl, each stored number against the file. On the machine and with as many ranks and threads as the run had,
 nothing differs by a bit. The run's folder is only read.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from llamatrain.config.compose import check, read_settings
 from llamatrain.config.program import main
 from llamatrain.errors import UserError
 from llamatrain.exits import EXIT_FAILURE
-from llamatrain.keys import to_dict
+from llamatrain.keys import filled, to_dict
 from llamatrain.responses import stored
 from llamatrain.responses.stored import Stored
 from llamatrain.run_files import METRICS, STATUS, Logged, Status
@@ -100,7 +100,9 @@ def differences(folder: Path, step: int) -> tuple[int, list[Difference]]:
         guards.slow_down(file.facts["rollbacks"], engines)
         judged = judged_in(file, wanted)
         if iteration + 1 == step:
-            judged = judge_anew(cfg, models, [one.rollout for one in judged], inputs.context)
+            # What the sampler measured is not sampled again.
+            rollouts = [replace(one.rollout, sampler_entropies=one.entropy.tolist()) for one in judged]
+            judged = judge_anew(cfg, models, rollouts, inputs.context)
         batch, hold = credited(cfg, models, judged, iteration, inputs.context, kl.value)
         metrics = inputs.counts | learn_from(cfg, models, batch, iteration, inputs, hold)
         if not hold:
@@ -139,7 +141,7 @@ def settings_of(folder: Path) -> PPOConfig:
     """Return the settings of a run of PPO."""
     if not (folder / stored.FOLDER).is_dir():
         raise UserError(f"folder={folder}: need the folder of a run of ppo with {stored.FOLDER}/ in it")
-    return check("ppo", PPOConfig, read_settings(folder / "config.yaml"))
+    return check("ppo", PPOConfig, filled(PPOConfig, read_settings(folder / "config.yaml")))
 
 
 def logged(folder: Path, step: int) -> dict[int, dict[str, float]]:

@@ -28,7 +28,7 @@ from llamatrain.responses.scoring import (
 from .credit import Credit, assign, whiten_scores
 from .losses import entropies, token_logprobs
 from .passes import passes
-from .ppo_config import KIND, REWARD, PPOConfig
+from .ppo_config import KIND, REWARD, SAMPLER, PPOConfig
 
 NO_ANSWER_QUANTILE = 0.05  # of the answers' scores, below which a response that is no answer is held
 
@@ -101,11 +101,15 @@ def judge(
         leave()
         portion = rollouts[part]
         packed = pack_rollouts(portion, context, distributed.device())
-        logits = models.policy(**packed.inputs, select=packed.before)
-        # Measured again although the sampler knows them: its cache rounds otherwise, and the first ratio must be 1.
-        logprobs = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
-        entropy = entropies(logits, cfg.sampling.temperature)
-        del logits  # (n, V) numbers, of which the next models need not find any
+        if cfg.old_logprobs == SAMPLER:
+            logprobs = torch.tensor([p for r in portion for p in r.sampler_logprobs])
+            entropy = torch.tensor([h for r in portion for h in r.sampler_entropies])
+        else:
+            logits = models.policy(**packed.inputs, select=packed.before)
+            # Measured again although the sampler knows them: its cache rounds otherwise, and the first ratio must be 1.
+            logprobs = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
+            entropy = entropies(logits, cfg.sampling.temperature)
+            del logits  # (n, V) numbers, of which the next models need not find any
         logits = models.reference(**packed.inputs, select=packed.before)
         reference = token_logprobs(logits, packed.targets, cfg.sampling.temperature)
         del logits

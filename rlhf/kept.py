@@ -18,6 +18,7 @@ import torch
 
 from llamatrain import distributed
 from llamatrain.engine.learning import Engine
+from llamatrain.keys import flatten, former_values
 from llamatrain.responses.chunks import Chunks, chunk_key
 from llamatrain.responses.prompts import Prompt
 from llamatrain.responses.rollouts import Rollout, sample_rollouts
@@ -26,7 +27,7 @@ from llamatrain.shares import largest_share
 from llamatrain.tokenizer import Tokenizer
 
 from .experience import Judged, Models, judge
-from .ppo_config import PPOConfig
+from .ppo_config import SAMPLER, PPOConfig
 
 R = TypeVar("R", bound=Mapping[str, object])
 
@@ -40,6 +41,7 @@ class RolloutPart(TypedDict):
     finished: bool
     logprobs: list[float]
     is_answer: bool
+    entropy: list[float]  # the sampler's; empty where the policy's is measured as it judges
 
 
 class JudgedPart(TypedDict):
@@ -89,8 +91,12 @@ def division(count: int, chunk_responses: int) -> tuple[int, list[int]]:
 
 
 def kept_key(cfg: PPOConfig, parents: dict[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that rollouts and verdicts depend on beside the iteration: with other settings none is taken over."""
-    settings = {name: value for name, value in settings.items() if name != "run"}
+    """Return all that rollouts and verdicts depend on beside the iteration: with other settings none is taken over.
+
+    A key at what it was before there was one is left out, so that what an earlier version kept and stored stays in use.
+    """
+    flat, former = flatten({name: value for name, value in settings.items() if name != "run"}), former_values(PPOConfig)
+    settings = {key: value for key, value in flat.items() if key not in former or value != former[key]}
     return chunk_key(parents, cfg.prompts, settings=settings, seed=cfg.run.seed)
 
 
@@ -110,6 +116,7 @@ def respond(
         tokenizer,
         cfg.generation_batch_size,
         on_step=on_step,
+        entropies=cfg.old_logprobs == SAMPLER,
     )
 
 
@@ -181,12 +188,13 @@ def rollout_part(rollout: Rollout) -> RolloutPart:
         "finished": rollout.finished,
         "logprobs": rollout.sampler_logprobs,
         "is_answer": rollout.is_answer,
+        "entropy": rollout.sampler_entropies,
     }
 
 
 def rollout_of(prompt: Prompt, part: RolloutPart) -> Rollout:
     """Return the rollout that a row was made from."""
-    return Rollout(prompt, part["tokens"], part["finished"], part["logprobs"], part["is_answer"])
+    return Rollout(prompt, part["tokens"], part["finished"], part["logprobs"], part["is_answer"], part["entropy"])
 
 
 def judged_part(judged: Judged) -> JudgedPart:

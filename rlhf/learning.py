@@ -19,8 +19,9 @@ from llamatrain.responses.rollouts import pack_rollouts
 from .experience import Batch, Models
 from .kl import estimate
 from .losses import log_ratio, policy_loss, token_logprobs, value_loss
+from .measures import mismatch_metrics
 from .passes import passes
-from .ppo_config import LOSS, PPOConfig
+from .ppo_config import LOSS, SAMPLER, PPOConfig
 from .replay import Replay
 
 
@@ -46,20 +47,25 @@ def learn(
 ) -> dict[str, float]:
     """Update critic and (unless on `hold`) policy once per mini-batch; return the means over the iteration's tokens.
 
-    `batch.log_ratios` are filled in. Before each mini-batch all ranks call `pause` together, which may end the run. The text of `replay` is learned by the
-    policy beside each.
+    `batch.log_ratios` are filled in. Where the old log-probabilities are the sampler's, the first mini-batch tells how far
+    it is from the policy. Before each mini-batch all ranks call `pause` together, which may end the run. The text of
+    `replay` is learned by the policy beside each.
     """
     sums: dict[str, Tensor] = {}
     norms: list[tuple[float, float]] = []
     replayed: list[float] = []
     extremes = Extremes()
     total = 0
+    mismatch: dict[str, float] = {}
     for numbers in mini_batches(cfg, iteration):
         if pause is not None:
             pause()
         tokens = int(batch.mask[numbers].sum())  # every rank holds the whole batch, so all know the global number
         for name, value in accumulate(cfg, models, batch, numbers, tokens, context, hold, extremes).items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value
+        if cfg.old_logprobs == SAMPLER and not hold and total == 0:  # the policy is still the one that sampled
+            own = batch.log_ratios[numbers][batch.mask[numbers]]
+            mismatch = mismatch_metrics(distributed.all_reduce_sum(own))
         if replay is not None and not hold:
             replayed.append(replay.accumulate(models.policy))
         norms.append((0.0 if hold else models.policy.step(), models.critic.step()))  # one update of each
@@ -72,6 +78,7 @@ def learn(
         metrics["ppo/replay_loss"] = float(np.mean(replayed))
     return {
         **metrics,
+        **mismatch,
         **extremes.metrics(),
         "ppo/grad_norm": policy_norm,
         "ppo/critic_grad_norm": critic_norm,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .experience import Batch, Scored
 from .kl import estimate
-from .ppo_config import K3, PPOConfig
+from .ppo_config import K3, POLICY, PPOConfig
 
 
 def batch_metrics(cfg: PPOConfig, batch: Batch) -> dict[str, float]:
@@ -26,8 +26,6 @@ def batch_metrics(cfg: PPOConfig, batch: Batch) -> dict[str, float]:
     lengths = mask.sum(1).float()
     # Estimated from the sampled tokens alone: the sum over a response is the one-sample estimate k1 of its KL.
     kl = torch.stack([(j.logprobs - j.reference).sum() for j in judged])  # (N,)
-    sampler = torch.tensor([p for j in judged for p in j.rollout.sampler_logprobs])
-    mismatch = (sampler - batch.logprobs[mask]).abs().double()  # (n,)
     ratios = torch.cat([j.logprobs - j.reference for j in judged]).double()  # (n,): log of policy over reference
     raw, whitened = batch.credit.raw[mask].double(), batch.credit.advantages[mask]
     return {
@@ -52,9 +50,25 @@ def batch_metrics(cfg: PPOConfig, batch: Batch) -> dict[str, float]:
         "ppo/response_length": float(lengths.mean()),
         "ppo/response_length_max": float(lengths.max()),
         "ppo/finished": mean([float(j.rollout.finished) for j in judged]),
-        # Rounding alone; more means that another distribution is trained than was sampled (a wrong temperature, a cache).
-        "ppo/sampler_mismatch": float(mismatch.max()),
-        "ppo/sampler_mismatch_mean": float(mismatch.mean()),
+        **(mismatch_metrics(sampler_differences(batch)) if cfg.old_logprobs == POLICY else {}),
+    }
+
+
+def sampler_differences(batch: Batch) -> Tensor:
+    """Return by how much each token's log-probability of the policy differs from the sampler's, (n,)."""
+    sampler = torch.tensor([p for j in batch.judged for p in j.rollout.sampler_logprobs])
+    return sampler - batch.logprobs[batch.mask]
+
+
+def mismatch_metrics(differences: Tensor) -> dict[str, float]:
+    """Return how far sampler and trainer are apart, from differences (n,) of log-probabilities.
+
+    Rounding alone; more means that another distribution is trained than was sampled (a wrong temperature, a cache).
+    """
+    differences = differences.abs().double()
+    return {
+        "ppo/sampler_mismatch": float(differences.max()),
+        "ppo/sampler_mismatch_mean": float(differences.mean()),
     }
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from llamatrain import distributed
 from llamatrain.data.packing import pack
 from llamatrain.responses.rollouts import Rollout
@@ -14,16 +16,19 @@ from llamatrain.shares import largest_share
 
 from .ppo_config import PPOConfig
 
+TIMES = 2  # no layer's activations and no gradient of the logits stay: twice as much is less than learning holds
+
 
 def passes(cfg: PPOConfig, rollouts: Sequence[Rollout], context: int) -> list[slice]:
     """Return which consecutive rollouts of this rank share each pass; all ranks, together, return as many, perhaps empty.
 
     A pass takes what `micro_batch_size` responses of full length would: so many times the context in its packed rows, and
     so many times the longest response in tokens whose logits are made; and no more responses than a rank's share of a
-    mini-batch. A single response is always taken.
+    mini-batch. Without gradients it takes twice as much. A single response is always taken.
     """
     assert cfg.micro_batch_size is not None, "a program fills in what is left to the memory"
-    size, most = cfg.micro_batch_size, largest_share(cfg.mini_batch_prompts, distributed.world_size())
+    times = 1 if torch.is_grad_enabled() else TIMES
+    size, most = times * cfg.micro_batch_size, times * largest_share(cfg.mini_batch_prompts, distributed.world_size())
     longest = min(cfg.sampling.max_new_tokens, context)
     found: list[slice] = []
     start = 0

@@ -10,7 +10,7 @@ from llamatrain.planning import HeldOut, Planner, Rows, Work, evaluations, saves
 from llamatrain.responses.config import ResponsesConfig
 
 from .config import CompareConfig, RejectionSamplingConfig, SampleConfig
-from .ppo_config import LARGEST, PPOConfig
+from .ppo_config import LARGEST, SAMPLER, PPOConfig
 
 BEST_OF, STEPS = 6, 60  # responses to a prompt and updates of rejection sampling
 BEST_SHARE, PPO_SHARE = 0.1, 0.15  # of all stages' seconds, at most
@@ -123,7 +123,7 @@ def _plan_ppo(cfg: PPOConfig, given: Given) -> Work:
         rounds=cfg.iterations,
         prompt_tokens=prompt,
         written_tokens=answer,
-        read_tokens=5 * responses * row,
+        read_tokens=(4 if cfg.old_logprobs == SAMPLER else 5) * responses * row,
         held_out=HeldOut(cfg.models.scorers * times * asked * row, round(asked), times),
         makes={"final": model},
         **made,

@@ -2,7 +2,7 @@
 
 Each iteration, over a batch of prompts:
     1. act      sample a response per prompt from the policy
-    2. judge    log-probabilities of policy and reference, values of the critic, scores of the reward models
+    2. judge    log-probabilities of policy (`old_logprobs`) and reference, values of the critic, scores of the reward models
     3. credit   whitened scores and the KL penalty -> rewards -> advantages and returns, over the whole batch
     4. learn    one update of policy and critic per mini-batch
 

@@ -14,6 +14,7 @@ from llamatrain.settings import OptimConfig, RunConfig, SamplingConfig, ZeroConf
 
 KIND, BATCH = "kind", "batch"  # over what PPO whitens scores
 HELPFULNESS, POLICY = "helpfulness", "policy"  # what the critic starts from
+SAMPLER = "sampler"  # whose log-probabilities the ratio is to; or POLICY
 REWARD, LOSS = "reward", "loss"  # where the KL penalty stands
 K1, K2, K3 = "k1", "k2", "k3"  # estimators of the KL divergence
 MODELS = ModelCounts(
@@ -93,6 +94,7 @@ class PPOConfig:
     sampling: SamplingConfig
     kl_coef: float = field(metadata=least(0))
     kl: KLConfig
+    old_logprobs: str = field(metadata=one_of((POLICY, SAMPLER)) | formerly(POLICY))
     clip: float = field(metadata=above(0))
     value_clip: float = field(metadata=above(0))
     gamma: float = field(metadata=least(0, 1))

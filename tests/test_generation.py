@@ -52,7 +52,7 @@ def uncached(model: Transformer, prompt: list[int], key: tuple[str, int], sampli
         with torch.no_grad():
             logits = model(torch.tensor([prompt + response.tokens]))[:, -1]
         noise = uniform(key_tensor([noise_key(sampling.seed, *key)]), torch.tensor([len(response.tokens)]))
-        token, logprob = sample(logits, sampling.temperature, sampling.top_p, noise)
+        token, logprob, _ = sample(logits, sampling.temperature, sampling.top_p, noise)
         response.tokens.append(int(token))
         response.logprobs.append(float(logprob))
         response.finished = response.tokens[-1] == EOS
@@ -93,13 +93,14 @@ def test_looking_at_every_eighth_token_changes_nothing(
 ) -> None:
     prompts, keys = ragged(14)
     sampling, temperatures = Sampling(1.0, 0.95, 45, 5), [(0.0, 0.7, 1.3)[i % 3] for i in range(14)]
-    expected = generate(model, prompts, keys, sampling, EOS, batch_size, temperatures=temperatures)
+    expected = generate(model, prompts, keys, sampling, EOS, batch_size, temperatures=temperatures, entropies=True)
     monkeypatch.setitem(generation._LOOK, "cpu", 8)
     done: list[int] = []
-    found = generate(model, prompts, keys, sampling, EOS, batch_size, done.append, temperatures)
+    found = generate(model, prompts, keys, sampling, EOS, batch_size, done.append, temperatures, entropies=True)
     assert [(x.tokens, x.finished) for x in found] == [(x.tokens, x.finished) for x in expected]
     for response, other in zip(found, expected, strict=True):
         assert response.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+        assert response.entropies == pytest.approx(other.entropies, abs=1e-5)
     assert sorted(done) == list(range(14))
 
 
@@ -179,12 +180,16 @@ def test_seed_prompt_and_number_change_the_noise(model: Transformer) -> None:
 
 def test_logprobs_are_the_full_models_at_the_temperature(model: Transformer) -> None:
     prompts, keys = ragged(6)
-    for response in generate(model, prompts, keys, Sampling(0.6, 0.8, 20, 0), EOS, 4):
+    sampling = Sampling(0.6, 0.8, 20, 0)
+    measured = generate(model, prompts, keys, sampling, EOS, 4, entropies=True)
+    for response in measured:
         with torch.no_grad():
             logits = model(torch.tensor([response.prompt_tokens + response.tokens]))[0]
         logprobs = (logits / 0.6).log_softmax(-1)[len(response.prompt_tokens) - 1 : -1]
         expected = logprobs.gather(-1, torch.tensor(response.tokens)[:, None])[:, 0]
         assert response.logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+        assert response.entropies == pytest.approx((-logprobs.exp() * logprobs).sum(-1).tolist(), abs=1e-5)
+    assert all(one.entropies == [] for one in generate(model, prompts, keys, sampling, EOS, 4))
 
 
 def test_stream_equals_generate(model: Transformer) -> None:

@@ -6,7 +6,7 @@ Shapes: N rollouts, n response tokens of all of them, B rows, T tokens a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -24,13 +24,17 @@ T = TypeVar("T")
 
 @dataclass
 class Rollout:
-    """A response to a prompt: its tokens end in EOS if it is `finished`; log-probabilities are the sampler's."""
+    """A response to a prompt: its tokens end in EOS if it is `finished`.
+
+    Log-probabilities and, where they were asked for, the entropies of the distributions are the sampler's.
+    """
 
     prompt: Prompt
     tokens: list[int]
     finished: bool
     sampler_logprobs: list[float]
     is_answer: bool  # whether it ends with EOS and says something before: a space alone, which ends answers, is nothing
+    sampler_entropies: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -58,21 +62,24 @@ def sample_rollouts(
     on_done: Callable[[int], None] | None = None,
     temperatures: Sequence[float] | None = None,
     on_step: Callable[[], None] | None = None,
+    entropies: bool = False,
 ) -> list[Rollout]:
     """Sample one response to each prompt, in order; `numbers` are the sample numbers that the noise follows from.
 
-    `temperatures`, where given, are the responses' own, in place of the one in `sampling`; `on_done` and `on_step` as
-    in `generate`.
+    `temperatures`, where given, are the responses' own, in place of the one in `sampling`; `on_done`, `on_step` and
+    `entropies` as in `generate`.
     """
     assert generation_batch_size is not None, "a program fills in what is left to the memory"
     keys = [(prompt.id, number) for prompt, number in zip(prompts, numbers, strict=True)]
     tokens = [prompt.tokens for prompt in prompts]
     size, eos_id = generation_batch_size, tokenizer.eos_id
-    generated = generate(model, tokens, keys, sampling, eos_id, size, on_done, temperatures, on_step)
+    generated = generate(
+        model, tokens, keys, sampling, eos_id, size, on_done, temperatures, on_step, entropies=entropies
+    )
     rollouts = []
     for prompt, made in zip(prompts, generated, strict=True):
         is_answer = made.finished and bool(decode_response(made.tokens, tokenizer))
-        rollouts.append(Rollout(prompt, made.tokens, made.finished, made.logprobs, is_answer))
+        rollouts.append(Rollout(prompt, made.tokens, made.finished, made.logprobs, is_answer, made.entropies))
     return rollouts
 
 

@@ -10,7 +10,8 @@ Shapes: N responses, n response tokens of all of them, one response after the ot
     (N,)  lengths, prompt_lengths int32; finished, is_answer, is_adversarial, gated bool; helpfulness, safety, score (the two
           combined: raw logits, as is all that reward models give), whitened (the score as it is rewarded)
     (m,)  prompt_tokens int32
-    (n,)  tokens int32; sampler_logprobs, logprobs, reference, entropy, values, rewards, advantages (whitened), returns;
+    (n,)  tokens int32; sampler_logprobs, logprobs (the policy's, or the sampler's again), reference, entropy, values, rewards,
+          advantages (whitened), returns;
           judged_values, only where the critic's head was rescaled to the batch: the values before it;
           log_ratios, once the policy has learned: its log-probability minus `logprobs` as each token was last learned from
 """

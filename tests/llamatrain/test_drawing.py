@@ -40,7 +40,7 @@ def test_frequencies_follow_the_probabilities() -> None:
     keys = key_tensor([noise_key(7, f"prompt {i}", i % 5) for i in range(draws)])
     noise = uniform(keys, torch.arange(draws) % 11)
     for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.85)):
-        tokens, logprobs = sample(logits.expand(draws, -1), temperature, top_p, noise)
+        tokens, logprobs, _ = sample(logits.expand(draws, -1), temperature, top_p, noise)
         whole = (logits[0] / temperature).softmax(-1)
         probabilities = whole if top_p == 1 else released_top_p(whole[None], top_p)[0]
         expected = probabilities / probabilities.sum() * draws

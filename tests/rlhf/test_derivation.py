@@ -47,6 +47,9 @@ def test_a_few_steps(world: dict[str, str], tmp_path: Path, capsys: pytest.Captu
     assert exact(folder, 1) == 0  # held, the critic's head rescaled
     assert exact(folder, 4) == 0  # checkpoint 2 is gone: from the start, as all is stored
     assert exact(folder, 5) == 4
+    config = folder / "config.yaml"  # as a version wrote it that had no such key
+    config.write_text("".join(x for x in config.read_text().splitlines(True) if not x.startswith("old_logprobs")))
+    assert exact(folder, 5) == 4
     derive(ExperienceConfig(str(folder), 5, 0.0))
     assert capsys.readouterr().out.startswith(f"step 5 of {folder}, from the checkpoint of step 4: ")
 
@@ -60,6 +63,14 @@ def test_a_few_steps(world: dict[str, str], tmp_path: Path, capsys: pytest.Captu
     assert ended.value.code == 1
     assert "  ppo/entropy " in capsys.readouterr().out
     derive(ExperienceConfig(str(folder), 5, 0.1))
+
+
+def test_steps_by_the_samplers_logprobs(world: dict[str, str], tmp_path: Path) -> None:
+    folder = ppo(world, tmp_path, "ppo", "iterations=4", "run.save_every=2", "old_logprobs=sampler", *MORE[:5])
+    assert exact(folder, 1) == 0
+    assert "ppo/sampler_mismatch" not in figures(folder, 1)  # the policy waits for its critic
+    assert exact(folder, 4) == 2
+    assert "ppo/sampler_mismatch" in figures(folder, 4)
 
 
 def test_held_out_scores_by_models_of_their_own(world: dict[str, str], tmp_path: Path, prompts_eval: str) -> None:

@@ -175,11 +175,12 @@ def test_responses_without_an_end_trip(
     assert incident["step"] == 2
 
 
+@pytest.mark.parametrize("old", ["policy", "sampler"])
 def test_a_sampler_with_stale_weights_trips(
-    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old: str, world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Engine, "generating", stale)
-    why, incident = stopped(world, tmp_path)
+    why, incident = stopped(world, tmp_path, f"old_logprobs={old}")
     assert incident["guard"] == "sampler_mismatch"
     assert "the model that samples is not the one that is trained" in why
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def run(world: dict[str, str], tmp_path: Path) -> Run:
 
 
 def test_it_comes_back_bit_by_bit(run: Run) -> None:
-    rollouts = random_rollouts(6)
+    rollouts = [replace(r, sampler_entropies=[1 / 3] * len(r.tokens)) for r in random_rollouts(6)]
     judged = [Judged(r, 0.1 * i, -1 / 3, *torch.randn(4, len(r.tokens)).unbind()) for i, r in enumerate(rollouts)]
     for _ in range(2):  # the second time from the disk alone
         kept = Kept(run, {}, iteration=3, count=6, chunk_responses=4)

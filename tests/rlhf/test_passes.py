@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from llamatrain import distributed
 from llamatrain.responses.rollouts import Rollout
@@ -45,6 +46,8 @@ def test_short_responses_share_a_pass_and_full_ones_go_by_number(world: dict[str
     full = [dataclasses.replace(one, tokens=[5] * 21) for one in random_rollouts(16)]
     assert [part.stop - part.start for part in passes(cfg, full, CONTEXT)] == [4, 4, 4, 4]
     assert len(passes(cfg, cut(full, 4), CONTEXT)) < 3
+    with torch.no_grad():
+        assert [part.stop - part.start for part in passes(cfg, full, CONTEXT)] == [8, 8]
     assert passes(cfg, [], CONTEXT) == []
 
 

@@ -71,6 +71,21 @@ def test_first_iteration_starts_at_the_reference(world: dict[str, str], tmp_path
     assert 5 < row["ppo/entropy"] < math.log(400)
 
 
+def test_the_samplers_logprobs_stand_for_the_policys(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = ppo(world, tmp_path, "measured", "iterations=1")
+    monkeypatch.setattr("rlhf.experience.entropies", None)  # no pass of the policy as it judges
+    sampled = ppo(world, tmp_path, "sampled", "iterations=1", "old_logprobs=sampler")
+    (one,), (other,) = measures(measured), measures(sampled)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert other[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    assert 0 < other["ppo/sampler_mismatch_mean"] < 1e-5  # of the first mini-batch
+    first, second = weights(measured), weights(sampled)
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
 @pytest.mark.parametrize(
     "change", ["micro_batch_size=1", "micro_batch_size=4", "generation_batch_size=3", "zero=stage2"]
 )

@@ -113,10 +113,11 @@ def test_bounds(cfg: PPOConfig, run: Run) -> None:
     assert kept_steps[11] == [4, 8, 11, 12]
 
 
+@pytest.mark.parametrize("old", ["policy", "sampler"])
 def test_a_restart_learns_from_what_is_stored(
-    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old: str, world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = ["iterations=5", "run.save_every=2", "run.keep=0", "epochs=2"]
+    more = ["iterations=5", "run.save_every=2", "run.keep=0", "epochs=2", f"old_logprobs={old}"]
     whole, folder = ppo(world, tmp_path, "whole", *more), tmp_path / "ppo"
     sampled: list[int] = []
     former = kept.sample_rollouts

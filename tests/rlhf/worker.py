@@ -39,11 +39,11 @@ PPO = [
     "epochs=2",
 ]
 # Two ranks cannot share the rollouts equally, and of each mini-batch the second has none.
-UNEVEN = ["rollout_prompts=3", "mini_batch_prompts=1", "epochs=1"]
+UNEVEN = ["rollout_prompts=3", "mini_batch_prompts=1", "epochs=1", "old_logprobs=sampler"]
 # All that PPO can do beside its defaults; the text's sequences are shared unequally, too.
 SETTINGS = [
     *("kl.place=loss", "kl.estimator=k3", "kl.target=0.5", "kl.horizon=20", "kl_coef=0.2", "critic=policy"),
-    *("replay_sequences=3", "run.eval_every=1", "max_prompts_eval=5"),
+    *("old_logprobs=sampler", "replay_sequences=3", "run.eval_every=1", "max_prompts_eval=5"),
 ]
 # Rolled back once by a limit that no critic keeps.
 FLAGGED = ["guards.action=rollback", "guards.max_rollbacks=1", "guards.value_loss=1e-9"]
