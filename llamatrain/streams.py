@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import sys
-from typing import Any
 
 # A terminal obeys control characters (C0, C1): what a model writes is only shown.
 CONTROLS = dict.fromkeys([code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"])
@@ -37,21 +36,34 @@ def outlive_terminal() -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream.isatty():
-            writer = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
-            at_once = stream.write_through  # python -u
-            setattr(sys, name, io.TextIOWrapper(writer, stream.encoding, stream.errors, None, not at_once, at_once))
+        if stream.isatty():  # the former one stays, as sys.__stdout__ and sys.__stderr__
+            about = stream.encoding, stream.errors, None, stream.line_buffering, stream.write_through
+            setattr(sys, name, _Terminal(stream.buffer, *about))
 
 
-class _Terminal(io.FileIO):
-    def write(self, data: Any) -> int:
+class _Terminal(io.TextIOWrapper):
+    """Text to a terminal. A write is one call into C: no signal comes in its middle, and nothing is written twice."""
+
+    def write(self, text: str) -> int:
         try:
-            return super().write(data)
+            return super().write(text)
         except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            leave_closed_terminal()
-            return super().write(data)
+            _lead_nowhere(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            _lead_nowhere(error)
+            super().flush()
+
+
+def _lead_nowhere(error: OSError) -> None:
+    """Leave a terminal that was closed; raise any other error."""
+    if error.errno != errno.EIO:
+        raise error
+    leave_closed_terminal()
 
 
 def leave_closed_terminal() -> None:

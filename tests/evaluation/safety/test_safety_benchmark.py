@@ -118,10 +118,10 @@ def test_a_checkpoint_is_asked_in_its_own_format(
 
     original = rollouts.generate
 
-    def listens(model: Any, prompts: list[list[int]], keys: Any, sampling: Sampling, *rest: Any) -> Any:
+    def listens(model: Any, prompts: list[list[int]], keys: Any, sampling: Sampling, *rest: Any, **named: Any) -> Any:
         asked.extend(prompts)
         drawn.append(sampling)
-        return original(model, prompts, keys, sampling, *rest)
+        return original(model, prompts, keys, sampling, *rest, **named)
 
     monkeypatch.setattr(rollouts, "generate", listens)
     found = run(tmp_path, root, f"checkpoint={checkpoint}", *SMALL)
