@@ -74,7 +74,9 @@ def main() -> int:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--numbers", type=int, nargs="+", default=list(range(12)), help="even: one rank, odd: two")
     options = parser.parse_args()
-    root, known = options.root.resolve(), {line["number"] for line in lines_of(NAME) if line["commit"] == commit()}
+    # What is held against each other is of one commit: another may round otherwise.
+    root = options.root.resolve() / commit()
+    known = {line["number"] for line in lines_of(NAME) if line["commit"] == commit()}
     for number in options.numbers:
         if number not in known:
             ranks = 1 + number % 2
