@@ -1,9 +1,9 @@
 """An iteration of PPO derived again: from the checkpoint before it and the store of experience (store.py).
 
 The weights of the newest checkpoint before the step, or of the run's start, learn from the stored iterations in between, as they
-did. Then the models judge the stored responses of the step anew (with `old_logprobs=sampler` all but the policy), credit is given and learned from, and each figure is held
-against metrics.jsonl, each stored number against the file. On the machine and with as many ranks and threads as the run had,
-nothing differs by a bit. The run's folder is only read.
+did. Then the models judge the stored responses of the step anew (with `old_logprobs=sampler` all but the policy), credit is given
+and learned from, and each figure is held against metrics.jsonl, each stored number against the file. On the machine and with as
+many ranks and threads as the run had, nothing differs by a bit. The run's folder is only read.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llamatrain.errors import UserError
-from llamatrain.keys import SPEED, changed, completed, formerly, least
+from llamatrain.keys import SPEED, changed, completed, filled, formerly, least
 from llamatrain.resuming import refuse_resume
 
 
@@ -53,6 +53,14 @@ def test_a_flat_record_is_completed_where_it_lacks_a_key() -> None:
     }
     recorded = {"steps": 3, "gate.threshold": 0.1, "gate.models": "one", "grid.0": 0.5}
     assert completed(Settings, recorded) == recorded
+
+
+def test_a_nested_configuration_is_filled_where_it_lacks_a_key() -> None:
+    lacking = {"steps": 3, "gate": {"threshold": 0.1}}
+    assert filled(Settings, lacking) == {"steps": 3, "gate": {"threshold": 0.1, "models": "both"}, "grid": []}
+    assert lacking == {"steps": 3, "gate": {"threshold": 0.1}}
+    recorded = {"steps": 3, "gate": {"threshold": 0.1, "models": "one"}, "grid": [0.5]}
+    assert filled(Settings, recorded) == recorded
 
 
 def test_a_checkpoint_of_an_earlier_version_is_resumed_as_it_was_trained(tmp_path: Path) -> None:

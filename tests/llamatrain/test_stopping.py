@@ -133,32 +133,30 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path, repository: Path) -> None
     assert "SIGTERM: stopping as soon as what is done is saved" in said and "SIGHUP" not in said
 
 
-def test_a_closed_terminal_does_not_keep_a_run_from_saving(tmp_path: Path, repository: Path) -> None:
+def loses_its_terminal(tmp_path: Path, repository: Path, heeds: signal.Handlers) -> int:
+    """Start a patient program in a terminal of its own and close that; return the process. It treats SIGHUP as told."""
     command = started(tmp_path, repository, PATIENT)
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(tmp_path)
         heed(*SIGNALS)
+        signal.signal(signal.SIGHUP, heeds)
         os.execvp(command[0], command)
     while b"here" not in os.read(terminal, 1000):
         pass
     os.close(terminal)  # every write of the program fails from now on
+    return child
+
+
+def test_a_closed_terminal_does_not_keep_a_run_from_saving(tmp_path: Path, repository: Path) -> None:
+    child = loses_its_terminal(tmp_path, repository, signal.SIG_DFL)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 75
     assert '"SIGHUP at step 3' in (tmp_path / "runs" / "job" / "status.json").read_text()
 
 
 def test_a_terminal_that_is_closed_unheard_ends_no_run(tmp_path: Path, repository: Path) -> None:
-    command = started(tmp_path, repository, PATIENT)
-    child, terminal = pty.fork()
-    if child == 0:
-        os.chdir(tmp_path)
-        heed(*SIGNALS)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        os.execvp(command[0], command)
-    while b"here" not in os.read(terminal, 1000):
-        pass
-    os.close(terminal)
+    child = loses_its_terminal(tmp_path, repository, signal.SIG_IGN)
     time.sleep(0.2)  # ten lines lead nowhere
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
